@@ -1,0 +1,99 @@
+"""Building blocks that several networks share: convolution units, inverted residuals, band pooling.
+
+Shapes stand in end-of-line comments as C x H x W for one picture; `s` is the spatial size of the input.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def conv_bn(
+    inputs: int,
+    outputs: int,
+    kernel: int = 1,
+    stride: int = 1,
+    groups: int = 1,
+    activation: type[nn.Module] | None = None,
+) -> nn.Sequential:
+    """Convolution without bias, batch normalisation and, if asked, an activation; "same" padding."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs, eps=0.001, momentum=0.01),  # Howard et al., ICCV 2019, as published
+    ]
+    if activation is not None:
+        layers.append(activation(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class SqueezeExcite(nn.Module):
+    """Channel gate of MobileNetV3: global mean, two 1x1 convolutions, hard sigmoid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = round_channels(channels // 4)
+        self.fc1 = nn.Conv2d(channels, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.relu(self.fc1(x.mean((2, 3), keepdim=True)))
+        return x * F.hardsigmoid(self.fc2(gate))
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Nearest multiple of `divisor` that loses at most 10 % (the rule of the MobileNets)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+class InvertedResidual(nn.Module):
+    """MobileNetV3 unit: expand, depthwise, squeeze-excite, project, with a skip where shapes agree."""
+
+    def __init__(
+        self, inputs: int, kernel: int, expanded: int, outputs: int, *, excite: bool, hard_swish: bool, stride: int
+    ) -> None:
+        super().__init__()
+        activation: type[nn.Module] = nn.Hardswish if hard_swish else nn.ReLU
+        layers: list[nn.Module] = []
+        if expanded != inputs:
+            layers.append(conv_bn(inputs, expanded, activation=activation))
+        layers.append(conv_bn(expanded, expanded, kernel, stride, groups=expanded, activation=activation))
+        if excite:
+            layers.append(SqueezeExcite(expanded))
+        layers.append(conv_bn(expanded, outputs))
+        self.block = nn.Sequential(*layers)
+        self.skip = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block(x) if self.skip else self.block(x)
+
+
+class BandPooling(nn.Module):
+    """Heat maps to a pair of vectors per landmark: means over sliding vertical and horizontal bands.
+
+    Two bandwidths are mixed with weight `alpha` (Eq. 5); zero padding counts in the mean. The mean over a
+    band of width l is a box filter of length l on the column (row) means, so the two bandwidths together are
+    one fixed one-dimensional kernel. No parameters.
+
+    Source: Xiong et al., Gaussian Vector, ECCV 2020, Eqs. 4 and 5.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, bandwidths: tuple[int, int] = (3, 5), alpha: float = 0.5) -> None:
+        super().__init__()
+        reach = max(bandwidths) // 2
+        kernel = torch.zeros(2 * reach + 1)
+        for width, weight in zip(bandwidths, (alpha, 1.0 - alpha), strict=True):
+            kernel[reach - width // 2 : reach + width // 2 + 1] += weight / width
+        self.register_buffer("kernel", kernel.view(1, 1, -1), persistent=False)
+
+    def forward(self, heatmaps: Tensor) -> Tensor:
+        """Pool (F, L, h, w) with h == w into (F, L, w, 2); [..., 0] is the x vector, [..., 1] the y vector."""
+        faces, landmarks, h, w = heatmaps.shape
+        means = torch.stack((heatmaps.mean(2), heatmaps.mean(3)), 2)  # F, L, 2, w
+        flat = means.reshape(faces * landmarks * 2, 1, w)
+        banded = F.conv1d(flat, self.kernel.to(flat.dtype), padding=self.kernel.shape[-1] // 2)
+        return banded.view(faces, landmarks, 2, w).transpose(2, 3)

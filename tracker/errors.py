@@ -1,0 +1,43 @@
+"""What can go wrong, as one small tree.
+
+FacetrackError
+├── SourceError     a camera, video, stream or folder cannot be opened or read
+├── SinkError       an output cannot be written
+├── CardError       a model card or its weights are missing, broken or altered
+├── BackendError    a runtime or device that was asked for cannot be had
+├── MarkupError     points do not fit the landmark markup they should follow
+└── ConfigError     a setting is unknown or has a value that cannot work
+
+A caller's mistake (a wrong shape, a negative size) is a plain ValueError. Every message says what was wanted,
+what was found and what to do about it.
+"""
+
+from __future__ import annotations
+
+
+class FacetrackError(Exception):
+    """Base of everything that facetrack raises on purpose."""
+
+
+class SourceError(FacetrackError):
+    """A camera, video, stream or folder cannot be opened or read."""
+
+
+class SinkError(FacetrackError):
+    """An output cannot be written."""
+
+
+class CardError(FacetrackError):
+    """A model card or its weights are missing, broken or altered."""
+
+
+class BackendError(FacetrackError):
+    """A runtime or device that was asked for cannot be had."""
+
+
+class MarkupError(FacetrackError):
+    """Points do not fit the landmark markup they should follow."""
+
+
+class ConfigError(FacetrackError):
+    """A setting is unknown or has a value that cannot work."""

@@ -1,0 +1,128 @@
+"""Crops that move pixels and points alike, boxes, roll, overlap, similarity fits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .types import Float32, Float64, UInt8, frozen_array
+
+
+@dataclass(frozen=True, slots=True)
+class CropTransform:
+    """An affine map from frame pixels to crop pixels that moves pictures and points with the same arithmetic.
+
+    Attributes:
+        matrix: (2, 3) float64, frame -> crop, pixel centres on whole numbers on both sides.
+        size: (height, width) of the crop.
+    """
+
+    matrix: Float64
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "matrix", frozen_array(self.matrix, (2, 3), "CropTransform.matrix", np.float64))
+
+    @classmethod
+    def around(
+        cls, centre: tuple[float, float], side: float, size: int, *, angle: float = 0.0
+    ) -> CropTransform:
+        """Map a square of the frame onto a square crop.
+
+        Args:
+            centre: (x, y) of the square's centre, frame pixels.
+            side: edge length of the square, frame pixels.
+            size: edge length of the crop, crop pixels.
+            angle: radians by which the square is turned in the frame, positive from x towards y (clockwise on
+                screen); a face tilted by this angle stands upright in the crop.
+        Raises:
+            ValueError: side or size is not positive.
+        """
+        if not side > 0 or size <= 0:
+            raise ValueError(f"crop: wanted side > 0 and size > 0, got side {side} and size {size}")
+        scale = size / side
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        linear = np.array([[cos, sin], [-sin, cos]])
+        shift = (size - 1) / 2 - linear @ np.asarray(centre, np.float64)
+        return cls(np.column_stack((linear, shift)), (size, size))
+
+    def crop(self, bgr: UInt8, out: UInt8 | None = None) -> UInt8:
+        """Sample the crop from a (H, W, 3) picture; what lies outside the picture is black.
+
+        Downscaling by more than two averages over the area first, so that large faces do not alias.
+        """
+        matrix = self.matrix
+        reduction = int(1.0 / max(self.scale, 1e-6))
+        if reduction >= 2:
+            bgr, matrix = self._reduced(bgr, reduction)
+        height, width = self.size
+        return cv2.warpAffine(bgr, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
+
+    def _reduced(self, bgr: UInt8, reduction: int) -> tuple[UInt8, Float64]:
+        """The part of the picture that the crop sees, made smaller by a whole factor, and its own matrix."""
+        height, width = self.size
+        corners = self.to_frame(np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32))
+        x1, y1 = np.maximum(np.floor(corners.min(0)).astype(int) - reduction, 0)
+        x2, y2 = np.ceil(corners.max(0)).astype(int) + reduction + 1
+        part = bgr[y1:y2, x1:x2]
+        if part.shape[0] < 2 * reduction or part.shape[1] < 2 * reduction:
+            return bgr, self.matrix
+        small_size = part.shape[1] // reduction, part.shape[0] // reduction
+        part = part[: small_size[1] * reduction, : small_size[0] * reduction]
+        small = cv2.resize(part, small_size, interpolation=cv2.INTER_AREA)
+        # part pixel x (centre convention) = reduction * (small + 0.5) - 0.5, frame pixel = part pixel + (x1, y1)
+        matrix = self.matrix.copy()
+        offset = np.array([x1, y1]) + (reduction - 1) / 2
+        matrix[:, 2] += matrix[:, :2] @ offset
+        matrix[:, :2] *= reduction
+        return small, matrix
+
+    @property
+    def scale(self) -> float:
+        """Crop pixels per frame pixel (geometric mean over directions)."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix[:, :2]))))
+
+    def to_crop(self, xy: Float32) -> Float32:
+        """Move points (..., 2) from frame to crop pixels."""
+        return (xy @ self.matrix[:, :2].T + self.matrix[:, 2]).astype(np.float32)
+
+    def to_frame(self, xy: Float32) -> Float32:
+        """Move points (..., 2) from crop to frame pixels."""
+        inverse = np.linalg.inv(self.matrix[:, :2])
+        return ((xy - self.matrix[:, 2]) @ inverse.T).astype(np.float32)
+
+
+def bounding_box(xy: Float32) -> Float32:
+    """Tight box (x1, y1, x2, y2) of points (..., N, 2)."""
+    return np.concatenate((xy.min(-2), xy.max(-2)), -1).astype(np.float32)
+
+
+def box_centre_side(box: Float32) -> tuple[tuple[float, float], float]:
+    """Centre (x, y) and longer side of a box."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return ((x1 + x2) / 2, (y1 + y2) / 2), max(x2 - x1, y2 - y1)
+
+
+def iou(a: Float32, b: Float32) -> Float32:
+    """Intersection over union of boxes (A, 4) and (B, 4) as an (A, B) matrix; empty boxes overlap nothing."""
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    shared = np.prod(np.maximum(bottom_right - top_left, 0), -1)
+    areas = np.prod(np.maximum(a[:, 2:] - a[:, :2], 0), -1)[:, None] + np.prod(np.maximum(b[:, 2:] - b[:, :2], 0), -1)
+    union = areas - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float32)
+
+
+def roll(five: Float32) -> float:
+    """In-plane rotation in radians of a face from its five5 points (5, 2); 0 is upright, positive clockwise.
+
+    The line between the eyes and the line from the eyes to the mouth vote with their lengths, so that a profile,
+    whose eyes fall together, keeps a stable answer.
+    """
+    points = five.astype(np.float64)
+    across = points[1] - points[0]
+    down = (points[3] + points[4]) / 2 - (points[0] + points[1]) / 2
+    vote = complex(*across) + complex(*down) * -1j  # "down" turned by -90 degrees also points across
+    return float(np.angle(vote)) if vote != 0 else 0.0

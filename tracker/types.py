@@ -1,0 +1,168 @@
+"""The values that travel through the pipeline: frozen, shape-checked at the door, arrays read-only.
+
+One convention everywhere: points are (x, y) float32 in frame pixels, x to the right, y down, and (0, 0) is the
+centre of the top-left pixel. Boxes are (x1, y1, x2, y2). Sizes are (height, width). Pictures are uint8 BGR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+Int64 = NDArray[np.int64]
+UInt8 = NDArray[np.uint8]
+
+
+class State(StrEnum):
+    """What a face of a track is in this frame: just born, measured, or carried on without a measurement."""
+
+    NEW = "new"
+    TRACKED = "tracked"
+    COASTING = "coasting"
+
+
+def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32) -> NDArray[Any]:
+    """Give a read-only array of the wanted dtype; None in `shape` stands for any length.
+
+    Raises:
+        ValueError: the shape differs; the message names wanted and got.
+    """
+    array = np.ascontiguousarray(values, dtype)
+    if array is values and array.flags.writeable:
+        array = array.copy()
+    fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
+    if not fits:
+        wanted = ", ".join("*" if n is None else str(n) for n in shape)
+        raise ValueError(f"{what}: wanted shape ({wanted}), got {array.shape}")
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One picture of a video and when it was taken.
+
+    Attributes:
+        index: 0-based number of the decoded frame; a gap means that frames were dropped.
+        time_s: media time, the container's presentation time stamp or seconds since the camera opened.
+        taken_s: time.monotonic() at capture.
+        bgr: (H, W, 3) uint8.
+        name: the file's name where the frames are single pictures, else "".
+    """
+
+    index: int
+    time_s: float
+    taken_s: float
+    bgr: UInt8
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.bgr.ndim != 3 or self.bgr.shape[2] != 3 or self.bgr.dtype != np.uint8:
+            raise ValueError(f"Frame.bgr: wanted (H, W, 3) uint8, got {self.bgr.shape} {self.bgr.dtype}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.bgr.shape[0], self.bgr.shape[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Faces that a detector found in one frame, best first.
+
+    Attributes:
+        boxes: (F, 4) float32 frame pixels, tight round the 68 landmarks.
+        scores: (F,) float32 in [0, 1], descending.
+        points: (F, 5, 2) float32 in the order of the five5 markup.
+    """
+
+    boxes: Float32
+    scores: Float32
+    points: Float32
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        object.__setattr__(self, "boxes", frozen_array(self.boxes, (None, 4), "Proposals.boxes"))
+        object.__setattr__(self, "scores", frozen_array(self.scores, (count,), "Proposals.scores"))
+        object.__setattr__(self, "points", frozen_array(self.points, (count, 5, 2), "Proposals.points"))
+        if count > 1 and (np.diff(self.scores) > 0).any():
+            raise ValueError(f"Proposals.scores: wanted descending, got {self.scores.tolist()}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def none(cls) -> Proposals:
+        """No face at all."""
+        return cls(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
+
+
+@dataclass(frozen=True, slots=True)
+class Landmarks:
+    """The landmarks of one face as the network measured them.
+
+    Attributes:
+        xy: (N, 2) float32 frame pixels, never clipped to the frame.
+        score: (N,) float32 in [0, 1], how sharply each point was seen.
+        confidence: in [0, 1], how likely it is that this is a face whose landmarks are right.
+        markup: name of the markup.
+    """
+
+    xy: Float32
+    score: Float32
+    confidence: float
+    markup: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "xy", frozen_array(self.xy, (None, 2), "Landmarks.xy"))
+        object.__setattr__(self, "score", frozen_array(self.score, (len(self.xy),), "Landmarks.score"))
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One tracked face in one frame.
+
+    Attributes:
+        track: identity, counted from 0, never reused.
+        state: new, tracked or coasting.
+        box: (4,) float32, tight round the smoothed landmarks.
+        measured: what the network saw in this frame; None while coasting.
+        smoothed: (N, 2) float32 frame pixels after the smoother.
+        speed: (N, 2) float32 pixels per second.
+        confidence: in [0, 1]; that of the measurement, or of the last one while coasting.
+    """
+
+    track: int
+    state: State
+    box: Float32
+    measured: Landmarks | None
+    smoothed: Float32
+    speed: Float32
+    confidence: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "box", frozen_array(self.box, (4,), "Face.box"))
+        object.__setattr__(self, "smoothed", frozen_array(self.smoothed, (None, 2), "Face.smoothed"))
+        object.__setattr__(self, "speed", frozen_array(self.speed, self.smoothed.shape, "Face.speed"))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Everything known about one frame.
+
+    Attributes:
+        frame: the picture and its times.
+        faces: in the order of their track numbers.
+        spans_s: seconds spent by each stage on this frame.
+    """
+
+    frame: Frame
+    faces: tuple[Face, ...]
+    spans_s: Mapping[str, float] = field(default_factory=dict)
