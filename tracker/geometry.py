@@ -126,3 +126,20 @@ def roll(five: Float32) -> float:
     down = (points[3] + points[4]) / 2 - (points[0] + points[1]) / 2
     vote = complex(*across) + complex(*down) * -1j  # "down" turned by -90 degrees also points across
     return float(np.angle(vote)) if vote != 0 else 0.0
+
+
+def rotated_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float, float]:
+    """The box of a face in its own upright frame.
+
+    Args:
+        xy: (N, 2) landmarks.
+        five: (5, 2) the same face's five5 points, which tell its roll.
+    Returns:
+        centre (x, y) and longer side of the tight box round the landmarks after turning the face upright, both
+        in frame pixels, and the roll in radians: the arguments of `CropTransform.around`.
+    """
+    angle = roll(five)
+    cos, sin = np.cos(angle), np.sin(angle)
+    upright = xy @ np.array([[cos, -sin], [sin, cos]], np.float64)  # turned by -angle
+    (cx, cy), side = box_centre_side(bounding_box(upright))
+    return (float(cos * cx - sin * cy), float(sin * cx + cos * cy)), side, angle

@@ -1,0 +1,47 @@
+"""The networks in torch, one readable file each; imported only for training, export and research."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .gv import GV
+
+NETWORKS: dict[str, type[nn.Module]] = {"gv": GV}
+
+
+class FromBytes(nn.Module):
+    """A network behind its own preprocessing: uint8 BGR crops in, raw outputs out.
+
+    Training, export and every runtime share these nodes, so none of them can scale or order colours differently.
+    """
+
+    def __init__(self, net: nn.Module, mean: float = 127.5, std: float = 128.0) -> None:
+        super().__init__()
+        self.net = net
+        self.mean, self.std = mean, std
+
+    def forward(self, crops: Tensor) -> Any:
+        """Run on (F, h, w, 3) uint8 BGR."""
+        rgb = crops.permute(0, 3, 1, 2).float().flip(1)  # F, 3, h, w
+        return self.net((rgb - self.mean) / self.std)
+
+
+def build(name: str, landmarks: int, **options: Any) -> nn.Module:
+    """Build an untrained network by its name.
+
+    Raises:
+        ValueError: there is no such network.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"unknown network: wanted one of {', '.join(NETWORKS)}, got {name!r}")
+    return NETWORKS[name](landmarks, **options)
+
+
+def parameters(net: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(p.numel() for p in net.parameters())
+
+
+__all__ = ["FromBytes", "build", "parameters"]

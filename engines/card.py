@@ -1,0 +1,158 @@
+"""Model cards: what a weight file is, how it must be used, where it comes from and how well it does.
+
+A card is one TOML file. Those that ship are in `engines/cards` with their weights in `engines/weights`; further ones
+are found in `$FACETRACK_HOME/cards` and `$FACETRACK_HOME/weights` (default: the user's data folder).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..tracker.errors import CardError
+
+SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """One file of weights.
+
+    Attributes:
+        path: where it should be.
+        sha256: of the whole file; checked at every load.
+        precision: "fp32", "fp16" or "int8": how the numbers are stored.
+    """
+
+    path: Path
+    sha256: str
+    precision: str
+
+    def read(self) -> bytes:
+        """The file's bytes, once their hash is the card's.
+
+        Raises:
+            CardError: the file is missing, unreadable or not the one that the card describes.
+        """
+        try:
+            content = self.path.read_bytes()
+        except OSError as error:
+            raise CardError(f"{self.path}: cannot read the weights ({error.strerror}); reinstall them") from error
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise CardError(
+                f"{self.path}: these are not the weights of the card: wanted sha256 {self.sha256[:16]}..., got "
+                f"{found[:16]}...; the file is damaged or was changed, reinstall it"
+            )
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Everything needed to use a network and to judge it.
+
+    Attributes:
+        name: unique, e.g. "gv-mobilenetv3-68".
+        network: family: "gv", "tab", "propnet", "span" or "bbfcn".
+        task: "align" or "detect".
+        markup: name of the landmark markup.
+        size: (height, width) of the crops in pixels; (0, 0) for a detector that takes any picture.
+        box_scale: side of the square crop over the longer side of the landmarks' upright box.
+        codec: kind and parameters of the decoding.
+        weights: role -> file; an aligner has the one role "net".
+        parameters: number of trained values.
+        gmac: billions of multiplications for one crop (one megapixel for a detector).
+        data: what it was trained on. licence: the terms that follow from that.
+        measured: figure -> value, each with the data named in the key.
+        calibration: constants measured after the training.
+    """
+
+    name: str
+    network: str
+    task: str
+    markup: str
+    size: tuple[int, int]
+    box_scale: float
+    codec: Mapping[str, Any]
+    weights: Mapping[str, Weights]
+    parameters: int
+    gmac: float
+    data: tuple[str, ...]
+    licence: str
+    measured: Mapping[str, float]
+    calibration: Mapping[str, Any]
+
+
+def home() -> Path:
+    """The user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
+    configured = os.environ.get("FACETRACK_HOME")
+    if configured:
+        return Path(configured)
+    from platformdirs import user_data_path
+
+    return user_data_path("facetrack", appauthor=False)
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read one card; its weights are looked for in the folder `weights` beside the card's own folder.
+
+    Raises:
+        CardError: unreadable, or a field is missing or of the wrong kind.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        folder = path.parent.parent / "weights"
+        weights = {
+            role: Weights(folder / w["file"], w["sha256"], w["precision"]) for role, w in table["weights"].items()
+        }
+        height, width = table["input"]["size"]
+        return ModelCard(
+            name=table["name"],
+            network=table["network"],
+            task=table["task"],
+            markup=table["markup"],
+            size=(height, width),
+            box_scale=float(table["input"].get("box_scale", 1.0)),
+            codec=table["codec"],
+            weights=weights,
+            parameters=table["parameters"],
+            gmac=float(table["gmac"]),
+            data=tuple(table["data"]),
+            licence=table["licence"],
+            measured=table.get("measured", {}),
+            calibration=table.get("calibration", {}),
+        )
+    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        raise CardError(f"{path}: not a usable model card: {type(error).__name__} {error}") from error
+
+
+def all_cards() -> list[ModelCard]:
+    """Every card that can be found, the user's own before the shipped ones, each name once."""
+    cards: dict[str, ModelCard] = {}
+    for folder in (home() / "cards", SHIPPED / "cards"):
+        for path in sorted(folder.glob("*.toml")):
+            card = read_card(path)
+            cards.setdefault(card.name, card)
+    return list(cards.values())
+
+
+def find_card(name: str, task: str) -> ModelCard:
+    """The card of this name, or the default (first) card of the network of this name.
+
+    Raises:
+        CardError: nothing of that name does this task.
+    """
+    cards = [card for card in all_cards() if card.task == task]
+    for card in cards:
+        if card.name == name:
+            return card
+    for card in cards:
+        if card.network == name:
+            return card
+    known = ", ".join(f"{card.name} ({card.network})" for card in cards) or "none"
+    raise CardError(f"no model {name!r} to {task} with; there is {known}; `facetrack models` lists them all")

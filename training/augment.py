@@ -1,0 +1,171 @@
+"""Augmentation on the CPU: random crops that move pixels and points together, and what cameras do to pixels.
+
+Every function takes its own `numpy.random.Generator`, so that sample i of a run is the same whoever draws it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ..tracker.types import Float32, UInt8
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How far a training crop may stray from the face's own box.
+
+    Attributes:
+        box_scale: side of the square crop over the longer side of the landmarks' tight box.
+        roll_deg: standard deviation of the usual roll.
+        wide_roll_deg, wide_share: this share of the crops has a roll uniform within +- wide_roll_deg instead.
+        log_scale: standard deviation of the logarithm of the scale, clipped at 2.5 of them.
+        shift: standard deviation of the shift over the crop's side, clipped at 2.5 of them.
+        stretch: standard deviation of the logarithm of the aspect ratio.
+        flip: probability of a mirror picture.
+    """
+
+    box_scale: float = 1.25
+    roll_deg: float = 14.0
+    wide_roll_deg: float = 60.0
+    wide_share: float = 0.2
+    log_scale: float = 0.13
+    shift: float = 0.05
+    stretch: float = 0.05
+    flip: float = 0.5
+
+
+def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.Generator) -> CropTransform:
+    """A disturbed square crop round one face's points (N, 2), `size` pixels on either side."""
+    (cx, cy), side = box_centre_side(bounding_box(points[~np.isnan(points).any(-1)]))
+    side *= geometry.box_scale * np.exp(_clipped(rng, geometry.log_scale))
+    if rng.random() < geometry.wide_share:
+        roll = rng.uniform(-geometry.wide_roll_deg, geometry.wide_roll_deg)
+    else:
+        roll = _clipped(rng, geometry.roll_deg)
+    centre = cx + side * _clipped(rng, geometry.shift), cy + side * _clipped(rng, geometry.shift)
+    upright = CropTransform.around(centre, side, size, angle=float(np.deg2rad(roll)))
+    stretch = np.exp(_clipped(rng, geometry.stretch) / 2)
+    middle = (size - 1) / 2
+    about_middle = np.array([[stretch, 0, middle * (1 - stretch)], [0, 1 / stretch, middle * (1 - 1 / stretch)]])
+    return CropTransform(about_middle[:, :2] @ upright.matrix + _column(about_middle[:, 2]), (size, size))
+
+
+def _column(shift: np.ndarray) -> np.ndarray:
+    return np.column_stack((np.zeros((2, 2)), shift))
+
+
+def _clipped(rng: np.random.Generator, sigma: float) -> float:
+    return float(np.clip(rng.normal(0.0, sigma), -2.5 * sigma, 2.5 * sigma)) if sigma > 0 else 0.0
+
+
+def crop_over_background(
+    bgr: UInt8, transform: CropTransform, background: UInt8, rng: np.random.Generator
+) -> UInt8:
+    """Crop a picture; what lies outside it is filled so that the picture's edge does not betray the face's box.
+
+    Training pictures are often face crops themselves: without this a network learns to read the position of
+    the black border. A quarter is mirrored, a quarter is one colour, the rest shows `background`.
+    """
+    kind = rng.random()
+    size = (transform.size[1], transform.size[0])
+    matrix = transform.matrix
+    if transform.scale < 0.5:
+        return transform.crop(bgr)
+    if kind < 0.3:
+        return cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    if kind < 0.6:
+        colour = tuple(int(v) for v in rng.integers(0, 256, 3)) if kind < 0.45 else (0, 0, 0)
+        return cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderValue=colour)
+    canvas = cv2.resize(background, size, interpolation=cv2.INTER_LINEAR)
+    cv2.warpAffine(bgr, matrix, size, dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
+    return canvas
+
+
+def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+    """Light, colour, occluders, blur, low resolution, noise and compression, each with its own probability."""
+    if rng.random() < 0.35:
+        bgr = occlude(bgr, patches, rng)
+    if rng.random() < 0.8:
+        bgr = relight(bgr, rng)
+    if rng.random() < 0.25:
+        bgr = blur(bgr, rng)
+    if rng.random() < 0.3:
+        sigma = rng.uniform(2, 14)
+        noise = rng.standard_normal(bgr.shape, np.float32) * sigma
+        bgr = np.clip(bgr + noise, 0, 255).astype(np.uint8)
+    if rng.random() < 0.15:
+        quality = int(rng.integers(15, 70))
+        coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        bgr = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+    if rng.random() < 0.1:
+        bgr = cv2.cvtColor(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return bgr
+
+
+def relight(bgr: UInt8, rng: np.random.Generator) -> UInt8:
+    """Gain, offset, gamma and a colour cast through one table, and sometimes a ramp of light from one side."""
+    levels = np.arange(256, dtype=np.float32) / 255
+    gamma, gain, offset = np.exp(rng.normal(0, 0.3)), np.exp(rng.normal(0, 0.2)), rng.normal(0, 0.08)
+    cast = np.exp(rng.normal(0, 0.06, 3))
+    table = np.clip((levels[:, None] ** gamma * gain * cast + offset) * 255, 0, 255).astype(np.uint8)
+    lit = np.asarray(cv2.LUT(bgr, table.reshape(256, 1, 3).transpose(1, 0, 2).copy()), np.uint8)
+    if rng.random() < 0.25:
+        height, width = lit.shape[:2]
+        x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
+        turn = rng.uniform(0, 2 * np.pi)
+        ramp = 1 + rng.uniform(0.1, 0.6) * (np.cos(turn) * x[None, :] + np.sin(turn) * y[:, None])
+        lit = np.clip(lit * ramp[..., None].astype(np.float32), 0, 255).astype(np.uint8)
+    return lit
+
+
+def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
+    """Defocus, motion or low resolution."""
+    kind = rng.integers(0, 3)
+    if kind == 0:
+        return cv2.GaussianBlur(bgr, (0, 0), rng.uniform(0.5, 2.0))
+    if kind == 1:
+        length = int(rng.integers(3, 10))
+        kernel = np.zeros((length, length), np.float32)
+        middle, turn = (length - 1) / 2, rng.uniform(0, np.pi)
+        step = middle * np.array([np.cos(turn), np.sin(turn)])
+        a, b = np.rint(middle - step).astype(int), np.rint(middle + step).astype(int)
+        cv2.line(kernel, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), 1.0)
+        return cv2.filter2D(bgr, -1, kernel / kernel.sum())
+    height, width = bgr.shape[:2]
+    small = int(width * rng.uniform(0.25, 0.7))
+    low = cv2.resize(bgr, (small, small), interpolation=cv2.INTER_AREA)
+    return cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+    """One or two rectangles or ellipses filled with a colour, noise or a piece of another picture."""
+    bgr = bgr.copy()
+    height, width = bgr.shape[:2]
+    for _ in range(int(rng.integers(1, 3))):
+        h, w = (int(v) for v in rng.uniform(0.1, 0.45, 2) * (height, width))
+        y, x = int(rng.integers(-h // 2, height - h // 2)), int(rng.integers(-w // 2, width - w // 2))
+        y1, x1, y2, x2 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
+        if y2 - y1 < 2 or x2 - x1 < 2:
+            continue
+        filling = _filling((y2 - y1, x2 - x1), patches, rng)
+        if rng.random() < 0.5:
+            bgr[y1:y2, x1:x2] = filling
+        else:
+            mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
+            cv2.ellipse(mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1)
+            np.copyto(bgr[y1:y2, x1:x2], filling, where=mask[..., None].astype(bool))
+    return bgr
+
+
+def _filling(size: tuple[int, int], patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+    kind = rng.random()
+    if kind < 0.3 or not patches:
+        return np.broadcast_to(rng.integers(0, 256, 3, np.uint8), (*size, 3)).copy()
+    if kind < 0.4:
+        return rng.integers(0, 256, (*size, 3), np.uint8)
+    patch = patches[int(rng.integers(len(patches)))]
+    return np.asarray(cv2.resize(patch, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
