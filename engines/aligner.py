@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,21 +16,38 @@ from .backend import Backend
 from .card import ModelCard
 
 LARGEST_BATCH = 8  # faces in one run; more than this is split, so that memory stays bounded in a crowd
+SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one place, and that has no crop
 
 
 class Aligner:
-    """Finds the landmarks of faces whose rough place is known."""
+    """Finds the landmarks of faces whose rough place is known. One thread at a time."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
+        """Take a card of codec kind "vectors" and its loaded network.
+
+        Raises:
+            CardError: the card's outputs cannot be decoded here.
+        """
         if card.codec.get("kind") != "vectors":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind vectors")
+        try:
+            self._stride, self._sigma, self._peak = (float(card.codec[key]) for key in ("stride", "sigma", "peak"))
+        except KeyError as error:
+            raise CardError(f"{card.name}: the codec lacks {error}; wanted stride, sigma and peak") from error
         self.card, self.backend = card, backend
         self.markup = markup.load(card.markup)
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
-        """The crop that the network wants for a face: `side` is the longer side of its landmarks' upright box."""
-        return CropTransform.around(centre, side * self.card.box_scale, self.card.size[0], angle=angle)
+        """The crop that the network wants for a face.
+
+        Args:
+            centre: (x, y) of the landmarks' upright box, frame pixels.
+            side: its longer side; faces under `SMALLEST_FACE` get the crop of one as small as that.
+            angle: roll in radians, positive clockwise.
+        """
+        side = max(side, SMALLEST_FACE) * self.card.box_scale
+        return CropTransform.around(centre, side, self.card.size[0], angle=angle)
 
     def crop_of_points(self, xy: Float32) -> CropTransform:
         """The upright crop for a face whose landmarks (N, 2) are known, for instance from the last frame."""
@@ -45,8 +63,9 @@ class Aligner:
             One Landmarks per crop, in frame pixels.
         """
         found: list[Landmarks] = []
-        for start in range(0, len(crops), LARGEST_BATCH):
-            found += self._align(bgr, crops[start : start + LARGEST_BATCH])
+        runs = math.ceil(len(crops) / LARGEST_BATCH)
+        for i in range(runs):  # of equal lengths: nine faces are five and four
+            found += self._align(bgr, crops[len(crops) * i // runs : len(crops) * (i + 1) // runs])
         return found
 
     def _align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
@@ -54,17 +73,12 @@ class Aligner:
         for crop, out in zip(crops, batch, strict=True):
             crop.crop(bgr, out)
         vectors, logits = self.backend.run(batch)
-        codec = self.card.codec
-        xy, score = decode_vectors(vectors, codec["stride"], codec["sigma"], codec["peak"])
-        confidence = self._confidence(logits)
+        xy, score = decode_vectors(vectors, self._stride, self._sigma, self._peak)
+        confidence = _confidence(logits)
         return [
             Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), self.markup.name)
             for i, crop in enumerate(crops)
         ]
-
-    def _confidence(self, logits: Float32) -> Float32:
-        """Chance that the crop shows a face whose landmarks are right: both logits must agree."""
-        return (1.0 / (1.0 + np.exp(-logits.min(1)))).astype(np.float32)
 
     def warm_up(self) -> None:
         """Run once on black, so that no live frame pays for compilation and first allocation."""
@@ -73,3 +87,8 @@ class Aligner:
     def close(self) -> None:
         """Free the backend."""
         self.backend.close()
+
+
+def _confidence(logits: Float32) -> Float32:
+    """Chance that a crop shows a face whose landmarks are right, (F,): both logits (F, 2) must agree."""
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logits.min(1)), np.float32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +14,27 @@ if TYPE_CHECKING:
     from .card import Weights
 
 Outputs = tuple[NDArray[np.float32], ...]
-Kind = Literal["auto", "onnx"]
+KINDS = ("auto", "onnx")
 
 
 class Backend(Protocol):
     """One loaded network on one device.
 
-    `run` takes (B, h, w, 3) uint8 BGR and gives the network's outputs, valid until the next run. One thread at a
-    time; whoever opens a backend closes it.
+    One thread at a time; whoever opens a backend closes it.
     """
 
     @property
-    def description(self) -> str: ...
+    def description(self) -> str:
+        """Runtime, version and device, in words."""
+        ...
 
-    def run(self, images: UInt8) -> Outputs: ...
+    def run(self, images: UInt8) -> Outputs:
+        """Give the outputs for (B, h, w, 3) uint8 BGR pictures; the arrays are valid until the next run."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the device; the backend cannot run any more."""
+        ...
 
 
 class OnnxBackend:
@@ -40,6 +45,12 @@ class OnnxBackend:
     """
 
     def __init__(self, weights: Weights, threads: int = 1) -> None:
+        """Load a network.
+
+        Raises:
+            BackendError: ONNX Runtime cannot load it.
+            CardError: the weights are missing or altered.
+        """
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -56,19 +67,25 @@ class OnnxBackend:
         self.description = f"ONNX Runtime {ort.__version__}, CPU, {threads} thread{'s' if threads > 1 else ''}"
 
     def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
         return tuple(self._session.run(None, {self._input: images}))
 
     def close(self) -> None:
+        """See `Backend`."""
         self._session = None
 
 
 def open_backend(weights: Weights, kind: str = "auto", threads: int = 1) -> Backend:
     """Load weights into a runtime.
 
+    Args:
+        weights: the file and its hash, from a card.
+        kind: one of `KINDS`; "auto" takes what runs everywhere.
+        threads: that one run may use.
     Raises:
         BackendError: the runtime is not one of ours, or cannot load the network.
         CardError: the weights are missing or altered.
     """
-    if kind not in ("auto", "onnx"):
-        raise BackendError(f"unknown backend: wanted auto or onnx, got {kind!r}")
+    if kind not in KINDS:
+        raise BackendError(f"unknown backend: wanted one of {', '.join(KINDS)}, got {kind!r}")
     return OnnxBackend(weights, threads)

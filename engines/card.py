@@ -12,11 +12,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..tracker.errors import CardError
 
 SHIPPED = Path(__file__).parent
+TASKS = ("align", "detect")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class ModelCard:
     Attributes:
         name: unique, e.g. "gv-mobilenetv3-68".
         network: family: "gv", "tab", "propnet", "span" or "bbfcn".
-        task: "align" or "detect".
+        task: one of `TASKS`.
         markup: name of the landmark markup.
         size: (height, width) of the crops in pixels; (0, 0) for a detector that takes any picture.
         box_scale: side of the square crop over the longer side of the landmarks' upright box.
@@ -67,7 +69,8 @@ class ModelCard:
         weights: role -> file; an aligner has the one role "net".
         parameters: number of trained values.
         gmac: billions of multiplications for one crop (one megapixel for a detector).
-        data: what it was trained on. licence: the terms that follow from that.
+        data: what it was trained on.
+        licence: the terms that follow from that.
         measured: figure -> value, each with the data named in the key.
         calibration: constants measured after the training.
     """
@@ -89,7 +92,7 @@ class ModelCard:
 
 
 def home() -> Path:
-    """The user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
+    """Give the user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
     configured = os.environ.get("FACETRACK_HOME")
     if configured:
         return Path(configured)
@@ -102,33 +105,54 @@ def read_card(path: Path) -> ModelCard:
     """Read one card; its weights are looked for in the folder `weights` beside the card's own folder.
 
     Raises:
-        CardError: unreadable, or a field is missing or of the wrong kind.
+        CardError: unreadable, or a field is missing or of the wrong kind; says which.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        folder = path.parent.parent / "weights"
-        weights = {
-            role: Weights(folder / w["file"], w["sha256"], w["precision"]) for role, w in table["weights"].items()
-        }
-        height, width = table["input"]["size"]
-        return ModelCard(
-            name=table["name"],
-            network=table["network"],
-            task=table["task"],
-            markup=table["markup"],
-            size=(height, width),
-            box_scale=float(table["input"].get("box_scale", 1.0)),
-            codec=table["codec"],
-            weights=weights,
-            parameters=table["parameters"],
-            gmac=float(table["gmac"]),
-            data=tuple(table["data"]),
-            licence=table["licence"],
-            measured=table.get("measured", {}),
-            calibration=table.get("calibration", {}),
-        )
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
-        raise CardError(f"{path}: not a usable model card: {type(error).__name__} {error}") from error
+        return _card(tomllib.loads(path.read_text(encoding="utf-8")), path.parent.parent / "weights")
+    except OSError as error:
+        raise CardError(f"{path}: cannot read the model card: {error.strerror}") from error
+    except KeyError as error:
+        raise CardError(f"{path}: not a usable model card: {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise CardError(f"{path}: not a usable model card: {error}") from error
+
+
+def _card(table: dict[str, Any], folder: Path) -> ModelCard:
+    shape, weights = _field(table, "input", dict), _field(table, "weights", dict)
+    height, width = _field(shape, "size", list)
+    return ModelCard(
+        name=_field(table, "name", str),
+        network=_field(table, "network", str),
+        task=_task(_field(table, "task", str)),
+        markup=_field(table, "markup", str),
+        size=(int(height), int(width)),
+        box_scale=float(shape.get("box_scale", 1.0)),
+        codec=_field(table, "codec", dict),
+        weights={role: _weights(_field(weights, role, dict), folder) for role in weights},
+        parameters=_field(table, "parameters", int),
+        gmac=float(table["gmac"]),
+        data=tuple(_field(table, "data", list)),
+        licence=_field(table, "licence", str),
+        measured=_field({"measured": {}, **table}, "measured", dict),
+        calibration=_field({"calibration": {}, **table}, "calibration", dict),
+    )
+
+
+def _weights(table: dict[str, Any], folder: Path) -> Weights:
+    return Weights(folder / _field(table, "file", str), _field(table, "sha256", str), _field(table, "precision", str))
+
+
+def _task(name: str) -> str:
+    if name not in TASKS:
+        raise ValueError(f"task: wanted one of {', '.join(TASKS)}, got {name!r}")
+    return name
+
+
+def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
+    value = table[key]
+    if not isinstance(value, kind):
+        raise TypeError(f"{key}: wanted {kind.__name__}, got {value!r}")
+    return value
 
 
 def all_cards() -> list[ModelCard]:

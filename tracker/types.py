@@ -28,7 +28,9 @@ class State(StrEnum):
     COASTING = "coasting"
 
 
-def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32) -> NDArray[Any]:
+def frozen_array(
+    values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32
+) -> NDArray[Any]:
     """Give a read-only array of the wanted dtype; None in `shape` stands for any length.
 
     Raises:
@@ -37,7 +39,9 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
     array = np.ascontiguousarray(values, dtype)
     if array is values and array.flags.writeable:
         array = array.copy()
-    fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
+    fits = array.ndim == len(shape) and all(
+        w is None or w == g for w, g in zip(shape, array.shape, strict=False)
+    )
     if not fits:
         wanted = ", ".join("*" if n is None else str(n) for n in shape)
         raise ValueError(f"{what}: wanted shape ({wanted}), got {array.shape}")

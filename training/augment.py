@@ -50,7 +50,9 @@ def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.G
     upright = CropTransform.around(centre, side, size, angle=float(np.deg2rad(roll)))
     stretch = np.exp(_clipped(rng, geometry.stretch) / 2)
     middle = (size - 1) / 2
-    about_middle = np.array([[stretch, 0, middle * (1 - stretch)], [0, 1 / stretch, middle * (1 - 1 / stretch)]])
+    about_middle = np.array(
+        [[stretch, 0, middle * (1 - stretch)], [0, 1 / stretch, middle * (1 - 1 / stretch)]]
+    )
     return CropTransform(about_middle[:, :2] @ upright.matrix + _column(about_middle[:, 2]), (size, size))
 
 
@@ -156,7 +158,9 @@ def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
             bgr[y1:y2, x1:x2] = filling
         else:
             mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
-            cv2.ellipse(mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1)
+            cv2.ellipse(
+                mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1
+            )
             np.copyto(bgr[y1:y2, x1:x2], filling, where=mask[..., None].astype(bool))
     return bgr
 

@@ -56,6 +56,31 @@ class Vectors:
 
 
 @dataclass(frozen=True, slots=True)
+class Discs:
+    """Labels and negatives of BB-FCN.
+
+    Attributes:
+        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels.
+        radius: of the discs, pixels.
+        ring: width of the band round a disc that is left out of the loss, pixels.
+        random_share: for this share of the run negative pixels are drawn at random, later the loudest are taken.
+        chip_px: the faces in memory are shrunk to boxes of this side.
+        shift: how far a face's centre may be from the window's, over the face's side; large: anywhere in it.
+        positives: share of the pictures that show a face.
+        hard_share: share of the negative pictures that come from mined false alarms, once there are any.
+    """
+
+    face_px: tuple[float, float] = (14.0, 32.0)
+    radius: float = 2.0
+    ring: float = 1.0
+    random_share: float = 0.12
+    chip_px: float = 40.0
+    shift: float = 10.0
+    positives: float = 0.5
+    hard_share: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
 class Schedule:
     """How long and how fast.
 
@@ -90,6 +115,7 @@ class Config:
     validation: str = ""
     geometry: Geometry = field(default_factory=Geometry)
     vectors: Vectors = field(default_factory=Vectors)
+    discs: Discs = field(default_factory=Discs)
     schedule: Schedule = field(default_factory=Schedule)
 
 
@@ -161,4 +187,6 @@ def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
         return tuple(_build(inner[0], entry, f"{where}{i}.") for i, entry in enumerate(value))
     if len(inner) != len(value):
         raise ConfigError(f"{where.rstrip('.')}: wanted {len(inner)} values, got {value!r}")
-    return tuple(_build(k, entry, f"{where}{i}.") for i, (k, entry) in enumerate(zip(inner, value, strict=True)))
+    return tuple(
+        _build(k, entry, f"{where}{i}.") for i, (k, entry) in enumerate(zip(inner, value, strict=True))
+    )

@@ -62,7 +62,9 @@ def read_pts(path: Path) -> Float32:
         points = np.array([[float(v) for v in line.split()] for line in body.split("\n") if line.strip()])
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"wanted two numbers a line, got shape {points.shape}")
-        announced = [int(line.split(":")[1]) for line in head.split("\n") if line.strip().startswith("n_points")]
+        announced = [
+            int(line.split(":")[1]) for line in head.split("\n") if line.strip().startswith("n_points")
+        ]
         if announced and announced[0] != len(points):
             raise ValueError(f"n_points says {announced[0]}, the block holds {len(points)}")
     except ValueError as error:
@@ -78,7 +80,9 @@ def images_below(folder: Path) -> list[Path]:
     """
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
+        raise SourceError(
+            f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
     return found
 
 

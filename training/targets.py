@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tracker.types import Float32
+from ..tracker.types import Float32, UInt8
+
+UNKNOWN = 2  # a pixel of a disc map that says nothing
 
 
 def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak: float) -> Float32:
@@ -27,3 +29,25 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
     u = (xy + 0.5) / stride - 0.5
     distance = np.arange(cells, dtype=np.float32)[:, None] - u[..., None, :]
     return (peak * np.exp(-0.5 * (distance / sigma) ** 2)).astype(np.float32)
+
+
+def disc_maps(xy: Float32, size: int, radius: float, ring: float = 0.0) -> UInt8:
+    """Response maps of one picture: 1 within `radius` of a landmark of the type, 0 elsewhere.
+
+    Args:
+        xy: (F, N, 2) pixels of F faces; a NaN point is drawn nowhere.
+        size: side of the square picture, pixels.
+        radius: a disc of radius 2 round a whole pixel has 13 ones.
+        ring: pixels this far beyond the disc become UNKNOWN; annotators disagree about them.
+    Returns:
+        (N, size, size) of 0, 1 and UNKNOWN.
+    Source: BB-FCN, section III-C.
+    """
+    cells = np.arange(size, dtype=np.float32)
+    square_x = (cells - xy[..., 0, None]) ** 2  # F, N, size
+    square_y = (cells - xy[..., 1, None]) ** 2
+    distance = square_y[..., :, None] + square_x[..., None, :]
+    distance = np.nan_to_num(distance, nan=np.inf).min(0, initial=np.inf)
+    maps = (distance <= (radius + ring) ** 2).astype(np.uint8) * UNKNOWN
+    maps[distance <= radius**2 + 1e-4] = 1
+    return maps

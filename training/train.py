@@ -48,12 +48,12 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def batches(objective: Objective, schedule: Schedule, start: int) -> Iterator[list[Tensor]]:
-    """This process's share of every batch from step `start` on."""
+def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
+    """This process's share of every batch from step `start` up to `end`."""
     rank, world = rank_and_world()
     indices = [
         list(range(step * schedule.batch + rank, (step + 1) * schedule.batch, world))
-        for step in range(start, schedule.steps)
+        for step in range(start, end)
     ]
     loader = DataLoader(Items(objective, schedule), batch_sampler=indices, num_workers=schedule.workers)
     yield from loader
@@ -78,7 +78,10 @@ class Run:
         self.average = copy.deepcopy(self.net).eval()
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": schedule.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate)
         self.step = 0
         self.best = math.inf
@@ -103,14 +106,14 @@ class Run:
         }
         _save(state, self.folder / "checkpoint.pt")
 
-    def train(self) -> None:
-        """Run to the last step; validate, keep the best average, log one JSON line per validation."""
+    def train(self, until: int | None = None) -> None:
+        """Run to the last step or to step `until`; validate, keep the best average, log one JSON line each time."""
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         wrapped = DistributedDataParallel(self.net) if world > 1 else self.net
         self.folder.mkdir(parents=True, exist_ok=True)
         sums: dict[str, float] = {}
         began, began_step = time.monotonic(), self.step
-        for batch in batches(self.objective, schedule, self.step):
+        for batch in batches(self.objective, schedule, self.step, schedule.steps if until is None else until):
             self.net.train()
             for group in self.optimiser.param_groups:
                 group["lr"] = learning_rate(self.step, schedule)
@@ -149,7 +152,10 @@ class Run:
         log.info("%s", json.dumps(line))
         if first < self.best:
             self.best = first
-            _save({"average": self.average.state_dict(), "step": self.step, "val": measured}, self.folder / "best.pt")
+            _save(
+                {"average": self.average.state_dict(), "step": self.step, "val": measured},
+                self.folder / "best.pt",
+            )
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -6,9 +6,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .bbfcn import BBFCN, Backbone
 from .gv import GV
+from .propnet import PropNet
+from .span import SHN, SPAN
+from .tab import TAB
 
-NETWORKS: dict[str, type[nn.Module]] = {"gv": GV}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "bbfcn": BBFCN,
+    "bbfcn-backbone": Backbone,
+    "gv": GV,
+    "propnet": PropNet,
+    "shn": SHN,
+    "span": SPAN,
+    "tab": TAB,
+}
 
 
 class FromBytes(nn.Module):

@@ -52,7 +52,15 @@ class InvertedResidual(nn.Module):
     """MobileNetV3 unit: expand, depthwise, squeeze-excite, project, with a skip where shapes agree."""
 
     def __init__(
-        self, inputs: int, kernel: int, expanded: int, outputs: int, *, excite: bool, hard_swish: bool, stride: int
+        self,
+        inputs: int,
+        kernel: int,
+        expanded: int,
+        outputs: int,
+        *,
+        excite: bool,
+        hard_swish: bool,
+        stride: int,
     ) -> None:
         super().__init__()
         activation: type[nn.Module] = nn.Hardswish if hard_swish else nn.ReLU
@@ -97,3 +105,15 @@ class BandPooling(nn.Module):
         flat = means.reshape(faces * landmarks * 2, 1, w)
         banded = F.conv1d(flat, self.kernel.to(flat.dtype), padding=self.kernel.shape[-1] // 2)
         return banded.view(faces, landmarks, 2, w).transpose(2, 3)
+
+
+class FaceScore(nn.Module):
+    """Two logits from the coarsest features: "this is a face" and "the landmarks are good"."""
+
+    def __init__(self, channels: int, width: int = 64) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(channels, width)
+        self.logits = nn.Linear(width, 2)
+
+    def forward(self, coarsest: Tensor) -> Tensor:
+        return self.logits(F.relu(self.hidden(coarsest.mean((2, 3)))))

@@ -1,0 +1,189 @@
+"""BB-FCN in use: scan a pyramid with the backbone, look again at every candidate with backbone and branches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from ..tracker.errors import CardError
+from ..tracker.geometry import CropTransform
+from ..tracker.proposals import (
+    Agreement,
+    Candidates,
+    agree,
+    find_peaks,
+    fit_views,
+    mean_of_highest,
+    suppress,
+)
+from ..tracker.types import Float32, Proposals, UInt8
+from .backend import Backend
+from .card import ModelCard
+
+MARGIN = 8  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
+GREY = 127
+SMALLEST_LEVEL = 22  # pixels of the shorter side; a face as large as the picture still fits
+MOST_PEAKS = 64  # per landmark type and level
+DISC = 13  # pixels of a disc of radius 2
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """How hard to look.
+
+    Attributes:
+        min_face: longer side of the smallest face's landmark box, frame pixels; 0 chooses by the frame's size.
+        step: ratio of neighbouring pyramid levels.
+        threshold: chance of being a face that a proposal needs.
+        most: at most so many candidates get a second look.
+    """
+
+    min_face: float = 0.0
+    step: float = 2.0
+    threshold: float = 0.5
+    most: int = 24
+
+
+def adaptive_min_face(height: int, width: int) -> float:
+    """Smallest face worth looking for: an 18th of the shorter side, at least 20 pixels."""
+    return max(20.0, min(height, width) / 18)
+
+
+def level_scales(height: int, width: int, min_face: float, base: float, step: float) -> list[float]:
+    """Shrinking factors of a pyramid whose first level shows the smallest face `base` pixels large.
+
+    The last level's shorter side is at least SMALLEST_LEVEL pixels.
+    """
+    scale, scales = base / min_face, []
+    while min(height, width) * scale >= SMALLEST_LEVEL or not scales:
+        scales.append(scale)
+        scale /= step
+    return scales
+
+
+class Detector:
+    """Finds faces of any size in whole pictures. Calls from several threads wait for each other."""
+
+    def __init__(
+        self, card: ModelCard, scan: Backend, refine: Backend, settings: DetectorSettings | None = None
+    ) -> None:
+        """Take a card of codec kind "discs" and its two networks: "scan" for whole pictures, "refine" for crops."""
+        if card.codec.get("kind") != "discs":
+            raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
+        self.card, self.settings = card, settings or DetectorSettings()
+        self._scan, self._refine = scan, refine
+        self._lock = threading.Lock()
+        self._agreement = Agreement()
+
+    def detect(self, bgr: UInt8) -> Proposals:
+        """Faces of one (H, W, 3) uint8 picture, best first."""
+        with self._lock:
+            candidates, chance = self.scan(bgr)
+            worth = chance >= self.card.calibration["second_look"]
+            candidates, chance = candidates.take(np.flatnonzero(worth)[: self.settings.most]), chance[worth]
+            if not len(candidates):
+                return Proposals.none()
+            return self._look_again(bgr, candidates, chance[: self.settings.most])
+
+    def scan(self, bgr: UInt8) -> tuple[Candidates, Float32]:
+        """Candidates in the whole picture and their chance of being faces, best first, by the backbone alone."""
+        found = [self._faces_on(level, bgr.shape) for level in self._levels(bgr)]
+        every = Candidates.joined(found)
+        chance = logistic(scan_features(every), self.card.calibration["scan"])
+        order = suppress(every.centre, every.side, chance)
+        return every.take(order), chance[order]
+
+    def _levels(self, bgr: UInt8) -> Iterator[UInt8]:
+        """The pyramid, each level shrunk from the one before."""
+        height, width = bgr.shape[:2]
+        smallest = self.settings.min_face or adaptive_min_face(height, width)
+        for scale in level_scales(height, width, smallest, self.card.codec["face_px"], self.settings.step):
+            size = max(round(width * scale), 1), max(round(height * scale), 1)
+            way = cv2.INTER_AREA if size[0] < bgr.shape[1] else cv2.INTER_LINEAR
+            bgr = np.asarray(cv2.resize(bgr, size, interpolation=way), np.uint8)
+            yield bgr
+
+    def _faces_on(self, level: UInt8, frame: tuple[int, ...]) -> Candidates:
+        height, width = level.shape[:2]
+        framed = np.full((_fours(height + 2 * MARGIN), _fours(width + 2 * MARGIN), 3), GREY, np.uint8)
+        framed[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = level
+        maps = self._scan.run(framed[None])[0][0]
+        peaks = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
+        return agree(*peaks, self._agreement).enlarged((frame[1] / width, frame[0] / height), MARGIN)
+
+    def _look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> Proposals:
+        """Show each candidate upright and large to backbone and branches, and keep what they confirm."""
+        crops = [self._crop(candidates, i) for i in range(len(candidates))]
+        images = np.stack([crop.crop(bgr) for crop in crops])
+        coarse, fine = self._refine.run(images)
+        points, features = read_crops(coarse, fine)
+        features = np.column_stack((features, np.log(chance / (1 - chance))))
+        score = logistic(features, self.card.calibration["refine"])
+        xy = np.stack([crop.to_frame(p) for crop, p in zip(crops, points, strict=True)])
+        fit = fit_views(xy)
+        order = suppress(fit.centre, fit.side, score)
+        order = order[score[order] >= self.settings.threshold]
+        return Proposals(fit.boxes[order], score[order], xy[order])
+
+    def _crop(self, candidates: Candidates, i: int) -> CropTransform:
+        x, y = (float(v) for v in candidates.centre[i])
+        size = self.card.size[0]
+        side = float(candidates.side[i]) * self.card.box_scale
+        return CropTransform.around((x, y), side, size, angle=float(candidates.roll[i]))
+
+    def warm_up(self) -> None:
+        """Compile and allocate everything once, so that no live frame pays for it."""
+        self.detect(np.zeros((64, 64, 3), np.uint8))
+
+    def close(self) -> None:
+        """Free both backends."""
+        self._scan.close()
+        self._refine.close()
+
+
+def scan_features(candidates: Candidates) -> Float32:
+    """What tells a face from a chance agreement, (C, 8): sorted responses of eyes, nose, mouth; misfit; count."""
+    heights = np.clip(candidates.heights, 0.0, 1.2)
+    return np.column_stack(
+        (
+            np.sort(heights[:, :2], 1),
+            heights[:, 2],
+            np.sort(heights[:, 3:], 1),
+            candidates.residual * 10,
+            (heights > 0).sum(1),
+            np.minimum(heights.sum(1) - 3.0, 0.0),
+        )
+    ).astype(np.float32)
+
+
+def read_crops(coarse: Float32, fine: Float32) -> tuple[Float32, Float32]:
+    """Decode the maps of face crops.
+
+    Args:
+        coarse: (F, 5, 32, 32) and fine: (F, 5, 64, 64) responses of backbone and branches.
+    Returns:
+        points: (F, 5, 2) pixels of the 64-pixel crop: the mean of the 13 highest fine responses in the window of 24
+            pixels round the coarse place. features: (F, 11) for the score.
+    """
+    nowhere = np.zeros((*coarse.shape[:2], 2), np.float32)
+    rough, loud = mean_of_highest(coarse, nowhere, np.inf, DISC)
+    start = 2 * rough + 0.5
+    points, sharp = mean_of_highest(fine, start, 11.5, DISC)
+    residual = fit_views(points).residual
+    loud, sharp = np.clip(loud, 0.0, 1.2), np.clip(sharp, 0.0, 1.2)
+    columns = [np.column_stack((np.sort(h[:, :2], 1), h[:, 2], np.sort(h[:, 3:], 1))) for h in (loud, sharp)]
+    return points, np.column_stack((*columns, residual * 10)).astype(np.float32)
+
+
+def logistic(features: Float32, weights: list[float]) -> Float32:
+    """Chance by logistic regression; the last weight is the constant."""
+    z = features @ np.asarray(weights[:-1], np.float32) + np.float32(weights[-1])
+    return (1.0 / (1.0 + np.exp(-np.clip(z, -15, 15)))).astype(np.float32)
+
+
+def _fours(length: int) -> int:
+    return -(-length // 4) * 4

@@ -1,0 +1,292 @@
+"""Many recordings, one after the other: each to its own table, none of them stopping the others."""
+
+from __future__ import annotations
+
+import glob
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
+from ..tracker.types import Frame, Result
+from .csv_sink import CsvColumns, CsvSink
+from .open import Choices, Engines
+from .run import Pipeline
+from .sidecar import Origin, Outcome, Tally, identify_models, why_not_finished, write_sidecar
+from .sinks import Sink
+from .sources import IMAGE_SUFFIXES, Source, open_source
+from .video_sink import VideoSink
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One input and the stem of its outputs."""
+
+    spec: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What is written, and where.
+
+    Attributes:
+        folder: made if it is not there.
+        video: also NAME.mp4, with the faces drawn.
+        raw, landmark_confidence: more columns, see `CsvColumns`.
+        existing: what to do about tables that are there already.
+    """
+
+    folder: Path
+    video: bool = False
+    raw: bool = False
+    landmark_confidence: bool = False
+    existing: Literal["refuse", "overwrite", "resume"] = "refuse"
+
+    def table(self, task: Task) -> Path:
+        """NAME.csv."""
+        return self.folder / f"{task.name}.csv"
+
+    def sidecar(self, task: Task) -> Path:
+        """NAME.json."""
+        return self.folder / f"{task.name}.json"
+
+    def picture(self, task: Task) -> Path:
+        """NAME.mp4."""
+        return self.folder / f"{task.name}.mp4"
+
+    def files(self, task: Task) -> list[Path]:
+        """All files of a task."""
+        return [self.table(task), self.sidecar(task)] + [self.picture(task)] * self.video
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What could not be read or written, and why, in one line."""
+
+    what: str
+    reason: str
+
+
+class Reporter(Protocol):
+    """Hears how far a batch has got."""
+
+    def began(self, task: Task, frames: int | None) -> None:
+        """A task begins; it should have so many frames."""
+
+    def advanced(self) -> None:
+        """One more frame is written."""
+
+    def ended(self, task: Task, line: str) -> None:
+        """A task is over, in words."""
+
+
+def plan(inputs: Sequence[str], outputs: Outputs) -> list[Task]:
+    """Turn what a user named into tasks, and find out beforehand what could not end well.
+
+    A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match.
+
+    Raises:
+        ConfigError: two inputs would write the same files, or one would be written over.
+        SinkError: outputs exist that must not be overwritten.
+    """
+    tasks = [task for spec in inputs for task in _expand(spec)]
+    names: dict[str, Task] = {}
+    for task in tasks:
+        other = names.setdefault(task.name.casefold(), task)
+        if other is not task:
+            raise ConfigError(
+                f"{other.spec} and {task.spec} would both be written to {outputs.table(task)}; rename one of them or "
+                "give them different --out folders"
+            )
+        if Path(task.spec).is_file() and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
+            raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
+    existing = [file for task in tasks for file in outputs.files(task) if file.exists()]
+    if existing and outputs.existing == "refuse":
+        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise SinkError(f"{existing[0]}{others}: exists already; add --overwrite or --resume, or choose another --out")
+    return tasks
+
+
+def _expand(spec: str) -> list[Task]:
+    path = Path(spec)
+    if spec.isdecimal():
+        raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
+    if "://" in spec or path.exists() or not glob.has_magic(spec):
+        name = path.resolve().name if path.is_dir() else path.stem
+        return [Task(spec, name or "input")]
+    matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
+    pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
+    if pictures:
+        root = Path(glob.escape("")).joinpath(*_fixed_parts(path))
+        return [Task(spec, root.resolve().name)]
+    return [Task(match, Path(match).stem) for match in matches]
+
+
+def _fixed_parts(pattern: Path) -> Iterator[str]:
+    for part in pattern.parts:
+        if glob.has_magic(part):
+            return
+        yield part
+
+
+def track_all(
+    tasks: Sequence[Task], outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter
+) -> list[Failure]:
+    """Do all tasks; the answer is what failed, of which each has been told to the reporter too.
+
+    Raises:
+        SinkError: the output folder cannot be made.
+        KeyboardInterrupt: the rows so far are in NAME.csv.part.
+    """
+    try:
+        outputs.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{outputs.folder}: cannot be made: {error.strerror or error}") from error
+    failures: list[Failure] = []
+    for task in tasks:
+        try:
+            failures += _Run(task, outputs, engines, choices, reporter).track()
+        except Exception as error:  # one file must not kill the rest
+            log.debug("%s failed", task.spec, exc_info=True)
+            reason = _told(error)
+            reporter.ended(task, f"failed: {reason}")
+            failures.append(Failure(task.spec, reason))
+    return failures
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; those that are not ours with their type."""
+    told = str(error) if isinstance(error, FacetrackError) else f"{type(error).__name__}: {error}"
+    return "; ".join([told, *getattr(error, "__notes__", [])])
+
+
+class _Run:
+    """One task from its input to its files."""
+
+    def __init__(
+        self, task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter
+    ) -> None:
+        self.task, self.outputs, self.engines, self.choices, self.reporter = task, outputs, engines, choices, reporter
+        self.tally = Tally()
+        columns = {"raw": outputs.raw, "landmark_confidence": outputs.landmark_confidence, "video": outputs.video}
+        self.origin = Origin(identify_input(task), asdict(choices) | columns, identify_models(engines.cards))
+
+    def track(self) -> list[Failure]:
+        """Read, track, write; the answer is what had to be left out.
+
+        Raises:
+            FacetrackError: nothing could be read, or something could not be written.
+        """
+        if self.outputs.existing == "resume" and self._is_finished():
+            return []
+        began_s = time.monotonic()
+        with open_source(self.task.spec) as source:
+            if source.live:
+                raise SourceError(f"{self.task.spec}: is live and never ends; use `facetrack live --camera ... --csv`")
+            self.reporter.began(self.task, source.frames)
+            error = self._write(source)
+            wall_s = time.monotonic() - began_s
+            outcome = Outcome(_told(error) if error else "", source.failed, 0, wall_s)
+        write_sidecar(self.outputs.sidecar(self.task), self.origin, self.tally, outcome)
+        self.reporter.ended(self.task, self._line(outcome))
+        return self._failures(source, outcome)
+
+    def _is_finished(self) -> bool:
+        missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
+        if len(missing) == len(self.outputs.files(self.task)):
+            return False
+        reason = f"there is no {missing[0]}" if missing else why_not_finished(self.outputs.sidecar(self.task), self.origin)
+        if reason:
+            log.warning("%s: done again: %s", self.outputs.table(self.task), reason)
+            return False
+        self.reporter.ended(self.task, "finished before")
+        return True
+
+    def _write(self, source: Source) -> SourceError | None:
+        """Track into the sinks; the answer is why the source broke off after at least one frame."""
+        error = None
+        sinks = self._open_sinks(source)
+        try:
+            with closing(self._results(source)) as results:
+                for result in results:
+                    for sink in sinks:
+                        sink.write(result)
+                    self.tally.add(result)
+                    self.reporter.advanced()
+        except SourceError as broken:
+            if not self.tally.frames:
+                _close(sinks, complete=False)
+                raise
+            error = broken
+        except BaseException:
+            _close(sinks, complete=False)
+            raise
+        self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
+        _close(sinks, complete=True)
+        return error
+
+    def _open_sinks(self, source: Source) -> list[Sink]:
+        overwrite = self.outputs.existing != "refuse"
+        columns = CsvColumns(
+            self.engines.aligner.markup.points,
+            raw=self.outputs.raw,
+            landmark_confidence=self.outputs.landmark_confidence,
+            images=source.kind == "images",
+        )
+        sinks: list[Sink] = [CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite)]
+        if self.outputs.video:
+            sinks.append(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
+        return sinks
+
+    def _results(self, source: Source) -> Iterator[Result]:
+        if source.kind == "images":
+            return each_alone(self.engines.pipeline_for_pictures(self.choices), source)
+        return self.engines.pipeline(self.choices).run(source)
+
+    def _line(self, outcome: Outcome) -> str:
+        tally = self.tally
+        rate = tally.frames / max(outcome.wall_s, 1e-9)
+        line = f"{tally.frames} frames, {tally.with_face} with a face, {rate:.0f} frames/s"
+        return f"{line}; {outcome.error}" if outcome.error else line
+
+    def _failures(self, source: Source, outcome: Outcome) -> list[Failure]:
+        if outcome.error:
+            return [Failure(self.task.spec, outcome.error)]
+        if source.kind == "images":
+            return [Failure(f"{self.task.spec}: {place}", reason) for place, reason in outcome.failed]
+        if outcome.failed:
+            log.warning("%s: %d damaged packets were left out", self.task.spec, len(outcome.failed))
+        return []
+
+
+def each_alone(pipeline: Pipeline, frames: Iterable[Frame]) -> Iterator[Result]:
+    """Track each picture with an empty memory, so that its answer depends on nothing else."""
+    for frame in frames:
+        yield from pipeline.serial((frame,))
+
+
+def identify_input(task: Task) -> dict[str, Any]:
+    """What tells whether an input is still the same: its name and the number, bytes and newest change of its files."""
+    path = Path(task.spec)
+    if path.is_dir():
+        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    elif path.exists():
+        files = [path]
+    else:
+        files = [Path(match) for match in glob.glob(task.spec, recursive=True)]  # noqa: PTH207
+    stats = [file.stat() for file in files if file.is_file()]
+    newest_ns = max((stat.st_mtime_ns for stat in stats), default=0)
+    name = path.name or task.spec
+    return {"name": name, "files": len(stats), "bytes": sum(s.st_size for s in stats), "modified_ns": newest_ns}
+
+
+def _close(sinks: Iterable[Sink], *, complete: bool) -> None:
+    for sink in sinks:
+        sink.close(complete=complete)

@@ -1,0 +1,156 @@
+"""The CSV file, schema 1: one long table, a row per frame and face."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..tracker.pose import eye_aspect_ratio
+from ..tracker.types import Face, Float32, Frame, Result
+from .sinks import PartFile, pose_of
+
+SCHEMA = 1
+_FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
+_FACE = ("box_x", "box_y", "box_w", "box_h", "pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
+_EYES = ("ear_left", "ear_right")
+_BUFFER_BYTES = 1 << 18  # some 200 rows; what a killed process loses
+
+
+@dataclass(frozen=True, slots=True)
+class CsvColumns:
+    """Which columns a file has.
+
+    frame, face_id, timestamp, confidence, success, state, box_x, box_y, box_w, box_h, pose_Tx, pose_Ty, pose_Tz,
+    pose_Rx, pose_Ry, pose_Rz, ear_left, ear_right, x_0 .. x_{N-1}, y_0 .. y_{N-1}, then the optional ones.
+
+    `frame` counts from 1. `success` is 1 where the face was measured in this frame, 0 where it was carried on
+    without. Seconds have 6 decimals, pixels and millimetres 2, radians and eye ratios 4, confidences 3.
+
+    A frame without a face has one row: frame, timestamp, confidence 0.000 and success 0, all else empty; so no
+    group of a face_id holds it. Empty too are the pose of other markups than ibug68 or where none fits, ratios of
+    eyes that the markup does not draw, and raw points and their confidences where nothing was measured.
+
+    Attributes:
+        points: landmarks of a face, N.
+        raw: add xr_*, yr_*, the points as the network measured them.
+        landmark_confidence: add c_*, the confidence of each of them.
+        images: begin with `input`, the picture's file name.
+    """
+
+    points: int
+    raw: bool = False
+    landmark_confidence: bool = False
+    images: bool = False
+
+    def names(self) -> list[str]:
+        """Column names in order."""
+        names = ["input"] if self.images else []
+        names += [*_FRAME, *_FACE, *_EYES, *self._series("x"), *self._series("y")]
+        if self.raw:
+            names += [*self._series("xr"), *self._series("yr")]
+        if self.landmark_confidence:
+            names += self._series("c")
+        return names
+
+    def rows(self, result: Result) -> Iterator[str]:
+        """Give a frame's lines, each with its line feed.
+
+        Raises:
+            ValueError: a face has another number of points.
+        """
+        frame = result.frame
+        start = f"{_quoted(frame.name)}," if self.images else ""
+        start += f"{frame.index + 1},"
+        if not result.faces:
+            empty = len(self.names()) - len(_FRAME) - self.images
+            yield f"{start},{frame.time_s:.6f},0.000,0," + "," * empty + "\n"
+        for face in result.faces:
+            yield f"{start}{self._face(face, frame)}\n"
+
+    def _face(self, face: Face, frame: Frame) -> str:
+        if len(face.smoothed) != self.points:
+            raise ValueError(f"CSV: wanted faces of {self.points} points, got {len(face.smoothed)}")
+        x1, y1, x2, y2 = face.box.tolist()
+        success = int(face.measured is not None)
+        pose = pose_of(face, frame.size)
+        cells = [f"{face.track},{frame.time_s:.6f},{face.confidence:.3f},{success},{face.state.value}"]
+        cells.append(f"{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f}")
+        cells += [",,,,,"] if pose is None else [_numbers(pose.translation_mm, 2), _numbers(pose.rotation_rad, 4)]
+        cells += ["" if math.isnan(ear) else f"{ear:.4f}" for ear in eye_aspect_ratio(face.smoothed)]
+        cells.append(_numbers(face.smoothed.T, 2))
+        if self.raw:
+            cells.append(_numbers(face.measured.xy.T, 2) if face.measured else "," * (2 * self.points - 1))
+        if self.landmark_confidence:
+            cells.append(_numbers(face.measured.score, 3) if face.measured else "," * (self.points - 1))
+        return ",".join(cells)
+
+    def _series(self, name: str) -> list[str]:
+        return [f"{name}_{i}" for i in range(self.points)]
+
+
+class CsvSink:
+    """Writes a CSV file of schema 1: UTF-8, line feeds, "." for decimals, no spaces.
+
+    Args:
+        path: NAME.csv; it is NAME.csv.part until it is complete.
+        columns: which columns it has.
+        overwrite: replace an existing file.
+    Raises:
+        SinkError: the file exists, or cannot be written.
+    """
+
+    def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False) -> None:
+        self._columns = columns
+        self._file = PartFile(path, overwrite=overwrite)
+        self._rows = 0
+        try:
+            self._out = self._file.part.open("w", _BUFFER_BYTES, encoding="utf-8", newline="\n")
+            self._out.write(",".join(columns.names()) + "\n")
+        except OSError as error:
+            raise self._file.error(error) from error
+
+    def write(self, result: Result) -> None:
+        """Write a frame's rows.
+
+        Raises:
+            SinkError: they cannot be written.
+            ValueError: a face has another number of points than the file.
+        """
+        try:
+            for row in self._columns.rows(result):
+                self._out.write(row)
+                self._rows += 1
+        except OSError as error:
+            raise self._file.error(error) from error
+
+    def close(self, *, complete: bool) -> None:
+        """Give the file its name if it is complete; see `sinks.Sink.close`."""
+        if self._out.closed:
+            return
+        if not complete:
+            with contextlib.suppress(OSError):  # the fault that ended the run has been told
+                self._out.close()
+            if not self._rows:
+                self._file.discard()
+            return
+        try:
+            self._out.close()
+        except OSError as error:
+            raise self._file.error(error) from error
+        self._file.publish()
+
+
+def _numbers(values: np.ndarray[tuple[int, ...], np.dtype[np.floating]] | Float32, decimals: int) -> str:
+    """Join numbers with commas; one format for all of them, since formatting each costs more than drawing a face."""
+    numbers = values.ravel().tolist()
+    return ",".join([f"%.{decimals}f"] * len(numbers)) % tuple(numbers)
+
+
+def _quoted(text: str) -> str:
+    """Give a cell as RFC 4180 wants it."""
+    return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text

@@ -1,0 +1,127 @@
+"""The overlay: landmarks, lines, box and name of each face, drawn on a copy of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import cv2
+import numpy as np
+
+from ..tracker.markup import for_points
+from ..tracker.types import Face, Float32, State, UInt8
+
+Colour = tuple[int, int, int]
+
+COLOURS: dict[State, Colour] = {
+    State.NEW: (255, 181, 77),  # sky blue
+    State.TRACKED: (151, 220, 61),  # mint
+    State.COASTING: (0, 176, 255),  # amber
+}
+WHITE, DARK = (255, 255, 255), (28, 24, 20)
+FACE_PER_LINE = 240.0  # a face this wide, in drawn pixels, has lines one pixel thick
+_SHIFT = 4  # OpenCV's fixed-point bits: lines and dots sit on sixteenths of a pixel
+_FAR = 30_000.0  # drawn pixels; what lies further out would overflow the fixed-point numbers
+_FONT = cv2.FONT_HERSHEY_DUPLEX
+
+
+def draw_faces(bgr: UInt8, faces: Iterable[Face], *, scale: float = 1.0) -> UInt8:
+    """Draw faces on a copy of a picture.
+
+    Measured faces have their points dotted in white; a face that is carried on without a measurement shows its
+    lines alone, in amber. Lines and letters grow with the face.
+
+    Args:
+        bgr: (H, W, 3) uint8; a frame, or a frame resized by `scale`.
+        faces: in the frame's own pixels.
+        scale: drawn pixels per frame pixel.
+    Returns:
+        (H, W, 3) uint8.
+    """
+    canvas = bgr.copy()
+    for face in faces:
+        # pixel centres lie on whole numbers on both sides
+        xy, box = ((values + 0.5) * scale - 0.5 for values in (face.smoothed, face.box))
+        if np.isfinite(xy).all():
+            _draw_face(canvas, face, xy, box)
+    return canvas
+
+
+def draw_text(canvas: UInt8, text: str, place: tuple[float, float], *, height: float, plate: Colour) -> None:
+    """Write a line on a plate of a colour, in place.
+
+    Args:
+        canvas: (H, W, 3) uint8, changed.
+        text: ASCII.
+        place: (x, y) of the plate's lower left corner; moved inside the picture where it would stick out.
+        height: of a capital letter, pixels.
+        plate: the colour behind; the letters are dark on it, or white where it is dark.
+    """
+    size = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1))
+    (width, capital), _ = cv2.getTextSize(text, _FONT, size, 1)
+    pad = round(height * 0.45) + 1
+    plate_width, plate_height = width + 2 * pad, capital + 2 * pad
+    x = int(np.clip(place[0], 0, max(canvas.shape[1] - plate_width, 0)))
+    y = int(np.clip(place[1], plate_height, max(canvas.shape[0], plate_height)))
+    cv2.rectangle(canvas, (x, y - plate_height), (x + plate_width - 1, y - 1), plate, cv2.FILLED)
+    letters = WHITE if sum(plate) < 250 else DARK
+    cv2.putText(canvas, text, (x + pad, y - pad - 1), _FONT, size, letters, 1, cv2.LINE_AA)
+
+
+def fit_scale(size: tuple[int, int], room: tuple[int, int]) -> float:
+    """Largest scale at which a picture of a (height, width) fits into a room of a (height, width)."""
+    return min(room[0] / size[0], room[1] / size[1])
+
+
+def resized(bgr: UInt8, room: tuple[int, int]) -> UInt8:
+    """Give a picture as large as a room of (height, width) allows, its sides in proportion."""
+    height, width = bgr.shape[:2]
+    scale = fit_scale((height, width), room)
+    fit = max(1, min(round(width * scale), room[1])), max(1, min(round(height * scale), room[0]))
+    if fit == (width, height):
+        return bgr
+    return cast(UInt8, cv2.resize(bgr, fit, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
+
+
+def fitted(bgr: UInt8, room: tuple[int, int]) -> UInt8:
+    """Give a picture as large as it fits in the middle of a black one of (height, width)."""
+    if bgr.shape[:2] == room:
+        return bgr
+    picture = resized(bgr, room)
+    height, width = picture.shape[:2]
+    y, x = (room[0] - height) // 2, (room[1] - width) // 2
+    canvas = np.zeros((*room, 3), np.uint8)
+    canvas[y : y + height, x : x + width] = picture
+    return canvas
+
+
+def _draw_face(canvas: UInt8, face: Face, xy: Float32, box: Float32) -> None:
+    colour = COLOURS[face.state]
+    side = max(float((box[2:] - box[:2]).max()), 1.0)
+    thickness = max(1, round(side / FACE_PER_LINE))
+    lines = [_fixed(xy[list(line)]) for line in set(for_points(len(xy)).boundaries.values()) if line]
+    cv2.polylines(canvas, lines, False, colour, thickness, cv2.LINE_AA, _SHIFT)
+    if face.measured is not None:
+        radius = round(max(1.0, side / 150) * (1 << _SHIFT))
+        for x, y in _fixed(xy).tolist():
+            cv2.circle(canvas, (x, y), radius, WHITE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
+    margin = 0.06 * side
+    frame = box + np.array([-margin, -margin, margin, margin], np.float32)
+    cv2.polylines(canvas, _corners(frame, 0.16 * side), False, colour, thickness + 1, cv2.LINE_AA, _SHIFT)
+    height = float(np.clip(side / 18, 8, 40))
+    label = f"{face.track}  {face.confidence:.0%}"
+    draw_text(canvas, label, (float(frame[0]), float(frame[1]) - thickness - 2), height=height, plate=colour)
+
+
+def _corners(box: Float32, length: float) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int32]]]:
+    """Four angles, one at each corner of a box."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    angles = []
+    for x, y in ((x1, y1), (x2, y1), (x2, y2), (x1, y2)):
+        inward_x, inward_y = (length if x == x1 else -length), (length if y == y1 else -length)
+        angles.append(_fixed(np.array([[x + inward_x, y], [x, y], [x, y + inward_y]], np.float32)))
+    return angles
+
+
+def _fixed(xy: Float32) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    return np.rint(np.clip(xy, -_FAR, _FAR) * (1 << _SHIFT)).astype(np.int32)

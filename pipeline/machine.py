@@ -1,0 +1,56 @@
+"""What a figure was measured on: processor, cores, memory, system and the versions of what does the work."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime")
+
+
+def version_of(package: str) -> str | None:
+    """The installed version of a distribution, without importing it; None where it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def describe_machine() -> dict[str, object]:
+    """Describe this machine in JSON's types, for sidecars, benchmarks and bug reports."""
+    versions = {package: version_of(package) for package in WORKERS}
+    return {
+        "processor": processor_name(),
+        "cores": usable_cores(),
+        "memory_gb": memory_gb(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {package: version for package, version in versions.items() if version},
+    }
+
+
+def processor_name() -> str:
+    """The processor's trade name where the system tells, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
+
+
+def usable_cores() -> int:
+    """How many cores this process may use, which a container can set below the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_gb() -> float | None:
+    """Main memory in 10^9 bytes; None where the system does not tell."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+    except (AttributeError, ValueError, OSError):
+        return None

@@ -1,0 +1,102 @@
+"""From what a user chose to running engines: cards found, networks loaded, everything warmed up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+
+import cv2
+
+from ..engines.aligner import Aligner
+from ..engines.backend import Backend, open_backend
+from ..engines.card import ModelCard, find_card
+from ..engines.detector import Detector, DetectorSettings
+from ..tracker.tracks import TrackSettings
+from .run import FaceDetector, Pipeline, PipelineSettings
+
+DETECTOR = "bbfcn"
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """All that tracking depends on beside the input.
+
+    Attributes:
+        model: a network's or card's name for the landmarks.
+        backend: "auto" or "onnx".
+        threads: of each network; the stages of the pipeline run side by side anyway.
+        detect_every: frames between two searches while every known face is tracked.
+        min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size.
+        max_faces: faces tracked at the same time.
+        smooth: False leaves the measured landmarks as they are.
+    """
+
+    model: str = "gv"
+    backend: str = "auto"
+    threads: int = 1
+    detect_every: int = PipelineSettings().detect_every
+    min_face: float = DetectorSettings().min_face
+    max_faces: int = TrackSettings().most_faces
+    smooth: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """A detector and an aligner, ready to run.
+
+    Attributes:
+        detector, aligner: as `Pipeline` takes them.
+        cards: of the networks in use.
+        backend: what the networks run on, in words.
+    """
+
+    detector: FaceDetector
+    aligner: Aligner
+    cards: tuple[ModelCard, ...]
+    backend: str
+
+    def pipeline(self, choices: Choices) -> Pipeline:
+        """A pipeline for videos."""
+        return Pipeline(self.detector, self.aligner, pipeline_settings(choices))
+
+    def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
+        """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched."""
+        return Pipeline(self.detector, self.aligner, pipeline_settings(replace(choices, detect_every=1, smooth=False)))
+
+
+OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
+
+
+def pipeline_settings(choices: Choices) -> PipelineSettings:
+    """The part of the choices that the pipeline knows."""
+    tracks = TrackSettings(most_faces=choices.max_faces)
+    return PipelineSettings(detect_every=choices.detect_every, smooth=choices.smooth, tracks=tracks)
+
+
+@contextmanager
+def open_engines(choices: Choices) -> Iterator[Engines]:
+    """Load and warm up the networks on the caller's thread; they are closed on leaving.
+
+    OpenCV is held to one thread: the stages run side by side, and its own threads only get in their way.
+
+    Raises:
+        CardError: a card or its weights are missing, broken or altered.
+        BackendError: the backend that was asked for cannot be had.
+    """
+    cv2.setNumThreads(1)
+    detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
+    with ExitStack() as opened:
+
+        def load(card: ModelCard, role: str) -> Backend:
+            backend = open_backend(card.weights[role], choices.backend, choices.threads)
+            opened.callback(backend.close)
+            return backend
+
+        net = load(align_card, "net")
+        aligner = Aligner(align_card, net)
+        scan, refine = load(detect_card, "scan"), load(detect_card, "refine")
+        detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
+        aligner.warm_up()
+        detector.warm_up()
+        yield Engines(detector, aligner, (align_card, detect_card), net.description)

@@ -1,0 +1,342 @@
+"""capture -> detect -> align -> smooth: who runs where, and how frames pass from thread to thread.
+
+One thread per stage; the caller's own `for` loop is the fifth and writes. What a frame's answer depends on (the last
+frame's landmarks) never leaves the align stage, so the threads change nothing but the speed: `Pipeline.serial` and
+`Pipeline.run` give the same results for a file.
+
+An error travels behind the frames before it: the stage that fails abandons its inbox, so that nobody waits for it,
+and ends its outbox with a `_Fault`; the later stages pass that on, and the caller's loop raises what it carries.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from ..engines.aligner import Aligner
+from ..tracker.geometry import CropTransform, bounding_box, box_of_five
+from ..tracker.smooth import Smoother, SmootherSettings
+from ..tracker.tracks import TrackBook, TrackSettings, describe_looks
+from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
+from .channel import Abandoned, Channel, Ended
+
+log = logging.getLogger(__name__)
+FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
+BATCH_SLOTS = 4
+IDLE_S = 0.05  # a window that answers within 50 ms feels alive
+CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
+
+Stage = Callable[["Job"], None]
+
+
+class FaceDetector(Protocol):
+    """What the pipeline needs of a detector: the same answer to the same picture, from two threads at once."""
+
+    def detect(self, bgr: UInt8) -> Proposals: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How a video is tracked.
+
+    Attributes:
+        detect_every: frames between two detections while every known face is tracked; a frame without any face, or
+            in which one was just lost, is always searched.
+        smooth: False leaves the measured landmarks as they are.
+        tracks, smoother: see there.
+    """
+
+    detect_every: int = 12
+    smooth: bool = True
+    tracks: TrackSettings = field(default_factory=TrackSettings)
+    smoother: SmootherSettings = field(default_factory=SmootherSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A track as the align stage leaves it: a snapshot, for the track itself goes on changing."""
+
+    number: int
+    state: State
+    landmarks: Landmarks
+
+    @property
+    def measured(self) -> bool:
+        """Whether the landmarks are of this very frame."""
+        return self.state is not State.COASTING
+
+
+@dataclass(slots=True)
+class Job:
+    """One frame on its way through the stages."""
+
+    frame: Frame
+    proposals: Proposals | None = None
+    seen: tuple[Seen, ...] = ()
+    faces: tuple[Face, ...] = ()
+    spans_s: dict[str, float] = field(default_factory=dict)
+
+
+class DetectStage:
+    """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by."""
+
+    def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
+        self.detector, self.settings = detector, settings
+        self._last: int | None = None
+
+    def __call__(self, job: Job) -> None:
+        index = job.frame.index  # has gaps where frames were dropped: no multiple of anything need ever come
+        if self._last is None or index - self._last >= self.settings.detect_every:
+            self._last = index
+            job.proposals = self.detector.detect(job.frame.bgr)
+
+
+class AlignStage:
+    """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
+
+    def __init__(self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings) -> None:
+        self.aligner, self.detector = aligner, detector
+        self.book = TrackBook(settings.tracks)
+
+    def __call__(self, job: Job) -> None:
+        frame, book = job.frame, self.book
+        crops = [self.aligner.crop_of_points(track.landmarks.xy) for track in book.live]
+        found = self.aligner.align(frame.bgr, crops)
+        book.observe(frame.time_s, found, [self._looks(frame.bgr, face) for face in found])
+        if job.proposals is None and book.wants_detection:
+            job.proposals = self.detector.detect(frame.bgr)
+        if job.proposals is not None:
+            self._admit(frame, job.proposals)
+        job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
+
+    def _admit(self, frame: Frame, proposals: Proposals) -> None:
+        """Align what was found beside the known faces, twice: the second crop follows the first landmarks."""
+        chosen = self.book.unclaimed(proposals.boxes)
+        crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
+        rough = self.aligner.align(frame.bgr, crops)
+        likely = [face for face in rough if face.confidence >= self.book.settings.keep]
+        sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
+        for face in sorted(sure, key=lambda face: -face.confidence):
+            self.book.admit(frame.time_s, face, self._looks(frame.bgr, face))
+
+    def _looks(self, bgr: UInt8, face: Landmarks) -> Float32:
+        crop = self.aligner.crop_of_points(face.xy)
+        small = 48 / crop.size[0]
+        return describe_looks(CropTransform(crop.matrix * small, (48, 48)).crop(bgr))
+
+
+class SmoothStage:
+    """One smoother per track; turns what was seen into faces."""
+
+    def __init__(self, settings: PipelineSettings, points: int) -> None:
+        self.settings, self.points = settings, points
+        self._smoothers: dict[int, Smoother] = {}
+
+    def __call__(self, job: Job) -> None:
+        gone = self._smoothers.keys() - {seen.number for seen in job.seen}
+        for number in gone:
+            del self._smoothers[number]
+        job.faces = tuple(self._face(job.frame.time_s, seen) for seen in job.seen)
+
+    def _face(self, time_s: float, seen: Seen) -> Face:
+        xy, speed = self._smooth(time_s, seen)
+        measured = seen.landmarks if seen.measured else None
+        return Face(seen.number, seen.state, bounding_box(xy), measured, xy, speed, seen.landmarks.confidence)
+
+    def _smooth(self, time_s: float, seen: Seen) -> tuple[Float32, Float32]:
+        raw = seen.landmarks
+        if not self.settings.smooth:
+            return raw.xy, np.zeros_like(raw.xy)
+        if seen.number not in self._smoothers:
+            self._smoothers[seen.number] = Smoother(self.settings.smoother, self.points)
+        smoother = self._smoothers[seen.number]
+        if not seen.measured:
+            return smoother.coast(time_s)
+        box = bounding_box(raw.xy)
+        return smoother.update(time_s, raw.xy, raw.score, float((box[2:] - box[:2]).max()))
+
+
+class Pipeline:
+    """A detector, an aligner and a smoother over one video at a time.
+
+    The engines belong to the caller, who opened them; each `run` or `serial` starts with an empty memory.
+    """
+
+    def __init__(self, detector: FaceDetector, aligner: Aligner, settings: PipelineSettings | None = None) -> None:
+        self.detector, self.aligner = detector, aligner
+        self.settings = settings or PipelineSettings()
+        self._captured: Channel[Job] | None = None
+
+    @property
+    def dropped(self) -> int:
+        """Frames that the present or last `run` dropped so far, because newer ones came before they were wanted."""
+        return self._captured.dropped if self._captured else 0
+
+    def _stages(self) -> list[tuple[str, Stage]]:
+        settings = self.settings
+        return [
+            ("detect", DetectStage(self.detector, settings)),
+            ("align", AlignStage(self.aligner, self.detector, settings)),
+            ("smooth", SmoothStage(settings, self.aligner.markup.points)),
+        ]
+
+    def serial(self, frames: Iterable[Frame]) -> Iterator[Result]:
+        """Everything on the caller's thread, frame by frame: the reference for `run`."""
+        stages = self._stages()
+        for job in _jobs(frames):
+            for name, work in stages:
+                _do(name, work, job)
+            yield _result(job)
+
+    def run(
+        self, frames: Iterable[Frame], *, live: bool = False, idle: Callable[[], bool] | None = None
+    ) -> Iterator[Result]:
+        """Track on four threads; iterate to receive, leave the loop or close the iterator to stop.
+
+        Args:
+            frames: taken one after the other on the capture thread.
+            live: False: every frame, in order. True: while the stages are busy only the newest frame waits, older
+                ones are dropped and counted in `dropped`, and at most `FRAMES_IN_FLIGHT` are on their way.
+            idle: called on the caller's thread every `IDLE_S` seconds in which no result comes, so that a window
+                can answer its user while a camera is silent; False ends the run.
+        Raises:
+            Whatever the source or a stage raised, after all results of the frames before it, with a note naming
+            stage and frame.
+        """
+        capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS)
+        permits = threading.Semaphore(FRAMES_IN_FLIGHT) if live else None
+        self._captured = capture
+        links = [capture]
+        threads = [_thread("capture", _capture, frames, capture)]
+        for name, work in self._stages():
+            outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS)
+            gate = permits if name == "detect" else None
+            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate))
+            links.append(outbox)
+        try:
+            for thread in threads:
+                thread.start()
+            for job in _arrivals(links[-1], idle):
+                yield _result(job)
+                if permits is not None:
+                    permits.release()
+        finally:
+            for link in links:
+                link.abandon()
+            if permits is not None:
+                permits.release()  # the detect stage may be waiting for it
+            _join(threads)
+
+
+class _Fault(Exception):  # noqa: N818 - not raised to anybody: a parcel for an error of any kind
+    """An error on its way through the channels; none of them can mistake it for one of its own."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
+    """A thread that does not keep the process alive, should a camera hang in its driver."""
+    return threading.Thread(target=target, args=arguments, name=f"facetrack-{name}", daemon=True)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    """Wait for the stages to finish what they are at, and a while for the source, which comes first."""
+    for thread in threads:
+        if thread.ident is not None:  # it was started
+            thread.join(CAPTURE_PATIENCE_S if thread is threads[0] else None)
+    if threads[0].is_alive():
+        log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
+
+
+def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[Job]:
+    """The jobs that come out of the last stage, and after them the error that stopped a stage."""
+    fault: BaseException | None = None
+    while fault is None:
+        try:
+            job = inbox.get(None if idle is None else IDLE_S)
+        except TimeoutError:
+            if idle is not None and not idle():
+                return
+            continue
+        except Ended:
+            return
+        except _Fault as parcel:
+            fault = parcel.error
+        else:
+            yield job
+    raise fault
+
+
+def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
+    """A job for each frame of a source; its errors learn which frame they followed."""
+    last = "before the first frame"
+    began = time.perf_counter()
+    try:
+        for frame in frames:
+            yield Job(frame, spans_s={"capture": time.perf_counter() - began})
+            last = f"after frame {frame.index + 1}"
+            began = time.perf_counter()
+    except BaseException as error:
+        error.add_note(f"in stage capture {last}")
+        raise
+
+
+def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
+    try:
+        for job in _jobs(frames):
+            outbox.put(job)
+    except Abandoned:
+        return
+    except BaseException as error:  # noqa: BLE001 - crosses the thread; the caller's loop raises it
+        outbox.end(_Fault(error))
+    else:
+        outbox.end()
+
+
+def _stage(name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: threading.Semaphore | None) -> None:
+    try:
+        with inbox:
+            for job in _permitted(inbox, gate):
+                _do(name, work, job)
+                outbox.put(job)
+    except Abandoned:
+        return
+    except _Fault as fault:
+        outbox.end(fault)
+    except BaseException as error:  # noqa: BLE001 - crosses the thread; the caller's loop raises it
+        outbox.end(_Fault(error))
+    else:
+        outbox.end()
+
+
+def _permitted(inbox: Channel[Job], gate: threading.Semaphore | None) -> Iterator[Job]:
+    """The inbox's jobs, each taken only when the gate lets another frame in."""
+    with suppress(Ended):
+        while True:
+            if gate is not None:
+                gate.acquire()
+            yield inbox.get()
+
+
+def _do(name: str, work: Stage, job: Job) -> None:
+    """Let a stage work on a job and note the time; its errors learn where they happened."""
+    began = time.perf_counter()
+    try:
+        work(job)
+    except BaseException as error:
+        error.add_note(f"in stage {name} at frame {job.frame.index + 1}")
+        raise
+    job.spans_s[name] = time.perf_counter() - began
+
+
+def _result(job: Job) -> Result:
+    return Result(job.frame, job.faces, job.spans_s)

@@ -1,0 +1,129 @@
+"""NAME.json beside NAME.csv: what made the table, from what, how far it got and how long it took."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..engines.card import ModelCard
+from ..tracker.types import Result
+from .csv_sink import SCHEMA
+from .machine import describe_machine
+from .sinks import atomic_write_text
+from .timing import StageTimes
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a table depends on: two tables of the same origin have the same bytes.
+
+    Attributes:
+        input: what identifies the input.
+        settings: all choices.
+        models: what identifies the weights.
+    """
+
+    input: dict[str, Any]
+    settings: dict[str, Any]
+    models: list[dict[str, Any]]
+
+    def table(self) -> dict[str, Any]:
+        """The first part of the sidecar."""
+        made_by = {"schema": SCHEMA, "facetrack": __version__}
+        return made_by | {"input": self.input, "settings": self.settings, "models": self.models}
+
+
+def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
+    """Names and weights of cards, in JSON's types."""
+    return [
+        {"name": card.name, "task": card.task, "sha256": {role: w.sha256 for role, w in card.weights.items()}}
+        for card in cards
+    ]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What went through while a table was written, in a fixed amount of memory.
+
+    Attributes:
+        frames: results written. rows: of the table. faces: distinct track numbers, for videos.
+    """
+
+    frames: int = 0
+    rows: int = 0
+    with_face: int = 0
+    most_faces: int = 0
+    tracks: int = 0
+    stages: StageTimes = field(default_factory=StageTimes)
+
+    def add(self, result: Result) -> None:
+        """Count one frame."""
+        self.frames += 1
+        self.rows += max(1, len(result.faces))
+        self.with_face += bool(result.faces)
+        self.most_faces = max(self.most_faces, len(result.faces))
+        self.tracks = max(self.tracks, 1 + max((face.track for face in result.faces), default=-1))
+        self.stages.add(result.spans_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run over one input ended.
+
+    Attributes:
+        error: why it broke off; "" where everything was read.
+        failed: (place, reason) of what was left out.
+        dropped: frames that were never looked at, live.
+        wall_s: from opening the source to the last row.
+    """
+
+    error: str
+    failed: list[tuple[str, str]]
+    dropped: int
+    wall_s: float
+
+
+def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) -> None:
+    """Write the sidecar.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    counts = {
+        "frames": tally.frames,
+        "dropped": outcome.dropped,
+        "failed": len(outcome.failed),
+        "rows": tally.rows,
+        "frames_with_face": tally.with_face,
+        "most_faces": tally.most_faces,
+        "tracks": tally.tracks,
+    }
+    content = origin.table() | {
+        "complete": not outcome.error,
+        "error": outcome.error or None,
+        "counts": counts,
+        "failed": [{"place": place, "reason": reason} for place, reason in outcome.failed],
+        "wall_s": round(outcome.wall_s, 3),
+        "stages_ms": tally.stages.summary_ms(),
+        "machine": describe_machine(),
+    }
+    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def why_not_finished(path: Path, origin: Origin) -> str:
+    """Say why the table beside this sidecar is not the whole answer to the same question; "" where it is."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return "it was not finished"
+    except (OSError, ValueError):
+        return f"{path.name} cannot be read"
+    wanted = json.loads(json.dumps(origin.table()))
+    for key, value in wanted.items():
+        if not isinstance(found, dict) or found.get(key) != value:
+            return f"{key} differs"
+    return "" if found.get("complete") is True else f"it is not whole: {found.get('error')}"

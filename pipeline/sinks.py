@@ -1,0 +1,165 @@
+"""Where results go: the protocol, files that appear only when they are complete, and JSON lines.
+
+The other sinks have files of their own: csv_sink, video_sink, window.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import numpy as np
+
+from ..tracker.errors import SinkError
+from ..tracker.pose import MEAN_FACE_MM, Pose, eye_aspect_ratio, head_pose
+from ..tracker.types import Face, Result
+
+
+class Sink(Protocol):
+    """Takes one result after the other, in order, on one thread."""
+
+    def write(self, result: Result) -> None:
+        """Take a result.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        ...
+
+    def close(self, *, complete: bool) -> None:
+        """Finish; further calls do nothing.
+
+        Args:
+            complete: every result has been written; a file then gets its name. Otherwise it stays behind as
+                NAME.part with what it holds, or goes away if that is nothing.
+        Raises:
+            SinkError: the end cannot be written, or the file not renamed.
+        """
+        ...
+
+
+class PartFile:
+    """A file that is called NAME.part until it is complete.
+
+    A NAME.part that an interrupted run left behind is written over.
+
+    Attributes:
+        part: the path to write to.
+
+    Raises:
+        SinkError: the file exists and must not be overwritten, or its folder does not exist.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        if not path.parent.is_dir():
+            raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
+        if path.is_dir():
+            raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
+        if path.exists() and not overwrite:
+            raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
+        self._path = path
+        self.part = path.with_name(f"{path.name}.part")
+
+    def publish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            SinkError: it cannot be renamed.
+        """
+        try:
+            self.part.replace(self._path)
+        except OSError as error:
+            raise self.error(error) from error
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self.part.unlink(missing_ok=True)
+
+    def error(self, error: Exception) -> SinkError:
+        """Say in one line that the file cannot be written, and why."""
+        return SinkError(f"{self._path}: cannot be written: {getattr(error, 'strerror', None) or error}")
+
+
+def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Write a small UTF-8 file in one step: it is there whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    file = PartFile(path, overwrite=overwrite)
+    try:
+        with file.part.open("w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        raise file.error(error) from error
+    file.publish()
+
+
+def pose_of(face: Face, size: tuple[int, int]) -> Pose | None:
+    """Head pose from the smoothed points in a frame of size (height, width); None where the markup has none."""
+    return head_pose(face.smoothed, size) if len(face.smoothed) == len(MEAN_FACE_MM) else None
+
+
+class JsonLinesSink:
+    """One JSON object a frame and line, for programs that listen while a video runs.
+
+    {"frame": 1, "timestamp": 0.033333, "faces": [
+        {"face_id": 0, "state": "tracked", "success": 1, "confidence": 0.987, "box": [x, y, w, h],
+         "pose_T": [x, y, z], "pose_R": [x, y, z], "ear": [left, right], "xy": [[x, y], ...]}]}
+
+    written without spaces. Names, units and decimals are those of the CSV file; what a face has not is null. Frames
+    of single pictures have the picture's name under "input" first.
+
+    Args:
+        stream: each line is flushed, so that listeners are as current as the video; stays open.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, result: Result) -> None:
+        """Write a frame's line.
+
+        Raises:
+            SinkError: nobody reads the stream any more, or it cannot be written.
+        """
+        frame = result.frame
+        line: dict[str, Any] = {"input": frame.name} if frame.name else {}
+        line |= {"frame": frame.index + 1, "timestamp": round(frame.time_s, 6)}
+        line["faces"] = [_face_object(face, frame.size) for face in result.faces]
+        try:
+            self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+            self._stream.flush()
+        except BrokenPipeError as error:
+            raise SinkError("JSON lines: the program that read them has gone") from error
+        except OSError as error:
+            raise SinkError(f"JSON lines: cannot be written: {error.strerror or error}") from error
+
+    def close(self, *, complete: bool) -> None:
+        """Nothing is left to do: every line has been written."""
+
+
+def _face_object(face: Face, size: tuple[int, int]) -> dict[str, Any]:
+    x1, y1, x2, y2 = face.box.astype(np.float64)
+    pose = pose_of(face, size)
+    return {
+        "face_id": face.track,
+        "state": face.state.value,
+        "success": int(face.measured is not None),
+        "confidence": round(face.confidence, 3),
+        "box": _rounded([x1, y1, x2 - x1, y2 - y1], 2),
+        "pose_T": None if pose is None else _rounded(pose.translation_mm, 2),
+        "pose_R": None if pose is None else _rounded(pose.rotation_rad, 4),
+        "ear": _rounded(eye_aspect_ratio(face.smoothed), 4),
+        "xy": [_rounded(point, 2) for point in face.smoothed],
+    }
+
+
+def _rounded(values: Any, decimals: int) -> list[float | None]:
+    numbers: list[float] = np.round(np.asarray(values, np.float64), decimals).tolist()
+    return [number if math.isfinite(number) else None for number in numbers]

@@ -1,0 +1,209 @@
+"""Where frames come from: one protocol, one function that finds the right source for what a user wrote."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+from urllib.parse import urlsplit
+
+import av
+from av.container import InputContainer
+
+from ..tracker.errors import SourceError
+from ..tracker.types import Frame
+from .declared_size import declared_size
+from .image_source import IMAGE_SUFFIXES, ImageSource
+from .video_reader import why
+from .video_source import Kind, LiveSource, Retry, VideoSource
+
+__all__ = ["IMAGE_SUFFIXES", "Kind", "Retry", "Source", "open_source"]
+
+OPEN_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
+_MAGIC = re.compile(r"[*?\[]")  # what makes a path a glob
+
+
+class Source(Protocol):
+    """Frames in the order of their taking, once; a context manager that closes itself.
+
+    Attributes:
+        name: stem for the names of output files.
+        kind: camera, video (a file), stream (a URL) or images.
+        live: frames come by the clock, whether or not anybody is ready for them.
+        size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
+        rate: mean frames per second; None where unknown.
+        frames: how many to expect, for a progress bar; None where unknown.
+        failed: (name, reason) of what could not be read and was left out, so far.
+    """
+
+    name: str
+    failed: list[tuple[str, str]]
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def live(self) -> bool: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def rate(self) -> Fraction | None: ...
+    @property
+    def frames(self) -> int | None: ...
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames.
+
+        Raises:
+            SourceError: the source broke off; every frame before has been given. Names frame and time.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None:
+        """Stop, from any thread, and let go of file or device."""
+        ...
+
+
+def open_source(spec: str | Path, *, realtime: bool = False, retry: Retry | None = None) -> Source:
+    """Open what a user named.
+
+    Args:
+        spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
+            a URL that FFmpeg opens (rtsp, http, udp, ...) or "lavfi:" and a filter graph that makes pictures.
+            A string of digits is always a camera: write "./0" for a file of that name.
+        realtime: give the frames of a video file when their time has come, as a camera would.
+        retry: how often a lost camera or stream is opened again; default `Retry()`.
+    Returns:
+        the source with its first frame already read, so that what cannot be opened fails here.
+    Raises:
+        SourceError: in one line, what is wrong with it.
+    """
+    text = str(spec)
+    camera = re.fullmatch(r"(?:/dev/video)?([0-9]+)", text)
+    if camera:
+        return _open_camera(int(camera[1]), retry or Retry())
+    if text.startswith("lavfi:"):
+        return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
+    if "://" in text:
+        return _open_url(text, retry or Retry())
+    path = Path(spec)
+    if path.is_dir():
+        return _open_folder(path)
+    if path.exists():
+        return _open_file(path, realtime=realtime)
+    if _MAGIC.search(text):
+        return _open_glob(text)
+    raise SourceError(f"{text}: not found; wanted a video, a picture, a folder, a glob, a URL or a camera's index")
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """What FFmpeg is to open, how, and what it is called."""
+
+    location: str
+    label: str
+    name: str
+    kind: Kind
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    patient: bool = False  # files may take their time, devices and networks may not
+
+    def open(self) -> InputContainer:
+        timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        return av.open(self.location, "r", format=self.format, container_options=self.options, timeout=timeout)
+
+
+def _open_folder(folder: Path) -> Source:
+    files = _images(folder.iterdir())
+    if not files:
+        raise SourceError(f"{folder}: a folder without pictures; wanted files such as .jpg or .png in it")
+    return ImageSource(folder, files, folder.resolve().name)
+
+
+def _open_glob(pattern: str) -> Source:
+    parts = Path(pattern).parts
+    depth = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
+    root = Path(*parts[:depth])
+    files = _images(root.glob(str(Path(*parts[depth:]))))
+    if not files:
+        raise SourceError(f"{pattern}: matches no picture; wanted files such as .jpg or .png")
+    return ImageSource(root, files, root.resolve().name)
+
+
+def _images(paths: Iterator[Path]) -> list[Path]:
+    """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
+    return [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()]
+
+
+def _open_file(path: Path, *, realtime: bool) -> Source:
+    try:
+        size, declared = path.stat().st_size, declared_size(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {why(error)}") from error
+    if size == 0:
+        raise SourceError(f"{path}: the file is empty")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource(path.parent, [path], path.stem)
+    shortage = f"it should be {declared} bytes long and is {size}" if declared and declared > size else ""
+    # "file:" keeps FFmpeg from reading a colon as a protocol
+    address = _Address(f"file:{path}", str(path), path.stem, "video", patient=True)
+    try:
+        container = address.open()
+    except av.FFmpegError as error:
+        reason = f"it was cut off before its index: {shortage}" if shortage else "it is not a video that can be read"
+        raise SourceError(f"{path}: {reason} ({why(error)})") from error
+    if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
+        container.close()
+        raise SourceError(f"{path}: it is a text, not a video")
+    return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+
+
+def _open_url(url: str, retry: Retry) -> Source:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    label = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # no password in messages
+    name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
+    # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
+    options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
+    return _open_live(_Address(url, label, name, "stream", options=options), retry)
+
+
+def _open_camera(index: int, retry: Retry) -> Source:
+    label, name = f"camera {index}", f"camera{index}"
+    if sys.platform == "darwin":
+        # the default of 29.97 frames a second is refused by the built-in cameras
+        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", {"framerate": "30"})
+    elif sys.platform == "win32":
+        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow")
+    else:
+        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2")
+    return _open_live(address, retry)
+
+
+def _dshow_name(index: int) -> str:
+    names = [d.name for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
+    if index >= len(names):
+        raise SourceError(f"camera {index}: not found; Windows knows {len(names)} cameras, counted from 0")
+    return names[index]
+
+
+def _open_live(address: _Address, retry: Retry | None) -> Source:
+    try:
+        container = address.open()
+    except av.FFmpegError as error:
+        advice = "plug one in, or name a video instead" if address.kind == "camera" else "check the address"
+        raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
+    if address.format is None and container.duration is not None:  # a recording that lies on a server
+        return VideoSource(container, label=address.label, name=address.name, kind="stream")
+    return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)

@@ -1,0 +1,237 @@
+"""What FFmpeg decodes, made ready: pictures one by one, upright in BGR, with times that rise."""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+import time
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from typing import cast
+
+import av
+import cv2
+import numpy as np
+from av.buffer import Buffer
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from ..tracker.errors import SourceError
+from ..tracker.types import UInt8
+
+DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
+CLOCK_BREAK_S = 1.0  # a time stamp that falls back further than this comes from a new clock, not from a glitch
+UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
+BAD_PACKETS = 300  # in a row; longer than the wait for a key frame after joining a broadcast
+CAMERA_NAP_S = 0.005  # between two looks at a camera that answers "nothing yet" instead of waiting
+CAMERA_NAPS = 1000  # after five seconds such a camera counts as silent
+
+
+class Reader:
+    """The decoded pictures of one container, in order: one thread reads, any thread may close.
+
+    Attributes:
+        stream: the video stream that is read.
+        first: the first picture, decoded at once; None where there is none.
+        damaged: packets so far that could not be decoded and were left out.
+        damaged_in_a_row: those of them that no good picture has followed yet.
+        reason: why the last damaged packet could not be decoded.
+
+    Args:
+        container: will be closed by the reader.
+        label: the source's name in messages.
+        live: prefer little delay to speed.
+        cut: the file is known to break off, so that a half packet at its end is to be left out.
+    Raises:
+        SourceError: there is no video in it that can be decoded.
+        av.FFmpegError: reading failed at the first picture.
+    """
+
+    def __init__(self, container: InputContainer, label: str, *, live: bool = False, cut: bool = False) -> None:
+        self.damaged = self.damaged_in_a_row = 0
+        self.reason = ""
+        self._container = container
+        self._cut = cut
+        self._lock = threading.Lock()
+        self._closed = False
+        try:
+            self.stream = _video_stream(container, label)
+            # Threads over frames are the faster ones, but each of them delays the picture by a frame.
+            self.stream.thread_type = "SLICE" if live else "AUTO"
+            self.stream.codec_context.thread_count = min(DECODE_THREADS, os.cpu_count() or 1)
+            self._pictures = self._decode()
+            self.first = self.read()
+        except BaseException:
+            container.close()
+            raise
+
+    def read(self) -> VideoFrame | None:
+        """Decode the next picture; None at the end and after `close`.
+
+        Raises:
+            av.FFmpegError: the container cannot be read further.
+        """
+        with self._lock:
+            return None if self._closed else next(self._pictures, None)
+
+    def close(self) -> None:
+        """Let go of the file or device; waits for a read that is under way in another thread."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._pictures.close()
+                self._container.close()
+
+    def _decode(self) -> Generator[VideoFrame, None, None]:
+        for packet in self._packets():
+            if self._cut and packet.is_corrupt:
+                continue  # the half packet at the break would give half a picture
+            try:
+                pictures = packet.decode()
+            except av.FFmpegError as error:
+                self._count_damage(error)
+                continue
+            if pictures:
+                self.damaged_in_a_row = 0
+            yield from pictures
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        naps = 0
+        while True:
+            try:
+                for packet in self._container.demux(self.stream):
+                    naps = 0
+                    yield packet
+                return
+            except av.BlockingIOError:  # how a camera of macOS says that its next picture is not ready
+                naps += 1
+                if naps > CAMERA_NAPS:
+                    raise
+                time.sleep(CAMERA_NAP_S)
+
+    def _count_damage(self, error: av.FFmpegError) -> None:
+        self.damaged += 1
+        self.damaged_in_a_row += 1
+        self.reason = why(error)
+        if self.damaged_in_a_row > BAD_PACKETS:
+            raise error
+
+
+class MediaClock:
+    """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource)."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        base = stream.time_base or Fraction(1, 90_000)
+        self._numerator, self._denominator = base.numerator, base.denominator
+        self._tick_s = max(float(base), 1e-6)  # a CSV time stamp has six decimals
+        self._period_s = float(1 / (mean_rate(stream) or UNKNOWN_RATE))
+        self._start = stream.start_time
+        self._last_s: float | None = None
+        self._shift_s = 0.0
+
+    def time_of(self, picture: VideoFrame) -> float:
+        """Give the time of the next picture in seconds; one call per picture, in order."""
+        self._last_s = self._first(picture) if self._last_s is None else self._next(picture, self._last_s)
+        return self._last_s
+
+    def _first(self, picture: VideoFrame) -> float:
+        if picture.pts is None:
+            return 0.0
+        if self._start is None or self._start > picture.pts:
+            self._start = picture.pts
+        return self._stamp_s(picture.pts)
+
+    def _next(self, picture: VideoFrame, last_s: float) -> float:
+        if picture.pts is None:
+            return last_s + self._period_s
+        if self._start is None:
+            self._start, self._shift_s = picture.pts, last_s + self._period_s
+        stamp_s = self._stamp_s(picture.pts)
+        if stamp_s > last_s:
+            return stamp_s
+        if last_s - stamp_s < CLOCK_BREAK_S:
+            return last_s + self._tick_s
+        self._shift_s += last_s + self._period_s - stamp_s
+        return last_s + self._period_s
+
+    def _stamp_s(self, pts: int) -> float:
+        return (pts - (self._start or 0)) * self._numerator / self._denominator + self._shift_s
+
+
+class ToBgr:
+    """Turns decoded pictures of one stream into upright, read-only BGR arrays."""
+
+    def __init__(self, first: VideoFrame) -> None:
+        self._swscale = VideoReformatter()  # one for all frames: setting it up costs more than a frame
+        self._transposed, self._flip = _orientation(first)
+
+    def __call__(self, picture: VideoFrame) -> UInt8:
+        """Convert to (H, W, 3) uint8; colour matrix and range as the stream says, else BT.601, limited."""
+        stored = self._swscale.reformat(picture, format="bgr24", threads=1).to_ndarray()
+        turned = cv2.transpose(stored) if self._transposed else stored
+        upright = turned if self._flip is None else cv2.flip(turned, self._flip)
+        bgr = np.ascontiguousarray(upright, np.uint8)  # rows of odd widths are padded
+        bgr.flags.writeable = False
+        return bgr
+
+
+def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
+    """Give whether to transpose and then which way to flip (cv2.flip's code, None: not) to set a picture upright.
+
+    The display matrix maps stored (p, q) to shown (x, y) = (a p + c q, b p + d q).
+    """
+    matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
+    if matrix is None:
+        return False, None
+    a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
+    transposed = abs(b) + abs(c) > abs(a) + abs(d)
+    flip_x, flip_y = (c < 0, b < 0) if transposed else (a < 0, d < 0)
+    return transposed, {(True, True): -1, (True, False): 1, (False, True): 0}.get((flip_x, flip_y))
+
+
+def first_picture(reader: Reader, label: str) -> tuple[ToBgr, UInt8]:
+    """Make the converter of a stream and its first picture."""
+    if reader.first is None:
+        raise SourceError(f"{label}: no frame can be decoded: {reader.reason or 'its video stream is empty'}")
+    try:
+        convert = ToBgr(reader.first)
+        return convert, convert(reader.first)
+    except av.FFmpegError as error:
+        form = reader.first.format.name
+        raise SourceError(f"{label}: cannot convert pictures of the format {form}: {why(error)}") from error
+
+
+def _video_stream(container: InputContainer, label: str) -> VideoStream:
+    """Choose the first video stream that is not a cover picture."""
+    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    if not moving:
+        found = ", ".join(sorted({stream.type for stream in container.streams}))
+        raise SourceError(f"{label}: holds no video stream" + (f", only {found}" if found else ""))
+    if moving[0].codec_context is None:
+        raise SourceError(f"{label}: its video codec is unknown here; convert it, for example to H.264")
+    return moving[0]
+
+
+def mean_rate(stream: VideoStream) -> Fraction | None:
+    return stream.average_rate or stream.guessed_rate or None
+
+
+def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
+    if stream.frames:
+        return stream.frames
+    if rate is None:
+        return None
+    if stream.duration and stream.time_base:
+        return round(stream.duration * stream.time_base * rate)
+    duration_us = stream.container.duration  # type: ignore[attr-defined]
+    return round(duration_us * rate / 1_000_000) if duration_us else None
+
+
+def why(error: Exception) -> str:
+    """Say in one line what FFmpeg, or the operating system, found wrong."""
+    return (getattr(error, "strerror", None) or str(error)).strip()

@@ -1,0 +1,134 @@
+"""The annotated video: as long as its source, frame for frame at the same times."""
+
+from __future__ import annotations
+
+import contextlib
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import cv2
+from av.container import OutputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.stream import VideoStream
+
+from ..tracker.types import Result, UInt8
+from .draw import draw_faces, fitted
+from .sinks import PartFile
+
+# libx264's: no loss to be seen, faster than tracking. Without B frames the file's length is right to the tick, with
+# them the mp4 writer gets it wrong where the frame rate varies.
+QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
+FALLBACK_RATE = Fraction(30)
+FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
+_BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
+
+
+class VideoSink:
+    """Writes an H.264 mp4 with the faces drawn on the frames.
+
+    Each frame keeps its time stamp relative to the first one written, so variable frame rates and dropped frames
+    stay true. H.264 in its common 4:2:0 form has even sizes only: an odd last row or column is doubled. Frames of
+    another size than the first are fitted into it.
+
+    Args:
+        path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played.
+        rate: the source's mean frames per second, from which the clock of the file is chosen; None: unknown.
+        overwrite: replace an existing file.
+    Raises:
+        SinkError: the file exists, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, rate: Fraction | None = None, overwrite: bool = False) -> None:
+        self._file = PartFile(path, overwrite=overwrite)
+        self._rate = rate or FALLBACK_RATE
+        self._tick_s = Fraction(1, ticks_per_second(self._rate))
+        self._to_yuv = VideoReformatter()
+        self._start_s = 0.0
+        self._pts = -1
+        self._closed = False
+        self._stream: VideoStream | None = None
+        try:
+            self._container: OutputContainer = av.open(str(self._file.part), "w", format="mp4")
+        except (av.FFmpegError, OSError) as error:
+            raise self._file.error(error) from error
+
+    def write(self, result: Result) -> None:
+        """Draw and encode a frame.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        bgr = draw_faces(result.frame.bgr, result.faces)
+        try:
+            if self._stream is None:
+                self._start_s = result.frame.time_s
+                self._stream = self._add_stream(bgr)
+            self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
+        except (av.FFmpegError, OSError) as error:
+            raise self._file.error(error) from error
+
+    def close(self, *, complete: bool) -> None:
+        """Give the file its name if it is complete; see `sinks.Sink.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        if not complete:
+            with contextlib.suppress(av.FFmpegError, OSError):  # the fault that ended the run has been told
+                self._finish()
+            if self._stream is None:
+                self._file.discard()
+            return
+        try:
+            self._finish()
+        except (av.FFmpegError, OSError) as error:
+            raise self._file.error(error) from error
+        if self._stream is None:
+            self._file.discard()  # a video without a frame is no video
+        else:
+            self._file.publish()
+
+    def _add_stream(self, first: UInt8) -> VideoStream:
+        stream = self._container.add_stream("libx264", rate=self._rate, options=QUALITY)
+        even = pad_to_even(first)
+        stream.height, stream.width, stream.pix_fmt = even.shape[0], even.shape[1], "yuv420p"
+        context = stream.codec_context
+        context.time_base = stream.time_base = self._tick_s
+        context.colorspace, context.color_range = _BT709_MATRIX, ColorRange.MPEG
+        context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        return stream
+
+    def _encode(self, stream: VideoStream, bgr: UInt8, time_s: float) -> None:
+        picture = self._to_yuv.reformat(
+            av.VideoFrame.from_ndarray(fitted(pad_to_even(bgr), (stream.height, stream.width)), "bgr24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        self._pts = max(self._pts + 1, round(time_s / self._tick_s))
+        picture.pts, picture.time_base = self._pts, self._tick_s
+        self._container.mux(stream.encode(picture))
+
+    def _finish(self) -> None:
+        try:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+
+def ticks_per_second(rate: Fraction) -> int:
+    """Choose a clock in which frames at this rate fall on whole ticks, fine enough for frames between them."""
+    ticks = rate.numerator
+    while ticks < FEWEST_TICKS:
+        ticks *= 2
+    return min(ticks, MOST_TICKS)
+
+
+def pad_to_even(bgr: UInt8) -> UInt8:
+    """Double the last row or column of a picture whose height or width is odd."""
+    height, width = bgr.shape[:2]
+    if height % 2 == 0 and width % 2 == 0:
+        return bgr
+    return cast(UInt8, cv2.copyMakeBorder(bgr, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE))

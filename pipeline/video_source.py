@@ -1,0 +1,266 @@
+"""Frames from everything that FFmpeg opens: recordings go by their own clock, cameras and streams by ours."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Self
+
+import av
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+
+from ..tracker.errors import SourceError
+from ..tracker.types import Frame, UInt8
+from .video_reader import MediaClock, Reader, expected_frames, first_picture, mean_rate, why
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["camera", "video", "stream", "images"]
+
+_KEPT = "the frames before are good, copy or record it again for the rest"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a camera or stream that was lost is opened again before that is an error.
+
+    The wait doubles from attempt to attempt, by default 0.5, 1, 2, 4 and 8 s. A frame starts the count anew.
+    """
+
+    attempts: int = 5
+    first_wait_s: float = 0.5
+
+
+class VideoSource:
+    """A recording: every frame, timed by its presentation time stamps.
+
+    `time_s` counts from the start of the stream and always rises. A frame without a time stamp comes one frame
+    period after the one before it; a stamp that does not rise is moved one tick behind the last; one that falls
+    back by more than a second starts a new clock that goes on where the old one stopped.
+
+    Alpha is left out, 10 bits become 8, and the container's display matrix is applied (the nearest of its eight
+    right-angled turns and mirrorings), so that faces stand as the photographer saw them.
+
+    Attributes:
+        failed: (place, reason) of each damaged packet that was left out.
+        See `sources.Source` for the rest.
+    """
+
+    kind: Kind
+
+    def __init__(
+        self,
+        container: InputContainer,
+        *,
+        label: str,
+        name: str,
+        kind: Kind = "video",
+        realtime: bool = False,
+        shortage: str = "",
+    ) -> None:
+        """Take over an opened container.
+
+        Args:
+            container: will be closed by the source.
+            label: the source's name in messages.
+            name: the stem of output files.
+            kind: what it is.
+            realtime: deliver each frame when its time has come, as a camera would.
+            shortage: how many bytes are missing at the file's end, in words; "" where it is whole.
+        Raises:
+            SourceError: there is no video in it, or not one frame.
+        """
+        self.name, self.kind, self.live = name, kind, realtime
+        self.failed: list[tuple[str, str]] = []
+        self._label, self._shortage = label, shortage
+        self._stopped = threading.Event()
+        try:
+            self._reader = Reader(container, label, cut=bool(shortage))
+        except av.FFmpegError as error:
+            raise SourceError(f"{label}: no frame can be read: {why(error)}") from error
+        try:
+            self._to_bgr, first_bgr = first_picture(self._reader, label)
+        except SourceError:
+            self._reader.close()
+            raise
+        self.size: tuple[int, int] | None = first_bgr.shape[:2]
+        self.rate = mean_rate(self._reader.stream)
+        self.frames = expected_frames(self._reader.stream, self.rate)
+        self._frames = self._deliver(first_bgr)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the iteration, in whichever thread it runs, and let go of the file."""
+        self._stopped.set()
+        self._reader.close()
+
+    def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
+        clock = MediaClock(self._reader.stream)
+        began_s = time.monotonic()
+        index = 0
+        picture = self._reader.first
+        while picture is not None:
+            time_s = clock.time_of(picture)
+            if self.live and self._stopped.wait(began_s + time_s - time.monotonic()):
+                return
+            yield Frame(index, time_s, time.monotonic(), bgr)
+            index += 1
+            try:
+                picture = self._read(index)
+                if picture is not None:
+                    bgr = self._to_bgr(picture)
+            except av.FFmpegError as error:
+                raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+        if not self._stopped.is_set():
+            self._check_whole(index, time_s)
+
+    def _read(self, index: int) -> VideoFrame | None:
+        damaged = self._reader.damaged
+        picture = self._reader.read()
+        for _ in range(self._reader.damaged - damaged):
+            self.failed.append((f"packet after frame {index}", self._reader.reason))
+        return picture
+
+    def _check_whole(self, index: int, time_s: float) -> None:
+        if self._shortage:
+            raise SourceError(f"{self._place(index, time_s)}: {self._shortage}; {_KEPT}")
+        if self._reader.damaged_in_a_row:
+            raise SourceError(f"{self._place(index, time_s)}: {self._reader.reason}; {_KEPT}")
+
+    def _place(self, index: int, time_s: float) -> str:
+        return f"{self._label}: breaks off after frame {index} ({time_s:.3f} s)"
+
+
+class LiveSource:
+    """A camera or stream: frames as they come, timed by the clock on the wall.
+
+    `time_s` is seconds since the first frame. When the device or the connection is lost, it is opened again a
+    limited number of times; the frames' numbers and times go on.
+
+    Args:
+        container: the opened camera or stream; will be closed by the source.
+        reopen: opens it again; raises SourceError or av.FFmpegError when that fails.
+        label: the source's name in messages.
+        name: the stem of output files.
+        kind: what it is.
+        retry: how often to open it again; None where an end is an end.
+    Raises:
+        SourceError: there is no video in it, or not one frame.
+    """
+
+    kind: Kind
+    live = True
+    frames = None
+
+    def __init__(
+        self,
+        container: InputContainer,
+        reopen: Callable[[], InputContainer],
+        *,
+        label: str,
+        name: str,
+        kind: Kind,
+        retry: Retry | None,
+    ) -> None:
+        self.name, self.kind = name, kind
+        self.failed: list[tuple[str, str]] = []
+        self._reopen, self._label, self._retry = reopen, label, retry
+        self._stopped = threading.Event()
+        self._connect(container)
+        self._began_s = time.monotonic()
+        self.size: tuple[int, int] | None = self._bgr.shape[:2]
+        self.rate = mean_rate(self._reader.stream)
+        self._frames = self._deliver()
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self._frames
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the iteration, in whichever thread it runs, and let go of the device.
+
+        Waits for a read that is under way, which ends at the latest with the device's read time-out.
+        """
+        self._stopped.set()
+        self._reader.close()
+
+    def _connect(self, container: InputContainer) -> None:
+        """Take the first picture of a newly opened container."""
+        try:
+            reader = Reader(container, self._label, live=True)
+        except av.FFmpegError as error:
+            raise SourceError(f"{self._label}: no frame came: {why(error)}") from error
+        try:
+            self._to_bgr, self._bgr = first_picture(reader, self._label)
+        except SourceError:
+            reader.close()
+            raise
+        self._reader = reader
+
+    def _deliver(self) -> Generator[Frame, None, None]:
+        index, taken_s, more = 0, self._began_s, True
+        while more and not self._stopped.is_set():
+            yield Frame(index, taken_s - self._began_s, taken_s, self._bgr)
+            index += 1
+            reason = self._advance()
+            if reason:
+                more = self._connect_again(index, taken_s - self._began_s, reason)
+            taken_s = time.monotonic()
+
+    def _advance(self) -> str:
+        """Take the next picture; the answer is "" or why there is none."""
+        try:
+            picture = self._reader.read()
+            if picture is None:
+                return "it ended"
+            self._bgr = self._to_bgr(picture)
+        except av.FFmpegError as error:
+            return why(error)
+        return ""
+
+    def _connect_again(self, index: int, time_s: float, reason: str) -> bool:
+        """Open a lost source again; False where it is at its end or was closed."""
+        if self._stopped.is_set() or (self._retry is None and reason == "it ended"):
+            return False
+        self._reader.close()
+        place = f"{self._label}: lost after frame {index} ({time_s:.3f} s)"
+        retry = self._retry or Retry(0)
+        for attempt in range(retry.attempts):
+            log.warning("%s: %s; attempt %d of %d to open it again", place, reason, attempt + 1, retry.attempts)
+            if self._stopped.wait(retry.first_wait_s * 2**attempt):
+                return False
+            try:
+                self._connect(self._reopen())
+            except (SourceError, av.FFmpegError) as error:
+                reason = why(error)
+            else:
+                return self._still_wanted()
+        raise SourceError(f"{place}: {reason}; opened again {retry.attempts} times, check device or network")
+
+    def _still_wanted(self) -> bool:
+        """Whether `close` came while the source was being opened again; it could not close what was not there."""
+        if self._stopped.is_set():
+            self._reader.close()
+        return not self._stopped.is_set()

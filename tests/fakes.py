@@ -1,0 +1,224 @@
+"""Stand-ins with a known truth: faces painted so that they can be read back from pixels, and videos made of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import cv2
+import numpy as np
+
+from facetrack.tracker.errors import SourceError
+from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.tracker.types import Float32, Float64, Frame, UInt8
+
+_MARGIN = 0.15  # of the face's width, painted round its landmarks
+_BACKGROUND = (48, 40, 32)
+
+
+def _unit_face() -> Float64:
+    """The mean face's 68 points seen from the front, centred on (0, 0), one unit wide."""
+    xy = MEAN_FACE_MM[:, :2]
+    low, high = xy.min(0), xy.max(0)
+    return (xy - (low + high) / 2) / (high[0] - low[0])
+
+
+UNIT_FACE = _unit_face()
+
+
+@dataclass(frozen=True)
+class PaintedFace:
+    """A face that moves steadily.
+
+    Attributes:
+        start: (x, y) of the landmarks' box centre at time 0, pixels.
+        velocity: pixels per second.
+        width: of the landmarks' box, pixels.
+        angle: tilt at time 0 in radians, positive clockwise.
+        spin: radians per second.
+        seen: the range of frame numbers in which it is there.
+    """
+
+    start: tuple[float, float] = (160.0, 120.0)
+    velocity: tuple[float, float] = (0.0, 0.0)
+    width: float = 100.0
+    angle: float = 0.0
+    spin: float = 0.0
+    seen: range = range(1_000_000)
+
+    def matrix(self, time_s: float) -> Float64:
+        """(2, 3) map from the unit face to the frame's pixels."""
+        angle = self.angle + self.spin * time_s
+        cos, sin = self.width * np.cos(angle), self.width * np.sin(angle)
+        centre = np.add(self.start, np.multiply(self.velocity, time_s))
+        return np.column_stack(([[cos, -sin], [sin, cos]], centre))
+
+    def landmarks(self, time_s: float) -> Float32:
+        """(68, 2) float32 frame pixels."""
+        matrix = self.matrix(time_s)
+        return (UNIT_FACE @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
+
+    def paint(self, bgr: UInt8, time_s: float) -> None:
+        """Draw it as a chart: red is full, blue rises to the face's right side, green towards its chin."""
+        height, width = bgr.shape[:2]
+        inverse = cv2.invertAffineTransform(self.matrix(time_s))
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        u = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
+        v = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
+        inside = (abs(u) <= _HALF) & (abs(v) <= _HALF)
+        bgr[inside] = np.stack((_level(u[inside]), _level(v[inside]), np.full(inside.sum(), 255)), -1)
+
+
+_HALF = 0.5 + _MARGIN
+
+
+def _level(place: Float64) -> Float64:
+    return np.rint(255 * (place + _HALF) / (2 * _HALF))
+
+
+def read_landmarks(bgr: UInt8) -> Float32 | None:
+    """Read the painted face at or nearest to the middle of a picture back from its pixels.
+
+    Works in any crop, however scaled, turned or blurred, even if most of the face is outside; between faces that
+    touch it cannot tell.
+
+    Returns:
+        (68, 2) float32 pixels of this picture; None if no face is painted in it.
+    """
+    red = (bgr[..., 2] > 235).astype(np.uint8)
+    count, labels, _, centres = cv2.connectedComponentsWithStats(cv2.erode(red, np.ones((3, 3), np.uint8)))
+    if count < 2:
+        return None
+    middle = np.array([bgr.shape[1] - 1, bgr.shape[0] - 1]) / 2
+    nearest = 1 + int(np.argmin(np.linalg.norm(centres[1:] - middle, axis=1)))
+    y, x = np.nonzero(labels == nearest)
+    if len(x) < 30:
+        return None
+    unit = bgr[y, x, :2] / 255 * (2 * _HALF) - _HALF
+    fit, *_ = np.linalg.lstsq(np.column_stack((unit, np.ones(len(x)))), np.column_stack((x, y)), rcond=None)
+    return (np.column_stack((UNIT_FACE, np.ones(68))) @ fit).astype(np.float32)
+
+
+@dataclass
+class PaintedSource:
+    """A `pipeline.sources.Source` of painted faces; iterate it as often as you like.
+
+    Attributes:
+        count: frames.
+        shape: (height, width).
+        faces: what is painted.
+        rate: frames per second.
+        fail_at: the frame that cannot be read; SourceError is raised in its place.
+        closed: whether `close` was called.
+        The rest as in `Source`.
+    """
+
+    count: int = 30
+    shape: tuple[int, int] = (240, 320)
+    faces: Sequence[PaintedFace] = (PaintedFace(),)
+    rate: Fraction | None = Fraction(30)
+    fail_at: int | None = None
+    live: bool = False
+    name: str = "painted"
+    kind: Any = "video"
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.shape
+
+    @property
+    def frames(self) -> int | None:
+        return self.count
+
+    def time_of(self, index: int) -> float:
+        """Media time of a frame in seconds."""
+        return index / float(self.rate or 1)
+
+    def truth(self, index: int) -> list[Float32]:
+        """(68, 2) landmarks of each face that is there in a frame."""
+        return [face.landmarks(self.time_of(index)) for face in self.faces if index in face.seen]
+
+    def picture(self, index: int) -> UInt8:
+        """(H, W, 3) uint8, read-only."""
+        bgr = np.full((*self.shape, 3), _BACKGROUND, np.uint8)
+        for face in self.faces:
+            if index in face.seen:
+                face.paint(bgr, self.time_of(index))
+        bgr.flags.writeable = False
+        return bgr
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index in range(self.count):
+            if index == self.fail_at:
+                raise SourceError(f"{self.name}: breaks off after frame {index} ({self.time_of(index):.3f} s)")
+            yield Frame(index, self.time_of(index), time.monotonic(), self.picture(index))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass(frozen=True)
+class VideoRecipe:
+    """How `write_video` encodes.
+
+    Attributes:
+        codec, pix_fmt, rate, options: as FFmpeg names them; the default keeps painted faces readable.
+        times_s: one per picture; None spaces them by the rate.
+        turn: degrees counter-clockwise by which a player has to turn the pictures, then whether to mirror them
+            left to right and upside down.
+        mux: options of the container.
+        tags: attributes of the codec context, such as colorspace.
+    """
+
+    codec: str = "libx264"
+    pix_fmt: str = "yuv420p"
+    rate: Fraction = Fraction(30)
+    options: dict[str, str] = field(default_factory=lambda: {"crf": "10"})
+    times_s: Sequence[float] | None = None
+    turn: tuple[float, bool, bool] | None = None
+    mux: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, Any] = field(default_factory=dict)
+
+
+_TICKS = 90_000
+
+
+def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: VideoRecipe | None = None) -> Path:
+    """Encode pictures, (H, W, 3) BGR or ready-made frames, into a video file."""
+    recipe = recipe or VideoRecipe()
+    with av.open(path, "w", options=recipe.mux) as container:
+        stream = container.add_stream(recipe.codec, rate=recipe.rate, options=recipe.options)
+        stream.pix_fmt = recipe.pix_fmt
+        for name, value in recipe.tags.items():
+            setattr(stream.codec_context, name, value)
+        if recipe.times_s is not None:
+            stream.codec_context.time_base = stream.time_base = Fraction(1, _TICKS)
+        if recipe.turn is not None:
+            stream.set_display_rotation(*recipe.turn)
+        for index, picture in enumerate(pictures):
+            frame = picture if isinstance(picture, av.VideoFrame) else av.VideoFrame.from_ndarray(picture, "bgr24")
+            if index == 0:
+                stream.width, stream.height = frame.width, frame.height
+            if recipe.times_s is None:
+                frame.pts, frame.time_base = index, 1 / recipe.rate
+            else:
+                frame.pts, frame.time_base = round(recipe.times_s[index] * _TICKS), Fraction(1, _TICKS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path

@@ -1,0 +1,313 @@
+"""The hand-off between threads: order, bounds, ends, errors, and nobody left waiting."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from facetrack.pipeline.channel import Abandoned, Channel, Ended
+
+PATIENCE_S = 20.0  # only a failing test waits this long
+
+
+@contextmanager
+def running(work: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Run `work` in a thread and insist that it comes to its end."""
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield thread
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive(), "the thread was left waiting"
+
+
+def produce(channel: Channel[int], count: int) -> None:
+    for item in range(count):
+        channel.put(item)
+    channel.end()
+
+
+def until_blocked(channel: Channel[int], *, writing: bool) -> None:
+    """Return once some thread sleeps on the channel; a look inside, because no outside event says so."""
+    condition = channel._writable if writing else channel._readable
+    while True:
+        with condition:
+            if condition._waiters:  # type: ignore[attr-defined]
+                return
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 7, 1000])
+def test_items_arrive_all_once_and_in_order(capacity: int) -> None:
+    channel: Channel[int] = Channel(capacity)
+    with running(lambda: produce(channel, 500)):
+        assert list(channel) == list(range(500))
+    assert channel.dropped == 0
+
+
+def test_a_blocking_channel_never_holds_more_than_its_capacity() -> None:
+    channel: Channel[int] = Channel(3)
+    with running(lambda: produce(channel, 200)):
+        lengths = [len(channel) for _ in channel]
+    assert max(lengths) <= 3
+
+
+def test_a_full_blocking_channel_makes_the_producer_wait_and_one_get_lets_one_put_through() -> None:
+    channel: Channel[int] = Channel(2)
+    with running(lambda: produce(channel, 4)):
+        until_blocked(channel, writing=True)
+        assert len(channel) == 2
+        assert channel.get() == 0
+        until_blocked(channel, writing=True)
+        assert len(channel) == 2
+        assert list(channel) == [1, 2, 3]
+
+
+def test_drop_oldest_keeps_the_newest_and_counts_the_rest() -> None:
+    channel: Channel[int] = Channel(2, "drop-oldest")
+    produce(channel, 10)
+    assert channel.dropped == 8
+    assert list(channel) == [8, 9]
+
+
+def test_drop_oldest_never_waits_and_every_item_is_taken_or_counted() -> None:
+    channel: Channel[int] = Channel(1, "drop-oldest")
+    with running(lambda: produce(channel, 2000)):
+        taken = list(channel)
+    assert len(taken) + channel.dropped == 2000
+    assert taken == sorted(taken)
+    assert taken[-1] == 1999
+
+
+def test_a_waiting_consumer_is_woken_by_an_item() -> None:
+    channel: Channel[int] = Channel(1)
+    taken: list[int] = []
+    with running(lambda: taken.append(channel.get())):
+        until_blocked(channel, writing=False)
+        channel.put(7)
+    assert taken == [7]
+
+
+def test_a_waiting_consumer_is_woken_by_the_end() -> None:
+    channel: Channel[int] = Channel(1)
+    taken: list[list[int]] = []
+    with running(lambda: taken.append(list(channel))):
+        until_blocked(channel, writing=False)
+        channel.end()
+    assert taken == [[]]
+
+
+def test_what_was_put_before_the_end_is_still_delivered() -> None:
+    channel: Channel[int] = Channel(5)
+    produce(channel, 3)
+    assert list(channel) == [0, 1, 2]
+    with pytest.raises(Ended):
+        channel.get()
+
+
+def test_an_error_travels_behind_the_items_and_keeps_its_identity() -> None:
+    channel: Channel[int] = Channel(5)
+    fault = OSError("the camera was unplugged")
+
+    def fail() -> None:
+        channel.put(1)
+        channel.put(2)
+        channel.end(fault)
+
+    taken: list[int] = []
+    with running(fail), pytest.raises(OSError, match="unplugged") as caught:
+        taken.extend(channel.get() for _ in range(3))
+    assert caught.value is fault
+    assert list_until_error(channel) == []
+
+
+def list_until_error(channel: Channel[int]) -> list[int]:
+    taken: list[int] = []
+    with pytest.raises(OSError, match="unplugged"):
+        taken.extend(channel)
+    return taken
+
+
+def test_an_error_wakes_a_waiting_consumer() -> None:
+    channel: Channel[int] = Channel(1)
+    errors: list[BaseException] = []
+
+    def consume() -> None:
+        try:
+            channel.get()
+        except ZeroDivisionError as error:
+            errors.append(error)
+
+    fault = ZeroDivisionError("stage align, frame 12")
+    with running(consume):
+        until_blocked(channel, writing=False)
+        channel.end(fault)
+    assert errors == [fault]
+
+
+def test_only_the_first_end_counts() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.end(KeyError("first"))
+    channel.end()
+    channel.end(OSError("second"))
+    with pytest.raises(KeyError, match="first"):
+        channel.get()
+
+
+def test_a_put_after_the_end_is_a_mistake() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.end()
+    with pytest.raises(RuntimeError, match="after end"):
+        channel.put(1)
+
+
+def test_abandoning_stops_a_waiting_producer() -> None:
+    channel: Channel[int] = Channel(1)
+    stopped: list[bool] = []
+
+    def work() -> None:
+        try:
+            produce(channel, 10)
+        except Abandoned:
+            stopped.append(True)
+
+    with running(work):
+        until_blocked(channel, writing=True)
+        channel.abandon()
+    assert stopped == [True]
+
+
+@pytest.mark.parametrize("policy", ["block", "drop-oldest"])
+def test_abandoning_stops_the_next_put_and_throws_the_items_away(policy: str) -> None:
+    channel: Channel[int] = Channel(2, policy)  # type: ignore[arg-type]
+    channel.put(1)
+    channel.abandon()
+    assert len(channel) == 0
+    with pytest.raises(Abandoned):
+        channel.put(2)
+    with pytest.raises(Ended):
+        channel.get()
+
+
+def test_abandoning_wakes_several_waiting_producers_at_once() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.put(0)
+    stopped: list[int] = []
+
+    def work(name: int) -> None:
+        try:
+            channel.put(name)
+        except Abandoned:
+            stopped.append(name)
+
+    with running(lambda: work(1)), running(lambda: work(2)):
+        channel.abandon()
+    assert sorted(stopped) == [1, 2]
+
+
+def test_ending_an_abandoned_channel_and_abandoning_it_twice_do_no_harm() -> None:
+    channel: Channel[int] = Channel(1)
+    channel.abandon()
+    channel.abandon()
+    channel.end(OSError("nobody is there to hear this"))
+    assert list(channel) == []
+
+
+def test_a_consumer_that_dies_in_its_block_releases_the_producer() -> None:
+    channel: Channel[int] = Channel(1)
+    stopped: list[bool] = []
+
+    def work() -> None:
+        try:
+            produce(channel, 10)
+        except Abandoned:
+            stopped.append(True)
+
+    def write_to_a_full_disk() -> None:
+        with channel:
+            for item in channel:
+                if item == 2:
+                    raise OSError("disk full")
+
+    with running(work), pytest.raises(OSError, match="disk full"):
+        write_to_a_full_disk()
+    assert stopped == [True]
+
+
+def test_leaving_the_block_after_the_end_is_quiet() -> None:
+    channel: Channel[int] = Channel(1)
+    with running(lambda: produce(channel, 5)), channel:
+        assert list(channel) == list(range(5))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers Ctrl-C only after the wait")
+def test_ctrl_c_reaches_a_consumer_that_waits_and_releases_its_producer() -> None:
+    channel: Channel[int] = Channel(1)
+    gate = threading.Event()
+    stopped: list[bool] = []
+
+    def work() -> None:
+        until_blocked(channel, writing=False)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        assert gate.wait(PATIENCE_S)
+        try:
+            channel.put(1)
+        except Abandoned:
+            stopped.append(True)
+
+    with running(work):
+        with pytest.raises(KeyboardInterrupt), channel:
+            channel.get()
+        gate.set()
+    assert stopped == [True]
+
+
+def test_an_interrupted_wait_leaves_the_channel_in_order() -> None:
+    channel: Channel[int] = Channel(1)
+    with pytest.raises(TimeoutError, match=r"0\.001 s"):
+        channel.get(timeout_s=0.001)
+    with running(lambda: produce(channel, 20)):
+        assert list(channel) == list(range(20))
+
+
+def test_a_chain_of_stages_hands_an_error_through_to_the_last() -> None:
+    inbox: Channel[int] = Channel(1)
+    outbox: Channel[int] = Channel(1)
+    stopped: list[bool] = []
+
+    def source() -> None:
+        try:
+            produce(inbox, 100)
+        except Abandoned:
+            stopped.append(True)
+
+    def stage() -> None:
+        try:
+            with inbox:
+                for item in inbox:
+                    outbox.put(item // (5 - item))
+            outbox.end()
+        except ZeroDivisionError as error:
+            outbox.end(error)
+
+    taken: list[int] = []
+    with running(source), running(stage), pytest.raises(ZeroDivisionError), outbox:
+        taken.extend(iter(outbox))
+    assert stopped == [True]
+
+
+def test_many_short_conversations_lose_no_wake_up() -> None:
+    for capacity in (1, 2):
+        for _ in range(100):
+            channel: Channel[int] = Channel(capacity)
+            with running(lambda channel=channel: produce(channel, 20)):  # type: ignore[misc]
+                assert sum(1 for _ in channel) == 20
+
+
+@pytest.mark.parametrize(("capacity", "policy"), [(0, "block"), (-1, "drop-oldest"), (1, "drop-newest")])
+def test_a_channel_that_cannot_work_is_refused(capacity: int, policy: str) -> None:
+    with pytest.raises(ValueError, match="Channel: wanted"):
+        Channel(capacity, policy)  # type: ignore[arg-type]

@@ -1,0 +1,111 @@
+"""The house keeps its shape: who imports whom, what loads what, and what is in the box."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = ("torch", "onnxruntime", "tensorrt", "cv2", "numba", "av", "pygame", "rich", "scipy", "numpy")
+LAYERS = ("tracker", "engines", "pipeline", "calibration", "training")
+DATA_SUFFIXES = {".toml", ".onnx", ".jpg", ".typed"}
+
+
+def _run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, check=False, timeout=120)
+
+
+def _loaded_by(statement: str) -> set[str]:
+    done = _run(sys.executable, "-c", f"{statement}\nimport sys; print(*sys.modules)")
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+def test_each_layer_imports_only_the_layers_below_it() -> None:
+    pytest.importorskip("importlinter", reason="needs the dev extra")
+    linter = Path(sys.executable).parent / "lint-imports"
+    done = _run(str(linter), "--no-cache")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_the_command_line_loads_no_runtime_and_no_arithmetic() -> None:
+    assert _loaded_by("import facetrack.cli").isdisjoint(HEAVY)
+
+
+def test_help_loads_no_runtime_either() -> None:
+    modules = _loaded_by("from facetrack.cli import main\nassert main(['batch', '--help']) == 0")
+    assert modules.isdisjoint(HEAVY)
+
+
+def test_a_batch_loads_neither_torch_nor_scipy_nor_a_window() -> None:
+    modules = _loaded_by("import facetrack.pipeline.batch, facetrack.pipeline.open")
+    assert modules.isdisjoint({"torch", "scipy", "matplotlib", "filterpy", "pygame", "rich"})
+
+
+def _modules() -> list[Path]:
+    files = [ROOT / "__init__.py", ROOT / "__main__.py", ROOT / "cli.py"]
+    return files + [file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("file", _modules(), ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_inside_the_package_imports_of_itself_are_relative(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module or ""]
+        absolute = [name for name in names if name.split(".")[0] in {"facetrack", "tests", *LAYERS}]
+        assert not absolute, f"line {node.lineno}: {absolute}"
+
+
+def test_every_folder_of_the_package_is_listed_for_the_wheel() -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {file.parent.relative_to(ROOT) for file in _modules()}
+    wanted = {".".join(("facetrack", *folder.parts)) for folder in folders}
+    assert wanted == set(config["tool"]["setuptools"]["packages"])
+
+
+def _content() -> set[str]:
+    """What a distribution must hold: all code and all data of the package, as paths inside `facetrack`."""
+    data = [
+        file
+        for layer in LAYERS
+        for file in (ROOT / layer).rglob("*")
+        if file.suffix in DATA_SUFFIXES and file.is_file()
+    ]
+    return {file.relative_to(ROOT).as_posix() for file in [*_modules(), *data, ROOT / "py.typed"]}
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
+    """Names in the wheel and in the sdist, both built from a copy, for setuptools leaves its `build` folder behind."""
+    copy, out = tmp_path_factory.mktemp("copy") / "tree", tmp_path_factory.mktemp("dist")
+    ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "work")
+    shutil.copytree(ROOT, copy, ignore=ignore)
+    calls = f"b.build_wheel({str(out)!r}); b.build_sdist({str(out)!r})"
+    done = _run(sys.executable, "-c", f"import setuptools.build_meta as b; {calls}", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(out.glob("*.whl"))) as wheel, tarfile.open(next(out.glob("*.tar.gz"))) as sdist:
+        return set(wheel.namelist()), set(sdist.getnames())
+
+
+def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions: tuple[set[str], set[str]]) -> None:
+    package = {name for name in distributions[0] if ".dist-info/" not in name}
+    assert package == {f"facetrack/{name}" for name in _content()}
+
+
+def test_the_wheel_holds_the_licence(distributions: tuple[set[str], set[str]]) -> None:
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in distributions[0])
+
+
+def test_the_source_distribution_can_be_built_and_tested_from(distributions: tuple[set[str], set[str]]) -> None:
+    names = {name.partition("/")[2] for name in distributions[1]}
+    extras = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "tests/test_layers.py", "docs/csv.md"}
+    assert names >= _content() | extras

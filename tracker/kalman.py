@@ -1,0 +1,300 @@
+"""The compiled arithmetic of `smooth`: constant-velocity Kalman filters, and the affine motion that points
+share.
+
+Everything here runs once a frame and is plain loops, which Numba compiles faster than array expressions. All
+kernels live in this one file because Numba's cache does not see changes in another one. Letters as in the
+literature: pp, pv and vv are the three different numbers of a 2x2 covariance of position and velocity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from .types import Float64, Int64
+
+CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard normal numbers
+CAUCHY = 2.385  # 95 % efficiency on normal noise (Holland and Welsch 1977)
+ROBUST_ROUNDS = 4  # with two, more of an opening mouth moves the whole face; eight change nothing
+FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
+
+
+class State(NamedTuple):
+    """What is known of N points; row N of `spread` and `moving` belongs to the motion that they share."""
+
+    position: Float64  # (N, 2) px
+    velocity: Float64  # (N, 2) px/s
+    spread: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
+    moving: Float64  # (N + 1,) 1 at a movement, fading to 0
+    doubted: Int64  # (N,) frames for which a point has been an outlier
+    recent: Float64  # (2, N, 2) the last two measurements, the older one first
+
+
+class Tuning(NamedTuple):
+    """`SmootherSettings` of one face in pixels; variances instead of sigmas."""
+
+    noise: float
+    shared_noise: float
+    score_floor: float
+    rest_shared: float
+    rest_own: float
+    moving: float
+    moving_s: float
+    surprise: float
+    outlier: float
+    outlier_frames: int
+    jump: float
+
+
+@njit(cache=True, nogil=True)
+def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
+    """Give the variance of position, the covariance and the variance of velocity that one step adds.
+
+    Args:
+        acceleration: variance of an acceleration that is constant within a step and independent between
+            steps.
+        dt: length of the step in seconds.
+    Source: Bar-Shalom et al. 2001, Eq. 6.3.2-4, in closed form; `filterpy.common.Q_discrete_white_noise(2,
+        dt)`.
+    """
+    return acceleration * dt**4 / 4, acceleration * dt**3 / 2, acceleration * dt**2
+
+
+@njit(cache=True, nogil=True)
+def begin(state: State, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
+    """Put the points where they were measured, at rest, with the given variance of their speed."""
+    points = len(measured)
+    for i in range(points):
+        state.spread[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
+        state.doubted[i] = 0
+        for axis in range(2):
+            state.position[i, axis] = measured[i, axis]
+            state.velocity[i, axis] = 0.0
+    state.spread[points, 0] = tuning.shared_noise + tuning.noise / points
+    for row in range(points + 1):
+        state.spread[row, 1] = 0.0
+        state.spread[row, 2] = speed
+        state.moving[row] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
+    """Predict over dt seconds, take the measurement; False if the face as a whole jumped too far for that."""
+    _predict(state, dt, tuning)
+    points = len(measured)
+    innovation, variance = np.empty((points, 2)), np.empty(points)
+    precision = 0.0
+    for i in range(points):
+        innovation[i, 0] = measured[i, 0] - state.position[i, 0]
+        innovation[i, 1] = measured[i, 1] - state.position[i, 1]
+        variance[i] = _variance(score[i], tuning)
+        precision += 1 / variance[i]
+    if precision == 0:
+        return True
+    shared = affine_part(state.position, innovation, variance)
+    length = 0.0
+    for i in range(points):
+        length += (shared[i, 0] ** 2 + shared[i, 1] ** 2) / points
+    if length > tuning.jump:
+        return False
+    shared_variance = tuning.shared_noise + min(3, points) / precision  # 3 coefficients of a motion on each axis
+    gains = _gains(state, points, length, shared_variance, dt, tuning.surprise)
+    for i in range(points):
+        _correct(state, i, shared[i, 0], shared[i, 1], gains)
+        x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
+        if variance[i] < np.inf and not _is_outlier(state, i, x**2 + y**2, tuning):
+            _correct(state, i, x, y, _gains(state, i, x**2 + y**2, variance[i], dt, tuning.surprise))
+    return True
+
+
+@njit(cache=True, nogil=True)
+def drift(state: State, dt: float, fading_s: float, tuning: Tuning) -> None:
+    """Move the points over dt seconds by the motion that they share, its speed fading."""
+    points = len(state.position)
+    shared = affine_part(state.position, state.velocity, np.ones(points))
+    left = math.exp(-dt / fading_s)
+    _predict(state, dt, tuning)
+    for i in range(points):
+        for axis in range(2):
+            state.position[i, axis] += shared[i, axis] * fading_s * (1 - left) - dt * state.velocity[i, axis]
+            state.velocity[i, axis] = shared[i, axis] * left
+
+
+@njit(cache=True, nogil=True)
+def _predict(state: State, dt: float, tuning: Tuning) -> None:
+    points = len(state.position)
+    for i in range(points):
+        state.position[i, 0] += dt * state.velocity[i, 0]
+        state.position[i, 1] += dt * state.velocity[i, 1]
+    calmer = math.exp(-dt / tuning.moving_s)
+    for row in range(points + 1):
+        rest = tuning.rest_own if row < points else tuning.rest_shared
+        pp, pv, vv = process_noise(rest + state.moving[row] * tuning.moving, dt)
+        state.spread[row, 0] += 2 * dt * state.spread[row, 1] + dt**2 * state.spread[row, 2] + pp
+        state.spread[row, 1] += dt * state.spread[row, 2] + pv
+        state.spread[row, 2] += vv
+        state.moving[row] *= calmer
+
+
+@njit(cache=True, nogil=True)
+def _gains(state: State, row: int, length: float, variance: float, dt: float, surprise: float) -> tuple[float, float]:
+    """Update one covariance for a measurement and give the Kalman gains of position and velocity.
+
+    Args:
+        state: its `spread` and `moving` change.
+        row: the point; N for the shared motion.
+        length: squared length of the innovation, px^2.
+        variance: that of one coordinate of the measurement, px^2.
+        dt: seconds since the last prediction.
+        surprise: the largest `length` over its expected variance that passes for noise.
+    """
+    pp, pv, vv = state.spread[row, 0], state.spread[row, 1], state.spread[row, 2]
+    if length > surprise * (pp + variance):
+        excess = length - (pp + variance)
+        pp, pv, vv = pp + excess, pv + excess / dt, vv + excess / dt**2
+        state.moving[row] = 1.0
+    of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
+    state.spread[row, 0] = (1 - of_position) * pp
+    state.spread[row, 1] = (1 - of_position) * pv
+    state.spread[row, 2] = vv - of_velocity * pv
+    return of_position, of_velocity
+
+
+@njit(cache=True, nogil=True)
+def _correct(state: State, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
+    state.position[i, 0] += gains[0] * x
+    state.position[i, 1] += gains[0] * y
+    state.velocity[i, 0] += gains[1] * x
+    state.velocity[i, 1] += gains[1] * y
+
+
+@njit(cache=True, nogil=True)
+def _is_outlier(state: State, i: int, length: float, tuning: Tuning) -> bool:
+    state.doubted[i] = state.doubted[i] + 1 if length > tuning.outlier else 0
+    return bool(0 < state.doubted[i] <= tuning.outlier_frames)
+
+
+@njit(cache=True, nogil=True)
+def _variance(score: float, tuning: Tuning) -> float:
+    """Variance of one coordinate of a point, px^2; infinite for a score of 0."""
+    return tuning.noise / max(score, tuning.score_floor) ** 2 if score > 0 else math.inf
+
+
+@njit(cache=True, nogil=True)
+def noise_level(state: State, measured: Float64, score: Float64, share: float, tuning: Tuning) -> float:
+    """Give the variance of the noise over the expected one, the median over the points.
+
+    Args:
+        state: its `recent` measurements.
+        measured: (N, 2) the measurement after those two.
+        score: (N,)
+        share: time from the second to the third measurement over the time from the first to the third.
+        tuning: gives the expected variance.
+    """
+    points = len(measured)
+    bend, variance = np.empty((points, 2)), np.empty(points)
+    for i in range(points):
+        variance[i] = _variance(score[i], tuning) * (1 + share**2 + (1 - share) ** 2)
+        for axis in range(2):
+            line = share * state.recent[0, i, axis] + (1 - share) * measured[i, axis]
+            bend[i, axis] = state.recent[1, i, axis] - line
+    return float(_misfit(bend, affine_part(measured, bend, variance), variance, np.empty(points)))
+
+
+@njit(cache=True, nogil=True)
+def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
+    """Fit an affine motion to the moves of points and give each point's part in it.
+
+    Iteratively reweighted least squares with Cauchy weights, from the median move: a blink or an opening
+        mouth
+    hardly changes it. Where the points lie on one line, the motion is a shift.
+
+    Args:
+        at: (N, 2) places of the points.
+        move: (N, 2) their moves.
+        variance: (N,) of each coordinate of a move; infinite for points that do not count.
+    Returns:
+        (N, 2), zero if no point counts.
+    Source: Holland and Welsch, "Robust regression using iteratively reweighted least-squares", 1977.
+    """
+    points = len(at)
+    fitted, misfit = np.zeros((points, 2)), np.empty(points)
+    for axis in range(2):
+        count = 0
+        for i in range(points):
+            if variance[i] < np.inf:
+                misfit[count] = move[i, axis]
+                count += 1
+        fitted[:, axis] = median(misfit, count)
+    for _ in range(ROBUST_ROUNDS):
+        scale = max(1.0, _misfit(move, fitted, variance, misfit)) * CAUCHY**2
+        _fit_affine(at, move, variance, scale, fitted)
+    return fitted
+
+
+@njit(cache=True, nogil=True)
+def _misfit(move: Float64, fitted: Float64, variance: Float64, scratch: Float64) -> float:
+    """Median over the points that count of the squared misfit over its variance; about 1 for normal noise."""
+    count = 0
+    for i in range(len(move)):
+        if variance[i] < np.inf:
+            x, y = move[i, 0] - fitted[i, 0], move[i, 1] - fitted[i, 1]
+            scratch[count] = (x**2 + y**2) / variance[i]
+            count += 1
+    return float(median(scratch, count) / CHI2_MEDIAN)
+
+
+@njit(cache=True, nogil=True)
+def _fit_affine(at: Float64, move: Float64, variance: Float64, scale: float, fitted: Float64) -> None:
+    """Improve a fitted affine motion by one round of weighted least squares, in place."""
+    points = len(at)
+    weight = np.empty(points)
+    total, cx, cy, shift_x, shift_y = 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(points):
+        x, y = move[i, 0] - fitted[i, 0], move[i, 1] - fitted[i, 1]
+        w = 1 / (variance[i] + (x**2 + y**2) / scale)
+        weight[i], total = w, total + w
+        cx, cy = cx + w * at[i, 0], cy + w * at[i, 1]
+        shift_x, shift_y = shift_x + w * move[i, 0], shift_y + w * move[i, 1]
+    if total == 0:
+        return
+    cx, cy, shift_x, shift_y = cx / total, cy / total, shift_x / total, shift_y / total
+    xx, xy, yy, x_of_x, y_of_x, x_of_y, y_of_y = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for i in range(points):
+        w, x, y = weight[i], at[i, 0] - cx, at[i, 1] - cy
+        xx, xy, yy = xx + w * x * x, xy + w * x * y, yy + w * y * y
+        x_of_x, y_of_x = x_of_x + w * x * (move[i, 0] - shift_x), y_of_x + w * x * (move[i, 1] - shift_y)
+        x_of_y, y_of_y = x_of_y + w * y * (move[i, 0] - shift_x), y_of_y + w * y * (move[i, 1] - shift_y)
+    determinant = xx * yy - xy * xy
+    inverse = 1 / determinant if determinant > FLAT * (xx + yy) ** 2 else 0.0
+    for i in range(points):
+        x, y = (at[i, 0] - cx) * inverse, (at[i, 1] - cy) * inverse
+        along_x, along_y = yy * x - xy * y, xx * y - xy * x
+        fitted[i, 0] = shift_x + x_of_x * along_x + x_of_y * along_y
+        fitted[i, 1] = shift_y + y_of_x * along_x + y_of_y * along_y
+
+
+@njit(cache=True, nogil=True)
+def median(values: Float64, count: int) -> float:
+    """Median of the first `count` values, which it reorders; the larger middle one of an even number, 0 of
+    none.
+
+    Source: Wirth, "Algorithms + Data Structures = Programs", 1976, `find`. (np.median takes seconds to
+        compile.)
+    """
+    low, high, middle = 0, count - 1, count // 2
+    while low < high:
+        pivot, i, j = values[middle], low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while pivot < values[j]:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i, j = i + 1, j - 1
+        low, high = (i if j < middle else low), (j if middle < i else high)
+    return float(values[middle]) if count > 0 else 0.0

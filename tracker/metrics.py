@@ -1,0 +1,206 @@
+"""How wrong landmarks are in a picture (NME, failures, AUC, CED) and how they behave over time (jitter, lag).
+
+Errors are fractions of a normalising length (0.035 is "3.5 %"); a lost face has the error infinity, so that
+no measure can forget it. Points are frame pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from .geometry import bounding_box
+from .markup import Markup
+from .types import Float32, Float64
+
+Normaliser = Literal["io", "ip", "box", "diag"]
+
+
+def normalising_lengths(
+    truth: Float32, markup: Markup, kind: Normaliser = "io", boxes: Float32 | None = None
+) -> Float64:
+    """Give the length by which each face's error is divided.
+
+    Args:
+        truth: (F, N, 2) annotated points.
+        markup: their markup.
+        kind: "io" outer eye corners, "ip" pupils or eye centres, "box" sqrt(width * height), "diag" diagonal.
+        boxes: (F, 4) annotated boxes for "box" and "diag", as AFLW has them; without them the points' tight
+            box.
+    Returns:
+        (F,) pixels.
+    Raises:
+        ValueError: truth is not (F, N, 2) of this markup, the markup has no such normaliser, or a length is
+            0.
+    Source: Sagonas et al., 2013 (io), Zhu et al., CVPR 2016 (box of AFLW), Kumar et al., CVPR 2020 (diag).
+    """
+    points = _faces(truth, markup, "truth")
+    if kind == "box" or kind == "diag":
+        lengths = _box_lengths(bounding_box(truth) if boxes is None else boxes, kind)
+    elif kind in markup.normalisers:
+        first, second = (points[:, list(group)].mean(1) for group in markup.normalisers[kind])
+        lengths = np.linalg.norm(first - second, axis=-1)
+    else:
+        wanted = ", ".join([*markup.normalisers, "box", "diag"])
+        raise ValueError(f"NME of {markup.name}: wanted a normaliser of {wanted}, got {kind!r}")
+    if not (lengths > 0).all():
+        zero = int((~(lengths > 0)).sum())
+        raise ValueError(f"NME: wanted normalising lengths above 0, got {zero} that are not; leave these faces out")
+    return lengths
+
+
+def nme(
+    predicted: Float32, truth: Float32, markup: Markup, kind: Normaliser = "io", boxes: Float32 | None = None
+) -> Float64:
+    """Give the normalised mean error of each face: mean distance of its points over its normalising length.
+
+    Args:
+        predicted: (F, N, 2) points; a face with any point that is not finite counts as lost.
+        truth: (F, N, 2) annotated points.
+        markup: the markup of both.
+        kind: the normaliser, see `normalising_lengths`.
+        boxes: (F, 4) annotated boxes or None, see `normalising_lengths`.
+    Returns:
+        (F,) fractions, infinity for a lost face.
+    Raises:
+        ValueError: the shapes differ or do not fit the markup, or a normalising length is 0.
+    """
+    lengths = normalising_lengths(truth, markup, kind, boxes)
+    guess = _faces(predicted, markup, "predicted")
+    if len(guess) != len(truth):
+        raise ValueError(f"NME: wanted {len(truth)} predicted faces, as many as annotated, got {len(guess)}")
+    errors = np.linalg.norm(guess - truth, axis=-1).mean(-1) / lengths
+    return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def mean_of_found(errors: Float64) -> tuple[float, float]:
+    """Give the mean error of the faces that were found and the fraction that were lost.
+
+    Returns:
+        (mean, lost); the mean is NaN when nothing was found.
+    Raises:
+        ValueError: there are no errors.
+    """
+    found = _checked(errors)
+    found = found[np.isfinite(found)]
+    mean = float(found.mean()) if found.size else float("nan")
+    return mean, 1.0 - found.size / len(errors)
+
+
+def failure_rate(errors: Float64, threshold: float) -> float:
+    """Give the fraction of (F,) errors above the threshold; a lost face fails at every threshold.
+
+    Raises:
+        ValueError: there are no errors.
+    """
+    return float((_checked(errors) > threshold).mean())
+
+
+def auc(errors: Float64, threshold: float) -> float:
+    """Give the area under the cumulative error curve up to the threshold, over the threshold; 1 is perfect.
+
+    This is the exact integral, mean(max(0, 1 - e / threshold)), not a sum over a grid.
+
+    Raises:
+        ValueError: there are no errors, or the threshold is not positive.
+    """
+    if not threshold > 0:
+        raise ValueError(f"AUC: wanted a threshold above 0, got {threshold}")
+    return float(np.maximum(0.0, 1.0 - _checked(errors) / threshold).mean())
+
+
+def ced(errors: Float64, thresholds: Float64) -> Float64:
+    """Give the cumulative error distribution: the fraction of (F,) errors at or below each of (T,)
+    thresholds.
+
+    Raises:
+        ValueError: there are no errors.
+    """
+    ordered = np.sort(_checked(errors))
+    fractions: Float64 = np.searchsorted(ordered, thresholds, side="right") / len(ordered)
+    return fractions
+
+
+def jitter(track: Float32) -> float:
+    """Give how much a still face's points wander: the RMS deviation of a coordinate from its mean over time.
+
+    It is taken per coordinate and averaged over all of them, so for white noise it is the noise's sigma. Use
+    it only where the truth stands still; for a moving face use `roughness` or subtract the truth first.
+
+    Args:
+        track: (T, N, 2) the points in T >= 2 frames.
+    Returns:
+        Pixels.
+    Raises:
+        ValueError: track is not (T >= 2, N, 2).
+    """
+    points = _over_time(track, 2)
+    return float(np.sqrt(((points - points.mean(0)) ** 2).mean()))
+
+
+def roughness(track: Float32) -> float:
+    """Give the mean distance of each point from the middle between the frames before and after it.
+
+    A steady motion has none; for white noise of sigma per coordinate it is sigma * sqrt(1.5 * pi / 2).
+
+    Args:
+        track: (T, N, 2) the points in T >= 3 frames at equal distances in time.
+    Returns:
+        Pixels.
+    Raises:
+        ValueError: track is not (T >= 3, N, 2).
+    Source: Tai et al., "Towards highly accurate and stable face alignment for high-resolution videos", AAAI
+        2019.
+    """
+    points = _over_time(track, 3)
+    return float(np.linalg.norm(points[1:-1] - (points[:-2] + points[2:]) / 2, axis=-1).mean())
+
+
+def lag(track: Float32, truth: Float32) -> float:
+    """Give how far a track stays behind the true points along their motion; negative where it runs ahead.
+
+    Each point's error counts by its part along the true step to this frame; points that rest do not count.
+
+    Args:
+        track: (T, N, 2) the points in T >= 2 frames.
+        truth: (T, N, 2) where they really were.
+    Returns:
+        Pixels, the mean over points and frames, NaN when nothing moved.
+    Raises:
+        ValueError: the shapes differ or are not (T >= 2, N, 2).
+    """
+    points, true = _over_time(track, 2), _over_time(truth, 2)
+    if points.shape != true.shape:
+        raise ValueError(f"lag: wanted track and truth of one shape, got {points.shape} and {true.shape}")
+    step = np.diff(true, axis=0)
+    length = np.linalg.norm(step, axis=-1)
+    behind = ((true - points)[1:] * step).sum(-1)
+    moved = length > 0
+    return float((behind[moved] / length[moved]).mean()) if moved.any() else float("nan")
+
+
+def _box_lengths(boxes: Float32, kind: Normaliser) -> Float64:
+    width, height = (np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]).T
+    return np.sqrt(width * height) if kind == "box" else np.hypot(width, height)
+
+
+def _faces(points: Float32, markup: Markup, what: str) -> Float64:
+    given = np.asarray(points, np.float64)
+    if given.ndim != 3 or given.shape[1:] != (markup.points, 2):
+        raise ValueError(f"{what}: wanted (F, {markup.points}, 2) points of {markup.name}, got {given.shape}")
+    return given
+
+
+def _checked(errors: Float64) -> Float64:
+    given = np.asarray(errors, np.float64)
+    if given.ndim != 1 or not given.size or np.isnan(given).any():
+        raise ValueError(f"errors: wanted (F >= 1,) without NaN (a lost face is infinity), got {given.shape}")
+    return given
+
+
+def _over_time(track: Float32, shortest: int) -> Float64:
+    given = np.asarray(track, np.float64)
+    if given.ndim != 3 or given.shape[2] != 2 or len(given) < shortest:
+        raise ValueError(f"track: wanted (T >= {shortest}, N, 2) points, got {given.shape}")
+    return given

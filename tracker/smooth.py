@@ -1,0 +1,224 @@
+"""A Kalman smoother for all landmarks of one face: still when the face rests, without lag when it moves.
+
+Every coordinate has a constant-velocity model with white-noise acceleration. One noise level cannot serve it:
+strong enough for a resting face, it trails a turning head by several pixels and swallows blinks. Three things
+decide, from the data alone, how far each measurement is trusted.
+
+1. Shared and own motion. What a measurement adds to the prediction, the innovation, is split into an affine
+motion
+   of the whole face, fitted robustly to all points, and what each point does beyond it. An affine motion
+   averaged over 68 points has little noise and may be followed at once, while the wobble of single points is
+   smoothed away. Each part has a covariance and a gain of its own.
+2. Surprise. An innovation of more than `surprise` standard deviations is a movement, not noise: the variance
+of the
+   velocity before the step is raised until the innovation is as large as expected (its maximum-likelihood
+   value for a sudden change of speed), so the same frame is followed nearly in full. What moved counts as
+   moving for a while.
+3. Noise level. A point's distance from the straight line between its neighbours in time shows the noise of
+this
+   video; where the median over the points exceeds the expected noise, all variances grow with it.
+
+Measured by `benchmarks/smoothing.py` on a face of 150 px with 0.3 px of noise per point and 0.15 px common to
+all: JITTER
+
+Source: Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Navigation", 2001: Eq.
+    6.3.2-4
+(the model), 11.2.2 (adjustable process noise); Kalman's gain as in `filterpy.kalman.KalmanFilter`, the tests'
+oracle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .kalman import State, Tuning, advance, begin, drift, noise_level
+from .types import Float32, Float64
+
+
+@dataclass(frozen=True, slots=True)
+class SmootherSettings:
+    """How much noise to expect and when to call something a movement.
+
+    Lengths are in face sizes (the `size_px` of an update), so that one setting fits near and far faces. The
+    defaults were chosen with `benchmarks/smoothing.py`; `facetrack calibrate noise` measures `noise` for
+    other networks.
+
+    Attributes:
+        noise: sigma of one coordinate of a point of score 1 (0.3 px on a face of 150 px).
+        shared_noise: sigma of the error that all points have in common (0.15 px on a face of 150 px).
+        score_floor: sigma grows as 1 / score down to this score; a score of 0 means "not seen at all".
+        noisiest: the largest factor by which a noisy video may raise `noise` and `shared_noise`; 1 turns it
+            off.
+        noise_memory_s: time constant with which that factor follows the video.
+        rest_shared: sigma of the acceleration of a face at rest, sizes / s^2.
+        rest_own: sigma of the acceleration of a point at rest in its face, sizes / s^2.
+        moving: sigma of the acceleration of whatever has just moved, sizes / s^2.
+        moving_s: time constant with which it comes to rest.
+        surprise: innovations of more standard deviations than this are movements; infinity turns it off.
+        first_speed: sigma of the speed of a face that was just found, sizes / s.
+        outlier: a point that is this far from where its face would carry it is not believed, sizes.
+        outlier_frames: ... unless it stays there for more frames than this.
+        restart_jump: a face that jumps by more than this in one step is a new start without speed, sizes.
+        restart_gap_s: so is a face that was not measured for longer than this.
+        coast_s: time constant with which the speed of an unmeasured face fades.
+    """
+
+    noise: float = 0.002
+    shared_noise: float = 0.001
+    score_floor: float = 0.1
+    noisiest: float = 3.0
+    noise_memory_s: float = 0.65
+    rest_shared: float = 0.01
+    rest_own: float = 0.001
+    moving: float = 4.0
+    moving_s: float = 0.2
+    surprise: float = 4.0
+    first_speed: float = 0.5
+    outlier: float = 0.2
+    outlier_frames: int = 2
+    restart_jump: float = 0.5
+    restart_gap_s: float = 1.0
+    coast_s: float = 0.15
+
+
+class Smoother:
+    """The smoother of one face, one object per track.
+
+    Times are media times in seconds. A measurement at a time that does not come after the last one, or comes
+    long after it, starts the filter anew at that measurement: a stream that was rewound or looped goes on at
+    once.
+    """
+
+    def __init__(self, settings: SmootherSettings, points: int) -> None:
+        """Prepare for faces of this many points.
+
+        Raises:
+            ValueError: points is not positive.
+        """
+        if points < 1:
+            raise ValueError(f"smoother: wanted at least 1 point, got {points}")
+        self._settings = settings
+        self._points = points
+        self._state = State(
+            position=np.zeros((points, 2)),
+            velocity=np.zeros((points, 2)),
+            spread=np.zeros((points + 1, 3)),
+            moving=np.zeros(points + 1),
+            doubted=np.zeros(points, np.int64),
+            recent=np.zeros((2, points, 2)),
+        )
+        self._time_s = math.nan  # of the state
+        self._recent_s: tuple[float, ...] = ()  # times of the last measurements since the start, at most two
+        self._size_px = 0.0
+        self._noisier = 1.0  # variance of the video's noise over the expected one
+
+    def update(self, time_s: float, xy: Float32, score: Float32, size_px: float) -> tuple[Float32, Float32]:
+        """Take a measurement.
+
+        Args:
+            time_s: media time of the frame.
+            xy: (N, 2) measured points, frame pixels.
+            score: (N,) in [0, 1], how sharply each point was seen; a point with 0 is carried along by its
+                face.
+            size_px: longer side of the face's box.
+        Returns:
+            smoothed: (N, 2) frame pixels.
+            speed: (N, 2) pixels per second.
+        Raises:
+            ValueError: a shape differs, a number is not finite, or size_px is not positive.
+        """
+        measured, trust = self._checked(time_s, xy, score, size_px)
+        self._size_px = size_px
+        if not self._goes_on(time_s):
+            return self._start(time_s, measured, trust)
+        tuning = self._tuning()
+        self._learn_noise(time_s, measured, trust, tuning)
+        if not advance(self._state, measured, trust, time_s - self._time_s, tuning):
+            return self._start(time_s, measured, trust)
+        self._remember(time_s, measured)
+        return self._answer()
+
+    def coast(self, time_s: float) -> tuple[Float32, Float32]:
+        """Carry the face on without a measurement: as a rigid whole, with a fading speed.
+
+        A time that does not come after the last one changes nothing.
+
+        Returns:
+            smoothed, speed: as `update` gives them.
+        Raises:
+            ValueError: there was no measurement yet, or time_s is not finite.
+        """
+        if not self._recent_s or not math.isfinite(time_s):
+            raise ValueError(f"smoother: wanted a finite time after a measurement, got {time_s}")
+        if time_s > self._time_s:
+            drift(self._state, time_s - self._time_s, self._settings.coast_s, self._tuning())
+            self._time_s = time_s
+        return self._answer()
+
+    def _checked(self, time_s: float, xy: Float32, score: Float32, size_px: float) -> tuple[Float64, Float64]:
+        measured = np.ascontiguousarray(xy, np.float64)
+        trust = np.ascontiguousarray(score, np.float64)
+        if measured.shape != (self._points, 2) or trust.shape != (self._points,):
+            wanted = f"({self._points}, 2) points and ({self._points},) scores"
+            raise ValueError(f"smoother: wanted {wanted}, got {measured.shape} and {trust.shape}")
+        if not math.isfinite(time_s + measured.sum() + trust.sum()):  # one bad number spoils the sum
+            raise ValueError("smoother: wanted finite points and scores at a finite time, got some that are not")
+        if not 0 < size_px < math.inf:
+            raise ValueError(f"smoother: wanted a face size above 0 px, got {size_px}")
+        return measured, trust
+
+    def _goes_on(self, time_s: float) -> bool:
+        gap_s = self._settings.restart_gap_s
+        return bool(self._recent_s) and self._time_s < time_s <= self._recent_s[-1] + gap_s
+
+    def _start(self, time_s: float, measured: Float64, trust: Float64) -> tuple[Float32, Float32]:
+        self._recent_s = ()
+        speed_px = self._settings.first_speed * self._size_px
+        begin(self._state, measured, trust, speed_px**2, self._tuning())
+        self._remember(time_s, measured)
+        return self._answer()
+
+    def _learn_noise(self, time_s: float, measured: Float64, trust: Float64, tuning: Tuning) -> None:
+        if len(self._recent_s) < 2:
+            return
+        before_s, after_s = self._recent_s[1] - self._recent_s[0], time_s - self._recent_s[1]
+        level = self._noisier * noise_level(self._state, measured, trust, after_s / (before_s + after_s), tuning)
+        weight = 1 - math.exp(-after_s / self._settings.noise_memory_s)
+        self._noisier += weight * (min(max(level, 1.0), self._settings.noisiest**2) - self._noisier)
+
+    def _remember(self, time_s: float, measured: Float64) -> None:
+        self._state.recent[0] = self._state.recent[1]
+        self._state.recent[1] = measured
+        self._recent_s = (*self._recent_s, time_s)[-2:]
+        self._time_s = time_s
+
+    def _tuning(self) -> Tuning:
+        settings, area, noisier = self._settings, self._size_px**2, self._noisier
+        return Tuning(
+            noise=settings.noise**2 * area * noisier,
+            shared_noise=settings.shared_noise**2 * area * noisier,
+            score_floor=settings.score_floor,
+            rest_shared=settings.rest_shared**2 * area,
+            rest_own=settings.rest_own**2 * area,
+            moving=settings.moving**2 * area,
+            moving_s=settings.moving_s,
+            surprise=settings.surprise**2,
+            outlier=settings.outlier**2 * area,
+            outlier_frames=settings.outlier_frames,
+            jump=settings.restart_jump**2 * area,
+        )
+
+    def _answer(self) -> tuple[Float32, Float32]:
+        return self._state.position.astype(np.float32), self._state.velocity.astype(np.float32)
+
+
+def warm_up() -> None:
+    """Compile the kernels, or load them from Numba's cache, so that no frame has to wait for them."""
+    smoother = Smoother(SmootherSettings(), 5)
+    xy, score = np.eye(5, 2, dtype=np.float32), np.ones(5, np.float32)
+    for frame in range(3):
+        smoother.update(float(frame), xy, score, 1.0)
+    smoother.coast(3.0)

@@ -1,0 +1,229 @@
+"""Identity: which face of this frame is which face of the last one.
+
+A track follows its own landmarks: the next crop is where they were last measured. The book keeps the states,
+decides what ends a track, and gives a face that comes back its old number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from .geometry import bounding_box, iou
+from .types import Float32, Landmarks, State, UInt8
+
+DESCRIPTOR_SIDE = 8  # pixels of the thumbnail that stands for a face's looks
+SKIN_CHROMA = np.array([12.0, 13.0], np.float32)  # a, b of CIELAB less 128: mean of the 300-W training faces
+CHROMA_SPREAD = 12.0  # chroma that counts as much as one standard deviation of the thumbnail's lightness
+COLOURLESS = 3.0  # mean chroma under which a picture is grey
+COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
+OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
+
+
+@dataclass(frozen=True, slots=True)
+class TrackSettings:
+    """When tracks begin, go on and end.
+
+    Attributes:
+        birth: least confidence of a new face.
+        keep: least confidence for a known face to go on (lower: a known face deserves more trust than a new one).
+        coast_s: how long a face that was lost is carried on before it is taken off the picture.
+        memory_s: how long a face that left may come back under its old number.
+        same_looks: least similarity of looks in [-1, 1] for a face that returns at another place.
+        other_looks: under this similarity to its own recent looks a track has jumped to someone else (a cut).
+        jump: largest move between two frames as a share of the face's box side; more is not a motion.
+        duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
+        most_faces: faces measured at the same time; further ones are not taken in.
+    """
+
+    birth: float = 0.6
+    keep: float = 0.35
+    coast_s: float = 0.25
+    memory_s: float = 8.0
+    same_looks: float = 0.65
+    other_looks: float = 0.45
+    jump: float = 0.75
+    duplicate_iou: float = 0.5
+    most_faces: int = 32
+
+
+@dataclass(slots=True, eq=False)
+class Track:
+    """One face through time.
+
+    Attributes:
+        number: its identity, never reused.
+        state: in the last frame.
+        landmarks: as last measured.
+        box: (4,) tight round these landmarks, frame pixels.
+        seen_s: media time of that measurement.
+        looks: unit vector, slow average of what the face looked like.
+    """
+
+    number: int
+    state: State
+    landmarks: Landmarks
+    box: Float32
+    seen_s: float
+    looks: Float32
+
+    @property
+    def measured(self) -> bool:
+        """Whether the landmarks are of the last frame."""
+        return self.state is not State.COASTING
+
+
+def describe_looks(upright_crop: UInt8) -> Float32:
+    """What an upright face crop (s, s, 3) looks like, as a unit vector; the dot product of two tells their likeness.
+
+    A thumbnail of lightness, without its mean and contrast, and of chroma, as it differs from the usual skin's:
+    cheap (microseconds) and good for minutes of one video, not for recognising people. On 3,462 YouTube frames of
+    350 persons, crops off by 5 %, 99 % of the likenesses within a shot exceed 0.46 and 95 % exceed 0.63; of those
+    between two persons half are under 0.24, 95 % under 0.60 and 99 % under 0.71.
+    """
+    small = cv2.resize(upright_crop, (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), interpolation=cv2.INTER_AREA)
+    lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB).astype(np.float32)
+    light = lab[..., 0] - lab[..., 0].mean()
+    light /= light.std() + 1e-3
+    chroma = lab[..., 1:] - 128.0
+    # in a grey video the same distance from skin in every face would make all faces alike
+    colour = (chroma - SKIN_CHROMA) / CHROMA_SPREAD if np.abs(chroma).mean() > COLOURLESS else chroma
+    return _unit(np.concatenate((light.ravel(), colour.ravel())))
+
+
+def _unit(vector: Float32) -> Float32:
+    return np.asarray(vector / (np.linalg.norm(vector) + 1e-6), np.float32)
+
+
+class TrackBook:
+    """All tracks of one video. Call `observe` once per frame, then `admit` for every new face.
+
+    `live` are the tracks on the picture, by number: measured in the last frame, or coasting.
+    """
+
+    def __init__(self, settings: TrackSettings | None = None) -> None:
+        self.settings = settings or TrackSettings()
+        self.live: list[Track] = []
+        self._gone: list[Track] = []
+        self._missed = False
+        self._born = 0
+
+    @property
+    def wants_detection(self) -> bool:
+        """Nobody is followed, or somebody was just lost."""
+        return not self.live or self._missed
+
+    def observe(self, time_s: float, found: list[Landmarks], looks: list[Float32]) -> None:
+        """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
+
+        A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
+        a sure face looks like somebody else (a cut, or someone in front), it leaves at once. Of two tracks that claim
+        the same face the one that looks like it keeps it, of two that do the older.
+        """
+        settings = self.settings
+        claims = sorted(
+            zip(self.live, found, looks, strict=True),
+            key=lambda claim: (_likeness(claim[0], claim[2]) < settings.same_looks, claim[0].number),
+        )
+        lost: list[tuple[Track, bool]] = []
+        self.live = []
+        for track, landmarks, look in claims:
+            box = bounding_box(landmarks.xy)
+            if self._goes_on(track, landmarks, box, look) and self._follower(box) is None:
+                self._take(track, time_s, landmarks, box, look)
+            else:
+                replaced = landmarks.confidence >= settings.birth and _likeness(track, look) < settings.other_looks
+                lost.append((track, replaced))
+        for track, replaced in lost:
+            self._release(track, time_s, replaced=replaced)
+        self._missed = bool(lost)
+        # a stream that starts again has times before those remembered
+        self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= settings.memory_s]
+
+    def _goes_on(self, track: Track, landmarks: Landmarks, new: Float32, look: Float32) -> bool:
+        if not landmarks.confidence >= self.settings.keep or _likeness(track, look) < self.settings.other_looks:
+            return False
+        old = track.box
+        side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
+        moved = float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
+        grown = float((new[2:] - new[:2]).max()) / side
+        return moved <= self.settings.jump * side and 0.5 < grown < 2.0
+
+    def _take(self, track: Track, time_s: float, landmarks: Landmarks, box: Float32, look: Float32) -> None:
+        """Put a known track, measured in this frame, on the picture."""
+        track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, box, time_s
+        track.looks = _unit(0.9 * track.looks + 0.1 * look)
+        self._show(track)
+
+    def _show(self, track: Track) -> None:
+        self.live = sorted([*self.live, track], key=lambda t: t.number)
+
+    def _release(self, track: Track, time_s: float, *, replaced: bool) -> None:
+        """Let a lost track coast, or take it off the picture: its time is up, or another face is in its place."""
+        track.state = State.COASTING
+        follower = self._follower(track.box)
+        if follower is None and not replaced and abs(time_s - track.seen_s) <= self.settings.coast_s:
+            self._show(track)
+        elif follower is None or _likeness(track, follower.looks) < self.settings.same_looks:
+            self._gone.append(track)
+        # else it was the follower's own face under a second number, which nobody will miss
+
+    def _follower(self, box: Float32) -> Track | None:
+        """The track that was measured at this place (4,) in this frame."""
+        measured = [track for track in self.live if track.measured]
+        if not measured:
+            return None
+        overlap = iou(box[None], np.stack([track.box for track in measured]))[0]
+        best = int(overlap.argmax())
+        return measured[best] if overlap[best] >= self.settings.duplicate_iou else None
+
+    def unclaimed(self, boxes: Float32) -> list[int]:
+        """Indices of detected boxes (F, 4), best first, that no measured track covers, at most what fits in."""
+        measured = [track.box for track in self.live if track.measured]
+        free = self.settings.most_faces - len(measured)
+        if not measured:
+            return list(range(len(boxes)))[:free]
+        overlap = iou(boxes, np.stack(measured)).max(1)
+        return [i for i in range(len(boxes)) if overlap[i] < COVERED_IOU][:free]
+
+    def admit(self, time_s: float, landmarks: Landmarks, look: Float32) -> Track | None:
+        """Take in a face found by detection: a coasting or remembered one under its number, else a new one.
+
+        Returns:
+            The track, or None if the face is too uncertain or is already followed.
+        """
+        box = bounding_box(landmarks.xy)
+        if not landmarks.confidence >= self.settings.birth or self._follower(box) is not None:
+            return None
+        track = self._returning(box, look)
+        if track is None:
+            track = Track(self._born, State.NEW, landmarks, box, time_s, look)
+            self._born += 1
+            self._show(track)
+            return track
+        self.live = [t for t in self.live if t is not track]
+        self._gone = [t for t in self._gone if t is not track]
+        self._take(track, time_s, landmarks, box, look)
+        return track
+
+    def _returning(self, box: Float32, look: Float32) -> Track | None:
+        """The lost track that this face continues: same looks, and of those the most alike.
+
+        Where a face reappears on its own coasting place, the place speaks for it and less likeness will do.
+        """
+        coasting = [track for track in self.live if not track.measured]
+        best, best_score = None, -np.inf
+        for track in coasting + self._gone:
+            likeness = _likeness(track, look)
+            near = track in coasting and iou(box[None], track.box[None])[0, 0] > OWN_PLACE_IOU
+            needed = self.settings.other_looks if near else self.settings.same_looks
+            score = likeness + (0.5 if near else 0.0)
+            if likeness >= needed and score > best_score:
+                best, best_score = track, score
+        return best
+
+
+def _likeness(track: Track, look: Float32) -> float:
+    return float(track.looks @ look)
