@@ -6,7 +6,7 @@ Data goes to stdout, talk to stderr. What a command needs is imported when it ru
 
 from __future__ import annotations
 
-import json as json_format
+import json
 import logging
 import os
 import sys
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
-from .tracker.errors import BackendError, FacetrackError
+from .tracker.errors import BackendError, ConfigError, FacetrackError
 
 if TYPE_CHECKING:
     from .pipeline.open import OpenEngines
@@ -81,14 +81,27 @@ def _prepare_process() -> None:
         os.environ["NUMBA_CACHE_DIR"] = str(user_cache_path("facetrack", appauthor=False) / "numba")
 
 
+def _announce_compilation() -> None:
+    """Explain the one long start: Numba compiles for this very processor, and keeps what it made."""
+    cache = Path(os.environ["NUMBA_CACHE_DIR"])
+    if not any(cache.glob("**/*.nbi")):
+        say("first start on this machine: compiling, which takes some seconds once")
+
+
+class _Talk(logging.Handler):
+    """Log lines to wherever stderr is now: a progress bar takes it over for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
+
+
 def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
-    """Configure logging from -v and -q, whichever was given."""
+    """Configure logging from -v and -q."""
     del ctx
-    if value or parameter.name == "verbose":
-        levels = [logging.WARNING, logging.INFO, logging.DEBUG]
-        level = logging.ERROR if parameter.name == "quiet" else levels[min(value, 2)]
-        logging.basicConfig(format="%(levelname).1s %(message)s", force=True)
-        log.setLevel(level)
+    log.handlers = [_Talk()]
+    if value:
+        louder = logging.INFO if value == 1 else logging.DEBUG
+        log.setLevel(logging.ERROR if parameter.name == "quiet" else louder)
     return value
 
 
@@ -132,3 +145,153 @@ _columns = _chain(
     click.option("--raw", is_flag=True, help="Add the landmarks as measured: xr_*, yr_*."),
     click.option("--landmark-confidence", is_flag=True, help="Add the confidence of each landmark: c_*."),
 )
+
+
+@_commands.command()
+@click.option("--camera", required=True, metavar="0|URL|FILE", help="What to watch; a FILE plays at its own speed.")
+@click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write the landmarks, FILE.json beside.")
+@click.option("--record", type=click.Path(path_type=Path), metavar="FILE", help="Write an mp4 with the faces drawn.")
+@click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
+@click.option("--no-window", "window", flag_value=False, default=True, help="Do not open a window.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@_columns
+@_tracking
+@_talk
+@click.pass_obj
+def live(engines: OpenEngines | None, camera: str, jsonl: bool, **options: Any) -> None:
+    """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
+    outputs = {
+        name: options.pop(name) for name in ("csv", "record", "window", "raw", "landmark_confidence", "overwrite")
+    }
+    if not (jsonl or outputs["window"] or outputs["csv"] or outputs["record"]):
+        raise click.UsageError("nothing to show and nothing to write: give --csv, --record or --jsonl with --no-window")
+    _announce_compilation()
+    from .pipeline.live import LiveOutputs, LiveRun
+    from .pipeline.open import Choices, open_engines
+
+    choices = Choices(**options)
+    with (engines or open_engines)(choices) as opened:
+        run = LiveRun(opened, choices, LiveOutputs(jsonl=sys.stdout if jsonl else None, **outputs))
+        say(run.track(camera))
+
+
+@_commands.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results.")
+@click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
+@click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+@click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
+@_columns
+@_tracking
+@_talk
+@click.pass_obj
+def batch(
+    engines: OpenEngines | None, inputs: tuple[str, ...], out: Path, overwrite: bool, resume: bool, **options: Any
+) -> int:
+    """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
+    if overwrite and resume:
+        raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+    from .pipeline.batch import Outputs, plan, track_all
+    from .pipeline.open import Choices, open_engines
+    from .pipeline.progress import open_progress
+
+    written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence")}
+    outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
+    tasks, choices = plan(inputs, outputs), Choices(**options)
+    _announce_compilation()
+    with (engines or open_engines)(choices) as opened, open_progress(len(tasks)) as progress:
+        failures = track_all(tasks, outputs, opened, choices, progress)
+    if len(tasks) == 1 and failures:
+        return 1
+    for failure in failures:
+        say(f"facetrack: failed: {failure.what}: {failure.reason}")
+    return SOME_FAILED if failures else 0
+
+
+@_commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@_talk
+def models(as_json: bool) -> None:
+    """List the networks that are here: what they do, how well, and on which terms."""
+    from .engines.card import all_cards
+    from .pipeline.tables import cards_as_json, cards_as_table
+
+    cards = all_cards()
+    click.echo(json.dumps(cards_as_json(cards), indent=2) if as_json else cards_as_table(cards))
+
+
+@_commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@_talk
+@click.pass_obj
+def doctor(engines: OpenEngines | None, as_json: bool) -> int:
+    """Say what works here, what does not, why, and what to do about it. Exit code 1 if something is broken."""
+    from dataclasses import asdict
+
+    from .pipeline.doctor import examine
+    from .pipeline.open import open_engines
+    from .pipeline.tables import check_as_lines
+
+    checks = []
+    for check in examine(engines or open_engines):
+        checks.append(check)
+        if not as_json:
+            click.echo(check_as_lines(check))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    return int(any(check.status == "failed" for check in checks))
+
+
+@_commands.command()
+@click.argument("video", required=False, type=click.Path(path_type=Path))
+@click.option("--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="In the made video.")
+@click.option("--frames", type=click.IntRange(10), default=600, show_default=True, help="Of the made video.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@_tracking
+@_talk
+@click.pass_obj
+def bench(
+    engines: OpenEngines | None, video: Path | None, faces: str, frames: int, as_json: bool, **options: Any
+) -> None:
+    """Measure the speed on VIDEO, or on a video in which a portrait moves."""
+    from .pipeline.bench import BenchSettings, run_bench
+    from .pipeline.open import Choices, open_engines
+    from .pipeline.tables import bench_as_table
+
+    choices = Choices(**options)
+    _announce_compilation()
+    with (engines or open_engines)(choices) as opened:
+        report = run_bench(BenchSettings(video, int(faces), frames), opened, choices)
+    click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))
+
+
+@_commands.command()
+@click.argument("config", type=click.Path(path_type=Path), metavar="CONFIG.toml")
+@click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Root of the data sets.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Checkpoints and log.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change a setting of the file; repeatable.")
+@_talk
+def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Train a network as CONFIG.toml says; a run that was interrupted goes on from its last checkpoint."""
+    from .training.config import load
+
+    settings = load(config, list(overrides))
+    try:
+        from .training.alignment import VectorAlignment
+        from .training.detection import BackboneDetection
+        from .training.train import Objective
+        from .training.train import train as run
+    except ModuleNotFoundError as error:
+        raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
+    objectives: dict[str, Callable[[], Objective]] = {
+        "gv": lambda: VectorAlignment(settings, data),
+        "bbfcn-backbone": lambda: BackboneDetection(settings, data),
+    }
+    if settings.network.name not in objectives:
+        raise ConfigError(f"network.name: wanted {' or '.join(objectives)}, got {settings.network.name!r}")
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
+    run(settings, objectives[settings.network.name](), out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,8 @@ import numpy as np
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import open_backend
 from facetrack.engines.card import find_card
-from facetrack.pipeline.open import EngineSettings, open_engines
+from facetrack.pipeline.open import Choices, open_engines
+from facetrack.pipeline.run import Pipeline
 from facetrack.tracker import metrics
 from facetrack.tracker.geometry import bounding_box, box_centre_side, iou
 from facetrack.tracker.types import Float32, Frame, UInt8
@@ -39,7 +40,7 @@ def given_box(aligner: Aligner, angle: float = 0.0, passes: int = 1) -> Locate:
     return locate
 
 
-def automatic(pipeline) -> Locate:  # type: ignore[no-untyped-def]
+def automatic(pipeline: Pipeline) -> Locate:
     """What the program itself finds in the picture; NaN if no face overlaps the annotated one."""
 
     def locate(bgr: UInt8, truth: Float32) -> Float32:
@@ -78,8 +79,9 @@ def main() -> None:
     }
     print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
     print(f"{'':36}{'NME io %':>9}{'> 8 %':>8}{'missed':>8}")
-    with open_engines(EngineSettings(model=arguments.model)) as engines:
-        ways["fully automatic"] = automatic(engines.pipeline())
+    choices = Choices(model=arguments.model)
+    with open_engines(choices) as engines:
+        ways["fully automatic"] = automatic(engines.pipeline(choices))
         for name, locate in ways.items():
             mean, failed, missed = measure(samples, locate, aligner)
             print(f"{name:36}{mean:9.2f}{failed:8.1f}{missed:8d}")

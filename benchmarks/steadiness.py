@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facetrack.pipeline.open import EngineSettings, open_engines
+from facetrack.pipeline.open import Choices, open_engines
 from facetrack.tracker import metrics
 from facetrack.tracker.types import Float32, Frame, Result, UInt8
 
@@ -71,8 +71,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     bgr = picture_with_face(arguments.picture)
-    with open_engines(EngineSettings(model=arguments.model)) as engines:
-        pipeline = engines.pipeline()
+    choices = Choices(model=arguments.model)
+    with open_engines(choices) as engines:
+        pipeline = engines.pipeline(choices)
         box = next(iter(pipeline.serial(frames(iter([bgr]))))).faces[0].box
         scale = arguments.face / float(box[2] - box[0])
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC

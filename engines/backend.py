@@ -61,7 +61,7 @@ class OnnxBackend:
         content = weights.read()
         try:
             self._session: Any = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no public base class
+        except Exception as error:  # onnxruntime's errors share no public base class
             raise BackendError(f"{weights.path}: ONNX Runtime cannot load this network: {error}") from error
         self._input = self._session.get_inputs()[0].name
         self.description = f"ONNX Runtime {ort.__version__}, CPU, {threads} thread{'s' if threads > 1 else ''}"

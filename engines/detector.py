@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from .card import ModelCard
 
 MARGIN = 8  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
 GREY = 127
-SMALLEST_LEVEL = 22  # pixels of the shorter side; a face as large as the picture still fits
+LAST_LEVEL = 26.0  # pixels of the shorter side; a face as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
 DISC = 13  # pixels of a disc of radius 2
 
@@ -53,16 +54,20 @@ def adaptive_min_face(height: int, width: int) -> float:
     return max(20.0, min(height, width) / 18)
 
 
-def level_scales(height: int, width: int, min_face: float, base: float, step: float) -> list[float]:
-    """Shrinking factors of a pyramid whose first level shows the smallest face `base` pixels large.
+def level_scales(shorter: float, min_face: float, base: float, step: float, last: float) -> list[float]:
+    """Shrinking factors of an image pyramid, from the largest level down.
 
-    The last level's shorter side is at least SMALLEST_LEVEL pixels.
+    Args:
+        shorter: shorter side of the picture, pixels.
+        min_face: the smallest face to find, pixels; the first level shows it `base` pixels large.
+        step: ratio of neighbouring levels.
+        last: wanted shorter side of the last level, pixels.
+    Source: BB-FCN, section III-E: 13 levels of step 1.16 (7 of 1.35) for faces of 80 pixels in 640x480 with base and
+        last level of 32 pixels.
     """
-    scale, scales = base / min_face, []
-    while min(height, width) * scale >= SMALLEST_LEVEL or not scales:
-        scales.append(scale)
-        scale /= step
-    return scales
+    first = base / min_face
+    count = 1 + max(round(math.log(shorter * first / last) / math.log(step)), 0)
+    return [first / step**level for level in range(count)]
 
 
 class Detector:
@@ -83,11 +88,15 @@ class Detector:
         """Faces of one (H, W, 3) uint8 picture, best first."""
         with self._lock:
             candidates, chance = self.scan(bgr)
-            worth = chance >= self.card.calibration["second_look"]
-            candidates, chance = candidates.take(np.flatnonzero(worth)[: self.settings.most]), chance[worth]
-            if not len(candidates):
+            worth = np.flatnonzero(chance >= self.card.calibration["second_look"])[: self.settings.most]
+            if not len(worth):
                 return Proposals.none()
-            return self._look_again(bgr, candidates, chance[: self.settings.most])
+            points, features = self.look_again(bgr, candidates.take(worth), chance[worth])
+        score = logistic(features, self.card.calibration["refine"])
+        fit = fit_views(points)
+        order = suppress(fit.centre, fit.side, score)
+        order = order[score[order] >= self.settings.threshold]
+        return Proposals(fit.boxes[order], score[order], points[order])
 
     def scan(self, bgr: UInt8) -> tuple[Candidates, Float32]:
         """Candidates in the whole picture and their chance of being faces, best first, by the backbone alone."""
@@ -100,12 +109,16 @@ class Detector:
     def _levels(self, bgr: UInt8) -> Iterator[UInt8]:
         """The pyramid, each level shrunk from the one before."""
         height, width = bgr.shape[:2]
-        smallest = self.settings.min_face or adaptive_min_face(height, width)
-        for scale in level_scales(height, width, smallest, self.card.codec["face_px"], self.settings.step):
+        for scale in self._scales(height, width):
             size = max(round(width * scale), 1), max(round(height * scale), 1)
             way = cv2.INTER_AREA if size[0] < bgr.shape[1] else cv2.INTER_LINEAR
             bgr = np.asarray(cv2.resize(bgr, size, interpolation=way), np.uint8)
             yield bgr
+
+    def _scales(self, height: int, width: int) -> list[float]:
+        smallest = self.settings.min_face or adaptive_min_face(height, width)
+        base = self.card.codec["face_px"]
+        return level_scales(min(height, width), smallest, base, self.settings.step, LAST_LEVEL)
 
     def _faces_on(self, level: UInt8, frame: tuple[int, ...]) -> Candidates:
         height, width = level.shape[:2]
@@ -115,19 +128,17 @@ class Detector:
         peaks = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
         return agree(*peaks, self._agreement).enlarged((frame[1] / width, frame[0] / height), MARGIN)
 
-    def _look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> Proposals:
-        """Show each candidate upright and large to backbone and branches, and keep what they confirm."""
+    def look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> tuple[Float32, Float32]:
+        """Show each candidate upright and large to backbone and branches.
+
+        Returns:
+            points: (C, 5, 2) refined, frame pixels. features: (C, 12) for the score.
+        """
         crops = [self._crop(candidates, i) for i in range(len(candidates))]
-        images = np.stack([crop.crop(bgr) for crop in crops])
-        coarse, fine = self._refine.run(images)
-        points, features = read_crops(coarse, fine)
-        features = np.column_stack((features, np.log(chance / (1 - chance))))
-        score = logistic(features, self.card.calibration["refine"])
-        xy = np.stack([crop.to_frame(p) for crop, p in zip(crops, points, strict=True)])
-        fit = fit_views(xy)
-        order = suppress(fit.centre, fit.side, score)
-        order = order[score[order] >= self.settings.threshold]
-        return Proposals(fit.boxes[order], score[order], xy[order])
+        coarse, fine = self._refine.run(np.stack([crop.crop(bgr) for crop in crops]))
+        in_crops, features = read_crops(coarse, fine)
+        points = np.stack([crop.to_frame(xy) for crop, xy in zip(crops, in_crops, strict=True)])
+        return points, np.column_stack((features, np.log(chance / (1 - chance)))).astype(np.float32)
 
     def _crop(self, candidates: Candidates, i: int) -> CropTransform:
         x, y = (float(v) for v in candidates.centre[i])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,3 +87,35 @@ def check_parity(net: nn.Module, path: Path, images: UInt8, tolerance: float) ->
     if not worst <= tolerance:
         raise BackendError(f"{path}: ONNX Runtime and torch differ by {worst:.2g}, more than {tolerance:.2g}")
     return worst
+
+
+def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8]) -> None:
+    """Write a static INT8 copy (QDQ: unsigned activations, signed weights per channel) of an exported network.
+
+    Args:
+        source: an fp32 file by `export_onnx`.
+        target: the file to write.
+        batches: real pictures (B, h, w, 3) whose activations set the ranges.
+    """
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        source,
+        target,
+        _Batches(batches),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+    )
+
+
+class _Batches:
+    """What onnxruntime's calibrators read: one dictionary of inputs at a time, None at the end."""
+
+    def __init__(self, batches: Iterable[UInt8]) -> None:
+        self._feeds = ({INPUT: images} for images in batches)
+
+    def get_next(self) -> dict[str, UInt8] | None:
+        return next(self._feeds, None)

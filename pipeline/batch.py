@@ -5,9 +5,10 @@ from __future__ import annotations
 import glob
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -15,9 +16,9 @@ from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
 from ..tracker.types import Frame, Result
 from .csv_sink import CsvColumns, CsvSink
 from .open import Choices, Engines
+from .record import Record
 from .run import Pipeline
-from .sidecar import Origin, Outcome, Tally, identify_models, why_not_finished, write_sidecar
-from .sinks import Sink
+from .sidecar import Origin, Outcome, identify_models, why_not_finished, write_sidecar
 from .sources import IMAGE_SUFFIXES, Source, open_source
 from .video_sink import VideoSink
 
@@ -124,16 +125,9 @@ def _expand(spec: str) -> list[Task]:
     matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
     pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
     if pictures:
-        root = Path(glob.escape("")).joinpath(*_fixed_parts(path))
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
         return [Task(spec, root.resolve().name)]
     return [Task(match, Path(match).stem) for match in matches]
-
-
-def _fixed_parts(pattern: Path) -> Iterator[str]:
-    for part in pattern.parts:
-        if glob.has_magic(part):
-            return
-        yield part
 
 
 def track_all(
@@ -153,7 +147,10 @@ def track_all(
     for task in tasks:
         try:
             failures += _Run(task, outputs, engines, choices, reporter).track()
-        except Exception as error:  # one file must not kill the rest
+        except KeyboardInterrupt:
+            reporter.ended(task, f"interrupted; the rows so far are in {outputs.table(task)}.part")
+            raise
+        except Exception as error:
             log.debug("%s failed", task.spec, exc_info=True)
             reason = _told(error)
             reporter.ended(task, f"failed: {reason}")
@@ -162,19 +159,18 @@ def track_all(
 
 
 def _told(error: Exception) -> str:
-    """An error in one line; those that are not ours with their type."""
-    told = str(error) if isinstance(error, FacetrackError) else f"{type(error).__name__}: {error}"
-    return "; ".join([told, *getattr(error, "__notes__", [])])
+    """An error in one line; those that are not ours with their type and place."""
+    if isinstance(error, FacetrackError):
+        return str(error)
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
 
 
 class _Run:
     """One task from its input to its files."""
 
-    def __init__(
-        self, task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter
-    ) -> None:
+    def __init__(self, task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter) -> None:
         self.task, self.outputs, self.engines, self.choices, self.reporter = task, outputs, engines, choices, reporter
-        self.tally = Tally()
+        self.record = Record()
         columns = {"raw": outputs.raw, "landmark_confidence": outputs.landmark_confidence, "video": outputs.video}
         self.origin = Origin(identify_input(task), asdict(choices) | columns, identify_models(engines.cards))
 
@@ -194,7 +190,7 @@ class _Run:
             error = self._write(source)
             wall_s = time.monotonic() - began_s
             outcome = Outcome(_told(error) if error else "", source.failed, 0, wall_s)
-        write_sidecar(self.outputs.sidecar(self.task), self.origin, self.tally, outcome)
+        write_sidecar(self.outputs.sidecar(self.task), self.origin, self.record.tally, outcome)
         self.reporter.ended(self.task, self._line(outcome))
         return self._failures(source, outcome)
 
@@ -202,7 +198,9 @@ class _Run:
         missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
         if len(missing) == len(self.outputs.files(self.task)):
             return False
-        reason = f"there is no {missing[0]}" if missing else why_not_finished(self.outputs.sidecar(self.task), self.origin)
+        reason = (
+            f"there is no {missing[0]}" if missing else why_not_finished(self.outputs.sidecar(self.task), self.origin)
+        )
         if reason:
             log.warning("%s: done again: %s", self.outputs.table(self.task), reason)
             return False
@@ -211,28 +209,23 @@ class _Run:
 
     def _write(self, source: Source) -> SourceError | None:
         """Track into the sinks; the answer is why the source broke off after at least one frame."""
-        error = None
-        sinks = self._open_sinks(source)
-        try:
-            with closing(self._results(source)) as results:
-                for result in results:
-                    for sink in sinks:
-                        sink.write(result)
-                    self.tally.add(result)
-                    self.reporter.advanced()
-        except SourceError as broken:
-            if not self.tally.frames:
-                _close(sinks, complete=False)
-                raise
-            error = broken
-        except BaseException:
-            _close(sinks, complete=False)
-            raise
-        self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
-        _close(sinks, complete=True)
-        return error
+        broken: SourceError | None = None
+        with self.record as record:
+            self._open_sinks(source)
+            try:
+                with closing(self._results(source)) as results:
+                    for result in results:
+                        record.write(result)
+                        self.reporter.advanced()
+            except SourceError as error:
+                if not record.tally.frames:
+                    raise
+                broken = error
+            self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
+            record.finish()
+        return broken
 
-    def _open_sinks(self, source: Source) -> list[Sink]:
+    def _open_sinks(self, source: Source) -> None:
         overwrite = self.outputs.existing != "refuse"
         columns = CsvColumns(
             self.engines.aligner.markup.points,
@@ -240,21 +233,22 @@ class _Run:
             landmark_confidence=self.outputs.landmark_confidence,
             images=source.kind == "images",
         )
-        sinks: list[Sink] = [CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite)]
+        self.record.add(CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite))
         if self.outputs.video:
-            sinks.append(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
-        return sinks
+            self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
 
-    def _results(self, source: Source) -> Iterator[Result]:
+    def _results(self, source: Source) -> Generator[Result, None, None]:
         if source.kind == "images":
-            return each_alone(self.engines.pipeline_for_pictures(self.choices), source)
-        return self.engines.pipeline(self.choices).run(source)
+            yield from each_alone(self.engines.pipeline_for_pictures(self.choices), source)
+        else:
+            yield from self.engines.pipeline(self.choices).run(source)
 
     def _line(self, outcome: Outcome) -> str:
-        tally = self.tally
+        tally = self.record.tally
         rate = tally.frames / max(outcome.wall_s, 1e-9)
         line = f"{tally.frames} frames, {tally.with_face} with a face, {rate:.0f} frames/s"
-        return f"{line}; {outcome.error}" if outcome.error else line
+        broken = f"; {outcome.error}" if outcome.error else ""
+        return f"{line} -> {self.outputs.table(self.task)}{broken}"
 
     def _failures(self, source: Source, outcome: Outcome) -> list[Failure]:
         if outcome.error:
@@ -285,8 +279,3 @@ def identify_input(task: Task) -> dict[str, Any]:
     newest_ns = max((stat.st_mtime_ns for stat in stats), default=0)
     name = path.name or task.spec
     return {"name": name, "files": len(stats), "bytes": sum(s.st_size for s in stats), "modified_ns": newest_ns}
-
-
-def _close(sinks: Iterable[Sink], *, complete: bool) -> None:
-    for sink in sinks:
-        sink.close(complete=complete)

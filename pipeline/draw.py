@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import cast
 
 import cv2
 import numpy as np
 
 from ..tracker.markup import for_points
-from ..tracker.types import Face, Float32, State, UInt8
+from ..tracker.types import Face, Float32, Int64, State, UInt8
 
 Colour = tuple[int, int, int]
 
@@ -20,6 +21,7 @@ COLOURS: dict[State, Colour] = {
 }
 WHITE, DARK = (255, 255, 255), (28, 24, 20)
 FACE_PER_LINE = 240.0  # a face this wide, in drawn pixels, has lines one pixel thick
+SMALL_FACE = 80.0  # drawn pixels; a narrower face has room for its number only
 _SHIFT = 4  # OpenCV's fixed-point bits: lines and dots sit on sixteenths of a pixel
 _FAR = 30_000.0  # drawn pixels; what lies further out would overflow the fixed-point numbers
 _FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -97,20 +99,26 @@ def fitted(bgr: UInt8, room: tuple[int, int]) -> UInt8:
 
 def _draw_face(canvas: UInt8, face: Face, xy: Float32, box: Float32) -> None:
     colour = COLOURS[face.state]
-    side = max(float((box[2:] - box[:2]).max()), 1.0)
+    side = float(np.clip((box[2:] - box[:2]).max(), 1.0, 4.0 * max(canvas.shape)))
     thickness = max(1, round(side / FACE_PER_LINE))
-    lines = [_fixed(xy[list(line)]) for line in set(for_points(len(xy)).boundaries.values()) if line]
-    cv2.polylines(canvas, lines, False, colour, thickness, cv2.LINE_AA, _SHIFT)
+    points = _fixed(xy)
+    cv2.polylines(canvas, [points[line] for line in _lines(len(xy))], False, colour, thickness, cv2.LINE_AA, _SHIFT)
     if face.measured is not None:
         radius = round(max(1.0, side / 150) * (1 << _SHIFT))
-        for x, y in _fixed(xy).tolist():
+        for x, y in points.tolist():
             cv2.circle(canvas, (x, y), radius, WHITE, cv2.FILLED, cv2.LINE_AA, _SHIFT)
     margin = 0.06 * side
     frame = box + np.array([-margin, -margin, margin, margin], np.float32)
     cv2.polylines(canvas, _corners(frame, 0.16 * side), False, colour, thickness + 1, cv2.LINE_AA, _SHIFT)
     height = float(np.clip(side / 18, 8, 40))
-    label = f"{face.track}  {face.confidence:.0%}"
+    label = f"{face.track}  {face.confidence:.0%}" if side >= SMALL_FACE else str(face.track)
     draw_text(canvas, label, (float(frame[0]), float(frame[1]) - thickness - 2), height=height, plate=colour)
+
+
+@cache
+def _lines(count: int) -> tuple[Int64, ...]:
+    """Indices along each boundary line of the markup with so many points; lines that fall together once."""
+    return tuple(np.array(line) for line in dict.fromkeys(for_points(count).boundaries.values()) if line)
 
 
 def _corners(box: Float32, length: float) -> list[np.ndarray[tuple[int, ...], np.dtype[np.int32]]]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
@@ -14,13 +13,12 @@ from ..tracker.errors import SourceError
 from ..tracker.types import Result
 from .csv_sink import CsvColumns, CsvSink
 from .open import Choices, Engines
-from .sidecar import Origin, Outcome, Tally, identify_models, write_sidecar
-from .sinks import JsonLinesSink, Sink
+from .record import Record, Tally
+from .sidecar import Origin, Outcome, identify_models, write_sidecar
+from .sinks import JsonLinesSink
 from .sources import Source, open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,41 +46,77 @@ class LiveOutputs:
 class LiveRun:
     """From one source to all outputs, until the source ends, the window is closed or Ctrl-C comes.
 
-    All three are a good end: what was recorded until then is complete.
+    Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
 
     def __init__(self, engines: Engines, choices: Choices, outputs: LiveOutputs) -> None:
         self.engines, self.choices, self.outputs = engines, choices, outputs
-        self.pipeline = engines.pipeline(choices)
-        self.tally = Tally()
+        self._pipeline = engines.pipeline(choices)
         self._window: LiveWindow | None = None
 
     def track(self, spec: str) -> str:
         """Run; the answer says in words how it went.
 
         Raises:
-            SourceError: the source cannot be opened, or was lost; the files then end with its last frame.
+            SourceError: the source cannot be opened, or was lost.
             SinkError: an output cannot be written, or there is no display.
-            KeyboardInterrupt: Ctrl-C; the files are complete.
+            KeyboardInterrupt: Ctrl-C.
         """
         began_s = time.monotonic()
-        with ExitStack() as stack:
-            source = stack.enter_context(open_source(spec, realtime=True))
-            sinks = self._open_sinks(source)
-            error: BaseException | None = None
+        ended_by: SourceError | KeyboardInterrupt | None = None
+        with open_source(spec, realtime=True) as source, Record() as record:
+            self._open_sinks(source, record)
             try:
-                self._pump(source, sinks)
-            except (SourceError, KeyboardInterrupt) as end:
-                error = end
-            except BaseException:
-                _close(sinks, complete=False)
-                raise
-            _close(sinks, complete=self.tally.frames > 0)
-            reason = str(error) if isinstance(error, SourceError) else ""
-            outcome = Outcome(reason, source.failed, self.pipeline.dropped, time.monotonic() - began_s)
-        if self.outputs.csv is not None and self.tally.frames:
-            write_sidecar(self.outputs.csv.with_suffix(".json"), self._origin(spec), self.tally, outcome)
-        log.info("%s", self._line(outcome))
-        if error is not None:
-            raise error
-        return self._line(outcome)
+                self._pump(source, record)
+            except (SourceError, KeyboardInterrupt) as error:
+                ended_by = error
+            if record.tally.frames:
+                record.finish()
+                reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
+                outcome = Outcome(reason, source.failed, self._pipeline.dropped, time.monotonic() - began_s)
+                self._write_sidecar(spec, record.tally, outcome)
+        if ended_by is not None:
+            raise ended_by
+        return f"{record.tally.frames} frames tracked, {self._pipeline.dropped} dropped"
+
+    def _open_sinks(self, source: Source, record: Record) -> None:
+        outputs = self.outputs
+        if outputs.csv is not None:
+            columns = CsvColumns(
+                self.engines.aligner.markup.points,
+                raw=outputs.raw,
+                landmark_confidence=outputs.landmark_confidence,
+                images=source.kind == "images",
+            )
+            record.add(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
+        if outputs.record is not None:
+            record.add(VideoSink(outputs.record, rate=source.rate, overwrite=outputs.overwrite))
+        if outputs.jsonl is not None:
+            record.add(JsonLinesSink(outputs.jsonl))
+        if outputs.window:
+            self._window = LiveWindow(f"facetrack: {source.name}")
+            record.add(self._window)
+
+    def _pump(self, source: Source, record: Record) -> None:
+        with closing(self._results(source)) as results:
+            for result in results:
+                record.write(result)
+                if self._window is not None and self._window.closed:
+                    return
+
+    def _results(self, source: Source) -> Generator[Result, None, None]:
+        yield from self._pipeline.run(source, live=source.live, idle=self._answer_window)
+
+    def _answer_window(self) -> bool:
+        """Called while no frame comes; False once the user wants no more."""
+        if self._window is None:
+            return True
+        self._window.pump()
+        return not self._window.closed
+
+    def _write_sidecar(self, spec: str, tally: Tally, outcome: Outcome) -> None:
+        if self.outputs.csv is None:
+            return
+        columns = {"raw": self.outputs.raw, "landmark_confidence": self.outputs.landmark_confidence}
+        origin = Origin({"name": spec}, asdict(self.choices) | columns, identify_models(self.engines.cards))
+        write_sidecar(self.outputs.csv.with_suffix(".json"), origin, tally, outcome)

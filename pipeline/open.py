@@ -12,6 +12,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
+from ..tracker import smooth
 from ..tracker.tracks import TrackSettings
 from .run import FaceDetector, Pipeline, PipelineSettings
 
@@ -99,4 +100,5 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
         aligner.warm_up()
         detector.warm_up()
+        smooth.warm_up()
         yield Engines(detector, aligner, (align_card, detect_card), net.description)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -187,7 +187,7 @@ class Pipeline:
             ("smooth", SmoothStage(settings, self.aligner.markup.points)),
         ]
 
-    def serial(self, frames: Iterable[Frame]) -> Iterator[Result]:
+    def serial(self, frames: Iterable[Frame]) -> Generator[Result, None, None]:
         """Everything on the caller's thread, frame by frame: the reference for `run`."""
         stages = self._stages()
         for job in _jobs(frames):
@@ -197,7 +197,7 @@ class Pipeline:
 
     def run(
         self, frames: Iterable[Frame], *, live: bool = False, idle: Callable[[], bool] | None = None
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Track on four threads; iterate to receive, leave the loop or close the iterator to stop.
 
         Args:

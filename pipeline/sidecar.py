@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..engines.card import ModelCard
-from ..tracker.types import Result
 from .csv_sink import SCHEMA
 from .machine import describe_machine
+from .record import Tally
 from .sinks import atomic_write_text
-from .timing import StageTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,31 +44,6 @@ def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
     ]
 
 
-@dataclass(slots=True)
-class Tally:
-    """What went through while a table was written, in a fixed amount of memory.
-
-    Attributes:
-        frames: results written. rows: of the table. faces: distinct track numbers, for videos.
-    """
-
-    frames: int = 0
-    rows: int = 0
-    with_face: int = 0
-    most_faces: int = 0
-    tracks: int = 0
-    stages: StageTimes = field(default_factory=StageTimes)
-
-    def add(self, result: Result) -> None:
-        """Count one frame."""
-        self.frames += 1
-        self.rows += max(1, len(result.faces))
-        self.with_face += bool(result.faces)
-        self.most_faces = max(self.most_faces, len(result.faces))
-        self.tracks = max(self.tracks, 1 + max((face.track for face in result.faces), default=-1))
-        self.stages.add(result.spans_s)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run over one input ended.
@@ -93,15 +67,7 @@ def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) ->
     Raises:
         SinkError: it cannot be written.
     """
-    counts = {
-        "frames": tally.frames,
-        "dropped": outcome.dropped,
-        "failed": len(outcome.failed),
-        "rows": tally.rows,
-        "frames_with_face": tally.with_face,
-        "most_faces": tally.most_faces,
-        "tracks": tally.tracks,
-    }
+    counts = {**tally.counts(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
     content = origin.table() | {
         "complete": not outcome.error,
         "error": outcome.error or None,

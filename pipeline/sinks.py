@@ -6,7 +6,6 @@ The other sinks have files of their own: csv_sink, video_sink, window.
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -54,14 +53,18 @@ class PartFile:
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        if not path.parent.is_dir():
-            raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
-        if path.is_dir():
-            raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
-        if path.exists() and not overwrite:
-            raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
         self._path = path
         self.part = path.with_name(f"{path.name}.part")
+        try:
+            has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
+        except OSError as error:
+            raise self.error(error) from error
+        if not has_folder:
+            raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
+        if is_folder:
+            raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
+        if exists and not overwrite:
+            raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
 
     def publish(self) -> None:
         """Give the file its name.
@@ -156,10 +159,12 @@ def _face_object(face: Face, size: tuple[int, int]) -> dict[str, Any]:
         "pose_T": None if pose is None else _rounded(pose.translation_mm, 2),
         "pose_R": None if pose is None else _rounded(pose.rotation_rad, 4),
         "ear": _rounded(eye_aspect_ratio(face.smoothed), 4),
-        "xy": [_rounded(point, 2) for point in face.smoothed],
+        "xy": _rounded(face.smoothed, 2),
     }
 
 
-def _rounded(values: Any, decimals: int) -> list[float | None]:
-    numbers: list[float] = np.round(np.asarray(values, np.float64), decimals).tolist()
-    return [number if math.isfinite(number) else None for number in numbers]
+def _rounded(values: Any, decimals: int) -> Any:
+    """Give (nested) lists of rounded numbers, null where there is none."""
+    numbers = np.round(np.asarray(values, np.float64), decimals).astype(object)
+    numbers[~np.isfinite(np.asarray(values, np.float64))] = None
+    return numbers.tolist()

@@ -43,7 +43,7 @@ class Percentiles:
             return math.nan
         rank = math.ceil(self.count * percent / 100)
         index = int(np.searchsorted(np.cumsum(self._counts), max(rank, 1)))
-        return FASTEST_S * math.exp((index + 0.5) / self._per_bin)
+        return min(FASTEST_S * math.exp((index + 0.5) / self._per_bin), self.max_s)
 
     def summary_ms(self) -> dict[str, float]:
         """Mean, p50, p90, p99 and maximum in milliseconds, rounded to a microsecond; {} before the first."""

@@ -234,4 +234,6 @@ def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
 
 def why(error: Exception) -> str:
     """Say in one line what FFmpeg, or the operating system, found wrong."""
+    if isinstance(error, av.error.ExitError):  # how FFmpeg's waiting ends when PyAV's time is up
+        return "nothing came in time"
     return (getattr(error, "strerror", None) or str(error)).strip()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -13,6 +14,7 @@ from av.container import OutputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 from av.video.stream import VideoStream
 
+from ..tracker.errors import SinkError
 from ..tracker.types import Result, UInt8
 from .draw import draw_faces, fitted
 from .sinks import PartFile
@@ -47,12 +49,14 @@ class VideoSink:
         self._to_yuv = VideoReformatter()
         self._start_s = 0.0
         self._pts = -1
-        self._closed = False
         self._stream: VideoStream | None = None
         try:
-            self._container: OutputContainer = av.open(str(self._file.part), "w", format="mp4")
-        except (av.FFmpegError, OSError) as error:
+            # A file of our own: FFmpeg would open its only at the first frame, and crashes when it has to finish a
+            # file that could not be written; PyAV leaves one alone that has been closed.
+            self._out = self._file.part.open("wb")
+        except OSError as error:
             raise self._file.error(error) from error
+        self._container: OutputContainer = av.open(self._out, "w", format="mp4")
 
     def write(self, result: Result) -> None:
         """Draw and encode a frame.
@@ -61,33 +65,42 @@ class VideoSink:
             SinkError: it cannot be written.
         """
         bgr = draw_faces(result.frame.bgr, result.faces)
-        try:
+        with self._guarded():
             if self._stream is None:
                 self._start_s = result.frame.time_s
                 self._stream = self._add_stream(bgr)
             self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
-        except (av.FFmpegError, OSError) as error:
-            raise self._file.error(error) from error
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete; see `sinks.Sink.close`."""
-        if self._closed:
-            return
-        self._closed = True
-        if not complete:
-            with contextlib.suppress(av.FFmpegError, OSError):  # the fault that ended the run has been told
-                self._finish()
-            if self._stream is None:
-                self._file.discard()
+        if self._out.closed:
             return
         try:
             self._finish()
-        except (av.FFmpegError, OSError) as error:
-            raise self._file.error(error) from error
+        except SinkError:
+            if complete:
+                raise
         if self._stream is None:
-            self._file.discard()  # a video without a frame is no video
-        else:
+            self._file.discard()  # a video without a frame is none
+        elif complete:
             self._file.publish()
+
+    def _finish(self) -> None:
+        with self._guarded():
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._out.close()
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Turn a failure to write into a SinkError and give the file up."""
+        try:
+            yield
+        except (av.FFmpegError, OSError) as error:
+            with contextlib.suppress(OSError):  # the same failure again
+                self._out.close()
+            raise self._file.error(error) from error
 
     def _add_stream(self, first: UInt8) -> VideoStream:
         stream = self._container.add_stream("libx264", rate=self._rate, options=QUALITY)
@@ -109,13 +122,6 @@ class VideoSink:
         self._pts = max(self._pts + 1, round(time_s / self._tick_s))
         picture.pts, picture.time_base = self._pts, self._tick_s
         self._container.mux(stream.encode(picture))
-
-    def _finish(self) -> None:
-        try:
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-        finally:
-            self._container.close()
 
 
 def ticks_per_second(rate: Fraction) -> int:

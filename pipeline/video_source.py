@@ -257,7 +257,8 @@ class LiveSource:
                 reason = why(error)
             else:
                 return self._still_wanted()
-        raise SourceError(f"{place}: {reason}; opened again {retry.attempts} times, check device or network")
+        tried = f"; tried {retry.attempts} times to open it again, check device or network" if retry.attempts else ""
+        raise SourceError(f"{place}: {reason}{tried}")
 
     def _still_wanted(self) -> bool:
         """Whether `close` came while the source was being opened again; it could not close what was not there."""

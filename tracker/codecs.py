@@ -8,36 +8,37 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .types import Float32
+from .markup import Markup
+from .types import Float32, Int64
 
 REACH = 2  # cells on either side of the maximum that vote for its place; the bell is about 1.2 cells wide
 LOWEST = 1e-6  # floor of a vector's maximum, so that a dead vector has a logarithm
 FARTHEST = 6.0  # sigmas: how far beyond the box a landmark may be placed; a guard, not from the paper
+SHIFT = 0.25  # cells towards the higher neighbour; Newell et al., ECCV 2016
 
 
-@njit(cache=True, nogil=True)  # type: ignore[misc]
-def _decode_vectors(
-    vectors: Float32, stride: float, sigma: float, peak: float, xy: Float32, score: Float32
-) -> None:
+@njit(cache=True, nogil=True)
+def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, xy: Float32, score: Float32) -> None:
+    """Write places and scores of all landmarks into `xy` and `score`."""
     faces, landmarks, cells, _ = vectors.shape
     for f in range(faces):
         for n in range(landmarks):
             heights = 1.0
             for axis in range(2):
-                top = 0
-                for i in range(1, cells):
-                    if vectors[f, n, i, axis] > vectors[f, n, top, axis]:
-                        top = i
-                height = max(vectors[f, n, top, axis], LOWEST)
+                top, height = 0, LOWEST
+                for i in range(cells):
+                    if vectors[f, n, i, axis] > height:
+                        top, height = i, vectors[f, n, i, axis]
                 if (top == 0 or top == cells - 1) and height < peak:
                     beyond = min(np.sqrt(-2.0 * np.log(height / peak)), FARTHEST) * sigma
                     place = -beyond if top == 0 else cells - 1 + beyond
                 else:
                     weights = moment = 0.0
                     for i in range(max(top - REACH, 0), min(top + REACH, cells - 1) + 1):
-                        value = max(vectors[f, n, i, axis], 0.0)
-                        weights += value * value + LOWEST
-                        moment += (value * value + LOWEST) * i
+                        value = vectors[f, n, i, axis]
+                        weight = (value * value if value > 0.0 else 0.0) + LOWEST
+                        weights += weight
+                        moment += weight * i
                     place = moment / weights
                 xy[f, n, axis] = stride * (place + 0.5) - 0.5
                 heights *= min(height / peak, 1.0)
@@ -51,7 +52,7 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
     lower than a whole bell, the bell stands outside and its distance follows from that height (Eqs. 6 and 7).
 
     Args:
-        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y.
+        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; negative values and NaN count as 0.
         stride: crop pixels per cell.
         sigma: width of the bell, cells.
         peak: height of a whole bell, tau in the paper.
@@ -66,5 +67,142 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
         raise ValueError(f"vectors: wanted (F, N, w >= 3, 2), got {vectors.shape}")
     xy = np.empty((*vectors.shape[:2], 2), np.float32)
     score = np.empty(vectors.shape[:2], np.float32)
-    _decode_vectors(np.ascontiguousarray(vectors, np.float32), stride, sigma, peak, xy, score)
+    vectors = np.ascontiguousarray(vectors, np.float32)
+    _decode_vectors(vectors, float(stride), float(sigma), float(peak), xy, score)  # one compilation for all numbers
+    return xy, score
+
+
+@njit(cache=True, nogil=True)
+def _decode_heatmaps(maps: Float32, tops: Int64, stride: float, reach: int, xy: Float32, score: Float32) -> None:
+    faces, landmarks, h, w = maps.shape
+    for f in range(faces):
+        for n in range(landmarks):
+            heat = maps[f, n]
+            row, column = tops[f, n] // w, tops[f, n] % w
+            x, y = float(column), float(row)
+            if reach == 0:
+                if 0 < column < w - 1:
+                    x += SHIFT * np.sign(heat[row, column + 1] - heat[row, column - 1])
+                if 0 < row < h - 1:
+                    y += SHIFT * np.sign(heat[row + 1, column] - heat[row - 1, column])
+            else:
+                weights = along_x = along_y = 0.0
+                for r in range(max(row - reach, 0), min(row + reach, h - 1) + 1):
+                    for c in range(max(column - reach, 0), min(column + reach, w - 1) + 1):
+                        value = max(heat[r, c], 0.0)
+                        weight = value * value + LOWEST
+                        weights += weight
+                        along_x += weight * c
+                        along_y += weight * r
+                x, y = along_x / weights, along_y / weights
+            xy[f, n, 0] = stride * (x + 0.5) - 0.5
+            xy[f, n, 1] = stride * (y + 0.5) - 0.5
+            score[f, n] = min(max(heat[row, column], 0.0), 1.0)
+
+
+def decode_heatmaps(maps: Float32, stride: float, reach: int = 0) -> tuple[Float32, Float32]:
+    """Place each landmark on its heat map's peak.
+
+    Args:
+        maps: (F, N, h, w) float32; a whole bell has height 1.
+        stride: crop pixels per cell.
+        reach: 0 for the papers' way, a quarter cell from the peak towards the higher neighbour on each axis, which
+            leaves up to a quarter cell of error; more for the centroid of the squared values within so many cells,
+            which is ours and has no such grain (2 for bells of sigma 1, 3 for 1.5).
+    Returns:
+        xy: (F, N, 2) float32 crop pixels.
+        score: (F, N) float32, height of the peak, clipped to [0, 1].
+    Raises:
+        ValueError: maps is not (F, N, h, w), or has no cell.
+    """
+    tops = _highest(maps)
+    xy = np.empty((*maps.shape[:2], 2), np.float32)
+    score = np.empty(maps.shape[:2], np.float32)
+    _decode_heatmaps(np.ascontiguousarray(maps, np.float32), tops, stride, reach, xy, score)
+    return xy, score
+
+
+def _highest(maps: Float32) -> Int64:
+    """Flat index of each map's maximum, (F, N)."""
+    if maps.ndim != 4 or 0 in maps.shape[2:]:
+        raise ValueError(f"heat maps: wanted (F, N, h, w) with cells in them, got {maps.shape}")
+    return np.asarray(maps.reshape(*maps.shape[:2], -1).argmax(2), np.int64)
+
+
+def lines_of_points(marks: Markup) -> Int64:
+    """The boundary lines of every landmark, (N, M) line numbers in channel order, -1 where it has fewer than M."""
+    lines: list[list[int]] = [[] for _ in range(marks.points)]
+    for number, points in enumerate(marks.boundaries.values()):
+        for point in points:
+            lines[point].append(number)
+    most = max(map(len, lines))
+    return np.array([own + [-1] * (most - len(own)) for own in lines], np.int64).reshape(marks.points, most)
+
+
+@njit(cache=True, nogil=True)
+def _decode_fields(
+    maps: Float32,
+    field: Float32,
+    lines: Int64,
+    tops: Int64,
+    stride: float,
+    reach: int,
+    xy: Float32,
+    score: Float32,
+) -> None:
+    faces, landmarks, h, w = maps.shape
+    for f in range(faces):
+        for n in range(landmarks):
+            row, column = tops[f, n] // w, tops[f, n] % w
+            count = 0
+            for line in lines[n]:
+                count += line >= 0
+            heat = x = y = 0.0
+            for r in range(max(row - reach, 0), min(row + reach, h - 1) + 1):
+                for c in range(max(column - reach, 0), min(column + reach, w - 1) + 1):
+                    u = v = 0.0
+                    for line in lines[n]:
+                        if line >= 0:
+                            u += field[f, line, 0, r, c]
+                            v += field[f, line, 1, r, c]
+                    here = max(maps[f, n, r, c], 0.0)
+                    heat += here
+                    x += here * (c + u / max(count, 1))
+                    y += here * (r + v / max(count, 1))
+            xy[f, n, 0] = stride * ((x / heat if heat > 0 else column) + 0.5) - 0.5
+            xy[f, n, 1] = stride * ((y / heat if heat > 0 else row) + 0.5) - 0.5
+            score[f, n] = min(heat, 1.0)
+
+
+def decode_fields(
+    maps: Float32, field: Float32, lines: Int64, stride: float, reach: int = 3
+) -> tuple[Float32, Float32]:
+    """Place each landmark where the cells round its heat map's peak point to, weighted by their heat (Eq. 5).
+
+    A landmark on several lines (a corner of eye or mouth) takes the mean of their fields, one on no line (a pupil)
+    the plain centroid.
+
+    Args:
+        maps: (F, N, h, w) float32 probabilities, each map's sum is 1.
+        field: (F, B, 2, h, w) float32, for each boundary line the way to its nearest landmark, (x, y), cells.
+        lines: (N, M) as `lines_of_points` gives them.
+        stride: crop pixels per cell.
+        reach: r; cells on either side of the peak that have a say, cut off at the map's border.
+    Returns:
+        xy: (F, N, 2) float32 crop pixels.
+        score: (F, N) float32 in [0, 1], the probability within reach of the peak.
+    Raises:
+        ValueError: the shapes do not fit each other.
+    Source: Wan et al. (SPAN), Eqs. 4 and 5; r = 3 from section IV-A.
+    """
+    tops = _highest(maps)
+    faces, landmarks, h, w = maps.shape
+    if field.ndim != 5 or (field.shape[0], *field.shape[2:]) != (faces, 2, h, w):
+        raise ValueError(f"field: wanted ({faces}, B, 2, {h}, {w}) for maps {maps.shape}, got {field.shape}")
+    if len(lines) != landmarks or (lines >= field.shape[1]).any():
+        raise ValueError(f"lines: wanted {landmarks} rows of numbers below {field.shape[1]}, got {lines.shape}")
+    xy = np.empty((faces, landmarks, 2), np.float32)
+    score = np.empty((faces, landmarks), np.float32)
+    arrays = (np.ascontiguousarray(a, np.float32) for a in (maps, field))
+    _decode_fields(*arrays, lines, tops, stride, reach, xy, score)
     return xy, score

@@ -23,14 +23,10 @@ class CropTransform:
     size: tuple[int, int]
 
     def __post_init__(self) -> None:
-        object.__setattr__(
-            self, "matrix", frozen_array(self.matrix, (2, 3), "CropTransform.matrix", np.float64)
-        )
+        object.__setattr__(self, "matrix", frozen_array(self.matrix, (2, 3), "CropTransform.matrix", np.float64))
 
     @classmethod
-    def around(
-        cls, centre: tuple[float, float], side: float, size: int, *, angle: float = 0.0
-    ) -> CropTransform:
+    def around(cls, centre: tuple[float, float], side: float, size: int, *, angle: float = 0.0) -> CropTransform:
         """Map a square of the frame onto a square crop.
 
         Args:
@@ -60,20 +56,21 @@ class CropTransform:
         if reduction >= 2:
             bgr, matrix = self._reduced(bgr, reduction)
         height, width = self.size
-        return cv2.warpAffine(bgr, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
+        sampled = cv2.warpAffine(bgr, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
+        return np.asarray(sampled, np.uint8)
 
     def _reduced(self, bgr: UInt8, reduction: int) -> tuple[UInt8, Float64]:
         """The part of the picture that the crop sees, made smaller by a whole factor, and its own matrix."""
         height, width = self.size
         corners = self.to_frame(np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32))
         x1, y1 = np.maximum(np.floor(corners.min(0)).astype(int) - reduction, 0)
-        x2, y2 = np.ceil(corners.max(0)).astype(int) + reduction + 1
+        x2, y2 = np.maximum(np.ceil(corners.max(0)).astype(int) + reduction + 1, 0)
         part = bgr[y1:y2, x1:x2]
         if part.shape[0] < 2 * reduction or part.shape[1] < 2 * reduction:
             return bgr, self.matrix
         small_size = part.shape[1] // reduction, part.shape[0] // reduction
         part = part[: small_size[1] * reduction, : small_size[0] * reduction]
-        small = cv2.resize(part, small_size, interpolation=cv2.INTER_AREA)
+        small = np.asarray(cv2.resize(part, small_size, interpolation=cv2.INTER_AREA), np.uint8)
         # part pixel x (centre convention) = reduction * (small + 0.5) - 0.5, frame pixel = part pixel + (x1, y1)
         matrix = self.matrix.copy()
         offset = np.array([x1, y1]) + (reduction - 1) / 2
@@ -112,11 +109,10 @@ def iou(a: Float32, b: Float32) -> Float32:
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])
     shared = np.prod(np.maximum(bottom_right - top_left, 0), -1)
-    areas = np.prod(np.maximum(a[:, 2:] - a[:, :2], 0), -1)[:, None] + np.prod(
-        np.maximum(b[:, 2:] - b[:, :2], 0), -1
-    )
-    union = areas - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0).astype(np.float32)
+    area_a, area_b = (np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), -1) for boxes in (a, b))
+    union = area_a[:, None] + area_b[None, :] - shared
+    ratio: Float32 = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ratio.astype(np.float32)
 
 
 def roll(five: Float32) -> float:

@@ -1,9 +1,8 @@
-"""The compiled arithmetic of `smooth`: constant-velocity Kalman filters, and the affine motion that points
-share.
+"""The compiled arithmetic of `smooth`: constant-velocity Kalman filters, and the affine motion that points share.
 
-Everything here runs once a frame and is plain loops, which Numba compiles faster than array expressions. All
-kernels live in this one file because Numba's cache does not see changes in another one. Letters as in the
-literature: pp, pv and vv are the three different numbers of a 2x2 covariance of position and velocity.
+Everything here runs once a frame and is plain loops, which Numba compiles faster than array expressions. All kernels
+live in this one file because Numba's cache does not see changes in another one. Letters as in the literature: pp, pv
+and vv are the three different numbers of a 2x2 covariance of position and velocity.
 """
 
 from __future__ import annotations
@@ -54,11 +53,9 @@ def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
     """Give the variance of position, the covariance and the variance of velocity that one step adds.
 
     Args:
-        acceleration: variance of an acceleration that is constant within a step and independent between
-            steps.
+        acceleration: variance of an acceleration that is constant within a step and independent between steps.
         dt: length of the step in seconds.
-    Source: Bar-Shalom et al. 2001, Eq. 6.3.2-4, in closed form; `filterpy.common.Q_discrete_white_noise(2,
-        dt)`.
+    Source: Bar-Shalom et al. 2001, Eq. 6.3.2-4; the closed form of `filterpy.common.Q_discrete_white_noise`.
     """
     return acceleration * dt**4 / 4, acceleration * dt**3 / 2, acceleration * dt**2
 
@@ -83,6 +80,7 @@ def begin(state: State, measured: Float64, score: Float64, speed: float, tuning:
 @njit(cache=True, nogil=True)
 def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
     """Predict over dt seconds, take the measurement; False if the face as a whole jumped too far for that."""
+    start = state.position.copy()
     _predict(state, dt, tuning)
     points = len(measured)
     innovation, variance = np.empty((points, 2)), np.empty(points)
@@ -92,8 +90,6 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
         innovation[i, 1] = measured[i, 1] - state.position[i, 1]
         variance[i] = _variance(score[i], tuning)
         precision += 1 / variance[i]
-    if precision == 0:
-        return True
     shared = affine_part(state.position, innovation, variance)
     length = 0.0
     for i in range(points):
@@ -107,6 +103,7 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         if variance[i] < np.inf and not _is_outlier(state, i, x**2 + y**2, tuning):
             _correct(state, i, x, y, _gains(state, i, x**2 + y**2, variance[i], dt, tuning.surprise))
+    _carry(state, start, variance, dt)
     return True
 
 
@@ -172,6 +169,23 @@ def _correct(state: State, i: int, x: float, y: float, gains: tuple[float, float
 
 
 @njit(cache=True, nogil=True)
+def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
+    """Let the points that were not seen make the motion that the seen ones made since `start`."""
+    points = len(start)
+    unseen = 0
+    for i in range(points):
+        unseen += variance[i] == np.inf
+    if unseen == 0:
+        return
+    shared = affine_part(start, state.position - start, variance)
+    for i in range(points):
+        if variance[i] == np.inf:
+            for axis in range(2):
+                state.position[i, axis] = start[i, axis] + shared[i, axis]
+                state.velocity[i, axis] = shared[i, axis] / dt
+
+
+@njit(cache=True, nogil=True)
 def _is_outlier(state: State, i: int, length: float, tuning: Tuning) -> bool:
     state.doubted[i] = state.doubted[i] + 1 if length > tuning.outlier else 0
     return bool(0 < state.doubted[i] <= tuning.outlier_frames)
@@ -208,9 +222,8 @@ def noise_level(state: State, measured: Float64, score: Float64, share: float, t
 def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
     """Fit an affine motion to the moves of points and give each point's part in it.
 
-    Iteratively reweighted least squares with Cauchy weights, from the median move: a blink or an opening
-        mouth
-    hardly changes it. Where the points lie on one line, the motion is a shift.
+    Iteratively reweighted least squares with Cauchy weights, from the median move: a blink or an opening mouth hardly
+    changes it. Where the points lie on one line, the motion is a shift.
 
     Args:
         at: (N, 2) places of the points.
@@ -279,11 +292,9 @@ def _fit_affine(at: Float64, move: Float64, variance: Float64, scale: float, fit
 
 @njit(cache=True, nogil=True)
 def median(values: Float64, count: int) -> float:
-    """Median of the first `count` values, which it reorders; the larger middle one of an even number, 0 of
-    none.
+    """Median of the first `count` values, which it reorders; the larger middle one of an even number, 0 of none.
 
-    Source: Wirth, "Algorithms + Data Structures = Programs", 1976, `find`. (np.median takes seconds to
-        compile.)
+    Source: Wirth, "Algorithms + Data Structures = Programs", 1976, `find`. (np.median takes seconds to compile.)
     """
     low, high, middle = 0, count - 1, count // 2
     while low < high:

@@ -47,9 +47,7 @@ class Markup:
         if name == self.name:
             return xy
         if name not in self.subsets:
-            raise MarkupError(
-                f"{self.name} has no subset {name!r}; it has {', '.join(self.subsets) or 'none'}"
-            )
+            raise MarkupError(f"{self.name} has no subset {name!r}; it has {', '.join(self.subsets) or 'none'}")
         groups = [xy[..., list(group), :].mean(-2) for group in self.subsets[name]]
         return np.stack(groups, -2).astype(np.float32)
 
@@ -57,9 +55,7 @@ class Markup:
 def names() -> list[str]:
     """Names of the markups that ship with the package, sorted."""
     folder = resources.files(__package__).joinpath("markups")
-    return sorted(
-        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
-    )
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
 @cache

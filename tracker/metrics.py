@@ -181,8 +181,10 @@ def lag(track: Float32, truth: Float32) -> float:
 
 
 def _box_lengths(boxes: Float32, kind: Normaliser) -> Float64:
-    width, height = (np.asarray(boxes, np.float64)[:, 2:] - np.asarray(boxes, np.float64)[:, :2]).T
-    return np.sqrt(width * height) if kind == "box" else np.hypot(width, height)
+    corners = np.asarray(boxes, np.float64)
+    width, height = (corners[:, 2:] - corners[:, :2]).T
+    lengths: Float64 = np.sqrt(width * height) if kind == "box" else np.hypot(width, height)
+    return lengths
 
 
 def _faces(points: Float32, markup: Markup, what: str) -> Float64:

@@ -257,9 +257,7 @@ def _support(
 
 
 @njit(cache=True, nogil=True)
-def _refit(
-    xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: Float64, row: Float64
-) -> float:
+def _refit(xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: Float64, row: Float64) -> float:
     """Least-squares similarity of the chosen peaks; fills `row` and gives its score, or 0 if it is no face."""
     n, mx, my, ux, uy = 0, 0.0, 0.0, 0.0, 0.0
     for k in range(5):

@@ -28,9 +28,7 @@ class State(StrEnum):
     COASTING = "coasting"
 
 
-def frozen_array(
-    values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32
-) -> NDArray[Any]:
+def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32) -> NDArray[Any]:
     """Give a read-only array of the wanted dtype; None in `shape` stands for any length.
 
     Raises:
@@ -39,9 +37,7 @@ def frozen_array(
     array = np.ascontiguousarray(values, dtype)
     if array is values and array.flags.writeable:
         array = array.copy()
-    fits = array.ndim == len(shape) and all(
-        w is None or w == g for w, g in zip(shape, array.shape, strict=False)
-    )
+    fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
     if not fits:
         wanted = ", ".join("*" if n is None else str(n) for n in shape)
         raise ValueError(f"{what}: wanted shape ({wanted}), got {array.shape}")
@@ -105,7 +101,8 @@ class Proposals:
     @classmethod
     def none(cls) -> Proposals:
         """No face at all."""
-        return cls(np.empty((0, 4)), np.empty(0), np.empty((0, 5, 2)))
+        empty = np.empty((0, 5, 2), np.float32)
+        return cls(empty[:, :4, 0], empty[:, 0, 0], empty)
 
 
 @dataclass(frozen=True, slots=True)

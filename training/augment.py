@@ -6,12 +6,13 @@ Every function takes its own `numpy.random.Generator`, so that sample i of a run
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
-from ..tracker.types import Float32, UInt8
+from ..tracker.types import Float32, Float64, UInt8
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,14 @@ class Geometry:
 
 
 def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.Generator) -> CropTransform:
-    """A disturbed square crop round one face's points (N, 2), `size` pixels on either side."""
+    """Give a disturbed square crop round one face.
+
+    Args:
+        points: (N, 2) of the face, picture pixels; NaN where a point is not annotated.
+        size: side of the crop, pixels.
+        geometry: how far to stray.
+        rng: the item's own.
+    """
     (cx, cy), side = box_centre_side(bounding_box(points[~np.isnan(points).any(-1)]))
     side *= geometry.box_scale * np.exp(_clipped(rng, geometry.log_scale))
     if rng.random() < geometry.wide_share:
@@ -48,47 +56,73 @@ def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.G
         roll = _clipped(rng, geometry.roll_deg)
     centre = cx + side * _clipped(rng, geometry.shift), cy + side * _clipped(rng, geometry.shift)
     upright = CropTransform.around(centre, side, size, angle=float(np.deg2rad(roll)))
-    stretch = np.exp(_clipped(rng, geometry.stretch) / 2)
-    middle = (size - 1) / 2
-    about_middle = np.array(
-        [[stretch, 0, middle * (1 - stretch)], [0, 1 / stretch, middle * (1 - 1 / stretch)]]
-    )
-    return CropTransform(about_middle[:, :2] @ upright.matrix + _column(about_middle[:, 2]), (size, size))
-
-
-def _column(shift: np.ndarray) -> np.ndarray:
-    return np.column_stack((np.zeros((2, 2)), shift))
+    stretch = float(np.exp(_clipped(rng, geometry.stretch) / 2))
+    scale = np.array([[stretch], [1 / stretch]])
+    matrix = upright.matrix * scale
+    matrix[:, 2:] += (size - 1) / 2 * (1 - scale)  # the middle of the crop stays where it is
+    return CropTransform(matrix, (size, size))
 
 
 def _clipped(rng: np.random.Generator, sigma: float) -> float:
+    """Draw a normal number, cut off at 2.5 sigma."""
     return float(np.clip(rng.normal(0.0, sigma), -2.5 * sigma, 2.5 * sigma)) if sigma > 0 else 0.0
 
 
-def crop_over_background(
-    bgr: UInt8, transform: CropTransform, background: UInt8, rng: np.random.Generator
-) -> UInt8:
+def crop_over_background(bgr: UInt8, transform: CropTransform, background: UInt8, rng: np.random.Generator) -> UInt8:
     """Crop a picture; what lies outside it is filled so that the picture's edge does not betray the face's box.
 
     Training pictures are often face crops themselves: without this a network learns to read the position of
-    the black border. A quarter is mirrored, a quarter is one colour, the rest shows `background`.
+    the black border. Three in ten are mirrored at the edge, three in ten have a border of one colour (half of
+    those black), the rest show `background`. Pictures that must shrink below half their size are averaged over
+    the area first; they show `background` in place of a colour.
+
+    Args:
+        bgr: (H, W, 3) uint8.
+        transform: from its pixels to the crop's.
+        background: (h, w, 3) uint8 of any size.
+        rng: the item's own.
+    Returns:
+        (*transform.size, 3) uint8.
     """
     kind = rng.random()
     size = (transform.size[1], transform.size[0])
     matrix = transform.matrix
     if transform.scale < 0.5:
-        return transform.crop(bgr)
-    if kind < 0.3:
-        return cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    if kind < 0.6:
+        bgr, matrix = _shrunk(bgr, transform)
+    elif 0.3 <= kind < 0.6:
         colour = tuple(int(v) for v in rng.integers(0, 256, 3)) if kind < 0.45 else (0, 0, 0)
-        return cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderValue=colour)
-    canvas = cv2.resize(background, size, interpolation=cv2.INTER_LINEAR)
+        return _uint8(cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderValue=colour))
+    if kind < 0.3:
+        return _uint8(cv2.warpAffine(bgr, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101))
+    canvas = _uint8(cv2.resize(background, size, interpolation=cv2.INTER_LINEAR))
     cv2.warpAffine(bgr, matrix, size, dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
     return canvas
 
 
+def _shrunk(bgr: UInt8, transform: CropTransform) -> tuple[UInt8, Float64]:
+    """The picture made smaller by the whole factor that brings the transform's scale above a half, and its matrix."""
+    height, width = bgr.shape[:2]
+    factor = min(int(1 / transform.scale), height, width)
+    small = (width // factor, height // factor)
+    whole = bgr[: small[1] * factor, : small[0] * factor]
+    matrix = transform.matrix.copy()
+    matrix[:, 2] += matrix[:, :2].sum(1) * (factor - 1) / 2  # pixel x = factor * (small x + 0.5) - 0.5
+    matrix[:, :2] *= factor
+    return _uint8(cv2.resize(whole, small, interpolation=cv2.INTER_AREA)), matrix
+
+
+def _uint8(picture: Any) -> UInt8:
+    return np.asarray(picture, np.uint8)
+
+
 def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
-    """Light, colour, occluders, blur, low resolution, noise and compression, each with its own probability."""
+    """Spoil a crop (h, w, 3): occluders, light, blur, noise, compression, grey, each with its own probability.
+
+    Args:
+        bgr: (h, w, 3) uint8, left as it is.
+        patches: pieces of other pictures, for the occluders; may be empty.
+        rng: the item's own.
+    """
     if rng.random() < 0.35:
         bgr = occlude(bgr, patches, rng)
     if rng.random() < 0.8:
@@ -102,9 +136,9 @@ def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
     if rng.random() < 0.15:
         quality = int(rng.integers(15, 70))
         coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        bgr = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+        bgr = _uint8(cv2.imdecode(coded, cv2.IMREAD_COLOR))
     if rng.random() < 0.1:
-        bgr = cv2.cvtColor(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+        bgr = _uint8(cv2.cvtColor(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR))
     return bgr
 
 
@@ -114,7 +148,7 @@ def relight(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     gamma, gain, offset = np.exp(rng.normal(0, 0.3)), np.exp(rng.normal(0, 0.2)), rng.normal(0, 0.08)
     cast = np.exp(rng.normal(0, 0.06, 3))
     table = np.clip((levels[:, None] ** gamma * gain * cast + offset) * 255, 0, 255).astype(np.uint8)
-    lit = np.asarray(cv2.LUT(bgr, table.reshape(256, 1, 3).transpose(1, 0, 2).copy()), np.uint8)
+    lit = _uint8(cv2.LUT(bgr, table[None]))
     if rng.random() < 0.25:
         height, width = lit.shape[:2]
         x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)
@@ -128,7 +162,7 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     """Defocus, motion or low resolution."""
     kind = rng.integers(0, 3)
     if kind == 0:
-        return cv2.GaussianBlur(bgr, (0, 0), rng.uniform(0.5, 2.0))
+        return _uint8(cv2.GaussianBlur(bgr, (0, 0), rng.uniform(0.5, 2.0)))
     if kind == 1:
         length = int(rng.integers(3, 10))
         kernel = np.zeros((length, length), np.float32)
@@ -136,11 +170,11 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
         step = middle * np.array([np.cos(turn), np.sin(turn)])
         a, b = np.rint(middle - step).astype(int), np.rint(middle + step).astype(int)
         cv2.line(kernel, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), 1.0)
-        return cv2.filter2D(bgr, -1, kernel / kernel.sum())
+        return _uint8(cv2.filter2D(bgr, -1, kernel / kernel.sum()))
     height, width = bgr.shape[:2]
-    small = int(width * rng.uniform(0.25, 0.7))
+    small = max(int(width * rng.uniform(0.25, 0.7)), 1)
     low = cv2.resize(bgr, (small, small), interpolation=cv2.INTER_AREA)
-    return cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR)
+    return _uint8(cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
 def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
@@ -158,9 +192,7 @@ def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
             bgr[y1:y2, x1:x2] = filling
         else:
             mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
-            cv2.ellipse(
-                mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1
-            )
+            cv2.ellipse(mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1)
             np.copyto(bgr[y1:y2, x1:x2], filling, where=mask[..., None].astype(bool))
     return bgr
 
@@ -172,4 +204,4 @@ def _filling(size: tuple[int, int], patches: list[UInt8], rng: np.random.Generat
     if kind < 0.4:
         return rng.integers(0, 256, (*size, 3), np.uint8)
     patch = patches[int(rng.integers(len(patches)))]
-    return np.asarray(cv2.resize(patch, (size[1], size[0]), interpolation=cv2.INTER_AREA), np.uint8)
+    return _uint8(cv2.resize(patch, (size[1], size[0]), interpolation=cv2.INTER_AREA))

@@ -10,6 +10,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Corpus:
 
     Attributes:
         path: folder below the data root.
-        layout: "pts" (300-W), "table" (labels.csv) or "images" (no faces).
+        layout: one of `datasets.LAYOUTS`: "pts" (300-W) or "table" (labels.csv).
         weight: share of the mixture at the start, relative to the other corpora.
         late_weight: the same at the end; weights move linearly over the run. Negative: as at the start.
     """
@@ -46,7 +47,14 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """Labels and losses of GV."""
+    """Labels and losses of GV.
+
+    Attributes:
+        sigma: width of the bell, cells.
+        peak: height of the bell.
+        mse, coordinate: weights of the two terms for the landmarks.
+        negatives: share of the training pictures that show no face.
+    """
 
     sigma: float = 1.2
     peak: float = 3.0
@@ -88,7 +96,15 @@ class Schedule:
         steps: optimiser steps of the whole run.
         batch: pictures per step over all processes.
         learning_rate: peak of AdamW's rate; linear warm-up, then a cosine to zero.
+        weight_decay: AdamW's, for everything but biases and normalisation.
+        warm_up: steps until the peak.
+        ema: share of itself that the averaged network keeps in a step.
+        clip: largest norm of the gradient.
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
+        validate_every: steps between two validations, each with a line in the log.
+        checkpoint_every: steps that a kill may cost.
+        workers: processes that draw items, for each training process; 0 draws them in the training process.
+        seed: of the weights and of every item.
     """
 
     steps: int = 10_000
@@ -104,10 +120,32 @@ class Schedule:
     workers: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        starts = [start for start, _ in self.sizes]
+        if not starts or starts[0] != 0.0 or starts != sorted(starts):
+            raise ConfigError(f"schedule.sizes: wanted shares of the run that rise from 0.0, got {self.sizes}")
+        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"schedule.{name}: wanted at least 1, got {getattr(self, name)}")
+
+    def size(self, progress: float) -> int:
+        """Side of the crops in pixels when this share of the run is over."""
+        return next(side for start, side in reversed(self.sizes) if progress >= start)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One training run."""
+    """One training run.
+
+    Attributes:
+        network: what is trained.
+        corpora: annotated pictures.
+        negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
+        validation: folder of 300-W layout, below the data root; "" for objectives that hold some back themselves.
+        geometry: how far training crops stray.
+        vectors, discs: of the two kinds of labels; only the network's own counts.
+        schedule: how long and how fast.
+    """
 
     network: Network = field(default_factory=Network)
     corpora: tuple[Corpus, ...] = ()
@@ -119,7 +157,7 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Config:
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply `a.b=value` overrides, whose values are TOML too.
 
     Raises:
@@ -129,10 +167,12 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
-    for override in overrides or []:
+    for override in overrides:
         _override(table, override)
-    config = _build(Config, table, "")
-    assert isinstance(config, Config)
+    try:
+        config: Config = _build(Config, table, "")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
@@ -153,40 +193,38 @@ def _override(table: dict[str, Any], text: str) -> None:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
+    """Make a value of an annotated kind of what TOML gave; `where` is the setting's dotted name."""
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
-    origin = typing.get_origin(kind)
-    if origin is tuple:
+    if typing.get_origin(kind) is tuple:
         return _tuple(kind, value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    plain = origin or kind
-    wrong = not isinstance(value, plain) or (plain is int and isinstance(value, bool))
-    if plain is not Any and wrong:
+    plain = typing.get_origin(kind) or kind
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: wanted {plain.__name__}, got {value!r}")
     return value
 
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise ConfigError(f"{where or 'configuration'}: wanted a table, got {value!r}")
+        raise ConfigError(f"{where}: wanted a table, got {value!r}")
     hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(hints)}"
-            raise ConfigError(f"unknown setting {where}{key}{hint}")
-    return kind(**{key: _build(hints[key], entry, f"{where}{key}.") for key, entry in value.items()})
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
+            raise ConfigError(f"unknown setting {prefix}{key}; {hint}")
+    return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
 
 
 def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list):
-        raise ConfigError(f"{where.rstrip('.')}: wanted a list, got {value!r}")
-    inner = typing.get_args(kind)
-    if len(inner) == 2 and isinstance(inner[1], types.EllipsisType):
-        return tuple(_build(inner[0], entry, f"{where}{i}.") for i, entry in enumerate(value))
-    if len(inner) != len(value):
-        raise ConfigError(f"{where.rstrip('.')}: wanted {len(inner)} values, got {value!r}")
-    return tuple(
-        _build(k, entry, f"{where}{i}.") for i, (k, entry) in enumerate(zip(inner, value, strict=True))
-    )
+        raise ConfigError(f"{where}: wanted a list, got {value!r}")
+    kinds = typing.get_args(kind)
+    if len(kinds) == 2 and isinstance(kinds[1], types.EllipsisType):
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{where}: wanted {len(kinds)} values, got {value!r}")
+    return tuple(_build(k, v, f"{where}.{i}") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 WITHOUT_LANDMARK = 13  # pixels that a map without its landmark contributes: as many as a disc of radius 2
+SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
 def soft_centroid(vectors: Tensor, reach: int = 2) -> tuple[Tensor, Tensor]:
@@ -50,3 +51,119 @@ def selective_l2(maps: Tensor, targets: Tensor, *, hardest: bool) -> Tensor:
     quiet = (responses.gather(2, top.indices) ** 2 * wanted).sum()
     loud = ((responses - 1) ** 2 * landmark).sum()
     return (loud + quiet) / len(maps)
+
+
+def map_centroid(maps: Tensor, reach: int = 2) -> tuple[Tensor, Tensor]:
+    """Differentiable place of each map's maximum: the centroid of the squared values within `reach` cells.
+
+    The same arithmetic as `tracker.codecs.decode_heatmaps`.
+
+    Args:
+        maps: (F, N, h, w).
+        reach: cells on either side of the maximum that take part.
+    Returns:
+        place: (F, N, 2) cells, fractional, (x, y). top: (F, N, 2) cell of the maximum.
+    """
+    top = highest_cells(maps)
+    values, cells, inside = windows(maps, top, reach)
+    weights = (values.clamp(min=0) ** 2 + 1e-6) * inside
+    return (weights[..., None] * cells).sum(2) / weights.sum(2)[..., None], top
+
+
+def highest_cells(maps: Tensor) -> Tensor:
+    """Cell of the maximum of every map, (F, N, h, w) -> (F, N, 2) int64, (x, y)."""
+    top = maps.flatten(2).argmax(2)
+    return torch.stack((top % maps.shape[3], top // maps.shape[3]), -1)
+
+
+def windows(maps: Tensor, middles: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut a square of W = (2 reach + 1)^2 cells out of every map.
+
+    Args:
+        maps: (F, N, h, w).
+        middles: (F, N, 2) int64 cells, (x, y); anywhere.
+        reach: cells on either side.
+    Returns:
+        values: (F, N, W); a cell beyond the map has some value within it.
+        cells: (F, N, W, 2) int64. inside: (F, N, W) bool, False for cells beyond the map.
+    """
+    h, w = maps.shape[2:]
+    steps = torch.arange(-reach, reach + 1, device=maps.device)
+    offsets = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), -1).flatten(0, 1)  # W, 2
+    cells = middles[:, :, None] + offsets
+    x, y = cells.unbind(-1)
+    inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+    values = maps.flatten(2).gather(2, y.clamp(0, h - 1) * w + x.clamp(0, w - 1))
+    return values, cells, inside
+
+
+def adaptive_wing(
+    maps: Tensor, targets: Tensor, alpha: float = 2.1, omega: float = 14.0, epsilon: float = 1.0, theta: float = 0.5
+) -> Tensor:
+    """Adaptive Wing loss, mean over the cells of each map: (F, K, h, w) -> (F, K).
+
+    Logarithmic for small errors, the more so the brighter the target; linear from `theta` on, continuous with its
+    slope. PropNet's Eq. 1 with the constants of its section 4.3; in print its offset C is called Q.
+
+    Source: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", ICCV 2019.
+    """
+    error = (maps - targets).abs()
+    power = alpha - targets
+    ratio = (theta / epsilon) ** power
+    slope = omega * power * (theta / epsilon) ** (power - 1) / (1 + ratio) / epsilon
+    offset = theta * slope - omega * torch.log1p(ratio)
+    curve = omega * torch.log1p((error.clamp(max=theta) / epsilon) ** power)
+    return torch.where(error < theta, curve, slope * error - offset).mean((2, 3))
+
+
+def focal_factors(attributes: Tensor) -> Tensor:
+    """PropNet's focal factors (Eq. 2): how much each face counts for each attribute, (F, C) bool -> (F, C).
+
+    A face with an attribute that n of the batch's N faces have counts N / n; one without it counts 1. The condition
+    of the printed equation can also be read as one on the whole batch, but such a factor would weigh batches instead
+    of faces, against the text; and unattributed faces would not count at all if theirs were 0.
+    """
+    has = attributes.float()
+    often = has.sum(0).clamp(min=1)
+    return torch.where(attributes.bool(), len(has) / often, 1.0)
+
+
+def focal_wing(maps: Tensor, targets: Tensor, attributes: Tensor) -> Tensor:
+    """Adaptive Wing summed over maps, faces weighted by the mean of their focal factors (Eqs. 3 and 4).
+
+    The paper sums the C factors; their mean keeps the scale, and with it the learning rate, of data without
+    attributes (C = 0 is allowed).
+
+    Args:
+        maps: (F, K, h, w). targets: the same.
+        attributes: (F, C) bool.
+    """
+    weight = focal_factors(attributes).mean(1) if attributes.shape[1] else maps.new_ones(len(maps))
+    return (weight * adaptive_wing(maps, targets).sum(1)).mean()
+
+
+def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
+    """Divergence of two distributions over the last axis, in [0, ln 2]: (..., P) -> (...).
+
+    Source: SPAN, Eq. 15.
+    """
+    tiny = 1e-12
+    log_middle = ((p + q) / 2 + tiny).log()
+    return 0.5 * (p * ((p + tiny).log() - log_middle) + q * ((q + tiny).log() - log_middle)).sum(-1)
+
+
+def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean divergence of the maps' spatial softmax from the targets over their sum; empty targets do not count.
+
+    Args:
+        logits: (F, K, h, w). targets: (F, K, h, w), not negative.
+    """
+    wanted = targets.flatten(2).float()
+    mass = wanted.sum(2, keepdim=True)
+    divergence = jensen_shannon(logits.flatten(2).float().softmax(2), wanted / mass.clamp(min=1e-6))
+    return known_mean(divergence, mass[..., 0] > SEEN_MASS)
+
+
+def known_mean(values: Tensor, known: Tensor) -> Tensor:
+    """Mean of the values that are known; 0, with a gradient, if none is."""
+    return (values * known).sum() / known.sum().clamp(min=1)

@@ -24,7 +24,7 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
         sigma: width of the bell, cells.
         peak: height of the bell.
     Returns:
-        (..., N, w, 2) float32; [..., 0] for x, [..., 1] for y.
+        (..., N, w, 2) float32; [..., 0] for x, [..., 1] for y. NaN points give NaN vectors.
     """
     u = (xy + 0.5) / stride - 0.5
     distance = np.arange(cells, dtype=np.float32)[:, None] - u[..., None, :]
@@ -50,4 +50,4 @@ def disc_maps(xy: Float32, size: int, radius: float, ring: float = 0.0) -> UInt8
     distance = np.nan_to_num(distance, nan=np.inf).min(0, initial=np.inf)
     maps = (distance <= (radius + ring) ** 2).astype(np.uint8) * UNKNOWN
     maps[distance <= radius**2 + 1e-4] = 1
-    return maps
+    return np.asarray(maps, np.uint8)

@@ -1,4 +1,9 @@
-"""The one training loop: any objective, resumable to the same curve, one process or several through torchrun."""
+"""The one training loop: any objective, resumable to the same curve, one process or several through torchrun.
+
+Items are drawn by their number and every step starts from its own random seed, so a run that was killed goes on as
+if it had not been. With several processes each takes its share of every batch; gradients are averaged over the
+processes, batch statistics stay those of each share, and the first process alone validates and writes.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +13,22 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from .config import Config, Schedule
+from ..tracker.errors import ConfigError
+from ..tracker.types import UInt8
+from .alignment import VectorAlignment
+from .config import Config, Schedule, load
+from .detection import BackboneDetection, BranchRefinement
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +36,21 @@ log = logging.getLogger(__name__)
 class Objective(Protocol):
     """What is trained: a network, numbered training items, a loss and a validation."""
 
-    def build(self) -> nn.Module: ...
-    def item(self, index: int, progress: float) -> tuple[Any, ...]: ...
-    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]: ...
-    def validate(self, net: nn.Module) -> dict[str, float]: ...
+    def build(self) -> nn.Module:
+        """The untrained network."""
+        ...
+
+    def item(self, index: int, progress: float) -> tuple[Any, ...]:
+        """Training item number `index`, the same whoever draws it, when this share of the run is over."""
+        ...
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch of items, and its terms for the log."""
+        ...
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """Figures by name; the first one decides which network is the best, and lower is better."""
+        ...
 
 
 class Items(Dataset[tuple[Any, ...]]):
@@ -49,12 +70,9 @@ def rank_and_world() -> tuple[int, int]:
 
 
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
-    """This process's share of every batch from step `start` up to `end`."""
+    """This process's share of every batch from step `start` up to step `end`."""
     rank, world = rank_and_world()
-    indices = [
-        list(range(step * schedule.batch + rank, (step + 1) * schedule.batch, world))
-        for step in range(start, end)
-    ]
+    indices = (list(range(s * schedule.batch + rank, (s + 1) * schedule.batch, world)) for s in range(start, end))
     loader = DataLoader(Items(objective, schedule), batch_sampler=indices, num_workers=schedule.workers)
     yield from loader
 
@@ -68,13 +86,22 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 
 class Run:
-    """State of one training run and its folder: checkpoint.pt, best.pt, log.jsonl."""
+    """State of one training run and its folder.
+
+    The folder holds checkpoint.pt, from which the run goes on; best.pt, whose "average" is the best network so far;
+    and log.jsonl, a line per validation.
+    """
 
     def __init__(self, config: Config, objective: Objective, folder: Path) -> None:
+        """Start a run, or go on where the folder's checkpoint was written.
+
+        Raises:
+            ConfigError: the checkpoint is of another network.
+        """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
         torch.manual_seed(schedule.seed)
-        self.net = objective.build().to(memory_format=torch.channels_last)
+        self.net = objective.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.net).eval()
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -86,12 +113,18 @@ class Run:
         self.step = 0
         self.best = math.inf
         if (folder / "checkpoint.pt").is_file():
-            self._restore(torch.load(folder / "checkpoint.pt", weights_only=True))
+            self._restore(folder / "checkpoint.pt")
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.average.load_state_dict(state["average"])
-        self.optimiser.load_state_dict(state["optimiser"])
+    def _restore(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        try:
+            self.net.load_state_dict(state["net"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{path}: of another network than the configuration's; choose another folder: {error}"
+            ) from error
         self.step, self.best = state["step"], state["best"]
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
@@ -107,32 +140,37 @@ class Run:
         _save(state, self.folder / "checkpoint.pt")
 
     def train(self, until: int | None = None) -> None:
-        """Run to the last step or to step `until`; validate, keep the best average, log one JSON line each time."""
+        """Run to the last step, or to step `until`; validate, keep the best average, write checkpoints."""
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         wrapped = DistributedDataParallel(self.net) if world > 1 else self.net
         self.folder.mkdir(parents=True, exist_ok=True)
-        sums: dict[str, float] = {}
-        began, began_step = time.monotonic(), self.step
-        for batch in batches(self.objective, schedule, self.step, schedule.steps if until is None else until):
-            self.net.train()
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(self.step, schedule)
-            loss, terms = self.objective.loss(wrapped, batch)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip)
-            self.optimiser.step()
-            self.step += 1
-            self._follow()
-            for key, value in terms.items():
-                sums[key] = sums.get(key, 0.0) + value
+        tally = _Tally()
+        end = schedule.steps if until is None else min(until, schedule.steps)
+        for batch in batches(self.objective, schedule, self.step, end):
+            tally.add(self._step(wrapped, batch))
             if rank == 0:
-                if self.step % schedule.validate_every == 0 or self.step == schedule.steps:
-                    rate = (self.step - began_step) * schedule.batch / (time.monotonic() - began)
-                    self._report({k: v / schedule.validate_every for k, v in sums.items()}, rate)
-                    sums.clear()
-                if self.step % schedule.checkpoint_every == 0 or self.step == schedule.steps:
+                last = self.step == end
+                if last or self.step % schedule.validate_every == 0:
+                    self._report(tally.means(), tally.rate() * schedule.batch)
+                    tally = _Tally()
+                if last or self.step % schedule.checkpoint_every == 0:
                     self.save()
+
+    def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, float]:
+        """One step of the optimiser; gives the terms of the loss."""
+        schedule, (rank, world) = self.config.schedule, rank_and_world()
+        torch.manual_seed((schedule.seed * schedule.steps + self.step) * world + rank)
+        wrapped.train()
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate(self.step, schedule)
+        loss, terms = self.objective.loss(wrapped, batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip, error_if_nonfinite=True)
+        self.optimiser.step()
+        self.step += 1
+        self._follow()
+        return terms
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -158,6 +196,26 @@ class Run:
             )
 
 
+class _Tally:
+    """Means of the loss's terms over some steps, and how many steps a second."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._steps = 0
+        self._began = time.monotonic()
+
+    def add(self, terms: dict[str, float]) -> None:
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self._steps for name, value in self._sums.items()}
+
+    def rate(self) -> float:
+        return self._steps / (time.monotonic() - self._began)
+
+
 def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {key: round(value, 5) for key, value in values.items()}
 
@@ -169,13 +227,61 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def train(config: Config, objective: Objective, folder: Path) -> None:
-    """Train to the end, resuming from the folder's checkpoint if there is one."""
+    """Train to the end, going on from the folder's checkpoint if there is one; under torchrun with all processes.
+
+    Raises:
+        ConfigError: the folder's checkpoint is of another network.
+    """
     _, world = rank_and_world()
-    torch.set_num_threads(1 if world > 1 else torch.get_num_threads())
     if world > 1:
+        torch.set_num_threads(1)
         dist.init_process_group("gloo")
     try:
         Run(config, objective, folder).train()
     finally:
         if world > 1:
             dist.destroy_process_group()
+
+
+def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
+    """Train what a configuration file describes: `facetrack train`.
+
+    Args:
+        config_path: TOML file.
+        data: folder that the file's corpora, negatives and validation are below.
+        out: folder of the run; a checkpoint in it is gone on from.
+        overrides: `key.key=value` settings that go before the file's.
+    Raises:
+        ConfigError: a setting is unknown or cannot work, or something that the network builds on is not there.
+        SourceError: a folder of data is missing or broken.
+    """
+    config = load(config_path, overrides)
+    train(config, open_objective(config, data, out), out)
+
+
+def open_objective(config: Config, data: Path, out: Path) -> Objective:
+    """The objective of the configured network.
+
+    BB-FCN is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where some have been
+    mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the branches on
+    top of the best.pt of the first, which it wants as `out`/backbone.pt.
+
+    Raises:
+        ConfigError: no objective trains this network, or the backbone is missing.
+    """
+    name = config.network.name
+    if name == "gv":
+        return VectorAlignment(config, data)
+    if name == "bbfcn-backbone":
+        return BackboneDetection(config, data, _false_alarms(out))
+    if name == "bbfcn":
+        backbone = out / "backbone.pt"
+        if not backbone.is_file():
+            raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
+        state = torch.load(backbone, weights_only=True)["average"]
+        return BranchRefinement(config, data, _false_alarms(out), state)
+    raise ConfigError(f"network.name: nothing trains {name!r} yet; wanted one of gv, bbfcn-backbone, bbfcn")
+
+
+def _false_alarms(folder: Path) -> list[UInt8]:
+    return [crop for path in sorted(folder.glob("hard*.npz")) for crop in np.load(path)["crops"]]

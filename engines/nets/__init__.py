@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from .bbfcn import BBFCN, Backbone
 from .gv import GV
@@ -56,4 +59,15 @@ def parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-__all__ = ["FromBytes", "build", "parameters"]
+def gmac(net: nn.Module, size: tuple[int, int]) -> float:
+    """Billions of multiplications that a network (without `FromBytes`) spends on one picture of (height, width).
+
+    Counted from shapes alone, whatever the network's size; convolutions and linear layers count.
+    """
+    shapes_only = copy.deepcopy(net).to("meta")
+    with FlopCounterMode(display=False) as counter:
+        shapes_only(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops() / 2e9
+
+
+__all__ = ["FromBytes", "build", "gmac", "parameters"]

@@ -75,7 +75,8 @@ class InvertedResidual(nn.Module):
         self.skip = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.block(x) if self.skip else self.block(x)
+        projected: Tensor = self.block(x)
+        return x + projected if self.skip else projected
 
 
 class BandPooling(nn.Module):
@@ -92,6 +93,8 @@ class BandPooling(nn.Module):
 
     def __init__(self, bandwidths: tuple[int, int] = (3, 5), alpha: float = 0.5) -> None:
         super().__init__()
+        if any(width % 2 == 0 for width in bandwidths):
+            raise ValueError(f"band pooling: wanted odd bandwidths, which have a middle, got {bandwidths}")
         reach = max(bandwidths) // 2
         kernel = torch.zeros(2 * reach + 1)
         for width, weight in zip(bandwidths, (alpha, 1.0 - alpha), strict=True):
@@ -100,7 +103,7 @@ class BandPooling(nn.Module):
 
     def forward(self, heatmaps: Tensor) -> Tensor:
         """Pool (F, L, h, w) with h == w into (F, L, w, 2); [..., 0] is the x vector, [..., 1] the y vector."""
-        faces, landmarks, h, w = heatmaps.shape
+        faces, landmarks, _, w = heatmaps.shape
         means = torch.stack((heatmaps.mean(2), heatmaps.mean(3)), 2)  # F, L, 2, w
         flat = means.reshape(faces * landmarks * 2, 1, w)
         banded = F.conv1d(flat, self.kernel.to(flat.dtype), padding=self.kernel.shape[-1] // 2)
@@ -116,4 +119,5 @@ class FaceScore(nn.Module):
         self.logits = nn.Linear(width, 2)
 
     def forward(self, coarsest: Tensor) -> Tensor:
-        return self.logits(F.relu(self.hidden(coarsest.mean((2, 3)))))
+        logits: Tensor = self.logits(F.relu(self.hidden(coarsest.mean((2, 3)))))
+        return logits

@@ -6,6 +6,7 @@ Shapes stand in end-of-line comments as C x H x W for one picture; `s` is the si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -59,9 +60,10 @@ class PreActivated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         active = F.relu(self.bn1(x))
         skip = x if self.shortcut is None else self.shortcut(active)
-        y = self.conv1(active)
+        y: Tensor = self.conv1(active)
         y = self.conv2(F.relu(self.bn2(y)))
-        return self.conv3(F.relu(self.bn3(y))) + skip
+        y = self.conv3(F.relu(self.bn3(y)))
+        return y + skip
 
 
 class ResNetV2(nn.Module):
@@ -103,16 +105,21 @@ class BasicBlock(nn.Module):
         return F.relu(self.conv2(self.conv1(x)) + x)
 
 
+class _Hearing(nn.ModuleList):
+    """One resolution's sum of what all of them say, each by its own path."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return F.relu(reduce(torch.add, [path(x) for path, x in zip(self, features, strict=True)]))
+
+
 class Exchange(nn.Module):
     """HRNet's module: four blocks on each resolution, then every resolution hears all the others."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(c) for _ in range(4))) for c in channels)
-        self.paths = nn.ModuleList(
-            nn.ModuleList(self._path(channels, source, target) for source in range(len(channels)))
-            for target in range(len(channels))
-        )
+        scales = range(len(channels))
+        self.paths = nn.ModuleList(_Hearing(self._path(channels, j, i) for j in scales) for i in scales)
 
     @staticmethod
     def _path(channels: Sequence[int], source: int, target: int) -> nn.Module:
@@ -126,14 +133,7 @@ class Exchange(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         own = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
-        fused = []
-        for paths in self.paths:
-            heard = [path(x) for path, x in zip(paths, own, strict=True)]
-            total = heard[0]
-            for other in heard[1:]:
-                total = total + other
-            fused.append(F.relu(total))
-        return fused
+        return [hear(own) for hear in self.paths]
 
 
 class HRNet(nn.Module):
@@ -164,7 +164,8 @@ class HRNet(nn.Module):
         features = [self.entries[0](x), self.entries[1](x)]  # w x s/4, 2w x s/8
         features = self.stages[0](features)
         features = self.stages[1]([*features, self.entries[2](features[-1])])  # + 4w x s/16
-        return self.stages[2]([*features, self.entries[3](features[-1])])  # + 8w x s/32
+        joined: list[Tensor] = self.stages[2]([*features, self.entries[3](features[-1])])  # + 8w x s/32
+        return joined
 
 
 class Concatenation(nn.Module):
@@ -180,4 +181,5 @@ class Concatenation(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         size = features[0].shape[2:]
         same = [F.interpolate(x, size=size, mode="bilinear", align_corners=False) for x in features[1:]]
-        return self.mix(torch.cat([features[0], *same], 1))  # 15w x s/4 x s/4
+        mixed: Tensor = self.mix(torch.cat([features[0], *same], 1))  # 15w x s/4 x s/4
+        return mixed

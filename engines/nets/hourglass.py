@@ -68,7 +68,8 @@ class HPM(nn.Module):
         a = self.conv1(x)  # c/2
         b = self.conv2(a)  # c/4
         c = self.conv3(b)  # c/4
-        return torch.cat((a, b, c), 1) + self.skip(x)
+        skipped: Tensor = self.skip(x)
+        return torch.cat((a, b, c), 1) + skipped
 
 
 class Residual(nn.Module):
@@ -85,7 +86,8 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x) + self.skip(x)
+        total: Tensor = self.layers(x) + self.skip(x)
+        return total
 
 
 class Blur(nn.Module):
@@ -118,7 +120,8 @@ class MaxBlur(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         dense = F.max_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
-        return self.blur(dense)
+        half: Tensor = self.blur(dense)
+        return half
 
 
 def with_coordinates(x: Tensor) -> Tensor:
@@ -131,7 +134,7 @@ def with_coordinates(x: Tensor) -> Tensor:
     xs = torch.linspace(-1, 1, w, dtype=x.dtype, device=x.device).view(1, 1, 1, w)
     radius = (xs**2 + ys**2).sqrt() / 2**0.5
     grid = torch.cat((xs.expand(1, 1, h, w), ys.expand(1, 1, h, w), radius), 1)
-    return torch.cat((x, grid.expand(len(x), 3, h, w)), 1)
+    return torch.cat((x, grid.expand(x.shape[0], 3, h, w)), 1)
 
 
 class Hourglass(nn.Module):

@@ -29,13 +29,12 @@ class Stem(nn.Module):
         a, b = width // 4, width // 2
         self.conv = nn.Sequential(*after(6, a, 7, 1 if antialias else 2))
         self.blur = Blur(a) if antialias else nn.Identity()
-        self.layers = nn.Sequential(
-            HPM(a, b), MaxBlur(b) if antialias else nn.AvgPool2d(2), HPM(b, b), HPM(b, width)
-        )
+        self.layers = nn.Sequential(HPM(a, b), MaxBlur(b) if antialias else nn.AvgPool2d(2), HPM(b, b), HPM(b, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blur(self.conv(with_coordinates(x)))  # w/4 x s/2 x s/2
-        return self.layers(x)
+        features: Tensor = self.layers(x)
+        return features
 
 
 class Stack(nn.Module):

@@ -87,9 +87,7 @@ class SPAN(nn.Module):
     they are 16,992,370 and 8,730,022, the paper's figures to the last printed digit.
     """
 
-    def __init__(
-        self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False
-    ) -> None:
+    def __init__(self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False) -> None:
         super().__init__()
         self.landmarks = landmarks
         self.stem = _stem(width)
@@ -124,9 +122,7 @@ class SHN(nn.Module):
     16,042,000 parameters with 68 landmarks and four stacks (paper: 16.05 M). Answers like SPAN, without the field.
     """
 
-    def __init__(
-        self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False
-    ) -> None:
+    def __init__(self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False) -> None:
         super().__init__()
         self.stem = _stem(width)
         self.hourglasses = nn.ModuleList(_hourglass(width) for _ in range(stacks))

@@ -49,7 +49,8 @@ class ResNetStem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))  # w/4 x s/2 x s/2
-        return self.layer1(F.max_pool2d(x, 3, 2, padding=1))  # w x s/4 x s/4
+        features: Tensor = self.layer1(F.max_pool2d(x, 3, 2, padding=1))  # w x s/4 x s/4
+        return features
 
 
 def hourglass_stem(width: int) -> nn.Sequential:
@@ -76,9 +77,7 @@ class SCBE(nn.Module):
         if stem not in stems:
             raise ValueError(f"unknown TAB stem: wanted one of {', '.join(stems)}, got {stem!r}")
         self.hourglasses = nn.ModuleList(Hourglass(width, 4, HPM, lambda _: nn.AvgPool2d(2)) for _ in range(stacks))
-        self.tops = nn.ModuleList(
-            nn.Sequential(HPM(width, width), *after(width, width, 1)) for _ in range(stacks)
-        )
+        self.tops = nn.ModuleList(nn.Sequential(HPM(width, width), *after(width, width, 1)) for _ in range(stacks))
         self.heads = nn.ModuleList(nn.Conv2d(width, BOUNDARY_MAPS, 1) for _ in range(stacks))
         self.from_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.from_maps = nn.ModuleList(nn.Conv2d(BOUNDARY_MAPS, width, 1) for _ in range(stacks - 1))
@@ -124,9 +123,7 @@ class BALT(nn.Module):
             raise ValueError(f"TAB fusion: wanted 0, 1, 2 or 3, got {fusion}")
         self.fusion = fusion
         a, b = width // 4, width // 2
-        self.downs = nn.ModuleList(
-            (_double(BOUNDARY_MAPS, a), _double(a, b), _double(b, width), _double(width, width))
-        )
+        self.downs = nn.ModuleList((_double(BOUNDARY_MAPS, a), _double(a, b), _double(b, width), _double(width, width)))
         self.transitions = nn.ModuleList(nn.Conv2d(width, c, 1) for c in (a, b, width, width))
         self.bottom = _double(width, 2 * width)
         self.ups = nn.ModuleList(
@@ -147,7 +144,8 @@ class BALT(nn.Module):
         for up, skip in zip(self.ups, reversed(fused), strict=True):
             x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
             x = up(torch.cat((skip, x), 1))  # w x h/8, w/2 x h/4, w/4 x h/2, w/4 x h
-        return self.head(x)
+        maps: Tensor = self.head(x)
+        return maps
 
 
 class TAB(nn.Module):

@@ -1,0 +1,167 @@
+"""How fast it is here: a whole batch run and its parts, as percentiles, with the machine that they were measured on."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import cv2
+import numpy as np
+
+from .. import __version__
+from ..tracker.codecs import decode_vectors
+from ..tracker.errors import SourceError
+from ..tracker.geometry import CropTransform
+from ..tracker.smooth import Smoother, SmootherSettings
+from ..tracker.types import Frame, Result, UInt8
+from .batch import Outputs, Task, track_all
+from .machine import describe_machine
+from .open import Choices, Engines
+from .sidecar import identify_models
+from .sources import open_source
+from .timing import Percentiles
+from .video_sink import VideoSink
+
+SIZE = 480, 640  # of the picture that is made when no video is given
+RATE = Fraction(30)
+PORTRAIT = "portrait.jpg"
+SWING = 0.08  # of the picture's width: how far the faces move to either side
+SWING_S = 2.0  # period
+REPEATS = 100  # of each part
+
+
+@dataclass(frozen=True, slots=True)
+class BenchSettings:
+    """What is measured.
+
+    Attributes:
+        video: the recording to run over; None makes one in which a portrait moves.
+        faces: 1 or 4, in the made one.
+        frames: of the made one.
+    """
+
+    video: Path | None = None
+    faces: int = 1
+    frames: int = 600
+
+
+class _Silent:
+    """A `batch.Reporter` that says nothing."""
+
+    def began(self, task: Task, frames: int | None) -> None: ...
+    def advanced(self) -> None: ...
+    def ended(self, task: Task, line: str) -> None: ...
+
+
+def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> dict[str, Any]:
+    """Measure; the answer is in JSON's types, durations in milliseconds.
+
+    Raises:
+        SourceError: the video cannot be read.
+    """
+    with TemporaryDirectory(prefix="facetrack-bench-") as folder:
+        video = settings.video or write_moving_portrait(Path(folder) / "portrait.mp4", settings)
+        whole = _measure_whole(video, Path(folder) / "out", engines, choices)
+        parts = _measure_parts(video, engines)
+    return {
+        "facetrack": __version__,
+        "machine": describe_machine(),
+        "backend": engines.backend,
+        "models": identify_models(engines.cards),
+        "settings": asdict(choices),
+        "input": settings.video.name
+        if settings.video
+        else f"moving portrait, {settings.faces} faces, {SIZE[1]}x{SIZE[0]}",
+        **whole,
+        "parts_ms": parts,
+    }
+
+
+def portrait() -> UInt8:
+    """The packaged test picture, (256, 256, 3) uint8 BGR: Eileen Collins, NASA, public domain."""
+    content = resources.files(__package__).joinpath(PORTRAIT).read_bytes()
+    return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+
+
+def write_moving_portrait(path: Path, settings: BenchSettings) -> Path:
+    """Encode a video in which the portrait, or four of them, swing from side to side."""
+    sink = VideoSink(path, rate=RATE)
+    for index, bgr in enumerate(moving_portraits(settings.faces, settings.frames)):
+        time_s = index / float(RATE)
+        sink.write(Result(Frame(index, time_s, time_s, bgr), ()))
+    sink.close(complete=True)
+    return path
+
+
+def moving_portraits(faces: int, frames: int) -> Iterator[UInt8]:
+    """Pictures (480, 640, 3) uint8 BGR of one portrait in the middle, or of one in each quarter."""
+    picture, (height, width) = portrait(), SIZE
+    columns = 1 if faces == 1 else 2
+    cell = height // columns, width // columns
+    for index in range(frames):
+        shift = SWING * cell[1] * np.sin(2 * np.pi * index / float(RATE) / SWING_S)
+        centre = picture.shape[1] / 2 - shift * picture.shape[0] / cell[0], picture.shape[0] / 2
+        scale = cell[0] / picture.shape[0]
+        matrix = np.array([[scale, 0, cell[1] / 2 - scale * centre[0]], [0, scale, cell[0] / 2 - scale * centre[1]]])
+        tile = cv2.warpAffine(picture, matrix, (cell[1], cell[0]), borderMode=cv2.BORDER_REPLICATE)
+        yield np.asarray(np.tile(tile, (columns, columns, 1)), np.uint8)
+
+
+def _measure_whole(video: Path, folder: Path, engines: Engines, choices: Choices) -> dict[str, Any]:
+    """One batch run, tables written: wall and processor time per frame, and each stage."""
+    task, outputs = Task(str(video), "bench"), Outputs(folder)
+    cpu_s = time.process_time()
+    failures = track_all([task], outputs, engines, choices, _Silent())
+    cpu_s = time.process_time() - cpu_s
+    if failures:
+        raise SourceError(failures[0].reason)
+    sidecar = json.loads(outputs.sidecar(task).read_text(encoding="utf-8"))
+    frames, wall_s = sidecar["counts"]["frames"], sidecar["wall_s"]
+    return {
+        "counts": sidecar["counts"],
+        "wall_ms_per_frame": round(1000 * wall_s / frames, 3),
+        "cpu_ms_per_frame": round(1000 * cpu_s / frames, 3),
+        "frames_per_s": round(frames / wall_s, 1),
+        "stages_ms": sidecar["stages_ms"],
+    }
+
+
+def _measure_parts(video: Path, engines: Engines) -> dict[str, dict[str, float]]:
+    """Each part alone on one thread, on the video's first frame."""
+    with open_source(video) as source:
+        frame = next(iter(source))
+    return {name: _timed(part).summary_ms() for name, part in _parts(frame.bgr, engines)}
+
+
+def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], object]]]:
+    aligner = engines.aligner
+    middle, side = (bgr.shape[1] / 2, bgr.shape[0] / 2), bgr.shape[0] / 3
+    crop = aligner.crop_around(middle, side)
+    yield "detect, whole frame", lambda: engines.detector.detect(bgr)
+    yield "crop, one face", lambda: CropTransform(crop.matrix, crop.size).crop(bgr)
+    for count in (1, 4):
+        yield f"align, {count} face{'s' * (count > 1)}", lambda count=count: aligner.align(bgr, [crop] * count)
+    points, codec = aligner.markup.points, aligner.card.codec
+    rng = np.random.default_rng(0)
+    vectors = rng.random((1, points, aligner.card.size[0] // codec["stride"], 2), np.float32)
+    yield "decode, one face", lambda: decode_vectors(vectors, codec["stride"], codec["sigma"], codec["peak"])
+    smoother, clock = Smoother(SmootherSettings(), points), iter(np.arange(1, 1e6) / float(RATE))
+    xy, score = 100 * rng.random((points, 2), np.float32), np.ones(points, np.float32)
+    yield "smooth, one face", lambda: smoother.update(float(next(clock)), xy, score, 100.0)
+
+
+def _timed(part: Callable[[], object]) -> Percentiles:
+    times = Percentiles()
+    for repeat in range(-3, REPEATS):
+        began = time.perf_counter()
+        part()
+        if repeat >= 0:
+            times.add(time.perf_counter() - began)
+    return times

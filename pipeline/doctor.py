@@ -1,0 +1,250 @@
+"""What works on this machine, what does not, why, and the line that mends it."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
+
+import numpy as np
+
+from .. import __version__
+from ..engines.card import all_cards, home
+from ..tracker.errors import FacetrackError
+from ..tracker.smooth import Smoother, SmootherSettings
+from ..tracker.types import Float32, Frame
+from .bench import portrait
+from .machine import describe_machine, version_of
+from .open import Choices, OpenEngines
+from .window import LiveWindow
+
+Status = Literal["ok", "absent", "failed"]
+
+NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
+OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+TRAINING = ("torch", "onnx", "onnxscript", "h5py")
+EYES = np.array([[103.5, 101.0], [150.0, 102.0]])  # centres of the portrait's eyes, measured by hand
+EYE_ERROR_PX = 5.0  # one eighth of the distance between them: any tracker that works is closer
+SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer.
+
+    Attributes:
+        subject: what was looked at.
+        status: "absent" is something that can be done without.
+        detail: what was found.
+        remedy: what to do about it; "" where nothing needs to be done.
+    """
+
+    subject: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine(open_engines: OpenEngines) -> Iterator[Check]:
+    """All checks, one after the other; the last ones run the whole program on a packaged picture."""
+    machine = describe_machine()
+    where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}"
+    yield Check("machine", "ok", where)
+    yield Check("facetrack", "ok", f"{__version__}, Python {platform.python_version()}")
+    yield from _packages()
+    yield from _folders()
+    yield _backend()
+    yield _video()
+    yield from _models()
+    yield _window()
+    yield _cameras()
+    yield _guarded("smoother", _smoother)
+    yield _guarded("whole program", lambda: _whole_program(open_engines))
+
+
+def _guarded(subject: str, check: Callable[[], Check]) -> Check:
+    """A check that runs much code: whatever it raises is its finding."""
+    try:
+        return check()
+    except FacetrackError as error:
+        return Check(subject, "failed", str(error))
+    except Exception as error:  # noqa: BLE001 - a doctor reports what is broken, whatever it is
+        return Check(subject, "failed", f"{type(error).__name__}: {error}", "report this as a bug")
+
+
+def _packages() -> Iterator[Check]:
+    for package in NEEDED:
+        version = version_of(package)
+        if version:
+            yield Check(package, "ok", version)
+        else:
+            yield Check(package, "failed", "not installed", f"pip install {package}")
+    yield _opencv()
+    missing = [package for package in TRAINING if not version_of(package)]
+    found = ", ".join(f"{package} {version_of(package)}" for package in TRAINING if package not in missing)
+    if missing:
+        detail = f"{', '.join(missing)} not installed"
+        yield Check("training", "absent", detail, 'pip install "facetrack[train]", if you want to train')
+    else:
+        yield Check("training", "ok", found)
+
+
+def _opencv() -> Check:
+    """Exactly one distribution may own the module cv2."""
+    found = [f"{package} {version}" for package in OPENCV if (version := version_of(package))]
+    if len(found) == 1:
+        return Check("opencv", "ok", found[0])
+    if not found:
+        return Check("opencv", "failed", "not installed", f"pip install {OPENCV[0]}")
+    remedy = f"pip uninstall -y {' '.join(OPENCV)} && pip install {OPENCV[0]}"
+    return Check("opencv", "failed", f"{' and '.join(found)} overwrite each other's files", remedy)
+
+
+def _folders() -> Iterator[Check]:
+    cache = os.environ.get("NUMBA_CACHE_DIR", "")
+    try:
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=cache):
+            pass
+        yield Check("compiled code", "ok", cache)
+    except OSError as error:
+        detail = f"{cache} cannot be written ({error.strerror}): every start compiles anew, which takes seconds"
+        yield Check("compiled code", "absent", detail, "set NUMBA_CACHE_DIR to a folder of yours")
+    found = "" if home().is_dir() else " (does not exist: no models of your own)"
+    yield Check("your models", "ok", f"{home()}{found}")
+
+
+def _backend() -> Check:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        return Check("backend onnx", "failed", str(error), "pip install --force-reinstall onnxruntime")
+    return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__} on {ort.get_device()}")
+
+
+def _video() -> Check:
+    import av
+
+    wanted = {("h264", "r"), ("hevc", "r"), ("vp9", "r"), ("av1", "r"), ("libx264", "w")}
+    missing = sorted(f"{name} ({mode})" for name, mode in wanted if not _has_codec(name, mode))
+    version = ".".join(map(str, av.library_versions["libavcodec"]))
+    if missing:
+        remedy = "pip install --force-reinstall --only-binary av av"
+        return Check("video", "failed", f"FFmpeg's libavcodec {version} lacks {', '.join(missing)}", remedy)
+    return Check("video", "ok", f"libavcodec {version}: reads H.264, HEVC, VP9, AV1; writes H.264")
+
+
+def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    import av
+
+    try:
+        av.Codec(name, mode)
+    except ValueError:
+        return False
+    return True
+
+
+def _models() -> Iterator[Check]:
+    """Every card that is found, its weights read and their hashes compared."""
+    try:
+        cards = all_cards()
+    except FacetrackError as error:
+        yield Check("models", "failed", str(error), "mend or remove that card")
+        return
+    for task in ("align", "detect"):
+        if not any(card.task == task for card in cards):
+            yield Check("models", "failed", f"none to {task} with", "pip install --force-reinstall facetrack")
+    for card in cards:
+        try:
+            size = sum(len(weights.read()) for weights in card.weights.values())
+        except FacetrackError as error:
+            yield Check(card.name, "failed", str(error), "pip install --force-reinstall facetrack")
+        else:
+            yield Check(card.name, "ok", f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card")
+
+
+def _window() -> Check:
+    try:
+        LiveWindow("facetrack doctor").close(complete=True)
+    except FacetrackError as error:
+        return Check("window", "absent", str(error).removeprefix("window: "))
+    return Check("window", "ok", "a display is there")
+
+
+def _cameras() -> Check:
+    """Linux alone tells without switching them on."""
+    if not sys.platform.startswith("linux"):
+        return Check("cameras", "ok", "not looked for; try: facetrack --camera 0")
+    devices = sorted(Path("/dev").glob("video*"))
+    if not devices:
+        return Check("cameras", "absent", "there is no /dev/video*", "plug one in, or pass it into the container")
+    closed = [device for device in devices if not os.access(device, os.R_OK | os.W_OK)]
+    if closed:
+        remedy = "sudo usermod -aG video $USER, then log in again"
+        return Check("cameras", "failed", f"{', '.join(map(str, closed))}: permission denied", remedy)
+    return Check("cameras", "ok", ", ".join(map(str, devices)))
+
+
+def _smoother() -> Check:
+    worst = smoother_against_filterpy()
+    detail = f"agrees with filterpy to {worst:.1e} px"
+    if worst <= SMOOTHER_PX:
+        return Check("smoother", "ok", detail)
+    return Check("smoother", "failed", f"{detail}, wanted {SMOOTHER_PX} px", "clear the folder of compiled code")
+
+
+def smoother_against_filterpy() -> float:
+    """Largest difference in pixels between the smoother and filterpy's Kalman filter.
+
+    Where all points move alike and nothing is taken for a surprise, the smoother is one constant-velocity filter for
+    the whole face, which filterpy can compute too.
+    """
+    from filterpy.common import Q_discrete_white_noise
+    from filterpy.kalman import KalmanFilter
+
+    points, size_px, frames, dt = 68, 100.0, 40, 1 / 30
+    settings = SmootherSettings(surprise=math.inf, noisiest=1.0)
+    noise, shared = (settings.noise * size_px) ** 2, (settings.shared_noise * size_px) ** 2
+    oracle = KalmanFilter(dim_x=2, dim_z=1)
+    oracle.F, oracle.H = np.array([[1, dt], [0, 1]]), np.array([[1.0, 0.0]])
+    oracle.Q = Q_discrete_white_noise(2, dt, (settings.rest_shared * size_px) ** 2)
+    oracle.R = shared + 3 * noise / points
+    oracle.P = np.diag([shared + noise / points, (settings.first_speed * size_px) ** 2])
+    smoother, rng = Smoother(settings, points), np.random.default_rng(5)
+    face = rng.uniform(0, size_px, (points, 2)).astype(np.float32)
+    path = np.cumsum(rng.normal(0, 0.2, frames)).astype(np.float32)
+    oracle.x, worst = np.array([[path[0]], [0.0]]), 0.0
+    for index, shift in enumerate(path):
+        xy, _ = smoother.update(index * dt, face + shift, np.ones(points, np.float32), size_px)
+        if index:
+            oracle.predict()
+            oracle.update(float(shift))
+        worst = max(worst, float(np.abs(xy - face - oracle.x[0, 0]).max()))
+    return worst
+
+
+def _whole_program(open_engines: OpenEngines) -> Check:
+    """Find the one face of the packaged portrait, and its eyes."""
+    choices = Choices()
+    with open_engines(choices) as engines:
+        frames = [Frame(i, i / 30, i / 30, portrait()) for i in range(3)]
+        results = list(engines.pipeline(choices).run(frames))
+        markup, backend = engines.aligner.markup, engines.backend
+    counts = [len(result.faces) for result in results]
+    if counts != [1, 1, 1]:
+        return Check(
+            "whole program", "failed", f"found {counts} faces in three frames of a portrait, wanted one in each"
+        )
+    error_px = _eye_error(markup.subset("five5", results[-1].faces[0].smoothed))
+    detail = f"finds the eyes of a portrait to {error_px:.1f} px ({backend})"
+    return Check("whole program", "ok" if error_px <= EYE_ERROR_PX else "failed", detail)
+
+
+def _eye_error(five: Float32) -> float:
+    return float(np.linalg.norm(five[:2] - EYES, axis=1).max())

@@ -1,0 +1,303 @@
+"""Batches: every input gets its own whole answer, or says why not, whatever happens to the others."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
+from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
+
+from facetrack.pipeline.batch import Failure, Outputs, Task, plan, track_all
+from facetrack.pipeline.open import Choices
+from facetrack.tracker.errors import ConfigError, SinkError
+
+MOVING = PaintedSource(count=24, faces=(PaintedFace(velocity=(30.0, 0.0)),))
+NEAR_PX = 0.5  # one level of the painted chart is half a pixel
+LOSSLESS = VideoRecipe(codec="ffv1", pix_fmt="bgr0", options={})
+
+
+@dataclass
+class Notes:
+    """A reporter that remembers."""
+
+    frames: list[int | None] = field(default_factory=list)
+    advances: int = 0
+    lines: list[str] = field(default_factory=list)
+
+    def began(self, task: Task, frames: int | None) -> None:
+        assert task.name
+        self.frames.append(frames)
+
+    def advanced(self) -> None:
+        self.advances += 1
+
+    def ended(self, task: Task, line: str) -> None:
+        self.lines.append(f"{task.name}: {line}")
+
+
+def track(
+    inputs: Sequence[Path | str],
+    outputs: Outputs,
+    *,
+    engines: PaintedEngines | None = None,
+    choices: Choices | None = None,
+    notes: Notes | None = None,
+) -> list[Failure]:
+    engines, choices = engines or PaintedEngines(), choices or Choices()
+    with engines(choices) as opened:
+        tasks = plan([str(spec) for spec in inputs], outputs)
+        return track_all(tasks, outputs, opened, choices, notes or Notes())
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def points(row: dict[str, str]) -> np.ndarray[Any, Any]:
+    return np.array([[float(row[f"x_{i}"]), float(row[f"y_{i}"])] for i in range(68)])
+
+
+def sidecar(path: Path) -> dict[str, Any]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "moving.mkv"
+    return write_video(path, (MOVING.picture(index) for index in range(MOVING.count)), LOSSLESS)
+
+
+@pytest.fixture
+def cut_video(tmp_path: Path) -> Path:
+    recipe = VideoRecipe(mux={"movflags": "faststart"}, options={"crf": "10", "g": "5"})
+    source = PaintedSource(count=60, faces=(PaintedFace(velocity=(60.0, 0.0)),))
+    whole = write_video(tmp_path / "cut.mp4", (source.picture(i) for i in range(source.count)), recipe)
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    return whole
+
+
+# what is written
+
+
+def test_every_frame_of_a_video_has_its_face_where_it_was_painted(video: Path, tmp_path: Path) -> None:
+    assert track([video], Outputs(tmp_path), choices=Choices(smooth=False)) == []
+    table = rows(tmp_path / "moving.csv")
+    assert [row["frame"] for row in table] == [str(1 + i) for i in range(MOVING.count)]
+    assert {row["face_id"] for row in table} == {"0"}
+    for index, row in enumerate(table):
+        assert np.abs(points(row) - MOVING.truth(index)[0]).max() < NEAR_PX
+
+
+def test_the_same_input_and_settings_give_the_same_bytes(video: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        track([video], Outputs(tmp_path / name, raw=True, landmark_confidence=True))
+    assert (tmp_path / "one/moving.csv").read_bytes() == (tmp_path / "two/moving.csv").read_bytes()
+
+
+def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> None:
+    track([video], Outputs(tmp_path), choices=Choices(detect_every=5))
+    content = sidecar(tmp_path / "moving.json")
+    assert content["schema"] == 1
+    assert content["complete"] is True
+    assert content["error"] is None
+    assert content["settings"]["detect_every"] == 5
+    assert content["models"][0]["sha256"] == {"net": "0" * 64}
+    assert content["counts"]["frames"] == content["counts"]["rows"] == MOVING.count
+    assert set(content["stages_ms"]) == {"capture", "detect", "align", "smooth"}
+    assert content["machine"]["packages"]["numpy"] == np.__version__
+
+
+def test_the_annotated_video_is_written_on_request(video: Path, tmp_path: Path) -> None:
+    track([video], Outputs(tmp_path, video=True))
+    assert {file.name for file in tmp_path.iterdir()} == {"moving.csv", "moving.json", "moving.mp4"}
+
+
+def test_progress_counts_the_frames(video: Path, tmp_path: Path) -> None:
+    notes = Notes()
+    track([video], Outputs(tmp_path), notes=notes)
+    assert notes.frames == [MOVING.count]
+    assert notes.advances == MOVING.count
+    assert "24 frames, 24 with a face" in notes.lines[0]
+
+
+# pictures
+
+
+def test_pictures_have_an_input_column_and_nothing_to_do_with_each_other(tmp_path: Path) -> None:
+    source = PaintedSource(count=3, faces=(PaintedFace(velocity=(600.0, 0.0)),))
+    paint_pictures(tmp_path / "shots", source, ["c.png", "a.png", "b.png"])
+    assert track([tmp_path / "shots"], Outputs(tmp_path / "out")) == []
+    table = rows(tmp_path / "out/shots.csv")
+    assert [(row["input"], row["face_id"], row["state"]) for row in table] == [
+        ("a.png", "0", "new"),
+        ("b.png", "0", "new"),
+        ("c.png", "0", "new"),
+    ]
+    for row, index in zip(table, (1, 2, 0), strict=True):
+        assert np.abs(points(row) - source.truth(index)[0]).max() < NEAR_PX
+
+
+def test_every_picture_is_searched(tmp_path: Path) -> None:
+    engines = PaintedEngines()
+    paint_pictures(tmp_path / "shots", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    track([tmp_path / "shots"], Outputs(tmp_path / "out"), engines=engines)
+    assert engines.detector.searched == 3
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "3.png"])
+    (folder / "2.png").write_text("no picture", encoding="utf-8")
+    (failure,) = track([folder], Outputs(tmp_path / "out"))
+    assert failure.what.endswith("shots: 2.png")
+    assert len(rows(tmp_path / "out/shots.csv")) == 2
+    assert sidecar(tmp_path / "out/shots.json")["counts"]["failed"] == 1
+
+
+# what goes wrong
+
+
+def test_one_broken_file_does_not_stop_the_others(video: Path, tmp_path: Path) -> None:
+    empty, text = tmp_path / "empty.mp4", tmp_path / "text.mp4"
+    empty.touch()
+    text.write_text("Dear diary\n", encoding="utf-8")
+    out = tmp_path / "out"
+    failures = track([empty, tmp_path / "missing.mp4", video, text], Outputs(out))
+    assert [Path(failure.what).name for failure in failures] == ["empty.mp4", "missing.mp4", "text.mp4"]
+    assert all(len(failure.reason.splitlines()) == 1 for failure in failures)
+    assert {file.name for file in out.iterdir()} == {"moving.csv", "moving.json"}
+
+
+def test_of_a_video_that_was_cut_off_the_rows_up_to_the_break_are_kept(cut_video: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (failure,) = track([cut_video], Outputs(out))
+    content = sidecar(out / "cut.json")
+    table = rows(out / "cut.csv")
+    assert "breaks off after frame" in failure.reason
+    assert content["complete"] is False
+    assert content["error"] == failure.reason
+    assert 10 < len(table) == content["counts"]["frames"] < 60
+
+
+def test_a_failing_engine_leaves_the_complete_rows_before_it_as_a_part(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={12: MemoryError("no room")}))
+    (failure,) = track([video], Outputs(tmp_path), engines=engines)
+    assert "MemoryError: no room" in failure.reason
+    assert "in stage align at frame" in failure.reason
+    assert [file.name for file in tmp_path.iterdir()] == ["moving.csv.part"]
+    table = rows(tmp_path / "moving.csv.part")
+    assert table
+    assert None not in table[-1].values()
+
+
+def test_nothing_is_left_of_a_video_whose_first_frame_fails(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={0: MemoryError("no room")}))
+    track([video], Outputs(tmp_path, video=True), engines=engines)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_keeps_the_complete_rows_and_stops_the_batch(video: Path, tmp_path: Path) -> None:
+    engines, notes = PaintedEngines(PaintedBackend(failing={12: KeyboardInterrupt()})), Notes()
+    other = paint_video(tmp_path / "other.mp4", PaintedSource(count=5))
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        track([video, other], Outputs(out), engines=engines, notes=notes)
+    assert [file.name for file in out.iterdir()] == ["moving.csv.part"]
+    text = (out / "moving.csv.part").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    assert len(text.splitlines()) > 2
+    assert "moving.csv.part" in notes.lines[-1]
+
+
+def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SinkError, match="cannot be made"):
+        track([video], Outputs(tmp_path / "file" / "out"))
+
+
+# before the start
+
+
+def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
+        plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
+
+
+def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").touch()
+    with pytest.raises(ConfigError, match="written over by its own output"):
+        plan([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
+
+
+def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "moving.csv").touch()
+    with pytest.raises(SinkError, match=r"moving\.csv: exists already; add --overwrite or --resume"):
+        plan([str(video)], Outputs(tmp_path))
+
+
+def test_a_camera_is_no_recording(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="facetrack live --camera 0"):
+        plan(["0"], Outputs(tmp_path))
+
+
+def test_a_glob_of_videos_is_a_task_for_each_and_one_of_pictures_a_single_task(tmp_path: Path) -> None:
+    for name in ("b.mp4", "a.mp4", "1.png", "2.png"):
+        (tmp_path / name).touch()
+    names = [task.name for task in plan([f"{tmp_path}/*.mp4", f"{tmp_path}/*.png"], Outputs(tmp_path / "out"))]
+    assert names == ["a", "b", tmp_path.name]
+
+
+# resuming
+
+
+def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
+    engines, notes = PaintedEngines(), Notes()
+    track([video], Outputs(tmp_path), engines=engines)
+    calls = engines.backend.calls
+    assert track([video], Outputs(tmp_path, existing="resume"), engines=engines, notes=notes) == []
+    assert engines.backend.calls == calls
+    assert notes.lines == ["moving: finished before"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("settings", "settings differs"),
+        ("input", "input differs"),
+        ("sidecar", "cannot be read"),
+        ("no sidecar", "there is no moving.json"),
+    ],
+)
+def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
+    change: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out, notes = paint_video(tmp_path / "moving.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
+    track([recording], Outputs(out))
+    if change == "input":
+        os.utime(recording, (1, 1))
+    elif change == "sidecar":
+        (out / "moving.json").write_text("{", encoding="utf-8")
+    elif change == "no sidecar":
+        (out / "moving.json").unlink()
+    choices = Choices(detect_every=3) if change == "settings" else Choices()
+    assert track([recording], Outputs(out, existing="resume"), choices=choices, notes=notes) == []
+    assert notes.advances == 5
+    assert reason in caplog.text
+    assert sidecar(out / "moving.json")["complete"] is True
+
+
+def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out = tmp_path / "out"
+    track([cut_video], Outputs(out))
+    assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
+    assert "it is not whole: " in caplog.text

@@ -1,0 +1,134 @@
+"""BB-FCN's networks, labels and loss against the paper's numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
+
+from facetrack.engines import nets  # noqa: E402
+from facetrack.engines.nets.bbfcn import BBFCN, Backbone, Branches, Doubling, RegressionBaseline  # noqa: E402
+from facetrack.training.losses import WITHOUT_LANDMARK, selective_l2  # noqa: E402
+from facetrack.training.targets import UNKNOWN, disc_maps  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    ("net", "count"),
+    [
+        (Backbone(5), 148_435),
+        (Branches(1), 2_401),
+        (Branches(5), 12_005),
+        (BBFCN(5), 160_440),
+        (Backbone(29), 148_819),
+        (BBFCN(29), 218_448),
+        (Backbone(68), 149_443),
+        (BBFCN(68), 312_711),
+        (RegressionBaseline(5), 138_905),
+    ],
+)
+def test_parameter_counts_are_the_papers(net, count):
+    assert nets.parameters(net) == count
+
+
+def test_the_backbone_has_eight_convolutions_and_two_deconvolutions():
+    layers = [layer for layer in Backbone().modules() if isinstance(layer, (torch.nn.Conv2d, Doubling))]
+    shapes = [(layer.out_channels, layer.kernel_size[0], layer.in_channels) for layer in layers]
+    c, d = "C", "D"
+    wanted = [(20, 5, 3), (20, 5, 20), (30, 5, 20), (30, 5, 30), (40, 5, 30), (40, 5, 40)]
+    wanted += [(30, 2, 40), (30, 5, 30), (15, 2, 30), (5, 1, 15)]
+    assert shapes == wanted
+    assert [d if isinstance(layer, Doubling) else c for layer in layers] == list("CCCCCCDCDC")
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 64), (4, 8)])
+def test_the_backbone_answers_at_the_size_of_its_input(size):
+    assert Backbone()(torch.zeros(2, 3, *size)).shape == (2, 5, *size)
+
+
+def test_the_baseline_answers_at_a_quarter_of_the_size():
+    assert RegressionBaseline()(torch.zeros(1, 3, 32, 32)).shape == (1, 15, 8, 8)
+
+
+def test_inside_a_large_picture_the_backbone_sees_what_it_sees_in_a_crop():
+    torch.manual_seed(0)
+    net, picture = Backbone().eval(), torch.randn(1, 3, 160, 160)
+    with torch.no_grad():
+        whole, crop = net(picture), net(picture[:, :, 16:144, 16:144])
+    inner = slice(40, 88)  # the receptive field reaches 38 pixels
+    torch.testing.assert_close(whole[:, :, 56:104, 56:104], crop[:, :, inner, inner], atol=1e-6, rtol=1e-5)
+
+
+def test_a_doubling_is_the_deconvolution_it_stands_for():
+    torch.manual_seed(0)
+    layer, x = Doubling(6, 4), torch.randn(2, 6, 5, 7)
+    torch.testing.assert_close(layer(x), torch.nn.ConvTranspose2d.forward(layer, x))
+
+
+def test_grouped_branches_are_separate_branches():
+    torch.manual_seed(0)
+    together, rgb, coarse = Branches(3), torch.randn(2, 3, 24, 24), torch.randn(2, 3, 24, 24)
+    for k in range(3):
+        alone = Branches(1)
+        for mine, shared in zip(alone.parameters(), together.parameters(), strict=True):
+            mine.data = shared.data.chunk(3)[k].clone()
+        torch.testing.assert_close(alone(rgb, coarse[:, k : k + 1]), together(rgb, coarse)[:, k : k + 1])
+
+
+def test_the_whole_network_gives_coarse_and_fine_maps():
+    coarse, fine = nets.FromBytes(nets.build("bbfcn", 5))(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+    assert coarse.shape == (2, 5, 32, 32)
+    assert fine.shape == (2, 5, 64, 64)
+
+
+def test_a_disc_of_radius_two_has_thirteen_pixels_whose_mean_is_the_landmark():
+    plane = disc_maps(np.array([[[10.0, 7.0]]], np.float32), 32, radius=2)[0]
+    assert plane.sum() == 13
+    assert np.argwhere(plane).mean(0).tolist() == [7, 10]
+    shifted = disc_maps(np.array([[[13.0, 8.0]]], np.float32), 32, radius=2)[0]
+    assert np.array_equal(shifted[1:, 3:], plane[:-1, :-3])
+
+
+def test_discs_are_clipped_at_the_border_and_unannotated_points_are_drawn_nowhere():
+    points = np.array([[[0.0, 0.0], [np.nan, np.nan]]], np.float32)
+    corner, nothing = disc_maps(points, 16, radius=2)
+    assert corner.sum() == 6  # a quarter of the disc with its two half axes
+    assert nothing.sum() == 0
+    assert disc_maps(np.empty((0, 5, 2), np.float32), 16, radius=2).sum() == 0
+
+
+def test_discs_of_two_faces_share_a_map_and_a_ring_is_unknown():
+    points = np.array([[[5.0, 5.0]], [[12.0, 12.0]]], np.float32)
+    plane = disc_maps(points, 20, radius=2, ring=1)[0]
+    assert (plane == 1).sum() == 26
+    assert (plane == UNKNOWN).sum() == 2 * (29 - 13)  # a disc of radius 3 has 29 pixels
+
+
+@pytest.mark.parametrize("hardest", [False, True])
+def test_the_loss_touches_as_many_other_pixels_as_landmark_pixels(hardest):
+    torch.manual_seed(0)
+    targets = torch.from_numpy(disc_maps(np.array([[[8.0, 8.0], [3.0, 4.0]]], np.float32), 16, radius=2))[None]
+    targets[0, 1] = 0  # the second type is not in the picture
+    maps = torch.randn(1, 2, 16, 16, requires_grad=True)
+    selective_l2(maps, targets, hardest=hardest).backward()
+    touched = maps.grad != 0
+    assert touched[0, 0][targets[0, 0] == 1].all()
+    assert touched[0, 0][targets[0, 0] == 0].sum() == 13
+    assert touched[0, 1].sum() == WITHOUT_LANDMARK
+
+
+def test_the_hardest_others_are_the_loudest():
+    targets = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    maps = torch.arange(64.0).view(1, 1, 8, 8).requires_grad_()
+    selective_l2(maps, targets, hardest=True).backward()
+    assert maps.grad.flatten().nonzero().flatten().tolist() == list(range(64 - WITHOUT_LANDMARK, 64))
+
+
+def test_unknown_pixels_are_never_selected():
+    targets = torch.full((1, 1, 8, 8), UNKNOWN, dtype=torch.uint8)
+    targets[0, 0, 0, :5] = 0
+    maps = torch.randn(1, 1, 8, 8, requires_grad=True)
+    loss = selective_l2(maps, targets, hardest=True)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert (maps.grad != 0).sum() == 5

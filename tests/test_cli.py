@@ -1,0 +1,297 @@
+"""The command line: exit codes, one-line errors, data on stdout and talk on stderr."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fakes import PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedEngines, paint_video
+
+import facetrack
+from facetrack.cli import main
+from facetrack.pipeline.open import Choices
+
+CARD = """
+name = "pebble-68"
+network = "pebble"
+task = "align"
+markup = "ibug68"
+parameters = 12345
+gmac = 0.5
+data = ["a beach"]
+licence = "research only"
+[input]
+size = [64, 64]
+[codec]
+kind = "vectors"
+[weights.net]
+file = "pebble.onnx"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
+precision = "fp32"
+[measured]
+nme_beach = 3.5
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the program sets in the environment or asks of the user's folders stays in this test."""
+    for name in ("NUMBA_CACHE_DIR", "FACETRACK_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return paint_video(tmp_path_factory.mktemp("videos") / "clip.mp4", PaintedSource(count=12))
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A card of the user's own, whose weights are not those that it describes."""
+    cards, weights = tmp_path / "FACETRACK_HOME/cards", tmp_path / "FACETRACK_HOME/weights"
+    cards.mkdir(parents=True)
+    weights.mkdir()
+    (weights / "pebble.onnx").write_bytes(b"sand")
+    (cards / "pebble-68.toml").write_text(CARD, encoding="utf-8")
+    return cards / "pebble-68.toml"
+
+
+def run(*words: str | Path, engines: PaintedEngines | None = None) -> int:
+    return main([str(word) for word in words], engines or PaintedEngines())
+
+
+def only_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr, beside what the first start says."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("first start")]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+# batch
+
+
+def test_a_batch_that_worked_exits_with_0_and_leaves_stdout_to_data(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("batch", video, "--out", tmp_path / "out") == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "clip.mp4: 12 frames" in captured.err
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"clip.csv", "clip.json"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("missing.mp4", None, "not found"),
+        ("empty.mp4", b"", "the file is empty"),
+        ("text.mp4", b"Dear diary, today was a day.\n" * 50, "not a video"),
+    ],
+)
+def test_a_single_input_that_cannot_be_read_exits_with_1_and_one_line(
+    name: str, content: bytes | None, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert run("batch", tmp_path / name, "--out", tmp_path / "out") == 1
+    line = only_line(capsys)
+    assert name in line
+    assert told in line
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_batch_of_which_some_failed_exits_with_3_and_names_them_at_the_end(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.mp4"
+    assert run("batch", missing, video, "--out", tmp_path / "out") == 3
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"facetrack: failed: {missing}: ")
+    assert (tmp_path / "out/clip.csv").is_file()
+
+
+def test_existing_results_need_overwrite(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", video, "--out", tmp_path) == 0
+    capsys.readouterr()
+    assert run("batch", video, "--out", tmp_path) == 1
+    assert "--overwrite or --resume" in only_line(capsys)
+    assert run("batch", video, "--out", tmp_path, "--overwrite") == 0
+    assert run("batch", video, "--out", tmp_path, "--resume") == 0
+
+
+def test_an_output_folder_that_is_a_file_exits_with_1(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").touch()
+    assert run("batch", video, "--out", tmp_path / "out") == 1
+    assert "cannot be made" in only_line(capsys)
+
+
+def test_ctrl_c_exits_with_130_and_keeps_complete_rows(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()}))
+    assert run("batch", video, "--out", tmp_path, engines=engines) == 130
+    with (tmp_path / "clip.csv.part").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows
+    assert None not in rows[-1].values()
+
+
+def test_options_reach_the_engines_and_the_table(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines()
+    words = ("--detect-every", "3", "--max-faces", "2", "--min-face", "50", "--no-smooth", "--threads", "2", "--raw")
+    assert run("batch", video, "--out", tmp_path, *words, "--landmark-confidence", engines=engines) == 0
+    assert engines.opened == [Choices(detect_every=3, max_faces=2, min_face=50, smooth=False, threads=2)]
+    header = (tmp_path / "clip.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header.endswith("yr_67," + ",".join(f"c_{i}" for i in range(68)))
+
+
+def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines()
+    run("batch", video, "--out", tmp_path, engines=engines)
+    assert engines.opened == [Choices()]
+
+
+# usage
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("batch",),
+        ("batch", "clip.mp4"),
+        ("batch", "clip.mp4", "--out", "out", "--backend", "abacus"),
+        ("batch", "clip.mp4", "--out", "out", "--overwrite", "--resume"),
+        ("batch", "clip.mp4", "--out", "out", "--threads", "0"),
+        ("live", "--camera", "0", "--no-window"),
+        ("live",),
+        ("--camera",),
+        ("juggle",),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    captured = capsys.readouterr()
+    assert "Error: " in captured.err
+    assert captured.out == ""
+
+
+def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert facetrack.__version__ in capsys.readouterr().out
+    assert run("-h") == 0
+    assert "batch" in capsys.readouterr().out
+
+
+def test_the_module_is_the_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "facetrack", "--version"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# live
+
+
+def test_live_json_lines_are_the_only_thing_on_stdout(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--camera", video, "--jsonl", "--no-window") == 0
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert len(lines) > 1
+    assert lines[-1]["faces"][0]["face_id"] == 0
+    assert "dropped" in captured.err
+
+
+def test_live_writes_the_table_and_the_annotated_video(video: Path, tmp_path: Path) -> None:
+    table, movie = tmp_path / "live.csv", tmp_path / "live.mp4"
+    assert run("live", "--camera", video, "--no-window", "--csv", table, "--record", movie) == 0
+    assert {file.name for file in tmp_path.glob("live*")} == {"live.csv", "live.json", "live.mp4"}
+    assert json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))["complete"] is True
+
+
+def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()}))
+    assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
+    assert (tmp_path / "live.csv").is_file()
+    assert (tmp_path / "live.json").is_file()
+
+
+def test_no_display_is_one_line_and_leaves_nothing(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert run("--camera", video, "--csv", tmp_path / "live.csv") == 1
+    assert "no display" in only_line(capsys)
+    assert not list(tmp_path.glob("live*"))
+
+
+def test_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--camera", "97", "--jsonl", "--no-window") == 1
+    assert "camera 97" in only_line(capsys)
+
+
+# models, doctor, train
+
+
+def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert card.is_file()
+    assert run("models") == 0
+    out = capsys.readouterr().out
+    for told in ("pebble-68", "ibug68", "12,345", "nme_beach 3.5", "a beach", "research only"):
+        assert told in out
+
+
+def test_models_as_json_can_be_read_by_programs(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert card.is_file()
+    assert run("models", "--json") == 0
+    entry = next(entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "pebble-68")
+    assert entry["measured"] == {"nme_beach": 3.5}
+    assert entry["bytes"] == 4
+
+
+def test_an_unknown_model_is_one_line_that_names_the_known(
+    card: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card.write_text(card.read_text(encoding="utf-8").replace('"align"', '"detect"'), encoding="utf-8")
+    code = main(["batch", str(video), "--out", str(tmp_path / "out"), "--model", "nobody"])
+    assert code == 1
+    assert "no model" in only_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_doctor_finds_altered_weights(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert card.is_file()
+    assert run("doctor", "--json") == 1
+    checks = {check["subject"]: check for check in json.loads(capsys.readouterr().out)}
+    assert checks["pebble-68"]["status"] == "failed"
+    assert "sha256" in checks["pebble-68"]["detail"]
+    assert checks["smoother"]["status"] == "ok"
+    assert checks["numpy"]["status"] == "ok"
+    assert checks["window"]["status"] == "absent" or sys.platform != "linux"
+
+
+def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert card.is_file()
+    run("doctor")
+    out = capsys.readouterr().out
+    assert "NO  pebble-68" in out
+    assert "    -> pip install" in out
+
+
+def test_training_without_a_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", tmp_path / "none.toml", "--data", tmp_path, "--out", tmp_path / "run")
+    assert run(*words) == 1
+    assert "none.toml: cannot read the configuration" in only_line(capsys)
+
+
+def test_training_an_unknown_network_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    (tmp_path / "a.toml").write_text('[network]\nname = "oracle"\n', encoding="utf-8")
+    assert run("train", tmp_path / "a.toml", "--data", tmp_path, "--out", tmp_path / "run") == 1
+    assert "got 'oracle'" in only_line(capsys)

@@ -1,0 +1,388 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from filterpy.common import Q_discrete_white_noise
+from filterpy.kalman import KalmanFilter
+
+from facetrack.tracker import kalman
+from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.metrics import jitter, lag
+from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.tracker.smooth import Smoother, SmootherSettings, warm_up
+from facetrack.tracker.types import Float32, Float64
+
+FPS = 30.0
+SIZE_PX = 150.0
+FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
+UPPER_LIDS = [37, 38, 43, 44]
+LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
+ONES = np.ones(68, np.float32)
+
+
+def still(frames: int) -> Float64:
+    return np.repeat(FACE[None], frames, 0)
+
+
+def measured(truth: Float64, seed: int = 0, louder: float = 1.0) -> Float32:
+    """White noise as the default settings expect it: 0.3 px of each point's own and 0.15 px common to all."""
+    rng = np.random.default_rng(seed)
+    own, shared = rng.normal(0, 0.3, truth.shape), rng.normal(0, 0.15, (len(truth), 1, 2))
+    return (truth + louder * (own + shared)).astype(np.float32)
+
+
+def smoothed(seen: Float32, settings: SmootherSettings | None = None) -> Float32:
+    smoother = Smoother(settings or SmootherSettings(), seen.shape[1])
+    score = np.ones(seen.shape[1], np.float32)
+    return np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
+
+
+def riding(px_per_frame: float) -> Float64:
+    """At rest for 40 frames, at full speed for 40, at rest for 40."""
+    way = np.clip(np.arange(120) - 40, 0, 40) * px_per_frame
+    return still(120) + np.stack((way, np.zeros(120)), -1)[:, None]
+
+
+# The model against filterpy
+
+
+@pytest.mark.parametrize("dt", [1 / 120, 1 / 30, 0.1, 2.5])
+def test_process_noise_is_filterpys(dt: float) -> None:
+    pp, pv, vv = kalman.process_noise(7.0, dt)
+    np.testing.assert_allclose([[pp, pv], [pv, vv]], Q_discrete_white_noise(2, dt, 7.0), rtol=1e-12)
+
+
+def test_one_point_at_uneven_times_with_changing_scores_is_filterpys_kalman_filter() -> None:
+    settings = SmootherSettings(surprise=np.inf, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf)
+    rng = np.random.default_rng(1)
+    noise, shared = (settings.noise * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
+    smoother, oracle, time_s = Smoother(settings, 1), KalmanFilter(dim_x=2, dim_z=1), 0.0
+    path = np.cumsum(rng.normal(0, 2, 80))
+    oracle.H, oracle.x = np.array([[1.0, 0.0]]), np.array([[path[0]], [0.0]])
+    oracle.P = np.diag([shared + noise, (settings.first_speed * SIZE_PX) ** 2])
+    smoother.update(time_s, np.array([[path[0], 5.0]]), np.ones(1), SIZE_PX)
+    for x in path[1:]:
+        dt, score = rng.uniform(0.005, 0.2), rng.uniform(settings.score_floor, 1)
+        oracle.F = np.array([[1, dt], [0, 1]])
+        oracle.Q = Q_discrete_white_noise(2, dt, (settings.rest_shared * SIZE_PX) ** 2)
+        oracle.R = shared + noise / score**2
+        oracle.predict()
+        oracle.update(x)
+        time_s += dt
+        xy, speed = smoother.update(time_s, np.array([[x, 5.0]]), np.array([score]), SIZE_PX)
+        np.testing.assert_allclose([xy[0, 0], speed[0, 0]], oracle.x[:, 0], rtol=1e-5, atol=1e-5)  # float32 results
+        np.testing.assert_allclose([xy[0, 1], speed[0, 1]], [5.0, 0.0], atol=1e-9)
+
+
+def test_68_points_that_move_alike_are_one_filterpy_filter() -> None:
+    settings = SmootherSettings(surprise=np.inf, noisiest=1.0)
+    noise, shared = (settings.noise * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
+    oracle = KalmanFilter(dim_x=2, dim_z=1)
+    oracle.F, oracle.H = np.array([[1, 1 / FPS], [0, 1]]), np.array([[1.0, 0.0]])
+    oracle.Q = Q_discrete_white_noise(2, 1 / FPS, (settings.rest_shared * SIZE_PX) ** 2)
+    oracle.R = shared + 3 * noise / 68  # an affine motion has three coefficients on each axis
+    oracle.P = np.diag([shared + noise / 68, (settings.first_speed * SIZE_PX) ** 2])
+    path = np.cumsum(np.random.default_rng(2).normal(0, 0.3, 60))
+    seen = (FACE + np.stack((path, np.zeros(60)), -1)[:, None]).astype(np.float32)
+    track = smoothed(seen, settings)
+    oracle.x = np.array([[path[0]], [0.0]])
+    for i, x in enumerate(path):
+        if i:
+            oracle.predict()
+            oracle.update(x)
+        np.testing.assert_allclose(track[i] - FACE, np.tile([oracle.x[0, 0], 0], (68, 1)), atol=1e-3)
+
+
+# Kernels against NumPy
+
+
+def test_the_gains_of_a_point_are_filterpys() -> None:
+    rng, state = np.random.default_rng(3), Smoother(SmootherSettings(), 1)._state
+    state.spread[0] = 2.0, 0.5, 30.0
+    oracle = KalmanFilter(dim_x=2, dim_z=1)
+    oracle.H, oracle.P = np.array([[1.0, 0.0]]), np.array([[2.0, 0.5], [0.5, 30.0]])
+    for variance in rng.uniform(0.1, 5, 20):
+        oracle.R = variance
+        oracle.update(0.0)
+        gains = kalman._gains(state, 0, 0.0, variance, 0.03, 16.0)
+        np.testing.assert_allclose(gains, oracle.K[:, 0], rtol=1e-9)
+        np.testing.assert_allclose(state.spread[0], oracle.P[[0, 0, 1], [0, 1, 1]], rtol=1e-9)
+
+
+def test_a_surprise_makes_the_innovation_as_large_as_expected() -> None:
+    state, dt = Smoother(SmootherSettings(), 1)._state, 1 / 30
+    state.spread[0] = 0.01, 0.0, 0.1
+    of_position, of_velocity = kalman._gains(state, 0, 64.0, 0.09, dt, 16.0)
+    assert of_position == pytest.approx(1 - 0.09 / 64)
+    assert of_velocity == pytest.approx((64 - 0.1) / dt / 64)  # all of the step becomes speed
+    assert state.moving[0] == 1
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10, 67, 68])
+def test_median_is_numpys(count: int) -> None:
+    values = np.random.default_rng(count).integers(0, 20, 80).astype(np.float64)
+    expected = np.sort(values[:count])[count // 2]
+    assert kalman.median(values.copy(), count) == expected
+    assert count % 2 == 0 or expected == np.median(values[:count])
+
+
+def test_median_of_nothing_is_zero() -> None:
+    assert kalman.median(np.ones(3), 0) == 0
+
+
+def test_a_round_of_the_affine_fit_is_numpys_weighted_least_squares() -> None:
+    rng = np.random.default_rng(4)
+    at, move, variance = rng.normal(0, 50, (30, 2)), rng.normal(0, 3, (30, 2)), rng.uniform(0.5, 4, 30)
+    fitted = np.zeros_like(move)
+    kalman._fit_affine(at, move, variance, 9.0, fitted)
+    root = 1 / np.sqrt(variance + (move**2).sum(1) / 9.0)[:, None]
+    design = np.column_stack((np.ones(30), at))
+    coefficients, *_ = np.linalg.lstsq(design * root, move * root, rcond=None)
+    np.testing.assert_allclose(fitted, design @ coefficients, rtol=1e-9, atol=1e-12)
+
+
+def test_the_affine_part_is_found_under_a_third_of_other_movers() -> None:
+    move = FACE @ np.array([[0.02, 0.05], [-0.05, 0.01]]) + [3, -1]
+    other = move.copy()
+    other[LOWER_LIP_AND_JAW] += [0, 12]
+    part = kalman.affine_part(FACE, other, np.full(68, 0.09))
+    np.testing.assert_allclose(part, move, atol=0.1)  # a third of the noise of one point
+
+
+def test_the_affine_part_of_points_on_a_line_is_a_shift_and_of_unseen_points_nothing() -> None:
+    line = np.column_stack((np.arange(9.0), 2 * np.arange(9.0)))
+    move = np.tile([1.5, -2.0], (9, 1))
+    np.testing.assert_allclose(kalman.affine_part(line, move, np.ones(9)), move, atol=1e-12)
+    assert not kalman.affine_part(line, move, np.full(9, np.inf)).any()
+
+
+def noise_ratio(frames: Float64, share: float) -> float:
+    smoother = Smoother(SmootherSettings(), 68)
+    smoother._size_px = SIZE_PX
+    smoother._state.recent[:] = frames[:2]
+    return kalman.noise_level(smoother._state, frames[2], np.ones(68), share, smoother._tuning())
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2, 0.9])
+@pytest.mark.parametrize("louder", [1.0, 3.0])
+def test_the_noise_level_is_the_variance_over_the_expected_one(share: float, louder: float) -> None:
+    ratios = [noise_ratio(measured(still(3), seed, louder).astype(float), share) for seed in range(60)]
+    assert np.mean(ratios) == pytest.approx(louder**2, rel=0.1)  # 60 medians of 68 values
+
+
+def test_motion_of_the_whole_face_and_of_its_mouth_is_no_noise() -> None:
+    frames = still(3)
+    frames[1] += [5, 2]
+    frames[2] = (frames[2] - 300) * 1.1 + 300
+    frames[1, LOWER_LIP_AND_JAW] += [0, 6]
+    assert noise_ratio(frames, 0.5) < 0.05
+
+
+# What the user sees
+
+
+def test_a_still_face_jitters_less_than_a_tenth_of_a_pixel() -> None:
+    seen = measured(still(330))
+    assert jitter(seen) > 0.3
+    assert jitter(smoothed(seen)[30:]) <= 0.10
+
+
+def test_twice_the_expected_noise_gives_about_twice_the_jitter_and_not_more() -> None:
+    assert jitter(smoothed(measured(still(330), louder=2.0))[60:]) <= 0.22
+
+
+def test_a_sudden_start_is_followed_at_once_and_a_sudden_stop_without_overshoot() -> None:
+    truth = riding(8.0)
+    track = smoothed(measured(truth))
+    assert abs(lag(track[39:42], truth[39:42])) < 0.5
+    assert abs(lag(track[45:81], truth[45:81])) < 0.2
+    assert (track - truth)[80:95, :, 0].mean(1).max() < 0.5  # of which the common noise is 0.3
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+def test_a_blink_of_150_ms_keeps_its_depth(phase: float) -> None:
+    t = (np.arange(60) - 30 + phase) / FPS / 0.15
+    truth = still(60)
+    truth[:, UPPER_LIDS, 1] += np.where((t > 0) & (t < 1), np.sin(np.pi * t) ** 2, 0)[:, None] * 8
+    depth = np.mean([(smoothed(measured(truth, s)) - FACE)[:, UPPER_LIDS, 1].mean(1).max() for s in range(4)])
+    assert depth > 0.9 * (truth - FACE)[:, UPPER_LIDS, 1].max()
+
+
+def test_a_mouth_opens_in_time_and_the_brows_stay() -> None:
+    truth = still(60)
+    truth[:, LOWER_LIP_AND_JAW, 1] += 15 * np.clip((np.arange(60) - 30) / 6, 0, 1)[:, None]
+    error = np.mean([smoothed(measured(truth, seed)) - truth for seed in range(8)], 0)
+    assert np.abs(error[30:45, LOWER_LIP_AND_JAW].mean(1)).max() < 1.0
+    assert np.abs(error[30:45, 17:27].mean(1)).max() < 0.4
+
+
+def test_a_steady_motion_without_noise_is_followed_exactly_at_uneven_times() -> None:
+    rng, smoother, time_s = np.random.default_rng(5), Smoother(SmootherSettings(), 68), 0.0
+    velocity = rng.normal(0, 20, (68, 2))
+    for _ in range(60):
+        time_s += rng.uniform(0.005, 0.08)
+        xy, speed = smoother.update(time_s, FACE + velocity * time_s, ONES, SIZE_PX)
+    np.testing.assert_allclose(xy, FACE + velocity * time_s, atol=0.05)
+    np.testing.assert_allclose(speed, velocity, atol=0.5)
+
+
+def test_shifting_turning_and_scaling_the_input_does_the_same_to_the_output() -> None:
+    seen = measured(riding(3.0)).astype(np.float64)
+    turn = 2.5 * np.array([[0, 1], [-1, 0]])
+    plain, other = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
+    for i, xy in enumerate(seen):
+        a, speed_a = plain.update(i / FPS, xy, ONES, SIZE_PX)
+        b, speed_b = other.update(i / FPS + 100, xy @ turn + [40, -7], ONES, 2.5 * SIZE_PX)
+    np.testing.assert_allclose(b, a @ turn + [40, -7], atol=1e-2)
+    np.testing.assert_allclose(speed_b, speed_a @ turn, atol=1e-2)
+
+
+def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_face() -> None:
+    truth = riding(4.0)
+    seen, score = measured(truth), ONES.copy()
+    seen[1:, 40] = 0  # nonsense
+    score[40] = 0
+    smoother = Smoother(SmootherSettings(), 68)
+    track = np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
+    assert np.abs(track - truth)[:, 40].max() < 2.0
+    faint = Smoother(SmootherSettings(), 68)
+    still_seen = measured(still(200))
+    faint_track = np.stack([faint.update(i / FPS, xy, ONES * 0.3, SIZE_PX)[0] for i, xy in enumerate(still_seen)])
+    assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
+
+
+def test_an_outlier_is_not_believed_for_two_frames() -> None:
+    seen = still(40).astype(np.float32)
+    seen[30:, 30, 0] += 0.3 * SIZE_PX
+    x = smoothed(seen)[:, 30, 0] - FACE[30, 0]
+    assert np.abs(x[30:32]).max() < 0.5
+    assert x[32] > 0.29 * SIZE_PX
+
+
+@pytest.mark.parametrize("later_s", [0.0, -3.0, 1.5])
+def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    for i in range(20):
+        smoother.update(10 + i / FPS, FACE + 5.0 * i, ONES, SIZE_PX)
+    seen = measured(still(1))[0]
+    xy, speed = smoother.update(10 + 19 / FPS + later_s, seen, ONES, SIZE_PX)
+    np.testing.assert_allclose(xy, seen, atol=1e-4)
+    assert not speed.any()
+
+
+def test_a_jump_of_the_whole_face_is_a_new_start_without_speed() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    smoother.update(0.0, FACE, ONES, SIZE_PX)
+    xy, speed = smoother.update(1 / FPS, FACE + SIZE_PX, ONES, SIZE_PX)
+    np.testing.assert_allclose(xy, FACE + SIZE_PX, atol=1e-4)
+    assert not speed.any()
+
+
+def test_coasting_goes_on_with_a_fading_speed() -> None:
+    settings = SmootherSettings()
+    smoother = Smoother(settings, 68)
+    for i in range(30):
+        last, speed = smoother.update(i / FPS, FACE + [4.0 * i, 0], ONES, SIZE_PX)
+    after, slower = smoother.coast(29 / FPS + 0.1)
+    left = np.exp(-0.1 / settings.coast_s)
+    np.testing.assert_allclose(slower, speed * left, atol=0.5)
+    np.testing.assert_allclose(after - last, speed * settings.coast_s * (1 - left), atol=0.1)
+    twice = Smoother(settings, 68)
+    for i in range(30):
+        twice.update(i / FPS, FACE + [4.0 * i, 0], ONES, SIZE_PX)
+    twice.coast(29 / FPS + 0.04)
+    np.testing.assert_allclose(twice.coast(29 / FPS + 0.1)[0], after, atol=0.05)
+
+
+def test_a_blink_does_not_go_on_while_coasting() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    for i in range(30):
+        smoother.update(i / FPS, FACE, ONES, SIZE_PX)
+    closing = FACE.copy()
+    closing[UPPER_LIDS, 1] += 4
+    closed, speed = smoother.update(30 / FPS, closing, ONES, SIZE_PX)
+    assert speed[UPPER_LIDS, 1].min() > 50
+    np.testing.assert_allclose(smoother.coast(40 / FPS)[0], closed, atol=0.5)
+
+
+def test_a_measurement_after_coasting_is_taken_up() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    for i in range(30):
+        smoother.update(i / FPS, FACE, ONES, SIZE_PX)
+    for i in range(30, 40):
+        smoother.coast(i / FPS)
+    xy, _ = smoother.update(40 / FPS, FACE + [20, 0], ONES, SIZE_PX)
+    np.testing.assert_allclose(xy, FACE + [20, 0], atol=0.1)
+
+
+def test_coasting_to_no_later_time_changes_nothing() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    smoother.update(0.0, FACE, ONES, SIZE_PX)
+    before = smoother.update(0.1, FACE + 3, ONES, SIZE_PX)
+    for time_s in (0.1, -5.0):
+        np.testing.assert_array_equal(smoother.coast(time_s), before)
+
+
+def test_results_are_float32_copies() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    first, speed = smoother.update(0.0, FACE, ONES, SIZE_PX)
+    assert first.dtype == speed.dtype == np.float32
+    kept = first.copy()
+    smoother.update(0.1, FACE + 9, ONES, SIZE_PX)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_two_faces_do_not_know_of_each_other() -> None:
+    a, b = measured(riding(5.0), 1), measured(riding(-2.0), 2)
+    one, two = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
+    for i in range(len(a)):
+        out_a, _ = one.update(i / FPS, a[i], ONES, SIZE_PX)
+        out_b, _ = two.update(i / FPS, b[i], ONES, SIZE_PX)
+    np.testing.assert_array_equal(out_a, smoothed(a)[-1])
+    np.testing.assert_array_equal(out_b, smoothed(b)[-1])
+
+
+@pytest.mark.parametrize("points", [1, 2, 5, 19, 98])
+def test_any_number_of_points_works(points: int) -> None:
+    seen = np.random.default_rng(points).normal(100, 30, (20, points, 2)).astype(np.float32)
+    assert np.isfinite(smoothed(seen)).all()
+
+
+@pytest.mark.parametrize(
+    ("time_s", "xy", "score", "size_px", "message"),
+    [
+        (0.0, FACE[:5], ONES, SIZE_PX, r"wanted \(68, 2\) points"),
+        (0.0, FACE, ONES[:5], SIZE_PX, r"\(68,\) scores"),
+        (np.nan, FACE, ONES, SIZE_PX, "finite"),
+        (0.0, FACE * np.nan, ONES, SIZE_PX, "finite"),
+        (0.0, FACE, ONES * np.inf, SIZE_PX, "finite"),
+        (0.0, FACE, ONES, 0.0, "size"),
+    ],
+)
+def test_bad_input_is_named(time_s: float, xy: Float32, score: Float32, size_px: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Smoother(SmootherSettings(), 68).update(time_s, xy, score, size_px)
+
+
+def test_coasting_needs_a_measurement_and_a_smoother_needs_points() -> None:
+    with pytest.raises(ValueError, match="after a measurement"):
+        Smoother(SmootherSettings(), 68).coast(0.0)
+    with pytest.raises(ValueError, match="at least 1 point"):
+        Smoother(SmootherSettings(), 0)
+
+
+@pytest.mark.parametrize("bad", [{"noise": 0.0}, {"noisiest": 0.5}, {"outlier_frames": -1}, {"moving_s": np.nan}])
+def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        SmootherSettings(**bad)  # type: ignore[arg-type]
+
+
+def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
+    warm_up()
+    kernels = (kalman.begin, kalman.advance, kalman.drift, kalman.noise_level)
+    before = [len(kernel.signatures) for kernel in kernels]
+    track = smoothed(measured(still(5)))
+    smoother = Smoother(SmootherSettings(), 68)
+    smoother.update(0.0, track[0], ONES, SIZE_PX)
+    smoother.coast(0.1)
+    assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1, 1, 1]

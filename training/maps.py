@@ -1,0 +1,77 @@
+"""Map targets drawn from landmarks in torch, on whatever device the landmarks are: heat maps and BALI fields.
+
+Boundary maps are in `boundaries`. A cell u of a map stands for the crop pixel stride * (u + 0.5) - 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+FIELD_REACH = 5  # SPAN trains its field in 11 x 11 cells round every landmark (section IV-A)
+
+
+def to_cells(xy: Tensor, stride: float) -> Tensor:
+    """Crop pixels to fractional map cells."""
+    return (xy + 0.5) / stride - 0.5
+
+
+def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float) -> Tensor:
+    """One bell of height 1 per landmark, its middle at the exact, fractional place.
+
+    Args:
+        xy: (F, N, 2) crop pixels; a NaN point has an empty map, one beyond the crop leaves its tail.
+        size: (h, w) of the maps, cells.
+        stride: crop pixels per cell.
+        sigma: width of the bell, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
+    Returns:
+        (F, N, h, w).
+    """
+    cells = to_cells(xy, stride)
+    columns = torch.arange(size[1], device=xy.device, dtype=xy.dtype) - cells[..., 0, None]  # F, N, w
+    rows = torch.arange(size[0], device=xy.device, dtype=xy.dtype) - cells[..., 1, None]  # F, N, h
+    across, down = (torch.exp(-0.5 * (d / sigma) ** 2) for d in (columns, rows))
+    return (down[..., :, None] * across[..., None, :]).nan_to_num(nan=0.0)
+
+
+def bali_fields(
+    xy: Tensor, lines: Iterable[Sequence[int]], size: tuple[int, int], stride: float, reach: int = FIELD_REACH
+) -> tuple[Tensor, Tensor]:
+    """For every boundary line the way to its nearest landmark, near its landmarks.
+
+    Args:
+        xy: (F, N, 2) crop pixels.
+        lines: landmarks of each of the B lines.
+        size: (h, w) of the maps, cells.
+        stride: crop pixels per cell.
+        reach: R; the field is defined in squares of 2 R + 1 cells round the cells that hold a landmark. Where squares
+            of one line overlap, the nearest landmark counts.
+    Returns:
+        field: (F, B, 2, h, w) landmark minus cell, (x, y), cells; 0 where it is not defined.
+        mask: (F, B, h, w) True where it is defined.
+    Source: SPAN, Eq. 2.
+    """
+    cells = to_cells(xy, stride)
+    columns = torch.arange(size[1], device=xy.device, dtype=xy.dtype)
+    rows = torch.arange(size[0], device=xy.device, dtype=xy.dtype)[:, None]
+    fields, masks = [], []
+    for line in lines:
+        points = cells[:, list(line), :, None, None]  # F, n, 2, 1, 1
+        x, y = points[:, :, 0], points[:, :, 1]  # F, n, 1, 1
+        inside = ((columns - x.round()).abs() <= reach) & ((rows - y.round()).abs() <= reach)  # F, n, h, w
+        far = ((columns - x) ** 2 + (rows - y) ** 2).masked_fill(~inside, torch.inf)
+        distance, nearest = far.min(1)
+        mask = torch.isfinite(distance)
+        to_x = _of_nearest(x, nearest) - columns
+        to_y = _of_nearest(y, nearest) - rows
+        fields.append(torch.stack((to_x, to_y), 1).masked_fill(~mask[:, None], 0.0))
+        masks.append(mask)
+    return torch.stack(fields, 1), torch.stack(masks, 1)
+
+
+def _of_nearest(values: Tensor, nearest: Tensor) -> Tensor:
+    """Pick (F, n, 1, 1) by (F, h, w)."""
+    flat = values[:, :, 0, 0].gather(1, nearest.flatten(1))
+    return flat.view_as(nearest)

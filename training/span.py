@@ -1,0 +1,202 @@
+"""SPAN's objective: supervised terms of Eq. 19 and the self-calibrated term, which needs no labels.
+
+Source: Wan et al. (SPAN), sections III-C to III-E. Terms are means over faces and over channels or squares; the
+coordinate term alone is a sum over landmarks, as printed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..engines.nets.hourglass import Supervision
+from ..engines.nets.span import spatial_softmax
+from ..tracker.codecs import lines_of_points
+from ..tracker.markup import Markup
+from .boundaries import boundary_mirror, curve_maps
+from .losses import highest_cells, jensen_shannon, known_mean, map_divergence, windows
+from .maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
+
+STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last answer
+STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearly the same width in pixels
+CUT = 2.0  # sigmas; Eq. 3
+DECODE_REACH = 3  # 7 x 7 cells (section IV-A)
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """The paper's lambda_1, eta, lambda_2 and gamma (section IV-A)."""
+
+    final: float = 1.0
+    stages: float = 4.0
+    field: float = 16.0
+    coordinate: float = 40.0
+
+
+def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> dict[str, Tensor]:
+    """The four supervised terms of Eq. 19, unweighted, by the names of `Weights`.
+
+    Args:
+        output: SPAN's answer in training mode.
+        xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
+        marks: the markup of the N points.
+    Raises:
+        ValueError: the answer has no field.
+    """
+    if output.field is None:
+        raise ValueError("SPAN's terms: wanted an answer with a field, got one without; is this SPAN in training mode?")
+    divergences = []
+    for i, (landmarks, lines) in enumerate(zip(output.landmarks, output.boundaries, strict=True)):
+        last = i == len(output.landmarks) - 1
+        stride, sigma = (FINAL_STRIDE, FINAL_SIGMA) if last else (STAGE_STRIDE, STAGE_SIGMA)
+        h, w = landmarks.shape[2:]
+        wanted = gaussian_maps(xy, (h, w), stride, sigma)
+        drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
+        divergences.append(map_divergence(landmarks, wanted) + map_divergence(lines, drawn))
+    members = torch.from_numpy(lines_of_points(marks)).to(xy.device)
+    found = field_centroid(spatial_softmax(output.landmarks[-1].float()), output.field.float(), members)
+    return {
+        "final": divergences[-1],
+        "stages": xy.new_zeros(()) + sum(divergences[:-1]),
+        "field": field_divergence(output.field.float(), xy, marks) + field_error(output.field.float(), xy, marks),
+        "coordinate": coordinate_error(found, xy, output.landmarks[-1].shape[3]),
+    }
+
+
+def total(terms: dict[str, Tensor], weights: Weights) -> Tensor:
+    """Weighted sum of the supervised terms."""
+    return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+
+
+def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor, reach: int = DECODE_REACH) -> Tensor:
+    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat.
+
+    The same arithmetic as `tracker.codecs.decode_fields`.
+
+    Args:
+        heatmaps: (F, N, h, w), not negative.
+        field: (F, B, 2, h, w) offsets in cells.
+        members: (N, M) the lines of each landmark, -1 where it has fewer than M.
+        reach: r.
+    Returns:
+        (F, N, 2) cells.
+    """
+    tops = highest_cells(heatmaps)
+    heat, cells, inside = windows(heatmaps, tops, reach)
+    heat = heat * inside
+    belongs = (members >= 0).to(field.dtype)  # N, M
+    share = belongs / belongs.sum(1, keepdim=True).clamp(min=1)
+    pointed = cells.to(field.dtype)
+    for column in range(members.shape[1]):
+        line = members[:, column].clamp(min=0)
+        way = torch.stack([windows(field[:, line, axis], tops, reach)[0] for axis in (0, 1)], -1)
+        pointed = pointed + share[:, column, None, None] * way
+    return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None]
+
+
+def coordinate_error(cells: Tensor, xy: Tensor, width: int) -> Tensor:
+    """Squared distances of the decoded landmarks in widths of the crop, summed over landmarks (Eq. 18).
+
+    Args:
+        cells: (F, N, 2) of maps with FINAL_STRIDE. xy: (F, N, 2) crop pixels. width: of the maps, cells.
+    """
+    wanted = to_cells(xy, FINAL_STRIDE)
+    known = torch.isfinite(wanted).all(-1)
+    error = ((cells - wanted.nan_to_num(nan=0.0)) / width).square().sum(-1)
+    return (error * known).sum(1).mean()
+
+
+def field_error(field: Tensor, xy: Tensor, marks: Markup) -> Tensor:
+    """Mean absolute error of the field in the squares where it is defined, in reaches of the square.
+
+    Not in the paper: its divergence (below) does not see a constant added to the field.
+    """
+    h, w = field.shape[3:]
+    wanted, mask = bali_fields(xy, marks.boundaries.values(), (h, w), FINAL_STRIDE)
+    error = (field - wanted).abs().mean(2) / FIELD_REACH
+    return known_mean(error, mask)
+
+
+def field_divergence(field: Tensor, xy: Tensor, marks: Markup) -> Tensor:
+    """JS(SE(B)) of Eq. 16: the field's squares round the landmarks as distributions.
+
+    Offsets have signs, so a square becomes a distribution by its softmax; that of the truth falls off evenly in x
+    (or y).
+    """
+    point_of, line_of = pairs_on_lines(marks)
+    points = xy[:, point_of.to(xy.device)]  # F, P, 2
+    known = torch.isfinite(points).all(-1)
+    cells = to_cells(points, FINAL_STRIDE).nan_to_num(nan=-1e4)
+    near = cells.round().long()
+    divergence = field.new_zeros(near.shape[:2])
+    for axis in (0, 1):
+        values, places, inside = windows(field[:, line_of.to(xy.device), axis], near, FIELD_REACH)
+        known = known & inside.any(2)
+        hidden = ~inside & known[..., None]
+        wanted = cells[:, :, None, axis] - places[..., axis]
+        p, q = (v.masked_fill(hidden, -torch.inf).softmax(2) for v in (values, wanted))
+        divergence = divergence + jensen_shannon(p, q) / 2
+    return known_mean(divergence, known)
+
+
+def pairs_on_lines(marks: Markup) -> tuple[Tensor, Tensor]:
+    """Every (landmark, line that it is on), as two index tensors (P,)."""
+    pairs = [(point, b) for b, line in enumerate(marks.boundaries.values()) for point in line]
+    point_of, line_of = torch.tensor(pairs).unbind(1)
+    return point_of, line_of
+
+
+def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> Tensor:
+    """What maps of one crop become in another crop of the same picture: D of Eq. 7.
+
+    Args:
+        maps: (F, K, h, w).
+        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges channels.
+        stride: crop pixels per cell.
+        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
+    Returns:
+        (F, K, h, w); 0 where the first crop shows nothing.
+    """
+    h, w = maps.shape[2:]
+    turned = torch.linalg.det(matrices[:, :, :2]) < 0
+    maps = torch.where(turned[:, None, None, None], maps[:, mirror], maps)
+    back = torch.linalg.inv(matrices[:, :, :2])  # second crop -> first
+    shift = -(back @ matrices[:, :, 2:])
+    columns = torch.arange(w, device=maps.device, dtype=maps.dtype)
+    rows = torch.arange(h, device=maps.device, dtype=maps.dtype)
+    pixels = stride * (torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + 0.5) - 0.5  # h, w, 2
+    source = torch.einsum("fij,hwj->fhwi", back, pixels) + shift[:, None, None, :, 0]
+    cells = to_cells(source, stride)
+    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=maps.device, dtype=maps.dtype)
+    return F.grid_sample(maps, cells * scale - 1, align_corners=True)
+
+
+def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: Markup) -> Tensor:
+    """The self-calibrated loss: a picture and its disturbance must answer alike in every stage but the last.
+
+    Eq. 17 prints D on both sides for the boundaries and sums to T; Eqs. 7, 12 and 20 show that D belongs to alpha
+    alone, and Eqs. 19 and 20 sum to T - 1, as here. What D moves out of the crop is left out: the rest of a channel
+    counts as a distribution of its own if at least half of it stays.
+
+    Args:
+        alpha: SPAN's answer to the pictures. beta: to their disturbed versions.
+        matrices: (F, 2, 3) from the first crops' pixels to the second's.
+        marks: the markup.
+    """
+    points = torch.from_numpy(marks.mirror.copy()).to(matrices.device)
+    lines = torch.from_numpy(boundary_mirror(marks)).to(matrices.device)
+    terms = []
+    for first, second, mirror in (
+        (alpha.landmarks[:-1], beta.landmarks[:-1], points),
+        (alpha.boundaries[:-1], beta.boundaries[:-1], lines),
+    ):
+        for a, b in zip(first, second, strict=True):
+            moved = warp_maps(spatial_softmax(a.float()), matrices, STAGE_STRIDE, mirror).flatten(2)
+            gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
+            mass = moved.sum(2)
+            divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], spatial_softmax(b.float()).flatten(2))
+            terms.append(known_mean(divergence, mass > 0.5 * gain))
+    return torch.stack(terms).sum() if terms else matrices.new_zeros(())
