@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ import cv2
 import numpy as np
 
 from facetrack.tracker.errors import SourceError
+from facetrack.tracker.geometry import bounding_box
 from facetrack.tracker.pose import MEAN_FACE_MM
-from facetrack.tracker.types import Float32, Float64, Frame, UInt8
+from facetrack.tracker.types import Face, Float32, Float64, Frame, Landmarks, Result, State, UInt8
 
 _MARGIN = 0.15  # of the face's width, painted round its landmarks
 _BACKGROUND = (48, 40, 32)
@@ -173,6 +175,30 @@ class PaintedSource:
         self.closed = True
 
 
+def quadrants(height: int = 64, width: int = 96) -> UInt8:
+    """Red, green over blue, white."""
+    bgr = np.zeros((height, width, 3), np.uint8)
+    half_y, half_x = height // 2, width // 2
+    bgr[:half_y, :half_x], bgr[:half_y, half_x:] = (0, 0, 255), (0, 255, 0)
+    bgr[half_y:, :half_x], bgr[half_y:, half_x:] = (255, 0, 0), (255, 255, 255)
+    return bgr
+
+
+def noise(count: int, height: int = 64, width: int = 96) -> list[UInt8]:
+    """Pictures of random pixels, the same ones in every run."""
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), np.uint8) for _ in range(count)]
+
+
+def write_no_frames(path: Path) -> Path:
+    """Write a video with a stream but without a frame."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.start_encoding()
+    return path
+
+
 @dataclass(frozen=True)
 class VideoRecipe:
     """How `write_video` encodes.
@@ -222,3 +248,38 @@ def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: V
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def grey(height: int = 120, width: int = 160) -> UInt8:
+    """A picture of one grey, read-only."""
+    bgr = np.full((height, width, 3), 90, np.uint8)
+    bgr.flags.writeable = False
+    return bgr
+
+
+def make_face(
+    xy: Float32 | None = None,
+    track: int = 0,
+    state: State = State.TRACKED,
+    raw: Float32 | None = None,
+    confidence: float = 0.98765,
+) -> Face:
+    """A face with raw points beside smoothed ones; by default 60 pixels wide round (80, 60)."""
+    xy = PaintedFace((80, 60), width=60).landmarks(0) if xy is None else xy.astype(np.float32)
+    raw = xy if raw is None else raw
+    score = np.linspace(0, 1, len(xy))
+    measured = None if state is State.COASTING else Landmarks(raw, score, confidence, "ibug68")
+    return Face(track, state, bounding_box(xy), measured, xy, np.zeros_like(xy), confidence)
+
+
+def make_result(
+    *faces: Face, index: int = 0, time_s: float | None = None, size: tuple[int, int] = (120, 160), name: str = ""
+) -> Result:
+    """A result of a grey picture."""
+    return Result(Frame(index, index / 30 if time_s is None else time_s, 0.0, grey(*size), name), faces)
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """The rows of a table by their columns' names."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file, strict=True))

@@ -12,7 +12,7 @@ import pytest
 
 from facetrack.pipeline.channel import Abandoned, Channel, Ended
 
-PATIENCE_S = 20.0  # only a failing test waits this long
+PATIENCE_S = 60.0  # only a failing test waits this long
 
 
 @contextmanager

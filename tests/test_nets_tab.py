@@ -155,7 +155,7 @@ def test_in_the_second_stage_the_boundaries_stand_still():
 def test_hourglasses_start_narrow_and_the_stem_does_not():
     torch.manual_seed(0)
     scbe = SCBE(1, 16, "vgg")
-    assert scbe.hourglasses[0].bottom.conv1[2].weight.std() == pytest.approx(0.001, rel=0.1)
+    assert scbe.hourglasses[0].bottom.conv1[2].weight.std().item() == pytest.approx(0.001, rel=0.1)
     assert scbe.stem[0].weight.std() > 0.05
 
 

@@ -25,10 +25,11 @@ def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, 
         for n in range(landmarks):
             heights = 1.0
             for axis in range(2):
-                top, height = 0, LOWEST
+                top, height = 0, 0.0
                 for i in range(cells):
                     if vectors[f, n, i, axis] > height:
                         top, height = i, vectors[f, n, i, axis]
+                height = max(height, LOWEST)
                 if (top == 0 or top == cells - 1) and height < peak:
                     beyond = min(np.sqrt(-2.0 * np.log(height / peak)), FARTHEST) * sigma
                     place = -beyond if top == 0 else cells - 1 + beyond

@@ -76,6 +76,7 @@ class Discs:
         shift: how far a face's centre may be from the window's, over the face's side; large: anywhere in it.
         positives: share of the pictures that show a face.
         hard_share: share of the negative pictures that come from mined false alarms, once there are any.
+        people: "folder/name" of pictures among the negatives that show people; they are left out.
     """
 
     face_px: tuple[float, float] = (14.0, 32.0)
@@ -86,6 +87,7 @@ class Discs:
     shift: float = 10.0
     positives: float = 0.5
     hard_share: float = 0.5
+    people: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

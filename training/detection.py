@@ -48,6 +48,12 @@ def read_faces(folder: Path, layout: str) -> list[Sample]:
     return list(readers[layout](folder))
 
 
+def faceless(config: Config, data: Path) -> list[Sample]:
+    """The configuration's negatives without those that show people."""
+    pictures = chain.from_iterable(read_images(data / folder, 0) for folder in config.negatives)
+    return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
+
+
 class Windows:
     """Random windows on faces and on everything else, with their disc maps."""
 
@@ -59,7 +65,7 @@ class Windows:
         weights = np.array([c.weight for c in config.corpora])
         self.share = weights / weights.sum()
         self.held_faces = cut_chips(chain.from_iterable(filter(held_out, samples) for samples in faces), chip_px)
-        pictures = list(chain.from_iterable(read_images(data / n, 0) for n in config.negatives))
+        pictures = faceless(config, data)
         self.backgrounds = [s.bgr() for s in pictures if not held_out(s)]
         self.held_backgrounds = [s.bgr() for s in pictures if held_out(s)]
         self.patches = [

@@ -1,0 +1,100 @@
+"""Pictures: order, names, formats, and broken ones among them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import (
+    quadrants,
+)
+
+from facetrack.pipeline.image_source import natural_key
+from facetrack.pipeline.sources import open_source
+from facetrack.tracker.errors import SourceError
+
+
+def write_images(folder: Path, *names: str) -> None:
+    for value, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / name), np.full((8 + value, 12, 3), 10 * value, np.uint8))
+
+
+def test_a_folder_gives_its_pictures_in_natural_order_with_their_names(tmp_path: Path) -> None:
+    shots = tmp_path / "shots"
+    write_images(shots, "img10.png", "img2.png", "IMG1.PNG", "b.bmp")
+    (shots / "notes.txt").write_text("no picture")
+    (shots / "._img2.png").write_text("left by a Macintosh")
+    with open_source(shots) as source:
+        assert (source.name, source.kind, source.live) == ("shots", "images", False)
+        assert (source.frames, source.size, source.rate) == (4, None, None)
+        frames = list(source)
+    assert [frame.name for frame in frames] == ["b.bmp", "IMG1.PNG", "img2.png", "img10.png"]
+    assert [frame.index for frame in frames] == [0, 1, 2, 3]
+    assert [frame.time_s for frame in frames] == [0, 1, 2, 3]
+    assert [frame.size for frame in frames] == [(11, 12), (10, 12), (9, 12), (8, 12)]
+
+
+def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
+    write_images(tmp_path / "day", "one/a1.png", "two/a1.png", "two/b1.png", "two/a1.jpg")
+    with open_source(str(tmp_path / "day" / "*" / "a*.png")) as source:
+        assert source.name == "day"
+        assert [frame.name for frame in source] == ["one/a1.png", "two/a1.png"]
+    with open_source(str(tmp_path / "day" / "**" / "*.jpg")) as source:
+        assert [frame.name for frame in source] == ["two/a1.jpg"]
+
+
+def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "b.png", "c.png", "d.jpg")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
+    with open_source(tmp_path) as source:
+        assert [(frame.index, frame.name) for frame in source] == [(0, "a.png"), (1, "c.png"), (2, "d.jpg")]
+    assert [name for name, _ in source.failed] == ["b.png"]
+    assert "not a whole picture" in source.failed[0][1]
+
+
+def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).write_bytes(b"nothing")
+    with open_source(tmp_path) as source, pytest.raises(SourceError, match=r"^a\.png: .* nor can the 1 others"):
+        list(source)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_grey_and_alpha_pictures_become_bgr(tmp_path: Path, suffix: str, channels: int) -> None:
+    deep = np.full((8, 8, channels), (np.array([2000, 30_000, 65_535, 9000])[:channels]), np.uint16)
+    assert cv2.imwrite(str(tmp_path / f"a{suffix}"), deep)
+    with open_source(tmp_path / f"a{suffix}") as source:
+        (frame,) = source
+    wanted = (deep[..., :3] / 257).repeat(3 if channels == 1 else 1, -1)
+    np.testing.assert_allclose(frame.bgr, wanted, atol=1)
+    assert not frame.bgr.flags.writeable
+
+
+def test_the_cameras_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
+    stored = quadrants()
+    jpeg = cv2.imencode(".jpg", stored)[1].tobytes()
+    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, 6) + bytes(4)  # 6: turn clockwise to show
+    exif = b"Exif\0\0" + tiff
+    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    with open_source(tmp_path / "a.jpg") as source:
+        (frame,) = source
+    assert frame.size == (96, 64)
+    assert np.abs(frame.bgr.astype(int) - np.rot90(stored, -1)).mean() < 3  # JPEG smears a little at the edges
+
+
+def test_closing_stops_a_folder(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png", "b.png")
+    source = open_source(tmp_path)
+    for frame in source:
+        assert frame.index == 0
+        source.close()
+
+
+def test_natural_order_compares_numbers_as_numbers() -> None:
+    wanted = ["1", "2a", "2b", "10", "a1b2", "a1b10", "a01b11", "B3", "img", "img-1"]
+    assert sorted(sorted(wanted), key=natural_key) == wanted

@@ -1,0 +1,113 @@
+"""GV's encoders against the counts of the reconstruction, and band pooling against plain average pooling."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
+import torch.nn.functional as F  # noqa: E402
+
+from facetrack.engines import nets  # noqa: E402
+from facetrack.engines.nets.blocks import BandPooling  # noqa: E402
+from facetrack.engines.nets.encoders import Exchange, HRNet, PreActivated, ResNetV2  # noqa: E402
+
+
+def on_meta(encoder, width=64, **options):
+    with torch.device("meta"):
+        return nets.build("gv", 68, encoder=encoder, width=width, **options)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "width", "count", "gmac"),
+    [
+        ("resnet50v2", 256, 25_095_684, 8.33),
+        ("hrnetv2-w32", 64, 29_570_084, 11.38),
+        ("hrnetv2-w18", 64, 9_654_398, 4.66),
+        ("mobilenetv3-large", 64, 2_879_540, 0.45),
+        ("mobilenetv3-small", 64, 923_940, 0.24),
+    ],
+)
+def test_parameters_and_operations_are_those_of_the_reconstruction(encoder, width, count, gmac):
+    net = on_meta(encoder, width)
+    assert nets.parameters(net) == count
+    assert nets.gmac(net, (256, 256)) == pytest.approx(gmac, abs=0.01)
+
+
+@pytest.mark.parametrize("encoder", ["resnet50v2", "hrnetv2-w18"])
+def test_vectors_have_a_quarter_of_the_pictures_side(encoder):
+    net = on_meta(encoder, face_score=True)
+    vectors, logits = net(torch.empty(2, 3, 128, 128, device="meta"))
+    assert (vectors.shape, logits.shape) == ((2, 68, 32, 2), (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "channels"), [(ResNetV2, [256, 512, 1024, 2048]), (lambda: HRNet(32), [32, 64, 128, 256])]
+)
+def test_encoders_give_strides_4_to_32(encoder, channels):
+    with torch.device("meta"):
+        net = encoder()
+    features = net(torch.empty(1, 3, 256, 256, device="meta"))
+    assert [f.shape for f in features] == [(1, c, n, n) for c, n in zip(channels, (64, 32, 16, 8), strict=True)]
+    assert net.channels == channels
+
+
+def test_the_resnet_has_the_published_backbones_weights():
+    """MXNet's resnet50_v2 without its classifier and its last normalisation: 23,496,384 and our four taps'."""
+    with torch.device("meta"):
+        net = ResNetV2()
+    assert nets.parameters(net) - nets.parameters(net.taps) == 23_496_384
+
+
+def test_a_pre_activated_unit_is_the_identity_when_its_branch_is_silent():
+    unit = PreActivated(8, 8, 1).eval()
+    torch.nn.init.zeros_(unit.conv3.weight)
+    x = torch.randn(1, 8, 4, 4)
+    assert torch.equal(unit(x), x)
+
+
+def test_in_an_exchange_every_resolution_hears_every_other():
+    torch.manual_seed(0)
+    exchange = Exchange((4, 8, 16)).eval()
+    features = [torch.rand(1, c, n, n, requires_grad=True) for c, n in ((4, 8), (8, 4), (16, 2))]
+    for target in range(3):
+        heard = torch.autograd.grad(exchange(features)[target].sum(), features, allow_unused=True)
+        assert all(h is not None and h.abs().sum() > 0 for h in heard)
+
+
+def test_hrnets_branches_are_fused_at_the_finest_size():
+    net = on_meta("hrnetv2-w18")
+    assert net.head.in_channels == 15 * 18
+
+
+def test_an_unknown_encoder_is_named():
+    with pytest.raises(ValueError, match="resnet18"):
+        on_meta("resnet18")
+
+
+@pytest.mark.parametrize("width", [1, 3, 5, 7])
+def test_band_pooling_is_average_pooling_with_a_band(width):
+    maps = torch.randn(2, 3, 16, 16)
+    vectors = BandPooling((width, width))(maps)
+    reach = width // 2
+    x = F.avg_pool2d(maps, (16, width), stride=1, padding=(0, reach))[:, :, 0]
+    y = F.avg_pool2d(maps, (width, 16), stride=1, padding=(reach, 0))[..., 0]
+    torch.testing.assert_close(vectors, torch.stack((x, y), -1), rtol=1e-4, atol=1e-6)
+
+
+def test_two_bands_are_the_mean_of_each_alone():
+    maps = torch.randn(2, 3, 16, 16)
+    both, three, five = (BandPooling(b)(maps) for b in ((3, 5), (3, 3), (5, 5)))
+    torch.testing.assert_close(both, (three + five) / 2)
+    torch.testing.assert_close(BandPooling((3, 5), alpha=1.0)(maps), three)
+    kernel = [0.1, 0.1 + 1 / 6, 0.1 + 1 / 6, 0.1 + 1 / 6, 0.1]
+    torch.testing.assert_close(BandPooling().kernel.flatten(), torch.tensor(kernel))
+    assert nets.parameters(BandPooling()) == 0
+
+
+def test_band_pooling_is_linear_and_follows_transposing_and_mirroring():
+    pool, a, b = BandPooling(), torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(pool(2 * a + b), 2 * pool(a) + pool(b))
+    torch.testing.assert_close(pool(a.transpose(2, 3)), pool(a).flip(3))
+    mirrored = pool(a.flip(3))
+    torch.testing.assert_close(mirrored[..., 0], pool(a)[..., 0].flip(2))
+    torch.testing.assert_close(mirrored[..., 1], pool(a)[..., 1])

@@ -1,0 +1,102 @@
+"""SPAN against the paper's parameter counts and checkpoint sizes, and its attention against Eqs. 9 and 10."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
+
+from facetrack.engines import nets  # noqa: E402
+from facetrack.engines.nets.span import SCPA, SPAN  # noqa: E402
+
+MIB = 1024**2
+
+
+def on_meta(name="span", landmarks=68, **options):
+    with torch.device("meta"):
+        return nets.build(name, landmarks, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "stacks", "count", "millions", "checkpoint"),
+    [
+        ("span", 4, 17_093_212, 16.99, 195),
+        ("span", 2, 8_767_850, 8.73, 100),
+        ("shn", 4, 16_042_000, 16.05, 184),
+    ],
+)
+def test_parameters_meet_the_papers_three_counts(name, stacks, count, millions, checkpoint):
+    assert nets.parameters(on_meta(name, stacks=stacks)) == count
+    assert count / 1e6 == pytest.approx(millions, rel=0.007)
+    # The paper's "size" is a checkpoint with Adam's two moments: 12 bytes a parameter, in MiB.
+    assert 12 * count / MIB == pytest.approx(checkpoint, rel=0.005)
+
+
+@pytest.mark.parametrize(("stacks", "count", "printed"), [(4, 16_992_370, "16.99"), (2, 8_730_022, "8.73")])
+def test_with_19_landmarks_the_counts_are_the_printed_digits(stacks, count, printed):
+    assert nets.parameters(on_meta(landmarks=19, stacks=stacks)) == count
+    assert f"{count / 1e6:.2f}" == printed
+
+
+def test_every_stage_has_its_own_weights():
+    assert nets.parameters(on_meta().stages[0]) == 4_162_681
+    assert nets.parameters(on_meta()) - nets.parameters(on_meta(stacks=3)) == 4_162_681
+
+
+def test_training_gives_the_logits_of_every_stage_and_deployment_maps_and_field():
+    net, picture = on_meta(), torch.empty(1, 3, 256, 256, device="meta")
+    output = net(picture)
+    assert [m.shape for m in output.landmarks] == [(1, 68, 64, 64)] * 3 + [(1, 68, 128, 128)]
+    assert [m.shape for m in output.boundaries] == [(1, 15, 64, 64)] * 3 + [(1, 15, 128, 128)]
+    assert output.field.shape == (1, 15, 2, 128, 128)
+    assert [m.shape for m in net.eval()(picture)] == [(1, 68, 128, 128), (1, 15, 2, 128, 128)]
+
+
+def test_operations_are_those_of_the_reconstruction():
+    assert nets.gmac(on_meta().eval(), (256, 256)) == pytest.approx(21.66, abs=0.01)
+    assert nets.gmac(on_meta(stacks=2).eval(), (256, 256)) == pytest.approx(12.23, abs=0.01)
+
+
+def test_deployed_heat_maps_are_the_probabilities_of_the_trained_logits():
+    torch.manual_seed(0)
+    net, x = SPAN(5, stacks=2, width=8).eval(), torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        maps, field = net(x)
+        net.training = True  # the answer of training with the statistics of deployment
+        output = net(x)
+    torch.testing.assert_close(maps.sum((2, 3)), torch.ones(2, 5))
+    torch.testing.assert_close(maps.flatten(2), output.landmarks[-1].flatten(2).softmax(2))
+    assert torch.equal(field, output.field)
+
+
+def test_the_attention_keeps_every_feature_at_least_once_and_at_most_twice():
+    torch.manual_seed(0)
+    stage, p = SCPA(5, 8).eval(), torch.randn(1, 8, 32, 32)
+    with torch.no_grad():
+        q, attended = stage.hourglass(p)[0], stage(p)
+    assert ((attended.mask > 0) & (attended.mask < 1)).all()
+    ratio = attended.features / q
+    assert ((ratio > 1 - 1e-5) & (ratio < 2 + 1e-5)).all()
+    assert attended.logits.shape == (1, 20, 32, 32)
+
+
+def test_a_closed_mask_passes_the_features_on_unchanged():
+    torch.manual_seed(0)
+    stage, p = SCPA(5, 8).eval(), torch.randn(1, 8, 32, 32)
+    with torch.no_grad():
+        stage.rb2[1].layers[2][2].bias.fill_(-1e9)
+        attended = stage(p)
+        assert (attended.mask == 0).all()
+        assert torch.equal(attended.features, stage.hourglass(p)[0])
+
+
+def test_the_baseline_answers_like_span_without_a_field():
+    net, picture = on_meta("shn", stacks=2, width=64, face_score=True), torch.empty(1, 3, 128, 128, device="meta")
+    assert [m.shape for m in net(picture).landmarks] == [(1, 68, 32, 32), (1, 68, 64, 64)]
+    assert [m.shape for m in net.eval()(picture)] == [(1, 68, 64, 64), (1, 2)]
+
+
+def test_a_compact_span_is_the_same_code_on_a_smaller_picture():
+    net = on_meta(stacks=1, width=64, face_score=True).eval()
+    shapes = [m.shape for m in net(torch.empty(2, 3, 128, 128, device="meta"))]
+    assert shapes == [(2, 68, 64, 64), (2, 15, 2, 64, 64), (2, 2)]

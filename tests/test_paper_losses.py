@@ -1,0 +1,233 @@
+"""The papers' losses against the numbers, limits and invariants that their equations imply."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from facetrack.tracker import markup
+from facetrack.tracker.pose import MEAN_FACE_MM
+
+torch = pytest.importorskip("torch", reason="training needs the `train` extra")
+
+from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
+from facetrack.training import span  # noqa: E402
+from facetrack.training.boundaries import boundary_mirror, curve_maps  # noqa: E402
+from facetrack.training.losses import (  # noqa: E402
+    adaptive_wing,
+    focal_factors,
+    focal_wing,
+    jensen_shannon,
+    map_divergence,
+)
+from facetrack.training.maps import bali_fields, gaussian_maps  # noqa: E402
+
+IBUG = markup.load("ibug68")
+
+
+def wing(error, target):
+    """Loss of one pixel."""
+    y = torch.full((1, 1, 1, 1), float(target), dtype=torch.float64)
+    return adaptive_wing(y + error, y).item()
+
+
+def face(side=128.0):
+    xy = MEAN_FACE_MM[:, :2] - MEAN_FACE_MM[:, :2].mean(0)
+    return torch.tensor(xy[None] / np.ptp(xy) * 0.6 * side + side / 2, dtype=torch.float32)
+
+
+def about(side, angle=0.0, scale=1.0, flip=False):
+    """(1, 2, 3) turn about the middle of a crop, after mirroring it."""
+    middle = (side - 1) / 2
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    shift = np.array([middle, middle]) - turn @ [middle, middle]
+    return torch.tensor(np.column_stack((turn, shift))[None], dtype=torch.float32)
+
+
+def logits_of(maps):
+    """Logits whose spatial softmax is the map over its sum."""
+    return (maps + 1e-8).log()
+
+
+@pytest.mark.parametrize(
+    ("target", "slope", "offset"), [(0.0, 11.1214, 2.6255), (0.5, 11.1127, 1.5651), (1.0, 9.7978, -0.4615)]
+)
+def test_adaptive_wing_is_linear_for_large_errors_with_the_tables_constants(target, slope, offset):
+    for error in (0.6, 1.0, 5.0, -2.0):
+        assert wing(error, target) == pytest.approx(slope * abs(error) - offset, abs=2e-4)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.3, 0.5, 1.0])
+def test_adaptive_wing_and_its_slope_are_continuous_where_the_curve_becomes_a_line(target):
+    step = 1e-5
+    below, at, above = (wing(0.5 + d, target) for d in (-step, 0, step))
+    assert above - below < 50 * step
+    assert (above - at) / step == pytest.approx((at - below) / step, rel=1e-3)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.5, 1.0])
+def test_adaptive_wing_vanishes_at_the_target_and_ignores_the_errors_sign(target):
+    assert wing(0, target) == 0
+    for error in (0.1, 0.3, 2.0):
+        assert wing(error, target) == pytest.approx(wing(-error, target))
+        assert wing(error, target) > 0
+
+
+def test_adaptive_wing_has_finite_gradients_everywhere():
+    targets = torch.rand(1, 2, 4, 4)
+    maps = targets.clone()
+    maps[0, 0] += 3
+    maps.requires_grad_()
+    adaptive_wing(maps, targets).sum().backward()
+    assert torch.isfinite(maps.grad).all()
+    assert (maps.grad[0, 1] == 0).all()
+
+
+def test_focal_factors_raise_rare_attributes_and_leave_the_others():
+    flags = torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], dtype=torch.bool)
+    assert focal_factors(flags).tolist() == [[4, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1]]
+
+
+def test_focal_factors_of_the_faces_with_an_attribute_sum_to_the_batch():
+    flags = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)) < 0.4
+    sums = (focal_factors(flags) * flags).sum(0)
+    assert sums[flags.any(0)].tolist() == pytest.approx([8.0] * int(flags.any(0).sum()))
+
+
+def test_without_attributes_focal_wing_is_adaptive_wing():
+    maps, targets = torch.rand(2, 4, 3, 5, 5).unbind()
+    plain = adaptive_wing(maps, targets).sum(1).mean()
+    torch.testing.assert_close(focal_wing(maps, targets, torch.zeros(4, 6, dtype=torch.bool)), plain)
+    torch.testing.assert_close(focal_wing(maps, targets, torch.zeros(4, 0, dtype=torch.bool)), plain)
+    assert focal_wing(maps, targets, torch.eye(4, 6, dtype=torch.bool)) > plain
+
+
+def test_the_divergence_is_symmetric_zero_for_equals_and_ln_2_for_strangers():
+    p, q = torch.rand(2, 5, 30).softmax(-1).unbind()
+    torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
+    assert (jensen_shannon(p, q) > 0).all()
+    assert (jensen_shannon(p, p) == 0).all()
+    here, there = torch.eye(4)[:2]
+    assert jensen_shannon(here, there).item() == pytest.approx(math.log(2))
+
+
+def test_a_map_divergence_ignores_the_targets_height_and_empty_targets():
+    logits = torch.randn(1, 3, 8, 8)
+    targets = gaussian_maps(torch.tensor([[[13.0, 13.0], [8.0, 20.0], [torch.nan, 0.0]]]), (8, 8), 4, 1.0)
+    torch.testing.assert_close(map_divergence(logits, targets), map_divergence(logits, 3 * targets))
+    torch.testing.assert_close(map_divergence(logits, targets), map_divergence(logits[:, :2], targets[:, :2]))
+    assert map_divergence(logits_of(targets[:, :2]), targets[:, :2]) < 1e-5
+
+
+def test_a_map_divergence_stays_finite_for_extreme_logits():
+    logits = torch.zeros(1, 1, 8, 8)
+    logits[0, 0, 0, 0] = 1e4
+    logits.requires_grad_()
+    loss = map_divergence(logits, gaussian_maps(torch.tensor([[[20.0, 20.0]]]), (8, 8), 4, 1.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(2), abs=1e-4)
+    assert torch.isfinite(logits.grad).all()
+
+
+def perfect_answer(xy, marks=IBUG, side=128, stages=1):
+    """What a SPAN that knows the labels answers for a crop of `side` pixels."""
+    landmarks, boundaries = [], []
+    for stage in range(stages + 1):
+        stride, sigma = (2, 1.5) if stage == stages else (4, 1.0)
+        size = (side // stride, side // stride)
+        landmarks.append(logits_of(gaussian_maps(xy, size, stride, sigma)))
+        boundaries.append(logits_of(curve_maps(xy, marks, size, stride, sigma, 2.0)))
+    field, _ = bali_fields(xy, marks.boundaries.values(), size, 2)
+    return Supervision(tuple(landmarks), tuple(boundaries), field)
+
+
+def test_a_perfect_span_has_next_to_no_loss():
+    terms = span.supervised_terms(perfect_answer(face()), face(), IBUG)
+    assert set(terms) == {"final", "stages", "field", "coordinate"}
+    assert all(0 <= term < 2e-3 for term in terms.values())
+
+
+def test_the_weighted_sum_of_spans_terms_is_the_papers():
+    terms = {"final": 1.0, "stages": 10.0, "field": 100.0, "coordinate": 1000.0}
+    total = span.total({k: torch.tensor(v) for k, v in terms.items()}, span.Weights())
+    assert total.item() == 1 + 4 * 10 + 16 * 100 + 40 * 1000
+
+
+def test_every_output_of_span_is_supervised():
+    output = perfect_answer(face())
+    leaves = [*output.landmarks, *output.boundaries, output.field]
+    leaves = [(leaf + 0.01 * torch.randn_like(leaf)).requires_grad_() for leaf in leaves]
+    answer = Supervision(tuple(leaves[:2]), tuple(leaves[2:4]), leaves[4])
+    span.total(span.supervised_terms(answer, face(), IBUG), span.Weights()).backward()
+    assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
+
+
+def test_the_fields_divergence_is_blind_to_a_constant_and_its_error_is_not():
+    xy = face()
+    field = perfect_answer(xy).field
+    exact = span.field_divergence(field, xy, IBUG)
+    torch.testing.assert_close(span.field_divergence(field + 3, xy, IBUG), exact)
+    assert span.field_error(field, xy, IBUG) == 0
+    assert span.field_error(field + 1, xy, IBUG).item() == pytest.approx(1 / 5)
+
+
+def test_unknown_landmarks_do_not_count():
+    xy = face()
+    output = perfect_answer(xy)
+    xy[0, [30, 57]] = torch.nan
+    terms = span.supervised_terms(output, xy, IBUG)
+    assert all(torch.isfinite(term) and term < 2e-3 for term in terms.values())
+
+
+def test_the_coordinate_term_is_the_squared_error_in_crop_widths():
+    cells = torch.zeros(1, 2, 2)
+    xy = torch.tensor([[[0.5, 0.5], [6.5, 0.5]]])  # cell 0, and 3 cells to the right
+    assert span.coordinate_error(cells, xy, 64).item() == pytest.approx((3 / 64) ** 2)
+
+
+def test_a_turned_map_is_the_map_of_turned_landmarks():
+    xy = torch.tensor([[[150.0, 110.0]]])
+    matrix = about(256, math.radians(35))
+    moved = span.warp_maps(gaussian_maps(xy, (64, 64), 4, 1.5), matrix, 4, torch.tensor([0]))
+    place = (matrix[:, :, :2] @ xy[..., None])[..., 0] + matrix[:, :, 2]
+    wanted = gaussian_maps(place, (64, 64), 4, 1.5)
+    p, q = (m.flatten(2) / m.sum((2, 3))[..., None] for m in (moved, wanted))
+    assert jensen_shannon(p, q).item() < 2e-3
+    cells = torch.arange(64.0)
+    centroid = torch.stack(((moved.sum(2) @ cells) / moved.sum((2, 3)), (moved.sum(3) @ cells) / moved.sum((2, 3))), -1)
+    torch.testing.assert_close(centroid, (place + 0.5) / 4 - 0.5, rtol=0, atol=0.01)
+
+
+def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channels():
+    xy = face()
+    mirrored = xy[:, IBUG.mirror].clone()
+    mirrored[..., 0] = 127 - mirrored[..., 0]
+    got = span.warp_maps(gaussian_maps(xy, (32, 32), 4, 1.0), about(128, flip=True), 4, torch.tensor(IBUG.mirror))
+    torch.testing.assert_close(got, gaussian_maps(mirrored, (32, 32), 4, 1.0), rtol=1e-3, atol=1e-4)
+    lines = torch.tensor(boundary_mirror(IBUG))
+    got = span.warp_maps(curve_maps(xy, IBUG, (32, 32), 4), about(128, flip=True), 4, lines)
+    torch.testing.assert_close(got, curve_maps(mirrored, IBUG, (32, 32), 4), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(flip):
+    xy, matrix = face(), about(128, flip=flip)
+    seen = xy[:, IBUG.mirror] if flip else xy
+    moved = (matrix[:, None, :, :2] @ seen[..., None])[..., 0] + matrix[:, None, :, 2]
+    alpha, beta = perfect_answer(xy, stages=2), perfect_answer(moved, stages=2)
+    assert span.consistency(alpha, beta, matrix, IBUG) < 1e-4
+    assert span.consistency(alpha, perfect_answer(moved + 8, stages=2), matrix, IBUG) > 0.1
+
+
+def test_what_a_disturbance_moves_out_of_the_crop_does_not_count():
+    xy, away = face(), torch.tensor([[[1.0, 0, 500], [0, 1, 0]]])
+    assert span.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
+
+
+def test_shrinking_keeps_the_mass_that_decides_what_counts():
+    xy, half = face(), about(128, scale=0.5)
+    moved = (half[:, None, :, :2] @ xy[..., None])[..., 0] + half[:, None, :, 2]
+    assert 0 < span.consistency(perfect_answer(xy), perfect_answer(moved), half, IBUG) < 1.0

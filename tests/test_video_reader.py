@@ -1,0 +1,103 @@
+"""The clock of a recording, and reading from devices that are not ready."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.container import InputContainer
+from fakes import (
+    VideoRecipe,
+    noise,
+    write_video,
+)
+
+from facetrack.pipeline.video_reader import CAMERA_NAPS, MediaClock, Reader
+from facetrack.pipeline.video_source import VideoSource
+from facetrack.tracker.errors import SourceError
+
+
+class _Stamped:
+    """What the clock asks of a picture and of a stream."""
+
+    time_base = Fraction(1, 1000)
+    average_rate = guessed_rate = Fraction(25)
+
+    def __init__(self, pts: int | None = None, start_time: int | None = None) -> None:
+        self.pts, self.start_time = pts, start_time
+
+
+@pytest.mark.parametrize(
+    ("stamps_ms", "wanted_s"),
+    [
+        # even steps
+        ([0, 40, 80], [0, 0.04, 0.08]),
+        # a stamp twice: the second moves one tick behind, the rest stays
+        ([0, 40, 40, 80], [0, 0.04, 0.041, 0.08]),
+        # a small step back
+        ([0, 40, 30, 80], [0, 0.04, 0.041, 0.08]),
+        # no stamp: one period on
+        ([0, None, None, 120], [0, 0.04, 0.08, 0.12]),
+        # no stamp at first
+        ([None, None, 500, 540], [0, 0.04, 0.08, 0.12]),
+        # a new clock: goes on where the old one stopped
+        ([90_000, 90_040, 0, 40], [0, 0.04, 0.08, 0.12]),
+        # a long pause is the truth
+        ([0, 40, 60_000], [0, 0.04, 60]),
+    ],
+)
+def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
+    clock = MediaClock(_Stamped())  # type: ignore[arg-type]
+    np.testing.assert_allclose([clock.time_of(_Stamped(pts)) for pts in stamps_ms], wanted_s, atol=1e-9)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mkv", noise(4), VideoRecipe("ffv1", "bgr0", options={}))
+
+
+class Drowsy:
+    """A container whose camera has nothing ready at first, as those of macOS say it."""
+
+    def __init__(self, container: InputContainer, naps: int) -> None:
+        self._container, self.naps = container, naps
+        self.streams = container.streams
+
+    def demux(self, stream: object) -> Iterator[object]:
+        if self.naps:
+            self.naps -= 1
+            raise av.error.BlockingIOError(35, "Resource temporarily unavailable")
+        return self._container.demux(stream)
+
+    def close(self) -> None:
+        self._container.close()
+
+
+def test_a_camera_that_is_not_ready_is_asked_again(clip: Path) -> None:
+    reader = Reader(Drowsy(av.open(clip), 3), "camera 0", live=True)  # type: ignore[arg-type]
+    count = 0
+    picture = reader.first
+    while picture is not None:
+        count += 1
+        picture = reader.read()
+    reader.close()
+    assert count == 4
+
+
+def test_a_camera_that_is_never_ready_is_given_up(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facetrack.pipeline.video_reader.CAMERA_NAP_S", 0.0)
+    container = Drowsy(av.open(clip), CAMERA_NAPS + 1)
+    with pytest.raises(av.error.BlockingIOError):
+        Reader(container, "camera 0", live=True)  # type: ignore[arg-type]
+
+
+def test_a_stream_that_gives_only_damage_is_given_up(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", noise(310, 8, 8), VideoRecipe("png", "rgb24", options={}))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x89PNG", b"XXXX"))
+    with pytest.raises(SourceError, match="no frame can be read"):
+        VideoSource(av.open(path), label="a", name="a")

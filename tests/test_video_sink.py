@@ -1,0 +1,99 @@
+"""The annotated video is as long, as fast and as large as its source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from fakes import make_face, make_result
+
+from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.video_sink import VideoSink, pad_to_even, ticks_per_second
+from facetrack.tracker.types import Frame, Result
+
+
+def write_annotated(path: Path, times_s: Sequence[float], rate: Fraction | None, size: tuple[int, int]) -> None:
+    sink = VideoSink(path, rate=rate)
+    for index, time_s in enumerate(times_s):
+        sink.write(make_result(make_face(), index=index, time_s=time_s, size=size))
+    sink.close(complete=True)
+
+
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30), Fraction(24000, 1001), Fraction(30000, 1001)])
+def test_the_video_is_as_long_and_as_fast_as_its_source(tmp_path: Path, rate: Fraction) -> None:
+    times = [float(index / rate) for index in range(20)]
+    write_annotated(tmp_path / "a.mp4", times, rate, (120, 160))
+    with av.open(tmp_path / "a.mp4") as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == rate
+        assert (stream.duration or 0) * (stream.time_base or 0) == 20 / rate
+        stamps = [frame.time for frame in container.decode(stream)]
+    assert stamps == times
+
+
+@pytest.mark.parametrize("start_s", [0.0, 12.5])
+def test_variable_frame_rates_and_dropped_frames_keep_their_times(tmp_path: Path, start_s: float) -> None:
+    times = [0, 0.033, 0.05, 0.4, 0.41, 1.2, 1.25]
+    write_annotated(tmp_path / "a.mp4", [start_s + t for t in times], Fraction(30), (120, 160))
+    with open_source(tmp_path / "a.mp4") as source:
+        stamps = [frame.time_s for frame in source]
+    np.testing.assert_allclose(stamps, times, atol=1e-4)
+
+
+def test_frames_at_the_same_instant_are_kept_apart(tmp_path: Path) -> None:
+    write_annotated(tmp_path / "a.mp4", [0, 0, 0], None, (120, 160))
+    with open_source(tmp_path / "a.mp4") as source:
+        assert len(list(source)) == 3
+
+
+@pytest.mark.parametrize(("size", "even"), [((121, 161), (122, 162)), ((120, 161), (120, 162)), ((33, 40), (34, 40))])
+def test_odd_sizes_grow_by_a_doubled_row_or_column(
+    tmp_path: Path, size: tuple[int, int], even: tuple[int, int]
+) -> None:
+    write_annotated(tmp_path / "a.mp4", [0, 0.1], None, size)
+    with open_source(tmp_path / "a.mp4") as source:
+        assert source.size == even
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    padded = pad_to_even(picture)
+    np.testing.assert_array_equal(padded[: size[0], : size[1]], picture)
+    np.testing.assert_array_equal(padded[-1, : size[1]], picture[-1])
+
+
+def test_the_video_shows_the_frames_in_their_colours(tmp_path: Path) -> None:
+    bgr = np.full((120, 160, 3), (30, 60, 200), np.uint8)
+    sink = VideoSink(tmp_path / "a.mp4")
+    sink.write(Result(Frame(0, 0.0, 0.0, bgr), ()))
+    sink.close(complete=True)
+    with open_source(tmp_path / "a.mp4") as source:
+        (frame,) = source
+    np.testing.assert_allclose(frame.bgr.reshape(-1, 3).mean(0), (30, 60, 200), atol=5)
+
+
+def test_a_frame_of_another_size_is_fitted_into_the_first(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "a.mp4")
+    sink.write(make_result(index=0, size=(120, 160)))
+    sink.write(make_result(index=1, size=(300, 200)))
+    sink.close(complete=True)
+    with open_source(tmp_path / "a.mp4") as source:
+        first, second = source
+    assert second.size == first.size == (120, 160)
+    assert second.bgr[60, 80].mean() == pytest.approx(90, abs=6)
+    assert second.bgr[60, 5].mean() == pytest.approx(0, abs=6)
+
+
+@pytest.mark.parametrize(
+    ("rate", "ticks"),
+    [
+        (Fraction(30), 15_360),
+        (Fraction(24000, 1001), 24_000),
+        (Fraction(519168, 19667), 519_168),
+        (Fraction(10**9 + 7, 10**8), 10**6),
+    ],
+)
+def test_the_clock_of_the_file_fits_the_rate(rate: Fraction, ticks: int) -> None:
+    assert ticks_per_second(rate) == ticks

@@ -1,0 +1,364 @@
+"""Recordings, whole and broken, and cameras that come and go."""
+
+from __future__ import annotations
+
+import threading
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from av.container import InputContainer
+from av.video.reformatter import Colorspace, VideoReformatter
+from fakes import (
+    PaintedFace,
+    PaintedSource,
+    VideoRecipe,
+    noise,
+    quadrants,
+    read_landmarks,
+    write_no_frames,
+    write_video,
+)
+
+from facetrack.pipeline.sources import Retry, Source, open_source
+from facetrack.pipeline.video_source import LiveSource
+from facetrack.tracker.errors import SourceError
+from facetrack.tracker.types import Frame
+
+PATIENCE_S = 60.0  # only a failing test waits this long
+
+
+def times(source: Source) -> list[float]:
+    with source:
+        return [frame.time_s for frame in source]
+
+
+def test_a_video_gives_every_frame_with_its_number_time_and_picture(tmp_path: Path) -> None:
+    painted = PaintedSource(count=10, faces=[PaintedFace((120, 100), (60, 30), 110, spin=0.5)])
+    recipe = VideoRecipe("ffv1", "bgr0", options={})
+    path = write_video(tmp_path / "walk.mkv", [frame.bgr for frame in painted], recipe)
+    with open_source(path) as source:
+        assert (source.name, source.kind, source.live, source.failed) == ("walk", "video", False, [])
+        assert (source.size, source.rate, source.frames) == ((240, 320), Fraction(30), 10)
+        frames = list(source)
+    assert [frame.index for frame in frames] == list(range(10))
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 30, atol=6e-4)  # whole ms
+    assert all(a.taken_s <= b.taken_s for a, b in pairwise(frames))
+    for frame in frames:
+        np.testing.assert_array_equal(frame.bgr, painted.picture(frame.index))
+        np.testing.assert_allclose(read_landmarks(frame.bgr), painted.truth(frame.index)[0], atol=0.05)
+
+
+def test_a_compressed_video_shows_things_in_their_places(tmp_path: Path) -> None:
+    painted = PaintedSource(count=5, faces=[PaintedFace((120, 100), (60, 30), 110, spin=0.5)])
+    path = write_video(tmp_path / "walk.mp4", [frame.bgr for frame in painted])
+    with open_source(path) as source:
+        for frame in source:
+            found = read_landmarks(frame.bgr)
+            # halved chroma and coarse rounding of colours: a few levels, each half a pixel of this chart
+            np.testing.assert_allclose(found, painted.truth(frame.index)[0], atol=2.5)
+
+
+def test_frames_are_contiguous_and_cannot_be_written_to(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(2, 50, 70))
+    with open_source(path) as source:
+        for frame in source:
+            assert frame.bgr.flags.c_contiguous
+            assert not frame.bgr.flags.writeable
+
+
+def test_a_frame_keeps_its_pixels_while_later_ones_are_decoded(tmp_path: Path) -> None:
+    pictures = noise(12)
+    path = write_video(tmp_path / "a.mkv", pictures, VideoRecipe("ffv1", "bgr0", options={}))
+    with open_source(path) as source:
+        kept = [frame.bgr for frame in source]
+    for got, wanted in zip(kept, pictures, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("start_s", [0.0, 3.0])
+def test_variable_frame_rate_keeps_each_time_stamp_relative_to_the_start(tmp_path: Path, start_s: float) -> None:
+    stamps = [0.0, 0.033, 0.05, 0.4, 0.41, 1.2, 1.25]
+    recipe = VideoRecipe(times_s=[start_s + t for t in stamps])
+    path = write_video(tmp_path / "vfr.mkv", noise(len(stamps)), recipe)
+    np.testing.assert_allclose(times(open_source(path)), stamps, atol=1.1e-3)  # Matroska counts milliseconds
+
+
+def test_frames_without_time_stamps_follow_each_other_by_the_frame_rate(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "raw.h264", noise(6), VideoRecipe(options={"tune": "zerolatency"}))
+    np.testing.assert_allclose(times(open_source(path)), np.arange(6) / 25, atol=1e-6)  # raw H.264: FFmpeg assumes 25
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, -90])
+@pytest.mark.parametrize("mirror_x", [False, True])
+@pytest.mark.parametrize("mirror_y", [False, True])
+def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, mirror_x: bool, mirror_y: bool) -> None:
+    stored = quadrants()
+    path = write_video(tmp_path / "turned.mp4", [stored], VideoRecipe(turn=(degrees, mirror_x, mirror_y)))
+    shown = np.rot90(stored, degrees // 90)  # both counter-clockwise
+    shown = shown[:, ::-1] if mirror_x else shown
+    shown = shown[::-1] if mirror_y else shown
+    with open_source(path) as source:
+        (frame,) = source
+    assert source.size == frame.size == shown.shape[:2]
+    height, width = frame.size
+    for y in (height // 4, 3 * height // 4):
+        for x in (width // 4, 3 * width // 4):
+            np.testing.assert_allclose(frame.bgr[y, x], shown[y, x], atol=12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(63, 95), (37, 50), (2, 2), (241, 17)])
+def test_odd_sizes_keep_every_row_and_column(tmp_path: Path, height: int, width: int) -> None:
+    (picture,) = noise(1, height, width)
+    path = write_video(tmp_path / "odd.mkv", [picture], VideoRecipe("ffv1", "bgr0", options={}))
+    with open_source(path) as source:
+        (frame,) = source
+    np.testing.assert_array_equal(frame.bgr, picture)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix"),
+    [
+        ("ffv1", "gray", ".mkv"),
+        ("ffv1", "gray10le", ".mkv"),
+        ("ffv1", "bgra", ".mkv"),
+        ("ffv1", "yuva420p", ".mkv"),
+        ("ffv1", "yuv420p10le", ".mkv"),
+        ("libx264", "yuv420p10le", ".mp4"),
+        ("ffv1", "yuv422p", ".mkv"),
+        ("prores_ks", "yuva444p10le", ".mov"),
+        ("mjpeg", "yuvj420p", ".avi"),
+        ("png", "rgb48be", ".mov"),
+        ("qtrle", "argb", ".mov"),
+        ("rawvideo", "bgr24", ".avi"),
+    ],
+)
+def test_every_pixel_format_becomes_bgr(tmp_path: Path, codec: str, pix_fmt: str, suffix: str) -> None:
+    grey = np.full((64, 96, 3), 150, np.uint8)
+    grey[:32] = 60
+    path = write_video(tmp_path / f"a{suffix}", [grey], VideoRecipe(codec, pix_fmt, options={}))
+    with open_source(path) as source:
+        (frame,) = source
+    assert frame.bgr.shape == (64, 96, 3)
+    np.testing.assert_allclose(frame.bgr[4:28], 60, atol=4)
+    np.testing.assert_allclose(frame.bgr[36:60], 150, atol=4)
+
+
+@pytest.mark.parametrize("full_range", [False, True])
+@pytest.mark.parametrize("matrix", [Colorspace.ITU709, Colorspace.ITU601, None])
+def test_colours_follow_the_matrix_and_range_that_the_stream_names(
+    tmp_path: Path, matrix: Colorspace | None, full_range: bool
+) -> None:
+    red = np.full((64, 96, 3), (30, 60, 200), np.uint8)  # the other matrix would be off by 10 or more
+    colour_range = 2 if full_range else 1
+    yuv = VideoReformatter().reformat(
+        av.VideoFrame.from_ndarray(red, "bgr24"),
+        format="yuv420p",
+        dst_colorspace=matrix,
+        dst_color_range=colour_range,
+    )
+    tag = {Colorspace.ITU709: 1, Colorspace.ITU601: 6, None: 2}[matrix]
+    tags = {"colorspace": tag, "color_range": colour_range}
+    path = write_video(tmp_path / "red.mp4", [yuv], VideoRecipe(tags=tags, options={"crf": "1"}))
+    with open_source(path) as source:
+        (frame,) = source
+    np.testing.assert_allclose(frame.bgr.reshape(-1, 3).mean(0), (30, 60, 200), atol=5)
+
+
+def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
+    with open_source(path, realtime=True) as source:
+        assert source.live
+        frames = list(source)
+    late = [frame.taken_s - frames[0].taken_s - frame.time_s for frame in frames]
+    assert len(frames) == 6
+    assert min(late) > -0.005
+
+
+def test_closing_from_another_thread_ends_the_iteration_without_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(40), VideoRecipe(times_s=[i * 100.0 for i in range(40)]))
+    source = open_source(path, realtime=True)  # the second frame is due in 100 s
+    frames: list[Frame] = []
+    first = threading.Event()
+
+    def read() -> None:
+        for frame in source:
+            frames.append(frame)
+            first.set()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert first.wait(PATIENCE_S)
+    source.close()
+    source.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    assert len(frames) == 1
+
+
+def cut_copy(path: Path, share: float) -> Path:
+    data = path.read_bytes()
+    cut = path.with_name(f"cut{path.suffix}")
+    cut.write_bytes(data[: int(len(data) * share)])
+    return cut
+
+
+@pytest.mark.parametrize(
+    ("suffix", "recipe"),
+    [
+        (".mp4", VideoRecipe(mux={"movflags": "faststart"})),
+        (".mp4", VideoRecipe(mux={"movflags": "frag_keyframe+empty_moov", "frag_duration": "200000"})),
+        (".mkv", VideoRecipe()),
+        (".webm", VideoRecipe("libvpx", options={"deadline": "realtime", "cpu-used": "8"})),
+        (".avi", VideoRecipe("mpeg4", options={})),
+    ],
+)
+def test_a_video_that_was_cut_off_gives_its_frames_and_then_says_so(
+    tmp_path: Path, suffix: str, recipe: VideoRecipe
+) -> None:
+    whole = write_video(tmp_path / f"whole{suffix}", noise(40), recipe)
+    with open_source(whole) as source:
+        wanted = list(source)
+    assert len(wanted) == 40
+    got: list[Frame] = []
+    with open_source(cut_copy(whole, 0.6)) as source, pytest.raises(SourceError) as caught:
+        got.extend(source)
+    assert 15 < len(got) < 30
+    for a, b in zip(got, wanted, strict=False):
+        assert a.time_s == pytest.approx(b.time_s, abs=1e-9)
+        np.testing.assert_array_equal(a.bgr, b.bgr)  # the half frame at the break is not among them
+    message = str(caught.value)
+    assert f"breaks off after frame {len(got)} ({got[-1].time_s:.3f} s)" in message
+    assert "\n" not in message
+
+
+def test_an_mp4_cut_off_before_its_index_says_that(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", noise(20))
+    with pytest.raises(SourceError, match=r"cut\.mp4: it was cut off before its index: it should be \d+ bytes"):
+        open_source(cut_copy(whole, 0.6))
+
+
+def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
+    with av.open(path) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    place, size = packets[4]
+    data[place or 0 : (place or 0) + size] = bytes(size)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 9
+    np.testing.assert_allclose([f.time_s for f in frames], np.delete(np.arange(10) / 30, 4), atol=1e-4)
+    assert len(source.failed) == 1
+
+
+def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
+    with av.open(path) as container:
+        place, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][-1]
+    data = bytearray(path.read_bytes())
+    data[place or 0 : (place or 0) + size] = bytes(size)
+    path.write_bytes(data)
+    with open_source(path) as source, pytest.raises(SourceError, match=r"breaks off after frame 9 \(0\.267 s\)"):
+        list(source)
+
+
+# --- cameras and streams ----------------------------------------------------------------------------------------------
+
+PROMPT = Retry(attempts=3, first_wait_s=0.0)
+
+
+class Plugs:
+    """A camera that is unplugged after each clip; then it is gone."""
+
+    def __init__(self, *clips: Path, fail: int = 0) -> None:
+        self.clips = list(clips)
+        self.fail = fail  # times that opening fails between two clips
+        self.left = fail
+        self.opened = 0
+
+    def open(self) -> InputContainer:
+        if self.opened and self.left:
+            self.left -= 1
+            raise av.error.ConnectionRefusedError(111, "Connection refused")
+        if not self.clips:
+            raise av.error.FileNotFoundError(2, "No such device")
+        self.opened += 1
+        self.left = self.fail
+        return av.open(self.clips.pop(0))
+
+
+def live(plugs: Plugs, retry: Retry | None = PROMPT) -> LiveSource:
+    return LiveSource(plugs.open(), plugs.open, label="camera 0", name="camera0", kind="camera", retry=retry)
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    return write_video(tmp_path / "clip.mkv", noise(4), VideoRecipe("ffv1", "bgr0", options={}))
+
+
+def test_a_live_graph_counts_frames_and_takes_its_time_from_the_clock() -> None:
+    with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.5") as source:
+        assert (source.kind, source.live, source.frames, source.size) == ("stream", True, None, (48, 64))
+        assert source.rate == 30
+        frames = list(source)
+    assert [frame.index for frame in frames] == list(range(15))
+    assert frames[0].time_s == 0
+    began_s = frames[0].taken_s
+    for frame in frames:
+        assert frame.time_s == pytest.approx(frame.taken_s - began_s)
+    assert all(a.time_s < b.time_s for a, b in pairwise(frames))
+
+
+@pytest.mark.parametrize("fail", [0, 2])
+def test_a_lost_camera_is_opened_again_and_frames_count_on(clip: Path, fail: int) -> None:
+    plugs = Plugs(clip, clip, clip, fail=fail)
+    frames: list[Frame] = []
+    with live(plugs) as source, pytest.raises(SourceError) as caught:
+        frames.extend(source)
+    assert plugs.opened == 3
+    assert [frame.index for frame in frames] == list(range(12))
+    assert all(a.time_s < b.time_s for a, b in pairwise(frames))
+    message = str(caught.value)
+    assert message.startswith("camera 0: lost after frame 12 (")
+    assert "3 times" in message
+    assert "\n" not in message
+
+
+def test_the_number_of_attempts_is_bounded_and_begins_anew_after_a_frame(clip: Path) -> None:
+    with live(Plugs(clip, clip, fail=3)) as source, pytest.raises(SourceError, match="lost after frame 4 "):
+        list(source)
+    with live(Plugs(clip, clip, clip, fail=2)) as source, pytest.raises(SourceError, match="lost after frame 12 "):
+        list(source)
+
+
+def test_a_camera_that_comes_back_without_a_picture_counts_as_lost(clip: Path, tmp_path: Path) -> None:
+    write_no_frames(tmp_path / "dark.avi")
+    frames: list[Frame] = []
+    with live(Plugs(clip, tmp_path / "dark.avi", clip)) as source, pytest.raises(SourceError):
+        frames.extend(source)
+    assert len(frames) == 8
+
+
+def test_closing_during_the_wait_for_a_lost_camera_ends_it_at_once(clip: Path) -> None:
+    plugs = Plugs(clip, fail=0)
+    source = live(plugs, Retry(attempts=1, first_wait_s=10 * PATIENCE_S))
+    frames: list[Frame] = []
+    fourth = threading.Event()
+
+    def read() -> None:
+        for frame in source:
+            frames.append(frame)
+            if len(frames) == 4:
+                fourth.set()
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    assert fourth.wait(PATIENCE_S)
+    source.close()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
