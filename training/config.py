@@ -136,6 +136,15 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
+class Publication:
+    """What the card of the trained network will say; see `engines.card.ModelCard`."""
+
+    name: str = "unnamed"
+    data: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """One training run.
 
@@ -147,6 +156,7 @@ class Config:
         geometry: how far training crops stray.
         vectors, discs: of the two kinds of labels; only the network's own counts.
         schedule: how long and how fast.
+        card: what is said of the result.
     """
 
     network: Network = field(default_factory=Network)
@@ -157,6 +167,7 @@ class Config:
     vectors: Vectors = field(default_factory=Vectors)
     discs: Discs = field(default_factory=Discs)
     schedule: Schedule = field(default_factory=Schedule)
+    card: Publication = field(default_factory=Publication)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
