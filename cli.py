@@ -6,10 +6,12 @@ Data goes to stdout, talk to stderr. What a command needs is imported when it ru
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,6 +54,8 @@ def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = N
         engines: opens the networks; default: `pipeline.open.open_engines`.
     """
     _prepare_process()
+    log.handlers = [_Talk()]
+    log.setLevel(logging.WARNING)
     try:
         code = _commands.main(arguments, prog_name="facetrack", standalone_mode=False, obj=engines)
     except click.ClickException as error:
@@ -76,9 +80,23 @@ def _prepare_process() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
     if "NUMBA_CACHE_DIR" not in os.environ:
-        from platformdirs import user_cache_path
+        os.environ["NUMBA_CACHE_DIR"] = str(_compilation_cache())
 
-        os.environ["NUMBA_CACHE_DIR"] = str(user_cache_path("facetrack", appauthor=False) / "numba")
+
+def _compilation_cache() -> Path:
+    """The user's cache folder; one that lasts as long as this process where that cannot be written."""
+    from platformdirs import user_cache_path
+
+    folder = user_cache_path("facetrack", appauthor=False) / "numba"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    passing = tempfile.TemporaryDirectory(prefix="facetrack-numba-")
+    atexit.register(passing.cleanup)
+    return Path(passing.name)
 
 
 def _announce_compilation() -> None:
@@ -96,9 +114,8 @@ class _Talk(logging.Handler):
 
 
 def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
-    """Configure logging from -v and -q."""
+    """Set the log's level from -v and -q."""
     del ctx
-    log.handlers = [_Talk()]
     if value:
         louder = logging.INFO if value == 1 else logging.DEBUG
         log.setLevel(logging.ERROR if parameter.name == "quiet" else louder)
@@ -158,7 +175,7 @@ _columns = _chain(
 @_tracking
 @_talk
 @click.pass_obj
-def live(engines: OpenEngines | None, camera: str, jsonl: bool, **options: Any) -> None:
+def live(engines: OpenEngines | None, /, camera: str, jsonl: bool, **options: Any) -> None:
     """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
     outputs = {
         name: options.pop(name) for name in ("csv", "record", "window", "raw", "landmark_confidence", "overwrite")
@@ -186,26 +203,30 @@ def live(engines: OpenEngines | None, camera: str, jsonl: bool, **options: Any) 
 @_talk
 @click.pass_obj
 def batch(
-    engines: OpenEngines | None, inputs: tuple[str, ...], out: Path, overwrite: bool, resume: bool, **options: Any
+    engines: OpenEngines | None, /, inputs: tuple[str, ...], out: Path, overwrite: bool, resume: bool, **options: Any
 ) -> int:
     """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
     if overwrite and resume:
         raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
     from .pipeline.batch import Outputs, plan, track_all
     from .pipeline.open import Choices, open_engines
-    from .pipeline.progress import open_progress
+    from .pipeline.progress import NoProgress, open_progress
 
     written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence")}
     outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
     tasks, choices = plan(inputs, outputs), Choices(**options)
     _announce_compilation()
-    with (engines or open_engines)(choices) as opened, open_progress(len(tasks)) as progress:
+    quiet = not log.isEnabledFor(logging.WARNING)
+    with (
+        (engines or open_engines)(choices) as opened,
+        NoProgress() if quiet else open_progress(len(tasks), sys.stderr) as progress,
+    ):
         failures = track_all(tasks, outputs, opened, choices, progress)
-    if len(tasks) == 1 and failures:
-        return 1
     for failure in failures:
-        say(f"facetrack: failed: {failure.what}: {failure.reason}")
-    return SOME_FAILED if failures else 0
+        say(f"facetrack: failed: {failure}")
+    if not failures:
+        return 0
+    return 1 if failures[0].what == tasks[0].spec and len(tasks) == 1 else SOME_FAILED
 
 
 @_commands.command()
@@ -224,7 +245,7 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @_talk
 @click.pass_obj
-def doctor(engines: OpenEngines | None, as_json: bool) -> int:
+def doctor(engines: OpenEngines | None, /, as_json: bool) -> int:
     """Say what works here, what does not, why, and what to do about it. Exit code 1 if something is broken."""
     from dataclasses import asdict
 
@@ -251,7 +272,7 @@ def doctor(engines: OpenEngines | None, as_json: bool) -> int:
 @_talk
 @click.pass_obj
 def bench(
-    engines: OpenEngines | None, video: Path | None, faces: str, frames: int, as_json: bool, **options: Any
+    engines: OpenEngines | None, /, video: Path | None, faces: str, frames: int, as_json: bool, **options: Any
 ) -> None:
     """Measure the speed on VIDEO, or on a video in which a portrait moves."""
     from .pipeline.bench import BenchSettings, run_bench

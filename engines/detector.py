@@ -25,7 +25,7 @@ from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
 from .card import ModelCard
 
-MARGIN = 8  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
+MARGIN = 4  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
 GREY = 127
 LAST_LEVEL = 26.0  # pixels of the shorter side; a face as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
@@ -135,8 +135,7 @@ class Detector:
             points: (C, 5, 2) refined, frame pixels. features: (C, 12) for the score.
         """
         crops = [self._crop(candidates, i) for i in range(len(candidates))]
-        coarse, fine = self._refine.run(np.stack([crop.crop(bgr) for crop in crops]))
-        in_crops, features = read_crops(coarse, fine)
+        in_crops, features = read_crops(*self._refine.run(np.stack([crop.crop(bgr) for crop in crops])))
         points = np.stack([crop.to_frame(xy) for crop, xy in zip(crops, in_crops, strict=True)])
         return points, np.column_stack((features, np.log(chance / (1 - chance)))).astype(np.float32)
 
@@ -171,19 +170,19 @@ def scan_features(candidates: Candidates) -> Float32:
     ).astype(np.float32)
 
 
-def read_crops(coarse: Float32, fine: Float32) -> tuple[Float32, Float32]:
-    """Decode the maps of face crops.
+def read_crops(coarse: Float32, fine: Float32, corner: Float32) -> tuple[Float32, Float32]:
+    """Decode what the whole network says about face crops.
 
     Args:
-        coarse: (F, 5, 32, 32) and fine: (F, 5, 64, 64) responses of backbone and branches.
+        coarse: (F, 5, 32, 32) responses of the backbone.
+        fine: (F, 5, 24, 24) responses of the branches in their windows. corner: (F, 5, 2) where those lie.
     Returns:
-        points: (F, 5, 2) pixels of the 64-pixel crop: the mean of the 13 highest fine responses in the window of 24
-            pixels round the coarse place. features: (F, 11) for the score.
+        points: (F, 5, 2) pixels of the 64-pixel crop, the mean place of the 13 highest fine responses. features:
+            (F, 11) for the score.
     """
-    nowhere = np.zeros((*coarse.shape[:2], 2), np.float32)
-    rough, loud = mean_of_highest(coarse, nowhere, np.inf, DISC)
-    start = 2 * rough + 0.5
-    points, sharp = mean_of_highest(fine, start, 11.5, DISC)
+    _, loud = mean_of_highest(coarse, DISC)
+    places, sharp = mean_of_highest(fine, DISC)
+    points = places + corner
     residual = fit_views(points).residual
     loud, sharp = np.clip(loud, 0.0, 1.2), np.clip(sharp, 0.0, 1.2)
     columns = [np.column_stack((np.sort(h[:, :2], 1), h[:, 2], np.sort(h[:, 3:], 1))) for h in (loud, sharp)]

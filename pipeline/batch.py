@@ -74,6 +74,9 @@ class Failure:
     what: str
     reason: str
 
+    def __str__(self) -> str:
+        return self.reason if self.reason.startswith(self.what) else f"{self.what}: {self.reason}"
+
 
 class Reporter(Protocol):
     """Hears how far a batch has got."""
@@ -133,7 +136,7 @@ def _expand(spec: str) -> list[Task]:
 def track_all(
     tasks: Sequence[Task], outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter
 ) -> list[Failure]:
-    """Do all tasks; the answer is what failed, of which each has been told to the reporter too.
+    """Do all tasks; the answer is what failed.
 
     Raises:
         SinkError: the output folder cannot be made.
@@ -153,8 +156,9 @@ def track_all(
         except Exception as error:
             log.debug("%s failed", task.spec, exc_info=True)
             reason = _told(error)
-            reporter.ended(task, f"failed: {reason}")
             failures.append(Failure(task.spec, reason))
+            if len(tasks) > 1:  # a single failure is the end, which the caller tells
+                reporter.ended(task, f"failed: {reason}")
     return failures
 
 
@@ -247,8 +251,7 @@ class _Run:
         tally = self.record.tally
         rate = tally.frames / max(outcome.wall_s, 1e-9)
         line = f"{tally.frames} frames, {tally.with_face} with a face, {rate:.0f} frames/s"
-        broken = f"; {outcome.error}" if outcome.error else ""
-        return f"{line} -> {self.outputs.table(self.task)}{broken}"
+        return f"{line} -> {self.outputs.table(self.task)}"
 
     def _failures(self, source: Source, outcome: Outcome) -> list[Failure]:
         if outcome.error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from importlib import resources
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +24,8 @@ from ..tracker.types import Frame, Result, UInt8
 from .batch import Outputs, Task, track_all
 from .machine import describe_machine
 from .open import Choices, Engines
+from .portrait import portrait
+from .progress import NoProgress
 from .sidecar import identify_models
 from .sources import open_source
 from .timing import Percentiles
@@ -31,7 +33,6 @@ from .video_sink import VideoSink
 
 SIZE = 480, 640  # of the picture that is made when no video is given
 RATE = Fraction(30)
-PORTRAIT = "portrait.jpg"
 SWING = 0.08  # of the picture's width: how far the faces move to either side
 SWING_S = 2.0  # period
 REPEATS = 100  # of each part
@@ -50,14 +51,6 @@ class BenchSettings:
     video: Path | None = None
     faces: int = 1
     frames: int = 600
-
-
-class _Silent:
-    """A `batch.Reporter` that says nothing."""
-
-    def began(self, task: Task, frames: int | None) -> None: ...
-    def advanced(self) -> None: ...
-    def ended(self, task: Task, line: str) -> None: ...
 
 
 def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> dict[str, Any]:
@@ -82,12 +75,6 @@ def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> di
         **whole,
         "parts_ms": parts,
     }
-
-
-def portrait() -> UInt8:
-    """The packaged test picture, (256, 256, 3) uint8 BGR: Eileen Collins, NASA, public domain."""
-    content = resources.files(__package__).joinpath(PORTRAIT).read_bytes()
-    return np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), np.uint8)
 
 
 def write_moving_portrait(path: Path, settings: BenchSettings) -> Path:
@@ -118,7 +105,7 @@ def _measure_whole(video: Path, folder: Path, engines: Engines, choices: Choices
     """One batch run, tables written: wall and processor time per frame, and each stage."""
     task, outputs = Task(str(video), "bench"), Outputs(folder)
     cpu_s = time.process_time()
-    failures = track_all([task], outputs, engines, choices, _Silent())
+    failures = track_all([task], outputs, engines, choices, NoProgress())
     cpu_s = time.process_time() - cpu_s
     if failures:
         raise SourceError(failures[0].reason)
@@ -147,7 +134,7 @@ def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], obj
     yield "detect, whole frame", lambda: engines.detector.detect(bgr)
     yield "crop, one face", lambda: CropTransform(crop.matrix, crop.size).crop(bgr)
     for count in (1, 4):
-        yield f"align, {count} face{'s' * (count > 1)}", lambda count=count: aligner.align(bgr, [crop] * count)
+        yield f"align, {count} face{'s' * (count > 1)}", partial(aligner.align, bgr, [crop] * count)
     points, codec = aligner.markup.points, aligner.card.codec
     rng = np.random.default_rng(0)
     vectors = rng.random((1, points, aligner.card.size[0] // codec["stride"], 2), np.float32)

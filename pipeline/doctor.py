@@ -19,9 +19,9 @@ from ..engines.card import all_cards, home
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
-from .bench import portrait
 from .machine import describe_machine, version_of
 from .open import Choices, OpenEngines
+from .portrait import EYES, portrait
 from .window import LiveWindow
 
 Status = Literal["ok", "absent", "failed"]
@@ -29,7 +29,6 @@ Status = Literal["ok", "absent", "failed"]
 NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 TRAINING = ("torch", "onnx", "onnxscript", "h5py")
-EYES = np.array([[103.5, 101.0], [150.0, 102.0]])  # centres of the portrait's eyes, measured by hand
 EYE_ERROR_PX = 5.0  # one eighth of the distance between them: any tracker that works is closer
 SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
 
@@ -131,8 +130,8 @@ def _backend() -> Check:
 def _video() -> Check:
     import av
 
-    wanted = {("h264", "r"), ("hevc", "r"), ("vp9", "r"), ("av1", "r"), ("libx264", "w")}
-    missing = sorted(f"{name} ({mode})" for name, mode in wanted if not _has_codec(name, mode))
+    missing = [name for name in ("h264", "hevc", "vp9", "av1") if not _has_codec(name, "r")]
+    missing += [name for name in ("libx264",) if not _has_codec(name, "w")]
     version = ".".join(map(str, av.library_versions["libavcodec"]))
     if missing:
         remedy = "pip install --force-reinstall --only-binary av av"

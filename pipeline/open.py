@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,8 @@ from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
 from ..tracker import smooth
 from ..tracker.tracks import TrackSettings
+from ..tracker.types import Frame
+from .portrait import portrait
 from .run import FaceDetector, Pipeline, PipelineSettings
 
 DETECTOR = "bbfcn"
@@ -77,7 +80,7 @@ def pipeline_settings(choices: Choices) -> PipelineSettings:
 
 @contextmanager
 def open_engines(choices: Choices) -> Iterator[Engines]:
-    """Load and warm up the networks on the caller's thread; they are closed on leaving.
+    """Load the networks and warm everything up; they are closed on leaving.
 
     OpenCV is held to one thread: the stages run side by side, and its own threads only get in their way.
 
@@ -87,18 +90,29 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
     """
     cv2.setNumThreads(1)
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
+    wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     with ExitStack() as opened:
-
-        def load(card: ModelCard, role: str) -> Backend:
-            backend = open_backend(card.weights[role], choices.backend, choices.threads)
-            opened.callback(backend.close)
-            return backend
-
-        net = load(align_card, "net")
+        with ThreadPoolExecutor(1, thread_name_prefix="facetrack-load") as loader:
+            loading = [
+                loader.submit(open_backend, card.weights[role], choices.backend, choices.threads)
+                for card, role in wanted
+            ]
+            smooth.warm_up()  # Numba starts up while the networks load: neither waits for the other
+        net, scan, refine = (_take(load, opened) for load in loading)
         aligner = Aligner(align_card, net)
-        scan, refine = load(detect_card, "scan"), load(detect_card, "refine")
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
-        aligner.warm_up()
-        detector.warm_up()
-        smooth.warm_up()
-        yield Engines(detector, aligner, (align_card, detect_card), net.description)
+        engines = Engines(detector, aligner, (align_card, detect_card), net.description)
+        _warm_up(engines.pipeline(choices))
+        yield engines
+
+
+def _take(load: Future[Backend], opened: ExitStack) -> Backend:
+    backend = load.result()
+    opened.callback(backend.close)
+    return backend
+
+
+def _warm_up(pipeline: Pipeline) -> None:
+    """Track a real face once, so that no frame of the user's waits for compilation or first allocations."""
+    for _ in pipeline.serial([Frame(index=0, time_s=0.0, taken_s=0.0, bgr=portrait())]):
+        pass

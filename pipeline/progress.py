@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self, TextIO
@@ -18,10 +17,30 @@ class Progress(AbstractContextManager["Progress"], Protocol):
     def ended(self, task: Task, line: str) -> None: ...
 
 
-def open_progress(tasks: int, stream: TextIO | None = None) -> Progress:
-    """A bar with the time left if the stream (default: stderr) is a terminal, else a line per task."""
-    out = stream or sys.stderr
-    return BarProgress(tasks, out) if out.isatty() else LineProgress(out)
+def open_progress(tasks: int, stream: TextIO) -> Progress:
+    """A bar with the time left if the stream is a terminal, else a line per task."""
+    return BarProgress(tasks, stream) if stream.isatty() else LineProgress(stream)
+
+
+class NoProgress:
+    """Says nothing."""
+
+    def began(self, task: Task, frames: int | None) -> None:
+        """Nothing is said."""
+
+    def advanced(self) -> None:
+        """Nothing is said."""
+
+    def ended(self, task: Task, line: str) -> None:
+        """Nothing is said."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is left to do."""
 
 
 class LineProgress:

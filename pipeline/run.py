@@ -177,7 +177,7 @@ class Pipeline:
     @property
     def dropped(self) -> int:
         """Frames that the present or last `run` dropped so far, because newer ones came before they were wanted."""
-        return self._captured.dropped if self._captured else 0
+        return 0 if self._captured is None else self._captured.dropped
 
     def _stages(self) -> list[tuple[str, Stage]]:
         settings = self.settings

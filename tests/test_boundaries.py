@@ -13,6 +13,7 @@ torch = pytest.importorskip("torch", reason="targets are drawn in torch, which n
 ndimage = pytest.importorskip("scipy.ndimage")
 
 from facetrack.training.boundaries import (  # noqa: E402
+    SAMPLES,
     boundary_curves,
     boundary_mirror,
     curve_maps,
@@ -37,7 +38,7 @@ def scattered(marks, side=256):
 
 
 def mirrored(xy, marks, side=256):
-    flipped = xy[:, marks.mirror].clone()
+    flipped = xy[:, marks.mirror.tolist()].clone()
     flipped[..., 0] = side - 1 - flipped[..., 0]
     return flipped
 
@@ -61,7 +62,7 @@ def test_curve_weights_add_up_to_1():
 def test_curve_maps_are_the_distance_transform_of_the_crossed_cells(sigma, cut):
     xy = face()
     got = curve_maps(xy, IBUG, (64, 64), 4, sigma, cut)[0].numpy()
-    curves = (boundary_curves(xy, IBUG, 512)[0].numpy() + 0.5) / 4 - 0.5
+    curves = (boundary_curves(xy, IBUG, SAMPLES)[0].numpy() + 0.5) / 4 - 0.5
     for row, curve in enumerate(curves):
         free = np.ones((104, 104), bool)  # a margin of 20 cells
         column, line = np.rint(curve).astype(int).T + 20
@@ -102,14 +103,15 @@ def test_mirrored_lines_are_the_same_for_every_markup(name):
     assert boundary_mirror(markup.load(name)).tolist() == [0, 3, 4, 1, 2, 5, 6, 9, 10, 7, 8, 11, 12, 13, 14]
 
 
-@pytest.mark.parametrize("draw", [curve_maps, segment_maps])
-def test_the_border_cuts_lines_off_without_changing_the_rest(draw):
+@pytest.mark.parametrize(("draw", "tolerance"), [(curve_maps, 1e-6), (segment_maps, 0.1)])
+def test_the_border_cuts_lines_off_without_changing_the_rest(draw, tolerance):
+    """PropNet's maps are divided by the highest value that is seen, which differs a little along a line."""
     xy = face()
     wide = draw(xy + 64, IBUG, (96, 96), 4)
     narrow = draw(xy - 24, IBUG, (32, 32), 4)  # the same face 88 pixels, 22 cells, further up and left
     seen = narrow.amax((2, 3)) > 0.9
     assert 0 < seen.sum() < 15
-    torch.testing.assert_close(narrow[seen], wide[:, :, 22:54, 22:54][seen], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(narrow[seen], wide[:, :, 22:54, 22:54][seen], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("draw", [curve_maps, segment_maps])
@@ -135,15 +137,14 @@ def test_the_union_is_the_maximum_of_the_lines():
 
 
 def test_segment_maps_are_blurred_straight_lines():
-    """OpenCV draws with sub-pixel ends, but its own smoothing; the maps agree to a tenth of their height."""
+    """OpenCV draws a line 16 pixels thick at 16 times the size; the means of 16 x 16 pixels are an exact coverage."""
     xy = face()
     got = segment_maps(xy, IBUG, (64, 64), 4)[0].numpy()
-    cells = ((xy[0].numpy() + 0.5) / 4 - 0.5)[list(IBUG.boundaries["contour"])]
-    canvas = np.zeros((64, 64), np.uint8)
-    cv2.polylines(canvas, [np.rint(cells * 256).astype(np.int32)], False, 255, 1, cv2.LINE_AA, 8)
-    wanted = cv2.GaussianBlur(canvas.astype(np.float32), (7, 7), 1)
-    np.testing.assert_allclose(got[0], wanted / wanted.max(), atol=0.12)
-    assert np.corrcoef(got[0].ravel(), wanted.ravel())[0, 1] > 0.995
+    fine = ((xy[0].numpy() + 0.5) * 4 - 0.5)[list(IBUG.boundaries["contour"])]
+    canvas = np.zeros((1024, 1024), np.float32)
+    cv2.polylines(canvas, [np.rint(fine * 16).astype(np.int32)], False, 1.0, 16, cv2.LINE_8, 4)
+    wanted = cv2.GaussianBlur(cv2.resize(canvas, (64, 64), interpolation=cv2.INTER_AREA), (7, 7), 1)
+    np.testing.assert_allclose(got[0], wanted / wanted.max(), atol=0.06)
 
 
 def test_a_straight_segment_has_the_profile_of_a_blurred_tent():

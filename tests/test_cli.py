@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes import PaintedSource
+from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
 from fakes_pipeline import PaintedBackend, PaintedEngines, paint_video
 
 import facetrack
@@ -39,12 +42,17 @@ nme_beach = 3.5
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """What the program sets in the environment or asks of the user's folders stays in this test."""
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """What the program sets in the environment and the log, or asks of the user's folders, stays in this test."""
     for name in ("NUMBA_CACHE_DIR", "FACETRACK_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
+    log = logging.getLogger("facetrack")
+    level, handlers = log.level, log.handlers
+    yield
+    log.setLevel(level)
+    log.handlers = handlers
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +120,7 @@ def test_a_batch_of_which_some_failed_exits_with_3_and_names_them_at_the_end(
 ) -> None:
     missing = tmp_path / "missing.mp4"
     assert run("batch", missing, video, "--out", tmp_path / "out") == 3
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"facetrack: failed: {missing}: ")
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"facetrack: failed: {missing}: not found")
     assert (tmp_path / "out/clip.csv").is_file()
 
 
@@ -140,6 +148,24 @@ def test_ctrl_c_exits_with_130_and_keeps_complete_rows(video: Path, tmp_path: Pa
         rows = list(csv.DictReader(file))
     assert rows
     assert None not in rows[-1].values()
+
+
+def test_a_single_video_that_breaks_off_exits_with_1_and_says_where(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = VideoRecipe(mux={"movflags": "faststart"}, options={"crf": "10", "g": "5"})
+    source = PaintedSource(count=40, faces=(PaintedFace(velocity=(60.0, 0.0)),))
+    cut = write_video(tmp_path / "cut.mp4", (source.picture(index) for index in range(source.count)), recipe)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
+    assert run("batch", cut, "--out", tmp_path / "out") == 1
+    assert "breaks off after frame" in capsys.readouterr().err.splitlines()[-1]
+    assert (tmp_path / "out/cut.csv").is_file()
+
+
+def test_quiet_says_errors_alone(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", video, "--out", tmp_path, "--quiet", "--overwrite") == 0
+    run("batch", tmp_path / "missing.mp4", "--out", tmp_path, "-q")
+    assert "missing.mp4: not found" in only_line(capsys)
 
 
 def test_options_reach_the_engines_and_the_table(video: Path, tmp_path: Path) -> None:
@@ -237,6 +263,18 @@ def test_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # models, doctor, train
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    for name in ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"):
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    assert run("models") == 0
+    assert capsys.readouterr().err == ""
+    assert os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
 
 
 def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:

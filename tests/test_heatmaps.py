@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from facetrack.tracker import markup
-from facetrack.tracker.codecs import decode_fields, decode_heatmaps, lines_of_points
+from facetrack.tracker.codecs import decode_fields, decode_heatmaps, decode_vectors, lines_of_points
 
 torch = pytest.importorskip("torch", reason="targets are drawn in torch, which needs the `train` extra")
 
 from facetrack.training.losses import map_centroid  # noqa: E402
 from facetrack.training.maps import bali_fields, gaussian_maps, to_cells  # noqa: E402
 from facetrack.training.span import field_centroid  # noqa: E402
+from facetrack.training.targets import quasi_gaussian_vectors  # noqa: E402
 
 STRIDE = 4
 RNG = np.random.default_rng(0)
@@ -64,6 +65,22 @@ def test_a_bell_has_height_1_at_its_fractional_place():
     assert maps[0, 1, 8, 6] == pytest.approx(np.exp(-0.5 * 0.75**2))
 
 
+def test_the_papers_vectors_have_their_peak_on_a_whole_cell_and_13_cells_above_zero():
+    vectors = quasi_gaussian_vectors(np.array([[[101.0, 150.3], [-9.0, 300.0]]], np.float32), 64, 4)
+    x = vectors[0, 0, :, 0]  # cell 24.875, so 25
+    assert (x.argmax(), x.max(), (x > 0).sum()) == (25, 4, 13)
+    assert x[24] == x[26] == pytest.approx(np.exp(-1 / 8))
+    assert x.sum() == pytest.approx(4 + 2 * sum(np.exp(-(d**2) / 8) for d in range(1, 7)))
+    outside = vectors[0, 1, :, 0]
+    assert (outside.argmax(), outside.max() < 1, vectors[0, 1, :, 1].sum()) == (0, True, 0)
+
+
+def test_the_papers_vectors_decode_to_half_a_cell():
+    xy = scattered(4, 30, 256)
+    got, _ = decode_vectors(quasi_gaussian_vectors(xy, 64, STRIDE), STRIDE, 2.0, 2.0)
+    assert np.abs(got - xy).max() <= STRIDE * 0.5 + 1e-4
+
+
 def test_a_point_beyond_the_crop_leaves_its_tail_and_an_unknown_one_nothing():
     maps = drawn(np.array([[[-2.5, 33.5], [np.nan, np.nan]]], np.float32), 16)
     assert maps[0, 0].max() == maps[0, 0, 8, 0] == pytest.approx(np.exp(-0.5))
@@ -106,9 +123,12 @@ def test_training_sees_the_centroid_that_tracking_decodes():
     assert (maps[0, 0].max(), top.dtype) == (maps[0, 0, top[0, 0, 1], top[0, 0, 0]], torch.int64)
 
 
-def test_dead_maps_give_finite_points_without_score():
-    for reach in (0, 2):
-        xy, score = decode_heatmaps(np.zeros((1, 2, 8, 8), np.float32), STRIDE, reach)
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, -np.inf])
+def test_dead_and_broken_maps_give_finite_points_without_score(value):
+    maps = np.full((1, 68, 8, 8), value, np.float32)
+    none = np.zeros((1, 68, 2, 8, 8), np.float32)
+    lines = np.arange(68)[:, None]
+    for xy, score in (decode_heatmaps(maps, 4), decode_heatmaps(maps, 4, 2), decode_fields(maps, none, lines, 2)):
         assert np.isfinite(xy).all()
         assert (score == 0).all()
 
@@ -116,7 +136,7 @@ def test_dead_maps_give_finite_points_without_score():
 def test_maps_of_a_wrong_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(F, N, h, w\)"):
         decode_heatmaps(np.zeros((2, 8, 8), np.float32), STRIDE)
-    maps, lines = np.zeros((1, 68, 8, 8), np.float32), lines_of_points(markup.load("ibug68"))
+    maps, lines = np.zeros((1, 68, 8, 8), np.float32), lines_of_points(markup.load("ibug68"), 15)
     with pytest.raises(ValueError, match="field"):
         decode_fields(maps, np.zeros((1, 30, 8, 8), np.float32), lines, 2)
     with pytest.raises(ValueError, match="lines"):
@@ -124,11 +144,14 @@ def test_maps_of_a_wrong_shape_are_refused():
 
 
 def test_corners_are_on_several_lines_and_pupils_on_none():
-    ibug, wflw = (lines_of_points(markup.load(name)) for name in ("ibug68", "wflw98"))
+    ibug, wflw = (lines_of_points(markup.load(name), 15) for name in ("ibug68", "wflw98"))
     assert ibug[36].tolist() == [7, 8]  # outer corner of the subject's right eye
     assert ibug[0].tolist() == [0, -1]
     assert (wflw[[96, 97]] == -1).all()
-    assert lines_of_points(markup.load("cofw29")).shape == (29, 4)  # a mouth corner
+    assert lines_of_points(markup.load("cofw29"), 15).shape == (29, 4)  # a mouth corner
+    assert lines_of_points(markup.load("ibug68"), 68).tolist() == [[n] for n in range(68)]
+    with pytest.raises(ValueError, match="15 lines or 68 points"):
+        lines_of_points(markup.load("ibug68"), 30)
 
 
 def test_the_field_points_from_every_cell_of_a_square_to_its_landmark():
@@ -144,10 +167,10 @@ def test_the_field_points_from_every_cell_of_a_square_to_its_landmark():
 
 
 def test_where_squares_overlap_the_field_points_to_the_nearest_landmark():
-    xy = torch.tensor([[[20.5, 20.5], [28.5, 20.5]]])  # cells 10 and 14 of row 10
+    xy = torch.tensor([[[20.5, 20.5], [30.5, 20.5]]])  # cells 10 and 15 of row 10
     field, mask = bali_fields(xy, [[0, 1]], (24, 24), 2)
-    assert field[0, 0, 0, 10, 9:16].tolist() == [1, 0, -1, -2, 1, 0, -1]  # a tie goes to the first
-    assert mask.sum() == 11 * 15
+    assert field[0, 0, 0, 10, 9:17].tolist() == [1, 0, -1, -2, 2, 1, 0, -1]
+    assert mask.sum() == 11 * 16
 
 
 def test_an_unknown_landmark_has_no_field_and_one_beyond_the_crop_the_part_inside():
@@ -159,12 +182,10 @@ def test_an_unknown_landmark_has_no_field_and_one_beyond_the_crop_the_part_insid
 
 
 def test_an_exact_field_gives_the_landmark_whatever_the_heat():
-    marks = markup.load("ibug68")
     xy = scattered(2, 68, 128, margin=20)
     field, _ = bali_fields(torch.from_numpy(xy), [[n] for n in range(68)], (64, 64), 2)
-    own = np.arange(68)[:, None]  # every landmark a line of its own, so that no neighbour is nearer
+    own = lines_of_points(markup.load("ibug68"), 68)  # a field per landmark, so that no neighbour is nearer
     heat = drawn(xy, 64, 1.5, 2) + RNG.uniform(0, 0.05, (2, 68, 64, 64)).astype(np.float32)
-    assert marks.points == 68
     got, _ = decode_fields(heat, field.numpy(), own, 2, reach=2)
     np.testing.assert_allclose(got, xy, atol=1e-3)
 
@@ -189,7 +210,7 @@ def test_heat_in_a_single_cell_gives_that_cell_and_its_field():
 
 def test_field_decoding_is_the_plain_one_and_the_trained_one():
     marks = markup.load("cofw29")
-    lines = lines_of_points(marks)
+    lines = lines_of_points(marks, 15)
     maps = RNG.uniform(size=(2, 29, 12, 10)).astype(np.float32) ** 8
     field = RNG.normal(size=(2, 15, 2, 12, 10)).astype(np.float32)
     maps[0, 0] = 0

@@ -1,14 +1,12 @@
-"""GV's encoders against the counts of the reconstruction, and band pooling against plain average pooling."""
+"""GV's large encoders against the published backbones and the counts of the reconstruction."""
 
 from __future__ import annotations
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
-import torch.nn.functional as F  # noqa: E402
 
 from facetrack.engines import nets  # noqa: E402
-from facetrack.engines.nets.blocks import BandPooling  # noqa: E402
 from facetrack.engines.nets.encoders import Exchange, HRNet, PreActivated, ResNetV2  # noqa: E402
 
 
@@ -23,8 +21,6 @@ def on_meta(encoder, width=64, **options):
         ("resnet50v2", 256, 25_095_684, 8.33),
         ("hrnetv2-w32", 64, 29_570_084, 11.38),
         ("hrnetv2-w18", 64, 9_654_398, 4.66),
-        ("mobilenetv3-large", 64, 2_879_540, 0.45),
-        ("mobilenetv3-small", 64, 923_940, 0.24),
     ],
 )
 def test_parameters_and_operations_are_those_of_the_reconstruction(encoder, width, count, gmac):
@@ -84,30 +80,7 @@ def test_an_unknown_encoder_is_named():
         on_meta("resnet18")
 
 
-@pytest.mark.parametrize("width", [1, 3, 5, 7])
-def test_band_pooling_is_average_pooling_with_a_band(width):
-    maps = torch.randn(2, 3, 16, 16)
-    vectors = BandPooling((width, width))(maps)
-    reach = width // 2
-    x = F.avg_pool2d(maps, (16, width), stride=1, padding=(0, reach))[:, :, 0]
-    y = F.avg_pool2d(maps, (width, 16), stride=1, padding=(reach, 0))[..., 0]
-    torch.testing.assert_close(vectors, torch.stack((x, y), -1), rtol=1e-4, atol=1e-6)
-
-
-def test_two_bands_are_the_mean_of_each_alone():
-    maps = torch.randn(2, 3, 16, 16)
-    both, three, five = (BandPooling(b)(maps) for b in ((3, 5), (3, 3), (5, 5)))
-    torch.testing.assert_close(both, (three + five) / 2)
-    torch.testing.assert_close(BandPooling((3, 5), alpha=1.0)(maps), three)
-    kernel = [0.1, 0.1 + 1 / 6, 0.1 + 1 / 6, 0.1 + 1 / 6, 0.1]
-    torch.testing.assert_close(BandPooling().kernel.flatten(), torch.tensor(kernel))
-    assert nets.parameters(BandPooling()) == 0
-
-
-def test_band_pooling_is_linear_and_follows_transposing_and_mirroring():
-    pool, a, b = BandPooling(), torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16)
-    torch.testing.assert_close(pool(2 * a + b), 2 * pool(a) + pool(b))
-    torch.testing.assert_close(pool(a.transpose(2, 3)), pool(a).flip(3))
-    mirrored = pool(a.flip(3))
-    torch.testing.assert_close(mirrored[..., 0], pool(a)[..., 0].flip(2))
-    torch.testing.assert_close(mirrored[..., 1], pool(a)[..., 1])
+@pytest.mark.parametrize("bandwidth", [1, 3, 5, 7])
+def test_a_single_bandwidth_is_a_choice(bandwidth):
+    pool = on_meta("mobilenetv3-small", bandwidths=(bandwidth, bandwidth)).pool
+    assert pool.kernel.shape == (1, 1, bandwidth)

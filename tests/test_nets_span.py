@@ -38,6 +38,12 @@ def test_with_19_landmarks_the_counts_are_the_printed_digits(stacks, count, prin
     assert f"{count / 1e6:.2f}" == printed
 
 
+def test_a_field_per_landmark_changes_the_head_alone():
+    net = on_meta(field_per_landmark=True).eval()
+    assert nets.parameters(net) == 17_106_886
+    assert net(torch.empty(1, 3, 128, 128, device="meta"))[1].shape == (1, 68, 2, 64, 64)
+
+
 def test_every_stage_has_its_own_weights():
     assert nets.parameters(on_meta().stages[0]) == 4_162_681
     assert nets.parameters(on_meta()) - nets.parameters(on_meta(stacks=3)) == 4_162_681

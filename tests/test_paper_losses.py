@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from facetrack.tracker import markup
+from facetrack.tracker.codecs import field_lines
 from facetrack.tracker.pose import MEAN_FACE_MM
 
 torch = pytest.importorskip("torch", reason="training needs the `train` extra")
@@ -25,6 +26,7 @@ from facetrack.training.losses import (  # noqa: E402
 from facetrack.training.maps import bali_fields, gaussian_maps  # noqa: E402
 
 IBUG = markup.load("ibug68")
+MIRROR = IBUG.mirror.tolist()
 
 
 def wing(error, target):
@@ -57,7 +59,7 @@ def logits_of(maps):
 )
 def test_adaptive_wing_is_linear_for_large_errors_with_the_tables_constants(target, slope, offset):
     for error in (0.6, 1.0, 5.0, -2.0):
-        assert wing(error, target) == pytest.approx(slope * abs(error) - offset, abs=2e-4)
+        assert wing(error, target) == pytest.approx(slope * abs(error) - offset, abs=5e-4)  # the table's digits
 
 
 @pytest.mark.parametrize("target", [0.0, 0.3, 0.5, 1.0])
@@ -132,7 +134,7 @@ def test_a_map_divergence_stays_finite_for_extreme_logits():
     assert torch.isfinite(logits.grad).all()
 
 
-def perfect_answer(xy, marks=IBUG, side=128, stages=1):
+def perfect_answer(xy, marks=IBUG, side=128, stages=1, fields=68):
     """What a SPAN that knows the labels answers for a crop of `side` pixels."""
     landmarks, boundaries = [], []
     for stage in range(stages + 1):
@@ -140,14 +142,17 @@ def perfect_answer(xy, marks=IBUG, side=128, stages=1):
         size = (side // stride, side // stride)
         landmarks.append(logits_of(gaussian_maps(xy, size, stride, sigma)))
         boundaries.append(logits_of(curve_maps(xy, marks, size, stride, sigma, 2.0)))
-    field, _ = bali_fields(xy, marks.boundaries.values(), size, 2)
+    field, _ = bali_fields(xy, field_lines(marks, fields), size, 2)
     return Supervision(tuple(landmarks), tuple(boundaries), field)
 
 
-def test_a_perfect_span_has_next_to_no_loss():
-    terms = span.supervised_terms(perfect_answer(face()), face(), IBUG)
+@pytest.mark.parametrize(("fields", "coordinate"), [(68, 1e-6), (15, 0.05)])
+def test_a_perfect_span_has_next_to_no_loss(fields, coordinate):
+    """But for fields of whole lines, whose heat points to neighbours too."""
+    terms = span.supervised_terms(perfect_answer(face(), fields=fields), face(), IBUG)
     assert set(terms) == {"final", "stages", "field", "coordinate"}
-    assert all(0 <= term < 2e-3 for term in terms.values())
+    assert 0 <= terms.pop("coordinate") < coordinate
+    assert all(0 <= term < 1e-3 for term in terms.values())
 
 
 def test_the_weighted_sum_of_spans_terms_is_the_papers():
@@ -167,11 +172,12 @@ def test_every_output_of_span_is_supervised():
 
 def test_the_fields_divergence_is_blind_to_a_constant_and_its_error_is_not():
     xy = face()
-    field = perfect_answer(xy).field
-    exact = span.field_divergence(field, xy, IBUG)
-    torch.testing.assert_close(span.field_divergence(field + 3, xy, IBUG), exact)
-    assert span.field_error(field, xy, IBUG) == 0
-    assert span.field_error(field + 1, xy, IBUG).item() == pytest.approx(1 / 5)
+    lines = field_lines(IBUG, 15)
+    exact = perfect_answer(xy, fields=15).field
+    assert span.field_divergence(exact + 3, exact, xy, lines).item() == pytest.approx(0, abs=1e-6)
+    assert span.field_divergence(exact * 0.5, exact, xy, lines) > 0.01
+    assert span.field_term(exact, xy, lines) == 0
+    assert span.field_term(exact + 1, xy, lines).item() == pytest.approx(1 / 5, abs=1e-5)
 
 
 def test_unknown_landmarks_do_not_count():
@@ -203,9 +209,9 @@ def test_a_turned_map_is_the_map_of_turned_landmarks():
 
 def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channels():
     xy = face()
-    mirrored = xy[:, IBUG.mirror].clone()
+    mirrored = xy[:, MIRROR].clone()
     mirrored[..., 0] = 127 - mirrored[..., 0]
-    got = span.warp_maps(gaussian_maps(xy, (32, 32), 4, 1.0), about(128, flip=True), 4, torch.tensor(IBUG.mirror))
+    got = span.warp_maps(gaussian_maps(xy, (32, 32), 4, 1.0), about(128, flip=True), 4, torch.tensor(MIRROR))
     torch.testing.assert_close(got, gaussian_maps(mirrored, (32, 32), 4, 1.0), rtol=1e-3, atol=1e-4)
     lines = torch.tensor(boundary_mirror(IBUG))
     got = span.warp_maps(curve_maps(xy, IBUG, (32, 32), 4), about(128, flip=True), 4, lines)
@@ -215,7 +221,7 @@ def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channel
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(flip):
     xy, matrix = face(), about(128, flip=flip)
-    seen = xy[:, IBUG.mirror] if flip else xy
+    seen = xy[:, MIRROR] if flip else xy
     moved = (matrix[:, None, :, :2] @ seen[..., None])[..., 0] + matrix[:, None, :, 2]
     alpha, beta = perfect_answer(xy, stages=2), perfect_answer(moved, stages=2)
     assert span.consistency(alpha, beta, matrix, IBUG) < 1e-4

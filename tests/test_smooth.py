@@ -119,10 +119,10 @@ def test_a_surprise_makes_the_innovation_as_large_as_expected() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 67, 68])
-def test_median_is_numpys(count: int) -> None:
-    values = np.random.default_rng(count).integers(0, 20, 80).astype(np.float64)
-    expected = np.sort(values[:count])[count // 2]
-    assert kalman.median(values.copy(), count) == expected
+def test_median_is_numpys_to_a_4096th_of_the_range(count: int) -> None:
+    values = np.random.default_rng(count).normal(5, 20, 80)
+    expected = np.sort(values[:count])[(count - 1) // 2]
+    assert kalman.median(values, count) == pytest.approx(expected, abs=np.ptp(values) / 4096)
     assert count % 2 == 0 or expected == np.median(values[:count])
 
 
@@ -135,18 +135,18 @@ def test_a_round_of_the_affine_fit_is_numpys_weighted_least_squares() -> None:
     at, move, variance = rng.normal(0, 50, (30, 2)), rng.normal(0, 3, (30, 2)), rng.uniform(0.5, 4, 30)
     fitted = np.zeros_like(move)
     kalman._fit_affine(at, move, variance, 9.0, fitted)
-    root = 1 / np.sqrt(variance + (move**2).sum(1) / 9.0)[:, None]
+    root = (np.sqrt(variance) / (variance + (move**2).sum(1) / 9.0))[:, None]
     design = np.column_stack((np.ones(30), at))
     coefficients, *_ = np.linalg.lstsq(design * root, move * root, rcond=None)
     np.testing.assert_allclose(fitted, design @ coefficients, rtol=1e-9, atol=1e-12)
 
 
-def test_the_affine_part_is_found_under_a_third_of_other_movers() -> None:
+def test_the_affine_part_is_found_under_a_fifth_of_other_movers() -> None:
     move = FACE @ np.array([[0.02, 0.05], [-0.05, 0.01]]) + [3, -1]
     other = move.copy()
     other[LOWER_LIP_AND_JAW] += [0, 12]
     part = kalman.affine_part(FACE, other, np.full(68, 0.09))
-    np.testing.assert_allclose(part, move, atol=0.1)  # a third of the noise of one point
+    np.testing.assert_allclose(part, move, atol=0.05)
 
 
 def test_the_affine_part_of_points_on_a_line_is_a_shift_and_of_unseen_points_nothing() -> None:
@@ -173,7 +173,7 @@ def test_the_noise_level_is_the_variance_over_the_expected_one(share: float, lou
 def test_motion_of_the_whole_face_and_of_its_mouth_is_no_noise() -> None:
     frames = still(3)
     frames[1] += [5, 2]
-    frames[2] = (frames[2] - 300) * 1.1 + 300
+    frames[2] = (frames[2] - 300) * 1.02 + 300
     frames[1, LOWER_LIP_AND_JAW] += [0, 6]
     assert noise_ratio(frames, 0.5) < 0.05
 
@@ -213,7 +213,7 @@ def test_a_mouth_opens_in_time_and_the_brows_stay() -> None:
     truth[:, LOWER_LIP_AND_JAW, 1] += 15 * np.clip((np.arange(60) - 30) / 6, 0, 1)[:, None]
     error = np.mean([smoothed(measured(truth, seed)) - truth for seed in range(8)], 0)
     assert np.abs(error[30:45, LOWER_LIP_AND_JAW].mean(1)).max() < 1.0
-    assert np.abs(error[30:45, 17:27].mean(1)).max() < 0.4
+    assert np.abs(error[30:45, 17:27].mean(1)).max() < 0.2
 
 
 def test_a_steady_motion_without_noise_is_followed_exactly_at_uneven_times() -> None:
@@ -244,11 +244,19 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
     score[40] = 0
     smoother = Smoother(SmootherSettings(), 68)
     track = np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
-    assert np.abs(track - truth)[:, 40].max() < 2.0
+    assert np.abs(track - truth)[:, 40].max() < 1.0
     faint = Smoother(SmootherSettings(), 68)
     still_seen = measured(still(200))
     faint_track = np.stack([faint.update(i / FPS, xy, ONES * 0.3, SIZE_PX)[0] for i, xy in enumerate(still_seen)])
     assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
+
+
+def test_a_face_with_no_point_seen_coasts() -> None:
+    seen, coasted = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
+    for smoother in (seen, coasted):
+        for i in range(20):
+            smoother.update(i / FPS, FACE + 3.0 * i, ONES, SIZE_PX)
+    np.testing.assert_array_equal(seen.update(0.8, FACE, 0 * ONES, SIZE_PX), coasted.coast(0.8))
 
 
 def test_an_outlier_is_not_believed_for_two_frames() -> None:
@@ -282,14 +290,14 @@ def test_coasting_goes_on_with_a_fading_speed() -> None:
     settings = SmootherSettings()
     smoother = Smoother(settings, 68)
     for i in range(30):
-        last, speed = smoother.update(i / FPS, FACE + [4.0 * i, 0], ONES, SIZE_PX)
+        last, speed = smoother.update(i / FPS, FACE + 4.0 * i, ONES, SIZE_PX)
     after, slower = smoother.coast(29 / FPS + 0.1)
     left = np.exp(-0.1 / settings.coast_s)
     np.testing.assert_allclose(slower, speed * left, atol=0.5)
     np.testing.assert_allclose(after - last, speed * settings.coast_s * (1 - left), atol=0.1)
     twice = Smoother(settings, 68)
     for i in range(30):
-        twice.update(i / FPS, FACE + [4.0 * i, 0], ONES, SIZE_PX)
+        twice.update(i / FPS, FACE + 4.0 * i, ONES, SIZE_PX)
     twice.coast(29 / FPS + 0.04)
     np.testing.assert_allclose(twice.coast(29 / FPS + 0.1)[0], after, atol=0.05)
 
@@ -311,8 +319,8 @@ def test_a_measurement_after_coasting_is_taken_up() -> None:
         smoother.update(i / FPS, FACE, ONES, SIZE_PX)
     for i in range(30, 40):
         smoother.coast(i / FPS)
-    xy, _ = smoother.update(40 / FPS, FACE + [20, 0], ONES, SIZE_PX)
-    np.testing.assert_allclose(xy, FACE + [20, 0], atol=0.1)
+    xy, _ = smoother.update(40 / FPS, FACE + 20, ONES, SIZE_PX)
+    np.testing.assert_allclose(xy, FACE + 20, atol=0.1)
 
 
 def test_coasting_to_no_later_time_changes_nothing() -> None:
@@ -374,15 +382,15 @@ def test_coasting_needs_a_measurement_and_a_smoother_needs_points() -> None:
 @pytest.mark.parametrize("bad", [{"noise": 0.0}, {"noisiest": 0.5}, {"outlier_frames": -1}, {"moving_s": np.nan}])
 def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
-        SmootherSettings(**bad)  # type: ignore[arg-type]
+        SmootherSettings(**bad)
 
 
 def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
     warm_up()
-    kernels = (kalman.begin, kalman.advance, kalman.drift, kalman.noise_level)
+    kernels = (kalman.begin, kalman.measure, kalman.drift)
     before = [len(kernel.signatures) for kernel in kernels]
     track = smoothed(measured(still(5)))
     smoother = Smoother(SmootherSettings(), 68)
     smoother.update(0.0, track[0], ONES, SIZE_PX)
     smoother.coast(0.1)
-    assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1, 1, 1]
+    assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1, 1]

@@ -74,6 +74,17 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
 
 
 @njit(cache=True, nogil=True)
+def _positive(value: float) -> float:
+    """The value if it is positive and finite, else 0; a broken runtime's NaN has no say."""
+    return value if 0.0 < value < np.inf else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _sign(difference: float) -> float:
+    return 1.0 if difference > 0 else -1.0 if difference < 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _decode_heatmaps(maps: Float32, tops: Int64, stride: float, reach: int, xy: Float32, score: Float32) -> None:
     faces, landmarks, h, w = maps.shape
     for f in range(faces):
@@ -83,14 +94,14 @@ def _decode_heatmaps(maps: Float32, tops: Int64, stride: float, reach: int, xy: 
             x, y = float(column), float(row)
             if reach == 0:
                 if 0 < column < w - 1:
-                    x += SHIFT * np.sign(heat[row, column + 1] - heat[row, column - 1])
+                    x += SHIFT * _sign(heat[row, column + 1] - heat[row, column - 1])
                 if 0 < row < h - 1:
-                    y += SHIFT * np.sign(heat[row + 1, column] - heat[row - 1, column])
+                    y += SHIFT * _sign(heat[row + 1, column] - heat[row - 1, column])
             else:
                 weights = along_x = along_y = 0.0
                 for r in range(max(row - reach, 0), min(row + reach, h - 1) + 1):
                     for c in range(max(column - reach, 0), min(column + reach, w - 1) + 1):
-                        value = max(heat[r, c], 0.0)
+                        value = _positive(heat[r, c])
                         weight = value * value + LOWEST
                         weights += weight
                         along_x += weight * c
@@ -98,7 +109,7 @@ def _decode_heatmaps(maps: Float32, tops: Int64, stride: float, reach: int, xy: 
                 x, y = along_x / weights, along_y / weights
             xy[f, n, 0] = stride * (x + 0.5) - 0.5
             xy[f, n, 1] = stride * (y + 0.5) - 0.5
-            score[f, n] = min(max(heat[row, column], 0.0), 1.0)
+            score[f, n] = min(_positive(heat[row, column]), 1.0)
 
 
 def decode_heatmaps(maps: Float32, stride: float, reach: int = 0) -> tuple[Float32, Float32]:
@@ -130,14 +141,33 @@ def _highest(maps: Float32) -> Int64:
     return np.asarray(maps.reshape(*maps.shape[:2], -1).argmax(2), np.int64)
 
 
-def lines_of_points(marks: Markup) -> Int64:
-    """The boundary lines of every landmark, (N, M) line numbers in channel order, -1 where it has fewer than M."""
-    lines: list[list[int]] = [[] for _ in range(marks.points)]
-    for number, points in enumerate(marks.boundaries.values()):
+def field_lines(marks: Markup, fields: int) -> list[tuple[int, ...]]:
+    """The landmarks that each channel of an offset field points to: a boundary line's, or one landmark each.
+
+    Raises:
+        ValueError: `fields` is neither the number of the markup's lines nor that of its points.
+    """
+    if fields == len(marks.boundaries):
+        return list(marks.boundaries.values())
+    if fields == marks.points:
+        return [(point,) for point in range(marks.points)]
+    raise ValueError(
+        f"field: wanted {len(marks.boundaries)} lines or {marks.points} points of {marks.name}, got {fields}"
+    )
+
+
+def lines_of_points(marks: Markup, fields: int) -> Int64:
+    """The channels of an offset field that point to each landmark, (N, M), -1 where there are fewer than M.
+
+    Raises:
+        ValueError: as `field_lines`.
+    """
+    own: list[list[int]] = [[] for _ in range(marks.points)]
+    for number, points in enumerate(field_lines(marks, fields)):
         for point in points:
-            lines[point].append(number)
-    most = max(map(len, lines))
-    return np.array([own + [-1] * (most - len(own)) for own in lines], np.int64).reshape(marks.points, most)
+            own[point].append(number)
+    most = max(map(len, own))
+    return np.array([numbers + [-1] * (most - len(numbers)) for numbers in own], np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -166,12 +196,13 @@ def _decode_fields(
                         if line >= 0:
                             u += field[f, line, 0, r, c]
                             v += field[f, line, 1, r, c]
-                    here = max(maps[f, n, r, c], 0.0)
+                    here = _positive(maps[f, n, r, c])
                     heat += here
                     x += here * (c + u / max(count, 1))
                     y += here * (r + v / max(count, 1))
-            xy[f, n, 0] = stride * ((x / heat if heat > 0 else column) + 0.5) - 0.5
-            xy[f, n, 1] = stride * ((y / heat if heat > 0 else row) + 0.5) - 0.5
+            pointed = heat > 0 and np.isfinite(x) and np.isfinite(y)
+            xy[f, n, 0] = stride * ((x / heat if pointed else column) + 0.5) - 0.5
+            xy[f, n, 1] = stride * ((y / heat if pointed else row) + 0.5) - 0.5
             score[f, n] = min(heat, 1.0)
 
 
@@ -185,7 +216,7 @@ def decode_fields(
 
     Args:
         maps: (F, N, h, w) float32 probabilities, each map's sum is 1.
-        field: (F, B, 2, h, w) float32, for each boundary line the way to its nearest landmark, (x, y), cells.
+        field: (F, B, 2, h, w) float32, for each line the way to its nearest landmark, (x, y), cells.
         lines: (N, M) as `lines_of_points` gives them.
         stride: crop pixels per cell.
         reach: r; cells on either side of the peak that have a say, cut off at the map's border.

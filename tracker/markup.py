@@ -96,6 +96,7 @@ def _parse(table: dict[str, Any]) -> Markup:
         normalisers={key: (tuple(a), tuple(b)) for key, (a, b) in table["normalisers"].items()},
         subsets={key: tuple(map(tuple, value)) for key, value in table.get("subsets", {}).items()},
     )
-    if not np.array_equal(mirror[mirror], np.arange(markup.points)):
+    every = np.arange(markup.points)
+    if not np.array_equal(np.sort(mirror), every) or not np.array_equal(mirror[mirror], every):
         raise MarkupError(f"markup {markup.name}: mirror is not an involution of {markup.points} points")
     return markup

@@ -122,7 +122,7 @@ def ced(errors: Float64, thresholds: Float64) -> Float64:
     return fractions
 
 
-def jitter(track: Float32) -> float:
+def jitter(track: Float32 | Float64) -> float:
     """Give how much a still face's points wander: the RMS deviation of a coordinate from its mean over time.
 
     It is taken per coordinate and averaged over all of them, so for white noise it is the noise's sigma. Use
@@ -139,7 +139,7 @@ def jitter(track: Float32) -> float:
     return float(np.sqrt(((points - points.mean(0)) ** 2).mean()))
 
 
-def roughness(track: Float32) -> float:
+def roughness(track: Float32 | Float64) -> float:
     """Give the mean distance of each point from the middle between the frames before and after it.
 
     A steady motion has none; for white noise of sigma per coordinate it is sigma * sqrt(1.5 * pi / 2).
@@ -157,7 +157,7 @@ def roughness(track: Float32) -> float:
     return float(np.linalg.norm(points[1:-1] - (points[:-2] + points[2:]) / 2, axis=-1).mean())
 
 
-def lag(track: Float32, truth: Float32) -> float:
+def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
     """Give how far a track stays behind the true points along their motion; negative where it runs ahead.
 
     Each point's error counts by its part along the true step to this frame; points that rest do not count.
@@ -201,7 +201,7 @@ def _checked(errors: Float64) -> Float64:
     return given
 
 
-def _over_time(track: Float32, shortest: int) -> Float64:
+def _over_time(track: Float32 | Float64, shortest: int) -> Float64:
     given = np.asarray(track, np.float64)
     if given.ndim != 3 or given.shape[2] != 2 or len(given) < shortest:
         raise ValueError(f"track: wanted (T >= {shortest}, N, 2) points, got {given.shape}")

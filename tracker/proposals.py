@@ -337,13 +337,11 @@ def _suppress(centre: Float64, side: Float64, overlap: float) -> Int64:
 
 
 @njit(cache=True, nogil=True)
-def mean_of_highest(maps: Float32, near: Float32, reach: float, count: int) -> tuple[Float32, Float32]:
-    """Mean position and mean value of the `count` highest responses of each map, within a window if wanted.
+def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
+    """Mean position and mean value of the `count` highest responses of each map.
 
     Args:
         maps: (B, K, h, w).
-        near: (B, K, 2) centre x, y of the square window of each map.
-        reach: half the window's side, pixels; infinite for the whole map.
         count: 13, the pixels of a disc.
     Returns:
         xy: (B, K, 2) pixels. height: (B, K).
@@ -357,11 +355,9 @@ def mean_of_highest(maps: Float32, near: Float32, reach: float, count: int) -> t
         for k in range(kinds):
             held = 0
             for y in range(h):
-                if abs(y - near[b, k, 1]) > reach:
-                    continue
                 for x in range(w):
                     value = maps[b, k, y, x]
-                    if abs(x - near[b, k, 0]) > reach or (held == count and value <= top[count - 1, 0]):
+                    if held == count and value <= top[count - 1, 0]:
                         continue
                     at = held if held < count else count - 1
                     held = at + 1

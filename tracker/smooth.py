@@ -41,7 +41,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from .errors import ConfigError
-from .kalman import State, Tuning, advance, begin, drift, noise_level
+from .kalman import State, Tuning, begin, drift, measure
 from .types import Float32, Float64
 
 
@@ -135,8 +135,8 @@ class Smoother:
         Args:
             time_s: media time of the frame.
             xy: (N, 2) measured points, frame pixels.
-            score: (N,) in [0, 1], how sharply each point was seen; a point with 0 is carried along by its
-                face.
+            score: (N,) in [0, 1], how sharply each point was seen; a point with 0 is carried along by the others, a
+                face with 0 everywhere coasts.
             size_px: longer side of the face's box.
         Returns:
             smoothed: (N, 2) frame pixels.
@@ -148,11 +148,14 @@ class Smoother:
         self._size_px = size_px
         if not self._goes_on(time_s):
             return self._start(time_s, measured, trust)
-        tuning = self._tuning()
-        self._learn_noise(time_s, measured, trust, tuning)
-        if not advance(self._state, measured, trust, time_s - self._time_s, tuning):
+        if not trust @ trust > 0:
+            return self.coast(time_s)
+        share, dt = self._share(time_s), time_s - self._time_s
+        followed, noise = measure(self._state, measured, trust, dt, share, self._tuning())
+        if not followed:
             return self._start(time_s, measured, trust)
-        self._remember(time_s, measured)
+        self._learn_noise(noise, time_s - self._recent_s[-1])
+        self._note(time_s)
         return self._answer()
 
     def coast(self, time_s: float) -> tuple[Float32, Float32]:
@@ -178,7 +181,8 @@ class Smoother:
         if measured.shape != (self._points, 2) or trust.shape != (self._points,):
             wanted = f"({self._points}, 2) points and ({self._points},) scores"
             raise ValueError(f"smoother: wanted {wanted}, got {measured.shape} and {trust.shape}")
-        if not math.isfinite(time_s + measured.sum() + trust.sum()):  # one bad number spoils the sum
+        # one bad number spoils the sum of squares, which is faster than asking each
+        if not math.isfinite(time_s + np.vdot(measured, measured) + np.vdot(trust, trust)):
             raise ValueError("smoother: wanted finite points and scores at a finite time, got some that are not")
         if not 0 < size_px < math.inf:
             raise ValueError(f"smoother: wanted a face size above 0 px, got {size_px}")
@@ -192,22 +196,22 @@ class Smoother:
         self._recent_s = ()
         speed_px = self._settings.first_speed * self._size_px
         begin(self._state, measured, trust, speed_px**2, self._tuning())
-        self._remember(time_s, measured)
+        self._note(time_s)
         return self._answer()
 
-    def _learn_noise(self, time_s: float, measured: Float64, trust: Float64, tuning: Tuning) -> None:
-        if len(self._recent_s) < 2:
-            return
-        before_s, after_s = self._recent_s[1] - self._recent_s[0], time_s - self._recent_s[1]
-        level = self._noisier * noise_level(self._state, measured, trust, after_s / (before_s + after_s), tuning)
-        weight = 1 - math.exp(-after_s / self._settings.noise_memory_s)
-        self._noisier += weight * (min(max(level, 1.0), self._settings.noisiest**2) - self._noisier)
-
-    def _remember(self, time_s: float, measured: Float64) -> None:
-        self._state.recent[0] = self._state.recent[1]
-        self._state.recent[1] = measured
+    def _note(self, time_s: float) -> None:
         self._recent_s = (*self._recent_s, time_s)[-2:]
         self._time_s = time_s
+
+    def _share(self, time_s: float) -> float:
+        """Time since the last measurement over the time since the one before it; 0 if there was none."""
+        if len(self._recent_s) < 2:
+            return 0.0
+        return (time_s - self._recent_s[1]) / (time_s - self._recent_s[0])
+
+    def _learn_noise(self, noise: float, passed_s: float) -> None:
+        level = min(max(self._noisier * noise, 1.0), self._settings.noisiest**2)
+        self._noisier += (1 - math.exp(-passed_s / self._settings.noise_memory_s)) * (level - self._noisier)
 
     def _tuning(self) -> Tuning:
         settings, area, noisier = self._settings, self._size_px**2, self._noisier

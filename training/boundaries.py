@@ -20,7 +20,7 @@ from ..tracker.markup import Markup
 from ..tracker.types import Float32, Int64
 from .maps import to_cells
 
-SAMPLES_PER_CELL = 8  # of a curve as long as the map is wide; a contour twice as long still has 4
+SAMPLES = 1024  # of a curve: at least four per cell for a contour that goes twice round the largest map's width
 FAR = -1e6  # where the samples of a line with an unknown landmark go
 BLUR_REACH = 4  # cells that PropNet's lines and their blur (sigma 1) extend to either side
 
@@ -86,7 +86,7 @@ def curve_maps(
     reach = ceil(cut * sigma) - 1
     ring = reach + 1  # cells round the map: lines just outside it are felt inside, those farther away end up here
     h, w = size
-    curves = to_cells(boundary_curves(xy, marks, SAMPLES_PER_CELL * max(size)), stride).nan_to_num(nan=FAR)
+    curves = to_cells(boundary_curves(xy, marks, SAMPLES), stride).nan_to_num(nan=FAR)
     column = (curves[..., 0].round().clamp(-ring, w - 1 + ring) + ring).long()
     row = (curves[..., 1].round().clamp(-ring, h - 1 + ring) + ring).long()
     wide = w + 2 * ring

@@ -46,12 +46,13 @@ class Chip:
 def five_points(annotated: Float32) -> tuple[Float32, Float32, Float32]:
     """Give five5 points (5, 2), mouth centre (2,) and box (x, y, side) from 68, 5 or 4 annotated points.
 
-    Four points are eyes, nose and mouth centre: the corners stay NaN. Where the 68 points are missing the box is
-    that of the mean face.
+    Four points are eyes, base of the nose and mouth centre, as in Caltech WebFaces: the corners stay NaN. Where the
+    68 points are missing the box is that of the mean face.
     """
     if len(annotated) == 4:
-        centre, side, _ = fit_mean_face(annotated, MEAN_FOUR)
-        points = np.vstack((annotated[:3], np.full((2, 2), np.nan))).astype(np.float32)
+        eyes_and_nose = np.vstack((annotated[:2], _nose_tip(annotated)))
+        centre, side, _ = fit_mean_face(np.vstack((eyes_and_nose, annotated[3:])), MEAN_FOUR)
+        points = np.vstack((eyes_and_nose, np.full((2, 2), np.nan))).astype(np.float32)
         return points, annotated[3], np.array([*centre, side], np.float32)
     if len(annotated) == 5:
         centre, side, _ = fit_mean_face(annotated)
@@ -59,6 +60,19 @@ def five_points(annotated: Float32) -> tuple[Float32, Float32, Float32]:
     points = markup.for_points(len(annotated)).subset("five5", annotated)
     (x, y), side = box_centre_side(bounding_box(annotated))
     return points, points[3:].mean(0), np.array([x, y, side], np.float32)
+
+
+def _nose_tip(four: Float32) -> Float32:
+    """Guess the tip of the nose from eyes, base of the nose and mouth centre (4, 2).
+
+    Measured as shares of the way from the eyes to the mouth, the tip of a turned or nodding head leads its base:
+    a linear regression on the 300-W and YouTube faces, which have both (residual 7 % of the eye distance).
+    """
+    left, right, base, mouth = four.astype(np.float64) @ np.array([1, 1j])
+    eyes = (left + right) / 2
+    down = (base - eyes) / (mouth - eyes)  # real: along the way, imaginary: to its side
+    tip = eyes + (1.236 * down.real - 0.314 + 1.535j * down.imag) * (mouth - eyes)
+    return np.array([tip.real, tip.imag], np.float32)
 
 
 def cut_chips(samples: Iterable[Sample], face_px: float) -> list[Chip]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..engines import nets
-from ..engines.nets.bbfcn import BBFCN
+from ..engines.nets.bbfcn import BBFCN, DISC, cut_windows
 from ..tracker.errors import ConfigError
 from ..tracker.geometry import CropTransform
 from ..tracker.proposals import mean_of_highest
@@ -25,8 +25,6 @@ from .datasets import Sample, read_images, read_point_table, read_pts_folder
 from .losses import selective_l2
 from .targets import UNKNOWN
 
-DISC = 13  # pixels of a disc of radius 2
-WINDOW = 24  # pixels of the window that a branch looks at
 Picture = tuple[UInt8, UInt8]
 Item = tuple[UInt8, UInt8, np.bool_]
 
@@ -69,8 +67,7 @@ class Windows:
         self.backgrounds = [s.bgr() for s in pictures if not held_out(s)]
         self.held_backgrounds = [s.bgr() for s in pictures if held_out(s)]
         self.patches = [
-            np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8)
-            for b in self.backgrounds[::5]
+            np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8) for b in self.backgrounds[::5]
         ]
 
     def item(self, index: int, size: int) -> Picture:
@@ -127,16 +124,12 @@ class Windows:
         shown = 3 * usual * float(np.exp(rng.uniform(-0.2, 0.2)))
         reach = min(self.config.discs.shift, 0.4) * usual
         chip = Chip.without_faces(crop)
-        transform = place_box(
-            middle, shown, np.deg2rad(rng.normal(0, 10)), rng.uniform(-reach, reach, 2), size
-        )
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 10)), rng.uniform(-reach, reach, 2), size)
         if rng.random() < 0.5:
             chip, transform = mirrored(chip, transform)
         return self._finish(chip, transform, rng, disturbed=rng.random() < 0.6)
 
-    def _finish(
-        self, chip: Chip, transform: CropTransform, rng: np.random.Generator, *, disturbed: bool
-    ) -> Picture:
+    def _finish(self, chip: Chip, transform: CropTransform, rng: np.random.Generator, *, disturbed: bool) -> Picture:
         """Draw at twice the size, spoil the picture there, halve it: cameras blur before we shrink."""
         background = self.patches[int(rng.integers(len(self.patches)))]
         bgr = crop_over_background(chip.bgr, doubled(transform), background, rng)
@@ -213,9 +206,8 @@ class BranchRefinement:
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Selective L2 within the branches' windows."""
         crops, targets, loudest = batch
-        coarse, fine = net(crops)
-        targets = torch.where(_window_mask(coarse, fine.shape[-1]), targets, UNKNOWN)
-        loss = selective_l2(fine, targets, hardest=bool(loudest.any()))
+        _, fine, corner = net(crops)
+        loss = selective_l2(fine, _seen_through(targets, corner), hardest=bool(loudest.any()))
         return loss, {"l2": loss.item()}
 
     def validate(self, net: nn.Module) -> dict[str, float]:
@@ -223,20 +215,19 @@ class BranchRefinement:
         errors: dict[str, list[Float32]] = {"fine": [], "coarse": []}
         for i in range(0, len(self._crops), 64):
             with torch.inference_mode():
-                coarse, fine = (m.numpy() for m in net(torch.from_numpy(self._crops[i : i + 64])))
-            rough = 2 * mean_of_highest(coarse, np.zeros((*coarse.shape[:2], 2), np.float32), np.inf, DISC)[0] + 0.5
-            exact = mean_of_highest(fine, rough, WINDOW / 2 - 0.5, DISC)[0]
-            for name, xy in (("fine", exact), ("coarse", rough)):
+                coarse, fine, corner = (m.numpy() for m in net(torch.from_numpy(self._crops[i : i + 64])))
+            places = {
+                "fine": mean_of_highest(fine, DISC)[0] + corner,
+                "coarse": 2 * mean_of_highest(coarse, DISC)[0] + 0.5,
+            }
+            for name, xy in places.items():
                 errors[name].append(_eye_errors(xy, self._truth[i : i + 64]))
         return {name: float(np.nanmean(np.concatenate(parts)) * 100) for name, parts in errors.items()}
 
 
-def _window_mask(coarse: Tensor, size: int) -> Tensor:
-    """True within the branch's window round each coarse place, (B, K, size, size)."""
-    maps = coarse.detach().numpy()
-    place = 2 * mean_of_highest(maps, np.zeros((*maps.shape[:2], 2), np.float32), np.inf, DISC)[0] + 0.5
-    near = np.abs(np.arange(size, dtype=np.float32) - place[..., None]) <= WINDOW / 2  # B, K, xy, size
-    return torch.from_numpy(near[:, :, 1, :, None] & near[:, :, 0, None, :])
+def _seen_through(targets: Tensor, corner: Tensor) -> Tensor:
+    """Disc maps (B, K, h, w) cut to the windows at `corner`; UNKNOWN where a window leaves the crop."""
+    return cut_windows(targets[:, :, None], corner.long(), UNKNOWN)[:, :, 0]
 
 
 def _disc_centres(maps: UInt8) -> Float32:

@@ -32,9 +32,7 @@ def true_boxes(sample: Sample) -> Float32:
     return np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
 
 
-def measure(
-    detector: Detector, faces: Iterable[Sample], others: Iterable[UInt8], *, refined: bool
-) -> Measured:
+def measure(detector: Detector, faces: Iterable[Sample], others: Iterable[UInt8], *, refined: bool) -> Measured:
     """Collect candidates' features: the scan's own, or those of the second look.
 
     On pictures with faces only candidates on an annotated face count, because some faces are not annotated; on

@@ -5,7 +5,7 @@ Boundary maps are in `boundaries`. A cell u of a map stands for the crop pixel s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -37,9 +37,9 @@ def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float
 
 
 def bali_fields(
-    xy: Tensor, lines: Iterable[Sequence[int]], size: tuple[int, int], stride: float, reach: int = FIELD_REACH
+    xy: Tensor, lines: Sequence[Sequence[int]], size: tuple[int, int], stride: float, reach: int = FIELD_REACH
 ) -> tuple[Tensor, Tensor]:
-    """For every boundary line the way to its nearest landmark, near its landmarks.
+    """For every line of landmarks the way to its nearest one, near them.
 
     Args:
         xy: (F, N, 2) crop pixels.

@@ -6,6 +6,7 @@ coordinate term alone is a sum over landmarks, as printed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..engines.nets.hourglass import Supervision
 from ..engines.nets.span import spatial_softmax
-from ..tracker.codecs import lines_of_points
+from ..tracker.codecs import field_lines, lines_of_points
 from ..tracker.markup import Markup
 from .boundaries import boundary_mirror, curve_maps
 from .losses import highest_cells, jensen_shannon, known_mean, map_divergence, windows
@@ -24,6 +25,8 @@ STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and
 STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearly the same width in pixels
 CUT = 2.0  # sigmas; Eq. 3
 DECODE_REACH = 3  # 7 x 7 cells (section IV-A)
+
+Lines = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,13 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> dict[str
         wanted = gaussian_maps(xy, (h, w), stride, sigma)
         drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
         divergences.append(map_divergence(landmarks, wanted) + map_divergence(lines, drawn))
-    members = torch.from_numpy(lines_of_points(marks)).to(xy.device)
-    found = field_centroid(spatial_softmax(output.landmarks[-1].float()), output.field.float(), members)
+    heatmaps, field = spatial_softmax(output.landmarks[-1].float()), output.field.float()
+    found = field_centroid(heatmaps, field, torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device))
     return {
         "final": divergences[-1],
         "stages": xy.new_zeros(()) + sum(divergences[:-1]),
-        "field": field_divergence(output.field.float(), xy, marks) + field_error(output.field.float(), xy, marks),
-        "coordinate": coordinate_error(found, xy, output.landmarks[-1].shape[3]),
+        "field": field_term(field, xy, field_lines(marks, field.shape[1])),
+        "coordinate": coordinate_error(found, xy, field.shape[4]),
     }
 
 
@@ -109,44 +112,45 @@ def coordinate_error(cells: Tensor, xy: Tensor, width: int) -> Tensor:
     return (error * known).sum(1).mean()
 
 
-def field_error(field: Tensor, xy: Tensor, marks: Markup) -> Tensor:
-    """Mean absolute error of the field in the squares where it is defined, in reaches of the square.
+def field_term(field: Tensor, xy: Tensor, lines: Lines) -> Tensor:
+    """How wrong the field is in the squares where it is defined: the paper's divergence and our absolute error.
 
-    Not in the paper: its divergence (below) does not see a constant added to the field.
+    JS(SE(B)) of Eq. 16 compares the squares round the landmarks as distributions. Offsets have signs, so a square
+    becomes one by its softmax, which does not see a constant added to the field. The absolute error, in reaches of
+    the square, does.
+
+    Args:
+        field: (F, B, 2, h, w) cells.
+        xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
+        lines: landmarks of each of the B lines.
     """
     h, w = field.shape[3:]
-    wanted, mask = bali_fields(xy, marks.boundaries.values(), (h, w), FINAL_STRIDE)
-    error = (field - wanted).abs().mean(2) / FIELD_REACH
-    return known_mean(error, mask)
+    wanted, mask = bali_fields(xy, lines, (h, w), FINAL_STRIDE)
+    error = known_mean((field - wanted).abs().mean(2) / FIELD_REACH, mask)
+    return field_divergence(field, wanted, xy, lines) + error
 
 
-def field_divergence(field: Tensor, xy: Tensor, marks: Markup) -> Tensor:
-    """JS(SE(B)) of Eq. 16: the field's squares round the landmarks as distributions.
+def field_divergence(field: Tensor, wanted: Tensor, xy: Tensor, lines: Lines) -> Tensor:
+    """JS(SE(B)) of Eq. 16, the mean over squares and over x and y.
 
-    Offsets have signs, so a square becomes a distribution by its softmax; that of the truth falls off evenly in x
-    (or y).
+    Args:
+        field: (F, B, 2, h, w). wanted: the same, as `bali_fields` draws it.
+        xy: (F, N, 2) crop pixels. lines: landmarks of each of the B lines.
     """
-    point_of, line_of = pairs_on_lines(marks)
-    points = xy[:, point_of.to(xy.device)]  # F, P, 2
-    known = torch.isfinite(points).all(-1)
-    cells = to_cells(points, FINAL_STRIDE).nan_to_num(nan=-1e4)
-    near = cells.round().long()
-    divergence = field.new_zeros(near.shape[:2])
+    pairs = torch.tensor([(point, b) for b, line in enumerate(lines) for point in line], device=xy.device)
+    point_of, line_of = pairs.unbind(1)  # P squares: every landmark on every line that it is on
+    cells = to_cells(xy[:, point_of], FINAL_STRIDE)  # F, P, 2
+    known = torch.isfinite(cells).all(-1)
+    near = cells.nan_to_num(nan=0.0).round().long()
+    divergence = field.new_zeros(known.shape)
     for axis in (0, 1):
-        values, places, inside = windows(field[:, line_of.to(xy.device), axis], near, FIELD_REACH)
+        squares = [windows(f[:, line_of, axis], near, FIELD_REACH) for f in (field, wanted)]
+        inside = squares[0][2]
         known = known & inside.any(2)
-        hidden = ~inside & known[..., None]
-        wanted = cells[:, :, None, axis] - places[..., axis]
-        p, q = (v.masked_fill(hidden, -torch.inf).softmax(2) for v in (values, wanted))
+        hidden = ~inside & known[..., None]  # all of a square hidden would be no distribution
+        p, q = (values.masked_fill(hidden, -torch.inf).softmax(2) for values, _, _ in squares)
         divergence = divergence + jensen_shannon(p, q) / 2
     return known_mean(divergence, known)
-
-
-def pairs_on_lines(marks: Markup) -> tuple[Tensor, Tensor]:
-    """Every (landmark, line that it is on), as two index tensors (P,)."""
-    pairs = [(point, b) for b, line in enumerate(marks.boundaries.values()) for point in line]
-    point_of, line_of = torch.tensor(pairs).unbind(1)
-    return point_of, line_of
 
 
 def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> Tensor:

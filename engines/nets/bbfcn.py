@@ -10,13 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WINDOW = 24  # pixels of the window that a branch looks at
+DISC = 13  # pixels of a disc of radius 2
+
 
 def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> list[nn.Module]:
     return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups), nn.ReLU(inplace=True)]
 
 
 class Doubling(nn.ConvTranspose2d):
-    """A 2x2 deconvolution of stride 2, computed as four 1x1 convolutions laid out in space.
+    """A 2x2 deconvolution of stride 2 and its ReLU, computed as four 1x1 convolutions laid out in space.
 
     The same sums in an order that runtimes do fast and can quantise: no two outputs overlap.
     """
@@ -28,7 +31,7 @@ class Doubling(nn.ConvTranspose2d):
         assert output_size is None
         assert self.bias is not None
         kernels = self.weight.permute(1, 2, 3, 0).flatten(0, 2)[..., None, None]  # 4 outputs x inputs x 1 x 1
-        return F.pixel_shuffle(F.conv2d(x, kernels, self.bias.repeat_interleave(4)), 2)
+        return F.pixel_shuffle(F.relu(F.conv2d(x, kernels, self.bias.repeat_interleave(4))), 2)
 
 
 def _encoder() -> list[nn.Module]:
@@ -53,10 +56,10 @@ class Backbone(nn.Module):
         self.layers = nn.Sequential(
             *_encoder(),
             Doubling(40, 30),  # 30 x s/2 x s/2
-            nn.ReLU(inplace=True),
+            nn.Identity(),
             *_conv(30, 30, 5),
             Doubling(30, 15),  # 15 x s x s
-            nn.ReLU(inplace=True),
+            nn.Identity(),
             nn.Conv2d(15, landmarks, 1),
         )
 
@@ -66,7 +69,7 @@ class Backbone(nn.Module):
 
 
 class Branches(nn.Module):
-    """K branches as one grouped network: RGB and the own coarse map (B, 3, h, w), (B, K, h, w) -> (B, K, h, w)."""
+    """K branches as one grouped network: RGB and coarse map of each (B, K, 4, h, w) -> (B, K, h, w)."""
 
     def __init__(self, landmarks: int = 5) -> None:
         super().__init__()
@@ -76,18 +79,16 @@ class Branches(nn.Module):
             layers += _conv(5 * landmarks, 5 * landmarks, 5, landmarks)
         self.layers = nn.Sequential(*layers, nn.Conv2d(5 * landmarks, landmarks, 1, groups=landmarks))
 
-    def forward(self, rgb: Tensor, coarse: Tensor) -> Tensor:
-        planes = [plane for k in range(self.landmarks) for plane in (rgb, coarse[:, k : k + 1])]
-        maps: Tensor = self.layers(torch.cat(planes, 1))
+    def forward(self, planes: Tensor) -> Tensor:
+        maps: Tensor = self.layers(planes.flatten(1, 2))
         return maps
 
 
 class BBFCN(nn.Module):
-    """Face crops (B, 3, 64, 64) -> coarse maps (B, K, 32, 32) and fine maps (B, K, 64, 64).
+    """Face crops (B, 3, 64, 64) -> coarse maps, fine maps in windows, and where the windows lie.
 
-    The paper cuts a 24 x 24 window round each coarse landmark before its branch. The branches are fully
-    convolutional, so they run here on the whole crop and the decoder looks at the window alone: the same
-    weights, true pixels instead of zeros beyond the window's edge, and one graph without data-dependent shapes.
+    Gives coarse (B, K, 32, 32); fine (B, K, 24, 24), each branch's answer on its window of the crop; corner
+    (B, K, 2), x and y of the windows' first pixels in the crop. Beyond the crop a window is grey.
     """
 
     def __init__(self, landmarks: int = 5) -> None:
@@ -95,10 +96,37 @@ class BBFCN(nn.Module):
         self.backbone = Backbone(landmarks)
         self.branches = Branches(landmarks)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         coarse = self.backbone(F.avg_pool2d(x, 2))
         enlarged = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return coarse, self.branches(x, enlarged)
+        corner = window_corners(coarse)
+        rgb = x[:, None].expand(-1, coarse.shape[1], -1, -1, -1)
+        fine = self.branches(cut_windows(torch.cat((rgb, enlarged[:, :, None]), 2), corner))
+        return coarse, fine, corner.float()
+
+
+def window_corners(coarse: Tensor) -> Tensor:
+    """First pixels (B, K, 2) of the windows round the coarse places Ave{map, 13}, in pixels of twice the size."""
+    width = coarse.shape[-1]
+    highest = coarse.flatten(2).topk(DISC, 2).indices
+    cell = torch.stack((highest % width, highest // width), -1).float().mean(2)
+    # pixel 2 cell + 0.5 is the middle of the window, WINDOW / 2 - 0.5 behind its corner
+    return torch.round(2 * cell + 1 - WINDOW // 2).long()
+
+
+def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
+    """Cut window k from planes k: (B, K, C, h, w) -> (B, K, C, 24, 24), `beyond` outside the planes.
+
+    Corners (B, K, 2) may be up to half a window outside.
+    """
+    width = planes.shape[-1] + WINDOW
+    half = WINDOW // 2
+    padded = F.pad(planes, (half, half, half, half), value=beyond).flatten(3)  # B, K, C, pixels
+    steps = torch.arange(WINDOW, device=planes.device) + half
+    rows, columns = corner[..., 1, None] + steps, corner[..., 0, None] + steps  # B, K, 24
+    pixel = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)  # B, K, 24 * 24
+    cut = padded.gather(3, pixel[:, :, None].expand(-1, -1, planes.shape[2], -1))
+    return cut.unflatten(3, (WINDOW, WINDOW))
 
 
 class RegressionBaseline(nn.Module):

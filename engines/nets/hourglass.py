@@ -22,7 +22,7 @@ class Supervision(NamedTuple):
     Attributes:
         landmarks: one (F, N, h, w) per supervised stage; the last is what the deployed network answers.
         boundaries: one (F, 15 or 16, h, w) per supervised stage.
-        field: (F, 15, 2, h, w) offsets in cells, (x, y); SPAN alone.
+        field: (F, B, 2, h, w) offsets in cells, (x, y), of B boundary lines or landmarks; SPAN alone.
         logits: (F, 2) of `blocks.FaceScore`.
     """
 

@@ -82,19 +82,31 @@ class SPAN(nn.Module):
     """Picture (F, 3, s, s), s a multiple of 128 -> heat maps (F, N, s/2, s/2) and field (F, 15, 2, s/2, s/2).
 
     In eval mode each heat map is a probability over its cells, as Eq. 5 needs it; in training mode it is the logits
-    of one. The field answers per boundary line, as the text says ("the closest landmark of this boundary").
-    17,093,212 parameters with 68 landmarks (paper: 16.99 M), 8,767,850 with two stacks (8.73 M). With 19 landmarks
-    they are 16,992,370 and 8,730,022, the paper's figures to the last printed digit.
+    of one. 17,093,212 parameters with 68 landmarks (paper: 16.99 M), 8,767,850 with two stacks (8.73 M). With 19
+    landmarks they are 16,992,370 and 8,730,022, the paper's figures to the last printed digit.
+
+    The field points to "the closest landmark in this boundary", as the text says. Where neighbours are nearer to each
+    other than Eq. 5 looks (dense markups, small maps), part of the heat round a landmark then points to another one;
+    `field_per_landmark` gives each landmark its own field, (F, N, 2, s/2, s/2), instead: 17,106,886 parameters.
     """
 
-    def __init__(self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False) -> None:
+    def __init__(
+        self,
+        landmarks: int = 68,
+        stacks: int = 4,
+        width: int = 256,
+        *,
+        field_per_landmark: bool = False,
+        face_score: bool = False,
+    ) -> None:
         super().__init__()
         self.landmarks = landmarks
+        self.fields = landmarks if field_per_landmark else BOUNDARY_MAPS
         self.stem = _stem(width)
         self.stages = nn.ModuleList(SCPA(landmarks, width) for _ in range(stacks - 1))
         self.hourglass = _hourglass(width)
         self.top = _top(width)
-        self.head = _final_head(width, landmarks + 3 * BOUNDARY_MAPS)
+        self.head = _final_head(width, landmarks + BOUNDARY_MAPS + 2 * self.fields)
         self.score = FaceScore(width) if face_score else None
 
     def forward(self, x: Tensor) -> Supervision | tuple[Tensor, ...]:
@@ -105,9 +117,9 @@ class SPAN(nn.Module):
             x = attended.features
             logits.append(attended.logits)  # N + 15 x s/4 x s/4
         sums = self.hourglass(x)
-        final = self.head(self.top(sums[0]))  # N + 45 x s/2 x s/2
+        final = self.head(self.top(sums[0]))  # N + 15 + 2 B x s/2 x s/2
         n = self.landmarks
-        field = final[:, n + BOUNDARY_MAPS :].unflatten(1, (BOUNDARY_MAPS, 2))
+        field = final[:, n + BOUNDARY_MAPS :].unflatten(1, (self.fields, 2))
         face = None if self.score is None else self.score(sums[-1])
         if self.training:
             logits.append(final[:, : n + BOUNDARY_MAPS])

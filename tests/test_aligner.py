@@ -1,0 +1,171 @@
+"""Crop, run, decode: painted faces come back in frame pixels, however they lie in the frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource
+from fakes_pipeline import PaintedBackend, painted_card
+
+from facetrack.engines.aligner import LARGEST_BATCH, Aligner
+from facetrack.engines.backend import Outputs
+from facetrack.engines.card import ModelCard
+from facetrack.tracker.errors import CardError
+from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
+from facetrack.tracker.types import Float32, UInt8
+from facetrack.training.targets import gaussian_vectors
+
+# paint is read back from pixels of 8 bits and a crop of 128: half a crop pixel is what that and the codec cost
+TOLERANCE_CROP_PX = 0.5
+
+
+class Recorder:
+    """A backend that remembers the pictures and answers with the same points and logits for each."""
+
+    description = "recorder"
+
+    def __init__(self, xy: Float32, logits: tuple[float, float] = (4.0, 4.0)) -> None:
+        self.xy, self.logits = xy, logits
+        self.seen: list[UInt8] = []
+        self.closed = False
+
+    def run(self, images: UInt8) -> Outputs:
+        self.seen.append(images.copy())
+        vectors = gaussian_vectors(np.repeat(self.xy[None], len(images), 0), 32, 4, 1.2, 3.0)
+        return vectors, np.repeat(np.array([self.logits], np.float32), len(images), 0)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def painted(*faces: PaintedFace) -> tuple[UInt8, list[Float32]]:
+    source = PaintedSource(count=1, shape=(480, 640), faces=faces)
+    return source.picture(0), source.truth(0)
+
+
+def recorder(**logits: tuple[float, float]) -> tuple[Aligner, Recorder]:
+    rng = np.random.default_rng(0)
+    backend = Recorder(rng.uniform(20, 108, (68, 2)).astype(np.float32), **logits)
+    return Aligner(painted_card(), backend), backend
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -1.2, 3.0])
+@pytest.mark.parametrize("width", [40.0, 110.0, 300.0])
+def test_landmarks_come_back_in_frame_pixels_for_turned_and_scaled_faces(angle: float, width: float) -> None:
+    bgr, (truth,) = painted(PaintedFace((320, 240), width=width, angle=angle))
+    aligner = Aligner(painted_card(), PaintedBackend())
+    crop = aligner.crop_of_points(truth)
+    (face,) = aligner.align(bgr, [crop])
+    assert np.abs(face.xy - truth).max() <= TOLERANCE_CROP_PX / crop.scale
+    assert face.confidence > 0.9
+    assert face.markup == "ibug68"
+    assert face.score.shape == (68,)
+
+
+@pytest.mark.parametrize("start", [(10.0, 240.0), (635.0, 240.0), (320.0, 5.0), (630.0, 474.0)])
+def test_faces_that_reach_out_of_the_frame_are_not_clipped_to_it(start: tuple[float, float]) -> None:
+    bgr, (truth,) = painted(PaintedFace(start, width=120.0))
+    aligner = Aligner(painted_card(), PaintedBackend())
+    crop = aligner.crop_of_points(truth)
+    (face,) = aligner.align(bgr, [crop])
+    assert np.abs(face.xy - truth).max() <= 2 * TOLERANCE_CROP_PX / crop.scale  # half the paint, twice the noise
+    box = bounding_box(face.xy)
+    assert (box[:2] < 0).any() or (box[2:] > [639, 479]).any()
+
+
+def test_a_crop_beside_the_face_still_finds_it_and_points_may_lie_outside_the_crop() -> None:
+    bgr, (truth,) = painted(PaintedFace((320, 240), width=150.0))
+    aligner = Aligner(painted_card(), PaintedBackend())
+    centre, side = box_centre_side(bounding_box(truth))
+    crop = aligner.crop_around((centre[0] + 0.3 * side, centre[1]), side, 0.2)
+    (face,) = aligner.align(bgr, [crop])
+    assert (crop.to_crop(truth) < -3).any()
+    error_crop_px = np.abs(face.xy - truth) * crop.scale
+    assert np.median(error_crop_px) <= TOLERANCE_CROP_PX
+    assert error_crop_px.max() <= 4.0  # in the outermost cell inside and outside cannot be told apart
+
+
+def test_the_crop_of_points_is_upright_and_as_large_as_the_card_says() -> None:
+    _, (truth,) = painted(PaintedFace((320, 240), width=100.0, angle=0.7))
+    aligner = Aligner(painted_card(), PaintedBackend())
+    crop = aligner.crop_of_points(truth)
+    five = aligner.markup.subset("five5", crop.to_crop(truth))
+    (cx, cy), side, roll = rotated_box(crop.to_crop(truth), five)
+    assert abs(roll) < 1e-3
+    assert side * aligner.card.box_scale == pytest.approx(128, abs=0.01)
+    assert (cx, cy) == pytest.approx((63.5, 63.5), abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("count", "runs"), [(0, []), (1, [1]), (8, [8]), (9, [4, 5]), (16, [8, 8]), (17, [5, 6, 6]), (20, [6, 7, 7])]
+)
+def test_crowds_are_split_into_runs_of_equal_length(count: int, runs: list[int]) -> None:
+    aligner, backend = recorder()
+    bgr = np.random.default_rng(1).integers(0, 255, (200, 300, 3), np.uint8)
+    crops = [aligner.crop_around((10.0 + 9 * i, 100.0), 60.0, 0.1 * i) for i in range(count)]
+    found = aligner.align(bgr, crops)
+    assert [len(images) for images in backend.seen] == runs
+    assert max(runs, default=0) <= LARGEST_BATCH
+    assert len(found) == count
+    seen = [image for images in backend.seen for image in images]
+    for crop, image, face in zip(crops, seen, found, strict=True):
+        np.testing.assert_array_equal(image, crop.crop(bgr))
+        np.testing.assert_allclose(face.xy, crop.to_frame(backend.xy), atol=0.2)
+
+
+def test_results_of_one_call_are_untouched_by_the_next() -> None:
+    aligner, _ = recorder()
+    bgr = np.zeros((100, 100, 3), np.uint8)
+    (first,) = aligner.align(bgr, [aligner.crop_around((50.0, 50.0), 40.0)])
+    before = first.xy.copy()
+    aligner.align(bgr, [aligner.crop_around((20.0, 70.0), 90.0)])
+    np.testing.assert_array_equal(first.xy, before)
+
+
+@pytest.mark.parametrize("logits", [(0.0, 8.0), (8.0, 0.0), (0.0, 0.0)])
+def test_the_confidence_is_that_of_the_weaker_logit(logits: tuple[float, float]) -> None:
+    aligner, _ = recorder(logits=logits)
+    (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
+    assert face.confidence == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("logit", [-1e4, -90.0, 90.0, 1e4])
+def test_extreme_logits_neither_overflow_nor_leave_the_unit_interval(logit: float) -> None:
+    aligner, _ = recorder(logits=(logit, logit))
+    (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
+    assert face.confidence == float(logit > 0)
+
+
+def test_landmarks_on_one_spot_still_have_a_crop() -> None:
+    aligner, _ = recorder()
+    crop = aligner.crop_of_points(np.full((68, 2), 30.0, np.float32))
+    assert isinstance(crop, CropTransform)
+    assert np.isfinite(crop.matrix).all()
+
+
+def test_warm_up_runs_the_network_once() -> None:
+    aligner, backend = recorder()
+    aligner.warm_up()
+    assert [images.shape for images in backend.seen] == [(1, 128, 128, 3)]
+
+
+def test_closing_the_aligner_closes_its_backend() -> None:
+    aligner, backend = recorder()
+    aligner.close()
+    assert backend.closed
+
+
+@pytest.mark.parametrize(
+    ("codec", "message"),
+    [
+        ({"kind": "smoke"}, r"painted-68: cannot decode 'smoke'"),
+        ({}, r"cannot decode None"),
+        ({"kind": "vectors", "stride": 4, "peak": 3.0}, r"painted-68: .*'sigma'"),
+    ],
+)
+def test_a_card_that_cannot_be_decoded_is_refused(codec: dict[str, object], message: str) -> None:
+    card: ModelCard = replace(painted_card(), codec=codec)
+    with pytest.raises(CardError, match=message):
+        Aligner(card, PaintedBackend())

@@ -1,0 +1,201 @@
+"""Augmentation: points follow the pixels, the same number draws the same crop, and borders betray nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
+from facetrack.tracker.types import Float32, UInt8
+from facetrack.training.augment import Geometry, blur, crop_over_background, disturb, occlude, random_crop, relight
+
+PLAIN = Geometry(roll_deg=0, wide_share=0, log_scale=0, shift=0, stretch=0, flip=0)
+BACKGROUND = np.full((128, 128, 3), 90, np.uint8)
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
+
+
+def generator(seed: int) -> np.random.Generator:
+    return np.random.default_rng((11, seed))
+
+
+def dotted(side: int, seed: int = 0) -> tuple[UInt8, Float32]:
+    """A dark picture with five blobs of different colours, and their centres (5, 2)."""
+    points = np.random.default_rng(seed).uniform(0.3, 0.7, (5, 2)) * side
+    points[:2] = [[0.25 * side, 0.3 * side], [0.75 * side, 0.7 * side]]
+    y, x = np.mgrid[:side, :side]
+    picture = np.zeros((side, side, 3))
+    for (px, py), colour in zip(points, COLOURS, strict=True):
+        picture += np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * (0.02 * side) ** 2))[..., None] * colour
+    return picture.clip(0, 255).astype(np.uint8), points.astype(np.float32)
+
+
+def centroid(crop: UInt8, colour: tuple[int, int, int]) -> Float32:
+    """Where the blob of this colour is in a crop: the centroid of what only it can have painted."""
+    values = crop.astype(np.float64)
+    on, off = [c for c in range(3) if colour[c]], [c for c in range(3) if not colour[c]]
+    weight = np.maximum(values[..., on].min(-1) - 2 * values[..., off].max(-1), 0) ** 2
+    y, x = np.mgrid[: crop.shape[0], : crop.shape[1]]
+    return np.array([(weight * x).sum(), (weight * y).sum()], np.float32) / weight.sum()
+
+
+@pytest.mark.parametrize("side", [60, 160, 400, 800], ids=["enlarged", "as it is", "shrunk", "shrunk much"])
+def test_points_follow_the_pixels(side: int) -> None:
+    wild = Geometry(roll_deg=25, wide_share=0.5, log_scale=0.15, shift=0.02, stretch=0.15)
+    picture, points = dotted(side)
+    for seed in range(12):
+        transform = random_crop(points, 128, wild, generator(seed))
+        crop = crop_over_background(picture, transform, np.zeros_like(BACKGROUND), generator(seed))
+        moved = transform.to_crop(points)
+        for point, colour in list(zip(moved, COLOURS, strict=True))[:2]:  # the two that nothing overlaps
+            if (point > 12).all() and (point < 115).all():
+                assert np.abs(centroid(crop, colour) - point).max() < 0.35
+
+
+def test_without_disturbance_the_crop_is_the_box_enlarged() -> None:
+    _, points = dotted(200)
+    transform = random_crop(points, 96, PLAIN, generator(0))
+    (cx, cy), side = box_centre_side(bounding_box(points))
+    wanted = CropTransform.around((cx, cy), side * PLAIN.box_scale, 96)
+    np.testing.assert_allclose(transform.matrix, wanted.matrix, atol=1e-9)
+    assert transform.size == (96, 96)
+
+
+def test_points_that_are_not_annotated_do_not_count() -> None:
+    _, points = dotted(200)
+    holed = np.vstack((points, [[np.nan, np.nan]])).astype(np.float32)
+    for seed in range(5):
+        a, b = (random_crop(p, 96, Geometry(), generator(seed)) for p in (points, holed))
+        np.testing.assert_array_equal(a.matrix, b.matrix)
+
+
+def spread_of(geometry: Geometry, measure: Callable[[CropTransform], float], count: int = 800) -> np.ndarray:
+    points = np.array([[0, 0], [100, 100]], np.float32)
+    return np.array([measure(random_crop(points, 128, geometry, generator(seed))) for seed in range(count)])
+
+
+def roll_deg(transform: CropTransform) -> float:
+    return float(np.rad2deg(np.arctan2(transform.matrix[0, 1], transform.matrix[0, 0])))
+
+
+def test_roll_is_normal_with_a_share_that_is_uniform_up_to_the_wide_angle() -> None:
+    usual = spread_of(replace(PLAIN, roll_deg=10), roll_deg)
+    assert usual.std() == pytest.approx(10, rel=0.08)
+    assert np.abs(usual).max() <= 25 + 1e-9
+    wide = spread_of(replace(PLAIN, wide_share=1.0, wide_roll_deg=60), roll_deg)
+    assert wide.std() == pytest.approx(60 / np.sqrt(3), rel=0.08)
+    assert 55 < np.abs(wide).max() <= 60
+    mixed = spread_of(replace(PLAIN, wide_share=0.25, wide_roll_deg=60), roll_deg)
+    assert (mixed != 0).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_scale_shift_and_stretch_have_their_spread() -> None:
+    scale = np.log(spread_of(replace(PLAIN, log_scale=0.2), lambda t: t.scale))
+    assert scale.std() == pytest.approx(0.2, rel=0.08)
+    shift = spread_of(replace(PLAIN, shift=0.1), lambda t: float(t.to_crop(np.float32([50, 50]))[0]) / 128)
+    assert shift.std() == pytest.approx(0.1, rel=0.08)
+    aspect = np.log(spread_of(replace(PLAIN, stretch=0.1), lambda t: t.matrix[0, 0] / t.matrix[1, 1]))
+    assert aspect.std() == pytest.approx(0.1, rel=0.08)
+    area = spread_of(replace(PLAIN, stretch=0.1), lambda t: t.scale, count=50)
+    assert np.ptp(area) < 1e-9  # a stretch changes no area
+    middle = spread_of(replace(PLAIN, stretch=0.1), lambda t: float(t.to_crop(np.float32([50, 50]))[1]), count=50)
+    assert np.ptp(middle) < 1e-4
+
+
+def test_the_same_seed_draws_the_same_crop_and_another_seed_another() -> None:
+    picture, points = dotted(300)
+
+    def draw(seed: int) -> UInt8:
+        rng = generator(seed)
+        transform = random_crop(points, 96, Geometry(), rng)
+        return disturb(crop_over_background(picture, transform, BACKGROUND, rng), [BACKGROUND], rng)
+
+    first = [draw(seed) for seed in range(20)]
+    np.testing.assert_array_equal(first, [draw(seed) for seed in range(20)])
+    assert len({crop.tobytes() for crop in first}) == 20
+
+
+@pytest.mark.parametrize("side", [100, 500])
+def test_inside_the_picture_the_background_never_shows(side: int) -> None:
+    picture, _ = dotted(side)
+    transform = CropTransform.around((side / 2, side / 2), side * 0.6, 96, angle=0.3)
+    for seed in range(20):
+        crop = crop_over_background(picture, transform, BACKGROUND, generator(seed))
+        assert np.abs(crop.astype(int) - transform.crop(picture)).mean() < 0.5
+        assert crop.dtype == np.uint8
+
+
+@pytest.mark.parametrize("side", [100, 500])
+def test_what_lies_outside_is_filled_in_different_ways(side: int) -> None:
+    white = np.full((side, side, 3), 255, np.uint8)
+    transform = CropTransform.around((0.0, side / 2), side, 96)  # the left half is outside
+    corners = [crop_over_background(white, transform, BACKGROUND, generator(s))[48, 5] for s in range(200)]
+    mirrored = np.mean([(c == 255).all() for c in corners])
+    background = np.mean([(c == 90).all() for c in corners])
+    black = np.mean([(c == 0).all() for c in corners])
+    assert mirrored == pytest.approx(0.3, abs=0.1)
+    if side == 100:
+        assert (background, black) == pytest.approx((0.4, 0.15), abs=0.1)
+    else:
+        assert background == pytest.approx(0.7, abs=0.1)  # shrunk pictures have no border of one colour
+
+
+def test_a_crop_wholly_outside_a_picture_and_of_a_tiny_one_is_still_a_crop() -> None:
+    tiny = np.full((2, 3, 3), 200, np.uint8)
+    for centre, side in (((500.0, 500.0), 20.0), ((1.0, 1.0), 1000.0)):
+        for seed in range(8):
+            transform = CropTransform.around(centre, side, 64)
+            assert crop_over_background(tiny, transform, BACKGROUND, generator(seed)).shape == (64, 64, 3)
+
+
+def test_disturbing_keeps_shape_and_type_and_the_original() -> None:
+    picture, _ = dotted(96)
+    before = picture.copy()
+    seen = [disturb(picture, [BACKGROUND], generator(seed)) for seed in range(60)]
+    for result in seen:
+        assert result.shape == picture.shape
+        assert result.dtype == np.uint8
+    np.testing.assert_array_equal(picture, before)
+    assert any((result[..., 0] == result[..., 1]).all() for result in seen)  # some grey
+    assert any((result == picture).all() for result in seen)  # some untouched
+
+
+def test_blur_and_light_leave_every_blob_in_its_place() -> None:
+    picture, points = dotted(128)
+    for seed in range(30):
+        for spoil in (blur, relight):
+            result = spoil(picture, generator(seed))
+            for point, colour in list(zip(points, COLOURS, strict=True))[:2]:
+                # motion blur has whole-pixel kernels of even length, which may move the picture by half a pixel
+                assert np.abs(centroid(result, colour) - point).max() < 1.2
+
+
+def test_relighting_is_monotonous_in_every_colour() -> None:
+    ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
+    even = 0
+    for seed in range(20):
+        lit = relight(ramp, generator(seed)).astype(int)
+        even += bool((np.diff(lit, axis=1) >= 0).all())
+    assert even >= 12  # three in four have no ramp of light
+
+
+def test_occluders_cover_a_part_and_only_a_part() -> None:
+    picture = np.full((100, 100, 3), 77, np.uint8)
+    covered = [float((occlude(picture, [BACKGROUND], generator(seed)) != 77).any(-1).mean()) for seed in range(100)]
+    assert 0 < np.mean(covered) < 0.25
+    assert max(covered) < 0.5
+    without = occlude(picture, [], generator(1))
+    assert without.shape == picture.shape
+
+
+def test_the_shrunk_picture_is_averaged_and_not_aliased() -> None:
+    board = np.indices((400, 400)).sum(0) % 2 * 255
+    picture = np.repeat(board[..., None], 3, 2).astype(np.uint8)
+    transform = CropTransform.around((200.0, 200.0), 300.0, 75)
+    crop = crop_over_background(picture, transform, BACKGROUND, generator(0))
+    assert crop.astype(float).std() < 4
+    assert crop.mean() == pytest.approx(127.5, abs=2)
+    assert cv2.warpAffine(picture, transform.matrix, (75, 75)).max() == 0  # bilinear hits the black squares alone

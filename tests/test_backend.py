@@ -1,0 +1,83 @@
+"""The seam to the runtimes, on a graph of two nodes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facetrack.engines.backend import OnnxBackend, open_backend
+from facetrack.engines.card import Weights
+from facetrack.tracker.errors import BackendError, CardError
+
+onnx = pytest.importorskip("onnx", reason="needs the train extra")
+pytest.importorskip("onnxruntime")
+
+
+def tiny_weights(folder: Path, content: bytes | None = None) -> Weights:
+    """A network whose two outputs are the pictures as floats and their means over all pixels."""
+    from onnx import TensorProto, helper
+
+    nodes = [
+        helper.make_node("Cast", ["bgr"], ["values"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["values"], ["means"], axes=[1, 2], keepdims=0),
+    ]
+    shape = ["batch", 4, 5, 3]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("bgr", TensorProto.UINT8, shape)],
+        [
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, shape),
+            helper.make_tensor_value_info("means", TensorProto.FLOAT, ["batch", 3]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content = model.SerializeToString() if content is None else content
+    path = folder / "tiny.onnx"
+    path.write_bytes(content)
+    return Weights(path, hashlib.sha256(content).hexdigest(), "fp32")
+
+
+@pytest.mark.parametrize("kind", ["auto", "onnx"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_pictures_go_in_and_all_outputs_come_out_in_order(tmp_path: Path, kind: str, batch: int) -> None:
+    backend = open_backend(tiny_weights(tmp_path), kind)
+    images = np.random.default_rng(0).integers(0, 256, (batch, 4, 5, 3), np.uint8)
+    values, means = backend.run(images)
+    assert values.dtype == np.float32
+    np.testing.assert_array_equal(values, images.astype(np.float32))
+    np.testing.assert_allclose(means, images.mean((1, 2)), rtol=1e-6)
+    backend.close()
+
+
+def test_the_description_names_runtime_and_threads(tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path)
+    assert open_backend(weights).description.startswith("ONNX Runtime ")
+    assert "CPU, 1 thread" in OnnxBackend(weights).description
+    assert "2 threads" in OnnxBackend(weights, threads=2).description
+
+
+def test_altered_weights_are_not_loaded(tmp_path: Path) -> None:
+    weights = tiny_weights(tmp_path)
+    weights.path.write_bytes(weights.path.read_bytes() + b"\x00")
+    with pytest.raises(CardError, match="not the weights of the card"):
+        open_backend(weights)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CardError, match=r"none\.onnx: cannot read"):
+        open_backend(Weights(tmp_path / "none.onnx", "0" * 64, "fp32"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no network at all"])
+def test_what_the_runtime_cannot_load_is_named_with_its_reason(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(BackendError, match=r"tiny\.onnx: ONNX Runtime cannot load this network: ."):
+        open_backend(tiny_weights(tmp_path, content))
+
+
+def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="unknown backend: wanted one of auto, onnx, got 'cuda'"):
+        open_backend(tiny_weights(tmp_path), "cuda")

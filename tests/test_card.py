@@ -1,0 +1,197 @@
+"""Model cards: read, found, and nothing run that is not what the card describes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from facetrack.engines import card as cards
+from facetrack.engines.card import ModelCard, all_cards, find_card, home, read_card
+from facetrack.tracker.errors import CardError
+
+CARD = """
+name = "{name}"
+network = "{network}"
+task = "{task}"
+markup = "ibug68"
+parameters = 1234
+gmac = 0.1
+data = ["paint"]
+licence = "research only"
+[input]
+size = [128, 96]
+box_scale = 1.25
+[codec]
+kind = "vectors"
+stride = 4
+[weights.net]
+file = "{name}.onnx"
+sha256 = "{sha256}"
+precision = "fp32"
+"""
+CONTENT = b"these are the weights"
+
+
+def write_card(folder: Path, name: str, network: str = "gv", task: str = "align", text: str = CARD) -> Path:
+    """A card in `folder`/cards and its weights in `folder`/weights."""
+    for part in ("cards", "weights"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    (folder / "weights" / f"{name}.onnx").write_bytes(CONTENT)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    path = folder / "cards" / f"{name}.toml"
+    path.write_text(text.format(name=name, network=network, task=task, sha256=sha256), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give every test a user's folder of its own."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("FACETRACK_HOME", str(folder))
+    return folder
+
+
+def test_a_card_says_everything_that_its_file_says(tmp_path: Path) -> None:
+    card = read_card(write_card(tmp_path, "mine"))
+    assert (card.name, card.network, card.task, card.markup) == ("mine", "gv", "align", "ibug68")
+    assert card.size == (128, 96)
+    assert card.box_scale == 1.25
+    assert card.codec == {"kind": "vectors", "stride": 4}
+    assert card.data == ("paint",)
+    assert (card.parameters, card.gmac, card.licence) == (1234, 0.1, "research only")
+    assert card.measured == {}
+    assert card.calibration == {}
+    assert card.weights["net"].path == tmp_path / "weights" / "mine.onnx"
+    assert card.weights["net"].precision == "fp32"
+    assert card.weights["net"].read() == CONTENT
+
+
+def test_weights_that_were_altered_by_one_bit_are_refused(tmp_path: Path) -> None:
+    weights = read_card(write_card(tmp_path, "mine")).weights["net"]
+    weights.path.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+    with pytest.raises(CardError, match=r"mine\.onnx: .*wanted sha256 [0-9a-f]{16}.*, got [0-9a-f]{16}.*reinstall"):
+        weights.read()
+
+
+def test_truncated_weights_are_refused(tmp_path: Path) -> None:
+    weights = read_card(write_card(tmp_path, "mine")).weights["net"]
+    weights.path.write_bytes(CONTENT[:-1])
+    with pytest.raises(CardError, match="damaged"):
+        weights.read()
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    weights = read_card(write_card(tmp_path, "mine")).weights["net"]
+    weights.path.unlink()
+    with pytest.raises(CardError, match=r"mine\.onnx: cannot read the weights \(No such file"):
+        weights.read()
+
+
+def test_a_card_whose_weights_are_missing_can_still_be_listed(own_home: Path) -> None:
+    write_card(own_home, "mine")
+    (own_home / "weights" / "mine.onnx").unlink()
+    assert "mine" in [card.name for card in all_cards()]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('licence = "research only"\n', "", "'licence' is missing"),
+        ("size = [128, 96]\n", "", "'size' is missing"),
+        ('sha256 = "{sha256}"\n', "", "'sha256' is missing"),
+        ("size = [128, 96]", "size = [128]", "not enough values"),
+        ("size = [128, 96]", "size = 128", "size: wanted list, got 128"),
+        ("parameters = 1234", 'parameters = "many"', "parameters: wanted int, got 'many'"),
+        ('task = "{task}"', 'task = "guess"', "task: wanted one of align, detect, got 'guess'"),
+        ("[weights.net]", "[weights]", "wanted dict, got"),
+        ("[codec]", "[codec", "Expected"),
+    ],
+)
+def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in CARD
+    path = write_card(tmp_path, "mine", text=CARD.replace(old, new))
+    with pytest.raises(CardError, match=f"mine\\.toml: not a usable model card: .*{message}"):
+        read_card(path)
+
+
+def test_a_card_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    path = write_card(tmp_path, "mine")
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CardError, match="not a usable model card"):
+        read_card(path)
+    with pytest.raises(CardError, match="cannot read the model card: No such file"):
+        read_card(tmp_path / "none.toml")
+
+
+def test_the_users_own_cards_come_first_and_hide_shipped_ones_of_their_name(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    monkeypatch.setattr(cards, "SHIPPED", shipped)
+    for name in ("first", "second"):
+        write_card(shipped, name)
+    mine = write_card(own_home, "second")
+    write_card(own_home, "third")
+    assert [card.name for card in all_cards()] == ["second", "third", "first"]
+    assert find_card("second", "align").weights["net"].path.parent == mine.parent.parent / "weights"
+
+
+def test_a_networks_name_stands_for_its_first_card(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = tmp_path / "shipped"
+    monkeypatch.setattr(cards, "SHIPPED", shipped)
+    write_card(shipped, "gv-b")
+    write_card(shipped, "gv-a")
+    write_card(shipped, "tab-a", network="tab")
+    assert find_card("gv", "align").name == "gv-a"
+    assert find_card("tab", "align").name == "tab-a"
+    assert find_card("gv-b", "align").name == "gv-b"
+    write_card(own_home, "gv-mine")
+    assert find_card("gv", "align").name == "gv-mine"
+
+
+def test_a_full_name_goes_before_a_networks_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path)
+    write_card(tmp_path, "a", network="gv")
+    write_card(tmp_path, "gv", network="tab")
+    assert find_card("gv", "align").network == "tab"
+
+
+def test_an_unknown_model_lists_those_that_exist_for_the_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path)
+    write_card(tmp_path, "gv-a")
+    write_card(tmp_path, "bb", network="bbfcn", task="detect")
+    with pytest.raises(CardError, match=r"no model 'gw' to align with; there is gv-a \(gv\);"):
+        find_card("gw", "align")
+    with pytest.raises(CardError, match=r"no model 'gv-a' to detect with; there is bb \(bbfcn\)"):
+        find_card("gv-a", "detect")
+    with pytest.raises(CardError, match="there is gv-a"):
+        find_card("bb", "align")
+
+
+def test_without_any_card_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path)
+    with pytest.raises(CardError, match="there is none"):
+        find_card("gv", "align")
+
+
+def test_without_facetrack_home_the_platforms_data_folder_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FACETRACK_HOME")
+    assert home().name == "facetrack"
+    assert home().is_absolute()
+
+
+def shipped_cards() -> list[ModelCard]:
+    return [read_card(path) for path in sorted((cards.SHIPPED / "cards").glob("*.toml"))]
+
+
+@pytest.mark.parametrize("card", shipped_cards(), ids=lambda card: card.name)
+def test_what_ships_is_whole(card: ModelCard) -> None:
+    for weights in card.weights.values():
+        assert weights.path.suffix == ".onnx"  # nothing is ever unpickled at run time
+        assert weights.read()
+    assert card.data
+    assert card.licence

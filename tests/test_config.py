@@ -1,0 +1,151 @@
+"""The trainer's settings: what a file may say, what is refused, and how one setting goes before the file's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from facetrack.tracker.errors import ConfigError
+from facetrack.training import config
+from facetrack.training.config import Config, Corpus, Schedule, load
+
+SHIPPED = sorted((Path(config.__file__).parent / "configs").glob("*.toml"))
+
+
+def load_text(folder: Path, text: str, *overrides: str) -> Config:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return load(path, overrides)
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert load_text(tmp_path, "") == Config()
+
+
+def test_a_file_names_only_what_it_changes(tmp_path: Path) -> None:
+    text = """
+negatives = ["a", "b"]
+[network]
+name = "gv"
+options = { encoder = "mobilenetv3-small", width = 32 }
+[[corpora]]
+path = "helen"
+[[corpora]]
+path = "table"
+layout = "table"
+weight = 3
+late_weight = 0.5
+[schedule]
+learning_rate = 1
+sizes = [[0.0, 96], [0.6, 128]]
+"""
+    loaded = load_text(tmp_path, text)
+    assert loaded.negatives == ("a", "b")
+    assert loaded.network.options == {"encoder": "mobilenetv3-small", "width": 32}
+    assert loaded.corpora == (Corpus("helen"), Corpus("table", "table", 3.0, 0.5))
+    assert loaded.schedule == dataclasses.replace(Schedule(), learning_rate=1.0, sizes=((0.0, 96), (0.6, 128)))
+    assert isinstance(loaded.schedule.learning_rate, float)
+    assert loaded.geometry == Config().geometry
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[schedule]\nstep = 3", "unknown setting schedule.step; did you mean 'steps'?"),
+        ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
+        ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
+        ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are sigma, peak, "),
+    ],
+)
+def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text)
+    assert f"run.toml: {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[schedule]\nsteps = 1.5", "schedule.steps: wanted int, got 1.5"),
+        ("[schedule]\nsteps = true", "schedule.steps: wanted int, got True"),
+        ("[schedule]\nlearning_rate = 'fast'", "schedule.learning_rate: wanted float, got 'fast'"),
+        ("[schedule]\nlearning_rate = false", "schedule.learning_rate: wanted float, got False"),
+        ("[network]\nname = 3", "network.name: wanted str, got 3"),
+        ("[network]\noptions = [1]", "network.options: wanted dict, got [1]"),
+        ("negatives = 'flowers'", "negatives: wanted a list, got 'flowers'"),
+        ("negatives = ['flowers', 3]", "negatives.1: wanted str, got 3"),
+        ("schedule = 4", "schedule: wanted a table, got 4"),
+        ("corpora = ['helen']", "corpora.0: wanted a table, got 'helen'"),
+        ("[schedule]\nsizes = [[0.0, 96, 1]]", "schedule.sizes.0: wanted 2 values, got [0.0, 96, 1]"),
+        ("[schedule]\nsizes = [[0.0, 'large']]", "schedule.sizes.0.1: wanted int, got 'large'"),
+        ("[schedule]\nsizes = []", "schedule.sizes: wanted shares of the run that rise from 0.0"),
+        ("[schedule]\nsizes = [[0.5, 96]]", "schedule.sizes: wanted shares of the run that rise from 0.0"),
+        ("[schedule]\nsizes = [[0.0, 96], [0.7, 112], [0.6, 128]]", "schedule.sizes: wanted shares"),
+        ("[schedule]\nbatch = 0", "schedule.batch: wanted at least 1, got 0"),
+        ("[schedule]\nvalidate_every = 0", "schedule.validate_every: wanted at least 1, got 0"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, text)
+    assert f"run.toml: {message}" in str(caught.value)
+
+
+def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.toml: cannot read the configuration"):
+        load_text(tmp_path, "[schedule")
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot read the configuration"):
+        load(tmp_path / "none.toml")
+
+
+def test_overrides_go_before_the_file_and_the_last_before_the_others(tmp_path: Path) -> None:
+    text = "[schedule]\nsteps = 5\nbatch = 7"
+    loaded = load_text(
+        tmp_path,
+        text,
+        "schedule.steps=6",
+        "schedule.steps=8",
+        "network.options.width=32",
+        "network.name=tab",
+        "network.options.encoder = 'mobilenetv3-small'",
+        "schedule.sizes=[[0.0, 64]]",
+        "vectors.sigma=2",
+    )
+    assert (loaded.schedule.steps, loaded.schedule.batch) == (8, 7)
+    assert loaded.network.options == {"width": 32, "encoder": "mobilenetv3-small"}
+    assert loaded.network.name == "tab"
+    assert loaded.schedule.sizes == ((0.0, 64),)
+    assert loaded.vectors.sigma == 2.0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule.steps", "--set schedule.steps: wanted key.key=value"),
+        ("negatives.0=flowers", "--set negatives.0=flowers: negatives is not a table"),
+        ("schedule.stepz=4", "unknown setting schedule.stepz; did you mean 'steps'?"),
+        ("schedule.steps=many", "schedule.steps: wanted int, got 'many'"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, "negatives = ['a']", override)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("progress", "side"), [(0.0, 96), (0.3, 96), (0.599, 96), (0.6, 128), (0.9, 128), (1.0, 160)])
+def test_crops_grow_with_the_progress(progress: float, side: int) -> None:
+    assert Schedule(sizes=((0.0, 96), (0.6, 128), (1.0, 160))).size(progress) == side
+
+
+def test_there_are_shipped_configurations() -> None:
+    assert SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_what_ships_can_be_read(path: Path) -> None:
+    loaded = load(path)
+    assert loaded.corpora
+    assert loaded.negatives

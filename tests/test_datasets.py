@@ -1,0 +1,190 @@
+"""Readers: 1-based files come out 0-based, several faces stay together, a broken file is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrack.tracker.errors import ConfigError, SourceError
+from facetrack.training.datasets import (
+    Sample,
+    images_below,
+    one_face_each,
+    read_faces,
+    read_images,
+    read_point_table,
+    read_pts,
+    read_pts_folder,
+)
+
+PTS = "version: 1\nn_points: 3\n{\n1.0 1.0\n10.5 20.25\n-3 7\n}\n"
+ZERO_BASED = [[0.0, 0.0], [9.5, 19.25], [-4.0, 6.0]]
+
+
+def write_picture(path: Path, colour: int = 128) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, np.full((12, 16, 3), colour, np.uint8))[1].tobytes())
+    return path
+
+
+def write_pts(path: Path, text: str = PTS) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_points_counted_from_1_come_out_counted_from_0(tmp_path: Path) -> None:
+    points = read_pts(write_pts(tmp_path / "a.pts"))
+    assert points.tolist() == ZERO_BASED
+    assert points.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "version: 1.0\nn_points: 3\n{\n1.0 1.0\n10.5 20.25\n-3 7\n}",
+        "version: 1\nn_points:3\n{\n1.0 1.0 \n10.5\t20.25  \n-3 7\n}\n\n",
+        "version: 1\r\nn_points:  3\r\n{\r\n1.0 1.0\r\n10.5 20.25\r\n-3 7\r\n}\r\n",
+        "n_points : 3\n{\n\n1.0 1.0\n\n10.5 20.25\n-3 7\n\n}\n",
+        "version: 1\n{\n1.0 1.0\n10.5 20.25\n-3 7 }",
+        "version: 1\nn_points: 3\n{ 1.0 1.0\n1.05e1 20.25\n-3 7\n}\nname: caf\xe9",
+    ],
+    ids=["no last newline", "blanks", "windows", "empty lines", "no count", "inline brace"],
+)
+def test_what_other_programs_write_is_tolerated(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.pts").write_bytes(text.encode("latin-1"))
+    assert read_pts(tmp_path / "a.pts").tolist() == ZERO_BASED
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"no \{ ... \} block"),
+        ("1 2\n3 4\n", r"no \{ ... \} block"),
+        ("n_points: 1\n{\n1 2\n", r"no \{ ... \} block"),
+        ("n_points: 4\n{\n1 2\n3 4\n}", "n_points says 4, the block holds 2"),
+        ("n_points: 2\n{\n1 2\n3\n}", "not a .pts file"),
+        ("n_points: 2\n{\n1 2 3\n3 4 5\n}", "wanted two numbers a line"),
+        ("n_points: 1\n{\n1 two\n}", "could not convert"),
+        ("n_points: 0\n{\n}", "wanted two numbers a line"),
+    ],
+)
+def test_a_broken_pts_file_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
+    path = write_pts(tmp_path / "broken.pts", text)
+    with pytest.raises(SourceError, match=rf"broken\.pts: .*{message}"):
+        read_pts(path)
+
+
+def test_a_missing_pts_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"none\.pts: cannot be read: No such file"):
+        read_pts(tmp_path / "none.pts")
+
+
+def test_the_300w_layout_pairs_names_at_any_depth_in_order(tmp_path: Path) -> None:
+    for name in ("b/2.png", "a/1.jpg", "a/unlabelled.jpg", "top.JPG"):
+        write_picture(tmp_path / name)
+    for name in ("b/2.pts", "a/1.pts", "top.pts", "a/orphan.pts"):
+        write_pts(tmp_path / name)
+    samples = list(read_pts_folder(tmp_path))
+    assert [sample.path.relative_to(tmp_path).as_posix() for sample in samples] == ["a/1.jpg", "b/2.png", "top.JPG"]
+    for sample in samples:
+        assert sample.points.tolist() == [ZERO_BASED]
+        assert sample.bgr().shape == (12, 16, 3)
+        assert sample.encoded == sample.path.read_bytes()
+
+
+def test_a_folder_in_another_layout_is_refused_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no pictures found"):
+        list(read_pts_folder(tmp_path / "none"))
+    write_picture(tmp_path / "a.jpg")
+    with pytest.raises(SourceError, match=r"no picture has a \.pts file"):
+        list(read_pts_folder(tmp_path))
+    with pytest.raises(SourceError, match=r"labels\.csv: cannot be read"):
+        list(read_point_table(tmp_path))
+
+
+def write_table(folder: Path, *lines: str, header: str = "file,ax,ay,bx,by") -> Path:
+    (folder / "labels.csv").write_text("\n".join((header, *lines)) + "\n", encoding="utf-8")
+    return folder
+
+
+def test_rows_of_one_picture_become_one_sample_with_several_faces(tmp_path: Path) -> None:
+    write_picture(tmp_path / "group.png")
+    write_picture(tmp_path / "deep/alone.png")
+    write_table(tmp_path, "group.png,1,2,3,4", "deep/alone.png,5,6,7,8", "group.png,9.5,10,11,12")
+    group, alone = read_point_table(tmp_path)
+    assert group.points.tolist() == [[[1, 2], [3, 4]], [[9.5, 10], [11, 12]]]  # 0-based already
+    assert alone.points.tolist() == [[[5, 6], [7, 8]]]
+    assert alone.path == tmp_path / "deep/alone.png"
+
+
+def test_an_empty_cell_is_a_point_not_annotated_and_an_empty_line_is_nothing(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    write_table(tmp_path, "a.png,1,2,,", "", header="\ufefffile,ax,ay,bx,by")
+    (sample,) = read_point_table(tmp_path)
+    np.testing.assert_array_equal(sample.points, [[[1, 2], [np.nan, np.nan]]])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("a.png,1,2,3", "line 3: wanted 5 cells, got 4"),
+        ("a.png,1,2,3,4,5", "line 3: wanted 5 cells, got 6"),
+        ("a.png,1,2,three,4", "line 3: could not convert string to float: 'three'"),
+        ("none.png,1,2,3,4", r"none\.png: cannot be read: No such file"),
+    ],
+)
+def test_a_broken_row_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
+    write_picture(tmp_path / "a.png")
+    write_table(tmp_path, "a.png,1,2,3,4", line)
+    with pytest.raises(SourceError, match=message):
+        list(read_point_table(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "file,ax,ay\n", "a.png,1,2\n", "file,ax\na.png,1\n", "file,a,b,c\na.png,1,2,3\n"])
+def test_a_table_without_head_or_faces_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(SourceError, match=r"labels\.csv: wanted a first line `file` and x, y"):
+        list(read_point_table(tmp_path))
+
+
+def test_pictures_without_faces_are_samples_with_zero_faces(tmp_path: Path) -> None:
+    for name in ("b.png", "a/1.bmp", "notes.txt"):
+        write_picture(tmp_path / name) if name != "notes.txt" else (tmp_path / name).write_text("no picture")
+    samples = list(read_images(tmp_path, 68))
+    assert [sample.path.name for sample in samples] == ["1.bmp", "b.png"]
+    assert samples[0].points.shape == (0, 68, 2)
+    assert [path.name for path in images_below(tmp_path)] == ["1.bmp", "b.png"]
+
+
+def test_several_faces_can_be_split_into_samples_of_one() -> None:
+    points = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    group, nobody = Sample(Path("a"), points, b"x"), Sample(Path("b"), points[:0], b"y")
+    single = one_face_each([group, nobody])
+    assert [s.points.tolist() for s in single] == [[face] for face in points.tolist()]
+    assert {s.encoded for s in single} == {b"x"}
+
+
+def test_a_picture_that_cannot_be_decoded_is_named() -> None:
+    with pytest.raises(SourceError, match=r"broken\.jpg: not a readable picture"):
+        Sample(Path("broken.jpg"), np.empty((0, 5, 2), np.float32), b"no picture").bgr()
+
+
+def test_grey_and_transparent_pictures_come_out_in_three_colours(tmp_path: Path) -> None:
+    for name, shape in (("grey", (5, 6)), ("alpha", (5, 6, 4))):
+        encoded = cv2.imencode(".png", np.full(shape, 200, np.uint8))[1].tobytes()
+        picture = Sample(tmp_path / name, np.empty((0, 5, 2), np.float32), encoded).bgr()
+        assert picture.shape == (5, 6, 3)
+        assert (picture == 200).all()
+
+
+def test_faces_are_read_in_the_layout_that_is_asked_for(tmp_path: Path) -> None:
+    write_picture(tmp_path / "a.png")
+    write_pts(tmp_path / "a.pts")
+    write_table(tmp_path, "a.png,1,2,3,4")
+    assert next(read_faces(tmp_path, "pts")).points.shape == (1, 3, 2)
+    assert next(read_faces(tmp_path, "table")).points.shape == (1, 2, 2)
+    with pytest.raises(ConfigError, match="layout must be one of pts, table, got 'coco'"):
+        read_faces(tmp_path, "coco")

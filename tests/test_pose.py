@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from facetrack.tracker.errors import MarkupError
+from facetrack.tracker.markup import load
+from facetrack.tracker.pose import (
+    MEAN_FACE_MM,
+    Pose,
+    camera_matrix,
+    euler_angles,
+    eye_aspect_ratio,
+    head_pose,
+    rotation_matrix,
+)
+from facetrack.tracker.types import Float32, Float64
+
+SIZE = (480, 640)
+POSES = [
+    ((0, 0, 0), (0, 0, 600)),
+    ((0.3, 0, 0), (0, 0, 600)),
+    ((0, -0.6, 0), (100, 40, 900)),
+    ((0, 0, 2.5), (0, 0, 600)),  # nearly upside down
+    ((-0.4, 1.0, 0.3), (-200, 50, 1500)),
+    ((0.2, 0.5, -0.8), (30, -20, 250)),  # larger than the frame
+    ((0.1, 0.2, 0.1), (900, 0, 700)),  # outside the frame
+]
+
+
+def projected(head_mm: Float64, rotation: tuple[float, ...], translation: tuple[float, ...]) -> Float32:
+    """Where a pinhole camera sees the points of a head, by OpenCV and not by the module under test."""
+    vector = Rotation.from_euler("XYZ", rotation).as_rotvec()
+    pixels, _ = cv2.projectPoints(head_mm, vector, np.array(translation, np.float64), camera_matrix(SIZE), None)
+    return pixels[:, 0].astype(np.float32)
+
+
+def pose_of(head_mm: Float64, rotation: tuple[float, ...] = (0, 0, 0), distance_mm: float = 600.0) -> Pose:
+    pose = head_pose(projected(head_mm, rotation, (0, 0, distance_mm)), SIZE)
+    assert pose is not None
+    return pose
+
+
+@pytest.mark.parametrize(("rotation", "translation"), POSES)
+def test_the_pose_of_a_projected_head_is_found(rotation: tuple[float, ...], translation: tuple[float, ...]) -> None:
+    pose = head_pose(projected(MEAN_FACE_MM, rotation, translation), SIZE)
+    assert pose is not None
+    np.testing.assert_allclose(pose.rotation_rad, rotation, atol=1e-3)
+    np.testing.assert_allclose(pose.translation_mm, translation, atol=0.3)
+
+
+def test_a_head_that_turns_to_its_left_has_a_negative_yaw() -> None:
+    xy = projected(MEAN_FACE_MM, (0, -0.5, 0), (0, 0, 600))
+    assert xy[30, 0] > (xy[36, 0] + xy[45, 0]) / 2  # the nose goes to the picture's right, the subject's left
+    assert pose_of(MEAN_FACE_MM, (0, -0.5, 0)).rotation_rad[1] == pytest.approx(-0.5, abs=1e-3)
+
+
+def test_a_head_that_looks_down_has_a_positive_pitch() -> None:
+    level, down = (projected(MEAN_FACE_MM, (pitch, 0, 0), (0, 0, 600)) for pitch in (0, 0.3))
+    assert down[30, 1] > level[30, 1]
+    assert pose_of(MEAN_FACE_MM, (0.3, 0, 0)).rotation_rad[0] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_a_head_that_leans_to_its_left_shoulder_has_a_positive_roll() -> None:
+    xy = projected(MEAN_FACE_MM, (0, 0, 0.3), (0, 0, 600))
+    assert xy[27, 0] > xy[8, 0]  # the forehead is right of the chin in the picture
+    assert pose_of(MEAN_FACE_MM, (0, 0, 0.3)).rotation_rad[2] == pytest.approx(0.3, abs=1e-3)
+
+
+def test_translation_grows_to_the_right_down_and_away() -> None:
+    centre = np.array([320, 240])
+    right_and_down = projected(MEAN_FACE_MM, (0, 0, 0), (50, 80, 600))
+    assert (right_and_down.mean(0) > centre).all()
+    near, far = (np.ptp(projected(MEAN_FACE_MM, (0, 0, 0), (0, 0, z))[:, 0]) for z in (500, 1000))
+    assert near > 1.9 * far
+
+
+def test_a_mirrored_face_has_the_mirrored_pose() -> None:
+    xy = projected(MEAN_FACE_MM, (0.2, 0.4, -0.3), (60, 20, 700))
+    mirrored = xy[load("ibug68").mirror] * [-1, 1] + [SIZE[1], 0]
+    pose = head_pose(mirrored.astype(np.float32), SIZE)
+    assert pose is not None
+    np.testing.assert_allclose(pose.rotation_rad, [0.2, -0.4, 0.3], atol=1e-3)
+    np.testing.assert_allclose(pose.translation_mm, [-60, 20, 700], atol=0.5)
+
+
+def test_blinks_smiles_and_an_open_mouth_do_not_turn_the_head() -> None:
+    grimace = MEAN_FACE_MM.copy()
+    grimace[[37, 38, 43, 44], 1] += 7
+    grimace[17:27, 1] -= 8
+    grimace[[48, 54], 0] += [-8, 8]
+    grimace[[5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67], 1] += 20
+    pose = pose_of(grimace, (0.1, 0.2, 0.05))
+    np.testing.assert_allclose(pose.rotation_rad, [0.1, 0.2, 0.05], atol=1e-3)
+    np.testing.assert_allclose(pose.translation_mm, [0, 0, 600], atol=0.5)
+
+
+def test_a_tenth_of_a_pixel_of_jitter_moves_the_pose_by_little() -> None:
+    rng, xy = np.random.default_rng(0), projected(MEAN_FACE_MM, (0.1, 0.3, 0), (0, 0, 600))
+    poses = [head_pose(xy + rng.normal(0, 0.1, xy.shape).astype(np.float32), SIZE) for _ in range(200)]
+    rotations = np.degrees([pose.rotation_rad for pose in poses if pose is not None])
+    assert len(rotations) == 200
+    assert rotations.std(0).max() < 0.2
+    assert np.std([pose.translation_mm[2] for pose in poses if pose is not None]) < 2
+
+
+def test_noisy_points_give_what_opencvs_iterative_solver_gives() -> None:
+    rng = np.random.default_rng(1)
+    rigid = [0, 1, 2, 3, 13, 14, 15, 16, *range(27, 36), 36, 39, 42, 45]
+    for _ in range(10):
+        rotation = rng.uniform(-0.5, 0.5, 3)
+        xy = projected(MEAN_FACE_MM, tuple(rotation), (0, 0, 600)) + rng.normal(0, 0.5, (68, 2)).astype(np.float32)
+        pose = head_pose(xy, SIZE)
+        start = Rotation.from_euler("XYZ", rotation).as_rotvec(), np.array([0, 0, 600.0])
+        _, vector, shift = cv2.solvePnP(MEAN_FACE_MM[rigid], xy[rigid], camera_matrix(SIZE), None, *start, True)
+        expected = Rotation.from_rotvec(vector[:, 0]).as_euler("XYZ")
+        assert pose is not None
+        np.testing.assert_allclose(pose.rotation_rad, expected, atol=np.radians(0.5))
+        np.testing.assert_allclose(pose.translation_mm, shift[:, 0], rtol=0.01, atol=1)
+
+
+def line() -> Float32:
+    return np.column_stack((np.arange(68), 2 * np.arange(68))).astype(np.float32)
+
+
+@pytest.mark.parametrize("xy", [np.full((68, 2), 7.0), line(), np.full((68, 2), np.nan), np.full((68, 2), np.inf)])
+def test_points_that_are_no_face_have_no_pose(xy: Float32) -> None:
+    assert head_pose(xy, SIZE) is None
+
+
+def test_random_points_never_give_a_pose_that_is_not_finite() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(50):
+        pose = head_pose(rng.normal(0, 10 ** rng.uniform(0, 4), (68, 2)).astype(np.float32), SIZE)
+        assert pose is None or np.isfinite([pose.translation_mm, pose.rotation_rad]).all()
+
+
+def test_bad_arguments_are_named() -> None:
+    with pytest.raises(ValueError, match=r"wanted \(68, 2\)"):
+        head_pose(np.zeros((98, 2), np.float32), SIZE)
+    with pytest.raises(ValueError, match="above 0"):
+        head_pose(line(), (0, 640))
+
+
+def test_a_pose_is_read_only() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        pose_of(MEAN_FACE_MM).rotation_rad[0] = 1
+
+
+def test_the_camera_is_openfaces() -> None:
+    np.testing.assert_array_equal(camera_matrix((480, 640)), [[500, 0, 320], [0, 500, 240], [0, 0, 1]])
+    assert camera_matrix((720, 1280))[0, 0] == (1000 + 750) / 2
+
+
+def openface_euler(matrix: Float64) -> Float64:
+    """OpenFace's way to Euler angles, through a quaternion (RotationHelpers.h)."""
+    w = math.sqrt(1 + np.trace(matrix)) / 2
+    x, y, z = (matrix[b, a] - matrix[a, b] for a, b in ((1, 2), (2, 0), (0, 1)))
+    x, y, z = x / (4 * w), y / (4 * w), z / (4 * w)
+    pitch = math.atan2(2 * (w * x - y * z), w * w - x * x - y * y + z * z)
+    roll = math.atan2(2 * (w * z - x * y), w * w + x * x - y * y - z * z)
+    return np.array([pitch, math.asin(2 * (w * y + x * z)), roll])
+
+
+def test_euler_angles_are_openfaces_and_scipys_and_invert_the_matrix() -> None:
+    rng = np.random.default_rng(3)
+    for angles in rng.uniform(-1.4, 1.4, (50, 3)):
+        matrix = rotation_matrix(angles)
+        np.testing.assert_allclose(matrix, Rotation.from_euler("XYZ", angles).as_matrix(), atol=1e-12)
+        np.testing.assert_allclose(euler_angles(matrix), angles, atol=1e-9)
+        if np.trace(matrix) > -0.9:  # OpenFace's quaternion divides by zero at half a turn
+            np.testing.assert_allclose(openface_euler(matrix), angles, atol=1e-9)
+
+
+def test_a_head_in_profile_has_angles_at_the_pole_of_euler() -> None:
+    assert np.isfinite(euler_angles(rotation_matrix(np.array([0.1, np.pi / 2, 0.2])))).all()
+
+
+def test_the_mean_face_is_symmetric_and_centred_on_its_points() -> None:
+    np.testing.assert_allclose(MEAN_FACE_MM[load("ibug68").mirror] * [-1, 1, 1], MEAN_FACE_MM, atol=1e-9)
+    np.testing.assert_allclose(MEAN_FACE_MM.mean(0), 0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "male_mm", "female_mm"),
+    [
+        (36, 45, 91.2, 87.8),  # outer eye corners
+        (48, 54, 54.5, 50.2),  # mouth corners
+        (31, 35, 34.9, 31.4),  # wings of the nose, outside; the landmarks lie on their undersides
+        (27, 8, 124.7, 111.4),  # nasion to chin
+    ],
+)
+def test_the_mean_face_has_the_proportions_of_anthropometry(a: int, b: int, male_mm: float, female_mm: float) -> None:
+    """Farkas, "Anthropometry of the Head and Face", 1994, means of young North American adults."""
+    distance = np.linalg.norm(MEAN_FACE_MM[a] - MEAN_FACE_MM[b])
+    assert 0.85 * female_mm < distance < 1.1 * male_mm
+
+
+def test_the_nose_is_in_front_and_the_ears_are_behind() -> None:
+    z = MEAN_FACE_MM[:, 2]
+    assert z[30] == z.min()
+    assert {int(i) for i in np.argsort(z)[-2:]} == {0, 16}
+
+
+def eyes_of(upper: float, lower: float, xy: Float32 | None = None) -> Float32:
+    """68 points whose eyes are 30 px wide, their lids at the given distances from the line of the corners."""
+    points = np.zeros((68, 2), np.float32) if xy is None else xy
+    for first in (36, 42):
+        points[first : first + 6] = [[0, 0], [10, -upper], [20, -upper], [30, 0], [20, lower], [10, lower]]
+    return points
+
+
+def test_eye_aspect_ratio_is_the_gap_over_the_width() -> None:
+    assert eye_aspect_ratio(eyes_of(5, 4)) == pytest.approx((0.3, 0.3))
+    assert eye_aspect_ratio(eyes_of(0, 0)) == (0, 0)
+
+
+def test_eye_aspect_ratio_is_equation_1_of_its_paper() -> None:
+    xy = np.random.default_rng(4).normal(0, 50, (68, 2)).astype(np.float32)
+
+    def paper(p: Float32) -> float:
+        return float((np.linalg.norm(p[1] - p[5]) + np.linalg.norm(p[2] - p[4])) / (2 * np.linalg.norm(p[0] - p[3])))
+
+    assert eye_aspect_ratio(xy) == pytest.approx((paper(xy[42:48]), paper(xy[36:42])))
+
+
+def test_left_is_the_subjects_left() -> None:
+    winking = MEAN_FACE_MM[:, :2].astype(np.float32)
+    winking[[43, 44]] = winking[[47, 46]]  # the lids of the eye on the picture's right
+    left, right = eye_aspect_ratio(winking)
+    assert left < 0.05 < 0.2 < right
+
+
+def test_wflw98_has_three_pairs_of_lid_points() -> None:
+    xy = np.zeros((98, 2), np.float32)
+    for first in (60, 68):
+        xy[first : first + 8] = [[0, 0], [10, -4], [20, -6], [30, -4], [40, 0], [30, 4], [20, 6], [10, 4]]
+    assert eye_aspect_ratio(xy) == pytest.approx(((8 + 12 + 8) / 3 / 40,) * 2)
+
+
+@pytest.mark.parametrize("points", [19, 5])
+def test_markups_without_two_lids_have_no_eye_aspect_ratio(points: int) -> None:
+    assert np.isnan(eye_aspect_ratio(np.random.default_rng(0).normal(0, 9, (points, 2)).astype(np.float32))).all()
+
+
+def test_eyes_without_width_or_with_unknown_points_give_nan() -> None:
+    assert np.isnan(eye_aspect_ratio(np.zeros((68, 2), np.float32))).all()
+    half = eyes_of(5, 4)
+    half[43] = np.nan
+    left, right = eye_aspect_ratio(half)
+    assert math.isnan(left)
+    assert right == pytest.approx(0.3)
+
+
+def test_points_of_no_markup_are_refused() -> None:
+    with pytest.raises(MarkupError, match="no markup has 7 points"):
+        eye_aspect_ratio(np.zeros((7, 2), np.float32))

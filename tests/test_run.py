@@ -1,0 +1,566 @@
+"""Who runs where: the threads change nothing, drop only what is old, and always end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
+
+from facetrack.engines.aligner import Aligner
+from facetrack.pipeline import run as run_module
+from facetrack.pipeline.run import FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
+from facetrack.tracker import markup
+from facetrack.tracker.errors import SourceError
+from facetrack.tracker.geometry import CropTransform, bounding_box
+from facetrack.tracker.types import Frame, Landmarks, Proposals, Result, State, UInt8
+
+PATIENCE_S = 20.0  # only a failing test waits this long
+EVERY_FRAME = PipelineSettings(detect_every=1)
+IBUG = markup.load("ibug68")
+FACE_XY = np.random.default_rng(0).uniform(20, 60, (68, 2)).astype(np.float32)
+
+
+class Fault(Exception):  # noqa: N818 - the name says what it is for
+    """What a test lets a stage raise."""
+
+
+def picture(index: int) -> UInt8:
+    """A small picture with some looks that carries its number."""
+    bgr = np.linspace(0, 255, 80 * 80 * 3).reshape(80, 80, 3).astype(np.uint8)
+    bgr[0, 0] = index // 256, index % 256, 0
+    return bgr
+
+
+def number_of(bgr: UInt8) -> int:
+    return int(bgr[0, 0, 0]) * 256 + int(bgr[0, 0, 1])
+
+
+def frame(index: int) -> Frame:
+    return Frame(index, index / 30, 0.0, picture(index))
+
+
+def frames(count: int) -> Iterator[Frame]:
+    return map(frame, range(count))
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(PATIENCE_S), "nobody came"
+
+
+@dataclass
+class Watchman:
+    """A detector that finds the one face, and can be told to fail or to wait.
+
+    Attributes:
+        on: frame number -> what to do when it is searched.
+        searched: numbers of the frames that it was shown.
+    """
+
+    on: dict[int, Callable[[], object]] = field(default_factory=dict)
+    searched: list[int] = field(default_factory=list)
+
+    def detect(self, bgr: UInt8) -> Proposals:
+        number = number_of(bgr)
+        self.searched.append(number)
+        if number in self.on:
+            self.on[number]()
+        five = IBUG.subset("five5", FACE_XY)
+        return Proposals(bounding_box(FACE_XY)[None], np.ones(1), five[None])
+
+
+@dataclass
+class Surveyor:
+    """An aligner that sees the same face in every crop; stands in for `Aligner`.
+
+    Attributes:
+        on: frame number -> what to do when it is measured.
+        score_of: frame number -> score of every landmark, 1 where it is not given.
+        lost: numbers of the frames in which there is no face.
+    """
+
+    on: dict[int, Callable[[], object]] = field(default_factory=dict)
+    score_of: dict[int, float] = field(default_factory=dict)
+    lost: set[int] = field(default_factory=set)
+    markup = IBUG
+
+    def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
+        return CropTransform.around(centre, side, 48, angle=angle)
+
+    def crop_of_points(self, xy: np.ndarray) -> CropTransform:
+        return self.crop_around(tuple(xy.mean(0)), 50.0)
+
+    def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
+        number = number_of(bgr)
+        if number in self.on:
+            self.on[number]()
+        score = np.full(68, self.score_of.get(number, 1.0))
+        confidence = 0.0 if number in self.lost else 0.9
+        return [Landmarks(FACE_XY, score, confidence, "ibug68") for _ in crops]
+
+
+def make(
+    detector: Watchman | None = None, aligner: Surveyor | None = None, settings: PipelineSettings = EVERY_FRAME
+) -> Pipeline:
+    return Pipeline(detector or Watchman(), aligner or Surveyor(), settings)  # type: ignore[arg-type]
+
+
+def fail(error: BaseException) -> Callable[[], object]:
+    def do() -> None:
+        raise error
+
+    return do
+
+
+def threads_left() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("facetrack-")]
+
+
+@pytest.fixture(autouse=True)
+def nobody_stays_behind() -> Iterator[None]:
+    """After every test of this file, however it ended the run, all of its threads are gone."""
+    assert threads_left() == []
+    yield
+    assert threads_left() == []
+
+
+def collect(results: Iterable[Result]) -> tuple[list[int], BaseException | None]:
+    """Frame numbers of all results, and the error that came after them."""
+    numbers: list[int] = []
+    try:
+        for result in results:
+            numbers.append(result.frame.index)
+    except BaseException as error:  # noqa: BLE001 - the tests compare it
+        return numbers, error
+    return numbers, None
+
+
+# the same answers as without threads
+
+
+def painted(settings: PipelineSettings | None = None) -> tuple[Pipeline, PaintedDetector, PaintedSource]:
+    faces = [
+        PaintedFace((90, 110), velocity=(40, 10), width=70, spin=0.3),
+        PaintedFace((250, 120), velocity=(-20, 15), width=60, angle=-0.3, seen=range(6, 20)),
+    ]
+    source = PaintedSource(count=36, shape=(220, 320), faces=faces)
+    detector = PaintedDetector()
+    return Pipeline(detector, Aligner(painted_card(), PaintedBackend()), settings), detector, source
+
+
+def assert_same(a: Result, b: Result) -> None:
+    assert (a.frame.index, a.frame.time_s) == (b.frame.index, b.frame.time_s)
+    assert [face.track for face in a.faces] == [face.track for face in b.faces]
+    for one, two in zip(a.faces, b.faces, strict=True):
+        assert (one.state, one.confidence) == (two.state, two.confidence)
+        for name in ("box", "smoothed", "speed"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+        assert (one.measured is None) == (two.measured is None)
+        if one.measured is not None and two.measured is not None:
+            np.testing.assert_array_equal(one.measured.xy, two.measured.xy)
+            np.testing.assert_array_equal(one.measured.score, two.measured.score)
+
+
+@pytest.mark.parametrize("detect_every", [1, 5, 12])
+def test_the_threaded_run_gives_exactly_the_serial_results(detect_every: int) -> None:
+    pipeline, _, source = painted(PipelineSettings(detect_every=detect_every))
+    serial, threaded = list(pipeline.serial(source)), list(pipeline.run(source))
+    assert len(serial) == len(threaded) == source.count
+    for one, two in zip(serial, threaded, strict=True):
+        assert_same(one, two)
+    assert {face.track for result in serial for face in result.faces} == {0, 1}
+    assert {face.state for result in serial for face in result.faces} == set(State)
+
+
+def test_a_pipeline_starts_every_run_with_an_empty_memory() -> None:
+    pipeline, _, source = painted()
+    first, second = list(pipeline.run(source)), list(pipeline.run(source))
+    for one, two in zip(first, second, strict=True):
+        assert_same(one, two)
+
+
+def test_the_measured_landmarks_are_those_that_were_painted() -> None:
+    pipeline, _, source = painted(PipelineSettings(detect_every=1, smooth=False))
+    for result in pipeline.run(source):
+        truth = source.truth(result.frame.index)
+        measured = [face for face in result.faces if face.measured is not None]
+        assert len(measured) == len(truth)
+        for face, wanted in zip(measured, truth, strict=True):
+            assert np.abs(face.smoothed - wanted).max() < 0.6
+            np.testing.assert_array_equal(face.smoothed, face.measured.xy)
+            np.testing.assert_array_equal(face.speed, 0)
+            np.testing.assert_array_equal(face.box, bounding_box(face.smoothed))
+
+
+def test_in_a_batch_every_frame_comes_out_once_and_in_order() -> None:
+    numbers, error = collect(make().run(frames(400)))
+    assert error is None
+    assert numbers == list(range(400))
+
+
+def test_no_frame_gives_no_result() -> None:
+    assert collect(make().run(iter(()))) == ([], None)
+    assert collect(make().serial(iter(()))) == ([], None)
+
+
+def test_every_stage_notes_its_time() -> None:
+    for results in (make().run(frames(3)), make().serial(frames(3))):
+        for result in results:
+            assert set(result.spans_s) == {"capture", "detect", "align", "smooth"}
+            assert all(span >= 0 for span in result.spans_s.values())
+
+
+def test_nothing_runs_before_the_first_result_is_asked_for() -> None:
+    detector = Watchman()
+    results = make(detector).run(frames(3))
+    assert threads_left() == []
+    results.close()
+    assert detector.searched == []
+
+
+# when frames are searched
+
+
+def test_a_tracked_face_is_searched_for_every_n_frames() -> None:
+    detector = Watchman()
+    assert collect(make(detector, settings=PipelineSettings(detect_every=12)).run(frames(30)))[1] is None
+    assert sorted(detector.searched) == [0, 12, 24]
+
+
+def test_a_frame_without_a_face_or_with_a_lost_one_is_always_searched() -> None:
+    detector, aligner = Watchman(), Surveyor(lost={4, 5, *range(20, 40)})
+    results = list(make(detector, aligner, PipelineSettings(detect_every=100)).run(frames(42)))
+    assert sorted(detector.searched) == [0, 4, 5, *range(20, 41)]
+    states = [[face.state.value for face in result.faces] for result in results]
+    assert states[4] == ["coasting"]
+    assert states[6] == ["tracked"]
+    assert states[39] == []
+    assert states[40] == ["tracked"]  # found again in the first frame in which it is back, under its old number
+    assert results[40].faces[0].track == 0
+
+
+def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped() -> None:
+    detector = Watchman()
+    stage = DetectStage(detector, PipelineSettings(detect_every=4))
+    for index in range(1, 40, 2):
+        stage(Job(frame(index)))
+    assert detector.searched == [1, 5, 9, 13, 17, 21, 25, 29, 33, 37]
+    stage(Job(frame(100)))
+    stage(Job(frame(103)))
+    assert detector.searched[-1] == 100
+
+
+def test_while_coasting_the_face_is_carried_on_and_nothing_is_measured() -> None:
+    results = list(make(aligner=Surveyor(lost={5, 6})).run(frames(9)))
+    for index in (5, 6):
+        (face,) = results[index].faces
+        assert face.measured is None
+        assert face.state is State.COASTING
+        assert np.abs(face.smoothed - FACE_XY).max() < 1
+        assert face.confidence == pytest.approx(0.9)
+
+
+# live
+
+
+class Camera:
+    """Gives the first frames, waits until one of them is being searched, and gives the rest at once."""
+
+    def __init__(self, first: int, rest: int) -> None:
+        self.first, self.rest = first, rest
+        self.busy, self.all_given = threading.Event(), threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield from frames(self.first)
+        wait_for(self.busy)
+        for index in range(self.first, self.first + self.rest):
+            yield frame(index)
+        self.all_given.set()  # the capture thread asks for more only when it has put the last one
+
+
+def test_live_the_newest_frame_wins_and_the_others_are_counted() -> None:
+    camera = Camera(1, 6)
+
+    def hold() -> None:
+        camera.busy.set()
+        wait_for(camera.all_given)
+
+    pipeline = make(Watchman(on={0: hold}))
+    numbers, error = collect(pipeline.run(camera, live=True))
+    assert error is None
+    assert numbers == [0, 6]
+    assert pipeline.dropped == 5
+
+
+def test_the_count_of_dropped_frames_can_be_read_while_running() -> None:
+    camera = Camera(1, 6)
+
+    def hold() -> None:
+        camera.busy.set()
+        wait_for(camera.all_given)
+
+    pipeline = make(Watchman(on={0: hold}))
+    assert pipeline.dropped == 0
+    with closing(pipeline.run(camera, live=True)) as results:
+        assert next(results).frame.index == 0
+        assert pipeline.dropped == 5
+
+
+def test_a_batch_drops_nothing_however_slow_the_stages_are() -> None:
+    camera = Camera(1, 3)  # as many as find room in front of the busy stage
+    pipeline = make(Watchman(on={0: lambda: (camera.busy.set(), wait_for(camera.all_given))}))
+    assert collect(pipeline.run(camera)) == ([0, 1, 2, 3], None)
+    assert pipeline.dropped == 0
+
+
+def test_live_at_most_two_frames_are_on_their_way() -> None:
+    lock, begun, done = threading.Lock(), [0], [0]
+    most = [0]
+    second = threading.Event()
+
+    def began() -> None:
+        with lock:
+            begun[0] += 1
+            most[0] = max(most[0], begun[0] - done[0])
+            if begun[0] == 2:
+                second.set()
+
+    detector = Watchman(on=dict.fromkeys(range(300), began))
+    for _ in make(detector).run(frames(300), live=True):
+        wait_for(second)  # one may be searched while this one is in the caller's hands
+        with lock:
+            done[0] += 1
+        if begun[0] == done[0] == 1:
+            second.clear()
+    assert most[0] == FRAMES_IN_FLIGHT
+
+
+def test_live_frames_stay_in_order_and_the_last_one_is_never_dropped() -> None:
+    pipeline = make()
+    numbers, error = collect(pipeline.run(frames(500), live=True))
+    assert error is None
+    assert numbers == sorted(set(numbers))
+    assert numbers[-1] == 499
+    assert len(numbers) + pipeline.dropped == 500
+
+
+# errors
+
+
+def broken_source(count: int, error: BaseException) -> Iterator[Frame]:
+    yield from frames(count)
+    raise error
+
+
+def failing_at(stage: str, number: int, error: BaseException) -> tuple[Pipeline, Iterator[Frame]]:
+    """A pipeline, and frames for it, in which this stage raises at this frame."""
+    if stage == "capture":
+        return make(), broken_source(number, error)
+    detector = Watchman(on={number: fail(error)} if stage == "detect" else {})
+    aligner = Surveyor(on={number: fail(error)} if stage == "align" else {})
+    return make(detector, aligner), frames(60)
+
+
+ERRORS = [Fault("broke"), SourceError("gone"), TimeoutError("late"), KeyboardInterrupt(), MemoryError(), SystemExit(3)]
+
+
+@pytest.mark.parametrize("threaded", [True, False], ids=["run", "serial"])
+@pytest.mark.parametrize("number", [0, 1, 17])
+@pytest.mark.parametrize("stage", ["capture", "detect", "align"])
+def test_an_error_comes_after_all_earlier_results_and_says_where(stage: str, number: int, threaded: bool) -> None:
+    error = Fault("broke")
+    pipeline, source = failing_at(stage, number, error)
+    numbers, caught = collect(pipeline.run(source) if threaded else pipeline.serial(source))
+    assert caught is error
+    assert numbers == list(range(number))
+    where = f"at frame {number + 1}" if stage != "capture" else f"after frame {number}"
+    if stage == "capture" and number == 0:
+        where = "before the first frame"
+    assert error.__notes__ == [f"in stage {stage} {where}"]
+
+
+def test_an_error_of_the_smoother_comes_through_as_well() -> None:
+    numbers, caught = collect(make(aligner=Surveyor(score_of={7: float("nan")})).run(frames(30)))
+    assert numbers == list(range(7))
+    assert isinstance(caught, ValueError)
+    assert caught.__notes__ == ["in stage smooth at frame 8"]
+
+
+@pytest.mark.parametrize("stage", ["capture", "detect", "align"])
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_every_kind_of_error_keeps_its_type_and_identity(stage: str, error: BaseException) -> None:
+    for idle in (None, lambda: True):
+        pipeline, source = failing_at(stage, 3, error)
+        numbers, caught = collect(pipeline.run(source, idle=idle))
+        assert caught is error
+        assert numbers == [0, 1, 2]
+
+
+@pytest.mark.parametrize("stage", ["capture", "detect", "align"])
+def test_live_an_error_ends_the_run_too(stage: str) -> None:
+    error = Fault("broke")
+    # what was dropped is not searched: every frame from the third on fails
+    detector = Watchman(on=dict.fromkeys(range(3, 60), fail(error)) if stage == "detect" else {})
+    aligner = Surveyor(on=dict.fromkeys(range(3, 60), fail(error)) if stage == "align" else {})
+    source = broken_source(3, error) if stage == "capture" else frames(60)
+    numbers, caught = collect(make(detector, aligner).run(source, live=True))
+    assert caught is error
+    assert set(numbers) <= {0, 1, 2}
+
+
+def test_the_cause_and_the_notes_that_an_error_brings_are_kept() -> None:
+    cause = OSError("cable")
+    error = SourceError("camera lost")
+    error.__cause__ = cause
+    error.add_note("index 2")
+    pipeline, source = failing_at("capture", 2, error)
+    _, caught = collect(pipeline.run(source))
+    assert caught is error
+    assert caught.__cause__ is cause
+    assert error.__notes__ == ["index 2", "in stage capture after frame 2"]
+
+
+def test_two_errors_at_once_give_the_one_of_the_earlier_frame() -> None:
+    """The source breaks off while the align stage still has frames before that, of which one fails."""
+    late, early = Fault("source"), Fault("align")
+    source_broke = threading.Event()
+
+    def source() -> Iterator[Frame]:
+        yield from frames(4)
+        source_broke.set()
+        raise late
+
+    aligner = Surveyor(on={0: lambda: wait_for(source_broke), 2: fail(early)})
+    numbers, caught = collect(make(aligner=aligner).run(source()))
+    assert caught is early
+    assert numbers == [0, 1]
+
+
+def test_a_source_that_cannot_even_be_iterated_says_so() -> None:
+    class Broken:
+        def __iter__(self) -> Iterator[Frame]:
+            raise SourceError("no such camera")
+
+    numbers, caught = collect(make().run(Broken()))
+    assert numbers == []
+    assert isinstance(caught, SourceError)
+    assert caught.__notes__ == ["in stage capture before the first frame"]
+
+
+# ends
+
+
+def endless() -> Iterator[Frame]:
+    index = 0
+    while True:
+        yield frame(index)
+        index = (index + 1) % 60_000
+
+
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("taken", [1, 5])
+def test_when_the_caller_closes_early_every_thread_ends(live: bool, taken: int) -> None:
+    results = make().run(endless(), live=live)
+    for _ in range(taken):
+        next(results)
+    assert len(threads_left()) == 4
+    results.close()
+    assert threads_left() == []
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_when_the_callers_own_loop_fails_every_thread_ends(live: bool) -> None:
+    def careless() -> None:
+        with closing(make().run(endless(), live=live)) as results:
+            for result in results:
+                if result.frame.index >= 3:
+                    raise Fault
+
+    with pytest.raises(Fault):
+        careless()
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_leaving_the_loop_is_enough(live: bool) -> None:
+    for _ in make().run(endless(), live=live):
+        break
+    assert threads_left() == []
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_closing_while_a_stage_is_at_work_waits_for_it(live: bool) -> None:
+    working, closing_began = threading.Event(), threading.Event()
+    finished = []
+
+    def work() -> None:
+        working.set()
+        wait_for(closing_began)
+        finished.append(True)
+
+    camera = Camera(1, 1)
+    results = make(Watchman(on={0: camera.busy.set, 1: work})).run(camera, live=live)
+    next(results)
+    wait_for(working)
+    closing_began.set()
+    results.close()
+    assert finished == [True]
+
+
+def silent(released: threading.Event) -> Iterator[Frame]:
+    """A camera that falls silent after two frames, until it is closed."""
+    yield from frames(2)
+    wait_for(released)
+
+
+def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
+    released, asked = threading.Event(), []
+
+    def idle() -> bool:
+        asked.append(threading.current_thread())
+        if len(asked) == 3:
+            released.set()
+        return len(asked) < 3
+
+    numbers, error = collect(make().run(silent(released), live=True, idle=idle))
+    assert (numbers, error) == ([0, 1][-len(numbers) :], None)
+    assert asked == [threading.current_thread()] * 3
+
+
+def test_what_idle_raises_ends_the_run() -> None:
+    released = threading.Event()
+
+    def idle() -> bool:
+        released.set()
+        raise Fault
+
+    _, error = collect(make().run(silent(released), live=True, idle=idle))
+    assert isinstance(error, Fault)
+
+
+def test_a_source_that_stays_silent_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "CAPTURE_PATIENCE_S", 0.01)
+    released = threading.Event()
+    numbers, error = collect(make().run(silent(released), idle=lambda: False))
+    assert error is None
+    assert set(numbers) <= {0, 1}
+    assert threads_left() == ["facetrack-capture"]
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "facetrack-capture":
+            thread.join(PATIENCE_S)
+
+
+def test_an_interrupt_in_the_callers_thread_ends_everything() -> None:
+    def interrupted(results: Generator[Result, None, None]) -> Iterator[Result]:
+        yield next(results)
+        results.throw(KeyboardInterrupt())
+
+    numbers, error = collect(interrupted(make().run(endless())))
+    assert numbers == [0]
+    assert isinstance(error, KeyboardInterrupt)
+    assert threads_left() == []

@@ -1,0 +1,377 @@
+"""Identity: births, losses, returns, crossings and cuts, on faces that are only boxes and looks."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrack.tracker.tracks import Track, TrackBook, TrackSettings, describe_looks
+from facetrack.tracker.types import Float32, Landmarks, State, UInt8
+
+RATE = 30.0
+SIZE = 100.0
+SETTINGS = TrackSettings()
+
+
+def look(person: int) -> Float32:
+    """A unit vector of its own for each person, at right angles to everybody else's."""
+    vector = np.zeros(12, np.float32)
+    vector[person] = 1.0
+    return vector
+
+
+def between(a: Float32, b: Float32, likeness: float) -> Float32:
+    """A look of this likeness to `a`, turned towards `b`."""
+    return (likeness * a + np.sqrt(1 - likeness**2) * b).astype(np.float32)
+
+
+def face(x: float, y: float = 200.0, confidence: float = 0.9, size: float = SIZE) -> Landmarks:
+    """Landmarks whose box is a square of this size round (x, y)."""
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [0, 0]]) * size / 2
+    return Landmarks(corners + np.array([x, y]), np.ones(5), confidence, "five5")
+
+
+def book_of(*people: int, settings: TrackSettings = SETTINGS, spacing: float = 200.0) -> TrackBook:
+    """A book at time 0 with one track per person, 200 pixels apart."""
+    book = TrackBook(settings)
+    for number, person in enumerate(people):
+        assert book.admit(0.0, face(100 + spacing * number), look(person)) is not None
+    return book
+
+
+def states(book: TrackBook) -> dict[int, str]:
+    return {track.number: track.state.value for track in book.live}
+
+
+def lost(track: Track) -> Landmarks:
+    """What the network says about the crop of a face that is not there."""
+    x, y = (track.box[:2] + track.box[2:]) / 2
+    return face(float(x), float(y), confidence=0.02)
+
+
+def test_a_sure_face_is_born_new_and_then_tracked() -> None:
+    book = book_of(1)
+    assert states(book) == {0: "new"}
+    book.observe(1 / RATE, [face(103)], [look(1)])
+    assert states(book) == {0: "tracked"}
+    assert book.live[0].box.tolist() == [53, 150, 153, 250]
+
+
+def test_an_unsure_face_is_not_born() -> None:
+    book = TrackBook()
+    assert book.admit(0.0, face(100, confidence=SETTINGS.birth - 0.01), look(1)) is None
+    assert book.admit(0.0, face(100, confidence=float("nan")), look(1)) is None
+    assert book.live == []
+    assert book.admit(0.0, face(100, confidence=SETTINGS.birth), look(1)) is not None
+
+
+def test_between_keep_and_birth_a_known_face_goes_on() -> None:
+    book = book_of(1)
+    unsure = (SETTINGS.keep + SETTINGS.birth) / 2
+    for frame in range(1, 20):
+        book.observe(frame / RATE, [face(100, confidence=unsure)], [look(1)])
+        assert states(book) == {0: "tracked"}
+
+
+def test_a_lost_face_is_reported_in_the_same_frame_and_asks_for_a_search() -> None:
+    book = book_of(1)
+    assert not book.wants_detection
+    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    assert states(book) == {0: "coasting"}
+    assert not book.live[0].measured
+    assert book.wants_detection
+
+
+def test_an_empty_book_asks_for_a_search() -> None:
+    assert TrackBook().wants_detection
+
+
+def test_while_coasting_the_last_measured_landmarks_stay() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [face(104)], [look(1)])
+    book.observe(2 / RATE, [face(300, confidence=0.01)], [look(5)])
+    assert book.live[0].landmarks.xy[4].tolist() == [104, 200]
+    assert book.live[0].seen_s == pytest.approx(1 / RATE)
+
+
+@pytest.mark.parametrize("rate", [10.0, 30.0, 120.0])
+def test_coasting_lasts_coast_s_whatever_the_frame_rate(rate: float) -> None:
+    book = book_of(1)
+    coasted = 0
+    for frame in range(1, int(rate)):
+        book.observe(frame / rate, [lost(t) for t in book.live], [look(1) for _ in book.live])
+        coasted += len(book.live)
+    assert coasted == int(SETTINGS.coast_s * rate + 1e-9)
+
+
+def test_a_coasting_face_that_is_measured_again_goes_on() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    book.observe(2 / RATE, [face(110)], [look(1)])
+    assert states(book) == {0: "tracked"}
+    assert not book.wants_detection
+
+
+def leave(book: TrackBook, time_s: float) -> None:
+    """Everybody is out of sight until `time_s`, when nobody is on the picture any more."""
+    for moment in (time_s - 0.4, time_s):
+        book.observe(moment, [lost(t) for t in book.live], [look(11) for _ in book.live])
+    assert book.live == []
+
+
+def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> None:
+    book = book_of(1, 2)
+    leave(book, 3.0)
+    back = book.admit(3.0, face(500), look(2))
+    assert back is not None
+    assert (back.number, back.state) == (1, State.TRACKED)
+    other = book.admit(3.0, face(100), look(1))
+    assert other is not None
+    assert other.number == 0
+    assert states(book) == {0: "tracked", 1: "tracked"}
+
+
+def test_a_stranger_at_the_old_place_gets_a_new_number() -> None:
+    book = book_of(1)
+    leave(book, 1.0)
+    stranger = book.admit(1.0, face(100), look(2))
+    assert stranger is not None
+    assert (stranger.number, stranger.state) == (1, State.NEW)
+
+
+def test_a_face_that_is_away_too_long_is_forgotten() -> None:
+    book = book_of(1)
+    leave(book, SETTINGS.memory_s)
+    book.observe(SETTINGS.memory_s + 0.1, [], [])
+    again = book.admit(SETTINGS.memory_s + 0.1, face(100), look(1))
+    assert again is not None
+    assert again.number == 1
+
+
+def test_of_two_remembered_faces_the_more_alike_comes_back() -> None:
+    book = book_of(1, 2)
+    leave(book, 1.0)
+    back = book.admit(1.0, face(300), between(look(2), look(1), 0.8))
+    assert back is not None
+    assert back.number == 1
+
+
+def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
+    likeness = (SETTINGS.other_looks + SETTINGS.same_looks) / 2
+    for x, number in ((115.0, 0), (300.0, 1)):
+        book = book_of(1)
+        book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+        back = book.admit(1 / RATE, face(x), between(look(1), look(2), likeness))
+        assert back is not None
+        assert back.number == number
+
+
+def test_numbers_are_never_used_twice() -> None:
+    book, seen = TrackBook(TrackSettings(memory_s=0.5)), []
+    for visit in range(10):
+        track = book.admit(visit * 2.0, face(100), look(visit % 3))
+        assert track is not None
+        seen.append(track.number)
+        leave(book, visit * 2.0 + 1.5)
+    assert seen == list(range(10))
+
+
+def test_a_face_already_followed_is_not_admitted_again() -> None:
+    book = book_of(1)
+    assert book.admit(0.0, face(110), look(1)) is None
+    assert states(book) == {0: "new"}
+
+
+def test_two_tracks_on_one_face_become_one_and_the_older_stays() -> None:
+    book = book_of(1, 1, spacing=60.0)
+    book.observe(1 / RATE, [face(110), face(130)], [look(1), look(1)])
+    assert states(book) == {0: "tracked", 1: "coasting"}  # the face is 0's; 1 was seen beside it a frame ago
+    book.observe(2 / RATE, [face(120), face(120)], [look(1), look(1)])
+    assert states(book) == {0: "tracked", 1: "coasting"}
+    book.observe(3 / RATE, [face(150), face(150)], [look(1), look(1)])
+    assert states(book) == {0: "tracked"}  # now 0 stands where 1 was seen: no ghost over the face
+    leave(book, 1.0)
+    back = book.admit(1.0, face(165), look(1))
+    assert back is not None
+    assert back.number == 0  # and not the duplicate, which looked the same
+
+
+def test_a_coasting_track_under_a_measured_one_leaves_the_picture() -> None:
+    book = book_of(1, 2)
+    for frame, x in enumerate((250, 210, 170, 150, 130), start=1):
+        found = [lost(t) if t.number == 0 else face(x) for t in book.live]
+        book.observe(frame / 300, found, [look(t.number + 1) for t in book.live])
+    assert states(book) == {1: "tracked"}
+
+
+def test_faces_that_cross_keep_their_numbers() -> None:
+    """Person 2 walks in front of person 1; while hidden, 1's crop shows 2 and the network is sure of a face."""
+    book = book_of(1, 2)
+    for frame in range(1, 60):
+        time_s, front = frame / RATE, 300.0 - 8 * frame
+        hidden = abs(front - 100) < 60
+        found, looks = [], []
+        for track in book.live:
+            shown = 2 if hidden or track.number == 1 else 1
+            found.append(face(front if shown == 2 else 100.0))
+            looks.append(look(shown))
+        book.observe(time_s, found, looks)
+        if not hidden:
+            book.admit(time_s, face(100.0), look(1))
+        by_number = {t.number: t for t in book.live if t.measured}
+        assert by_number[1].landmarks.xy[4, 0] == front
+        assert (0 in by_number) == (not hidden)
+        assert set(by_number) <= {0, 1}
+
+
+def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> None:
+    book = book_of(1, 2)
+    likeness = (SETTINGS.other_looks + SETTINGS.same_looks) / 2  # not clearly somebody else, but not the same either
+    alike = between(look(1), look(2), likeness)
+    book.live[1].looks = alike
+    book.live[0].box = book.live[0].box + np.float32([140, 0, 140, 0])
+    book.observe(1 / RATE, [face(300), face(300)], [alike, alike])
+    assert states(book) == {0: "coasting", 1: "tracked"}
+
+
+def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search() -> None:
+    book = book_of(1, 3)
+    book.observe(1 / RATE, [face(102), face(300)], [look(2), look(3)])
+    assert states(book) == {1: "tracked"}  # no ghost of a person who is not in this shot
+    assert book.wants_detection
+    stranger = book.admit(1 / RATE, face(102), look(2))
+    assert stranger is not None
+    assert (stranger.number, stranger.state) == (2, State.NEW)
+    book.observe(2 / RATE, [face(300), face(102)], [look(3), look(2)])
+    assert not book.wants_detection
+
+
+def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:
+    book = book_of(1)
+    book.observe(1.0, [face(100)], [look(2)])
+    book.admit(1.0, face(100), look(2))
+    book.observe(2.0, [face(100)], [look(1)])
+    back = book.admit(2.0, face(100), look(1))
+    assert back is not None
+    assert back.number == 0
+
+
+def test_looks_that_change_slowly_do_not_break_a_track() -> None:
+    book = book_of(1)
+    for step in range(90):
+        angle = np.pi / 2 * step / 90
+        now = (np.cos(angle) * look(1) + np.sin(angle) * look(2)).astype(np.float32)
+        book.observe((step + 1) / RATE, [face(100)], [now])
+        assert states(book) == {0: "tracked"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [face(100 + 0.8 * SIZE), face(100, 200 - 0.8 * SIZE), face(100, size=0.45 * SIZE), face(100, size=2.1 * SIZE)],
+    ids=["jumped aside", "jumped up", "shrank", "grew"],
+)
+def test_what_no_face_can_do_in_a_frame_is_a_loss(found: Landmarks) -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [found], [look(1)])
+    assert states(book) == {0: "coasting"}
+
+
+def test_landmarks_that_are_not_numbers_are_a_loss() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [face(float("nan"))], [look(1)])
+    assert states(book) == {0: "coasting"}
+
+
+def test_a_fast_walk_is_no_loss() -> None:
+    book = book_of(1)
+    for frame in range(1, 20):
+        book.observe(frame / RATE, [face(100 + 0.7 * SIZE * frame)], [look(1)])
+    assert states(book) == {0: "tracked"}
+
+
+def boxes_at(*places: float) -> Float32:
+    return np.array([[x - 50, 150, x + 50, 250] for x in places], np.float32).reshape(-1, 4)
+
+
+def test_detections_on_measured_faces_are_not_offered_again_those_on_lost_ones_are() -> None:
+    book = book_of(1, 2)
+    detected = boxes_at(700, 105, 295)
+    assert book.unclaimed(detected) == [0]
+    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [look(1), look(2)])
+    assert book.unclaimed(detected) == [0, 1]
+    assert TrackBook().unclaimed(detected) == [0, 1, 2]
+    assert book.unclaimed(boxes_at()) == []
+
+
+def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> None:
+    book = book_of(1, 2, settings=TrackSettings(most_faces=2))
+    detected = boxes_at(700, 900)
+    assert book.unclaimed(detected) == []
+    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [look(1), look(2)])
+    assert book.unclaimed(detected) == [0]
+    assert TrackBook(TrackSettings(most_faces=1)).unclaimed(detected) == [0]
+
+
+def test_the_tracks_are_in_the_order_of_their_numbers() -> None:
+    book = book_of(1, 2, 3)
+    book.observe(0.1, [lost(t) if t.number != 2 else face(500) for t in book.live], [look(n) for n in (1, 2, 3)])
+    book.admit(0.1, face(302), look(2))
+    book.admit(0.1, face(900), look(4))
+    book.admit(0.1, face(102), look(1))
+    assert list(states(book)) == [0, 1, 2, 3]
+
+
+def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> None:
+    book = book_of(1, 2)
+    for track in book.live:
+        track.seen_s = 500.0
+    book.observe(0.0, [lost(t) for t in book.live], [look(1), look(2)])
+    assert book.live == []
+    again = book.admit(0.0, face(100), look(1))
+    assert again is not None
+    assert again.number == 2
+
+
+def test_as_many_measurements_as_tracks_are_wanted() -> None:
+    with pytest.raises(ValueError, match="argument"):
+        book_of(1).observe(0.1, [], [])
+
+
+# looks
+
+
+def portrait(seed: int) -> UInt8:
+    """Something as smooth and as skin-coloured as a face."""
+    rng = np.random.default_rng(seed)
+    small = rng.normal((110, 130, 165), 35, (5, 5, 3)).clip(0, 255).astype(np.uint8)
+    return np.asarray(cv2.resize(small, (48, 48), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def test_looks_are_unit_vectors() -> None:
+    for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
+        looks = describe_looks(picture)
+        assert looks.dtype == np.float32
+        assert np.linalg.norm(looks) == pytest.approx(1, abs=1e-3) or not looks.any()
+
+
+def test_looks_stay_the_same_in_other_light_noise_and_framing() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        picture = portrait(seed)
+        darker = (picture * 0.7).astype(np.uint8)
+        noisy = (picture + rng.normal(0, 8, picture.shape)).clip(0, 255).astype(np.uint8)
+        shifted = np.roll(picture, 2, axis=1)
+        for changed in (darker, noisy, shifted):
+            assert describe_looks(picture) @ describe_looks(changed) > SETTINGS.same_looks
+
+
+def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
+    likeness = {"colour": [], "grey": []}
+    for seed in range(0, 60, 2):
+        a, b = portrait(seed), portrait(seed + 1)
+        likeness["colour"].append(describe_looks(a) @ describe_looks(b))
+        grey_a, grey_b = (np.repeat(p.mean(2, keepdims=True), 3, 2).astype(np.uint8) for p in (a, b))
+        likeness["grey"].append(describe_looks(grey_a) @ describe_looks(grey_b))
+    assert np.median(likeness["colour"]) < SETTINGS.other_looks
+    assert np.median(likeness["grey"]) < SETTINGS.other_looks

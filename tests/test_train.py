@@ -1,0 +1,297 @@
+"""The training loop on a network of a few numbers: resuming, averaging, rates, what is written and when."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from fakes_training import write_faces  # noqa: E402 - torch may be missing
+from torch import Tensor, nn  # noqa: E402
+
+from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training import train as loop  # noqa: E402
+from facetrack.training.config import Config, Network, Schedule  # noqa: E402
+from facetrack.training.train import Run, batches, learning_rate, open_objective, run_config  # noqa: E402
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of so small a network only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing in the loop may catch it."""
+
+
+class Fit:
+    """Fits a noisy line; its loss draws random numbers, as dropout and random negatives do.
+
+    Attributes:
+        kill_at: the loss that is killed, counted from 0.
+        validations: what `validate` answers, one after the other; then the true error.
+    """
+
+    def __init__(self, width: int = 4, kill_at: int | None = None, validations: tuple[float, ...] = ()) -> None:
+        self.width, self.kill_at, self.validations = width, kill_at, list(validations)
+        self.losses = 0
+        self.drawn: list[tuple[int, float]] = []
+
+    def build(self) -> nn.Module:
+        return nn.Sequential(nn.Linear(1, self.width), nn.BatchNorm1d(self.width), nn.ReLU(), nn.Linear(self.width, 1))
+
+    def item(self, index: int, progress: float) -> tuple[Any, ...]:
+        self.drawn.append((index, progress))
+        x = np.random.default_rng((5, index)).uniform(-1, 1, 1).astype(np.float32)
+        return x, 2 * x + np.float32(progress)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        if self.losses == self.kill_at:
+            raise Killed
+        self.losses += 1
+        x, y = batch
+        error = ((net(x + 0.1 * torch.randn_like(x)) - y) ** 2).mean()
+        return error, {"error": error.item(), "one": 1.0}
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        assert not net.training
+        if self.validations:
+            return {"first": self.validations.pop(0), "second": 7.0}
+        with torch.inference_mode():
+            x = torch.linspace(-1, 1, 9)[:, None]
+            return {"first": float(((net(x) - 2 * x) ** 2).mean()), "second": 7.0}
+
+
+def config(**changes: Any) -> Config:
+    settings = {
+        "steps": 12,
+        "batch": 6,
+        "learning_rate": 0.05,
+        "warm_up": 3,
+        "validate_every": 5,
+        "checkpoint_every": 3,
+        "workers": 0,
+    }
+    return Config(schedule=Schedule(**(settings | changes)))
+
+
+def parameters_after(folder: Path, objective: Fit, settings: Config | None = None) -> dict[str, Tensor]:
+    run = Run(settings or config(), objective, folder)
+    run.train()
+    return {**run.net.state_dict(), **{f"average.{k}": v for k, v in run.average.state_dict().items()}}
+
+
+@pytest.mark.parametrize("kill_at", [1, 3, 7, 10, 11])
+def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path: Path, kill_at: int) -> None:
+    whole = parameters_after(tmp_path / "whole", Fit())
+    with pytest.raises(Killed):
+        parameters_after(tmp_path / "killed", Fit(kill_at=kill_at))
+    torch.manual_seed(99)  # another process has another state
+    again = parameters_after(tmp_path / "killed", Fit())
+    assert whole.keys() == again.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_stopping_in_between_changes_nothing_either(tmp_path: Path) -> None:
+    whole = parameters_after(tmp_path / "whole", Fit())
+    for until in (4, 5, 40):
+        Run(config(), Fit(), tmp_path / "parts").train(until)
+    parts = Run(config(), Fit(), tmp_path / "parts")
+    assert parts.step == 12
+    assert all(torch.equal(value, whole[name]) for name, value in parts.net.state_dict().items())
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
+    parameters_after(tmp_path, Fit())
+    objective = Fit()
+    Run(config(), objective, tmp_path).train()
+    assert objective.losses == 0
+    assert objective.drawn == []
+
+
+def test_a_resumed_run_draws_the_items_that_the_killed_one_would_have(tmp_path: Path) -> None:
+    first, second = Fit(kill_at=7), Fit()
+    with pytest.raises(Killed):
+        parameters_after(tmp_path, first)
+    parameters_after(tmp_path, second)
+    assert [index for index, _ in second.drawn] == list(range(6 * 6, 12 * 6))  # the checkpoint of step 6
+    assert second.drawn[0] == (36, 6 / 12)
+    assert [progress for index, progress in second.drawn if index == 71] == [11 / 12]
+
+
+def test_every_process_takes_its_share_and_together_they_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, shares = config().schedule, []
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        objective = Fit()
+        assert len(list(batches(objective, schedule, 2, 5))) == 3
+        shares.append([index for index, _ in objective.drawn])
+    assert shares[0] == [12, 16, 18, 22, 24, 28]
+    assert sorted(chain(*shares)) == list(range(2 * 6, 5 * 6))
+
+
+def test_batches_are_drawn_by_worker_processes_too() -> None:
+    here = [batch[0] for batch in batches(Fit(), config().schedule, 0, 3)]
+    there = [batch[0] for batch in batches(Fit(), config(workers=1).schedule, 0, 3)]
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> None:
+    schedule = Schedule(steps=110, warm_up=10, learning_rate=0.4)
+    assert [learning_rate(step, schedule) for step in (0, 4, 9)] == pytest.approx([0.04, 0.2, 0.4])
+    assert learning_rate(10, schedule) == pytest.approx(0.4)
+    assert learning_rate(35, schedule) == pytest.approx(0.4 * (1 + math.cos(math.pi / 4)) / 2)
+    assert learning_rate(60, schedule) == pytest.approx(0.2)
+    assert learning_rate(110, schedule) == pytest.approx(0.0)
+    assert learning_rate(500, schedule) == pytest.approx(0.0)
+    assert learning_rate(0, Schedule(warm_up=0, learning_rate=0.4)) == pytest.approx(0.4)
+
+
+def test_the_optimiser_runs_at_the_rate_of_its_step_and_decays_no_bias(tmp_path: Path) -> None:
+    run = Run(config(weight_decay=0.3), Fit(), tmp_path)
+    run.train(2)
+    decayed, plain = run.optimiser.param_groups
+    assert decayed["lr"] == plain["lr"] == learning_rate(1, run.config.schedule)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.3, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim <= 1 for p in plain["params"])
+
+
+def test_the_average_follows_by_its_rule_and_copies_the_statistics(tmp_path: Path) -> None:
+    """keep = min(ema, (1 + step) / (10 + step)), step counted from 1."""
+    ema = 0.5
+    run = Run(config(ema=ema, checkpoint_every=1), Fit(), tmp_path)
+    expected = [p.detach().clone() for p in run.net.parameters()]
+    for step in range(1, 9):
+        run.train(step)
+        keep = min(ema, (1 + step) / (10 + step))
+        expected = [keep * a + (1 - keep) * p.detach() for a, p in zip(expected, run.net.parameters(), strict=True)]
+        for a, b in zip(expected, run.average.parameters(), strict=True):
+            torch.testing.assert_close(a, b.detach())
+        for a, b in zip(run.net.buffers(), run.average.buffers(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_large_gradients_are_clipped(tmp_path: Path) -> None:
+    run = Run(config(clip=1e-3), Fit(), tmp_path)
+    run.train(1)
+    norm = math.sqrt(sum(float((p.grad**2).sum()) for p in run.net.parameters() if p.grad is not None))
+    assert norm <= 1e-3 + 1e-7
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_before_it_spoils_the_network(tmp_path: Path) -> None:
+    class Broken(Fit):
+        def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+            loss, terms = super().loss(net, batch)
+            return loss * (math.nan if self.losses == 5 else 1.0), terms
+
+    run = Run(config(), Broken(), tmp_path)
+    with pytest.raises(RuntimeError, match="non-finite"):
+        run.train()
+    assert all(torch.isfinite(p).all() for p in run.net.parameters())
+    assert run.step == 4
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_log_has_means_since_the_last_line_also_of_a_short_last_interval(tmp_path: Path) -> None:
+    parameters_after(tmp_path, Fit())
+    log = lines(tmp_path)
+    assert [line["step"] for line in log] == [5, 10, 12]
+    for line in log:
+        assert line["one"] == 1.0
+        assert line["rate"] > 0
+        assert set(line["val"]) == {"first", "second"}
+
+
+def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: Path) -> None:
+    settings = config(steps=20, checkpoint_every=5)
+    Run(settings, Fit(validations=(3.0, 1.0)), tmp_path).train(10)
+    run = Run(settings, Fit(validations=(2.0, 1.5)), tmp_path)
+    assert run.best == 1.0
+    run.train()
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert (best["step"], best["val"]["first"]) == (10, 1.0)
+    assert best["average"].keys() == run.average.state_dict().keys()
+
+
+def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(config(), Fit(), tmp_path)
+    run.train(3)
+
+    def half(_state: dict[str, Any], path: Path) -> None:
+        path.write_bytes(b"half a checkpoint")
+        raise Killed
+
+    monkeypatch.setattr(loop.torch, "save", half)
+    with pytest.raises(Killed):
+        run.train(6)
+    monkeypatch.undo()
+    assert Run(config(), Fit(), tmp_path).step == 3
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    Run(config(), Fit(), tmp_path).train(3)
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: of another network than the configuration's"):
+        Run(config(), Fit(width=5), tmp_path)
+
+
+def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Path) -> None:
+    a, b = (parameters_after(tmp_path / name, Fit()) for name in "ab")
+    c = parameters_after(tmp_path / "c", Fit(), config(seed=1))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["0.weight"], c["0.weight"])
+
+
+def test_networks_that_nothing_trains_are_refused_with_those_that_can_be(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nothing trains 'perceptron' yet; wanted one of gv, bbfcn-backbone, bbfcn"):
+        open_objective(Config(Network("perceptron")), tmp_path, tmp_path)
+
+
+def test_the_branches_want_a_finished_backbone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"backbone\.pt: not found; wanted the best\.pt of a finished run"):
+        open_objective(Config(Network("bbfcn", 5)), tmp_path, tmp_path)
+
+
+def test_a_configuration_file_is_trained_with_its_overrides(tmp_path: Path) -> None:
+    """Two steps of the smallest GV on a corpus of painted faces, from the file to the checkpoint."""
+    write_faces(tmp_path / "data" / "faces", 2)
+    write_faces(tmp_path / "data" / "grass", 1)
+    (tmp_path / "run.toml").write_text(
+        """
+negatives = ["grass"]
+validation = "faces"
+[network]
+options = { encoder = "mobilenetv3-small", width = 8, face_score = true }
+[[corpora]]
+path = "faces"
+[schedule]
+steps = 50
+batch = 2
+workers = 0
+sizes = [[0.0, 64]]
+"""
+    )
+    out = tmp_path / "out"
+    run_config(tmp_path / "run.toml", tmp_path / "data", out, ["schedule.steps=2", "schedule.validate_every=1"])
+    assert [line["step"] for line in lines(out)] == [1, 2]
+    assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
+    assert (out / "best.pt").is_file()

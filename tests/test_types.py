@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from facetrack.tracker.types import Face, Frame, Landmarks, Proposals, Result, State, frozen_array
+
+XY = np.zeros((68, 2), np.float32)
+SCORE = np.ones(68, np.float32)
+PICTURE = np.zeros((48, 64, 3), np.uint8)
+
+
+def face(**changed: Any) -> Face:
+    values: dict[str, Any] = {
+        "track": 0,
+        "state": State.NEW,
+        "box": np.array([0, 0, 9, 9]),
+        "measured": Landmarks(XY, SCORE, 0.9, "ibug68"),
+        "smoothed": XY,
+        "speed": XY,
+        "confidence": 0.9,
+    }
+    return Face(**{**values, **changed})
+
+
+def test_a_frozen_array_is_a_read_only_copy_of_the_wanted_type() -> None:
+    given = np.arange(6.0).reshape(3, 2)
+    frozen = frozen_array(given, (None, 2), "points")
+    assert frozen.dtype == np.float32
+    with pytest.raises(ValueError, match="read-only"):
+        frozen[0, 0] = 7
+    same_type = np.ones((3, 2), np.float32)
+    frozen = frozen_array(same_type, (3, 2), "points")
+    same_type[0, 0] = 7  # the caller's own array stays writeable and apart
+    assert frozen[0, 0] == 1
+
+
+def test_a_frozen_array_is_not_copied_again() -> None:
+    frozen = frozen_array([[1, 2]], (1, 2), "points")
+    assert frozen_array(frozen, (1, 2), "points") is frozen
+
+
+@pytest.mark.parametrize(
+    ("values", "shape", "wanted"),
+    [(np.zeros((3, 3)), (None, 2), r"\(\*, 2\), got \(3, 3\)"), (np.zeros(4), (2, 2), r"\(2, 2\), got \(4,\)")],
+)
+def test_a_wrong_shape_names_what_was_wanted_and_what_was_got(
+    values: Any, shape: tuple[int | None, ...], wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=f"points: wanted shape {wanted}"):
+        frozen_array(values, shape, "points")
+
+
+@pytest.mark.parametrize("bgr", [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 4), np.uint8), PICTURE / 255])
+def test_a_frame_is_a_colour_picture_of_bytes(bgr: Any) -> None:
+    with pytest.raises(ValueError, match=r"wanted \(H, W, 3\) uint8"):
+        Frame(0, 0.0, 0.0, bgr)
+
+
+def test_the_size_of_a_frame_is_height_and_width() -> None:
+    assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
+
+
+def test_proposals_come_best_first() -> None:
+    boxes, points = np.zeros((2, 4)), np.zeros((2, 5, 2))
+    assert len(Proposals(boxes, np.array([0.9, 0.2]), points)) == 2
+    with pytest.raises(ValueError, match="wanted descending"):
+        Proposals(boxes, np.array([0.2, 0.9]), points)
+
+
+def test_no_proposals_are_empty_arrays_of_the_right_shapes() -> None:
+    none = Proposals.none()
+    assert len(none) == 0
+    assert (none.boxes.shape, none.scores.shape, none.points.shape) == ((0, 4), (0,), (0, 5, 2))
+
+
+def test_parts_of_one_value_must_fit_each_other() -> None:
+    with pytest.raises(ValueError, match=r"Landmarks.score: wanted shape \(68\)"):
+        Landmarks(XY, SCORE[:5], 1.0, "ibug68")
+    with pytest.raises(ValueError, match=r"Proposals.points: wanted shape \(1, 5, 2\)"):
+        Proposals(np.zeros((1, 4)), np.zeros(1), np.zeros((1, 4, 2)))
+    with pytest.raises(ValueError, match=r"Face.speed: wanted shape \(68, 2\)"):
+        face(speed=XY[:5])
+    with pytest.raises(ValueError, match=r"Face\.box"):
+        face(box=np.zeros(5))
+
+
+def test_values_cannot_be_changed() -> None:
+    seen = face()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        seen.track = 3
+    for array in (seen.box, seen.smoothed, seen.speed):
+        assert not array.flags.writeable
+
+
+def test_a_coasting_face_has_no_measurement() -> None:
+    assert face(state=State.COASTING, measured=None).measured is None
+
+
+def test_states_are_the_words_of_the_csv() -> None:
+    assert [str(state) for state in State] == ["new", "tracked", "coasting"]
+
+
+def test_a_result_without_faces_is_empty() -> None:
+    result = Result(Frame(0, 0.0, 0.0, PICTURE), ())
+    assert (result.faces, dict(result.spans_s)) == ((), {})
