@@ -29,7 +29,7 @@ Status = Literal["ok", "absent", "failed"]
 NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 TRAINING = ("torch", "onnx", "onnxscript", "h5py")
-EYE_ERROR_PX = 5.0  # one eighth of the distance between them: any tracker that works is closer
+EYE_ERROR_PX = 4.0  # a tenth of the distance between them: a tracker that works is closer
 SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
 
 

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import cv2
+import numpy as np
 
 from ..engines.aligner import Aligner
 from ..engines.backend import Backend, open_backend
@@ -113,6 +114,7 @@ def _take(load: Future[Backend], opened: ExitStack) -> Backend:
 
 
 def _warm_up(pipeline: Pipeline) -> None:
-    """Track a real face once, so that no frame of the user's waits for compilation or first allocations."""
-    for _ in pipeline.serial([Frame(index=0, time_s=0.0, taken_s=0.0, bgr=portrait())]):
+    """Track a real face once, small to be quick, so that no frame of the user's waits for a first time."""
+    bgr = np.asarray(cv2.resize(portrait(), (128, 128), interpolation=cv2.INTER_AREA), np.uint8)
+    for _ in pipeline.serial([Frame(index=0, time_s=0.0, taken_s=0.0, bgr=bgr)]):
         pass

@@ -40,9 +40,9 @@ def cards_as_table(cards: Sequence[ModelCard]) -> str:
     lines = columns([head, *(_card_cells(card) for card in cards)], numbers_from=4).splitlines()
     text = lines[:1]
     for card, line in zip(cards, lines[1:], strict=True):
-        measured = ", ".join(f"{name} {value:g}" for name, value in card.measured.items())
+        measured = "; ".join(f"{name}: {value:g}" for name, value in card.measured.items())
         text += [line, f"    measured: {measured or 'nothing yet'}"]
-        text += [f"    trained on: {', '.join(card.data)}", f"    licence: {card.licence}"]
+        text += [f"    trained on: {', '.join(card.data)}", f"    {card.licence}"]
     return "\n".join(text)
 
 

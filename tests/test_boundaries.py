@@ -144,7 +144,9 @@ def test_segment_maps_are_blurred_straight_lines():
     canvas = np.zeros((1024, 1024), np.float32)
     cv2.polylines(canvas, [np.rint(fine * 16).astype(np.int32)], False, 1.0, 16, cv2.LINE_8, 4)
     wanted = cv2.GaussianBlur(cv2.resize(canvas, (64, 64), interpolation=cv2.INTER_AREA), (7, 7), 1)
-    np.testing.assert_allclose(got[0], wanted / wanted.max(), atol=0.06)
+    assert np.corrcoef(got[0].ravel(), wanted.ravel())[0, 1] > 0.999
+    scale = (got[0] * wanted).sum() / (wanted**2).sum()  # the maxima stand at different bends
+    np.testing.assert_allclose(got[0], scale * wanted, atol=0.12)
 
 
 def test_a_straight_segment_has_the_profile_of_a_blurred_tent():

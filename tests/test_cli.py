@@ -281,7 +281,7 @@ def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: 
     assert card.is_file()
     assert run("models") == 0
     out = capsys.readouterr().out
-    for told in ("pebble-68", "ibug68", "12,345", "nme_beach 3.5", "a beach", "research only"):
+    for told in ("pebble-68", "ibug68", "12,345", "nme_beach: 3.5", "a beach", "research only"):
         assert told in out
 
 

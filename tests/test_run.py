@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -319,25 +320,25 @@ def test_a_batch_drops_nothing_however_slow_the_stages_are() -> None:
 
 
 def test_live_at_most_two_frames_are_on_their_way() -> None:
-    lock, begun, done = threading.Lock(), [0], [0]
-    most = [0]
-    second = threading.Event()
+    begun = [threading.Event() for _ in range(40)]
+    on_the_way: list[int] = []
+    done = 0
 
-    def began() -> None:
-        with lock:
-            begun[0] += 1
-            most[0] = max(most[0], begun[0] - done[0])
-            if begun[0] == 2:
-                second.set()
+    def begin(number: int) -> None:
+        on_the_way.append(sum(event.is_set() for event in begun) + 1 - done)
+        begun[number].set()
 
-    detector = Watchman(on=dict.fromkeys(range(300), began))
-    for _ in make(detector).run(frames(300), live=True):
-        wait_for(second)  # one may be searched while this one is in the caller's hands
-        with lock:
-            done[0] += 1
-        if begun[0] == done[0] == 1:
-            second.clear()
-    assert most[0] == FRAMES_IN_FLIGHT
+    def paced() -> Iterator[Frame]:
+        for number, event in enumerate(begun):
+            yield frame(number)
+            wait_for(event)  # so that none is dropped
+
+    detector = Watchman(on={number: partial(begin, number) for number in range(40)})
+    for result in make(detector).run(paced(), live=True):
+        wait_for(begun[min(result.frame.index + 1, 39)])  # the next one is searched while this one is still here
+        done += 1
+    assert done == 40
+    assert max(on_the_way) == FRAMES_IN_FLIGHT
 
 
 def test_live_frames_stay_in_order_and_the_last_one_is_never_dropped() -> None:

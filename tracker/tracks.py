@@ -38,8 +38,8 @@ class TrackSettings:
         most_faces: faces measured at the same time; further ones are not taken in.
     """
 
-    birth: float = 0.6
-    keep: float = 0.35
+    birth: float = 0.3
+    keep: float = 0.1
     coast_s: float = 0.25
     memory_s: float = 8.0
     same_looks: float = 0.65

@@ -14,6 +14,15 @@ import numpy as np
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.types import Float32, Float64, UInt8
 
+_LETTERS = list("abcdeghmnopqsuvwxyzABCDEFGHKMNOPQRSUVWXYZ0123456789&%:;.-")
+_FONTS = (
+    cv2.FONT_HERSHEY_SIMPLEX,
+    cv2.FONT_HERSHEY_DUPLEX,
+    cv2.FONT_HERSHEY_TRIPLEX,
+    cv2.FONT_HERSHEY_COMPLEX,
+    cv2.FONT_HERSHEY_SCRIPT_SIMPLEX,
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -205,3 +214,19 @@ def _filling(size: tuple[int, int], patches: list[UInt8], rng: np.random.Generat
         return rng.integers(0, 256, (*size, 3), np.uint8)
     patch = patches[int(rng.integers(len(patches)))]
     return _uint8(cv2.resize(patch, (size[1], size[0]), interpolation=cv2.INTER_AREA))
+
+
+def written_on(bgr: UInt8, rng: np.random.Generator) -> UInt8:
+    """A copy with a few random words of letters and digits on it, often outlined, over the picture or one colour."""
+    bgr = bgr.copy() if rng.random() < 0.5 else np.broadcast_to(rng.integers(0, 256, 3, np.uint8), bgr.shape).copy()
+    height, width = bgr.shape[:2]
+    for _ in range(int(rng.integers(1, 5))):
+        word = "".join(rng.choice(_LETTERS, int(rng.integers(2, 9))))
+        scale, thickness = float(np.exp(rng.uniform(-0.9, 0.9))), int(rng.integers(1, 7))
+        place = int(rng.uniform(-0.2, 0.6) * width), int(rng.uniform(0.15, 1.0) * height)
+        font = int(rng.choice(_FONTS))
+        inner, outer = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
+        if rng.random() < 0.5:
+            cv2.putText(bgr, word, place, font, scale, outer, thickness + 3, cv2.LINE_AA)
+        cv2.putText(bgr, word, place, font, scale, inner, thickness, cv2.LINE_AA)
+    return bgr

@@ -18,7 +18,7 @@ from ..tracker.errors import ConfigError
 from ..tracker.geometry import CropTransform
 from ..tracker.proposals import mean_of_highest
 from ..tracker.types import Float32, UInt8
-from .augment import crop_over_background, disturb
+from .augment import crop_over_background, disturb, written_on
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .config import Config
 from .datasets import Sample, read_images, read_point_table, read_pts_folder
@@ -103,11 +103,13 @@ class Windows:
         return self._finish(Chip.without_faces(bgr), transform, rng, disturbed=disturbed)
 
     def _on_nothing(self, size: int, rng: np.random.Generator) -> Picture:
-        """Mined false alarms, pieces of pictures without faces, pieces of faces far too large to be found."""
+        """Mined false alarms, pieces of pictures without faces, writing, pieces of faces far too large."""
         kind = rng.random()
         if self.hard and kind < self.config.discs.hard_share:
             return self._on_false_alarm(self.hard[int(rng.integers(len(self.hard)))], size, rng)
-        if kind < 0.9:
+        if kind > 0.92:
+            return self._on_letters(size, rng)
+        if kind < 0.85:
             bgr = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
             return self.on_background(bgr, size, rng, disturbed=rng.random() < 0.7)
         chip, face = self._draw(rng), size * rng.uniform(1.6, 4.0)
@@ -115,6 +117,15 @@ class Windows:
         transform = place_box(chip.boxes[0], face, np.deg2rad(rng.normal(0, 15)), away, size)
         crop, maps = self._finish(chip, transform, rng, disturbed=True)
         return crop, np.zeros_like(maps)
+
+    def _on_letters(self, size: int, rng: np.random.Generator) -> Picture:
+        """Writing over anything: round letters side by side are eyes to a small network."""
+        bgr = self.patches[int(rng.integers(len(self.patches)))]
+        chip = Chip.without_faces(written_on(bgr, rng))
+        middle = np.array([(bgr.shape[1] - 1) / 2, (bgr.shape[0] - 1) / 2, bgr.shape[0]], np.float32)
+        shown = size * float(np.exp(rng.uniform(0, 0.8)))
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 10)), rng.uniform(-0.2, 0.2, 2) * size, size)
+        return self._finish(chip, transform, rng, disturbed=rng.random() < 0.5)
 
     def _on_false_alarm(self, crop: UInt8, size: int, rng: np.random.Generator) -> Picture:
         """A mined crop, whose middle half shows what was taken for a face of the usual size."""

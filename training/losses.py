@@ -5,12 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..tracker.codecs import REACH
+
 WITHOUT_LANDMARK = 13  # pixels that a map without its landmark contributes: as many as a disc of radius 2
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
-def soft_centroid(vectors: Tensor, reach: int = 2) -> tuple[Tensor, Tensor]:
-    """Differentiable place of each vector's maximum: the centroid of the squared values within `reach` cells.
+def soft_centroid(vectors: Tensor, reach: int = REACH) -> tuple[Tensor, Tensor]:
+    """Differentiable place of each vector's maximum: the centroid of the values ** 1.5 within `reach` cells.
 
     The same arithmetic as `tracker.codecs.decode_vectors`, so that training sees what decoding will give.
 
@@ -24,7 +26,7 @@ def soft_centroid(vectors: Tensor, reach: int = 2) -> tuple[Tensor, Tensor]:
     top = vectors.argmax(2)  # F, N, 2
     grid = torch.arange(cells, device=vectors.device, dtype=vectors.dtype).view(1, 1, cells, 1)
     near = (grid - top.unsqueeze(2)).abs() <= reach
-    weights = (vectors.clamp(min=0) * near) ** 2 + 1e-6 * near
+    weights = (vectors.clamp(min=0) * near) ** 1.5 + 1e-6 * near
     return (weights * grid).sum(2) / weights.sum(2), top
 
 
