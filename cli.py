@@ -6,12 +6,10 @@ Data goes to stdout, talk to stderr. What a command needs is imported when it ru
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
-from .tracker.errors import BackendError, ConfigError, FacetrackError
+from .tracker.errors import BackendError, FacetrackError
 
 if TYPE_CHECKING:
     from .pipeline.open import OpenEngines
@@ -94,6 +92,9 @@ def _compilation_cache() -> Path:
             return folder
     except OSError:
         pass
+    import atexit
+    import tempfile
+
     passing = tempfile.TemporaryDirectory(prefix="facetrack-numba-")
     atexit.register(passing.cleanup)
     return Path(passing.name)
@@ -103,7 +104,7 @@ def _announce_compilation() -> None:
     """Explain the one long start: Numba compiles for this very processor, and keeps what it made."""
     cache = Path(os.environ["NUMBA_CACHE_DIR"])
     if not any(cache.glob("**/*.nbi")):
-        say("first start on this machine: compiling, which takes some seconds once")
+        say("first start: compiling for this processor, half a minute once")
 
 
 class _Talk(logging.Handler):
@@ -296,22 +297,13 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> No
     """Train a network as CONFIG.toml says; a run that was interrupted goes on from its last checkpoint."""
     from .training.config import load
 
-    settings = load(config, list(overrides))
+    load(config, overrides)  # a mistake in the settings is told before torch is missed
     try:
-        from .training.alignment import VectorAlignment
-        from .training.detection import BackboneDetection
-        from .training.train import Objective
-        from .training.train import train as run
+        from .training.train import run_config
     except ModuleNotFoundError as error:
         raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
-    objectives: dict[str, Callable[[], Objective]] = {
-        "gv": lambda: VectorAlignment(settings, data),
-        "bbfcn-backbone": lambda: BackboneDetection(settings, data),
-    }
-    if settings.network.name not in objectives:
-        raise ConfigError(f"network.name: wanted {' or '.join(objectives)}, got {settings.network.name!r}")
     log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
-    run(settings, objectives[settings.network.name](), out)
+    run_config(config, data, out, overrides)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from facetrack.tracker.types import Float32, Float64
 FPS = 30.0
 SIZE_PX = 150.0
 OWN_NOISE_PX, SHARED_NOISE_PX = 0.3, 0.15
+SCORE = np.full(68, 0.65, np.float32)  # what the GV network says of a clear face
 REPEATS = 20
 
 UPPER_LIDS = [37, 38, 43, 44]
@@ -84,8 +85,8 @@ def track(seen: Float32, settings: Settings) -> Float32:
     """Smooth (T, 68, 2) measurements."""
     if settings is None:
         return seen
-    smoother, score = Smoother(settings, seen.shape[1]), np.ones(seen.shape[1], np.float32)
-    return np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
+    smoother = Smoother(settings, 68)
+    return np.stack([smoother.update(i / FPS, xy, SCORE, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
 def jitter_px(settings: Settings, rng: np.random.Generator, louder: float) -> float:
@@ -150,10 +151,10 @@ def rows() -> Iterator[tuple[str, str, Callable[[Settings, np.random.Generator],
 def microseconds() -> float:
     """Median time of one update of 68 points."""
     seen = measured(still(3000), np.random.default_rng(0))
-    smoother, score, spans = Smoother(SmootherSettings(), 68), np.ones(68, np.float32), []
+    smoother, spans = Smoother(SmootherSettings(), 68), []
     for i, xy in enumerate(seen):
         start = time.perf_counter()
-        smoother.update(i / FPS, xy, score, SIZE_PX)
+        smoother.update(i / FPS, xy, SCORE, SIZE_PX)
         spans.append(time.perf_counter() - start)
     return float(np.median(spans)) * 1e6
 

@@ -20,6 +20,7 @@ from ..tracker.proposals import (
     fit_views,
     mean_of_highest,
     suppress,
+    warm_up,
 )
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
@@ -125,8 +126,8 @@ class Detector:
         framed = np.full((_fours(height + 2 * MARGIN), _fours(width + 2 * MARGIN), 3), GREY, np.uint8)
         framed[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = level
         maps = self._scan.run(framed[None])[0][0]
-        peaks = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
-        return agree(*peaks, self._agreement).enlarged((frame[1] / width, frame[0] / height), MARGIN)
+        kind, xy, response = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
+        return agree(kind, xy, response, self._agreement).enlarged((frame[1] / width, frame[0] / height), MARGIN)
 
     def look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> tuple[Float32, Float32]:
         """Show each candidate upright and large to backbone and branches.
@@ -147,7 +148,9 @@ class Detector:
 
     def warm_up(self) -> None:
         """Compile and allocate everything once, so that no live frame pays for it."""
+        warm_up()
         self.detect(np.zeros((64, 64, 3), np.uint8))
+        self._refine.run(np.zeros((1, *self.card.size, 3), np.uint8))
 
     def close(self) -> None:
         """Free both backends."""
@@ -192,7 +195,7 @@ def read_crops(coarse: Float32, fine: Float32, corner: Float32) -> tuple[Float32
 def logistic(features: Float32, weights: list[float]) -> Float32:
     """Chance by logistic regression; the last weight is the constant."""
     z = features @ np.asarray(weights[:-1], np.float32) + np.float32(weights[-1])
-    return (1.0 / (1.0 + np.exp(-np.clip(z, -15, 15)))).astype(np.float32)
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -15, 15))), np.float32)
 
 
 def _fours(length: int) -> int:

@@ -35,7 +35,7 @@ SIZE = 480, 640  # of the picture that is made when no video is given
 RATE = Fraction(30)
 SWING = 0.08  # of the picture's width: how far the faces move to either side
 SWING_S = 2.0  # period
-REPEATS = 100  # of each part
+MOST_REPEATS, LONGEST_S = 200, 2.0  # of each part, whichever comes first
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,14 @@ def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> di
         "backend": engines.backend,
         "models": identify_models(engines.cards),
         "settings": asdict(choices),
-        "input": settings.video.name
-        if settings.video
-        else f"moving portrait, {settings.faces} faces, {SIZE[1]}x{SIZE[0]}",
+        "input": settings.video.name if settings.video else _describe(settings),
         **whole,
         "parts_ms": parts,
     }
+
+
+def _describe(settings: BenchSettings) -> str:
+    return f"moving portrait, {settings.faces} face{'s' * (settings.faces > 1)}, {SIZE[1]}x{SIZE[0]}"
 
 
 def write_moving_portrait(path: Path, settings: BenchSettings) -> Path:
@@ -146,9 +148,9 @@ def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], obj
 
 def _timed(part: Callable[[], object]) -> Percentiles:
     times = Percentiles()
-    for repeat in range(-3, REPEATS):
+    part()
+    while times.count < MOST_REPEATS and times.sum_s < LONGEST_S:
         began = time.perf_counter()
         part()
-        if repeat >= 0:
-            times.add(time.perf_counter() - began)
+        times.add(time.perf_counter() - began)
     return times

@@ -8,7 +8,15 @@ import pytest
 torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
 
 from facetrack.engines import nets  # noqa: E402
-from facetrack.engines.nets.bbfcn import BBFCN, Backbone, Branches, Doubling, RegressionBaseline  # noqa: E402
+from facetrack.engines.nets.bbfcn import (  # noqa: E402
+    BBFCN,
+    Backbone,
+    Branches,
+    Doubling,
+    RegressionBaseline,
+    cut_windows,
+    window_corners,
+)
 from facetrack.training.losses import WITHOUT_LANDMARK, selective_l2  # noqa: E402
 from facetrack.training.targets import UNKNOWN, disc_maps  # noqa: E402
 
@@ -59,26 +67,56 @@ def test_inside_a_large_picture_the_backbone_sees_what_it_sees_in_a_crop():
     torch.testing.assert_close(whole[:, :, 56:104, 56:104], crop[:, :, inner, inner], atol=1e-6, rtol=1e-5)
 
 
-def test_a_doubling_is_the_deconvolution_it_stands_for():
+def test_a_doubling_is_the_rectified_deconvolution_it_stands_for():
     torch.manual_seed(0)
     layer, x = Doubling(6, 4), torch.randn(2, 6, 5, 7)
-    torch.testing.assert_close(layer(x), torch.nn.ConvTranspose2d.forward(layer, x))
+    torch.testing.assert_close(layer(x), torch.relu(torch.nn.ConvTranspose2d.forward(layer, x)))
 
 
 def test_grouped_branches_are_separate_branches():
     torch.manual_seed(0)
-    together, rgb, coarse = Branches(3), torch.randn(2, 3, 24, 24), torch.randn(2, 3, 24, 24)
+    together, planes = Branches(3), torch.randn(2, 3, 4, 24, 24)
     for k in range(3):
         alone = Branches(1)
         for mine, shared in zip(alone.parameters(), together.parameters(), strict=True):
             mine.data = shared.data.chunk(3)[k].clone()
-        torch.testing.assert_close(alone(rgb, coarse[:, k : k + 1]), together(rgb, coarse)[:, k : k + 1])
+        torch.testing.assert_close(alone(planes[:, k : k + 1])[:, 0], together(planes)[:, k])
 
 
-def test_the_whole_network_gives_coarse_and_fine_maps():
-    coarse, fine = nets.FromBytes(nets.build("bbfcn", 5))(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
+def test_windows_are_cut_round_the_thirteen_highest_responses():
+    coarse = torch.from_numpy(disc_maps(np.array([[[10.0, 7.0], [25.0, 28.0]]], np.float32), 32, radius=2)).float()
+    corner = window_corners(coarse[None])
+    assert corner[0].tolist() == [[2 * 10 + 1 - 12, 2 * 7 + 1 - 12], [2 * 25 + 1 - 12, 2 * 28 + 1 - 12]]
+
+
+def test_cut_windows_are_the_pixels_at_the_corner_and_a_constant_beyond():
+    planes = torch.arange(2 * 64 * 64, dtype=torch.float32).view(1, 2, 1, 64, 64)
+    corner = torch.tensor([[[5, 9], [-11, 51]]])
+    inside, edge = cut_windows(planes, corner, beyond=-1.0)[0, :, 0]
+    assert torch.equal(inside, planes[0, 0, 0, 9:33, 5:29])
+    assert torch.equal(edge[:13, 11:], planes[0, 1, 0, 51:64, 0:13])
+    assert (edge[13:] == -1).all()
+    assert (edge[:, :11] == -1).all()
+
+
+def test_the_whole_network_gives_coarse_maps_fine_maps_and_the_windows_corners():
+    coarse, fine, corner = nets.FromBytes(nets.build("bbfcn", 5))(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     assert coarse.shape == (2, 5, 32, 32)
-    assert fine.shape == (2, 5, 64, 64)
+    assert fine.shape == (2, 5, 24, 24)
+    assert corner.shape == (2, 5, 2)
+
+
+def test_a_branch_sees_its_window_of_the_picture_and_of_its_own_map():
+    torch.manual_seed(0)
+    net, crop = BBFCN(2).eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        coarse, fine, corner = net(crop)
+        x, y = (int(v) for v in corner[0, 1])
+        own = torch.nn.functional.interpolate(coarse[:, 1:], scale_factor=2, mode="bilinear")
+        planes = torch.nn.functional.pad(torch.cat((crop, own), 1), (12, 12, 12, 12))
+        window = planes[:, :, y + 12 : y + 36, x + 12 : x + 36]
+        both = torch.stack((window, window), 1)
+        torch.testing.assert_close(net.branches(both)[:, 1], fine[:, 1])
 
 
 def test_a_disc_of_radius_two_has_thirteen_pixels_whose_mean_is_the_landmark():

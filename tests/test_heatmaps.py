@@ -220,5 +220,5 @@ def test_field_decoding_is_the_plain_one_and_the_trained_one():
     wanted, mass = field_decoding_in_numpy(maps, field, lines, 1, 3)
     np.testing.assert_allclose(got, wanted, atol=1e-4)
     np.testing.assert_allclose(score, mass, atol=1e-5)
-    trained = field_centroid(*(torch.from_numpy(a) for a in (maps, field, lines)))
+    trained, _ = field_centroid(*(torch.from_numpy(a) for a in (maps, field, lines)))
     np.testing.assert_allclose(trained.numpy(), got, atol=1e-4)

@@ -97,9 +97,9 @@ def test_a_closed_mask_passes_the_features_on_unchanged():
 
 
 def test_the_baseline_answers_like_span_without_a_field():
-    net, picture = on_meta("shn", stacks=2, width=64, face_score=True), torch.empty(1, 3, 128, 128, device="meta")
-    assert [m.shape for m in net(picture).landmarks] == [(1, 68, 32, 32), (1, 68, 64, 64)]
-    assert [m.shape for m in net.eval()(picture)] == [(1, 68, 64, 64), (1, 2)]
+    net, picture = on_meta("shn", stacks=2, width=64, face_score=True), torch.empty(2, 3, 128, 128, device="meta")
+    assert [m.shape for m in net(picture).landmarks] == [(2, 68, 32, 32), (2, 68, 64, 64)]
+    assert [m.shape for m in net.eval()(picture)] == [(2, 68, 64, 64), (2, 2)]
 
 
 def test_a_compact_span_is_the_same_code_on_a_smaller_picture():

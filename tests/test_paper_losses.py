@@ -189,9 +189,10 @@ def test_unknown_landmarks_do_not_count():
 
 
 def test_the_coordinate_term_is_the_squared_error_in_crop_widths():
-    cells = torch.zeros(1, 2, 2)
-    xy = torch.tensor([[[0.5, 0.5], [6.5, 0.5]]])  # cell 0, and 3 cells to the right
-    assert span.coordinate_error(cells, xy, 64).item() == pytest.approx((3 / 64) ** 2)
+    place = torch.zeros(1, 4, 2)
+    # Cell 0, 3 cells to the right, beyond the field's reach, and unknown: the last two do not count.
+    xy = torch.tensor([[[0.5, 0.5], [6.5, 0.5], [40.5, 0.5], [torch.nan, torch.nan]]])
+    assert span.coordinate_error(place, place.long(), xy, 64).item() == pytest.approx((3 / 64) ** 2)
 
 
 def test_a_turned_map_is_the_map_of_turned_landmarks():

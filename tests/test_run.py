@@ -175,6 +175,16 @@ def test_the_threaded_run_gives_exactly_the_serial_results(detect_every: int) ->
     for one, two in zip(serial, threaded, strict=True):
         assert_same(one, two)
     assert {face.track for result in serial for face in result.faces} == {0, 1}
+
+
+def test_so_it_does_where_faces_are_lost_coast_and_return() -> None:
+    lost = {4, 5, *range(12, 25)}
+    serial, threaded = (
+        list(make(aligner=Surveyor(lost=lost)).serial(frames(40))),
+        list(make(aligner=Surveyor(lost=lost)).run(frames(40))),
+    )
+    for one, two in zip(serial, threaded, strict=True):
+        assert_same(one, two)
     assert {face.state for result in serial for face in result.faces} == set(State)
 
 

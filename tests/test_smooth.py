@@ -17,7 +17,7 @@ SIZE_PX = 150.0
 FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
 UPPER_LIDS = [37, 38, 43, 44]
 LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
-ONES = np.ones(68, np.float32)
+CLEAR = np.full(68, 0.65, np.float32)  # what the GV network says of a clear face
 
 
 def still(frames: int) -> Float64:
@@ -33,7 +33,7 @@ def measured(truth: Float64, seed: int = 0, louder: float = 1.0) -> Float32:
 
 def smoothed(seen: Float32, settings: SmootherSettings | None = None) -> Float32:
     smoother = Smoother(settings or SmootherSettings(), seen.shape[1])
-    score = np.ones(seen.shape[1], np.float32)
+    score = np.full(seen.shape[1], CLEAR[0])
     return np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
@@ -76,7 +76,7 @@ def test_one_point_at_uneven_times_with_changing_scores_is_filterpys_kalman_filt
 
 def test_68_points_that_move_alike_are_one_filterpy_filter() -> None:
     settings = SmootherSettings(surprise=np.inf, noisiest=1.0)
-    noise, shared = (settings.noise * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
+    noise, shared = (settings.noise / 0.65 * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
     oracle = KalmanFilter(dim_x=2, dim_z=1)
     oracle.F, oracle.H = np.array([[1, 1 / FPS], [0, 1]]), np.array([[1.0, 0.0]])
     oracle.Q = Q_discrete_white_noise(2, 1 / FPS, (settings.rest_shared * SIZE_PX) ** 2)
@@ -160,7 +160,7 @@ def noise_ratio(frames: Float64, share: float) -> float:
     smoother = Smoother(SmootherSettings(), 68)
     smoother._size_px = SIZE_PX
     smoother._state.recent[:] = frames[:2]
-    return kalman.noise_level(smoother._state, frames[2], np.ones(68), share, smoother._tuning())
+    return kalman.noise_level(smoother._state, frames[2], CLEAR.astype(float), share, smoother._tuning())
 
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.9])
@@ -221,7 +221,7 @@ def test_a_steady_motion_without_noise_is_followed_exactly_at_uneven_times() -> 
     velocity = rng.normal(0, 20, (68, 2))
     for _ in range(60):
         time_s += rng.uniform(0.005, 0.08)
-        xy, speed = smoother.update(time_s, FACE + velocity * time_s, ONES, SIZE_PX)
+        xy, speed = smoother.update(time_s, FACE + velocity * time_s, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, FACE + velocity * time_s, atol=0.05)
     np.testing.assert_allclose(speed, velocity, atol=0.5)
 
@@ -231,15 +231,15 @@ def test_shifting_turning_and_scaling_the_input_does_the_same_to_the_output() ->
     turn = 2.5 * np.array([[0, 1], [-1, 0]])
     plain, other = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
     for i, xy in enumerate(seen):
-        a, speed_a = plain.update(i / FPS, xy, ONES, SIZE_PX)
-        b, speed_b = other.update(i / FPS + 100, xy @ turn + [40, -7], ONES, 2.5 * SIZE_PX)
+        a, speed_a = plain.update(i / FPS, xy, CLEAR, SIZE_PX)
+        b, speed_b = other.update(i / FPS + 100, xy @ turn + [40, -7], CLEAR, 2.5 * SIZE_PX)
     np.testing.assert_allclose(b, a @ turn + [40, -7], atol=1e-2)
     np.testing.assert_allclose(speed_b, speed_a @ turn, atol=1e-2)
 
 
 def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_face() -> None:
     truth = riding(4.0)
-    seen, score = measured(truth), ONES.copy()
+    seen, score = measured(truth), CLEAR.copy()
     seen[1:, 40] = 0  # nonsense
     score[40] = 0
     smoother = Smoother(SmootherSettings(), 68)
@@ -247,7 +247,7 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
     assert np.abs(track - truth)[:, 40].max() < 1.0
     faint = Smoother(SmootherSettings(), 68)
     still_seen = measured(still(200))
-    faint_track = np.stack([faint.update(i / FPS, xy, ONES * 0.3, SIZE_PX)[0] for i, xy in enumerate(still_seen)])
+    faint_track = np.stack([faint.update(i / FPS, xy, CLEAR * 0.3, SIZE_PX)[0] for i, xy in enumerate(still_seen)])
     assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
 
 
@@ -255,8 +255,8 @@ def test_a_face_with_no_point_seen_coasts() -> None:
     seen, coasted = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
     for smoother in (seen, coasted):
         for i in range(20):
-            smoother.update(i / FPS, FACE + 3.0 * i, ONES, SIZE_PX)
-    np.testing.assert_array_equal(seen.update(0.8, FACE, 0 * ONES, SIZE_PX), coasted.coast(0.8))
+            smoother.update(i / FPS, FACE + 3.0 * i, CLEAR, SIZE_PX)
+    np.testing.assert_array_equal(seen.update(0.8, FACE, 0 * CLEAR, SIZE_PX), coasted.coast(0.8))
 
 
 def test_an_outlier_is_not_believed_for_two_frames() -> None:
@@ -271,17 +271,17 @@ def test_an_outlier_is_not_believed_for_two_frames() -> None:
 def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(20):
-        smoother.update(10 + i / FPS, FACE + 5.0 * i, ONES, SIZE_PX)
+        smoother.update(10 + i / FPS, FACE + 5.0 * i, CLEAR, SIZE_PX)
     seen = measured(still(1))[0]
-    xy, speed = smoother.update(10 + 19 / FPS + later_s, seen, ONES, SIZE_PX)
+    xy, speed = smoother.update(10 + 19 / FPS + later_s, seen, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, seen, atol=1e-4)
     assert not speed.any()
 
 
 def test_a_jump_of_the_whole_face_is_a_new_start_without_speed() -> None:
     smoother = Smoother(SmootherSettings(), 68)
-    smoother.update(0.0, FACE, ONES, SIZE_PX)
-    xy, speed = smoother.update(1 / FPS, FACE + SIZE_PX, ONES, SIZE_PX)
+    smoother.update(0.0, FACE, CLEAR, SIZE_PX)
+    xy, speed = smoother.update(1 / FPS, FACE + SIZE_PX, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, FACE + SIZE_PX, atol=1e-4)
     assert not speed.any()
 
@@ -290,14 +290,14 @@ def test_coasting_goes_on_with_a_fading_speed() -> None:
     settings = SmootherSettings()
     smoother = Smoother(settings, 68)
     for i in range(30):
-        last, speed = smoother.update(i / FPS, FACE + 4.0 * i, ONES, SIZE_PX)
+        last, speed = smoother.update(i / FPS, FACE + 4.0 * i, CLEAR, SIZE_PX)
     after, slower = smoother.coast(29 / FPS + 0.1)
     left = np.exp(-0.1 / settings.coast_s)
     np.testing.assert_allclose(slower, speed * left, atol=0.5)
     np.testing.assert_allclose(after - last, speed * settings.coast_s * (1 - left), atol=0.1)
     twice = Smoother(settings, 68)
     for i in range(30):
-        twice.update(i / FPS, FACE + 4.0 * i, ONES, SIZE_PX)
+        twice.update(i / FPS, FACE + 4.0 * i, CLEAR, SIZE_PX)
     twice.coast(29 / FPS + 0.04)
     np.testing.assert_allclose(twice.coast(29 / FPS + 0.1)[0], after, atol=0.05)
 
@@ -305,10 +305,10 @@ def test_coasting_goes_on_with_a_fading_speed() -> None:
 def test_a_blink_does_not_go_on_while_coasting() -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(30):
-        smoother.update(i / FPS, FACE, ONES, SIZE_PX)
+        smoother.update(i / FPS, FACE, CLEAR, SIZE_PX)
     closing = FACE.copy()
     closing[UPPER_LIDS, 1] += 4
-    closed, speed = smoother.update(30 / FPS, closing, ONES, SIZE_PX)
+    closed, speed = smoother.update(30 / FPS, closing, CLEAR, SIZE_PX)
     assert speed[UPPER_LIDS, 1].min() > 50
     np.testing.assert_allclose(smoother.coast(40 / FPS)[0], closed, atol=0.5)
 
@@ -316,27 +316,27 @@ def test_a_blink_does_not_go_on_while_coasting() -> None:
 def test_a_measurement_after_coasting_is_taken_up() -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(30):
-        smoother.update(i / FPS, FACE, ONES, SIZE_PX)
+        smoother.update(i / FPS, FACE, CLEAR, SIZE_PX)
     for i in range(30, 40):
         smoother.coast(i / FPS)
-    xy, _ = smoother.update(40 / FPS, FACE + 20, ONES, SIZE_PX)
+    xy, _ = smoother.update(40 / FPS, FACE + 20, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, FACE + 20, atol=0.1)
 
 
 def test_coasting_to_no_later_time_changes_nothing() -> None:
     smoother = Smoother(SmootherSettings(), 68)
-    smoother.update(0.0, FACE, ONES, SIZE_PX)
-    before = smoother.update(0.1, FACE + 3, ONES, SIZE_PX)
+    smoother.update(0.0, FACE, CLEAR, SIZE_PX)
+    before = smoother.update(0.1, FACE + 3, CLEAR, SIZE_PX)
     for time_s in (0.1, -5.0):
         np.testing.assert_array_equal(smoother.coast(time_s), before)
 
 
 def test_results_are_float32_copies() -> None:
     smoother = Smoother(SmootherSettings(), 68)
-    first, speed = smoother.update(0.0, FACE, ONES, SIZE_PX)
+    first, speed = smoother.update(0.0, FACE, CLEAR, SIZE_PX)
     assert first.dtype == speed.dtype == np.float32
     kept = first.copy()
-    smoother.update(0.1, FACE + 9, ONES, SIZE_PX)
+    smoother.update(0.1, FACE + 9, CLEAR, SIZE_PX)
     np.testing.assert_array_equal(first, kept)
 
 
@@ -344,8 +344,8 @@ def test_two_faces_do_not_know_of_each_other() -> None:
     a, b = measured(riding(5.0), 1), measured(riding(-2.0), 2)
     one, two = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
     for i in range(len(a)):
-        out_a, _ = one.update(i / FPS, a[i], ONES, SIZE_PX)
-        out_b, _ = two.update(i / FPS, b[i], ONES, SIZE_PX)
+        out_a, _ = one.update(i / FPS, a[i], CLEAR, SIZE_PX)
+        out_b, _ = two.update(i / FPS, b[i], CLEAR, SIZE_PX)
     np.testing.assert_array_equal(out_a, smoothed(a)[-1])
     np.testing.assert_array_equal(out_b, smoothed(b)[-1])
 
@@ -359,12 +359,12 @@ def test_any_number_of_points_works(points: int) -> None:
 @pytest.mark.parametrize(
     ("time_s", "xy", "score", "size_px", "message"),
     [
-        (0.0, FACE[:5], ONES, SIZE_PX, r"wanted \(68, 2\) points"),
-        (0.0, FACE, ONES[:5], SIZE_PX, r"\(68,\) scores"),
-        (np.nan, FACE, ONES, SIZE_PX, "finite"),
-        (0.0, FACE * np.nan, ONES, SIZE_PX, "finite"),
-        (0.0, FACE, ONES * np.inf, SIZE_PX, "finite"),
-        (0.0, FACE, ONES, 0.0, "size"),
+        (0.0, FACE[:5], CLEAR, SIZE_PX, r"wanted \(68, 2\) points"),
+        (0.0, FACE, CLEAR[:5], SIZE_PX, r"\(68,\) scores"),
+        (np.nan, FACE, CLEAR, SIZE_PX, "finite"),
+        (0.0, FACE * np.nan, CLEAR, SIZE_PX, "finite"),
+        (0.0, FACE, CLEAR * np.inf, SIZE_PX, "finite"),
+        (0.0, FACE, CLEAR, 0.0, "size"),
     ],
 )
 def test_bad_input_is_named(time_s: float, xy: Float32, score: Float32, size_px: float, message: str) -> None:
@@ -391,6 +391,6 @@ def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
     before = [len(kernel.signatures) for kernel in kernels]
     track = smoothed(measured(still(5)))
     smoother = Smoother(SmootherSettings(), 68)
-    smoother.update(0.0, track[0], ONES, SIZE_PX)
+    smoother.update(0.0, track[0], CLEAR, SIZE_PX)
     smoother.coast(0.1)
     assert [len(kernel.signatures) for kernel in kernels] == before == [1, 1, 1]

@@ -90,7 +90,7 @@ def test_an_empty_book_asks_for_a_search() -> None:
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
     book = book_of(1)
     book.observe(1 / RATE, [face(104)], [look(1)])
-    book.observe(2 / RATE, [face(300, confidence=0.01)], [look(5)])
+    book.observe(2 / RATE, [face(300, confidence=0.01)], [between(look(1), look(5), 0.6)])
     assert book.live[0].landmarks.xy[4].tolist() == [104, 200]
     assert book.live[0].seen_s == pytest.approx(1 / RATE)
 
@@ -245,6 +245,13 @@ def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search()
     assert (stranger.number, stranger.state) == (2, State.NEW)
     book.observe(2 / RATE, [face(300), face(102)], [look(3), look(2)])
     assert not book.wants_detection
+
+
+def test_a_cut_to_no_face_at_all_leaves_no_ghost() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [lost(book.live[0])], [look(7)])
+    assert states(book) == {}
+    assert book.wants_detection
 
 
 def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:

@@ -64,15 +64,16 @@ def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
 @njit(cache=True, nogil=True)
 def begin(state: State, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
     """Put the points where they were measured, at rest, with the given variance of their speed."""
-    points = len(measured)
+    points, precision = len(measured), 0.0
     for i in range(points):
         state.spread[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
+        precision += 1 / state.spread[i, 0]
         state.doubted[i] = 0
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
     state.recent[1] = measured
-    state.spread[points, 0] = tuning.shared_noise + tuning.noise / points
+    state.spread[points, 0] = tuning.shared_noise + 1 / precision
     for row in range(points + 1):
         state.spread[row, 1] = 0.0
         state.spread[row, 2] = speed

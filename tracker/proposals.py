@@ -298,7 +298,8 @@ def _refit(xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: F
     if residual > limits[4]:
         return 0.0
     row[0], row[1], row[2], row[3], row[4] = ox, oy, side, roll, residual
-    return total * (1.0 - 2.0 * residual)
+    score: float = total * (1.0 - 2.0 * residual)
+    return score
 
 
 def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.5) -> Int64:
@@ -312,7 +313,7 @@ def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.
     """
     order = np.argsort(-score, kind="stable")
     keep = _suppress(centre[order].astype(np.float64), side[order].astype(np.float64), overlap)
-    return order[keep].astype(np.int64)
+    return np.asarray(order[keep], np.int64)
 
 
 @njit(cache=True, nogil=True)
@@ -431,3 +432,11 @@ def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float
     a = np.vdot(t - tm, z - zm) / np.vdot(t - tm, t - tm)
     centre = zm - a * tm
     return np.array([centre.real, centre.imag], np.float32), float(abs(a)), float(np.angle(a))
+
+
+def warm_up() -> None:
+    """Compile every kernel, so that no live frame pays for it."""
+    kind, xy, height = find_peaks(np.zeros((5, 8, 8), np.float32), 0.3, 4)
+    found = agree(kind, xy, height, Agreement())
+    suppress(found.centre, found.side, found.side)
+    mean_of_highest(np.zeros((1, 5, 8, 8), np.float32), 13)

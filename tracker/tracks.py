@@ -32,7 +32,7 @@ class TrackSettings:
         coast_s: how long a face that was lost is carried on before it is taken off the picture.
         memory_s: how long a face that left may come back under its old number.
         same_looks: least similarity of looks in [-1, 1] for a face that returns at another place.
-        other_looks: under this similarity to its own recent looks a track has jumped to someone else (a cut).
+        other_looks: under this similarity to its own recent looks a track's face is not there any more (a cut).
         jump: largest move between two frames as a share of the face's box side; more is not a motion.
         duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
         most_faces: faces measured at the same time; further ones are not taken in.
@@ -119,25 +119,29 @@ class TrackBook:
         """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
 
         A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
-        a sure face looks like somebody else (a cut, or someone in front), it leaves at once. Of two tracks that claim
-        the same face the one that looks like it keeps it, of two that do the older.
+        its crop shows something else altogether (a cut, or somebody in front), it leaves at once. Of two tracks that
+        claim the same face the one that looks like it keeps it, of two that do the older.
+
+        Args:
+            time_s: media time of the frame.
+            found: one per track.
+            looks: `describe_looks` at what was found, sure or not; at a lost face it tells a blur from a cut.
         """
         settings = self.settings
         claims = sorted(
             zip(self.live, found, looks, strict=True),
             key=lambda claim: (_likeness(claim[0], claim[2]) < settings.same_looks, claim[0].number),
         )
-        lost: list[tuple[Track, bool]] = []
+        lost: list[tuple[Track, Float32]] = []
         self.live = []
         for track, landmarks, look in claims:
             box = bounding_box(landmarks.xy)
             if self._goes_on(track, landmarks, box, look) and self._follower(box) is None:
                 self._take(track, time_s, landmarks, box, look)
             else:
-                replaced = landmarks.confidence >= settings.birth and _likeness(track, look) < settings.other_looks
-                lost.append((track, replaced))
-        for track, replaced in lost:
-            self._release(track, time_s, replaced=replaced)
+                lost.append((track, look))
+        for track, look in lost:
+            self._release(track, time_s, look)
         self._missed = bool(lost)
         # a stream that starts again has times before those remembered
         self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= settings.memory_s]
@@ -160,11 +164,12 @@ class TrackBook:
     def _show(self, track: Track) -> None:
         self.live = sorted([*self.live, track], key=lambda t: t.number)
 
-    def _release(self, track: Track, time_s: float, *, replaced: bool) -> None:
-        """Let a lost track coast, or take it off the picture: its time is up, or another face is in its place."""
+    def _release(self, track: Track, time_s: float, look: Float32) -> None:
+        """Let a lost track coast, or take it off the picture: its time is up, or something else is in its place."""
         track.state = State.COASTING
         follower = self._follower(track.box)
-        if follower is None and not replaced and abs(time_s - track.seen_s) <= self.settings.coast_s:
+        hidden = follower is not None or _likeness(track, look) < self.settings.other_looks
+        if not hidden and abs(time_s - track.seen_s) <= self.settings.coast_s:
             self._show(track)
         elif follower is None or _likeness(track, follower.looks) < self.settings.same_looks:
             self._gone.append(track)

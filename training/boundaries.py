@@ -131,24 +131,24 @@ def segment_maps(xy: Tensor, marks: Markup, size: tuple[int, int], stride: float
     cells = to_cells(xy, stride)
     columns = torch.arange(-BLUR_REACH, size[1] + BLUR_REACH, device=xy.device, dtype=xy.dtype)
     rows = torch.arange(-BLUR_REACH, size[0] + BLUR_REACH, device=xy.device, dtype=xy.dtype)
-    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)  # h', w', 2
     lines = []
     for line in marks.boundaries.values():
         points = cells[:, list(line)]
         ends = (points[:, :-1], points[:, 1:]) if len(line) > 1 else (points, points)
-        lines.append((1 - _distance(grid, *ends)).clamp(0, 1).nan_to_num(nan=0.0))
+        lines.append((1 - _distance(columns, rows[:, None], *ends)).clamp(0, 1).nan_to_num(nan=0.0))
     maps = _blur(torch.stack(lines, 1))
     highest = maps.amax((2, 3), keepdim=True).clamp(min=1e-6)
     return (maps / highest)[..., BLUR_REACH:-BLUR_REACH, BLUR_REACH:-BLUR_REACH]
 
 
-def _distance(grid: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Distance of every cell (h, w, 2) from the nearest of n segments (F, n, 2), as (F, h, w)."""
-    start, way = start[:, :, None, None], (end - start)[:, :, None, None]  # F, n, 1, 1, 2
-    along = ((grid - start) * way).sum(-1) / (way**2).sum(-1).clamp(min=1e-12)  # F, n, h, w
-    nearest = start + along.clamp(0, 1)[..., None] * way
-    distance: Tensor = (grid - nearest).norm(dim=-1)
-    return distance.amin(1)
+def _distance(columns: Tensor, rows: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    """Distance of every cell from the nearest of n segments (F, n, 2), as (F, h, w)."""
+    way_x, way_y = (end - start)[..., None, None].unbind(2)  # F, n, 1, 1
+    x, y = columns - start[:, :, 0, None, None], rows - start[:, :, 1, None, None]  # F, n, 1, w; F, n, h, 1
+    along = (x * way_x + y * way_y) / (way_x**2 + way_y**2).clamp(min=1e-12)  # F, n, h, w
+    along = along.clamp(0, 1)
+    squared: Tensor = (x - along * way_x) ** 2 + (y - along * way_y) ** 2
+    return squared.amin(1).sqrt()
 
 
 def _blur(maps: Tensor) -> Tensor:

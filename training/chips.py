@@ -11,7 +11,7 @@ import numpy as np
 from ..tracker import markup
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.proposals import MEAN_FIVE, fit_mean_face
-from ..tracker.types import Float32, UInt8
+from ..tracker.types import Float32, Float64, UInt8
 from .config import Discs
 from .datasets import Sample
 from .targets import UNKNOWN, disc_maps
@@ -129,7 +129,7 @@ def _forget(maps: UInt8, centre: Float32, radius: float) -> None:
     maps[:, (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2] = UNKNOWN
 
 
-def place_box(box: Float32, face_px: float, roll: float, away: Float32, size: int) -> CropTransform:
+def place_box(box: Float32, face_px: float, roll: float, away: Float64, size: int) -> CropTransform:
     """Put a box (x, y, side), `face_px` large and turned by `roll` radians, `away` from the middle of a window."""
     upright = CropTransform.around((float(box[0]), float(box[1])), float(box[2]) * size / face_px, size, angle=roll)
     matrix = upright.matrix.copy()

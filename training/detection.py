@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def faceless(config: Config, data: Path) -> list[Sample]:
 class Windows:
     """Random windows on faces and on everything else, with their disc maps."""
 
-    def __init__(self, config: Config, data: Path, hard: list[UInt8]) -> None:
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.hard = config, hard
         faces = [read_faces(data / c.path, c.layout) for c in config.corpora]
         chip_px = config.discs.chip_px
@@ -99,7 +100,7 @@ class Windows:
         height, width = bgr.shape[:2]
         middle = np.array([rng.uniform(0, width), rng.uniform(0, height), min(height, width)], np.float32)
         shown = size * float(np.exp(rng.uniform(0, 1.6)))
-        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 15)), np.zeros(2, np.float32), size)
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 15)), np.zeros(2), size)
         return self._finish(Chip.without_faces(bgr), transform, rng, disturbed=disturbed)
 
     def _on_nothing(self, size: int, rng: np.random.Generator) -> Picture:
@@ -154,7 +155,7 @@ class Windows:
 class BackboneDetection:
     """The backbone's objective: discs on faces of every allowed size and roll, silence on everything else."""
 
-    def __init__(self, config: Config, data: Path, hard: list[UInt8]) -> None:
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.windows = config, Windows(config, data, hard)
         rng, size = np.random.default_rng(1), 48
         chips, others = self.windows.held_faces, self.windows.held_backgrounds * 5
@@ -194,7 +195,7 @@ def _loudness(net: nn.Module, windows: UInt8) -> Float32:
 class BranchRefinement:
     """The branches' objective: exact discs in a window round what the finished, frozen backbone found."""
 
-    def __init__(self, config: Config, data: Path, hard: list[UInt8], backbone: dict[str, Tensor]) -> None:
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8], backbone: dict[str, Tensor]) -> None:
         """Take the state of a trained `FromBytes(Backbone)`."""
         self.config, self.windows, self.backbone = config, Windows(config, data, hard), backbone
         rng, size = np.random.default_rng(1), config.schedule.sizes[-1][1]
@@ -250,4 +251,4 @@ def _disc_centres(maps: UInt8) -> Float32:
 def _eye_errors(xy: Float32, truth: Float32) -> Float32:
     """Distance of each point from the truth over the distance of the true eyes, (F, 5)."""
     eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)
-    return (np.linalg.norm(xy - truth, axis=-1) / eyes[:, None]).astype(np.float32)
+    return np.asarray(np.linalg.norm(xy - truth, axis=-1) / eyes[:, None], np.float32)

@@ -32,8 +32,8 @@ def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float
     cells = to_cells(xy, stride)
     columns = torch.arange(size[1], device=xy.device, dtype=xy.dtype) - cells[..., 0, None]  # F, N, w
     rows = torch.arange(size[0], device=xy.device, dtype=xy.dtype) - cells[..., 1, None]  # F, N, h
-    across, down = (torch.exp(-0.5 * (d / sigma) ** 2) for d in (columns, rows))
-    return (down[..., :, None] * across[..., None, :]).nan_to_num(nan=0.0)
+    across, down = (torch.exp(-0.5 * (d / sigma) ** 2).nan_to_num(nan=0.0) for d in (columns, rows))
+    return down[..., :, None] * across[..., None, :]
 
 
 def bali_fields(

@@ -60,12 +60,12 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> dict[str
         drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
         divergences.append(map_divergence(landmarks, wanted) + map_divergence(lines, drawn))
     heatmaps, field = spatial_softmax(output.landmarks[-1].float()), output.field.float()
-    found = field_centroid(heatmaps, field, torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device))
+    members = torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device)
     return {
         "final": divergences[-1],
         "stages": xy.new_zeros(()) + sum(divergences[:-1]),
         "field": field_term(field, xy, field_lines(marks, field.shape[1])),
-        "coordinate": coordinate_error(found, xy, field.shape[4]),
+        "coordinate": coordinate_error(*field_centroid(heatmaps, field, members), xy, field.shape[4]),
     }
 
 
@@ -74,7 +74,9 @@ def total(terms: dict[str, Tensor], weights: Weights) -> Tensor:
     return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 
 
-def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor, reach: int = DECODE_REACH) -> Tensor:
+def field_centroid(
+    heatmaps: Tensor, field: Tensor, members: Tensor, reach: int = DECODE_REACH
+) -> tuple[Tensor, Tensor]:
     """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat.
 
     The same arithmetic as `tracker.codecs.decode_fields`.
@@ -85,7 +87,7 @@ def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor, reach: int 
         members: (N, M) the lines of each landmark, -1 where it has fewer than M.
         reach: r.
     Returns:
-        (F, N, 2) cells.
+        place: (F, N, 2) cells, fractional, (x, y). top: (F, N, 2) cell of the maximum.
     """
     tops = highest_cells(heatmaps)
     heat, cells, inside = windows(heatmaps, tops, reach)
@@ -97,19 +99,24 @@ def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor, reach: int 
         line = members[:, column].clamp(min=0)
         way = torch.stack([windows(field[:, line, axis], tops, reach)[0] for axis in (0, 1)], -1)
         pointed = pointed + share[:, column, None, None] * way
-    return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None]
+    return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None], tops
 
 
-def coordinate_error(cells: Tensor, xy: Tensor, width: int) -> Tensor:
+def coordinate_error(place: Tensor, top: Tensor, xy: Tensor, width: int) -> Tensor:
     """Squared distances of the decoded landmarks in widths of the crop, summed over landmarks (Eq. 18).
 
+    A landmark whose heat map has its maximum where its field is not even defined (Eq. 2) does not count: from there
+    the field could only learn to point across the face.
+
     Args:
-        cells: (F, N, 2) of maps with FINAL_STRIDE. xy: (F, N, 2) crop pixels. width: of the maps, cells.
+        place, top: (F, N, 2) cells of maps with FINAL_STRIDE, as `field_centroid` gives them.
+        xy: (F, N, 2) crop pixels.
+        width: of the maps, cells.
     """
     wanted = to_cells(xy, FINAL_STRIDE)
-    known = torch.isfinite(wanted).all(-1)
-    error = ((cells - wanted.nan_to_num(nan=0.0)) / width).square().sum(-1)
-    return (error * known).sum(1).mean()
+    near = ((top - wanted).abs() <= FIELD_REACH).all(-1)  # False for NaN
+    error = ((place - wanted.nan_to_num(nan=0.0)) / width).square().sum(-1)
+    return (error * near).sum(1).mean()
 
 
 def field_term(field: Tensor, xy: Tensor, lines: Lines) -> Tensor:

@@ -67,7 +67,7 @@ def gmac(net: nn.Module, size: tuple[int, int]) -> float:
     shapes_only = copy.deepcopy(net).to("meta")
     with FlopCounterMode(display=False) as counter:
         shapes_only(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops() / 2e9)
 
 
 __all__ = ["FromBytes", "build", "gmac", "parameters"]

@@ -126,7 +126,7 @@ def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
     rows, columns = corner[..., 1, None] + steps, corner[..., 0, None] + steps  # B, K, 24
     pixel = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)  # B, K, 24 * 24
     cut = padded.gather(3, pixel[:, :, None].expand(-1, -1, planes.shape[2], -1))
-    return cut.unflatten(3, (WINDOW, WINDOW))
+    return cut.view(*cut.shape[:3], WINDOW, WINDOW)
 
 
 class RegressionBaseline(nn.Module):

@@ -1,0 +1,217 @@
+"""The detector on painted faces: networks that answer to colours stand in for the trained ones."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from facetrack.engines.card import ModelCard, find_card
+from facetrack.engines.detector import Detector, DetectorSettings, adaptive_min_face, level_scales, logistic
+from facetrack.tracker.errors import CardError
+from facetrack.tracker.proposals import VIEWS, mean_of_highest
+
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.float32)  # by type
+SHADE = 40  # of the background
+CARD = ModelCard(
+    name="painted",
+    network="bbfcn",
+    task="detect",
+    markup="five5",
+    size=(64, 64),
+    box_scale=64 / 44,
+    codec={"kind": "discs", "face_px": 15.0, "peak": 0.3},
+    weights={},
+    parameters=0,
+    gmac=0.0,
+    data=(),
+    licence="",
+    measured={},
+    calibration={
+        "second_look": 0.5,
+        "scan": [2.0, 2.0, 2.0, 2.0, 2.0, -1.0, 0.0, 0.0, -3.0],
+        "refine": [1.0] * 10 + [-1.0, 0.0, -3.0],
+    },
+)
+
+
+def answers(pictures: np.ndarray) -> np.ndarray:
+    """Maps (B, 5, h, w): how much each pixel has of each type's colour."""
+    away = np.linalg.norm(pictures[:, None].astype(np.float32) - COLOURS[None, :, None, None], axis=-1)
+    return np.clip(1.2 - away / 150, 0, 1).astype(np.float32)
+
+
+class PaintedScan:
+    """Stands in for the backbone."""
+
+    description = "painted"
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (answers(images),)
+
+    def close(self) -> None:
+        pass
+
+
+class PaintedRefine:
+    """Stands in for backbone and branches: the same answers at half and at full size, the latter in windows."""
+
+    description = "painted"
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        halves = np.stack([cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images])
+        coarse = answers(halves)
+        corner = np.rint(2 * mean_of_highest(coarse, 13)[0] - 11).astype(int)
+        padded = np.pad(answers(images), ((0, 0), (0, 0), (12, 12), (12, 12)))
+        fine = np.array(
+            [
+                [padded[b, k, y + 12 : y + 36, x + 12 : x + 36] for k, (x, y) in enumerate(corner[b])]
+                for b in range(len(images))
+            ]
+        )
+        return coarse, fine, corner.astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+def detector(**settings: float) -> Detector:
+    return Detector(CARD, PaintedScan(), PaintedRefine(), DetectorSettings(**settings))
+
+
+def painted(size: tuple[int, int], faces: list[tuple[float, float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """A picture of faces (x, y, side, roll in degrees), each five soft spots, and their points (F, 5, 2)."""
+    picture = np.full((*size, 3), SHADE, np.float32)
+    points = np.empty((len(faces), 5, 2))
+    for i, (x, y, side, roll_deg) in enumerate(faces):
+        angle = np.deg2rad(roll_deg)
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        points[i] = VIEWS[0] @ turn * side + (x, y)
+        for colour, place in zip(COLOURS, points[i], strict=True):
+            x1, y1 = np.maximum(np.floor(place - 0.3 * side), 0).astype(int)
+            x2, y2 = np.ceil(place + 0.3 * side).astype(int)
+            patch = picture[y1:y2, x1:x2]
+            rows, columns = np.mgrid[y1 : y1 + patch.shape[0], x1 : x1 + patch.shape[1]]
+            square = ((columns - place[0]) ** 2 + (rows - place[1]) ** 2) / (0.1 * side) ** 2
+            patch += np.exp(-0.5 * square)[..., None] * (colour - patch)
+    return picture.astype(np.uint8), points
+
+
+@pytest.mark.parametrize(
+    ("size", "face"),
+    [
+        ((480, 640), (320.0, 240.0, 60.0, 0.0)),
+        ((480, 640), (100.0, 380.0, 90.0, 30.0)),
+        ((480, 640), (400.0, 200.0, 160.0, -40.0)),
+        ((360, 360), (180.0, 180.0, 330.0, 5.0)),  # fills the picture
+        ((1080, 1920), (1700.0, 200.0, 130.0, 10.0)),
+        ((1280, 720), (350.0, 640.0, 420.0, -15.0)),
+    ],
+)
+def test_a_face_of_any_size_place_and_tilt_is_found_where_it_was_painted(size, face):
+    picture, points = painted(size, [face])
+    found = detector().detect(picture)
+    assert len(found) == 1
+    assert np.abs(found.points[0] - points[0]).max() < 0.03 * face[2]
+    box = found.boxes[0]
+    assert (box[:2] + box[2:]) / 2 == pytest.approx(face[:2], abs=0.06 * face[2])
+    assert (box[2:] - box[:2]).max() == pytest.approx(face[2], rel=0.1)
+    assert 0.5 <= found.scores[0] <= 1
+
+
+def test_several_faces_come_best_first_and_none_twice():
+    picture, points = painted((480, 640), [(120, 120, 70, 0), (300, 260, 110, 20), (520, 330, 90, -30)])
+    found = detector().detect(picture)
+    assert len(found) == 3
+    assert (np.diff(found.scores) <= 0).all()
+    order = np.argsort(found.points[:, 2, 0])
+    assert np.abs(found.points[order] - points).max() < 4
+
+
+def test_a_picture_without_a_face_gives_nothing():
+    assert len(detector().detect(np.full((240, 320, 3), SHADE, np.uint8))) == 0
+    alone, _ = painted((240, 320), [])
+    cv2.circle(alone, (100, 100), 6, COLOURS[0].tolist(), -1)
+    cv2.circle(alone, (220, 60), 6, COLOURS[2].tolist(), -1)
+    assert len(detector().detect(alone)) == 0
+
+
+def test_a_picture_smaller_than_the_last_level_is_enlarged_not_refused():
+    picture, points = painted((24, 20), [(9.5, 12.0, 19.0, 0.0)])
+    found = detector().detect(picture)
+    assert len(found) == 1
+    assert np.abs(found.points[0] - points[0]).max() < 1.5
+
+
+def test_min_face_decides_how_small_a_face_is_looked_for():
+    picture, _ = painted((480, 640), [(320, 240, 24, 0)])
+    assert len(detector(min_face=80).detect(picture)) == 0
+    assert len(detector(min_face=24).detect(picture)) == 1
+
+
+def test_the_threshold_holds_back_the_unsure():
+    picture, _ = painted((480, 640), [(320, 240, 100, 0)])
+    score = float(detector().detect(picture).scores[0])
+    assert len(detector(threshold=min(score + 1e-4, 1.0)).detect(picture)) == 0
+
+
+def test_only_so_many_candidates_get_a_second_look():
+    picture, _ = painted((480, 640), [(120, 120, 70, 0), (300, 260, 110, 20), (520, 330, 90, -30)])
+    assert len(detector(most=2).detect(picture)) == 2
+
+
+def test_the_same_picture_gives_the_same_bytes_from_any_thread():
+    picture, _ = painted((480, 640), [(120, 120, 70, 0), (300, 260, 110, 20)])
+    shared = detector()
+    alone = shared.detect(picture)
+    with ThreadPoolExecutor(4) as threads:
+        for found in threads.map(lambda _: shared.detect(picture), range(8)):
+            assert found.points.tobytes() == alone.points.tobytes()
+            assert found.scores.tobytes() == alone.scores.tobytes()
+
+
+def test_warming_up_needs_no_face():
+    warm = detector()
+    warm.warm_up()
+    warm.close()
+
+
+def test_a_card_of_another_codec_is_refused():
+    with pytest.raises(CardError, match="wanted codec kind discs"):
+        Detector(replace(CARD, codec={"kind": "vectors"}), PaintedScan(), PaintedRefine())
+
+
+@pytest.mark.parametrize(("step", "levels"), [(1.16, 13), (1.348, 7)])
+def test_the_papers_pyramids_have_the_papers_levels(step, levels):
+    assert len(level_scales(480, 80, 32, step, 32)) == levels
+
+
+def test_twenty_levels_of_the_papers_step_span_32_to_537_pixels():
+    scales = level_scales(537, 32, 32, 1.16, 32)
+    assert len(scales) == 20
+    assert 537 * scales[-1] == pytest.approx(32, abs=0.1)
+
+
+def test_the_smallest_face_grows_with_the_frame():
+    assert adaptive_min_face(1080, 1920) == 60
+    assert adaptive_min_face(240, 320) == 20
+
+
+def test_the_logistic_ends_in_its_constant_and_never_overflows():
+    chance = logistic(np.array([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]], np.float32), [1.0, 1.0, 0.0])
+    assert chance == pytest.approx([0.5, 1.0, 0.0], abs=1e-6)
+
+
+SHIPPED = Path(__file__).parent.parent / "engines" / "cards" / "bbfcn-5.toml"
+
+
+@pytest.mark.skipif(not SHIPPED.is_file(), reason="the trained detector is not in this tree")
+def test_the_shipped_card_has_a_weight_for_every_feature():
+    card = find_card("bbfcn", "detect")
+    assert len(card.calibration["scan"]) == 9
+    assert len(card.calibration["refine"]) == 13
+    assert set(card.weights) == {"scan", "refine"}

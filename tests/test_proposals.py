@@ -1,0 +1,216 @@
+"""Faces from response maps: peaks, agreement of the types, suppression, mean places, boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facetrack.tracker.geometry import bounding_box, iou
+from facetrack.tracker.proposals import (
+    MEAN_FIVE,
+    VIEWS,
+    Agreement,
+    Candidates,
+    agree,
+    find_peaks,
+    fit_mean_face,
+    fit_views,
+    mean_of_highest,
+    suppress,
+)
+
+SETTINGS = Agreement()
+
+
+def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float) -> np.ndarray:
+    """Five points (5, 2) of a mean face in the plane."""
+    angle = np.deg2rad(roll_deg)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return VIEWS[view] @ turn * side + centre
+
+
+def as_peaks(faces: list[np.ndarray], height: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `find_peaks` would give for ideal maps of these faces; NaN points have no peak."""
+    rows = [(k, *face[k]) for k in range(5) for face in faces if not np.isnan(face[k, 0])]
+    kind = np.array([row[0] for row in rows], np.int64)
+    xy = np.array([row[1:] for row in rows], np.float32).reshape(-1, 2)
+    return kind, xy, np.full(len(rows), height, np.float32)
+
+
+def peaks_by_the_book(plane: np.ndarray, threshold: float) -> set[tuple[int, int]]:
+    """Every pixel above the threshold that is the first of the largest within two pixels."""
+    found = set()
+    for y, x in np.argwhere(plane > threshold):
+        near = plane[max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+        top = np.argwhere(near == near.max())[0] + (max(y - 2, 0), max(x - 2, 0))
+        if tuple(top) == (y, x):
+            found.add((int(x), int(y)))
+    return found
+
+
+def test_peaks_are_those_of_a_plain_search_for_every_type():
+    maps = np.random.default_rng(0).normal(0, 1, (5, 30, 40)).astype(np.float32)
+    kind, xy, height = find_peaks(maps, 0.5, 1000)
+    for k in range(5):
+        wanted = peaks_by_the_book(maps[k], 0.5)
+        mine = np.rint(xy[kind == k]).astype(int)
+        assert len(mine) == len(wanted)
+        tops = sorted((float(maps[k, y, x]) for x, y in wanted), reverse=True)
+        assert height[kind == k].tolist() == tops
+
+
+def test_only_the_highest_peaks_of_a_type_are_kept():
+    maps = np.random.default_rng(1).normal(0, 1, (3, 40, 40)).astype(np.float32)
+    kind, _, height = find_peaks(maps, 0.0, 1000)
+    few_kind, _, few = find_peaks(maps, 0.0, 7)
+    for k in range(3):
+        assert few[few_kind == k].tolist() == height[kind == k][:7].tolist()
+
+
+def test_an_equal_plateau_is_one_peak():
+    maps = np.zeros((1, 20, 20), np.float32)
+    y, x = np.mgrid[:20, :20]
+    maps[0][(x - 8) ** 2 + (y - 11) ** 2 <= 4] = 1.0
+    _, xy, height = find_peaks(maps, 0.5, 10)
+    assert height.tolist() == [1.0]
+    assert np.abs(xy[0] - (8, 11)).max() <= 1.0  # the first of the equals is at the edge of the disc
+
+
+def test_a_symmetric_peak_lies_on_its_exact_pixel():
+    y, x = np.mgrid[:20, :20]
+    bell = np.exp(-((x - 8) ** 2 + (y - 11) ** 2) / 4).astype(np.float32)
+    _, xy, _ = find_peaks(bell[None], 0.5, 10)
+    assert xy[0] == pytest.approx((8, 11), abs=1e-5)
+
+
+@pytest.mark.parametrize("view", range(5))
+@pytest.mark.parametrize(("side", "roll_deg"), [(14.0, 0.0), (20.0, -40.0), (32.0, 50.0)])
+def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg):
+    points = placed(view, (50.0, 40.0), side, roll_deg)
+    found = agree(*as_peaks([points]), SETTINGS)
+    best = found.take(suppress(found.centre, found.side, found.heights.sum(1)))
+    assert len(best) == 1
+    assert best.centre[0] == pytest.approx((50, 40), abs=0.05 * side)
+    assert best.side[0] == pytest.approx(side, rel=0.06)  # a neighbouring view may fit as well
+    assert np.rad2deg(best.roll[0]) == pytest.approx(roll_deg, abs=4)
+    assert best.points[0] == pytest.approx(points, abs=1e-4)
+    assert best.residual[0] < 0.03
+
+
+@pytest.mark.parametrize("missing", range(5))
+def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(missing):
+    points = placed(0, (50.0, 40.0), 24.0, 15.0)
+    seen = points.copy()
+    seen[missing] = np.nan
+    found = agree(*as_peaks([seen]), SETTINGS)
+    assert (found.heights[:, missing] == 0).all()
+    assert np.linalg.norm(found.points[:, missing] - points[missing], axis=-1).min() < 0.12 * 24
+
+
+def test_two_types_alone_are_no_face():
+    points = placed(0, (50.0, 40.0), 24.0, 0.0)
+    points[2:] = np.nan
+    assert len(agree(*as_peaks([points]), SETTINGS)) == 0
+
+
+@pytest.mark.parametrize(("side", "roll_deg"), [(9.0, 0.0), (50.0, 0.0), (20.0, 90.0), (20.0, 180.0)])
+def test_faces_outside_the_wanted_sizes_and_rolls_are_refused(side, roll_deg):
+    assert len(agree(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]), SETTINGS)) == 0
+
+
+def test_two_faces_side_by_side_are_two_faces():
+    faces = [placed(0, (30.0, 40.0), 20.0, 10.0), placed(1, (56.0, 42.0), 24.0, -20.0)]
+    found = agree(*as_peaks(faces), SETTINGS)
+    best = found.take(suppress(found.centre, found.side, found.heights.sum(1) - found.residual))
+    assert sorted(best.centre[:, 0].round().tolist()) == pytest.approx([30, 56], abs=1)
+
+
+def test_no_peaks_are_no_faces():
+    nothing = find_peaks(np.zeros((5, 16, 16), np.float32), 0.3, 8)
+    assert len(agree(*nothing, SETTINGS)) == 0
+
+
+def candidates(centre: list[tuple[float, float]], side: list[float]) -> Candidates:
+    count = len(side)
+    return Candidates(
+        np.array(centre, np.float32),
+        np.array(side, np.float32),
+        np.zeros(count, np.float32),
+        np.ones((count, 5), np.float32),
+        np.zeros(count, np.float32),
+        np.zeros((count, 5, 2), np.float32),
+    )
+
+
+def test_enlarging_moves_pixel_centres_of_a_framed_half_size_picture_back():
+    # pixel 3 + 4 of the framed half-size picture covers pixels 6 and 7 of the whole one: its centre is 6.5
+    moved = candidates([(7.0, 8.0)], [10.0]).enlarged((2.0, 2.0), 4)
+    assert moved.centre[0].tolist() == [6.5, 8.5]
+    assert moved.side.tolist() == [20.0]
+
+
+def test_the_better_of_two_equal_boxes_stays_and_suppression_is_idempotent():
+    rng = np.random.default_rng(0)
+    centre, side = rng.uniform(0, 200, (60, 2)).astype(np.float32), rng.uniform(10, 60, 60).astype(np.float32)
+    score = rng.random(60).astype(np.float32)
+    keep = suppress(centre, side, score)
+    again = suppress(centre[keep], side[keep], score[keep])
+    assert again.tolist() == list(range(len(keep)))
+    assert (np.diff(score[keep]) <= 0).all()
+    twins = suppress(np.zeros((2, 2), np.float32), np.full(2, 9.0, np.float32), np.array([0.2, 0.7], np.float32))
+    assert twins.tolist() == [1]
+
+
+def test_a_part_of_a_better_face_goes_and_a_neighbour_stays():
+    keep = suppress(
+        np.array([[50, 50], [50, 65], [95, 50]], np.float32),
+        np.array([40, 12, 40], np.float32),
+        np.array([0.9, 0.8, 0.7], np.float32),
+    )
+    assert keep.tolist() == [0, 2]
+
+
+def test_the_mean_of_the_highest_is_that_of_a_full_sort():
+    maps = np.random.default_rng(0).normal(0, 1, (3, 5, 12, 17)).astype(np.float32)
+    xy, height = mean_of_highest(maps, 13)
+    flat = maps.reshape(3, 5, -1)
+    order = np.argsort(-flat, axis=2)[:, :, :13]
+    assert height == pytest.approx(np.take_along_axis(flat, order, 2).mean(2), abs=1e-6)
+    assert xy[..., 0] == pytest.approx((order % 17).mean(2), abs=1e-5)
+    assert xy[..., 1] == pytest.approx((order // 17).mean(2), abs=1e-5)
+
+
+@pytest.mark.parametrize("view", range(5))
+def test_fitting_a_view_gives_back_how_it_was_placed(view):
+    points = placed(view, (120.0, 90.0), 64.0, 25.0).astype(np.float32)
+    fit = fit_views(points[None])
+    assert fit.centre[0] == pytest.approx((120, 90), abs=1e-3)
+    assert fit.side[0] == pytest.approx(64, rel=1e-4)
+    assert np.rad2deg(fit.roll[0]) == pytest.approx(25, abs=1e-3)
+    assert fit.residual[0] < 1e-5
+
+
+def test_an_upright_box_is_as_wide_as_the_side_and_a_turned_one_stays_between_the_extents():
+    upright, turned = (fit_views(placed(0, (0.0, 0.0), 100.0, r).astype(np.float32)[None]).boxes[0] for r in (0, 45))
+    assert upright == pytest.approx((-50, -46.2, 50, 46.2), abs=0.01)
+    half = (turned[2:] - turned[:2]) / 2
+    assert half[0] == pytest.approx(half[1], abs=1e-3)
+    assert 46.2 < half[0] < 50
+
+
+def test_the_box_of_a_mean_face_covers_its_landmarks_box():
+    points = placed(0, (80.0, 80.0), 50.0, 0.0).astype(np.float32)
+    inner = bounding_box(points)
+    box = fit_views(points[None]).boxes[0]
+    assert iou(inner[None], box[None])[0, 0] == pytest.approx(
+        np.prod(inner[2:] - inner[:2]) / np.prod(box[2:] - box[:2]), rel=1e-5
+    )  # it lies inside
+
+
+def test_the_mean_face_is_fitted_to_the_points_that_are_known():
+    points = MEAN_FIVE * 40 + (7, 9)
+    points[3] = np.nan
+    centre, side, roll = fit_mean_face(points.astype(np.float32))
+    assert centre == pytest.approx((7, 9), abs=1e-3)
+    assert side == pytest.approx(40, rel=1e-5)
+    assert roll == pytest.approx(0, abs=1e-6)
