@@ -1,4 +1,4 @@
-"""Draw docs/face.png, the README's picture: Eileen Collins (NASA, public domain) as facetrack sees her.
+"""Draw docs/face.jpg, the README's picture: Eileen Collins (NASA, public domain) as facetrack sees her.
 
 pip install -e ".[dev]" && python docs/make_picture.py
 """
@@ -13,8 +13,8 @@ from facetrack.pipeline.draw import draw_faces
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.tracker.types import Frame
 
-ENLARGED = 2
-CORNER, SIZE = (20, 60), (330, 440)  # the part that is shown, (y, x) and (height, width), before enlarging
+ENLARGED = 3
+CORNER, SIZE = (5, 125), (220, 200)  # the part that is shown, (y, x) and (height, width), before enlarging
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         *_, last = engines.pipeline(choices).run(frames)
     (top, left), (height, width) = np.multiply(CORNER, ENLARGED), np.multiply(SIZE, ENLARGED)
     picture = draw_faces(last.frame.bgr, last.faces)[top : top + height, left : left + width]
-    cv2.imwrite(str(Path(__file__).with_name("face.png")), picture)
+    cv2.imwrite(str(Path(__file__).with_name("face.jpg")), picture, [cv2.IMWRITE_JPEG_QUALITY, 88])
 
 
 if __name__ == "__main__":

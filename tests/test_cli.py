@@ -333,3 +333,12 @@ def test_training_an_unknown_network_is_one_line(tmp_path: Path, capsys: pytest.
     (tmp_path / "a.toml").write_text('[network]\nname = "oracle"\n', encoding="utf-8")
     assert run("train", tmp_path / "a.toml", "--data", tmp_path, "--out", tmp_path / "run") == 1
     assert "'oracle'" in only_line(capsys)
+
+
+def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("", encoding="utf-8")
+    words = ["train", str(tmp_path / "a.toml"), "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    program = f"import sys; sys.modules['torch'] = None; from facetrack.cli import main; sys.exit(main({words}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == 'facetrack: training needs torch; run: pip install "facetrack[train]"\n'
