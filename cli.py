@@ -146,7 +146,7 @@ _tracking = _chain(
     click.option(
         "--detect-every",
         type=click.IntRange(1),
-        default=12,
+        default=25,
         show_default=True,
         help="Frames between two searches for new faces; a frame without any face is always searched.",
     ),

@@ -53,7 +53,7 @@ class PipelineSettings:
         tracks, smoother: see there.
     """
 
-    detect_every: int = 12
+    detect_every: int = 25
     smooth: bool = True
     tracks: TrackSettings = field(default_factory=TrackSettings)
     smoother: SmootherSettings = field(default_factory=SmootherSettings)
