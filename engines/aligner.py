@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..tracker import markup
-from ..tracker.codecs import decode_vectors
-from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform, rotated_box
 from ..tracker.types import Float32, Landmarks, UInt8
 from .backend import Backend
 from .card import ModelCard
+from .codec import decoder
 
 LARGEST_BATCH = 8  # faces in one run; more than this is split, so that memory stays bounded in a crowd
 SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one place, and that has no crop
@@ -23,19 +22,14 @@ class Aligner:
     """Finds the landmarks of faces whose rough place is known. One thread at a time."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
-        """Take a card of codec kind "vectors" and its loaded network.
+        """Take a card and its loaded network.
 
         Raises:
-            CardError: the card's outputs cannot be decoded here.
+            CardError: the card's outputs cannot be decoded.
         """
-        if card.codec.get("kind") != "vectors":
-            raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind vectors")
-        try:
-            self._stride, self._sigma, self._peak = (float(card.codec[key]) for key in ("stride", "sigma", "peak"))
-        except KeyError as error:
-            raise CardError(f"{card.name}: the codec lacks {error}; wanted stride, sigma and peak") from error
         self.card, self.backend = card, backend
         self.markup = markup.load(card.markup)
+        self._decode = decoder(card.codec, self.markup, card.name)
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
@@ -72,9 +66,9 @@ class Aligner:
         batch = self._crops[: len(crops)]
         for crop, out in zip(crops, batch, strict=True):
             crop.crop(bgr, out)
-        vectors, logits = self.backend.run(batch)
-        xy, score = decode_vectors(vectors, self._stride, self._sigma, self._peak)
-        confidence = _confidence(logits)
+        outputs = self.backend.run(batch)
+        xy, score = self._decode(outputs)
+        confidence = _confidence(outputs[-1])
         return [
             Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), self.markup.name)
             for i, crop in enumerate(crops)

@@ -50,6 +50,15 @@ sizes = [[0.0, 96], [0.6, 128]]
     assert loaded.geometry == Config().geometry
 
 
+def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "common.toml").write_text('negatives = ["a"]\n[card]\nname = "x"\nlicence = "free"\n')
+    loaded = load_text(tmp_path, 'base = "common.toml"\nnegatives = ["b", "c"]\n[card]\nname = "y"')
+    assert loaded.negatives == ("b", "c")
+    assert (loaded.card.name, loaded.card.licence) == ("y", "free")
+    with pytest.raises(ConfigError, match=r"gone\.toml: cannot read"):
+        load_text(tmp_path, 'base = "gone.toml"')
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -116,6 +116,17 @@ def test_the_divergence_is_symmetric_zero_for_equals_and_ln_2_for_strangers():
     assert jensen_shannon(here, there).item() == pytest.approx(math.log(2))
 
 
+def test_a_map_divergence_and_its_gradient_are_those_of_the_softmax_by_autograd():
+    logits = torch.randn(2, 3, 5, 6, requires_grad=True)
+    targets = torch.rand(2, 3, 5, 6) ** 8
+    targets[0, 0, :4] = 0
+    wanted = targets.flatten(2) / targets.sum((2, 3))[..., None]
+    plain = jensen_shannon(logits.flatten(2).softmax(2), wanted).mean()
+    short = map_divergence(logits, targets * 30)
+    torch.testing.assert_close(short, plain)
+    torch.testing.assert_close(torch.autograd.grad(short, logits), torch.autograd.grad(plain, logits))
+
+
 def test_a_map_divergence_ignores_the_targets_height_and_empty_targets():
     logits = torch.randn(1, 3, 8, 8)
     targets = gaussian_maps(torch.tensor([[[13.0, 13.0], [8.0, 20.0], [torch.nan, 0.0]]]), (8, 8), 4, 1.0)
@@ -149,7 +160,7 @@ def perfect_answer(xy, marks=IBUG, side=128, stages=1, fields=68):
 @pytest.mark.parametrize(("fields", "coordinate"), [(68, 1e-6), (15, 0.05)])
 def test_a_perfect_span_has_next_to_no_loss(fields, coordinate):
     """But for fields of whole lines, whose heat points to neighbours too."""
-    terms = span.supervised_terms(perfect_answer(face(), fields=fields), face(), IBUG)
+    terms, _ = span.supervised_terms(perfect_answer(face(), fields=fields), face(), IBUG)
     assert set(terms) == {"final", "stages", "field", "coordinate"}
     assert 0 <= terms.pop("coordinate") < coordinate
     assert all(0 <= term < 1e-3 for term in terms.values())
@@ -166,7 +177,7 @@ def test_every_output_of_span_is_supervised():
     leaves = [*output.landmarks, *output.boundaries, output.field]
     leaves = [(leaf + 0.01 * torch.randn_like(leaf)).requires_grad_() for leaf in leaves]
     answer = Supervision(tuple(leaves[:2]), tuple(leaves[2:4]), leaves[4])
-    span.total(span.supervised_terms(answer, face(), IBUG), span.Weights()).backward()
+    span.total(span.supervised_terms(answer, face(), IBUG)[0], span.Weights()).backward()
     assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 
@@ -184,7 +195,7 @@ def test_unknown_landmarks_do_not_count():
     xy = face()
     output = perfect_answer(xy)
     xy[0, [30, 57]] = torch.nan
-    terms = span.supervised_terms(output, xy, IBUG)
+    terms, _ = span.supervised_terms(output, xy, IBUG)
     assert all(torch.isfinite(term) and term < 2e-3 for term in terms.values())
 
 

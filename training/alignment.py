@@ -1,9 +1,11 @@
-"""What an alignment network of vectors is trained on, judged by and validated with."""
+"""What every alignment network is trained on and validated with; `objectives` says how each answer is judged."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,26 +14,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..engines import nets
+from ..engines.codec import decoder
 from ..tracker import markup
-from ..tracker.codecs import decode_vectors
 from ..tracker.errors import ConfigError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.types import Float32, UInt8
 from .augment import crop_over_background, disturb, random_crop
 from .config import Config
 from .datasets import Sample, one_face_each, read_faces, read_images
-from .losses import soft_centroid
-from .targets import gaussian_vectors
 
 GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
-STRIDE = 4
-NEAR = 3  # cells; the centroid round a peak that is farther off teaches nothing
+FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 Item = tuple[UInt8, Float32, np.float32]
 
 
-class VectorAlignment:
-    """GV's objective: vectors by MSE, places by their centroid, and two logits for face and for quality."""
+class Alignment(ABC):
+    """Items, face scores and validation of every alignment network; a subclass says what its answers should be.
+
+    Attributes:
+        codec: how the network's deployed outputs are decoded, as a card says it.
+    """
+
+    codec: dict[str, Any]
 
     def __init__(self, config: Config, data: Path) -> None:
         """Read all pictures of the configuration below the folder `data` into memory, still compressed.
@@ -57,7 +62,7 @@ class VectorAlignment:
                 raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
         return samples
 
-    def build(self) -> nn.Module:
+    def build(self) -> nets.FromBytes:
         """The untrained network behind its preprocessing.
 
         Raises:
@@ -73,7 +78,7 @@ class VectorAlignment:
         """Training picture number `index`: crop (s, s, 3), points (N, 2) crop pixels, 1.0 if it shows a face."""
         rng = np.random.default_rng((self.config.schedule.seed, index))
         size = self.config.schedule.size(progress)
-        if rng.random() < self.config.vectors.negatives:
+        if rng.random() < self.config.negative_share:
             return self._negative(size, progress, rng)
         sample = self._draw(progress, rng)
         points = sample.points[0]
@@ -116,32 +121,44 @@ class VectorAlignment:
             net: the network.
             batch: crops (B, s, s, 3) uint8, points (B, N, 2), 1.0 where there is a face (B,).
         """
-        crops, xy, is_face = batch
-        vectors, logits = net(crops)
-        weights = self.config.vectors
-        faces = is_face > 0.5
-        seen, cells = vectors[faces], (xy[faces] + 0.5) / STRIDE - 0.5
-        bells = gaussian_vectors(xy[faces].numpy(), vectors.shape[2], STRIDE, weights.sigma, weights.peak)
-        mse = _mean((seen - torch.from_numpy(bells)) ** 2)
-        place, top = soft_centroid(seen)
-        # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the bell
-        reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
-        coordinate = _mean(F.smooth_l1_loss(place, cells, reduction="none", beta=0.3) * reachable)
-        good, nme = self._quality(place.detach(), cells)
+        order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
+        crops, xy, is_face = (values[order] for values in batch)
+        faces = int(is_face.sum())
+        answer = net(crops)
+        terms: dict[str, tuple[float, Tensor]] = {"nothing": (0.0, _total(answer))}  # every output has a gradient
         quality = torch.zeros_like(is_face)
-        quality[faces] = good
-        face_loss = F.binary_cross_entropy_with_logits(logits[:, 0], is_face)
-        quality_loss = F.binary_cross_entropy_with_logits(logits[:, 1], quality)
-        total = weights.mse * mse + weights.coordinate * coordinate + 0.3 * face_loss + 0.15 * quality_loss
-        terms = {"mse": mse, "coordinate": coordinate, "nme": nme, "face": face_loss, "quality": quality_loss}
-        return total, {name: term.item() for name, term in terms.items()}
+        if faces:
+            place, terms = self.landmark_terms(_first(answer, faces), xy[:faces])
+            quality[:faces], nme = self._quality(place.detach(), xy[:faces])
+            terms["nme"] = (0.0, nme)
+        logits = self.logits(answer)
+        if logits is not None:
+            terms["face"] = (FACE, F.binary_cross_entropy_with_logits(logits[:, 0].float(), is_face))
+            terms["quality"] = (QUALITY, F.binary_cross_entropy_with_logits(logits[:, 1].float(), quality))
+        total = torch.stack([weight * term for weight, term in terms.values()]).sum()
+        return total, {name: term.item() for name, (_, term) in terms.items() if name != "nothing"}
 
-    def _quality(self, place: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    @abstractmethod
+    def landmark_terms(self, answer: Any, xy: Tensor) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
+        """What the network's answer to F faces costs.
+
+        Args:
+            answer: of the network in training mode.
+            xy: (F, N, 2) crop pixels.
+        Returns:
+            Decoded places (F, N, 2) in crop pixels, and name -> (weight, term).
+        """
+
+    @abstractmethod
+    def logits(self, answer: Any) -> Tensor | None:
+        """The face score's logits (B, 2) in the network's answer in training mode, if it has them."""
+
+    def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
         """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""
         a, b = (list(group) for group in self.markup.normalisers["io"])
-        eyes = (cells[:, a].mean(1) - cells[:, b].mean(1)).norm(dim=-1)
-        nme = (place - cells).norm(dim=-1).mean(1) / eyes
-        return (nme < GOOD_NME).float(), _mean(nme)
+        eyes = (xy[:, a].mean(1) - xy[:, b].mean(1)).norm(dim=-1)
+        nme = (place - xy).norm(dim=-1).mean(1) / eyes
+        return (nme < GOOD_NME).float(), nme.mean()
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Inter-ocular NME in percent with ground-truth boxes, plain and turned by 30 degrees."""
@@ -150,16 +167,15 @@ class VectorAlignment:
 
     def _errors(self, net: nn.Module, angle: float) -> Float32:
         """NME of every validation face, in crops of the last size turned by this angle."""
+        decode = decoder(self.codec, self.markup, self.config.card.name)
         errors = []
         for start in range(0, len(self.validation), 32):
             samples = self.validation[start : start + 32]
             transforms = [self._upright(sample.points[0], angle) for sample in samples]
             crops = np.stack([t.crop(s.bgr()) for t, s in zip(transforms, samples, strict=True)])
             with torch.inference_mode():
-                vectors = net(torch.from_numpy(crops))[0].numpy()
-            weights = self.config.vectors
-            places, _ = decode_vectors(vectors, STRIDE, weights.sigma, weights.peak)
-            for place, sample, transform in zip(places, samples, transforms, strict=True):
+                outputs = tuple(output.numpy() for output in net(torch.from_numpy(crops)))
+            for place, sample, transform in zip(decode(outputs)[0], samples, transforms, strict=True):
                 errors.append(self._nme(transform.to_frame(place), sample.points[0]))
         return np.asarray(errors, np.float32)
 
@@ -195,6 +211,18 @@ def _thumbnail(bgr: UInt8) -> UInt8:
     return np.asarray(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _mean(values: Tensor) -> Tensor:
-    """Mean, and 0 of nothing: a process may draw a batch without a single face."""
-    return values.sum() / max(values.numel(), 1)
+def _first(answer: Any, count: int) -> Any:
+    """The part of a network's answer, tensors in tuples, that belongs to its first pictures."""
+    if isinstance(answer, Tensor):
+        return answer[:count]
+    if answer is None:
+        return None
+    parts = [_first(part, count) for part in answer]
+    return type(answer)(*parts) if hasattr(answer, "_fields") else tuple(parts)
+
+
+def _total(answer: Any) -> Tensor:
+    """The sum of everything that a network answered."""
+    if isinstance(answer, Tensor):
+        return answer.float().sum()
+    return torch.stack([_total(part) for part in answer if part is not None and len(part)]).sum()

@@ -53,14 +53,32 @@ class Vectors:
         sigma: width of the bell, cells.
         peak: height of the bell.
         mse, coordinate: weights of the two terms for the landmarks.
-        negatives: share of the training pictures that show no face.
     """
 
     sigma: float = 1.2
     peak: float = 3.0
     mse: float = 10.0
     coordinate: float = 1.0
-    negatives: float = 0.14
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """Labels and losses of the heat-map networks: TAB, PropNet and SPAN.
+
+    Attributes:
+        sigma: width of the landmarks' bells, cells; SPAN's own are in `training.span`.
+        landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
+            of the decoded place, which small maps need; the papers of TAB and PropNet have none.
+        frozen: TAB's second stage: the boundary network keeps what it was started with.
+        reach: of the decoding, cells; 0 for the papers' quarter-cell shift.
+    """
+
+    sigma: float = 1.0
+    landmarks: float = 1.0
+    boundaries: float = 1.0
+    coordinate: float = 0.0
+    frozen: bool = False
+    reach: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +124,7 @@ class Schedule:
         validate_every: steps between two validations, each with a line in the log.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
+        bf16: compute layers in bfloat16 (autocast): twice as fast for wide dense networks, slower for depthwise ones.
         seed: of the weights and of every item.
     """
 
@@ -120,6 +139,7 @@ class Schedule:
     validate_every: int = 500
     checkpoint_every: int = 200
     workers: int = 1
+    bf16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -150,21 +170,26 @@ class Config:
 
     Attributes:
         network: what is trained.
+        start: best.pt of an earlier run of this network to begin from instead of random weights; "" for those.
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
+        negative_share: share of an alignment network's training pictures that show no face.
         validation: folder of 300-W layout, below the data root; "" for objectives that hold some back themselves.
         geometry: how far training crops stray.
-        vectors, discs: of the two kinds of labels; only the network's own counts.
+        vectors, maps, discs: of the three kinds of labels; only the network's own counts.
         schedule: how long and how fast.
         card: what is said of the result.
     """
 
     network: Network = field(default_factory=Network)
+    start: str = ""
     corpora: tuple[Corpus, ...] = ()
     negatives: tuple[str, ...] = ()
+    negative_share: float = 0.14
     validation: str = ""
     geometry: Geometry = field(default_factory=Geometry)
     vectors: Vectors = field(default_factory=Vectors)
+    maps: Maps = field(default_factory=Maps)
     discs: Discs = field(default_factory=Discs)
     schedule: Schedule = field(default_factory=Schedule)
     card: Publication = field(default_factory=Publication)
@@ -173,13 +198,12 @@ class Config:
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply `a.b=value` overrides, whose values are TOML too.
 
+    A file that says `base = "other.toml"` changes that one, which lies beside it: tables are joined, values replaced.
+
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest known one) or a value of the wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
+    table = _read(path)
     for override in overrides:
         _override(table, override)
     try:
@@ -187,6 +211,24 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
+    if "base" not in table:
+        return table
+    return _joined(_read(path.parent / str(table.pop("base"))), table)
+
+
+def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _joined(base[key], value) if both else value
+    return result
 
 
 def _override(table: dict[str, Any], text: str) -> None:

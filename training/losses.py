@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..tracker.codecs import REACH
 
 WITHOUT_LANDMARK = 13  # pixels that a map without its landmark contributes: as many as a disc of radius 2
+TINY = 1e-12  # keeps the logarithm of an empty cell finite
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
@@ -78,13 +81,14 @@ def highest_cells(maps: Tensor) -> Tensor:
     return torch.stack((top % maps.shape[3], top // maps.shape[3]), -1)
 
 
-def windows(maps: Tensor, middles: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cut a square of W = (2 reach + 1)^2 cells out of every map.
+def windows(maps: Tensor, middles: Tensor, reach: int, channels: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut squares of W = (2 reach + 1)^2 cells out of maps.
 
     Args:
-        maps: (F, N, h, w).
+        maps: (F, K, h, w).
         middles: (F, N, 2) int64 cells, (x, y); anywhere.
         reach: cells on either side.
+        channels: (N,) the map that each square is cut out of; without them N = K and each map has its own.
     Returns:
         values: (F, N, W); a cell beyond the map has some value within it.
         cells: (F, N, W, 2) int64. inside: (F, N, W) bool, False for cells beyond the map.
@@ -95,8 +99,10 @@ def windows(maps: Tensor, middles: Tensor, reach: int) -> tuple[Tensor, Tensor, 
     cells = middles[:, :, None] + offsets
     x, y = cells.unbind(-1)
     inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
-    values = maps.flatten(2).gather(2, y.clamp(0, h - 1) * w + x.clamp(0, w - 1))
-    return values, cells, inside
+    if channels is None:
+        channels = torch.arange(maps.shape[1], device=maps.device)
+    where = (channels[:, None] * h + y.clamp(0, h - 1)) * w + x.clamp(0, w - 1)
+    return maps.flatten(1).gather(1, where.flatten(1)).view(where.shape), cells, inside
 
 
 def adaptive_wing(
@@ -149,20 +155,40 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
     Source: SPAN, Eq. 15.
     """
-    tiny = 1e-12
-    log_middle = ((p + q) / 2 + tiny).log()
-    return 0.5 * (p * ((p + tiny).log() - log_middle) + q * ((q + tiny).log() - log_middle)).sum(-1)
+    log_middle = ((p + q) / 2 + TINY).log()
+    return 0.5 * (p * ((p + TINY).log() - log_middle) + q * ((q + TINY).log() - log_middle)).sum(-1)
+
+
+class _LogitDivergence(torch.autograd.Function):
+    """`jensen_shannon` of softmax(logits) and q, with one logarithm per cell instead of three and a short way back."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, q: Tensor) -> Tensor:
+        log_p = logits.log_softmax(-1)
+        p = log_p.exp()
+        log_middle = ((p + q) / 2 + TINY).log_()
+        slope = log_p.sub_(log_middle)  # twice the divergence's derivative by p
+        ctx.save_for_backward(p, slope)
+        own = torch.special.xlogy(q, q).sum(-1)
+        return 0.5 * (torch.linalg.vecdot(p, slope) + own - torch.linalg.vecdot(q, log_middle))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        p, slope = ctx.saved_tensors
+        through = 0.5 * p * (slope - torch.linalg.vecdot(p, slope)[..., None])
+        return through * gradients[0][..., None], None
 
 
 def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean divergence of the maps' spatial softmax from the targets over their sum; empty targets do not count.
 
     Args:
-        logits: (F, K, h, w). targets: (F, K, h, w), not negative.
+        logits: (F, K, h, w).
+        targets: (F, K, h, w), not negative; nothing flows back into them.
     """
     wanted = targets.flatten(2).float()
     mass = wanted.sum(2, keepdim=True)
-    divergence = jensen_shannon(logits.flatten(2).float().softmax(2), wanted / mass.clamp(min=1e-6))
+    divergence: Tensor = _LogitDivergence.apply(logits.flatten(2).float(), wanted / mass.clamp(min=1e-6))
     return known_mean(divergence, mass[..., 0] > SEEN_MASS)
 
 

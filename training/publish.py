@@ -21,22 +21,28 @@ from ..engines import nets
 from ..engines.aligner import Aligner
 from ..engines.backend import open_backend
 from ..engines.card import read_card
+from ..engines.codec import decoder
 from ..engines.export import check_parity, export_onnx, store_half
 from ..tracker import markup
-from ..tracker.codecs import decode_vectors
 from ..tracker.errors import BackendError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.metrics import nme
 from ..tracker.types import Float32, UInt8
-from .alignment import STRIDE, VectorAlignment
+from .alignment import Alignment
 from .config import Config, load
 from .datasets import Sample
+from .objectives import open_alignment
 
+OUTPUTS = {
+    "vectors": ("vectors", "logits"),
+    "heatmaps": ("heatmaps", "logits"),
+    "fields": ("heatmaps", "field", "logits"),
+}
 WIDEST_PARITY = 0.05  # pixels after decoding between the stored file and torch; 16-bit weights cost about 0.01
 
 
 def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
-    """Export the best average of a run of GV with its card.
+    """Export the best average of a run of an alignment network with its card.
 
     Args:
         config: of the run.
@@ -47,28 +53,29 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported network does not compute what torch does.
+        ConfigError: the network is no alignment network.
     """
-    objective = VectorAlignment(config, data)
+    objective = open_alignment(config, data)
     net = objective.build().eval()
     net.load_state_dict(torch.load(run / "best.pt", weights_only=True)["average"])
     weights, card = (out / folder / f"{config.card.name}.{end}" for folder, end in _PLACES)
     for path in (weights, card):
         path.parent.mkdir(parents=True, exist_ok=True)
     crops = _validation_crops(objective)
-    export_onnx(net, weights, crops[:2], ("vectors", "logits"))
+    export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
     check_parity(net, weights, crops[:16], 1e-3)
     store_half(weights)
-    card.write_text(_card_text(config, net, weights, {}), encoding="utf-8")
+    card.write_text(_card_text(objective, net, weights, {}), encoding="utf-8")
     measured = _measure(card, objective.validation)
     measured["parity of the file with torch, px"] = _parity_px(card, net, crops)
-    card.write_text(_card_text(config, net, weights, measured), encoding="utf-8")
+    card.write_text(_card_text(objective, net, weights, measured), encoding="utf-8")
     return card
 
 
 _PLACES = (("weights", "onnx"), ("cards", "toml"))
 
 
-def _validation_crops(objective: VectorAlignment) -> UInt8:
+def _validation_crops(objective: Alignment) -> UInt8:
     aligned = [(sample, box_centre_side(bounding_box(sample.points[0]))) for sample in objective.validation]
     size, scale = objective.config.schedule.sizes[-1][1], objective.config.geometry.box_scale
     return np.stack([CropTransform.around(c, s * scale, size).crop(sample.bgr()) for sample, (c, s) in aligned])
@@ -94,26 +101,30 @@ def _locate(aligner: Aligner, sample: Sample, angle: float) -> Float32:
 def _parity_px(card: Path, net: nn.Module, crops: UInt8) -> float:
     """Mean distance in crop pixels between the landmarks of the stored file and those of torch."""
     loaded = read_card(card)
-    backend, codec = open_backend(loaded.weights["net"]), loaded.codec
-    with torch.inference_mode():
-        wanted = net(torch.from_numpy(crops))[0].numpy()
-    stored = np.concatenate([backend.run(crop[None])[0] for crop in crops])
-    places = [decode_vectors(v, codec["stride"], codec["sigma"], codec["peak"])[0] for v in (stored, wanted)]
-    distance = float(np.linalg.norm(places[0] - places[1], axis=-1).mean())
+    backend = open_backend(loaded.weights["net"])
+    decode = decoder(loaded.codec, markup.load(loaded.markup), loaded.name)
+    distances = []
+    for crop in crops:
+        with torch.inference_mode():
+            wanted = tuple(output.numpy() for output in net(torch.from_numpy(crop[None])))
+        stored, exact = decode(backend.run(crop[None]))[0], decode(wanted)[0]
+        distances.append(np.linalg.norm(stored - exact, axis=-1).mean())
+    distance = float(np.mean(distances))
     if distance > WIDEST_PARITY:
         raise BackendError(f"{card}: stored weights move landmarks by {distance:.3f} px, more than {WIDEST_PARITY}")
     return distance
 
 
-def _card_text(config: Config, net: nn.Module, weights: Path, measured: dict[str, float]) -> str:
-    size, vectors = config.schedule.sizes[-1][1], config.vectors
+def _card_text(objective: Alignment, net: nets.FromBytes, weights: Path, measured: dict[str, float]) -> str:
+    config = objective.config
+    size = config.schedule.sizes[-1][1]
     lines = [
         f"name = {json.dumps(config.card.name)}",
         f"network = {json.dumps(config.network.name)}",
         'task = "align"',
         f"markup = {json.dumps(markup.for_points(config.network.landmarks).name)}",
         f"parameters = {nets.parameters(net)}",
-        f"gmac = {_gmac(net, size):.3f} # one crop",
+        f"gmac = {nets.gmac(net.net, (size, size)):.3f} # one crop",
         f"data = {json.dumps(config.card.data)}",
         f"licence = {json.dumps(config.card.licence)}",
         "",
@@ -122,10 +133,7 @@ def _card_text(config: Config, net: nn.Module, weights: Path, measured: dict[str
         f"box_scale = {config.geometry.box_scale}",
         "",
         "[codec]",
-        'kind = "vectors"',
-        f"stride = {STRIDE}",
-        f"sigma = {vectors.sigma}",
-        f"peak = {vectors.peak}",
+        *(f"{key} = {json.dumps(value)}" for key, value in objective.codec.items()),
         "",
         "[weights]",
         f'net = {{ file = "{weights.name}", sha256 = "{_sha256(weights)}", precision = "fp16" }}',
@@ -138,23 +146,6 @@ def _card_text(config: Config, net: nn.Module, weights: Path, measured: dict[str
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _gmac(net: nn.Module, size: int) -> float:
-    """Multiplications of one forward pass in billions: convolutions and linear layers, counted by hooks."""
-    total = 0
-
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        nonlocal total
-        weights = next(layer.parameters())
-        total += output.numel() * weights[0].numel()
-
-    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    with torch.inference_mode():
-        net(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-    for hook in hooks:
-        hook.remove()
-    return total / 1e9
 
 
 def main() -> None:

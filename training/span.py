@@ -39,34 +39,39 @@ class Weights:
     coordinate: float = 40.0
 
 
-def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> dict[str, Tensor]:
-    """The four supervised terms of Eq. 19, unweighted, by the names of `Weights`.
+def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[dict[str, Tensor], Tensor]:
+    """The four supervised terms of Eq. 19, unweighted, by the names of `Weights`; and where the answer points.
 
     Args:
         output: SPAN's answer in training mode.
         xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
         marks: the markup of the N points.
+    Returns:
+        The terms, and the decoded landmarks (F, N, 2) in cells of the last stage.
     Raises:
         ValueError: the answer has no field.
     """
     if output.field is None:
         raise ValueError("SPAN's terms: wanted an answer with a field, got one without; is this SPAN in training mode?")
+    field = output.field.float().contiguous()
+    landmarks = [maps.float().contiguous() for maps in output.landmarks]  # once: every use would copy them again
     divergences = []
-    for i, (landmarks, lines) in enumerate(zip(output.landmarks, output.boundaries, strict=True)):
-        last = i == len(output.landmarks) - 1
+    for i, (maps, lines) in enumerate(zip(landmarks, output.boundaries, strict=True)):
+        last = i == len(landmarks) - 1
         stride, sigma = (FINAL_STRIDE, FINAL_SIGMA) if last else (STAGE_STRIDE, STAGE_SIGMA)
-        h, w = landmarks.shape[2:]
+        h, w = maps.shape[2:]
         wanted = gaussian_maps(xy, (h, w), stride, sigma)
         drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
-        divergences.append(map_divergence(landmarks, wanted) + map_divergence(lines, drawn))
-    heatmaps, field = spatial_softmax(output.landmarks[-1].float()), output.field.float()
+        divergences.append(map_divergence(maps, wanted) + map_divergence(lines, drawn))
     members = torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device)
-    return {
+    place, top = field_centroid(spatial_softmax(landmarks[-1]), field, members)
+    terms = {
         "final": divergences[-1],
         "stages": xy.new_zeros(()) + sum(divergences[:-1]),
         "field": field_term(field, xy, field_lines(marks, field.shape[1])),
-        "coordinate": coordinate_error(*field_centroid(heatmaps, field, members), xy, field.shape[4]),
+        "coordinate": coordinate_error(place, top, xy, field.shape[4]),
     }
+    return terms, place
 
 
 def total(terms: dict[str, Tensor], weights: Weights) -> Tensor:
@@ -95,9 +100,10 @@ def field_centroid(
     belongs = (members >= 0).to(field.dtype)  # N, M
     share = belongs / belongs.sum(1, keepdim=True).clamp(min=1)
     pointed = cells.to(field.dtype)
+    flat = field.flatten(1, 2)  # F, 2 B, h, w
     for column in range(members.shape[1]):
         line = members[:, column].clamp(min=0)
-        way = torch.stack([windows(field[:, line, axis], tops, reach)[0] for axis in (0, 1)], -1)
+        way = torch.stack([windows(flat, tops, reach, 2 * line + axis)[0] for axis in (0, 1)], -1)
         pointed = pointed + share[:, column, None, None] * way
     return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None], tops
 
@@ -151,7 +157,8 @@ def field_divergence(field: Tensor, wanted: Tensor, xy: Tensor, lines: Lines) ->
     near = cells.nan_to_num(nan=0.0).round().long()
     divergence = field.new_zeros(known.shape)
     for axis in (0, 1):
-        squares = [windows(f[:, line_of, axis], near, FIELD_REACH) for f in (field, wanted)]
+        channels = 2 * line_of + axis
+        squares = [windows(f.flatten(1, 2), near, FIELD_REACH, channels) for f in (field, wanted)]
         inside = squares[0][2]
         known = known & inside.any(2)
         hidden = ~inside & known[..., None]  # all of a square hidden would be no distribution

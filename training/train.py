@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,9 +27,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
-from .alignment import VectorAlignment
 from .config import Config, Schedule, load
 from .detection import BackboneDetection, BranchRefinement
+from .objectives import ALIGNMENTS, open_alignment
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +103,8 @@ class Run:
         schedule = config.schedule
         torch.manual_seed(schedule.seed)
         self.net = objective.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if config.start:
+            _load(self.net, Path(config.start))
         self.average = copy.deepcopy(self.net).eval()
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -163,7 +166,8 @@ class Run:
         wrapped.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, schedule)
-        loss, terms = self.objective.loss(wrapped, batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+            loss, terms = self.objective.loss(wrapped, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip, error_if_nonfinite=True)
@@ -214,6 +218,14 @@ class _Tally:
 
     def rate(self) -> float:
         return self._steps / (time.monotonic() - self._began)
+
+
+def _load(net: nn.Module, path: Path) -> None:
+    """Take over the averaged weights of a finished run."""
+    try:
+        net.load_state_dict(torch.load(path, weights_only=True)["average"])
+    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ConfigError(f"start: {path} is no best.pt of a run of this network: {error}") from error
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
@@ -270,8 +282,8 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
         ConfigError: no objective trains this network, or the backbone is missing.
     """
     name = config.network.name
-    if name == "gv":
-        return VectorAlignment(config, data)
+    if name in ALIGNMENTS:
+        return open_alignment(config, data)
     if name == "bbfcn-backbone":
         return BackboneDetection(config, data, _false_alarms(out))
     if name == "bbfcn":
@@ -280,7 +292,8 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
             raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
         state = torch.load(backbone, weights_only=True)["average"]
         return BranchRefinement(config, data, _false_alarms(out), state)
-    raise ConfigError(f"network.name: nothing trains {name!r} yet; wanted one of gv, bbfcn-backbone, bbfcn")
+    trained = ", ".join((*ALIGNMENTS, "bbfcn-backbone", "bbfcn"))
+    raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
 
 
 def _false_alarms(folder: Path) -> list[UInt8]:

@@ -1,0 +1,153 @@
+"""The heat-map networks' objectives: perfect answers cost nothing and decode to the truth, one batch is learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from test_alignment import configuration, data  # noqa: E402, F401 - torch may be missing; a fixture
+from torch import Tensor  # noqa: E402
+
+from facetrack.engines.codec import decoder  # noqa: E402
+from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
+from facetrack.engines.nets.span import spatial_softmax  # noqa: E402
+from facetrack.tracker import markup  # noqa: E402
+from facetrack.tracker.codecs import field_lines  # noqa: E402
+from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training.alignment import Alignment  # noqa: E402
+from facetrack.training.augment import Geometry  # noqa: E402
+from facetrack.training.boundaries import curve_maps, segment_maps, with_union  # noqa: E402
+from facetrack.training.config import Maps, Network  # noqa: E402
+from facetrack.training.maps import bali_fields, gaussian_maps  # noqa: E402
+from facetrack.training.objectives import open_alignment  # noqa: E402
+
+IBUG = markup.load("ibug68")
+OPTIONS = {
+    "tab": {"stacks": 1, "width": 16},
+    "propnet": {"stacks": 2, "width": 16},
+    "span": {"stacks": 2, "width": 16, "field_per_landmark": True},
+}
+SIDE = 128
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def objective_of(name: str, data: Path, *, face_score: bool = True, **maps: object) -> Alignment:  # noqa: F811
+    network = Network(name, 68, OPTIONS[name] | {"face_score": face_score})
+    settings = {"reach": 2, "coordinate": 1.0} | maps
+    return open_alignment(configuration(network=network, maps=Maps(**settings)), data)  # type: ignore[arg-type]
+
+
+def faces() -> Tensor:
+    return torch.from_numpy(np.random.default_rng(3).uniform(25, 100, (2, 68, 2)).astype(np.float32))
+
+
+def perfect(name: str, xy: Tensor) -> Supervision:
+    """What a network in training mode answers that knows the labels."""
+    bells = gaussian_maps(xy, (32, 32), 4, 1.0)
+    if name == "tab":
+        return Supervision((bells,), (with_union(curve_maps(xy, IBUG, (32, 32), 4)),))
+    if name == "propnet":
+        return Supervision((bells, bells), (segment_maps(xy, IBUG, (32, 32), 4),) * 2)
+    fine = gaussian_maps(xy, (64, 64), 2, 1.5)
+    lines = [curve_maps(xy, IBUG, (64 // s, 64 // s), 2 * s, w, 2.0) for s, w in ((2, 1.0), (1, 1.5))]
+    field, _ = bali_fields(xy, field_lines(IBUG, 68), (64, 64), 2)
+    logs = [(maps + 1e-9).log() for maps in (bells, fine, *lines)]
+    return Supervision(tuple(logs[:2]), tuple(logs[2:]), field)
+
+
+def deployed(answer: Supervision) -> tuple[np.ndarray, ...]:
+    """The same answer as the exported network gives it."""
+    maps = answer.landmarks[-1]
+    if answer.field is None:
+        return maps.numpy(), np.zeros((len(maps), 2), np.float32)
+    return spatial_softmax(maps).numpy(), answer.field.numpy(), np.zeros((len(maps), 2), np.float32)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: str, data: Path) -> None:  # noqa: F811
+    objective, xy = objective_of(name, data), faces()
+    answer = perfect(name, xy)
+    place, terms = objective.landmark_terms(answer, xy)
+    assert all(0 <= term < 2e-3 for _, term in terms.values())
+    assert all(weight > 0 for weight, _ in terms.values())
+    assert (place - xy).norm(dim=-1).max() < 0.15  # the centroid of a bell cut off at two cells
+    found, score = decoder(objective.codec, IBUG, name)(deployed(answer))
+    np.testing.assert_allclose(found, place.numpy(), atol=0.01)
+    assert (score > 0.5).all()
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_a_worse_answer_costs_more_in_every_term(name: str, data: Path) -> None:  # noqa: F811
+    objective, xy = objective_of(name, data), faces()
+    answer = perfect(name, xy)
+    _, good = objective.landmark_terms(answer, xy)
+    _, bad = objective.landmark_terms(answer, xy + torch.tensor([2.0, 1.0]))
+    assert all(bad[term][1] > good[term][1] + 1e-4 for term in good)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_a_network_without_scores_is_trained_on_landmarks_alone(name: str, data: Path) -> None:  # noqa: F811
+    objective = objective_of(name, data, face_score=False)
+    batch = batch_of_items(objective, 2, is_face=True)
+    _, terms = objective.loss(objective.build().train(), batch)
+    assert not {"face", "quality"} & set(terms)
+
+
+def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) -> None:  # noqa: F811
+    objective = objective_of("tab", data, frozen=True)
+    net = objective.build().train()
+    objective.loss(net, batch_of_items(objective, 2, is_face=True))[0].backward()
+    assert not any(p.requires_grad for p in net.net.scbe.parameters())
+    assert all(p.grad is not None for p in net.net.balt.head.parameters())
+
+
+def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match=r"network\.name: wanted one of gv, tab, propnet, span, got 'bbfcn'"):
+        open_alignment(configuration(network=Network("bbfcn", 5)), data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_one_batch_is_learnt_to_half_a_pixel(name: str, data: Path) -> None:  # noqa: F811
+    objective = objective_of(name, data)
+    torch.manual_seed(0)
+    net = objective.build().train()
+    batch = batch_of_items(objective, 3, is_face=True)
+    optimiser = torch.optim.Adam(net.parameters(), 4e-3)
+    eyes = (batch[1][:, 36] - batch[1][:, 45]).norm(dim=-1).mean().item()
+    errors = []
+    for _ in range(500):
+        loss, terms = objective.loss(net, batch)
+        errors.append(terms["nme"] * eyes)
+        if errors[-1] < 0.5:
+            break
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert errors[0] > 10
+    assert errors[-1] < 0.5
+
+
+def batch_of_items(objective: Alignment, count: int, *, is_face: bool) -> list[Tensor]:
+    """The first items of a late moment of the run that show a face, or none."""
+    objective.config = replace(
+        objective.config,
+        schedule=replace(objective.config.schedule, sizes=((0.0, SIDE),)),
+        geometry=Geometry(roll_deg=5, wide_share=0, log_scale=0, shift=0.01),
+    )
+    items = (objective.item(i, 0.9) for i in range(1000))
+    chosen = [item for item, _ in zip((i for i in items if bool(i[2]) == is_face), range(count), strict=False)]
+    return list(torch.utils.data.default_collate(chosen))
