@@ -223,11 +223,11 @@ class Reader(nn.Module):
 
     def __init__(self, offset_px: float = 0.0) -> None:
         super().__init__()
-        self.offset_px = offset_px
+        self.offset_px = nn.Parameter(torch.tensor(offset_px))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         found = [_read(crop) for crop in crops.numpy()]
-        xy = np.stack(found) + np.float32([self.offset_px, 0])
+        xy = np.stack(found) + np.float32([self.offset_px.item(), 0])
         return torch.from_numpy(gaussian_vectors(xy, CELLS, 4, 1.2, 3.0)), torch.zeros(len(crops), 2)
 
 
@@ -245,6 +245,13 @@ def test_validation_is_the_nme_in_percent_upright_and_turned(objective: VectorAl
     # 4 of 96 crop pixels; a crop is 1.25 boxes, the outer eye corners of the mean face are 0.64 of its box apart
     assert off["nme"] == pytest.approx(100 * 4 / 96 * 1.25 / 0.64, rel=0.15)
     assert off["nme_roll30"] == pytest.approx(off["nme"], rel=0.15)
+
+
+def test_the_picture_shows_the_found_points_in_the_crops(objective: VectorAlignment) -> None:
+    picture = objective.picture(Reader())
+    assert picture.shape == (SIDE, 6 * SIDE, 3)
+    green = (picture == (0, 255, 0)).all(-1)
+    assert [bool(green[:, i * SIDE : (i + 1) * SIDE].any()) for i in range(6)] == [True] * 3 + [False] * 3
 
 
 def test_the_network_is_built_with_its_options_and_refused_with_others(data: Path) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes_training import write_faces  # noqa: E402 - torch may be missing
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from facetrack.tracker.errors import ConfigError  # noqa: E402
@@ -64,6 +67,10 @@ class Fit:
         x, y = batch
         error = ((net(x + 0.1 * torch.randn_like(x)) - y) ** 2).mean()
         return error, {"error": error.item(), "one": 1.0}
+
+    def picture(self, net: nn.Module) -> np.ndarray:
+        assert not net.training
+        return np.full((4, 6, 3), [255, 0, 0], np.uint8)
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         assert not net.training
@@ -217,7 +224,30 @@ def test_the_log_has_means_since_the_last_line_also_of_a_short_last_interval(tmp
     for line in log:
         assert line["one"] == 1.0
         assert line["rate"] > 0
+        assert line["left_min"] >= 0
         assert set(line["val"]) == {"first", "second"}
+
+
+def test_tensorboard_gets_every_validation_and_a_picture_in_its_colours(tmp_path: Path) -> None:
+    parameters_after(tmp_path, Fit())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [e.step for e in events.Scalars("validation/first")] == [5, 10, 12]
+    assert [e.value for e in events.Scalars("loss/one")] == [1.0] * 3
+    png = np.frombuffer(events.Images("validation")[-1].encoded_image_string, np.uint8)
+    np.testing.assert_array_equal(cv2.imdecode(png, cv2.IMREAD_COLOR)[0, 0], [255, 0, 0])
+
+
+def test_a_run_begins_from_the_average_of_another_and_refuses_other_files(tmp_path: Path) -> None:
+    first = parameters_after(tmp_path / "first", Fit())
+    start = replace(config(), start=str(tmp_path / "first" / "best.pt"))
+    best = torch.load(tmp_path / "first" / "best.pt", weights_only=True)["average"]
+    run = Run(start, Fit(), tmp_path / "second")
+    assert all(torch.equal(run.net.state_dict()[key], value) for key, value in best.items())
+    assert first.keys() >= best.keys()
+    with pytest.raises(ConfigError, match=r"start: .*best\.pt is no best\.pt of a run of this network"):
+        Run(start, Fit(width=5), tmp_path / "third")
+    with pytest.raises(ConfigError, match=r"start: .*none\.pt"):
+        Run(replace(start, start=str(tmp_path / "none.pt")), Fit(), tmp_path / "third")
 
 
 def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: Path) -> None:

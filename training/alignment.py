@@ -165,19 +165,35 @@ class Alignment(ABC):
         plain, turned = self._errors(net, 0.0), self._errors(net, np.pi / 6)
         return {"nme": float(plain.mean() * 100), "nme_roll30": float(turned.mean() * 100)}
 
+    def picture(self, net: nn.Module) -> UInt8:
+        """The first validation faces with what the network finds, six to a row."""
+        samples = self.validation[:18]
+        crops, places = self._found(net, samples, [self._upright(s.points[0], 0.0) for s in samples])
+        for crop, place in zip(crops, places, strict=True):
+            for x, y in place:
+                cv2.circle(crop, (round(float(x)), round(float(y))), 1, (0, 255, 0), -1)
+        blank = np.zeros((-len(crops) % 6, *crops.shape[1:]), np.uint8)
+        rows = np.concatenate((crops, blank)).reshape(-1, 6, *crops.shape[1:])
+        return np.concatenate([np.concatenate(row, 1) for row in rows])
+
     def _errors(self, net: nn.Module, angle: float) -> Float32:
         """NME of every validation face, in crops of the last size turned by this angle."""
-        decode = decoder(self.codec, self.markup, self.config.card.name)
         errors = []
         for start in range(0, len(self.validation), 32):
             samples = self.validation[start : start + 32]
             transforms = [self._upright(sample.points[0], angle) for sample in samples]
-            crops = np.stack([t.crop(s.bgr()) for t, s in zip(transforms, samples, strict=True)])
-            with torch.inference_mode():
-                outputs = tuple(output.numpy() for output in net(torch.from_numpy(crops)))
-            for place, sample, transform in zip(decode(outputs)[0], samples, transforms, strict=True):
+            _, places = self._found(net, samples, transforms)
+            for place, sample, transform in zip(places, samples, transforms, strict=True):
                 errors.append(self._nme(transform.to_frame(place), sample.points[0]))
         return np.asarray(errors, np.float32)
+
+    def _found(self, net: nn.Module, samples: list[Sample], transforms: list[CropTransform]) -> tuple[UInt8, Float32]:
+        """The crops (B, s, s, 3) and the landmarks that the network finds in them, (B, N, 2) crop pixels."""
+        decode = decoder(self.codec, self.markup, self.config.card.name)
+        crops = np.stack([t.crop(s.bgr()) for t, s in zip(transforms, samples, strict=True)])
+        with torch.inference_mode():
+            outputs = net(torch.from_numpy(crops).to(next(net.parameters()).device))
+        return crops, decode(tuple(output.cpu().numpy() for output in outputs))[0]
 
     def _upright(self, points: Float32, angle: float) -> CropTransform:
         centre, side = box_centre_side(bounding_box(points))

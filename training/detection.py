@@ -178,6 +178,10 @@ class BackboneDetection:
         loss = selective_l2(net(crops), targets, hardest=bool(loudest.any()))
         return loss, {"l2": loss.item()}
 
+    def picture(self, net: nn.Module) -> None:
+        """See `train.Objective`: responses to windows of so few pixels show nothing."""
+        del net
+
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Share of held-out face windows under the response that 0.1 % and 1 % of the faceless windows exceed."""
         faces, others = _loudness(net, self._faces), _loudness(net, self._others)
@@ -187,9 +191,10 @@ class BackboneDetection:
 
 def _loudness(net: nn.Module, windows: UInt8) -> Float32:
     """Mean over the types of each window's highest response."""
+    device = next(net.parameters()).device
     with torch.inference_mode():
-        maps = (net(torch.from_numpy(windows[i : i + 64])) for i in range(0, len(windows), 64))
-        return np.concatenate([F.max_pool2d(m, m.shape[-1]).mean((1, 2, 3)).numpy() for m in maps])
+        maps = (net(torch.from_numpy(windows[i : i + 64]).to(device)) for i in range(0, len(windows), 64))
+        return np.concatenate([F.max_pool2d(m, m.shape[-1]).mean((1, 2, 3)).cpu().numpy() for m in maps])
 
 
 class BranchRefinement:
@@ -222,12 +227,17 @@ class BranchRefinement:
         loss = selective_l2(fine, _seen_through(targets, corner), hardest=bool(loudest.any()))
         return loss, {"l2": loss.item()}
 
+    def picture(self, net: nn.Module) -> None:
+        """See `train.Objective`: responses to windows of so few pixels show nothing."""
+        del net
+
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Mean five-point error over the eye distance in percent, of the whole and of the backbone alone."""
         errors: dict[str, list[Float32]] = {"fine": [], "coarse": []}
         for i in range(0, len(self._crops), 64):
             with torch.inference_mode():
-                coarse, fine, corner = (m.numpy() for m in net(torch.from_numpy(self._crops[i : i + 64])))
+                crops = torch.from_numpy(self._crops[i : i + 64]).to(next(net.parameters()).device)
+                coarse, fine, corner = (m.cpu().numpy() for m in net(crops))
             places = {
                 "fine": mean_of_highest(fine, DISC)[0] + corner,
                 "coarse": 2 * mean_of_highest(coarse, DISC)[0] + 0.5,

@@ -170,7 +170,8 @@ class _LogitDivergence(torch.autograd.Function):
         slope = log_p.sub_(log_middle)  # twice the divergence's derivative by p
         ctx.save_for_backward(p, slope)
         own = torch.special.xlogy(q, q).sum(-1)
-        return 0.5 * (torch.linalg.vecdot(p, slope) + own - torch.linalg.vecdot(q, log_middle))
+        divergence: Tensor = 0.5 * (torch.linalg.vecdot(p, slope) + own - torch.linalg.vecdot(q, log_middle))
+        return divergence
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -188,7 +189,9 @@ def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
     """
     wanted = targets.flatten(2).float()
     mass = wanted.sum(2, keepdim=True)
-    divergence: Tensor = _LogitDivergence.apply(logits.flatten(2).float(), wanted / mass.clamp(min=1e-6))
+    divergence: Tensor = _LogitDivergence.apply(  # type: ignore[no-untyped-call]
+        logits.flatten(2).float(), wanted / mass.clamp(min=1e-6)
+    )
     return known_mean(divergence, mass[..., 0] > SEEN_MASS)
 
 

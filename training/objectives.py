@@ -47,12 +47,13 @@ class VectorAlignment(Alignment):
         """See `Alignment`."""
         vectors, weights = answer[0], self.config.vectors
         cells = to_cells(xy, STRIDE)
-        bells = gaussian_vectors(xy.numpy(), vectors.shape[2], STRIDE, weights.sigma, weights.peak)
+        drawn = gaussian_vectors(xy.cpu().numpy(), vectors.shape[2], STRIDE, weights.sigma, weights.peak)
+        bells = torch.from_numpy(drawn).to(xy.device)
         place, top = soft_centroid(vectors)
         # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the bell
         reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
         return _pixels(place, STRIDE), {
-            "mse": (weights.mse, F.mse_loss(vectors, torch.from_numpy(bells))),
+            "mse": (weights.mse, F.mse_loss(vectors, bells)),
             "coordinate": (weights.coordinate, _coordinate(place, cells, reachable)),
         }
 
@@ -78,7 +79,7 @@ class MapAlignment(Alignment):
         cells = to_cells(xy, STRIDE)
         maps = answer.landmarks[-1].float()
         place, top = map_centroid(maps, max(self.config.maps.reach, 2))
-        last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1])
+        last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=xy.device)
         reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= last)
         return _pixels(place, STRIDE), {
             "coordinate": (self.config.maps.coordinate, _coordinate(place, cells, reachable)),

@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
 
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
@@ -53,6 +54,10 @@ class Objective(Protocol):
         """Figures by name; the first one decides which network is the best, and lower is better."""
         ...
 
+    def picture(self, net: nn.Module) -> UInt8 | None:
+        """What the network finds in some validation pictures, drawn, (H, W, 3) BGR; None: nothing to look at."""
+        ...
+
 
 class Items(Dataset[tuple[Any, ...]]):
     """An objective's items by number, so that a resumed run draws what the uninterrupted one would have."""
@@ -70,11 +75,23 @@ def rank_and_world() -> tuple[int, int]:
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
+def device() -> torch.device:
+    """What this process trains on: its own GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
     """This process's share of every batch from step `start` up to step `end`."""
     rank, world = rank_and_world()
     indices = (list(range(s * schedule.batch + rank, (s + 1) * schedule.batch, world)) for s in range(start, end))
-    loader = DataLoader(Items(objective, schedule), batch_sampler=indices, num_workers=schedule.workers)
+    loader = DataLoader(
+        Items(objective, schedule),
+        batch_sampler=indices,
+        num_workers=schedule.workers,
+        pin_memory=torch.cuda.is_available(),
+    )
     yield from loader
 
 
@@ -90,7 +107,7 @@ class Run:
     """State of one training run and its folder.
 
     The folder holds checkpoint.pt, from which the run goes on; best.pt, whose "average" is the best network so far;
-    and log.jsonl, a line per validation.
+    log.jsonl, a line per validation; and the curves for TensorBoard.
     """
 
     def __init__(self, config: Config, objective: Objective, folder: Path) -> None:
@@ -102,7 +119,8 @@ class Run:
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
         torch.manual_seed(schedule.seed)
-        self.net = objective.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = device()
+        self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.start:
             _load(self.net, Path(config.start))
         self.average = copy.deepcopy(self.net).eval()
@@ -119,7 +137,7 @@ class Run:
             self._restore(folder / "checkpoint.pt")
 
     def _restore(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         try:
             self.net.load_state_dict(state["net"])
             self.average.load_state_dict(state["average"])
@@ -166,7 +184,8 @@ class Run:
         wrapped.train()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, schedule)
-        with torch.autocast("cpu", torch.bfloat16, enabled=schedule.bf16):
+        batch = [values.to(self.device, non_blocking=True) for values in batch]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=schedule.bf16):
             loss, terms = self.objective.loss(wrapped, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -188,7 +207,15 @@ class Run:
     def _report(self, terms: dict[str, float], rate: float) -> None:
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
-        line = {"step": self.step, "rate": round(rate, 1), **_rounded(terms), "val": _rounded(measured)}
+        left = (self.config.schedule.steps - self.step) * self.config.schedule.batch / rate
+        line = {
+            "step": self.step,
+            "rate": round(rate, 1),
+            "left_min": round(left / 60, 1),
+            **_rounded(terms),
+            "val": _rounded(measured),
+        }
+        self._show(terms, measured)
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
@@ -198,6 +225,17 @@ class Run:
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",
             )
+
+    def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
+        """Curves and a picture of what the network finds, for TensorBoard."""
+        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+            for group, values in (("loss", terms), ("validation", measured)):
+                for name, value in values.items():
+                    writer.add_scalar(f"{group}/{name}", value, self.step)
+            picture = self.objective.picture(self.average)
+            if picture is not None:
+                rgb = picture[..., ::-1].copy()
+                writer.add_image("validation", rgb, self.step, dataformats="HWC")
 
 
 class _Tally:
@@ -245,9 +283,14 @@ def train(config: Config, objective: Objective, folder: Path) -> None:
         ConfigError: the folder's checkpoint is of another network.
     """
     _, world = rank_and_world()
-    if world > 1:
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    elif world > 1:
         torch.set_num_threads(1)
-        dist.init_process_group("gloo")
+    if world > 1:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         Run(config, objective, folder).train()
     finally:
