@@ -271,6 +271,11 @@ def test_what_is_needed_and_not_configured_is_said(data: Path, missing: str) -> 
         VectorAlignment(configuration(**{missing: ()}), data)
 
 
+def test_without_negatives_there_are_faces_alone(data: Path) -> None:
+    objective = VectorAlignment(configuration(negatives=(), negative_share=0.0), data)
+    assert all(objective.item(i, 0.5)[2] == 1 for i in range(12))
+
+
 def test_a_corpus_with_other_points_is_refused_by_the_name_of_its_picture(data: Path, tmp_path: Path) -> None:
     write_faces(tmp_path / "five", 1)
     (tmp_path / "five" / "0.pts").write_text("n_points: 1\n{\n1 2\n}\n")

@@ -11,7 +11,10 @@ from facetrack.tracker.errors import ConfigError
 from facetrack.training import config
 from facetrack.training.config import Config, Corpus, Schedule, load
 
-SHIPPED = sorted((Path(config.__file__).parent / "configs").glob("*.toml"))
+CONFIGS = Path(config.__file__).parent / "configs"
+ALIGNERS = {"gv", "tab", "propnet", "span"}
+BASES = {"faces-68", "300w", "wflw", "cofw"}
+SHIPPED = sorted(CONFIGS.rglob("*.toml"))
 
 
 def load_text(folder: Path, text: str, *overrides: str) -> Config:
@@ -156,5 +159,17 @@ def test_there_are_shipped_configurations() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_what_ships_can_be_read(path: Path) -> None:
     loaded = load(path)
-    assert loaded.corpora
-    assert loaded.negatives
+    if loaded.network.name in ALIGNERS and path.stem not in BASES:
+        assert loaded.corpora
+        assert loaded.validation
+        assert loaded.negatives or not loaded.negative_share
+        assert loaded.card.name == path.stem
+        assert loaded.card.licence
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "papers").glob("*-*.toml")), ids=lambda path: path.stem)
+def test_a_published_result_names_what_the_paper_reports(path: Path) -> None:
+    loaded = load(path)
+    assert any(key.startswith("NME") for key in loaded.card.published)
+    assert loaded.schedule.sizes == ((0.0, 256),)
+    assert loaded.schedule.drops

@@ -168,6 +168,12 @@ def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> Non
     assert learning_rate(0, Schedule(warm_up=0, learning_rate=0.4)) == pytest.approx(0.4)
 
 
+def test_the_papers_rates_fall_in_steps() -> None:
+    schedule = Schedule(steps=200_000, learning_rate=2.5e-4, warm_up=0, drops=((0.05, 5), (0.2, 2), (0.5, 2)))
+    rates = [learning_rate(step, schedule) for step in (0, 9_999, 10_000, 40_000, 100_000, 199_999)]
+    assert rates == pytest.approx([2.5e-4, 2.5e-4, 5e-5, 2.5e-5, 1.25e-5, 1.25e-5])  # SPAN, section IV-A
+
+
 def test_the_optimiser_runs_at_the_rate_of_its_step_and_decays_no_bias(tmp_path: Path) -> None:
     run = Run(config(weight_decay=0.3), Fit(), tmp_path)
     run.train(2)

@@ -26,6 +26,7 @@ from .datasets import Sample, one_face_each, read_faces, read_images
 GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
+BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Item = tuple[UInt8, Float32, np.float32]
 
 
@@ -46,14 +47,16 @@ class Alignment(ABC):
             MarkupError: no markup has so many landmarks.
             SourceError: a folder is missing or broken.
         """
-        if not (config.corpora and config.negatives and config.validation):
-            raise ConfigError("alignment: wanted at least one of corpora, one of negatives, and validation")
+        if not (config.corpora and config.validation and (config.negatives or not config.negative_share)):
+            raise ConfigError(
+                "alignment: wanted at least one of corpora, validation, and one of negatives unless negative_share is 0"
+            )
         self.config = config
         self.markup = markup.for_points(config.network.landmarks)
         self.corpora = [self._faces(data / c.path, c.layout) for c in config.corpora]
         self.negatives = list(chain.from_iterable(read_images(data / n, 0) for n in config.negatives))
-        self.validation = self._faces(data / config.validation, "pts")
-        self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]]
+        self.validation = self._faces(data / config.validation, config.validation_layout)
+        self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
     def _faces(self, folder: Path, layout: str) -> list[Sample]:
         samples = one_face_each(read_faces(folder, layout))

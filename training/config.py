@@ -34,7 +34,7 @@ class Corpus:
 
     Attributes:
         path: folder below the data root.
-        layout: one of `datasets.LAYOUTS`: "pts" (300-W) or "table" (labels.csv).
+        layout: one of `datasets.LAYOUTS`: "pts" for pictures with a .pts file each, "wflw-train", ...
         weight: share of the mixture at the start, relative to the other corpora.
         late_weight: the same at the end; weights move linearly over the run. Negative: as at the start.
     """
@@ -116,7 +116,8 @@ class Schedule:
         steps: optimiser steps of the whole run.
         batch: pictures per step over all processes.
         learning_rate: peak of AdamW's rate; linear warm-up, then a cosine to zero.
-        weight_decay: AdamW's, for everything but biases and normalisation.
+        drops: (share of the run, divisor): the papers' way instead of the cosine, the rate falls in steps.
+        weight_decay: AdamW's, for everything but biases and normalisation; 0 makes it Adam.
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient.
@@ -131,6 +132,7 @@ class Schedule:
     steps: int = 10_000
     batch: int = 64
     learning_rate: float = 2e-3
+    drops: tuple[tuple[float, float], ...] = ()
     weight_decay: float = 1e-2
     warm_up: int = 300
     ema: float = 0.999
@@ -157,11 +159,17 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What the card of the trained network will say; see `engines.card.ModelCard`."""
+    """What the card of the trained network will say; see `engines.card.ModelCard`.
+
+    Attributes:
+        name, data, licence: the card's.
+        published: what the paper reports for this network on this data: figure -> value, to hold a result against.
+    """
 
     name: str = "unnamed"
     data: tuple[str, ...] = ()
     licence: str = ""
+    published: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +182,8 @@ class Config:
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
         negative_share: share of an alignment network's training pictures that show no face.
-        validation: folder of 300-W layout, below the data root; "" for objectives that hold some back themselves.
+        validation: folder below the data root; "" for objectives that hold some back themselves.
+        validation_layout: as a corpus's.
         geometry: how far training crops stray.
         vectors, maps, discs: of the three kinds of labels; only the network's own counts.
         schedule: how long and how fast.
@@ -187,6 +196,7 @@ class Config:
     negatives: tuple[str, ...] = ()
     negative_share: float = 0.14
     validation: str = ""
+    validation_layout: str = "pts"
     geometry: Geometry = field(default_factory=Geometry)
     vectors: Vectors = field(default_factory=Vectors)
     maps: Maps = field(default_factory=Maps)

@@ -39,11 +39,11 @@ class VectorAlignment(Alignment):
             "peak": config.vectors.peak,
         }
 
-    def logits(self, answer: tuple[Tensor, Tensor]) -> Tensor:
+    def logits(self, answer: tuple[Tensor, ...]) -> Tensor | None:
         """See `Alignment`."""
-        return answer[1]
+        return answer[1] if len(answer) > 1 else None
 
-    def landmark_terms(self, answer: tuple[Tensor, Tensor], xy: Tensor) -> tuple[Tensor, Terms]:
+    def landmark_terms(self, answer: tuple[Tensor, ...], xy: Tensor) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
         vectors, weights = answer[0], self.config.vectors
         cells = to_cells(xy, STRIDE)

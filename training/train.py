@@ -96,9 +96,11 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
-    """Linear warm-up, then half a cosine down to zero."""
+    """Linear warm-up, then half a cosine down to zero; or the schedule's drops, where it has some."""
     if step < schedule.warm_up:
         return schedule.learning_rate * (step + 1) / schedule.warm_up
+    if schedule.drops:
+        return schedule.learning_rate / math.prod(by for share, by in schedule.drops if step >= share * schedule.steps)
     done = (step - schedule.warm_up) / max(1, schedule.steps - schedule.warm_up)
     return schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
