@@ -57,7 +57,7 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
     """
     objective = open_alignment(config, data)
     net = objective.build().eval()
-    net.load_state_dict(torch.load(run / "best.pt", weights_only=True)["average"])
+    net.load_state_dict(torch.load(run / "best.pt", map_location="cpu", weights_only=True)["average"])
     weights, card = (out / folder / f"{config.card.name}.{end}" for folder, end in _PLACES)
     for path in (weights, card):
         path.parent.mkdir(parents=True, exist_ok=True)

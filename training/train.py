@@ -162,22 +162,26 @@ class Run:
         }
         _save(state, self.folder / "checkpoint.pt")
 
-    def train(self, until: int | None = None) -> None:
-        """Run to the last step, or to step `until`; validate, keep the best average, write checkpoints."""
+    def train(self, until: int | None = None, seconds: float = math.inf) -> None:
+        """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints."""
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         wrapped = DistributedDataParallel(self.net) if world > 1 else self.net
         self.folder.mkdir(parents=True, exist_ok=True)
         tally = _Tally()
         end = schedule.steps if until is None else min(until, schedule.steps)
+        stop = time.monotonic() + seconds
         for batch in batches(self.objective, schedule, self.step, end):
             tally.add(self._step(wrapped, batch))
+            over = time.monotonic() > stop
             if rank == 0:
                 last = self.step == end
                 if last or self.step % schedule.validate_every == 0:
                     self._report(tally.means(), tally.rate() * schedule.batch)
                     tally = _Tally()
-                if last or self.step % schedule.checkpoint_every == 0:
+                if last or over or self.step % schedule.checkpoint_every == 0:
                     self.save()
+            if over:
+                return
 
     def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, float]:
         """One step of the optimiser; gives the terms of the loss."""

@@ -1,0 +1,77 @@
+"""The GPU's errand at toy size on the CPU: cut into calls, it ends with published weights in pieces."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="needs the train extra")
+
+from fakes_training import write_faces
+
+from facetrack.engines.card import read_card
+from facetrack.training import full_size
+from facetrack.training.full_size import Campaign, run, ship
+
+OVERRIDES = (
+    "corpora=[{path='faces'}, {path='yt68', weight=0.3}]",
+    "negatives=['grass']",
+    "validation='held'",
+    "schedule.batch=2",
+    "schedule.workers=0",
+    "schedule.bf16=false",
+    "schedule.sizes=[[0.0, 64]]",
+)
+
+
+@pytest.fixture
+def tars(tmp_path: Path) -> Path:
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    for name in ("faces", "yt68", "held"):
+        write_faces(tmp_path / name, 2)
+    (tmp_path / "grass").mkdir()
+    green = np.random.default_rng(0).integers(0, 120, (90, 90, 3), np.uint8)
+    (tmp_path / "grass" / "0.png").write_bytes(cv2.imencode(".png", green)[1].tobytes())
+    with tarfile.open(folder / "all.tar", "w") as archive:
+        for name in ("faces", "yt68", "held", "grass"):
+            archive.add(tmp_path / name, name)
+    return folder
+
+
+@pytest.mark.slow
+def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
+    tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_size, "PROBE_STEPS", 6)
+    monkeypatch.setattr(full_size, "PIECE", 2**20)
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "nowhere"))
+    received: dict[str, bytes] = {}
+    for call in range(30):
+        out = tmp_path / f"out{call}"
+        # the clock is told that the first calls end at once: they probe the speed and train a single step
+        ends = -1.0 if call % 2 == 0 else float("inf")
+        campaign = Campaign(tars, tmp_path / "work", out, 0.0, ends, OVERRIDES)
+        finished = run(campaign, ("tab-compact-68",))
+        ship(campaign)
+        pieces = {path.name: path.read_bytes() for path in out.glob("*.0*")}
+        assert not pieces.keys() & received.keys()
+        assert sum(".onnx." in name for name in pieces) <= full_size.PIECES
+        received |= pieces
+        if finished and not pieces:
+            break
+    assert finished
+    assert set(json.loads((out / "progress.json").read_text())) >= {"tab-compact-68", full_size.STUDENT}
+    for name in ("tab-compact-68", full_size.STUDENT):
+        joined = io.BytesIO()
+        for piece in sorted(n for n in received if n.startswith(f"{name}.onnx.")):
+            joined.write(received[piece])
+        published = tmp_path / "work" / "published"
+        assert joined.getvalue() == (published / "weights" / f"{name}.onnx").read_bytes()
+        assert read_card(published / "cards" / f"{name}.toml").measured

@@ -1,0 +1,201 @@
+"""Everything that a borrowed GPU is for, in one resumable command: from tar files to trained weights and figures.
+
+    python -m facetrack.training.full_size --tars DIR --work DIR --out DIR --minutes 9 [NAME ...]
+
+unpacks the data, trains the networks one after the other, publishes each finished one as ONNX with its card, labels
+the unlabelled faces with the best of them and trains the CPU's default on those labels too (distillation). It stops
+when its minutes are over and goes on where it stopped when it is called again with the same --work. What it made is
+left in --out in pieces that fit through a narrow door; `cat NAME.onnx.* > NAME.onnx` puts them together again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import tarfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..engines.card import read_card
+from ..pipeline.open import Choices
+from ..tracker.errors import FacetrackError
+from .config import Config, Corpus, load
+from .objectives import open_alignment
+from .publish import publish
+from .relabel import relabel
+from .train import Run
+
+log = logging.getLogger(__name__)
+
+CONFIGS = Path(__file__).parent / "configs"
+TEACHERS = ("tab-68", "propnet-68", "gv-resnet50-68", "span-68")  # in this order
+STUDENT = "gv-mobilenetv3-68"
+PSEUDO = {"yt68": "yt68", "unlabelled": "unlabelled"}  # folder of data -> its place below `pseudo`
+PROBE_STEPS = 60  # after which a network's speed is known
+PIECE = 15 * 2**20  # bytes
+PIECES = 4  # that leave at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Where things are and how long they may take.
+
+    Attributes:
+        tars: folder of the data sets' tar files.
+        work: folder of everything that must last from one call to the next.
+        out: folder that is emptied by whoever calls.
+        train_minutes: what one network's training takes, over all calls.
+        ends: `time.monotonic` when this call must be over.
+        overrides: settings that go before every configuration's.
+    """
+
+    tars: Path
+    work: Path
+    out: Path
+    train_minutes: float
+    ends: float
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def data(self) -> Path:
+        """The unpacked data sets."""
+        return self.work / "data"
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until this call must be over."""
+        return self.ends - time.monotonic()
+
+
+def unpack(campaign: Campaign) -> None:
+    """Unpack every tar file once."""
+    for tar in sorted(campaign.tars.glob("*.tar")):
+        done = campaign.data / f".{tar.stem}"
+        if not done.exists():
+            with tarfile.open(tar) as archive:
+                archive.extractall(campaign.data, filter="data")
+            done.touch()
+
+
+def train(campaign: Campaign, name: str, config: Config) -> bool:
+    """Train one network for its share of the time; True when it is finished.
+
+    The first steps tell how fast it is and so how many there will be; that number is kept for later calls.
+    """
+    folder = campaign.work / name
+    objective = open_alignment(config, campaign.data)
+    known = folder / "steps"
+    if not known.is_file():
+        Run(_quiet(config, PROBE_STEPS // 3), objective, folder).train(PROBE_STEPS // 3)
+        began = time.monotonic()
+        Run(_quiet(config, PROBE_STEPS), objective, folder).train(PROBE_STEPS)
+        rate = (PROBE_STEPS - PROBE_STEPS // 3) / (time.monotonic() - began)
+        steps = max(2 * PROBE_STEPS, math.floor(rate * campaign.train_minutes * 60))
+        known.write_text(str(steps), encoding="ascii")
+        log.info("%s: %.1f steps a second, %d steps", name, rate, steps)
+    steps = int(known.read_text(encoding="ascii"))
+    every = max(steps // 12, 1)
+    schedule = replace(config.schedule, steps=steps, validate_every=every)
+    run = Run(replace(config, schedule=schedule), objective, folder)
+    run.train(seconds=campaign.left_s)
+    return run.step == steps
+
+
+def _quiet(config: Config, steps: int) -> Config:
+    """The same run without validations."""
+    never = config.schedule.steps + 1
+    return replace(config, schedule=replace(config.schedule, validate_every=never, checkpoint_every=steps))
+
+
+def student_config(campaign: Campaign) -> Config:
+    """The default network's configuration with the pseudo-labelled faces in place of the machine-made labels."""
+    config = load(CONFIGS / f"{STUDENT}.toml", campaign.overrides)
+    corpora = tuple(corpus for corpus in config.corpora if corpus.path not in PSEUDO)
+    share = sum(corpus.weight for corpus in config.corpora if corpus.path in PSEUDO) / len(PSEUDO)
+    places = [f"pseudo/{place}" for place in PSEUDO.values()]
+    taught = tuple(Corpus(path, weight=share) for path in places if any((campaign.data / path).rglob("*.pts")))
+    return replace(config, corpora=corpora + taught)
+
+
+def best_teacher(campaign: Campaign) -> str:
+    """The published network with the lowest error in the annotations' boxes."""
+    cards = [read_card(path) for path in sorted((campaign.work / "published" / "cards").glob("*.toml"))]
+    return min(cards, key=lambda card: next(iter(card.measured.values()))).name
+
+
+def teach(campaign: Campaign) -> None:
+    """Write the pseudo-labels of the best network, once."""
+    os.environ["FACETRACK_HOME"] = str(campaign.work / "published")
+    teacher = best_teacher(campaign)
+    for folder, place in PSEUDO.items():
+        target = campaign.data / "pseudo" / place
+        done = target.with_name(f".{place}")
+        if (campaign.data / folder).is_dir() and not done.exists():
+            total, written = relabel(campaign.data / folder, target, Choices(model=teacher))
+            log.info("%s labels %d of %d pictures of %s", teacher, written, total, folder)
+            done.touch()
+
+
+def ship(campaign: Campaign) -> None:
+    """Leave the next pieces of what is finished in `out`, each once, and how far the rest is."""
+    campaign.out.mkdir(parents=True, exist_ok=True)
+    gone = campaign.work / "shipped"
+    gone.mkdir(exist_ok=True)
+    left = PIECES
+    for path in sorted((campaign.work / "published").glob("*/*")):
+        content = path.read_bytes()
+        sha = hashlib.sha256(content).hexdigest()[:16]
+        for number, start in enumerate(range(0, len(content), PIECE)):
+            mark = gone / f"{path.name}.{sha}.{number}"
+            if left and not mark.exists():
+                (campaign.out / f"{path.name}.{number:02d}").write_bytes(content[start : start + PIECE])
+                mark.touch()
+                left -= path.suffix == ".onnx"
+    logs = {path.parent.name: path.read_text("utf-8").splitlines()[-1:] for path in campaign.work.glob("*/log.jsonl")}
+    (campaign.out / "progress.json").write_text(json.dumps(logs, indent=1), encoding="utf-8")
+
+
+def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
+    """Do what is left to do; True when nothing is."""
+    unpack(campaign)
+    for name in (*names, STUDENT):
+        card = campaign.work / "published" / "cards" / f"{name}.toml"
+        if card.is_file():
+            continue
+        if name == STUDENT:
+            teach(campaign)
+        config = student_config(campaign) if name == STUDENT else load(CONFIGS / f"{name}.toml", campaign.overrides)
+        if campaign.left_s <= 0 or not train(campaign, name, config):
+            return False
+        publish(config, campaign.work / name, campaign.data, campaign.work / "published")
+    return True
+
+
+def main() -> None:
+    """Read the arguments and do one call's share."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=TEACHERS, metavar="NAME", help=f"of {', '.join(TEACHERS)}")
+    for name in ("tars", "work", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=9.0, help="that this call may take")
+    parser.add_argument("--train-minutes", type=float, default=7.0, help="that each network is trained")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    ends = time.monotonic() + 60 * given.minutes
+    campaign = Campaign(given.tars, given.work, given.out, given.train_minutes, ends, tuple(given.overrides))
+    try:
+        print("finished" if run(campaign, tuple(given.names)) else "call again")
+    except FacetrackError as error:
+        raise SystemExit(f"full_size: {error}") from error
+    finally:
+        ship(campaign)
+
+
+if __name__ == "__main__":
+    main()
