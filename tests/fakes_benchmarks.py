@@ -1,0 +1,92 @@
+"""Small copies of published data sets, painted, in exactly their layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
+
+from facetrack.tracker import markup
+from facetrack.tracker.types import Float32, UInt8
+
+SIZE = 240, 320  # of the pictures
+NOBODY = PaintedSource(faces=(), shape=SIZE)
+
+
+def face_number(number: int) -> PaintedFace:
+    """Every number has another place, width and tilt, so that no two faces are alike."""
+    place = 150.0 + 5 * (number % 5), 115.0 + 4 * (number % 3)
+    return PaintedFace(place, width=90.0 + 6 * (number % 4), angle=0.05 * (number % 3 - 1))
+
+
+def picture_of(face: PaintedFace) -> UInt8:
+    """(240, 320, 3) uint8."""
+    return PaintedSource(faces=(face,), shape=SIZE).picture(0)
+
+
+def write_image(path: Path, bgr: UInt8) -> Path:
+    """Encode by the suffix, without loss: painted faces are read back from their colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    options = [cv2.IMWRITE_JPEG_QUALITY, 100] if path.suffix == ".jpg" else []
+    path.write_bytes(cv2.imencode(path.suffix, bgr, options)[1].tobytes())
+    return path
+
+
+def pts_text(xy: Float32) -> str:
+    """The 1-based text of a .pts file for 0-based points."""
+    lines = [f"{x + 1:.6f} {y + 1:.6f}" for x, y in xy.tolist()]
+    return "\n".join(["version: 1", f"n_points:  {len(xy)}", "{", *lines, "}", ""])
+
+
+def write_300w(folder: Path, names: Sequence[str], shift: tuple[float, float] = (0.0, 0.0)) -> list[Float32]:
+    """Write painted faces as 300-W does, each annotated beside its true place by `shift` pixels.
+
+    Args:
+        folder: of the data set.
+        names: such as "lfpw/testset/image_0001.png".
+        shift: (x, y).
+    Returns:
+        The annotations, (68, 2) each.
+    """
+    truths = []
+    for number, name in enumerate(names):
+        face = face_number(number)
+        image = write_image(folder / name, picture_of(face))
+        truths.append(face.landmarks(0) + np.float32(shift))
+        image.with_suffix(".pts").write_text(pts_text(truths[-1]), encoding="utf-8")
+    return truths
+
+
+def eye_distance(xy: Float32) -> float:
+    """Between the outer corners of the eyes, computed from their indices alone."""
+    return float(np.hypot(*(xy[36] - xy[45])))
+
+
+def five_of(xy: Float32) -> Float32:
+    """The five5 points (5, 2) of 68."""
+    return markup.load("ibug68").subset("five5", xy)
+
+
+AVI = VideoRecipe(options={"crf": "10", "bf": "0"})  # frames in the order of their showing: .avi knows no other
+
+
+def write_300vw_video(folder: Path, source: PaintedSource, shifts: Sequence[tuple[float, float]]) -> list[Float32]:
+    """Write a video and its annotations as 300VW does, each annotated beside its true place.
+
+    Args:
+        folder: that of the video, such as DIR/114.
+        source: of one face; it is annotated in all frames, also where it is not seen.
+        shifts: (x, y) for each frame.
+    Returns:
+        The annotations, (68, 2) each.
+    """
+    (folder / "annot").mkdir(parents=True)
+    write_video(folder / "vid.avi", (source.picture(i) for i in range(source.count)), AVI)
+    truths = []
+    for i, shift in enumerate(shifts):
+        truths.append(source.faces[0].landmarks(source.time_of(i)) + np.float32(shift))
+        (folder / f"annot/{i + 1:06}.pts").write_text(pts_text(truths[-1]), encoding="utf-8")
+    return truths

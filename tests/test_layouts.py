@@ -1,0 +1,146 @@
+"""300-W and WFLW in their published layouts: what is found, in which subsets, and what is said of broken files."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes_benchmarks import write_300w, write_image
+
+from facetrack.tracker.errors import SourceError
+from facetrack.training.datasets import read_entries, read_faces
+from facetrack.training.layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
+
+BLANK = np.full((12, 16, 3), 99, np.uint8)
+TEST_NAMES = [
+    "lfpw/testset/image_0001.png",
+    "helen/testset/30844800_1.jpg",
+    "ibug/image_003_1.jpg",
+    "300W/01_Indoor/indoor_001.png",
+    "300W/02_Outdoor/outdoor_001.png",
+]
+
+
+# 300-W
+
+
+def test_300w_makes_its_subsets_from_the_folders(tmp_path: Path) -> None:
+    truths = write_300w(tmp_path, TEST_NAMES)
+    samples = list(read_faces(tmp_path, "300w"))
+    assert [sample.path for sample in samples] == [tmp_path / name for name in TEST_NAMES]
+    assert [sample.subsets for sample in samples] == [
+        ("common", "full"),
+        ("common", "full"),
+        ("challenging", "full"),
+        ("test", "indoor"),
+        ("test", "outdoor"),
+    ]
+    for sample, truth in zip(samples, truths, strict=True):
+        np.testing.assert_allclose(sample.points, truth[None], atol=1e-4)
+
+
+def test_300w_reads_the_competitions_test_set_beside_the_others_as_well(tmp_path: Path) -> None:
+    write_300w(tmp_path, ["01_Indoor/indoor_001.png"])
+    assert [entry.name for entry in list_300w(tmp_path)] == ["01_Indoor/indoor_001.png"]
+
+
+def test_mirrored_copies_and_pictures_of_the_training_part_are_not_tested_on(tmp_path: Path) -> None:
+    names = ["lfpw/testset/image_0001.png", "lfpw/testset/image_0001_mirror.png", "lfpw/trainset/image_0002.png"]
+    write_300w(tmp_path, [*names, "afw/1.jpg"])
+    write_image(tmp_path / "lfpw/testset/unlabelled.png", BLANK)
+    assert [entry.name for entry in list_300w(tmp_path)] == names[:1]
+    assert [entry.name for entry in list_300w_train(tmp_path)] == ["afw/1.jpg", names[2]]
+
+
+def test_a_folder_without_300w_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceError, match=r"no pictures with \.pts files in lfpw/testset, .*; wanted the folder of 300-W"
+    ):
+        list_300w(tmp_path)
+
+
+def test_a_broken_file_is_refused_or_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_300w(tmp_path, TEST_NAMES[:3])
+    (tmp_path / "helen/testset/30844800_1.pts").write_text("version: 1", encoding="utf-8")
+    (tmp_path / "ibug/image_003_1.jpg").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"30844800_1\.pts: not a \.pts file"):
+        list(read_entries(list_300w(tmp_path)))
+    with caplog.at_level(logging.WARNING, "facetrack"):
+        kept = list(read_entries(list_300w(tmp_path), "skip"))
+    assert [sample.path.name for sample in kept] == ["image_0001.png"]
+    assert ["30844800_1.pts" in caplog.messages[0], "image_003_1.jpg" in caplog.messages[1]] == [True, True]
+
+
+# WFLW
+
+
+def wflw_line(points: np.ndarray, flags: str, name: str) -> str:
+    box = [points[:, 0].min(), points[:, 1].min(), points[:, 0].max(), points[:, 1].max()]
+    return " ".join([*(f"{v:.6f}" for v in points.ravel()), *(f"{v:.0f}" for v in box), *flags, name])
+
+
+def write_wflw(folder: Path, part: str, *lines: str) -> Path:
+    table = folder / f"WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{part}.txt"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+def test_wflw_gives_a_face_a_line_with_its_box_and_the_subsets_of_its_attributes(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.uniform(0, 16, (3, 98, 2)).astype(np.float32)
+    parade, dance = "0--Parade/0_Parade_1.jpg", "5--Dance/5_Dance_2.jpg"
+    for name in (parade, dance):
+        write_image(tmp_path / "WFLW_images" / name, BLANK)
+    write_wflw(
+        tmp_path,
+        "test",
+        wflw_line(points[0], "000000", parade),
+        wflw_line(points[1], "101000", parade),
+        wflw_line(points[2], "010111", dance),
+    )
+    entries = list_wflw(tmp_path)
+    assert [entry.name for entry in entries] == [f"{parade}#1", f"{parade}#2", f"{dance}#3"]
+    samples = list(read_entries(entries))
+    assert [sample.subsets for sample in samples] == [
+        ("test",),
+        ("test", "pose", "illumination"),
+        ("test", "expression", "make-up", "occlusion", "blur"),
+    ]
+    for sample, truth in zip(samples, points, strict=True):
+        np.testing.assert_allclose(sample.points, truth[None], atol=1e-5)  # counted from 0 already
+        assert sample.boxes is not None
+        np.testing.assert_allclose(sample.boxes[0], np.rint([*truth.min(0), *truth.max(0)]))
+
+
+def test_wflws_training_part_has_a_list_of_its_own(tmp_path: Path) -> None:
+    write_image(tmp_path / "WFLW_images/a.jpg", BLANK)
+    write_wflw(tmp_path, "train", wflw_line(np.ones((98, 2)), "000000", "a.jpg"))
+    (entry,) = list_wflw_train(tmp_path)
+    assert entry.read().subsets == ("train",)
+    with pytest.raises(SourceError, match=r"wanted WFLW_annotations/.*list_98pt_rect_attr_test\.txt or list_98pt"):
+        list_wflw(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("1 2 3 a.jpg", "line 1: wanted 206 numbers and a name, got 3"),
+        (" ".join(["x"] * 206) + " a.jpg", "line 1: could not convert string to float: 'x'"),
+        (wflw_line(np.ones((98, 2)), "000000", "none.jpg"), r"none\.jpg: cannot be read: No such file"),
+    ],
+)
+def test_a_broken_line_of_wflw_is_named(tmp_path: Path, line: str, message: str) -> None:
+    write_image(tmp_path / "WFLW_images/a.jpg", BLANK)
+    write_wflw(tmp_path, "test", line)
+    with pytest.raises(SourceError, match=message):
+        list(read_faces(tmp_path, "wflw"))
+
+
+def test_an_empty_list_of_wflw_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "WFLW_images/a.jpg", BLANK)
+    write_wflw(tmp_path, "test", "")
+    with pytest.raises(SourceError, match="there is no face in it"):
+        list_wflw(tmp_path)

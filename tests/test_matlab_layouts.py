@@ -1,0 +1,236 @@
+"""COFW, AFLW, AFLW2000-3D and 300W-LP: small files in their published layouts, of both kinds of MATLAB file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes_benchmarks import SIZE, face_number, picture_of, write_image
+from fakes_pipeline import PaintedEngines
+
+from facetrack.pipeline.open import Choices
+from facetrack.pipeline.progress import NoProgress
+from facetrack.tracker.errors import SourceError
+from facetrack.training import matlab_layouts
+from facetrack.training.datasets import read_entries, read_faces
+from facetrack.training.evaluate import EvaluationSettings, evaluate
+from facetrack.training.matlab_file import MatlabFile
+from facetrack.training.matlab_layouts import list_aflw, list_aflw2000, list_aflw_train, list_cofw
+
+h5py = pytest.importorskip("h5py", reason="needs the eval extra")
+scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
+
+RNG = np.random.default_rng(0)
+COLOUR = RNG.integers(0, 256, (10, 14, 3), np.uint8)  # (H, W, RGB)
+GREY = RNG.integers(0, 256, (9, 13), np.uint8)
+
+
+def write_mat73(path: Path, **variables: Any) -> None:
+    """Write as MATLAB's -v7.3 does: a 512-byte header, axes in reverse order, cells as references."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w", userblock_size=512) as file:
+        for name, value in variables.items():
+            if isinstance(value, list):
+                references = [file.create_dataset(f"#refs#/{name}{i}", data=cell.T).ref for i, cell in enumerate(value)]
+                file.create_dataset(name, data=np.array([references], h5py.ref_dtype))
+            else:
+                file.create_dataset(name, data=np.asarray(value, np.float64).T)
+    with path.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512, b" "))
+
+
+def write_mat5(path: Path, **variables: Any) -> None:
+    """Write as MATLAB's -v7 does; lists become cell arrays with a row per cell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = {name: value for name, value in variables.items() if isinstance(value, list)}
+    for name, values in cells.items():
+        variables[name] = np.empty((len(values), 1), object)
+        variables[name][:, 0] = values
+    scipy_io.savemat(path, variables, do_compression=True)
+
+
+WRITERS = pytest.mark.parametrize("write", [write_mat73, write_mat5], ids=["7.3", "7"])
+
+
+# COFW
+
+
+def cofw_shapes(count: int) -> np.ndarray:
+    """29 x, 29 y, 29 flags a row, 1-based."""
+    return np.hstack([RNG.uniform(1, 10, (count, 58)), RNG.integers(0, 2, (count, 29))])
+
+
+@WRITERS
+@pytest.mark.parametrize(
+    ("part", "name", "end"), [("test", "deep/down/COFW_test_color.mat", "T"), ("train", "COFW_train.mat", "Tr")]
+)
+def test_cofw_holds_pictures_points_flags_and_boxes(tmp_path: Path, write: Any, part: str, name: str, end: str) -> None:
+    shapes, boxes = cofw_shapes(2), np.array([[3, 4, 5, 6], [1, 1, 8, 9]])
+    write(tmp_path / name, **{f"Is{end}": [COLOUR, GREY], f"phis{end}": shapes, f"bboxes{end}": boxes})
+    layout = "cofw" if part == "test" else "cofw-train"
+    colour, grey = read_faces(tmp_path, layout)
+    np.testing.assert_array_equal(colour.bgr(), COLOUR[..., ::-1])
+    np.testing.assert_array_equal(grey.bgr(), np.repeat(GREY[..., None], 3, 2))
+    for sample, shape in zip((colour, grey), shapes, strict=True):
+        np.testing.assert_allclose(sample.points[0, :, 0], shape[:29] - 1, rtol=1e-6)
+        np.testing.assert_allclose(sample.points[0, :, 1], shape[29:58] - 1, rtol=1e-6)
+        np.testing.assert_array_equal(sample.hidden, shape[None, 58:] > 0)
+        assert sample.subsets == (part,)
+    assert colour.boxes is not None
+    assert colour.boxes.tolist() == [[2, 3, 7, 9]]
+
+
+def test_a_cofw_file_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
+    write_mat73(tmp_path / "COFW_test_color.mat", IsT=[COLOUR], phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
+    with pytest.raises(SourceError, match=r"wanted \(1, 87\) shapes and \(1, 4\) boxes .* got \(2, 87\) and \(2, 4\)"):
+        list_cofw(tmp_path)
+
+
+# AFLW
+
+
+def write_aflw(folder: Path, visible: np.ndarray, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Six faces on three pictures; the order `ra` is 4, 2, 6, 1, 3, 5."""
+    names = [f"{i % 2}/image{i // 2:05}.jpg" for i in range(6)]
+    for i in range(6):
+        write_image(folder / f"data/flickr/{i % 2}/image{i // 2:05}.jpg", COLOUR)
+    points, boxes = RNG.uniform(0, 10, (6, 38)), np.tile([1, 9, 2, 8], (6, 1)) + np.arange(6)[:, None]
+    variables = {
+        "nameList": names,
+        "ra": np.array([[4, 2, 6, 1, 3, 5]]),
+        "data": points,
+        "bbox": boxes,
+        "mask_new": visible,
+    }
+    write_mat5(folder / "AFLWinfo_release.mat", **(variables | changes))
+    return points, boxes
+
+
+def test_aflw_is_split_by_its_own_order_and_frontal_faces_have_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 3)
+    visible = np.ones((6, 19))
+    visible[2, 5] = 0
+    points, boxes = write_aflw(tmp_path, visible)
+    samples = list(read_entries(list_aflw(tmp_path)))
+    assert [sample.path.relative_to(tmp_path).as_posix() for sample in samples] == [
+        "data/flickr/0/image00000.jpg",
+        "data/flickr/0/image00001.jpg",
+        "data/flickr/0/image00002.jpg",
+    ]
+    assert [sample.subsets for sample in samples] == [("full", "frontal"), ("full",), ("full", "frontal")]
+    for sample, i in zip(samples, (0, 2, 4), strict=True):
+        np.testing.assert_allclose(sample.points[0], np.stack([points[i, :19], points[i, 19:]], 1), rtol=1e-6)
+        left, right, top, bottom = boxes[i]
+        assert sample.boxes is not None
+        assert sample.boxes.tolist() == [[left, top, right, bottom]]
+    assert samples[1].hidden is not None
+    assert np.flatnonzero(samples[1].hidden).tolist() == [5]
+    assert [entry.name for entry in list_aflw_train(tmp_path)] == [
+        "1/image00001.jpg#4",
+        "1/image00000.jpg#2",
+        "1/image00002.jpg#6",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ra": np.array([[1, 1, 2, 3, 4, 5]])}, "ra is not an order of its 6 names"),
+        ({"data": np.ones((6, 21))}, r"data, bbox and mask_new .* do not fit its 6 names"),
+        ({}, "the first 20000 of ra are for training; none is left"),
+    ],
+)
+def test_an_aflw_file_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_aflw(tmp_path, np.ones((6, 19)), **changes)
+    with pytest.raises(SourceError, match=message):
+        list_aflw(tmp_path)
+
+
+# AFLW2000-3D and 300W-LP
+
+
+def write_aflw2000(folder: Path, yaws_degrees: list[float]) -> list[np.ndarray]:
+    """Painted faces; the third coordinate of the points is depth."""
+    truths = []
+    for i, yaw in enumerate(yaws_degrees):
+        xy = face_number(i).landmarks(0)
+        write_image(folder / f"image{i + 2:05}.jpg", picture_of(face_number(i)))
+        points = np.column_stack([xy + 1, np.full(68, 7.0)]).T
+        pose = np.array([[0.1, np.radians(yaw), 0.0, 1, 2, 3, 4]])
+        write_mat5(folder / f"image{i + 2:05}.mat", pt3d_68=points, Pose_Para=pose, pt2d=-np.ones((2, 21)))
+        truths.append(xy)
+    return truths
+
+
+def test_aflw2000_has_the_subset_of_its_yaw(tmp_path: Path) -> None:
+    truths = write_aflw2000(tmp_path, [-12.0, 30.0, 45.0, -75.0, 95.0])
+    samples = list(read_faces(tmp_path, "aflw2000"))
+    bins = ["0-30", "0-30", "30-60", "60-90", "60-90"]
+    assert [sample.subsets for sample in samples] == [(name, "all") for name in bins]
+    for sample, truth in zip(samples, truths, strict=True):
+        np.testing.assert_allclose(sample.points[0], truth, atol=1e-4)
+
+
+def test_300w_lp_is_read_from_all_its_folders(tmp_path: Path) -> None:
+    xy = face_number(1).landmarks(0)
+    for name in ("AFW/AFW_1_2", "IBUG_Flip/IBUG_image_003_1_0", "Code/sample"):
+        write_image(tmp_path / f"{name}.jpg", COLOUR)
+        write_mat5(tmp_path / f"{name}.mat", pt2d=xy.T + 1, Pose_Para=np.zeros((1, 7)))
+    samples = list(read_faces(tmp_path, "300w-lp"))
+    assert [sample.path.stem for sample in samples] == ["AFW_1_2", "IBUG_image_003_1_0"]
+    np.testing.assert_allclose(samples[0].points[0], xy, atol=1e-4)
+
+
+def test_aflw2000_is_evaluated_by_bins_of_yaw_and_their_mean(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the eval extra")
+    write_aflw2000(tmp_path / "data", [0.0, 10.0, 45.0, 80.0])
+    with PaintedEngines()(Choices()) as opened:
+        settings = EvaluationSettings("aflw2000", tmp_path / "data", tmp_path / "out")
+        table = evaluate(settings, opened, Choices(), NoProgress())
+    lines = {line.split("  ")[0]: line.split() for line in table.splitlines() if line}
+    assert table.splitlines()[3].split() == ["0-30", "30-60", "60-90", "all", "mean"]
+    values = [float(cell) for cell in lines["NME box %"][3:]]
+    assert values[4] == pytest.approx(np.mean(values[:3]), abs=0.01)
+    assert max(values) < 1.0
+
+
+# broken files
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not a MATLAB file that can be read"),
+        (b"Dear diary", "not a MATLAB file that can be read"),
+        (b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\x00\x01IM" + b"\xff" * 64, "not a MATLAB file"),
+        (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "wanted a variable pt3d_68"),
+    ],
+    ids=["empty", "text", "cut", "cut HDF5"],
+)
+def test_what_is_not_a_matlab_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    write_aflw2000(tmp_path, [0.0])
+    (tmp_path / "image00002.mat").write_bytes(content)
+    with pytest.raises(SourceError, match=rf"image00002\.mat: {message}"):
+        list(read_entries(list_aflw2000(tmp_path)))
+
+
+def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
+    for write in (write_mat73, write_mat5):
+        write(tmp_path / "a.mat", other=np.ones((2, 2)))
+        file = MatlabFile(tmp_path / "a.mat")
+        for ask in (lambda f: f.numbers("phisT"), lambda f: f.count("phisT"), lambda f: f.cell("phisT", 0)):
+            with pytest.raises(SourceError, match=r"a\.mat: wanted a variable phisT in it"):
+                ask(file)
+
+
+def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "image00002.jpg", np.zeros((*SIZE, 3), np.uint8))
+    for layout in ("aflw2000", "300w-lp"):
+        with pytest.raises(SourceError, match=r"no picture has a \.mat file of its name beside it"):
+            read_faces(tmp_path, layout)
+    with pytest.raises(SourceError, match=r"wanted COFW_test_color\.mat or COFW_test\.mat"):
+        read_faces(tmp_path, "cofw")
