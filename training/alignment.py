@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 30
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
+Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
 Item = tuple[UInt8, Float32, np.float32]
 
 
@@ -53,12 +55,13 @@ class Alignment(ABC):
             )
         self.config = config
         self.markup = markup.for_points(config.network.landmarks)
-        self.corpora = [self._faces(data / c.path, c.layout) for c in config.corpora]
+        self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
         self.negatives = list(chain.from_iterable(read_images(data / n, 0) for n in config.negatives))
-        self.validation = self._faces(data / config.validation, config.validation_layout)
+        self.validation = self.faces(data / config.validation, config.validation_layout)
         self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
-    def _faces(self, folder: Path, layout: str) -> list[Sample]:
+    def faces(self, folder: Path, layout: str) -> list[Sample]:
+        """All faces of a folder, one to a sample; each must have all points of the markup."""
         samples = one_face_each(read_faces(folder, layout))
         for sample in samples:
             if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
@@ -82,8 +85,8 @@ class Alignment(ABC):
         rng = np.random.default_rng((self.config.schedule.seed, index))
         size = self.config.schedule.size(progress)
         if rng.random() < self.config.negative_share:
-            return self._negative(size, progress, rng)
-        sample = self._draw(progress, rng)
+            return self.negative(size, progress, rng)
+        sample = self.draw(progress, rng)
         points = sample.points[0]
         transform = random_crop(points, size, self.config.geometry, rng)
         background = self.patches[int(rng.integers(len(self.patches)))]
@@ -93,14 +96,15 @@ class Alignment(ABC):
             crop, xy = mirror(crop, xy, self.markup)
         return disturb(crop, self.patches, rng), xy, np.float32(1)
 
-    def _draw(self, progress: float, rng: np.random.Generator) -> Sample:
+    def draw(self, progress: float, rng: np.random.Generator) -> Sample:
+        """One face of the mixture as it is when this share of the run is over."""
         early = np.array([c.weight for c in self.config.corpora])
         late = np.array([c.weight if c.late_weight < 0 else c.late_weight for c in self.config.corpora])
         weights = (1 - progress) * early + progress * late
         samples = self.corpora[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return samples[int(rng.integers(len(samples)))]
 
-    def _negative(self, size: int, progress: float, rng: np.random.Generator) -> Item:
+    def negative(self, size: int, progress: float, rng: np.random.Generator) -> Item:
         """No face: a piece of a picture without faces, or a face's picture cropped where the face is not."""
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if rng.random() < 0.8:
@@ -109,7 +113,7 @@ class Alignment(ABC):
             side = min(height, width) * rng.uniform(0.25, 1.2)
             centre = rng.uniform(0, width), rng.uniform(0, height)
         else:
-            sample = self._draw(progress, rng)
+            sample = self.draw(progress, rng)
             bgr = sample.bgr()
             centre, side = _beside(sample.points[0], rng)
         transform = CropTransform.around(centre, side, size, angle=rng.uniform(-np.pi, np.pi) * 0.3)
@@ -126,23 +130,34 @@ class Alignment(ABC):
         """
         order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
         crops, xy, is_face = (values[order] for values in batch)
-        faces = int(is_face.sum())
-        answer = net(crops)
-        terms: dict[str, tuple[float, Tensor]] = {"nothing": (0.0, _total(answer))}  # every output has a gradient
+        return weighted(self.terms(net(crops), xy[: int(is_face.sum())], is_face))
+
+    def terms(self, answer: Any, xy: Tensor, is_face: Tensor) -> Terms:
+        """What an answer costs.
+
+        Args:
+            answer: of the network to B pictures, the L with labels first.
+            xy: (L, N, 2) crop pixels of those.
+            is_face: (B,) 1.0 where there is a face. Without labels nothing is said about their quality.
+        """
+        labelled = len(xy)
+        terms: Terms = {"nothing": (0.0, _total(answer))}  # every output has a gradient
         quality = torch.zeros_like(is_face)
-        if faces:
-            place, terms = self.landmark_terms(_first(answer, faces), xy[:faces])
-            quality[:faces], nme = self._quality(place.detach(), xy[:faces])
+        if labelled:
+            place, terms = self.landmark_terms(part(answer, 0, labelled), xy)
+            quality[:labelled], nme = self._quality(place.detach(), xy)
             terms["nme"] = (0.0, nme)
         logits = self.logits(answer)
         if logits is not None:
+            told = 1 - is_face
+            told[:labelled] = 1
+            right = F.binary_cross_entropy_with_logits(logits[:, 1].float(), quality, reduction="none")
             terms["face"] = (FACE, F.binary_cross_entropy_with_logits(logits[:, 0].float(), is_face))
-            terms["quality"] = (QUALITY, F.binary_cross_entropy_with_logits(logits[:, 1].float(), quality))
-        total = torch.stack([weight * term for weight, term in terms.values()]).sum()
-        return total, {name: term.item() for name, (_, term) in terms.items() if name != "nothing"}
+            terms["quality"] = (QUALITY, (right * told).sum() / told.sum().clamp(min=1))
+        return terms
 
     @abstractmethod
-    def landmark_terms(self, answer: Any, xy: Tensor) -> tuple[Tensor, dict[str, tuple[float, Tensor]]]:
+    def landmark_terms(self, answer: Any, xy: Tensor) -> tuple[Tensor, Terms]:
         """What the network's answer to F faces costs.
 
         Args:
@@ -150,6 +165,15 @@ class Alignment(ABC):
             xy: (F, N, 2) crop pixels.
         Returns:
             Decoded places (F, N, 2) in crop pixels, and name -> (weight, term).
+        """
+
+    @abstractmethod
+    def divergence(self, alpha: Any, beta: Any, matrices: Tensor) -> Tensor:
+        """How much the answers to the same F faces in two crops differ, once the first is moved into the second.
+
+        Args:
+            alpha, beta: answers in training mode.
+            matrices: (F, 2, 3) from the first crops' pixels to the second's; some mirror.
         """
 
     @abstractmethod
@@ -208,6 +232,12 @@ class Alignment(ABC):
         return float(np.linalg.norm(xy - truth, axis=-1).mean() / np.linalg.norm(a - b))
 
 
+def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum, and each term for the log."""
+    total = torch.stack([weight * term for weight, term in terms.values()]).sum()
+    return total, {name: term.item() for name, (_, term) in terms.items() if name != "nothing"}
+
+
 def mirror(crop: UInt8, xy: Float32, marks: markup.Markup) -> tuple[UInt8, Float32]:
     """The mirrored picture (h, w, 3) and its points (N, 2), each under the index of its new side."""
     flipped = xy[marks.mirror].copy()
@@ -230,18 +260,23 @@ def _thumbnail(bgr: UInt8) -> UInt8:
     return np.asarray(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _first(answer: Any, count: int) -> Any:
-    """The part of a network's answer, tensors in tuples, that belongs to its first pictures."""
+def mapped(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A network's answer, tensors in tuples of tuples, with every tensor changed."""
     if isinstance(answer, Tensor):
-        return answer[:count]
+        return change(answer)
     if answer is None:
         return None
-    parts = [_first(part, count) for part in answer]
+    parts = [mapped(value, change) for value in answer]
     return type(answer)(*parts) if hasattr(answer, "_fields") else tuple(parts)
+
+
+def part(answer: Any, start: int, end: int) -> Any:
+    """The part of a network's answer that belongs to some neighbouring pictures."""
+    return mapped(answer, lambda tensor: tensor[start:end])
 
 
 def _total(answer: Any) -> Tensor:
     """The sum of everything that a network answered."""
     if isinstance(answer, Tensor):
         return answer.float().sum()
-    return torch.stack([_total(part) for part in answer if part is not None and len(part)]).sum()
+    return torch.stack([_total(value) for value in answer if value is not None and len(value)]).sum()

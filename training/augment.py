@@ -151,6 +151,33 @@ def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
     return bgr
 
 
+def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+    """SPAN's texture disturbances: noise, salt, blur through four sizes, occlusion by black or other pictures.
+
+    Source: SPAN, section III-E; which of them, and how strong, is drawn for each picture.
+
+    Args:
+        bgr: (h, w, 3) uint8, left as it is.
+        patches: pieces of other pictures, other faces among them; may be empty.
+        rng: the item's own.
+    """
+    kinds = rng.random(4) < 0.4
+    if kinds[0]:
+        bgr = occlude(bgr, patches if rng.random() < 0.7 else [np.zeros((2, 2, 3), np.uint8)], rng)
+    if kinds[1]:
+        height, width = bgr.shape[:2]
+        small = max(int(width / rng.choice((2, 4, 8, 16))), 4)  # of 256 pixels: 128, 64, 32, 16
+        low = cv2.resize(bgr, (small, small), interpolation=cv2.INTER_AREA)
+        bgr = _uint8(cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR))
+    if kinds[2]:
+        noise = rng.standard_normal(bgr.shape, np.float32) * rng.uniform(4, 24)
+        bgr = np.clip(bgr + noise, 0, 255).astype(np.uint8)
+    if kinds[3]:
+        bgr = bgr.copy()
+        bgr[rng.random(bgr.shape[:2]) < rng.uniform(0.01, 0.08)] = 255
+    return relight(bgr, rng)
+
+
 def relight(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     """Gain, offset, gamma and a colour cast through one table, and sometimes a ramp of light from one side."""
     levels = np.arange(256, dtype=np.float32) / 255

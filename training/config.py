@@ -82,6 +82,30 @@ class Maps:
 
 
 @dataclass(frozen=True, slots=True)
+class Consistency:
+    """SPAN's self-calibration for any alignment network: a picture and its disturbed self must get the same answer.
+
+    Attributes:
+        weight: of the divergence between the two answers; 0 trains on labels alone.
+        labels: share of the annotated pictures whose annotation is used; the others only say where the face is.
+        unlabelled: further pictures; of their points, too, only the face's place is used (`training.relabel`).
+        share: of the items, drawn from pictures without labels.
+        roll_deg, scale, flip: how the disturbed picture is turned (uniform to both sides), shrunk (at most to this)
+            and mirrored (how often) against the other.
+        stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
+    """
+
+    weight: float = 0.0
+    labels: float = 1.0
+    unlabelled: tuple[Corpus, ...] = ()
+    share: float = 0.5
+    roll_deg: float = 60.0
+    scale: float = 0.5
+    flip: float = 0.5
+    stop_gradient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Discs:
     """Labels and negatives of BB-FCN.
 
@@ -185,6 +209,7 @@ class Config:
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
         geometry: how far training crops stray.
+        consistency: learning without labels.
         vectors, maps, discs: of the three kinds of labels; only the network's own counts.
         schedule: how long and how fast.
         card: what is said of the result.
@@ -198,6 +223,7 @@ class Config:
     validation: str = ""
     validation_layout: str = "pts"
     geometry: Geometry = field(default_factory=Geometry)
+    consistency: Consistency = field(default_factory=Consistency)
     vectors: Vectors = field(default_factory=Vectors)
     maps: Maps = field(default_factory=Maps)
     discs: Discs = field(default_factory=Discs)

@@ -13,17 +13,16 @@ from ..engines.nets.hourglass import Supervision
 from ..engines.nets.tab import TAB
 from ..tracker.errors import ConfigError
 from . import span
-from .alignment import Alignment
-from .boundaries import curve_maps, segment_maps, with_union
+from .alignment import Alignment, Terms
+from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
 from .config import Config
-from .losses import focal_wing, map_centroid, soft_centroid
+from .losses import TINY, focal_wing, jensen_shannon, known_mean, map_centroid, soft_centroid
 from .maps import gaussian_maps, to_cells
 from .targets import gaussian_vectors
 
 STRIDE = 4  # crop pixels per cell of GV's vectors, TAB's and PropNet's maps
 NEAR = 3  # cells; the centroid round a peak that is farther off teaches nothing
 SMOOTH = 0.3  # cells; the coordinate term is quadratic below
-Terms = dict[str, tuple[float, Tensor]]
 
 
 class VectorAlignment(Alignment):
@@ -57,6 +56,28 @@ class VectorAlignment(Alignment):
             "coordinate": (weights.coordinate, _coordinate(place, cells, reachable)),
         }
 
+    def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
+        """See `Alignment`.
+
+        Vectors cannot be turned: where the first crop's landmarks come to lie in the second says which bells its
+        vectors should be. Nothing flows back through those places.
+        """
+        with torch.no_grad():
+            place = _pixels(soft_centroid(alpha[0].float())[0], STRIDE)
+            moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], place) + matrices[:, None, :, 2]
+            turned = torch.linalg.det(matrices[:, :, :2]) < 0
+            mirror = torch.from_numpy(self.markup.mirror.copy()).to(moved.device)
+            moved = torch.where(turned[:, None, None], moved[:, mirror], moved)
+            cells = to_cells(moved, STRIDE)[:, :, None]  # F, N, 1, 2
+            grid = torch.arange(beta[0].shape[2], device=moved.device)[:, None]
+            bells = torch.exp(-0.5 * ((grid - cells) / self.config.vectors.sigma) ** 2)
+        known = (cells >= 0) & (cells <= beta[0].shape[2] - 1)
+        wanted, seen = (v.transpose(2, 3) for v in (bells, beta[0].float().clamp(min=0) + TINY))
+        divergence = jensen_shannon(
+            wanted / wanted.sum(-1, keepdim=True).clamp(min=TINY), seen / seen.sum(-1, keepdim=True)
+        )
+        return known_mean(divergence, known[:, :, 0])
+
 
 class MapAlignment(Alignment):
     """What TAB's and PropNet's objectives share: landmark maps of stride 4."""
@@ -73,6 +94,22 @@ class MapAlignment(Alignment):
     def bells(self, answer: Supervision, xy: Tensor) -> Tensor:
         """What the landmark maps should be, (F, N, h, w)."""
         return gaussian_maps(xy, _size(answer.landmarks[-1]), STRIDE, self.config.maps.sigma)
+
+    def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
+        """See `Alignment`: every supervised stage's positive part, as distributions."""
+        points = torch.from_numpy(self.markup.mirror.copy()).to(matrices.device)
+        lines = torch.from_numpy(boundary_mirror(self.markup)).to(matrices.device)
+        union = torch.tensor([len(lines)], device=lines.device)
+        terms = []
+        for first, second, mirror in (
+            (alpha.landmarks, beta.landmarks, points),
+            (alpha.boundaries, beta.boundaries, lines),
+        ):
+            for a, b in zip(first, second, strict=True):
+                own = mirror if a.shape[1] == len(mirror) else torch.cat((mirror, union))
+                calm, wild = span.as_distribution(a.float()), span.as_distribution(b.float())
+                terms.append(span.divergence_of_maps(calm, wild, matrices, own, STRIDE))
+        return torch.stack(terms).sum()
 
     def places(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
         """Decoded places of the final maps, and the coordinate term."""
@@ -154,6 +191,10 @@ class FieldAlignment(Alignment):
         terms, place = span.supervised_terms(answer, xy, self.markup)
         weights = span.Weights()
         return _pixels(place, span.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
+
+    def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
+        """See `Alignment`."""
+        return span.consistency(alpha, beta, matrices, self.markup)
 
 
 ALIGNMENTS: dict[str, type[Alignment]] = {

@@ -192,12 +192,36 @@ def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> 
     return F.grid_sample(maps, cells * scale - 1, align_corners=True)
 
 
+def as_distribution(maps: Tensor) -> Tensor:
+    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without one stays empty."""
+    positive = maps.clamp(min=0)
+    return positive / positive.sum((2, 3), keepdim=True).clamp(min=1e-3)
+
+
+def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Tensor, stride: float) -> Tensor:
+    """Mean Jensen-Shannon divergence of one crop's maps, moved into another crop, from the other crop's own.
+
+    What is moved out of the crop is left out: the rest of a channel counts as a distribution of its own if at least
+    half of it stays.
+
+    Args:
+        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, where it says nothing).
+        matrices: (F, 2, 3) from the first crops' pixels to the second's.
+        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
+        stride: crop pixels per cell.
+    """
+    moved = warp_maps(alpha, matrices, stride, mirror).flatten(2)
+    gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
+    mass = moved.sum(2)
+    divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], beta.flatten(2))
+    return known_mean(divergence, mass > 0.5 * gain)
+
+
 def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: Markup) -> Tensor:
     """The self-calibrated loss: a picture and its disturbance must answer alike in every stage but the last.
 
     Eq. 17 prints D on both sides for the boundaries and sums to T; Eqs. 7, 12 and 20 show that D belongs to alpha
-    alone, and Eqs. 19 and 20 sum to T - 1, as here. What D moves out of the crop is left out: the rest of a channel
-    counts as a distribution of its own if at least half of it stays.
+    alone, and Eqs. 19 and 20 sum to T - 1, as here.
 
     Args:
         alpha: SPAN's answer to the pictures. beta: to their disturbed versions.
@@ -206,15 +230,12 @@ def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: 
     """
     points = torch.from_numpy(marks.mirror.copy()).to(matrices.device)
     lines = torch.from_numpy(boundary_mirror(marks)).to(matrices.device)
-    terms = []
-    for first, second, mirror in (
-        (alpha.landmarks[:-1], beta.landmarks[:-1], points),
-        (alpha.boundaries[:-1], beta.boundaries[:-1], lines),
-    ):
-        for a, b in zip(first, second, strict=True):
-            moved = warp_maps(spatial_softmax(a.float()), matrices, STAGE_STRIDE, mirror).flatten(2)
-            gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
-            mass = moved.sum(2)
-            divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], spatial_softmax(b.float()).flatten(2))
-            terms.append(known_mean(divergence, mass > 0.5 * gain))
+    terms = [
+        divergence_of_maps(spatial_softmax(a.float()), spatial_softmax(b.float()), matrices, mirror, STAGE_STRIDE)
+        for first, second, mirror in (
+            (alpha.landmarks[:-1], beta.landmarks[:-1], points),
+            (alpha.boundaries[:-1], beta.boundaries[:-1], lines),
+        )
+        for a, b in zip(first, second, strict=True)
+    ]
     return torch.stack(terms).sum() if terms else matrices.new_zeros(())

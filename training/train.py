@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
 from .config import Config, Schedule, load
+from .consistency import SelfConsistency
 from .detection import BackboneDetection, BranchRefinement
 from .objectives import ALIGNMENTS, open_alignment
 
@@ -332,7 +333,8 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
     """
     name = config.network.name
     if name in ALIGNMENTS:
-        return open_alignment(config, data)
+        consistent = config.consistency.weight > 0 or config.consistency.labels < 1
+        return SelfConsistency(config, data) if consistent else open_alignment(config, data)
     if name == "bbfcn-backbone":
         return BackboneDetection(config, data, _false_alarms(out))
     if name == "bbfcn":
