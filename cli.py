@@ -26,6 +26,7 @@ log = logging.getLogger("facetrack")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SOME_FAILED, INTERRUPTED = 3, 130
+BACKENDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
 class _Commands(click.Group):
@@ -138,7 +139,7 @@ _talk = _chain(
 )
 _backend = _chain(
     click.option("--model", default="gv", show_default=True, help="Network or card; see `facetrack models`."),
-    click.option("--backend", type=click.Choice(["auto", "onnx"]), default="auto", show_default=True),
+    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each network."),
 )
 _tracking = _chain(
@@ -157,8 +158,16 @@ _tracking = _chain(
         help="Smallest face to search for, pixels.  [default: by the frame's size]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
-    click.option("--no-smooth", "smooth", flag_value=False, default=True, help="Leave landmarks as measured."),
 )
+
+
+def _smooth(*kinds: str) -> Callable[[Command], Command]:
+    told = "How landmarks are smoothed" + ("; rts also looks at what follows." if "rts" in kinds else ".")
+    return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
+
+
+_smooth_live = _smooth("kalman", "oneeuro", "none")
+_smooth_recording = _smooth("kalman", "rts", "oneeuro", "none")
 _columns = _chain(
     click.option("--raw", is_flag=True, help="Add the landmarks as measured: xr_*, yr_*."),
     click.option("--landmark-confidence", is_flag=True, help="Add the confidence of each landmark: c_*."),
@@ -174,6 +183,7 @@ _columns = _chain(
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @_columns
 @_tracking
+@_smooth_live
 @_talk
 @click.pass_obj
 def live(engines: OpenEngines | None, /, camera: str, jsonl: bool, **options: Any) -> None:
@@ -201,6 +211,7 @@ def live(engines: OpenEngines | None, /, camera: str, jsonl: bool, **options: An
 @click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
 @_columns
 @_tracking
+@_smooth_recording
 @_talk
 @click.pass_obj
 def batch(
@@ -232,12 +243,22 @@ def batch(
 
 @_commands.command()
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--published", is_flag=True, help="Our networks at the papers' sizes beside the papers' own figures.")
 @_talk
-def models(as_json: bool) -> None:
+def models(as_json: bool, published: bool) -> None:
     """List the networks that are here: what they do, how well, and on which terms."""
     from .engines.card import all_cards
-    from .pipeline.tables import cards_as_json, cards_as_table
+    from .pipeline.tables import cards_as_json, cards_as_table, columns
 
+    if published:
+        try:
+            from .engines.nets.published import rows
+        except ModuleNotFoundError as error:
+            raise BackendError(f'building networks needs {error.name}; run: pip install "facetrack[train]"') from error
+        head, *lines = rows()
+        table = [dict(zip(head, line, strict=True)) for line in lines]
+        click.echo(json.dumps(table, indent=2) if as_json else columns([head, *lines], numbers_from=1))
+        return
     cards = all_cards()
     click.echo(json.dumps(cards_as_json(cards), indent=2) if as_json else cards_as_table(cards))
 
@@ -268,12 +289,21 @@ def doctor(engines: OpenEngines | None, /, as_json: bool) -> int:
 @click.argument("video", required=False, type=click.Path(path_type=Path))
 @click.option("--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="In the made video.")
 @click.option("--frames", type=click.IntRange(10), default=600, show_default=True, help="Of the made video.")
+@click.option("--networks", is_flag=True, help="Measure each network alone, by backend and batch, against the device.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @_tracking
+@_smooth_live
 @_talk
 @click.pass_obj
 def bench(
-    engines: OpenEngines | None, /, video: Path | None, faces: str, frames: int, as_json: bool, **options: Any
+    engines: OpenEngines | None,
+    /,
+    video: Path | None,
+    faces: str,
+    frames: int,
+    networks: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure the speed on VIDEO, or on a video in which a portrait moves."""
     from .pipeline.bench import BenchSettings, run_bench
@@ -282,6 +312,12 @@ def bench(
 
     choices = Choices(**options)
     _announce_compilation()
+    if networks:
+        from .pipeline.model_bench import bench_networks, networks_as_table
+
+        measured = bench_networks(choices)
+        click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))
+        return
     with (engines or open_engines)(choices) as opened:
         report = run_bench(BenchSettings(video, int(faces), frames), opened, choices)
     click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))
@@ -304,6 +340,265 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> No
         raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
     log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
     run_config(config, data, out, overrides)
+
+
+@_commands.group()
+def evaluate() -> None:
+    """Measure a model on a published data set as papers do: table, error curves, worst cases, CSV, JSON."""
+
+
+_evaluation = _chain(
+    click.argument("folder", type=click.Path(path_type=Path), metavar="DIR"),
+    click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results."),
+    click.option(
+        "--boxes",
+        type=click.Choice(["gt", "detector"]),
+        default="gt",
+        show_default=True,
+        help="Take the annotation's face boxes, or find the faces; missed ones then count as failures.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Replace results that are there."),
+)
+
+
+def _add_evaluation(name: str, told: str) -> None:
+    """Add `facetrack evaluate NAME` for a data set of pictures."""
+
+    @evaluate.command(name, help=told)
+    @_evaluation
+    @click.option("--skip-broken", is_flag=True, help="Name broken files and leave them out, instead of refusing them.")
+    @_backend
+    @_talk
+    @click.pass_obj
+    def command(
+        engines: OpenEngines | None,
+        /,
+        folder: Path,
+        out: Path,
+        boxes: Any,
+        overwrite: bool,
+        skip_broken: bool,
+        **options: Any,
+    ) -> None:
+        from .pipeline.open import Choices, open_engines
+        from .pipeline.progress import NoProgress, open_progress
+        from .training import evaluate as pictures
+
+        settings = pictures.EvaluationSettings(name, folder, out, boxes, "skip" if skip_broken else "refuse", overwrite)
+        pictures.check(settings)
+        choices = Choices(**options)
+        _announce_compilation()
+        quiet = not log.isEnabledFor(logging.WARNING)
+        with (
+            (engines or open_engines)(choices) as opened,
+            NoProgress() if quiet else open_progress(1, sys.stderr) as progress,
+        ):
+            table = pictures.evaluate(settings, opened, choices, progress)
+        click.echo(table)
+
+
+@evaluate.command("300vw")
+@_evaluation
+@click.option("--keep-bad", is_flag=True, help="Score frames whose annotation is known to be inaccurate as well.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a video each.")
+@click.option("--resume", is_flag=True, help="Take the videos that a former run has finished.")
+@_tracking
+@_smooth_recording
+@_talk
+@click.pass_obj
+def evaluate_300vw(
+    engines: OpenEngines | None,
+    /,
+    folder: Path,
+    out: Path,
+    boxes: Any,
+    overwrite: bool,
+    keep_bad: bool,
+    workers: int,
+    resume: bool,
+    **options: Any,
+) -> int:
+    """300VW, 68 and 49 points: DIR holds 114/vid.avi, 114/annot/000001.pts and so on. All protocols side by side."""
+    if overwrite and resume:
+        raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+    from .pipeline.open import Choices, open_engines
+    from .pipeline.progress import NoProgress, open_progress
+    from .training import evaluate_videos as videos
+
+    settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
+    videos.check_videos(settings)
+    _announce_compilation()
+    quiet = not log.isEnabledFor(logging.WARNING)
+    with NoProgress() if quiet else open_progress(1, sys.stderr) as progress:
+        table, failures = videos.evaluate_videos(settings, engines or open_engines, Choices(**options), progress)
+    click.echo(table)
+    for failure in failures:
+        say(f"facetrack: failed: {failure}")
+    return SOME_FAILED if failures else 0
+
+
+_add_evaluation("300w", "300-W, 68 points: DIR holds lfpw/testset, helen/testset, ibug, 01_Indoor, 02_Outdoor.")
+_add_evaluation("wflw", "WFLW, 98 points: DIR holds WFLW_annotations and WFLW_images.")
+_add_evaluation("cofw", "COFW, 29 points: DIR holds COFW_test_color.mat.")
+_add_evaluation("aflw", "AFLW, 19 points: DIR holds AFLWinfo_release.mat and data/flickr.")
+_add_evaluation("aflw2000", "AFLW2000-3D, 68 points: DIR holds image*.jpg and image*.mat.")
+
+
+@_commands.command("export")
+@click.argument("model")
+@click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
+@click.option("--batch", default="1,4,8", show_default=True, metavar="N,N,...", help="Usual batch sizes, ascending.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results.")
+@click.option("--crops", type=click.Path(path_type=Path), metavar="DIR", help="Pictures of faces.  [default: packaged]")
+@_talk
+def export_model(model: str, target: str, precision: str, batch: str, out: Path, crops: Path | None) -> None:
+    """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
+
+    ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
+    tensorrt` finds them.
+    """
+    from .engines.convert import any_card, export_onnx_card, export_plans, report
+    from .engines.parity import proof_for
+    from .engines.tensorrt_build import PlanRequest
+    from .pipeline.crops import crops_for
+
+    try:
+        request = PlanRequest(precision, tuple(int(number) for number in batch.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--batch") from error
+    card = any_card(model)
+
+    def proofs(card: Any, role: str) -> Any:
+        return proof_for(card, role, crops_for(card, role, crops))
+
+    if precision == "int8":
+        from .calibration.int8 import Int8Settings, quantise_card
+
+        card, quantised = quantise_card(card, proofs, Int8Settings(), out)
+        if target == "onnx":
+            click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+            return
+    if target == "onnx":
+        card, exported = export_onnx_card(card, precision, request.batches, proofs, out)
+    else:
+        exported = export_plans(card, request, proofs, out)
+    click.echo(json.dumps(report(card, exported), indent=2))
+
+
+@_commands.group()
+def calibrate() -> None:
+    """Measure constants and write them where the program finds them."""
+
+
+@calibrate.command("int8")
+@click.argument("model")
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Folder of the results.")
+@click.option("--crops", type=click.Path(path_type=Path), metavar="DIR", help="Pictures of faces.  [default: packaged]")
+@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True)
+@click.option("--limit", type=click.FloatRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
+@click.option("--unsigned", is_flag=True, help="Finer steps, for CPUs alone: TensorRT wants signed ones.")
+@_talk
+def calibrate_int8(model: str, out: Path, crops: Path | None, method: str, limit: float | None, unsigned: bool) -> None:
+    """Write a model in 8 bits; layers that move the landmarks too far stay in 32.
+
+    Set FACETRACK_HOME to DIR to use it.
+    """
+    from .calibration.int8 import LIMIT, Int8Settings, quantise_card
+    from .engines.convert import any_card
+    from .engines.parity import proof_for
+    from .engines.quantise import QuantSettings
+    from .pipeline.crops import crops_for
+
+    settings = Int8Settings(QuantSettings(method, symmetric=not unsigned), LIMIT if limit is None else limit)
+    card, quantised = quantise_card(
+        any_card(model), lambda card, role: proof_for(card, role, crops_for(card, role, crops)), settings, out
+    )
+    click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+
+
+@calibrate.command("noise")
+@click.argument("model")
+@click.option(
+    "--faces",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Photographs with a .pts beside each, none of them of the model's training.",
+)
+@click.option(
+    "--test", "tests", multiple=True, type=click.Path(path_type=Path), metavar="DIR", help="More, to measure on alone."
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Gets cards/ and weights/.")
+@click.option("--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the result, PNG or SVG.")
+@click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
+@_talk
+def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
+    """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
+    from .calibration import noise, noise_report
+    from .engines.backend import open_backend
+    from .engines.card import find_card
+    from .training.datasets import one_face_each, read_pts_folder
+
+    card = find_card(model, "align")
+    net = open_backend(card.weights["net"], "auto", 1)
+    samples, *others = (one_face_each(read_pts_folder(folder)) for folder in (faces, *tests))
+    named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
+    learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
+    net.close()
+    say(str(noise_report.write_calibration(card, learned, out)))
+    if plot is not None:
+        noise_report.plot(learned, plot)
+    click.echo(noise_report.as_text(learned))
+
+
+@_commands.group()
+def probe() -> None:
+    """Clips of moving faces whose place is known exactly: make them, and measure tracking on them."""
+
+
+@probe.command("make")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option(
+    "--photos",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Photographs of faces, with a .pts of 68 points beside each.",
+)
+@click.option("--scene", "scenes", multiple=True, help="Make this scene alone; repeatable.  [default: all]")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each scene, with other faces.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same clips.")
+@_talk
+def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int) -> None:
+    """Make the clips in DIR, a folder each in the layout of 300VW."""
+    from .training.probe import Recipe
+    from .training.probe import make_probe as make
+
+    for clip in make(folder, Recipe(photos, scenes, copies, seed)):
+        say(str(clip))
+
+
+@probe.command("run")
+@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Keep the tables and report.json there.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@_tracking
+@_smooth_recording
+@_talk
+@click.pass_obj
+def run_probe(engines: OpenEngines | None, /, folder: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
+    from .pipeline.open import Choices, open_engines
+    from .training.probe import read_probe
+    from .training.probe_run import measure_probe
+    from .training.probe_table import report_as_table
+
+    clips, choices = read_probe(folder), Choices(**options)
+    _announce_compilation()
+    with (engines or open_engines)(choices) as opened:
+        report = measure_probe(clips, out, opened, choices)
+    click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,28 @@
-"""The seam between networks and runtimes: pictures in, raw arrays out."""
+"""The seam between networks and runtimes: pictures in, raw arrays out.
+
+Each runtime is a module of its own beside this one and is imported when it is asked for.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+import logging
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
-from ..tracker.types import UInt8
 
 if TYPE_CHECKING:
+    from ..tracker.types import UInt8
     from .card import Weights
+    from .parity import Proof
+
+log = logging.getLogger(__name__)
 
 Outputs = tuple[NDArray[np.float32], ...]
-KINDS = ("auto", "onnx")
+KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
 class Backend(Protocol):
@@ -37,55 +45,56 @@ class Backend(Protocol):
         ...
 
 
-class OnnxBackend:
-    """ONNX Runtime on the CPU.
-
-    One thread without spinning is the default: small networks lose more to waking and waiting threads than they
-    gain, and the pipeline keeps the other cores busy.
-    """
-
-    def __init__(self, weights: Weights, threads: int = 1) -> None:
-        """Load a network.
-
-        Raises:
-            BackendError: ONNX Runtime cannot load it.
-            CardError: the weights are missing or altered.
-        """
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        content = weights.read()
-        try:
-            self._session: Any = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no public base class
-            raise BackendError(f"{weights.path}: ONNX Runtime cannot load this network: {error}") from error
-        self._input = self._session.get_inputs()[0].name
-        self.description = f"ONNX Runtime {ort.__version__}, CPU, {threads} thread{'s' if threads > 1 else ''}"
-
-    def run(self, images: UInt8) -> Outputs:
-        """See `Backend`."""
-        return tuple(self._session.run(None, {self._input: images}))
-
-    def close(self) -> None:
-        """See `Backend`."""
-        self._session = None
-
-
-def open_backend(weights: Weights, kind: str = "auto", threads: int = 1) -> Backend:
+def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: Proof | None = None) -> Backend:
     """Load weights into a runtime.
 
     Args:
         weights: the file and its hash, from a card.
-        kind: one of `KINDS`; "auto" takes what runs everywhere.
-        threads: that one run may use.
+        kind: one of `KINDS`, a runtime and the device or provider that it shall use. "auto" takes TensorRT where a
+            plan of this network has been built and proved on this very machine, else ONNX Runtime on the CPU; it
+            never spends minutes on building.
+        threads: that one run may use; CPU alone.
+        proof: pictures and decoding that a newly built TensorRT plan is judged by; without them none is built.
     Raises:
-        BackendError: the runtime is not one of ours, or cannot load the network.
+        BackendError: the runtime is not one of ours, cannot be had (what is missing and the line that installs it),
+            or cannot load the network.
         CardError: the weights are missing or altered.
     """
     if kind not in KINDS:
         raise BackendError(f"unknown backend: wanted one of {', '.join(KINDS)}, got {kind!r}")
-    return OnnxBackend(weights, threads)
+    if kind == "auto":
+        return _open_best(weights, threads)
+    runtime, _, device = kind.partition(":")
+    if runtime == "tensorrt":
+        from .tensorrt_open import open_tensorrt
+
+        return open_tensorrt(weights, proof)
+    if runtime == "torch":
+        from .torch_backend import open_torch
+
+        return open_torch(weights, device or "cpu", threads)
+    from .onnx_backend import OnnxBackend
+
+    return OnnxBackend(weights, threads, provider=device or "cpu")
+
+
+def _open_best(weights: Weights, threads: int) -> Backend:
+    backend, reason = _ready_plan(weights)
+    if backend is None:
+        from .onnx_backend import OnnxBackend
+
+        backend = OnnxBackend(weights, threads)
+    log.info("%s: backend auto takes %s%s", weights.path.name, backend.description, reason and f" ({reason})")
+    return backend
+
+
+def _ready_plan(weights: Weights) -> tuple[Backend | None, str]:
+    """A backend on a plan that is there already, else why there is none."""
+    if find_spec("tensorrt") is None:
+        return None, "the package tensorrt is not installed"
+    from .tensorrt_open import open_ready
+
+    try:
+        return open_ready(weights), ""
+    except BackendError as error:
+        return None, str(error)

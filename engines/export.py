@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
+from .quantise import quantise_onnx as quantise_onnx
 
 OPSET = 18
 INPUT = "bgr"
@@ -112,43 +113,3 @@ def check_parity(net: nn.Module, path: Path, images: UInt8, tolerance: float) ->
     if not worst <= tolerance:
         raise BackendError(f"{path}: ONNX Runtime and torch differ by {worst:.2g}, more than {tolerance:.2g}")
     return worst
-
-
-def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8]) -> None:
-    """Write a copy of an exported network whose dense convolutions compute in 8 bits.
-
-    Static ranges, unsigned activations, signed weights per channel, as Q/DQ nodes, which ONNX Runtime and TensorRT
-    both understand. Grouped convolutions stay fp32: ONNX Runtime computes them slower in 8 bits than in 32.
-
-    Args:
-        source: an fp32 file by `export_onnx`.
-        target: the file to write.
-        batches: real pictures (B, h, w, 3) whose activations set the ranges.
-    """
-    import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
-
-    nodes = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
-    grouped = [node.name for node in nodes if any(a.name == "group" and a.i > 1 for a in node.attribute)]
-    quantize_static(
-        source,
-        target,
-        _Batches(batches),
-        quant_format=QuantFormat.QDQ,
-        op_types_to_quantize=["Conv", "MaxPool"],
-        nodes_to_exclude=grouped,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
-
-
-class _Batches:
-    """What onnxruntime's calibrators read: one dictionary of inputs at a time, None at the end."""
-
-    def __init__(self, batches: Iterable[UInt8]) -> None:
-        self._feeds = ({INPUT: images} for images in batches)
-
-    def get_next(self) -> dict[str, UInt8] | None:
-        return next(self._feeds, None)

@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -19,35 +18,18 @@ from ..engines.card import all_cards, home
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
+from .check import Check
+from .doctor_gpu import examine_gpu
 from .machine import describe_machine, version_of
 from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
 from .window import LiveWindow
-
-Status = Literal["ok", "absent", "failed"]
 
 NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 TRAINING = ("torch", "onnx", "onnxscript", "h5py")
 EYE_ERROR_PX = 4.0  # a tenth of the distance between them: a tracker that works is closer
 SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One answer.
-
-    Attributes:
-        subject: what was looked at.
-        status: "absent" is something that can be done without.
-        detail: what was found.
-        remedy: what to do about it; "" where nothing needs to be done.
-    """
-
-    subject: str
-    status: Status
-    detail: str
-    remedy: str = ""
 
 
 def examine(open_engines: OpenEngines) -> Iterator[Check]:
@@ -59,6 +41,7 @@ def examine(open_engines: OpenEngines) -> Iterator[Check]:
     yield from _packages()
     yield from _folders()
     yield _backend()
+    yield from examine_gpu()
     yield _video()
     yield from _models()
     yield _window()

@@ -15,10 +15,14 @@ from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
 from ..tracker import smooth
+from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
 from ..tracker.types import Frame
+from .crops import portrait_proof
+from .memory import give_back, without_linear_algebra
 from .portrait import portrait
-from .run import FaceDetector, Pipeline, PipelineSettings
+from .run import Pipeline, PipelineSettings
+from .search import FaceDetector
 
 DETECTOR = "bbfcn"
 
@@ -29,12 +33,12 @@ class Choices:
 
     Attributes:
         model: a network's or card's name for the landmarks.
-        backend: "auto" or "onnx".
+        backend: one of `engines.backend.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway.
         detect_every: frames between two searches while every known face is tracked.
         min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size.
         max_faces: faces tracked at the same time.
-        smooth: False leaves the measured landmarks as they are.
+        smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
     """
 
     model: str = "gv"
@@ -43,7 +47,7 @@ class Choices:
     detect_every: int = PipelineSettings().detect_every
     min_face: float = DetectorSettings().min_face
     max_faces: int = TrackSettings().most_faces
-    smooth: bool = True
+    smooth: Smoothing = "kalman"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +67,14 @@ class Engines:
 
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos."""
-        return Pipeline(self.detector, self.aligner, pipeline_settings(choices))
+        return Pipeline(self.detector, self.aligner, self._settings(choices))
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched."""
-        return Pipeline(self.detector, self.aligner, pipeline_settings(replace(choices, detect_every=1, smooth=False)))
+        return Pipeline(self.detector, self.aligner, self._settings(replace(choices, detect_every=1, smooth="none")))
+
+    def _settings(self, choices: Choices) -> PipelineSettings:
+        return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
@@ -77,6 +84,14 @@ def pipeline_settings(choices: Choices) -> PipelineSettings:
     """The part of the choices that the pipeline knows."""
     tracks = TrackSettings(most_faces=choices.max_faces)
     return PipelineSettings(detect_every=choices.detect_every, smooth=choices.smooth, tracks=tracks)
+
+
+def smoother_settings(card: ModelCard) -> SmootherSettings:
+    """The smoother for landmarks of this card's network, whose noise `facetrack calibrate noise` has measured."""
+    if "noise" not in card.calibration:
+        return SmootherSettings()
+    own, shared, power = card.calibration["noise"]
+    return SmootherSettings(noise=own, shared_noise=shared, score_power=power)
 
 
 @contextmanager
@@ -94,17 +109,21 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     with ExitStack() as opened:
         with ThreadPoolExecutor(1, thread_name_prefix="facetrack-load") as loader:
-            loading = [
-                loader.submit(open_backend, card.weights[role], choices.backend, choices.threads)
-                for card, role in wanted
-            ]
-            smooth.warm_up()  # Numba starts up while the networks load: neither waits for the other
+            loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
+            with without_linear_algebra():
+                smooth.warm_up()  # Numba starts up while the networks load: neither waits for the other
         net, scan, refine = (_take(load, opened) for load in loading)
         aligner = Aligner(align_card, net)
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
         engines = Engines(detector, aligner, (align_card, detect_card), net.description)
         _warm_up(engines.pipeline(choices))
+        give_back()
         yield engines
+
+
+def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:
+    proof = portrait_proof(card, role) if choices.backend == "tensorrt" else None
+    return open_backend(card.weights[role], choices.backend, choices.threads, proof)
 
 
 def _take(load: Future[Backend], opened: ExitStack) -> Backend:

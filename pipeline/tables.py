@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..engines.card import ModelCard
 
 if TYPE_CHECKING:
-    from .doctor import Check
+    from .check import Check
 
 MARKS = {"ok": "ok", "absent": "--", "failed": "NO"}
 

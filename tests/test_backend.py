@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from facetrack.engines.backend import OnnxBackend, open_backend
+from facetrack.engines.backend import KINDS, open_backend
 from facetrack.engines.card import Weights
+from facetrack.engines.cuda_probe import find_gpu
+from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.tracker.errors import BackendError, CardError
 
 onnx = pytest.importorskip("onnx", reason="needs the train extra")
@@ -79,5 +83,44 @@ def test_what_the_runtime_cannot_load_is_named_with_its_reason(tmp_path: Path, c
 
 
 def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
-    with pytest.raises(BackendError, match="unknown backend: wanted one of auto, onnx, got 'cuda'"):
+    with pytest.raises(BackendError, match=r"unknown backend: wanted one of auto, onnx, .*, got 'cuda'"):
         open_backend(tiny_weights(tmp_path), "cuda")
+
+
+def test_the_command_line_offers_every_backend() -> None:
+    from facetrack.cli import BACKENDS
+
+    assert BACKENDS == KINDS
+
+
+def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if find_spec("tensorrt") is not None:
+        pytest.skip("this machine has TensorRT")
+    with caplog.at_level("INFO"):
+        open_backend(tiny_weights(tmp_path), "auto")
+    assert "backend auto takes ONNX Runtime" in caplog.text
+    assert "(the package tensorrt is not installed)" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["onnx:cuda", "onnx:tensorrt"])
+def test_a_provider_that_is_not_there_is_an_error_with_its_package(tmp_path: Path, kind: str) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has the providers")
+    with pytest.raises(BackendError, match=r"wanted \w+ExecutionProvider, got .*pip install onnxruntime-gpu"):
+        open_backend(tiny_weights(tmp_path), kind)
+
+
+def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+    with suppress(BackendError):
+        find_gpu()
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendError, match=r"no NVIDIA driver: .* install the driver|NVIDIA driver: cuInit gives"):
+        open_backend(tiny_weights(tmp_path), "tensorrt")
+
+
+def test_torch_without_its_weights_says_where_they_are_wanted(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    with pytest.raises(BackendError, match=r"tiny\.torch\.npz: no torch weights of this network"):
+        open_backend(tiny_weights(tmp_path), "torch")

@@ -33,8 +33,8 @@ def test_a_shift_by_five_pixels_is_five_over_the_eye_distance() -> None:
 
 def test_the_normalisers_of_a_hand_made_face() -> None:
     truth = np.array([[[0, 0], [30, 40], [10, 20], [0, 80], [60, 80]]], np.float32)
-    lengths = {kind: metrics.normalising_lengths(truth, FIVE, kind)[0] for kind in ("ip", "box", "diag")}
-    assert lengths == pytest.approx({"ip": 50.0, "box": np.sqrt(60 * 80), "diag": 100.0})
+    lengths = {kind: metrics.normalising_lengths(truth, FIVE, kind)[0] for kind in ("ip", "box", "diag", "edge")}
+    assert lengths == pytest.approx({"ip": 50.0, "box": np.sqrt(60 * 80), "diag": 100.0, "edge": 70.0})
 
 
 def test_annotated_boxes_take_the_place_of_the_tight_ones() -> None:
@@ -49,9 +49,33 @@ def test_inter_pupil_errors_are_about_1_4_times_inter_ocular_ones() -> None:
     assert ratio == pytest.approx(1.4, abs=0.05)
 
 
+def test_errors_of_some_points_use_the_length_of_the_whole_face() -> None:
+    predicted, truth = faces(20, 2.0)
+    predicted[3, 40] = np.nan
+    lengths = metrics.normalising_lengths(truth, IBUG, "io")
+    np.testing.assert_allclose(
+        metrics.normalised_errors(predicted, truth, lengths), metrics.nme(predicted, truth, IBUG, "io")
+    )
+    eyes = metrics.normalised_errors(predicted[:, 36:48], truth[:, 36:48], lengths)
+    by_hand = [
+        np.mean(np.hypot(*(p[36:48] - t[36:48]).T)) / np.hypot(*(t[45] - t[36]))
+        for p, t in zip(predicted, truth, strict=True)
+    ]
+    np.testing.assert_allclose(np.delete(eyes, 3), np.delete(by_hand, 3), rtol=1e-5)
+    assert np.isposinf(eyes[3])
+
+
+def test_errors_of_points_that_do_not_fit_each_other_are_refused() -> None:
+    predicted, truth = faces(3, 1.0)
+    with pytest.raises(ValueError, match=r"wanted predicted and true points \(F, M, 2\) and lengths \(F,\)"):
+        metrics.normalised_errors(predicted[:, :5], truth, np.ones(3))
+    with pytest.raises(ValueError, match="lengths"):
+        metrics.normalised_errors(predicted, truth, np.ones(2))
+
+
 def test_nme_does_not_depend_on_the_size_and_place_of_the_face() -> None:
     predicted, truth = faces(20, 2.0)
-    for kind in ("io", "ip", "box", "diag"):
+    for kind in ("io", "ip", "box", "diag", "edge"):
         moved = metrics.nme(predicted * 3 + 17, truth * 3 + 17, IBUG, kind)
         np.testing.assert_allclose(moved, metrics.nme(predicted, truth, IBUG, kind), rtol=1e-4)
 
@@ -77,7 +101,7 @@ def test_a_face_with_a_point_that_is_not_finite_is_lost() -> None:
         (FACE[None], FACE, "io", r"truth: wanted \(F, 68, 2\)"),
         (FACE[None, :5], FACE[None], "io", r"predicted: wanted \(F, 68, 2\)"),
         (FACE[None].repeat(2, 0), FACE[None], "io", "wanted 1 predicted faces"),
-        (FACE[None], FACE[None], "pupils", "wanted a normaliser of io, ip, box, diag, got 'pupils'"),
+        (FACE[None], FACE[None], "pupils", "wanted a normaliser of io, ip, box, diag, edge, got 'pupils'"),
         (FACE[None], 0 * FACE[None], "io", "lengths above 0, got 1"),
     ],
 )

@@ -250,10 +250,10 @@ def test_a_run_begins_from_the_average_of_another_and_refuses_other_files(tmp_pa
     run = Run(start, Fit(), tmp_path / "second")
     assert all(torch.equal(run.net.state_dict()[key], value) for key, value in best.items())
     assert first.keys() >= best.keys()
-    with pytest.raises(ConfigError, match=r"start: .*best\.pt is no best\.pt of a run of this network"):
+    with pytest.raises(ConfigError, match=r"start: .*best\.pt is no best\.pt or \.torch\.npz of this network"):
         Run(start, Fit(width=5), tmp_path / "third")
-    with pytest.raises(ConfigError, match=r"start: .*none\.pt"):
-        Run(replace(start, start=str(tmp_path / "none.pt")), Fit(), tmp_path / "third")
+    with pytest.raises(ConfigError, match=r"start: .*none\.npz"):
+        Run(replace(start, start=str(tmp_path / "none.npz")), Fit(), tmp_path / "third")
 
 
 def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: Path) -> None:

@@ -202,7 +202,8 @@ class Config:
 
     Attributes:
         network: what is trained.
-        start: best.pt of an earlier run of this network to begin from instead of random weights; "" for those.
+        start: best.pt of an earlier run of this network, or published weights NAME.torch.npz, to begin from instead
+            of random weights; "" for those.
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
         negative_share: share of an alignment network's training pictures that show no face.

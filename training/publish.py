@@ -2,8 +2,8 @@
 
     python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR
 
-writes DIR/cards/NAME.toml and DIR/weights/NAME.onnx from the run's best average. The figures on the card are measured
-here, on the exported file, with the same code that tracks videos.
+writes DIR/cards/NAME.toml, DIR/weights/NAME.onnx and NAME.torch.npz from the run's best average. The figures on the
+card are measured here, on the exported file, with the same code that tracks videos.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..engines.backend import open_backend
 from ..engines.card import read_card
 from ..engines.codec import decoder
 from ..engines.export import check_parity, export_onnx, store_half
+from ..engines.torch_backend import save_torch_weights
 from ..tracker import markup
 from ..tracker.errors import BackendError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
@@ -69,6 +70,8 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
     measured = _measure(card, objective.validation)
     measured["parity of the file with torch, px"] = _parity_px(card, net, crops)
     card.write_text(_card_text(objective, net, weights, measured), encoding="utf-8")
+    network = config.network
+    save_torch_weights(net, weights, network.name, network.landmarks, network.options)
     return card
 
 

@@ -12,11 +12,12 @@ import json
 import logging
 import math
 import os
-import pickle
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
+from ..engines.torch_backend import read_state
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
 from .config import Config, Schedule, load
@@ -266,11 +268,15 @@ class _Tally:
 
 
 def _load(net: nn.Module, path: Path) -> None:
-    """Take over the averaged weights of a finished run."""
+    """Take over the averaged weights of a finished run, from its best.pt or from published NAME.torch.npz."""
     try:
-        net.load_state_dict(torch.load(path, weights_only=True)["average"])
-    except (OSError, KeyError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ConfigError(f"start: {path} is no best.pt of a run of this network: {error}") from error
+        if path.suffix == ".npz":
+            state = {name: torch.from_numpy(values) for name, values in read_state(path)[0].items()}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)["average"]
+        net.load_state_dict(state)
+    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, UnpicklingError) as error:
+        raise ConfigError(f"start: {path} is no best.pt or .torch.npz of this network: {error}") from error
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

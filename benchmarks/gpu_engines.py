@@ -1,0 +1,342 @@
+"""Build, prove and measure TensorRT engines of every network and precision on a GPU machine; one JSON and one page.
+
+    python benchmarks/gpu_engines.py --out DIR [--python PYTHON] [--minutes 8] [--only gv,tab] [--page docs/gpu.md]
+
+Networks with a card are taken with their trained weights, the others with random ones, for their speed and their
+numbers. Every step that is done is kept in DIR: when the time is up, the same command goes on from there. PYTHON runs
+`gpu_worker.py`, for TensorRT whose bindings want another release of Python; `gpu_engines.sh` prepares one.
+
+fp16 comes first, then fp32 and int8. Parity is the distance of the landmarks from those of the fp32 graph on ONNX
+Runtime, crop pixels, in batches of 1 and of the largest; of networks with random weights, whose landmarks mean
+nothing, it is the largest relative difference of the outputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import facetrack
+from facetrack.engines import graph, parity
+from facetrack.engines.card import all_cards
+from facetrack.engines.graph_cost import Cost, Peaks, cost_of
+from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.quantise import QuantSettings, quantise_onnx
+from facetrack.engines.tensorrt_build import LARGEST, SMALLEST
+from facetrack.pipeline.crops import crops_for, portrait_crops
+from facetrack.pipeline.machine import describe_machine
+from facetrack.tracker.errors import BackendError
+from facetrack.tracker.types import UInt8
+
+BATCHES = (1, 8, 32)
+CROPS = 32
+SCAN_SIZE = (200, 264)  # the largest level of a 640x480 picture for faces of 37 pixels and more
+PRECISIONS = ("fp16", "fp32", "int8")
+JOB_LIMIT_S = 420
+# name -> network, landmarks, options; size of the crop. Those that the papers time.
+UNTRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "tab": ("tab", 68, {}),
+    "propnet": ("propnet", 98, {}),
+    "gv-resnet50": ("gv", 68, {"encoder": "resnet50v2"}),
+    "span": ("span", 68, {}),
+}
+UNTRAINED_SIZE = (256, 256)
+MATRIX, COPY_BYTES = 8192, 1 << 32
+
+
+@dataclass(frozen=True)
+class Network:
+    """One graph to be built.
+
+    Attributes:
+        name: of the card or network, and role.
+        read: gives its fp32 graph.
+        pictures: (32, h, w, 3) that prove it.
+        proof: decodes; None where the weights are random.
+        timed: (h, w) at which it is timed.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+    pictures: UInt8
+    proof: parity.Proof | None
+    timed: tuple[int, int]
+
+
+def networks() -> Iterator[Network]:
+    """Those with cards, then those without."""
+    cards = all_cards()
+    for card in cards:
+        for role, weights in card.weights.items():
+            pictures = np.take(crops_for(card, role), range(CROPS), 0, mode="wrap")
+            timed = SCAN_SIZE if role == "scan" else card.size
+            name = card.name if role == "net" else f"{card.name}-{role}"
+            proof = parity.proof_for(card, role, pictures)
+            yield Network(name, lambda weights=weights: graph.as_fp32(weights.read()), pictures, proof, timed)  # type: ignore[misc]
+    for name, recipe in UNTRAINED.items():
+        if not any(card.network == name for card in cards):
+            pictures = portrait_crops(UNTRAINED_SIZE, 1.25, CROPS)
+            yield Network(name, lambda r=recipe, p=pictures: _export(r, p), pictures, None, UNTRAINED_SIZE)  # type: ignore[misc]
+
+
+def _export(recipe: tuple[str, int, dict[str, Any]], pictures: UInt8) -> bytes:
+    """The ONNX file of a network with random weights and normalisations that fit real crops."""
+    from tempfile import TemporaryDirectory
+
+    import torch
+
+    from facetrack.engines import nets
+    from facetrack.engines.export import export_onnx
+
+    name, landmarks, options = recipe
+    torch.manual_seed(0)
+    net = nets.FromBytes(nets.build(name, landmarks, **options)).train()
+    for layer in net.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = None  # the plain mean over what follows
+    with torch.no_grad():
+        net(torch.from_numpy(pictures[:8]))
+        outputs = net.eval()(torch.from_numpy(pictures[:2]))
+    count = len(outputs) if isinstance(outputs, tuple) else 1
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        export_onnx(net, path, pictures[:2], tuple(f"out{i}" for i in range(count)))
+        return path.read_bytes()
+
+
+def prepare(network: Network, precision: str, folder: Path) -> Path:
+    """Write the graph, the pictures, the reference's outputs and the job; gives the job's path."""
+    job = folder / f"{network.name}-{precision}.json"
+    full, pictures = folder / f"{network.name}.onnx", folder / f"{network.name}.pictures.npy"
+    if not full.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        full.write_bytes(network.read())
+    reference = folder / f"{network.name}.reference.npz"
+    if not reference.exists():
+        np.save(pictures, network.pictures)
+        backend = OnnxBackend(full.read_bytes(), threads=os.cpu_count() or 1)
+        outputs = [backend.run(picture[None]) for picture in network.pictures]
+        np.savez(reference, **{f"{i}": np.concatenate(parts) for i, parts in enumerate(zip(*outputs, strict=True))})
+    prepared = folder / f"{network.name}-{precision}.onnx"
+    if not prepared.exists():
+        source = full
+        if precision == "int8":
+            source = folder / f"{network.name}.qdq.onnx"
+            quantise_onnx(full, source, [network.pictures[:8]], QuantSettings(symmetric=True))
+        prepared.write_bytes(graph.for_tensorrt(source.read_bytes(), precision))
+    description = {
+        "network": network.name,
+        "graph": str(prepared),
+        "pictures": str(pictures),
+        "outputs": str(job.with_suffix(".outputs.npz")),
+        "timings": str(folder / "timings.cache"),
+        "precision": precision,
+        "batches": list(BATCHES),
+        "sizes": [SMALLEST, network.timed, LARGEST],
+        "timed": [(batch, *network.timed, 3) for batch in BATCHES],
+    }
+    job.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    return job
+
+
+def run_job(job: Path, python: str, limit_s: float) -> None:
+    """Run the worker; its result, or its error, lies beside the job afterwards."""
+    package = Path(facetrack.__file__).parent.parent
+    search = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    worker = [python, str(Path(__file__).with_name("gpu_worker.py")), str(job)]
+    try:
+        done = subprocess.run(
+            worker,
+            env={**os.environ, "PYTHONPATH": search},
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
+        )
+        error = "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.strip()[-2000:]}"
+    except subprocess.TimeoutExpired:
+        error = f"not done within {limit_s:.0f} s"
+    if error:
+        job.with_suffix(".error.txt").write_text(error, encoding="utf-8")
+
+
+def judge(network: Network, job: Path) -> dict[str, Any]:
+    """What a finished job shows: its result with parity and the share of the roofline to come; or its error."""
+    head = {"network": network.name, "trained": network.proof is not None}
+    head["precision"] = json.loads(job.read_text(encoding="utf-8"))["precision"]
+    result, error = job.with_suffix(".result.json"), job.with_suffix(".error.txt")
+    if not result.exists():
+        return head | {"error": error.read_text(encoding="utf-8") if error.exists() else "not run"}
+    head |= json.loads(result.read_text(encoding="utf-8"))
+    with (
+        np.load(job.with_suffix(".outputs.npz")) as got,
+        np.load(job.parent / f"{network.name}.reference.npz") as wanted,
+    ):
+        head["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in sorted({1, BATCHES[-1]})]
+    head["accepted"] = all(_acceptable(entry, head["precision"]) for entry in head["parity"])
+    content = (job.parent / f"{network.name}.onnx").read_bytes()
+    for run in head["runs"]:
+        run["cost"] = asdict(cost_of(content, tuple(run["shape"]), head["precision"]))
+    return head
+
+
+LARGEST_RELATIVE = {"fp32": 1e-3, "fp16": 3e-2, "int8": 0.5}
+
+
+def _parity(network: Network, got: dict[str, Any], wanted: dict[str, Any], batch: int) -> dict[str, Any]:
+    outputs = tuple(got[f"batch{batch}.{i}"] for i in range(len(wanted)))
+    references = tuple(wanted[f"{i}"] for i in range(len(wanted)))
+    relative = max(float(np.abs(g - w).max() / np.abs(w).max()) for g, w in zip(outputs, references, strict=True))
+    entry: dict[str, Any] = {"batch": batch, "relative": relative}
+    if network.proof is None:
+        return entry
+    distance = np.linalg.norm(network.proof.decode(outputs) - network.proof.decode(references), axis=-1)
+    mean_px = float(distance.mean()) if np.isfinite(distance).all() else float("inf")
+    return entry | {"mean_px": mean_px, "worst_px": float(distance.max())}
+
+
+def _acceptable(entry: dict[str, Any], precision: str) -> bool:
+    if "mean_px" in entry:
+        return bool(entry["mean_px"] <= parity.LIMITS_PX[precision])
+    return bool(entry["relative"] <= LARGEST_RELATIVE[precision])
+
+
+def gpu_peaks() -> dict[str, Peaks]:
+    """Measured with torch, by precision; empty where there is none that sees the GPU."""
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if not torch.cuda.is_available():
+        return {}
+    torch.backends.cuda.matmul.allow_tf32 = False
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    gb_per_s = 2 * COPY_BYTES / 1e9 / _gpu_seconds(torch, lambda: target.copy_(source))
+    peaks = {}
+    for precision, dtype in (("fp32", torch.float32), ("fp16", torch.float16), ("int8", torch.int8)):
+        one = torch.randn(MATRIX, MATRIX, device="cuda").to(dtype)
+        multiply = torch._int_mm if precision == "int8" else torch.matmul
+        product_s = _gpu_seconds(torch, lambda: multiply(one, one.t()))  # noqa: B023 - called at once
+        how = f"torch {torch.__version__}: product of {MATRIX}x{MATRIX} {precision}, copy of {COPY_BYTES >> 30} GiB"
+        peaks[precision] = Peaks(MATRIX**3 / 1e9 / product_s, gb_per_s, how)
+    return peaks
+
+
+def _gpu_seconds(torch: Any, work: Callable[[], object]) -> float:
+    for _ in range(3):
+        work()
+    began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    began.record()
+    for _ in range(10):
+        work()
+    ended.record()
+    torch.cuda.synchronize()
+    return float(began.elapsed_time(ended)) / 1e4
+
+
+def write_report(results: list[dict[str, Any]], peaks: dict[str, Peaks], out: Path, page: Path) -> None:
+    """Write everything as JSON and the essence as a page."""
+    for result in results:
+        for run in result.get("runs", ()):
+            if result["precision"] in peaks:
+                least_ms = peaks[result["precision"]].least_ms(Cost(**run["cost"]))
+                run["roofline_ms"], run["of_roofline"] = least_ms, least_ms / run["compute_ms"]
+    report = {
+        "facetrack": facetrack.__version__,
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
+        "machine": describe_machine(),
+        "peaks": {precision: asdict(values) for precision, values in peaks.items()},
+        "engines": results,
+    }
+    (out / "gpu_engines.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    page.write_text(page_text(report), encoding="utf-8")
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def page_text(report: dict[str, Any]) -> str:
+    """The measured table in Markdown."""
+    done = [engine for engine in report["engines"] if "runs" in engine]
+    gpu = done[0]["gpu"] if done else {"name": "no GPU", "driver": "", "cuda": ""}
+    columns = ("network", "precision", "batch", "run, ms", "without graph", "GPU, ms", "each", "of roofline", "parity")
+    lines = [
+        "# TensorRT engines, measured",
+        "",
+        f"Made by `benchmarks/gpu_engines.py` on {report['date']}, commit {report['commit']}: {gpu['name']}, driver "
+        f"{gpu['driver']}, TensorRT {done[0]['tensorrt'] if done else '-'}.",
+        "",
+        *(f"- {p['gmac_per_s']:.0f} GMAC/s, {p['gb_per_s']:.0f} GB/s ({p['how']})" for p in report["peaks"].values()),
+        "",
+        "`run` is from pixels in main memory to outputs in main memory; `GPU` is the computing alone. Parity is the",
+        "mean distance of the landmarks from the fp32 reference in crop pixels at batch 1 / at the largest; for",
+        "networks with random weights (*) the largest relative difference of the outputs. **Bold** would be refused.",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
+    ]
+    for engine in done:
+        name = engine["network"] + ("" if engine["trained"] else "*")
+        shifts = " / ".join(f"{entry.get('mean_px', entry['relative']):.3g}" for entry in engine["parity"])
+        for run in engine["runs"]:
+            batch, gpu_ms = run["shape"][0], run["compute_ms"]
+            row = [name, engine["precision"], str(batch), f"{run['run_ms']:.3f}", f"{run['run_without_graph_ms']:.3f}"]
+            row += [f"{gpu_ms:.3f}", f"{gpu_ms / batch:.4f}"]
+            row += [f"{run['of_roofline']:.0%}" if "of_roofline" in run else "-"]
+            row += [shifts if engine["accepted"] else f"**{shifts}**"]
+            lines.append(f"| {' | '.join(row)} |")
+    failed = [engine for engine in report["engines"] if "runs" not in engine]
+    lines += ["", *(f"- {e['network']} {e['precision']}: {e['error'].splitlines()[-1]}" for e in failed)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    """Go on until all is done or the time is up, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--page", type=Path)
+    arguments = parser.parse_args()
+    ends, folder = time.monotonic() + 60 * arguments.minutes, arguments.out / "work"
+    only = tuple(filter(None, arguments.only.split(",")))
+    chosen = [network for network in networks() if not only or network.name.startswith(only)]
+    jobs: list[tuple[Network, Path]] = []
+    for precision in PRECISIONS:
+        for network in chosen:
+            left_s = ends - time.monotonic()
+            if left_s < 20:
+                continue
+            try:
+                job = prepare(network, precision, folder)
+            except BackendError as error:
+                print(f"{network.name} {precision}: {error}", file=sys.stderr)
+                continue
+            jobs.append((network, job))
+            if not job.with_suffix(".result.json").exists():
+                run_job(job, arguments.python, min(JOB_LIMIT_S, max(ends - time.monotonic(), 20)))
+            print(job.stem, "done" if job.with_suffix(".result.json").exists() else "failed", flush=True)
+    results = [judge(network, job) for network, job in jobs]
+    write_report(results, gpu_peaks(), arguments.out, arguments.page or arguments.out / "gpu.md")
+
+
+if __name__ == "__main__":
+    main()

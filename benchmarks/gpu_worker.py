@@ -1,0 +1,111 @@
+"""Build one TensorRT plan, run it and measure it, in a process of its own: what goes wrong ends this job alone.
+
+    python benchmarks/gpu_worker.py JOB.json
+
+Started by `gpu_engines.py`, perhaps by another Python than the one that facetrack runs on: TensorRT's bindings exist
+for single releases of Python, and this needs 3.10 with numpy and pycuda or cuda-bindings, nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facetrack.engines.cuda_driver import Cuda, open_cuda
+from facetrack.engines.cuda_probe import find_gpu
+from facetrack.engines.tensorrt_backend import TensorRTBackend
+from facetrack.engines.tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
+
+REPEATS, LAUNCHES = 100, 200
+
+
+def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str, Any]:
+    """Do one job.
+
+    Args:
+        job: "graph", "pictures", "outputs", "timings" (paths), "precision", "batches", "sizes", "timed" (shapes).
+        trt: TensorRT's bindings.
+        hold: retains the GPU's context.
+    Returns:
+        Seconds of the build, size of the plan and times of each shape, milliseconds. The outputs of all pictures, in
+        batches of 1 and of the largest, are in the file "outputs".
+    """
+    sizes = tuple(tuple(size) for size in job["sizes"])
+    request = PlanRequest(job["precision"], tuple(job["batches"]), sizes)
+    began = time.perf_counter()
+    plan = _build(job, trt, hold, request)
+    result: dict[str, Any] = {"build_s": round(time.perf_counter() - began, 1), "plan_mb": round(len(plan) / 1e6, 2)}
+    with_graphs = TensorRTBackend(trt, hold(), plan, request)
+    without = TensorRTBackend(trt, hold(), plan, request, graphs=False)
+    try:
+        _keep_outputs(with_graphs, job, request)
+        result["description"] = with_graphs.description
+        result["runs"] = [_times(with_graphs, without, tuple(shape)) for shape in job["timed"]]
+    finally:
+        with_graphs.close()
+        without.close()
+    return result
+
+
+def _build(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda], request: PlanRequest) -> bytes:
+    timings, cuda = Path(job["timings"]), hold()
+    try:
+        with cuda.current():
+            known = timings.read_bytes() if timings.exists() else b""
+            plan, known = build_plan(trt, make_logger(trt), Path(job["graph"]).read_bytes(), request, known)
+    finally:
+        cuda.close()
+    timings.write_bytes(known)
+    return plan
+
+
+def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRequest) -> None:
+    pictures, kept = np.load(job["pictures"]), {}
+    for batch in sorted({1, request.largest}):
+        parts = []
+        for start in range(0, len(pictures), batch):
+            index = np.arange(start, start + batch) % len(pictures)
+            parts.append([output.copy() for output in backend.run(pictures[index])])
+        for i, outputs in enumerate(zip(*parts)):  # noqa: B905 - strict came with Python 3.10, and all are as long
+            kept[f"batch{batch}.{i}"] = np.concatenate(outputs)[: len(pictures)]
+    np.savez(job["outputs"], **kept)
+
+
+def _times(with_graphs: TensorRTBackend, without: TensorRTBackend, shape: tuple[int, ...]) -> dict[str, Any]:
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return {
+        "shape": list(shape),
+        "run_ms": _median_ms(with_graphs, images),
+        "run_without_graph_ms": _median_ms(without, images),
+        "compute_ms": 1e3 * with_graphs.compute_s(images, LAUNCHES),
+    }
+
+
+def _median_ms(backend: TensorRTBackend, images: Any) -> float:
+    times = []
+    for _ in range(REPEATS + 5):
+        began = time.perf_counter()
+        backend.run(images)
+        times.append(time.perf_counter() - began)
+    return 1e3 * float(np.median(times[5:]))
+
+
+def main() -> None:
+    """Do the job and write its result beside it."""
+    path = Path(sys.argv[1])
+    gpu = find_gpu()  # before TensorRT: its runtime ends the process where there is no driver
+    trt = import_tensorrt()
+    result = measure(json.loads(path.read_text(encoding="utf-8")), trt, open_cuda)
+    result |= {"tensorrt": trt.__version__, "gpu": asdict(gpu), "python": sys.version.split()[0]}
+    path.with_suffix(".result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""8-bit networks by real crops: ranges by onnxruntime's quantiser, layers that cannot bear it kept in 32 bits.
+
+The files hold Q/DQ pairs, so that ONNX Runtime on a CPU and TensorRT compute the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ..engines import graph, parity
+from ..engines.backend import Backend
+from ..engines.card import ModelCard, Weights
+from ..engines.convert import derived_card, derived_name, write_card, write_weights
+from ..engines.onnx_backend import OnnxBackend
+from ..engines.quantise import QuantSettings, convolutions, quantise_onnx
+from ..tracker.errors import BackendError, ConfigError
+from ..tracker.types import UInt8
+
+# Mean shift of the landmarks over the crop's width. 0.3 px in 128: added in quadrature to an error of 1.6 px, which
+# the default network has, it costs 1.7 % of it; the project ships nothing that costs 2 %.
+LIMIT = 0.3 / 128
+REPEATS = 50
+RANGES_BATCH = 8  # pictures whose activations are looked at together
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Settings:
+    """What is aimed at.
+
+    Attributes:
+        quant: how ranges are found; `keep` is what stays in 32 bits from the start.
+        limit: largest mean shift of the landmarks over the crop's width.
+        most_kept: share of the dense convolutions that may stay in 32 bits before it is given up.
+    """
+
+    quant: QuantSettings = field(default_factory=lambda: QuantSettings(symmetric=True))
+    limit: float = LIMIT
+    most_kept: float = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """One network in 8 bits.
+
+    Attributes:
+        role: of the card.
+        weights: the file.
+        parity: distance to the fp32 network, crop pixels, on pictures that did not set the ranges.
+        layers: dense convolutions. kept: names of those that stay in 32 bits.
+        fp32_ms, int8_ms: median of one picture on one thread of this CPU.
+    """
+
+    role: str
+    weights: Weights
+    parity: parity.Parity
+    layers: int
+    kept: tuple[str, ...]
+    fp32_ms: float
+    int8_ms: float
+
+    def report(self) -> dict[str, object]:
+        """In JSON's types."""
+        return {
+            "role": self.role,
+            "file": self.weights.path.name,
+            "mean_px": round(self.parity.mean_px, 4),
+            "p99_px": round(self.parity.p99_px, 4),
+            "layers": self.layers,
+            "kept_in_fp32": list(self.kept),
+            "fp32_ms": round(self.fp32_ms, 3),
+            "int8_ms": round(self.int8_ms, 3),
+        }
+
+
+def quantise_card(
+    card: ModelCard, proofs: Callable[[ModelCard, str], parity.Proof], settings: Int8Settings, out: Path
+) -> tuple[ModelCard, list[Quantised]]:
+    """Write a card NAME-int8 and its networks so that `$FACETRACK_HOME` may point at `out`.
+
+    Args:
+        card: of fp32 or fp16 files.
+        proofs: (card, role) -> real crops and their decoding; half of the crops set the ranges, the others judge.
+        settings: what is aimed at.
+        out: `cards` and `weights` are made in it.
+    Raises:
+        BackendError: the landmarks stay off with as many layers in 32 bits as are allowed.
+        ConfigError: the card is of 8 bits already, or there are fewer than two crops.
+    """
+    done = []
+    for role, weights in card.weights.items():
+        if weights.precision == "int8":
+            raise ConfigError(f"{card.name}: its network {role!r} is of 8 bits already; wanted an fp32 or fp16 file")
+        full, proof = graph.as_fp32(weights.read()), proofs(card, role)
+        content, kept = quantise(full, proof, settings)
+        stored = write_weights(out, derived_name(weights.path.stem, "int8"), content, "int8")
+        done.append(_described(role, stored, full, proof, kept))
+    card = derived_card(card, "int8", {e.role: e.weights for e in done}, {e.role: e.parity for e in done})
+    return write_card(card, out), done
+
+
+def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> tuple[bytes, tuple[str, ...]]:
+    """Quantise a network; where its landmarks shift too far, keep 1, 2, 4, ... of the worst layers in 32 bits.
+
+    Returns:
+        The 8-bit file and the names of the convolutions kept, without those that were wished for.
+    Raises:
+        BackendError: too many would have to be kept.
+        ConfigError: there are fewer than two crops.
+    """
+    if len(proof.pictures) < 2:
+        raise ConfigError(
+            f"int8: wanted at least 2 crops, some to set ranges and some to judge, got {len(proof.pictures)}"
+        )
+    ranges, judged = proof.pictures[::2], replace(proof, pictures=proof.pictures[1::2])
+    limit_px = settings.limit * proof.pictures.shape[2]
+    with TemporaryDirectory(prefix="facetrack-int8-") as folder:
+        source, target = Path(folder) / "full.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(full)
+        dense, _ = convolutions(source)
+        quantise_onnx(source, target, _batches(ranges), settings.quant)
+        first = target.read_bytes()
+    worst: list[str] = []
+    for count in _counts(int(settings.most_kept * len(dense))):
+        kept = tuple(worst[:count])
+        content = restored(full, first, kept)
+        shift = _shift(full, content, judged)
+        if shift <= limit_px:
+            return content, kept
+        worst = worst or layers_by_harm(full, first, judged, dense)
+    raise BackendError(
+        f"int8: the landmarks shift by {shift:.3f} px with {len(kept)} of {len(dense)} layers in fp32, wanted at most "
+        f"{limit_px:.3f}; stay with fp32, or allow more with --limit"
+    )
+
+
+def _counts(most: int) -> list[int]:
+    """0, then powers of two up to a number, and that number."""
+    return sorted({0, *(2**i for i in range(most.bit_length()) if 2**i <= most), most})
+
+
+def _batches(pictures: UInt8) -> list[UInt8]:
+    """Whole batches, filled up from the first: onnxruntime's entropy calibration wants them of one size."""
+    size = min(RANGES_BATCH, len(pictures))
+    starts = range(0, len(pictures), size)
+    return [np.take(pictures, range(start, start + size), 0, mode="wrap") for start in starts]
+
+
+def _shift(full: bytes, other: bytes, proof: parity.Proof) -> float:
+    return parity.measure(OnnxBackend(full), OnnxBackend(other), proof, (1,))[0].mean_px
+
+
+def layers_by_harm(full: bytes, quantised: bytes, proof: parity.Proof, layers: list[str]) -> list[str]:
+    """The convolutions of an 8-bit network, those first whose return to 32 bits helps most when done alone."""
+    left = {name: _shift(full, restored(full, quantised, (name,)), proof) for name in layers}
+    return sorted(layers, key=lambda name: left[name])
+
+
+def restored(full: bytes, quantised: bytes, layers: Sequence[str]) -> bytes:
+    """An 8-bit network with some convolutions in 32 bits again: what goes in, their weights, and what comes out.
+
+    A convolution of 8 bits behind one of them still gets its input in 8 bits.
+    """
+    import onnx
+
+    source, model = onnx.load_from_string(full), onnx.load_from_string(quantised)
+    weights = {weight.name: weight for weight in source.graph.initializer}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    originals = {node.name: node for node in source.graph.node if node.name in layers}
+    for node in model.graph.node:
+        if node.name in originals:
+            node.input[0] = _before_quantising(node.input[0], makers)
+            for index, name in enumerate(originals[node.name].input[1:], 1):
+                weight = onnx.TensorProto()
+                weight.CopyFrom(weights[name])
+                weight.name = node.input[index] = f"{node.name}.{name}.fp32"
+                model.graph.initializer.append(weight)
+        elif node.op_type not in (*graph.QUANTISERS, "Conv"):
+            _take_unquantised(node, makers, originals)
+    for output in model.graph.output:
+        before = _before_quantising(output.name, makers)
+        if before in makers and makers[before].name in originals:
+            makers[output.name].CopyFrom(onnx.helper.make_node("Identity", [before], [output.name]))
+    graph.drop_dead_ends(model)
+    return bytes(model.SerializeToString())
+
+
+def _take_unquantised(node: Any, makers: dict[str, Any], originals: dict[str, Any]) -> None:
+    """Give a node that is no convolution the outputs of restored ones as they are."""
+    for index, name in enumerate(node.input):
+        before = _before_quantising(name, makers)
+        if before in makers and makers[before].name in originals:
+            node.input[index] = before
+
+
+def _before_quantising(name: str, makers: dict[str, Any]) -> str:
+    """What a pair of Q and DQ was made of."""
+    maker = makers.get(name)
+    while maker is not None and maker.op_type in graph.QUANTISERS:
+        name = maker.input[0]
+        maker = makers.get(name)
+    return name
+
+
+def _described(role: str, weights: Weights, full: bytes, proof: parity.Proof, kept: tuple[str, ...]) -> Quantised:
+    reference, backend = OnnxBackend(full), OnnxBackend(weights)
+    judged = replace(proof, pictures=proof.pictures[1::2])
+    measured = parity.measure(reference, backend, judged, (1,))[0]
+    picture = proof.pictures[:1]
+    times = _median_ms(reference, picture), _median_ms(backend, picture)
+    with TemporaryDirectory(prefix="facetrack-int8-") as folder:
+        path = Path(folder) / "full.onnx"
+        path.write_bytes(full)
+        layers = len(convolutions(path)[0])
+    return Quantised(role, weights, measured, layers, kept, *times)
+
+
+def _median_ms(backend: Backend, picture: UInt8) -> float:
+    times = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        backend.run(picture)
+        times.append(time.perf_counter() - began)
+    return 1000 * float(np.median(times))

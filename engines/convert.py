@@ -1,0 +1,151 @@
+"""A card's networks for another precision or runtime, each proved against its fp32 form."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..tracker.errors import CardError, ConfigError
+from . import graph, parity
+from .backend import Backend
+from .card import ModelCard, Weights, find_card
+from .card_text import card_text
+from .onnx_backend import OnnxBackend
+from .plan_cache import PlanCache
+from .tensorrt_build import PlanRequest
+from .tensorrt_open import Toolkit, find_toolkit, open_tensorrt, plan_key
+
+Proofs = Callable[[ModelCard, str], parity.Proof]
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """One network that was written.
+
+    Attributes:
+        role: of the card.
+        file: what was written.
+        runtime: what it was proved on.
+        parity: distance to the fp32 network at each batch size, crop pixels.
+    """
+
+    role: str
+    file: Path
+    runtime: str
+    parity: tuple[parity.Parity, ...]
+
+    def report(self) -> dict[str, object]:
+        """In JSON's types."""
+        return {
+            "role": self.role,
+            "file": self.file.name,
+            "runtime": self.runtime,
+            "parity_px": [asdict(p) for p in self.parity],
+        }
+
+
+def any_card(name: str) -> ModelCard:
+    """The card of this name or the default card of this network, whatever its task.
+
+    Raises:
+        CardError: there is none.
+    """
+    try:
+        return find_card(name, "detect")
+    except CardError:
+        return find_card(name, "align")
+
+
+def export_onnx_card(
+    card: ModelCard, precision: str, batches: tuple[int, ...], proofs: Proofs, out: Path
+) -> tuple[ModelCard, list[Exported]]:
+    """Write a card NAME-PRECISION and its networks so that `$FACETRACK_HOME` may point at `out`.
+
+    Args:
+        card: whose networks are written.
+        precision: "fp32" or "fp16", in which the graph computes.
+        batches: sizes to prove.
+        proofs: (card, role) -> what it is judged by.
+        out: `cards` and `weights` are made in it.
+    Raises:
+        BackendError: the new file's landmarks are off.
+        ConfigError: int8 is wanted, which needs calibration.
+    """
+    if precision not in ("fp32", "fp16"):
+        raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
+    weights, exported = {}, []
+    for role, stored in card.weights.items():
+        full = graph.as_fp32(stored.read())
+        content = full if precision == "fp32" else graph.for_tensorrt(full, precision)
+        weights[role] = write_weights(out, derived_name(stored.path.stem, precision), content, precision)
+        exported.append(_prove(role, weights[role], full, proofs(card, role), batches))
+    card = derived_card(card, precision, weights, {entry.role: entry.parity[-1] for entry in exported})
+    return write_card(card, out), exported
+
+
+def export_plans(
+    card: ModelCard, request: PlanRequest, proofs: Proofs, out: Path, toolkit: Toolkit | None = None
+) -> list[Exported]:
+    """Build the TensorRT plans of a card where the program will look for them, and copy them to a folder.
+
+    Raises:
+        BackendError: no GPU, no TensorRT, or a plan's landmarks are off.
+    """
+    toolkit, cache = toolkit or find_toolkit(), PlanCache()
+    out.mkdir(parents=True, exist_ok=True)
+    exported = []
+    for role, weights in card.weights.items():
+        backend = open_tensorrt(weights, proofs(card, role), request, toolkit, cache)
+        backend.close()
+        plan = cache.path(weights.path.stem, plan_key(toolkit, weights, request))
+        for path in (plan, plan.with_suffix(".json")):
+            shutil.copy(path, out)
+        exported.append(Exported(role, out / plan.name, backend.description, cache.parity(plan)))
+    return exported
+
+
+def derived_name(name: str, precision: str) -> str:
+    """A card's or file's name with another precision at its end."""
+    return f"{re.sub('-(fp32|fp16|int8)$', '', name)}-{precision}"
+
+
+def derived_card(
+    card: ModelCard, precision: str, weights: Mapping[str, Weights], moved: Mapping[str, parity.Parity]
+) -> ModelCard:
+    """A card for the same networks in another precision; what was measured on the old files does not hold for it."""
+    measured = {
+        f"{role}: landmarks moved against {card.name}, mean px": round(p.mean_px, 4) for role, p in moved.items()
+    }
+    return replace(card, name=derived_name(card.name, precision), weights=weights, measured=measured)
+
+
+def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weights:
+    """Write OUT/weights/NAME.onnx."""
+    path = out / "weights" / f"{name}.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return Weights(path, hashlib.sha256(content).hexdigest(), precision)
+
+
+def write_card(card: ModelCard, out: Path) -> ModelCard:
+    """Write OUT/cards/NAME.toml; gives the card back."""
+    path = out / "cards" / f"{card.name}.toml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(card_text(card), encoding="utf-8")
+    return card
+
+
+def _prove(role: str, weights: Weights, full: bytes, proof: parity.Proof, batches: tuple[int, ...]) -> Exported:
+    backend: Backend = OnnxBackend(weights)
+    measured = parity.measure(OnnxBackend(full), backend, proof, batches)
+    parity.demand(measured, weights.precision, weights.path.name)
+    return Exported(role, weights.path, backend.description, measured)
+
+
+def report(card: ModelCard, exported: list[Exported]) -> Mapping[str, object]:
+    """What an export tells, in JSON's types."""
+    return {"card": card.name, "networks": [entry.report() for entry in exported]}

@@ -1,0 +1,110 @@
+"""Is there an NVIDIA driver and a GPU, and if not, why not: asked of the driver itself, no package needed.
+
+TensorRT's runtime ends the process where there is no driver, so this comes before it is touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from ..tracker.errors import BackendError
+
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
+# CUresult, cuda.h
+NO_DEVICE, UNKNOWN, MISMATCH, TOO_NEW, NOT_READY = 100, 999, 803, 804, 802
+REASONS = {
+    NO_DEVICE: "no NVIDIA GPU is visible: none is there, CUDA_VISIBLE_DEVICES hides it, or the container was not "
+    "given it (docker run --gpus all)",
+    UNKNOWN: "the driver does not answer; after an update or suspend, restart the machine or reload its module "
+    "(sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm)",
+    MISMATCH: "the driver's library and its kernel module are of different versions; restart the machine",
+    TOO_NEW: "this GPU does not support the compatibility package of CUDA that is installed; install a newer driver",
+    NOT_READY: "the system of GPUs is not ready; start the fabric manager (sudo systemctl start nvidia-fabricmanager)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """The first visible GPU.
+
+    Attributes:
+        name: trade name.
+        capability: "major.minor" of its compute capability.
+        memory_gb: 10^9 bytes.
+        driver: version of the driver, e.g. "580.159.03"; "" where it does not tell.
+        cuda: the newest CUDA that the driver supports, e.g. "13.0".
+    """
+
+    name: str
+    capability: str
+    memory_gb: float
+    driver: str
+    cuda: str
+
+
+def find_gpu() -> Gpu:
+    """Describe the first visible GPU.
+
+    Raises:
+        BackendError: there is no driver or no GPU; says which and what to do.
+    """
+    cuda = load_driver()
+    device, major, minor = (ctypes.c_int() for _ in range(3))
+    name, memory, version = ctypes.create_string_buffer(256), ctypes.c_size_t(), ctypes.c_int()
+    check(cuda.cuDeviceGet(ctypes.byref(device), 0), "cuDeviceGet")
+    check(cuda.cuDeviceGetName(name, len(name), device), "cuDeviceGetName")
+    check(cuda.cuDeviceGetAttribute(ctypes.byref(major), 75, device), "cuDeviceGetAttribute")  # cuda.h: CC major
+    check(cuda.cuDeviceGetAttribute(ctypes.byref(minor), 76, device), "cuDeviceGetAttribute")
+    check(cuda.cuDeviceTotalMem_v2(ctypes.byref(memory), device), "cuDeviceTotalMem")
+    check(cuda.cuDriverGetVersion(ctypes.byref(version)), "cuDriverGetVersion")
+    return Gpu(
+        name=name.value.decode(),
+        capability=f"{major.value}.{minor.value}",
+        memory_gb=round(memory.value / 1e9, 1),
+        driver=_driver_version(),
+        cuda=f"{version.value // 1000}.{version.value % 1000 // 10}",
+    )
+
+
+def load_driver(library: str = DRIVER) -> Any:
+    """The driver's library, started.
+
+    Raises:
+        BackendError: it is not there, or does not start.
+    """
+    try:
+        cuda = ctypes.CDLL(library)
+    except OSError as error:
+        raise BackendError(
+            f"no NVIDIA driver: {library} cannot be loaded; install the driver of your GPU from "
+            "https://www.nvidia.com/drivers, or start the container with access to it (docker run --gpus all)"
+        ) from error
+    check(cuda.cuInit(0), "cuInit")
+    return cuda
+
+
+def check(status: int, call: str) -> None:
+    """Raise what a call of the driver reports.
+
+    Raises:
+        BackendError: status is not 0.
+    """
+    if status:
+        raise BackendError(f"NVIDIA driver: {call} gives {status}: {REASONS.get(status, 'see CUresult in cuda.h')}")
+
+
+def _driver_version() -> str:
+    """From the management library; "" where that is missing, as in some containers."""
+    try:
+        nvml = ctypes.CDLL(MANAGEMENT)
+    except OSError:
+        return ""
+    text = ctypes.create_string_buffer(96)
+    if nvml.nvmlInit_v2() or nvml.nvmlSystemGetDriverVersion(text, len(text)):
+        return ""
+    nvml.nvmlShutdown()
+    return text.value.decode()

@@ -1,0 +1,296 @@
+"""Rewriting ONNX graphs so that precision lives in them and every TensorRT from 8.6 on can read them; needs onnx.
+
+All functions change the model that they are given; `for_tensorrt` and `as_fp32` work on a file's bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..tracker.errors import BackendError
+
+INSTALL = "pip install onnx"
+OPSET = 17  # the newest that the parser of TensorRT 8.6 knows
+QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+# Reductions took their axes as an attribute before opset 18 (ReduceSum before 13).
+REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
+
+
+def for_tensorrt(content: bytes, precision: str) -> bytes:
+    """The graph that TensorRT shall build from.
+
+    Args:
+        content: an ONNX file of ours.
+        precision: "fp32", "fp16", or "int8" for a file with symmetric Q/DQ pairs.
+    Raises:
+        BackendError: int8 is wanted of a file without such pairs, or an operator is unknown to older parsers.
+    """
+    model = _load(content)
+    if precision == "int8" and not _symmetric(model):
+        raise BackendError("int8: this network has no symmetric Q/DQ pairs; make it with `facetrack calibrate int8`")
+    inline_halves(model)
+    if precision != "int8":
+        remove_quantisers(model)
+    cast_first(model)
+    lower_opset(model)
+    if precision == "fp16":
+        to_half(model)
+    _check(model)
+    return bytes(model.SerializeToString())
+
+
+def as_fp32(content: bytes) -> bytes:
+    """The same network without 16-bit storage and without 8-bit arithmetic: what others are compared with."""
+    model = _load(content)
+    inline_halves(model)
+    remove_quantisers(model)
+    _check(model)
+    return bytes(model.SerializeToString())
+
+
+def is_symmetric_int8(content: bytes) -> bool:
+    """Whether a file has Q/DQ pairs and all of them have the zero point 0, as TensorRT wants."""
+    return _symmetric(_load(content))
+
+
+def inline_halves(model: Any) -> None:
+    """Replace casts of stored 16-bit weights by 32-bit weights: TensorRT wants weights, not tensors."""
+    from onnx import TensorProto, numpy_helper
+
+    stored = {weight.name: weight for weight in model.graph.initializer}
+    for node in list(model.graph.node):
+        if node.op_type == "Cast" and node.input[0] in stored and _attribute(node, "to") == TensorProto.FLOAT:
+            values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
+            model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            model.graph.node.remove(node)
+    _drop_unused(model)
+
+
+def remove_quantisers(model: Any) -> None:
+    """Give back the fp32 graph of a quantised one, its weights rounded as they were."""
+    from onnx import helper, numpy_helper
+
+    stored = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
+    sources = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    outputs = {output.name for output in model.graph.output}
+    renamed: dict[str, str] = {}
+    for node in [node for node in model.graph.node if node.op_type in QUANTISERS]:
+        index = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        if node.op_type == "QuantizeLinear":
+            continue
+        name = node.output[0]
+        if node.input[0] in stored:
+            model.graph.initializer.append(numpy_helper.from_array(_dequantised(node, stored), name))
+        elif name in outputs:
+            model.graph.node.insert(index, helper.make_node("Identity", [sources[node.input[0]]], [name]))
+        else:
+            renamed[name] = sources[node.input[0]]
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            while name in renamed:
+                name = renamed[name]
+            node.input[i] = name
+    _drop_unused(model)
+
+
+def _dequantised(node: Any, stored: dict[str, Any]) -> Any:
+    """What a DequantizeLinear makes of stored weights."""
+    values, scale = (stored[name] for name in node.input[:2])
+    zero = stored[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale, np.int32)
+    if scale.ndim:
+        shape = [1] * values.ndim
+        shape[_attribute(node, "axis", 1)] = -1
+        scale, zero = scale.reshape(shape), zero.reshape(shape)
+    return ((values.astype(np.float32) - zero.astype(np.float32)) * scale).astype(np.float32)
+
+
+def cast_first(model: Any) -> None:
+    """Cast the bytes of the input before anything else: TensorRT moves bytes in and out but computes with none."""
+    graph = model.graph
+    picture = graph.input[0].name
+    for move in [node for node in graph.node if picture in node.input and node.op_type == "Transpose"]:
+        casts = [node for node in graph.node if move.output[0] in node.input]
+        if any(node.op_type != "Cast" for node in casts):
+            raise BackendError(f"the graph computes with bytes behind {move.name}; export it again")
+        for cast in casts:
+            moved, made = move.output[0], cast.output[0]
+            cast.input[0], cast.output[0] = picture, f"{made}.cast"
+            move.input[0], move.output[0] = cast.output[0], made
+            graph.node.remove(move)
+            graph.node.insert(list(graph.node).index(cast) + 1, move)
+            _forget_types(graph, (moved, made))
+
+
+def _forget_types(graph: Any, names: tuple[str, ...]) -> None:
+    for value in [value for value in graph.value_info if value.name in names]:
+        graph.value_info.remove(value)
+
+
+def lower_opset(model: Any) -> None:
+    """Say in opset 17 what was said in 18: the exporter starts at 18, the parser of TensorRT 8.6 ends at 17.
+
+    Raises:
+        BackendError: an operator has no equal there.
+    """
+    standard = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if standard.version <= OPSET:
+        return
+    if standard.version > 18:
+        raise BackendError(f"the graph is of opset {standard.version}, wanted at most 18; export it again")
+    for node in model.graph.node:
+        _LOWERED.get(node.op_type, _unchanged)(model, node)
+    standard.version = OPSET
+    model.ir_version = min(model.ir_version, 8)
+    _drop_unused(model)
+
+
+def _unchanged(model: Any, node: Any) -> None:
+    """Most operators are the same in both."""
+
+
+def _axes_as_attribute(model: Any, node: Any) -> None:
+    from onnx import helper
+
+    if len(node.input) > 1 and node.input[1]:
+        node.attribute.append(helper.make_attribute("axes", _constant(model, node.input[1]).tolist()))
+    del node.input[1:]
+    for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
+        node.attribute.remove(attribute)
+
+
+def _sizes_instead_of_count(model: Any, node: Any) -> None:
+    del model
+    if _attribute(node, "num_outputs") is None:
+        return
+    raise BackendError(f"{node.name}: Split by a number of parts is not in opset {OPSET}; export it with sizes")
+
+
+def _without(*names: str) -> Callable[[Any, Any], None]:
+    """Drop attributes that opset 18 added, which must have no effect."""
+
+    def lower(model: Any, node: Any) -> None:
+        del model
+        for attribute in [a for a in node.attribute if a.name in names]:
+            if attribute.i or attribute.ints or attribute.s not in (b"", b"stretch", b"none"):
+                raise BackendError(f"{node.name}: {node.op_type} with {attribute.name} is not in opset {OPSET}")
+            node.attribute.remove(attribute)
+
+    return lower
+
+
+def _pad(model: Any, node: Any) -> None:
+    del model
+    if len(node.input) > 3:
+        raise BackendError(f"{node.name}: Pad of some axes is not in opset {OPSET}")
+
+
+_LOWERED: dict[str, Callable[[Any, Any], None]] = {
+    **dict.fromkeys(REDUCTIONS, _axes_as_attribute),
+    "Split": _sizes_instead_of_count,
+    "Resize": _without("antialias", "axes", "keep_aspect_ratio_policy"),
+    "ScatterElements": _without("reduction"),
+    "ScatterND": _without("reduction"),
+    "Pad": _pad,
+}
+
+
+def to_half(model: Any) -> None:
+    """Compute in 16 bits, between the cast of the input's bytes and casts of the outputs to 32 bits.
+
+    A pass of our own: onnxruntime's converter leaves casts in front of the constant scales of Resize, which TensorRT
+    does not accept.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    graph = model.graph
+    keep = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    shared = keep & {n for node in graph.node for n in node.input[: 1 if node.op_type == "Resize" else None]}
+    if shared:
+        raise BackendError(f"{', '.join(sorted(shared))}: a scale of Resize that is used elsewhere; export it again")
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and weight.name not in keep:
+            weight.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(weight)), weight.name))
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
+            elif (
+                attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT and node.output[0] not in keep
+            ):
+                attribute.t.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(attribute.t))))
+    del graph.value_info[:]
+    for output in graph.output:
+        inner = f"{output.name}.half"
+        for node in graph.node:
+            node.input[:] = [inner if name == output.name else name for name in node.input]
+            node.output[:] = [inner if name == output.name else name for name in node.output]
+        graph.node.append(helper.make_node("Cast", [inner], [output.name], to=TensorProto.FLOAT))
+
+
+def _half(values: Any) -> Any:
+    """16-bit values; what is beyond their range becomes the largest of them."""
+    most = np.finfo(np.float16).max
+    return np.clip(values, -most, most).astype(np.float16)
+
+
+def _load(content: bytes) -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError(f"graphs are prepared for TensorRT by onnx; run: {INSTALL}") from error
+    return onnx.load_from_string(content)
+
+
+def _check(model: Any) -> None:
+    import onnx
+
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _symmetric(model: Any) -> bool:
+    from onnx import numpy_helper
+
+    stored = {weight.name: weight for weight in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in QUANTISERS]
+    zeros = [stored[node.input[2]] for node in pairs if len(node.input) > 2]
+    return bool(pairs) and all(not numpy_helper.to_array(zero).any() for zero in zeros)
+
+
+def _attribute(node: Any, name: str, default: Any = None) -> Any:
+    from onnx import helper
+
+    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
+
+
+def _constant(model: Any, name: str) -> Any:
+    """A constant's values, stored or made by a node."""
+    from onnx import numpy_helper
+
+    for weight in model.graph.initializer:
+        if weight.name == name:
+            return numpy_helper.to_array(weight)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and name in node.output:
+            return numpy_helper.to_array(_attribute(node, "value"))
+    raise BackendError(f"{name}: wanted a constant")
+
+
+def drop_dead_ends(model: Any) -> None:
+    """Remove nodes whose outputs nobody takes, and weights that nobody uses."""
+    wanted = {output.name for output in model.graph.output}
+    for node in reversed(list(model.graph.node)):
+        if wanted.isdisjoint(node.output):
+            model.graph.node.remove(node)
+        else:
+            wanted.update(node.input)
+    _drop_unused(model)
+
+
+def _drop_unused(model: Any) -> None:
+    used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
+    for weight in [w for w in model.graph.initializer if w.name not in used]:
+        model.graph.initializer.remove(weight)

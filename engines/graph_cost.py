@@ -1,0 +1,88 @@
+"""What one run of an ONNX graph costs at least: multiplications, and bytes that have to be moved; needs onnx."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from ..tracker.errors import BackendError
+from .graph import INSTALL, as_fp32
+
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one run of a batch.
+
+    Attributes:
+        gmac: 10^9 multiplications of convolutions and linear layers.
+        megabytes: 10^6 bytes of input, outputs and weights, each moved once; what stays inside is not counted.
+    """
+
+    gmac: float
+    megabytes: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """What a device does at best.
+
+    Attributes:
+        gmac_per_s: 10^9 multiplications and additions a second, in a large fp32 matrix product.
+        gb_per_s: 10^9 bytes read and written a second, in a large copy.
+        how: how that was measured.
+    """
+
+    gmac_per_s: float
+    gb_per_s: float
+    how: str
+
+    def least_ms(self, cost: Cost) -> float:
+        """The roofline: the longer of calculating and moving, milliseconds."""
+        return max(cost.gmac / self.gmac_per_s * 1e3, cost.megabytes / self.gb_per_s)
+
+
+def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
+    """Count a graph for an input (B, h, w, 3).
+
+    Args:
+        content: an ONNX file of ours.
+        shape: of the input.
+        precision: in which weights are kept while it runs: "fp32", "fp16" or "int8".
+    Raises:
+        BackendError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ImportError as error:
+        raise BackendError(f"graphs are counted by onnx; run: {INSTALL}") from error
+    model = onnx.load_from_string(as_fp32(content))
+    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        axis.dim_value = length
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    known = {value.name: _lengths(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    known |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    weights = sum(prod(weight.dims) for weight in graph.initializer) * WEIGHT_BYTES[precision]
+    moved = prod(shape) + 4 * sum(prod(known[output.name]) for output in graph.output)
+    macs = sum(_macs(node, known) for node in graph.node if node.op_type in PRODUCTS)
+    return Cost(macs / 1e9, (moved + weights) / 1e6)
+
+
+def _lengths(value: Any) -> tuple[int, ...]:
+    return tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+
+
+def _macs(node: Any, known: dict[str, tuple[int, ...]]) -> int:
+    """Multiplications of a convolution (of its outputs, or inputs where it is transposed), or of a matrix product."""
+    weight = known[node.input[1]]
+    if node.op_type == "Conv":
+        return prod(known[node.output[0]]) * prod(weight[1:])
+    if node.op_type == "ConvTranspose":
+        return prod(known[node.input[0]]) * prod(weight[1:])
+    return prod(known[node.output[0]]) * known[node.input[0]][-1]

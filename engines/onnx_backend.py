@@ -1,0 +1,100 @@
+"""ONNX Runtime: on the CPU by default, on an NVIDIA GPU through its CUDA or TensorRT provider."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from ..tracker.errors import BackendError
+from .backend import Outputs
+
+if TYPE_CHECKING:
+    from ..tracker.types import UInt8
+    from .card import Weights
+
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+GPU_PACKAGE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+
+
+class OnnxBackend:
+    """ONNX Runtime.
+
+    One thread without spinning is the default: small networks lose more to waking and waiting threads than they
+    gain, and the pipeline keeps the other cores busy.
+    """
+
+    def __init__(self, network: Weights | bytes, threads: int = 1, provider: str = "cpu") -> None:
+        """Load a network.
+
+        Args:
+            network: an ONNX file, from a card or as it is.
+            threads: that one run may use on the CPU.
+            provider: one of `PROVIDERS`.
+        Raises:
+            BackendError: ONNX Runtime cannot load it, or lacks the provider.
+            CardError: the weights are missing or altered.
+        """
+        import onnxruntime as ort
+
+        content, name = (network, "ONNX") if isinstance(network, bytes) else (network.read(), str(network.path))
+        wanted = PROVIDERS[provider]
+        if wanted not in ort.get_available_providers():
+            raise BackendError(
+                f"ONNX Runtime {ort.__version__}: wanted {wanted}, got {', '.join(ort.get_available_providers())}; "
+                f"run: {GPU_PACKAGE}"
+            )
+        try:
+            self._session: Any = ort.InferenceSession(content, _options(ort, threads), providers=[wanted])
+        except Exception as error:
+            raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
+        _refuse_another_provider(ort, self._session, wanted)
+        self._input = self._session.get_inputs()[0].name
+        place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
+        self.description = f"ONNX Runtime {ort.__version__}, {place}"
+
+    def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
+        return tuple(self._session.run(None, {self._input: images}))
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._session = None
+
+
+def _options(ort: Any, threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    _share_memory(ort)
+    return options
+
+
+@cache
+def _share_memory(ort: Any) -> None:
+    """Let all networks of the process work in one arena that grows by what is asked for.
+
+    By default each has its own and doubles it: 16 MB more for the three networks of a video, none of them faster.
+    """
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    as_asked = ort.OrtArenaCfg(
+        {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
+    )
+    ort.create_and_register_allocator(place, as_asked)
+
+
+def _refuse_another_provider(ort: Any, session: Any, wanted: str) -> None:
+    """A provider whose libraries are missing is replaced by the CPU's with no more than a line in the log."""
+    found = session.get_providers()
+    if found[0] != wanted:
+        raise BackendError(
+            f"ONNX Runtime {ort.__version__}: wanted {wanted}, got {found[0]}: CUDA, cuDNN or TensorRT of the version "
+            'that it was built for is not there; run: pip install "onnxruntime-gpu[cuda,cudnn]"'
+        )

@@ -1,0 +1,115 @@
+"""How far apart two backends are: in pixels, after decoding, on real crops.
+
+Raw outputs that differ in the fifth digit say nothing, and builds that are wrong only when batched have been shipped
+(TensorRT issues 1697 and 4813); so landmarks are compared, at batch 1 and at the largest batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..tracker import markup
+from ..tracker.errors import BackendError, CardError
+from ..tracker.proposals import mean_of_highest
+from ..tracker.types import Float32, UInt8
+from .backend import Backend, Outputs
+from .card import ModelCard
+from .codec import decoder
+
+# Mean distance in crop pixels that a backend may be off. fp32 and fp16: the project's figures; int8 is a matter of the
+# network's error and reported with it, so that this bound only catches what is broken.
+LIMITS_PX = {"fp32": 0.01, "fp16": 0.1, "int8": 1.0}
+DISC = 13  # pixels of a response that place a landmark
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a backend is judged by.
+
+    Attributes:
+        pictures: (B, h, w, 3) uint8 BGR, real crops; repeated where a batch is larger.
+        decode: outputs -> landmarks (B, N, 2) in the pictures' pixels.
+    """
+
+    pictures: UInt8
+    decode: Callable[[Outputs], Float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """Distance between the landmarks of two backends, crop pixels.
+
+    Attributes:
+        batch: pictures in one run.
+        mean_px, p99_px, worst_px: over all landmarks.
+    """
+
+    batch: int
+    mean_px: float
+    p99_px: float
+    worst_px: float
+
+
+def proof_for(card: ModelCard, role: str, pictures: UInt8) -> Proof:
+    """How the outputs of one of a card's networks become landmarks.
+
+    Raises:
+        CardError: the card's codec is unknown.
+    """
+    kind = card.codec.get("kind")
+    if kind != "discs":
+        decode = decoder(card.codec, markup.load(card.markup), card.name)
+        return Proof(pictures, lambda outputs: decode(outputs)[0])
+    if role == "refine":
+        return Proof(pictures, lambda outputs: mean_of_highest(outputs[1], DISC)[0] + outputs[2])
+    if role == "scan":
+        return Proof(pictures, lambda outputs: mean_of_highest(outputs[0], DISC)[0])
+    raise CardError(f"{card.name}: nothing is known of its network {role!r}")
+
+
+def measure(reference: Backend, other: Backend, proof: Proof, batches: Sequence[int]) -> tuple[Parity, ...]:
+    """Compare two backends, at each batch size over all pictures.
+
+    Raises:
+        BackendError: the other's landmarks are no numbers.
+    """
+    wanted = _landmarks(reference, proof, 1)
+    return tuple(_parity(batch, wanted, _landmarks(other, proof, batch)) for batch in batches)
+
+
+def demand(parities: Sequence[Parity], precision: str, what: str) -> None:
+    """Refuse a backend that is too far off.
+
+    Raises:
+        BackendError: some mean is above `LIMITS_PX`.
+    """
+    limit = LIMITS_PX[precision]
+    for parity in parities:
+        if not parity.mean_px <= limit:
+            raise BackendError(
+                f"{what}: refused: at batch {parity.batch} its landmarks are {parity.mean_px:.3g} px from the fp32 "
+                f"reference's in the mean (worst {parity.worst_px:.3g}), wanted at most {limit} for {precision}"
+            )
+
+
+def _landmarks(backend: Backend, proof: Proof, batch: int) -> Float32:
+    """Landmarks (B, N, 2) of all pictures; the last batch is filled up from the first."""
+    count = len(proof.pictures)
+    places = []
+    for start in range(0, count, batch):
+        index = np.arange(start, start + batch) % count
+        places.append(proof.decode(backend.run(proof.pictures[index])))
+    return np.concatenate(places)[:count]
+
+
+def _parity(batch: int, wanted: Float32, got: Float32) -> Parity:
+    if wanted.shape != got.shape:
+        raise BackendError(f"landmarks of batch {batch}: wanted {wanted.shape}, got {got.shape}")
+    distance = np.linalg.norm(got - wanted, axis=-1)
+    distance = np.where(np.isfinite(distance), distance, np.inf)
+    return Parity(
+        batch, *(float(v) for v in (distance.mean(), np.quantile(distance, 0.99, method="lower"), distance.max()))
+    )

@@ -1,0 +1,208 @@
+"""TensorRT plans that were built on this machine, each beside a sidecar that says what it is and how it was proved.
+
+A plan fits one graph on one GPU with one driver and one TensorRT. Whatever differs, it is built anew, with a line in
+the log that says what differs. Processes that want the same plan at the same time wait for the first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..tracker.errors import BackendError
+
+if TYPE_CHECKING:
+    from .parity import Parity
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+INSTALL = "pip install filelock"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanKey:
+    """All that a plan depends on.
+
+    Attributes:
+        onnx_sha256: of the network's file, before its preparation for TensorRT.
+        tensorrt: its version.
+        gpu, capability, driver, cuda: as `cuda_probe.Gpu` has them.
+        precision: of the graph.
+        profile: batches and sizes, as text.
+    """
+
+    onnx_sha256: str
+    tensorrt: str
+    gpu: str
+    capability: str
+    driver: str
+    cuda: str
+    precision: str
+    profile: str
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the file."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a builder hands over.
+
+    Attributes:
+        plan: to be stored.
+        parity: how far its landmarks are from the reference's, at each batch size.
+        build_s: seconds that the building took.
+    """
+
+    plan: bytes
+    parity: tuple[Parity, ...]
+    build_s: float
+
+
+def plans_folder() -> Path:
+    """The user's cache folder of plans: `$FACETRACK_PLANS`, else the platform's."""
+    configured = os.environ.get("FACETRACK_PLANS")
+    if configured:
+        return Path(configured)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("facetrack", appauthor=False) / "plans"
+
+
+class PlanCache:
+    """Plans in one folder, as NAME-DIGEST.plan with NAME-DIGEST.json beside it."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        """Take the folder of `plans_folder`, or another."""
+        self.folder = folder or plans_folder()
+
+    def path(self, name: str, key: PlanKey) -> Path:
+        """Where the plan of a network is or would be."""
+        return self.folder / f"{name}-{key.digest}.plan"
+
+    def find(self, name: str, key: PlanKey) -> tuple[bytes | None, str]:
+        """The plan of a network for exactly this key; otherwise None and why there is none, in words."""
+        plan, sidecar = self.path(name, key), self._read_sidecar(self.path(name, key))
+        if sidecar is None:
+            return None, self._nearest(name, key)
+        if sidecar.get("schema") != SCHEMA or sidecar.get("key") != asdict(key):
+            return None, f"{plan.name}: its sidecar describes another plan"
+        try:
+            content = plan.read_bytes()
+        except OSError as error:
+            return None, f"{plan.name}: cannot be read ({error.strerror})"
+        if hashlib.sha256(content).hexdigest() != sidecar.get("plan_sha256"):
+            return None, f"{plan.name}: truncated or changed, {len(content)} bytes of {sidecar.get('plan_bytes')}"
+        return content, ""
+
+    def get_or_build(self, name: str, key: PlanKey, build: Callable[[], Built]) -> bytes:
+        """The plan for this key, built and stored if there is none.
+
+        Args:
+            name: of the network's file.
+            key: all that the plan depends on.
+            build: makes the plan and proves it; raises rather than hand over one that fails.
+        Raises:
+            BackendError: the folder cannot be written, or the build's own.
+        """
+        plan, reason = self.find(name, key)
+        if plan is not None:
+            return plan
+        with self.lock(self.path(name, key).with_suffix(".lock")):
+            plan, reason = self.find(name, key)  # another process may have built it meanwhile
+            if plan is not None:
+                return plan
+            log.warning("%s: building a TensorRT plan, which takes minutes: %s", name, reason)
+            built = build()
+            self._store(name, key, built)
+        return built.plan
+
+    def parity(self, plan: Path) -> tuple[Parity, ...]:
+        """How a stored plan was proved."""
+        from .parity import Parity
+
+        report = self._read_sidecar(plan) or {}
+        return tuple(Parity(**entry) for entry in report.get("parity", ()))
+
+    def timings(self, key: PlanKey) -> Path:
+        """Where the kernels' measured times on this GPU are kept; they serve every network."""
+        machine = hashlib.sha256(json.dumps([key.tensorrt, key.gpu, key.capability, key.driver]).encode())
+        return self.folder / f"timings-{machine.hexdigest()[:16]}.cache"
+
+    def lock(self, path: Path) -> Any:
+        """A lock between processes that the system frees if its holder dies.
+
+        Raises:
+            BackendError: the folder cannot be written, or filelock is missing.
+        """
+        try:
+            import filelock
+        except ImportError as error:
+            raise BackendError(f"plans are shared between processes by filelock; run: {INSTALL}") from error
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        except OSError as error:
+            raise BackendError(
+                f"{self.folder}: plans cannot be stored here ({error.strerror}); set FACETRACK_PLANS to another folder"
+            ) from error
+        return filelock.FileLock(path)
+
+    def _store(self, name: str, key: PlanKey, built: Built) -> None:
+        """Plan first, sidecar second: a plan without one does not count."""
+        path = self.path(name, key)
+        report = {
+            "schema": SCHEMA,
+            "key": asdict(key),
+            "plan_sha256": hashlib.sha256(built.plan).hexdigest(),
+            "plan_bytes": len(built.plan),
+            "build_s": round(built.build_s, 1),
+            "parity": [asdict(parity) for parity in built.parity],
+        }
+        path.with_suffix(".json").unlink(missing_ok=True)
+        replace_file(path, built.plan)
+        replace_file(path.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
+
+    def _read_sidecar(self, plan: Path) -> dict[str, Any] | None:
+        """The sidecar of a plan; None where there is none or it is no JSON object."""
+        try:
+            report = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return report if isinstance(report, dict) else None
+
+    def _nearest(self, name: str, key: PlanKey) -> str:
+        """Why none fits: in what the most similar plan of this network differs."""
+        wanted = asdict(key)
+        differing: list[list[str]] = []
+        for path in sorted(self.folder.glob(f"{name}-*.plan")):
+            found = (self._read_sidecar(path) or {}).get("key") or {}
+            differing.append([f"{k} {found.get(k)}, here {wanted[k]}" for k in wanted if found.get(k) != wanted[k]])
+        if not differing:
+            return "there is none yet"
+        nearest = min(differing, key=len)
+        return f"the most similar plan is for {'; '.join(nearest)}"
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that readers see the old content or the new, never half of it.
+
+    Raises:
+        BackendError: it cannot be written.
+    """
+    passing = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        passing.write_bytes(content)
+        passing.replace(path)
+    except OSError as error:
+        passing.unlink(missing_ok=True)
+        raise BackendError(f"{path}: cannot be written ({error.strerror})") from error

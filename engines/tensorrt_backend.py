@@ -1,0 +1,176 @@
+"""A TensorRT plan at work: one stream, page-locked buffers, a CUDA graph for each usual batch size."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..tracker.errors import BackendError
+from .cuda_driver import Buffer, Cuda
+from .tensorrt_build import PlanRequest, make_logger, profile_index
+
+if TYPE_CHECKING:
+    from ..tracker.types import UInt8
+    from .backend import Outputs
+
+Shape = tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """A way through the engine for one shape of input.
+
+    Attributes:
+        context: with its profile, shapes and addresses set.
+        shapes: of the outputs.
+        graph: recorded; 0 until there is one. A graph is bound to its context, which then keeps its shape for good.
+    """
+
+    context: Any
+    shapes: tuple[Shape, ...]
+    graph: int = 0
+
+
+class TensorRTBackend:
+    """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the context and pops it again."""
+
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, request: PlanRequest, *, graphs: bool = True) -> None:
+        """Load a plan; its memory is reserved for the largest batch at once.
+
+        Args:
+            trt: TensorRT's bindings.
+            cuda: the GPU, which this closes in the end.
+            plan: by `build_plan` with the same request, on the same machine.
+            request: what it was built for.
+            graphs: False runs kernel by kernel, for measuring what graphs give.
+        Raises:
+            BackendError: TensorRT refuses the plan.
+        """
+        self._trt, self._cuda, self._request, self._graphs = trt, cuda, request, graphs
+        with cuda.current():
+            self._runtime = trt.Runtime(make_logger(trt))
+            engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
+            self._engine: Any = engine
+            self._input, self._outputs = _tensor_names(trt, engine)
+            self._stream = cuda.stream()
+            self._general: dict[int, Any] = {}
+            self._lanes: dict[Shape, _Lane] = {}
+            self._buffers = self._reserve()
+        self.description = f"TensorRT {trt.__version__} {request.precision}, {cuda.name}"
+
+    def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
+        with self._cuda.current():
+            lane = self._lane(images.shape)
+            source = self._buffers[self._input]
+            source.host[: images.nbytes].reshape(images.shape)[...] = images
+            if lane.graph:
+                self._cuda.replay(lane.graph, self._stream)
+            else:
+                self._enqueue(lane, images.nbytes)
+            self._cuda.wait(self._stream)
+            if self._graphs and not lane.graph and images.shape in self._lanes:
+                # the first run has set up whatever the context defers, which must not end up in the graph
+                lane.graph = self._cuda.record(partial(self._enqueue, lane, images.nbytes), self._stream)
+        return tuple(self._answer(name, shape) for name, shape in zip(self._outputs, lane.shapes, strict=True))
+
+    def _answer(self, name: str, shape: Shape) -> Any:
+        size = 4 * int(np.prod(shape))
+        return self._buffers[name].host[:size].view(np.float32).reshape(shape)
+
+    def _enqueue(self, lane: _Lane, size: int) -> None:
+        """Copy in, compute, copy out: all in order on the stream, none waited for."""
+        self._cuda.upload(self._buffers[self._input], size, self._stream)
+        if not lane.context.execute_async_v3(self._stream):
+            raise BackendError("TensorRT cannot run this plan; its reasons are in the log (-v)")
+        for name, shape in zip(self._outputs, lane.shapes, strict=True):
+            self._cuda.download(self._buffers[name], 4 * int(np.prod(shape)), self._stream)
+
+    def _lane(self, shape: Shape) -> _Lane:
+        """The lane of a shape: kept for pictures of a fixed size in usual batches, made anew for all others."""
+        if shape in self._lanes:
+            return self._lanes[shape]
+        profile = profile_index(self._request.batches, shape[0])
+        fixed = shape[0] in self._request.batches and -1 not in tuple(self._engine.get_tensor_shape(self._input))[1:]
+        if fixed:
+            lane = self._lanes[shape] = self._prepared(self._context(profile), shape)
+            return lane
+        if profile not in self._general:
+            self._general[profile] = self._context(profile)
+        return self._prepared(self._general[profile], shape)
+
+    def _context(self, profile: int) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
+        context.set_optimization_profile_async(profile, self._stream)
+        for name in (self._input, *self._outputs):
+            context.set_tensor_address(name, self._buffers[name].device)
+        return context
+
+    def _prepared(self, context: Any, shape: Shape) -> _Lane:
+        if not context.set_input_shape(self._input, shape):
+            raise BackendError(f"pictures {shape}: not within what this plan was built for: {self._request}")
+        return _Lane(context, tuple(tuple(context.get_tensor_shape(name)) for name in self._outputs))
+
+    def _reserve(self) -> dict[str, Buffer]:
+        """Buffers for the largest input and what comes out of it."""
+        largest = self._engine.get_tensor_profile_shape(self._input, len(self._request.batches) - 1)[2]
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
+        context.set_optimization_profile_async(len(self._request.batches) - 1, self._stream)
+        context.set_input_shape(self._input, tuple(largest))
+        sizes = {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
+        return {
+            name: self._cuda.buffer(size) for name, size in {self._input: int(np.prod(tuple(largest))), **sizes}.items()
+        }
+
+    def compute_s(self, images: UInt8, repeats: int) -> float:
+        """Seconds of one run on the GPU alone, copies left out: the mean of `repeats`, one behind the other."""
+        self.run(images)
+        with self._cuda.current():
+            context = self._lane(images.shape).context
+            began = time.perf_counter()
+            for _ in range(repeats):
+                if not context.execute_async_v3(self._stream):
+                    raise BackendError("TensorRT cannot run this plan; its reasons are in the log (-v)")
+            self._cuda.wait(self._stream)
+            return (time.perf_counter() - began) / repeats
+
+    def close(self) -> None:
+        """See `Backend`. Contexts go before the engine, the engine before the runtime, all before the GPU's memory."""
+        if self._engine is None:
+            return
+        with self._cuda.current():
+            self._cuda.wait(self._stream)
+            graphs = [lane.graph for lane in self._lanes.values() if lane.graph]
+            self._lanes.clear()
+            self._general.clear()
+            self._engine = None
+            self._runtime = None
+            self._cuda.free(buffers=list(self._buffers.values()), graphs=graphs, stream=self._stream)
+            self._buffers = {}
+        self._cuda.close()
+
+
+def _tensor_names(trt: Any, engine: Any) -> tuple[str, tuple[str, ...]]:
+    """The input's name and the outputs', in the graph's order.
+
+    Raises:
+        BackendError: the plan is not one of ours.
+    """
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    outputs = tuple(name for name in names if name not in inputs)
+    if len(inputs) != 1 or engine.get_tensor_dtype(inputs[0]) != trt.DataType.UINT8:
+        raise BackendError(f"this plan is not one of ours: wanted one input of bytes, got {', '.join(inputs)}")
+    if any(engine.get_tensor_dtype(name) != trt.DataType.FLOAT for name in outputs):
+        raise BackendError(f"this plan is not one of ours: wanted outputs of 32-bit numbers, got {', '.join(outputs)}")
+    return inputs[0], outputs

@@ -1,0 +1,153 @@
+"""From an ONNX graph to a TensorRT plan, with the calls that TensorRT 8.6, 10 and 11 have in common.
+
+Precision lives in the graph (16-bit casts, Q/DQ pairs): TensorRT 11 has no flags for it any more, and strongly typed
+networks of 10 and 11 keep to the graph. 8.6 is only allowed to use the types that the graph has.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from ..tracker.errors import BackendError
+
+log = logging.getLogger(__name__)
+
+INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nvidia.com)'
+WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
+TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others reach for cuBLAS and cuDNN, which may not be there
+SMALLEST, USUAL, LARGEST = (16, 16), (256, 344), (1088, 1928)  # (h, w) where pictures of any size may come
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What a plan shall be good for.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8", the one that the graph has.
+        batches: ascending. Batch n runs with the kernels chosen for the smallest of these that is not below n; at
+            exactly these sizes it is one CUDA graph.
+        sizes: least, usual and greatest (h, w), for graphs that take pictures of any size.
+    """
+
+    precision: str
+    batches: tuple[int, ...] = (1, 4, 8)
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]] = (SMALLEST, USUAL, LARGEST)
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "fp16", "int8"):
+            raise ValueError(f"precision: wanted fp32, fp16 or int8, got {self.precision!r}")
+        if not self.batches or list(self.batches) != sorted(set(self.batches)) or self.batches[0] < 1:
+            raise ValueError(f"batches: wanted ascending numbers from 1 on, got {self.batches}")
+
+    @property
+    def largest(self) -> int:
+        """The largest batch."""
+        return self.batches[-1]
+
+
+def import_tensorrt() -> ModuleType:
+    """TensorRT's bindings.
+
+    Raises:
+        BackendError: not installed, or its libraries do not load.
+    """
+    try:
+        import tensorrt
+    except (ImportError, OSError, RuntimeError) as error:  # a stub package raises RuntimeError
+        raise BackendError(f"TensorRT cannot be imported: {error}; run: {INSTALL}") from error
+    return tensorrt  # type: ignore[no-any-return]
+
+
+def make_logger(trt: Any) -> Any:
+    """TensorRT's messages in this program's log, one level lower: what is a warning there is of no use to a user."""
+
+    class _Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, text: str) -> None:
+            grave = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            log.log(logging.WARNING if grave else logging.DEBUG, "TensorRT: %s", text)
+
+    return _Logger()
+
+
+def build_plan(trt: Any, logger: Any, graph: bytes, request: PlanRequest, timings: bytes = b"") -> tuple[bytes, bytes]:
+    """Build a plan; takes from seconds to minutes. The context must be current.
+
+    Args:
+        trt: TensorRT's bindings.
+        logger: by `make_logger`.
+        graph: ONNX of one input (B, h, w, 3) uint8, prepared by `graph.for_tensorrt`.
+        request: what it shall be good for.
+        timings: kernels' measured times of an earlier build on this GPU, which shorten this one.
+    Returns:
+        The plan and the measured times.
+    Raises:
+        BackendError: TensorRT cannot parse the graph or build from it.
+    """
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(graph):
+        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise BackendError(f"TensorRT {trt.__version__} cannot read the graph: {reasons}")
+    config = builder.create_builder_config()
+    _configure(trt, config, request.precision)
+    cache = config.create_timing_cache(timings)
+    config.set_timing_cache(cache, False)
+    for profile in _profiles(builder, network.get_input(0), request):
+        config.add_optimization_profile(profile)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise BackendError(f"TensorRT {trt.__version__} cannot build this network; its reasons are in the log (-v)")
+    return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def _network_flags(trt: Any) -> int:
+    """Explicit batch for 8.6, the graph's own types from 10 on."""
+    names = trt.NetworkDefinitionCreationFlag
+    known = (getattr(names, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
+    return sum(1 << int(flag) for flag in known if flag is not None)
+
+
+def _configure(trt: Any, config: Any, precision: str) -> None:
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE)
+    config.set_tactic_sources(sum(1 << int(getattr(trt.TacticSource, name)) for name in TACTICS))
+    if precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa are not fp32
+    if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        return
+    for allowed in {"fp32": (), "fp16": ("FP16",), "int8": ("INT8", "FP16")}[precision]:
+        config.set_flag(getattr(trt.BuilderFlag, allowed))
+
+
+def _profiles(builder: Any, picture: Any, request: PlanRequest) -> list[Any]:
+    """One range of shapes for each batch size, together covering 1 to the largest."""
+    shape, profiles = tuple(picture.shape), []
+    for least, most in zip((1, *(b + 1 for b in request.batches)), request.batches, strict=False):
+        profile = builder.create_optimization_profile()
+        batches = (least, most, most)
+        ranges = [
+            tuple(wanted if axis < 0 else axis for axis, wanted in zip(shape, (batch, *size, 3), strict=True))
+            for batch, size in zip(batches, request.sizes, strict=True)
+        ]
+        profile.set_shape(picture.name, *ranges)
+        profiles.append(profile)
+    return profiles
+
+
+def profile_index(batches: Sequence[int], batch: int) -> int:
+    """The first profile that holds a batch.
+
+    Raises:
+        BackendError: it is larger than the largest.
+    """
+    for index, most in enumerate(batches):
+        if batch <= most:
+            return index
+    raise BackendError(f"batch of {batch}: this plan holds at most {batches[-1]}; export one with --batch ...,{batch}")

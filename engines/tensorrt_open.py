@@ -1,0 +1,151 @@
+"""From a card's weights to a running TensorRT engine: cached, or built, proved and cached."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..tracker.errors import BackendError
+from . import graph, parity
+from .card import Weights
+from .cuda_driver import Cuda, open_cuda
+from .cuda_probe import Gpu, find_gpu
+from .onnx_backend import OnnxBackend
+from .plan_cache import Built, PlanCache, PlanKey, replace_file
+from .tensorrt_backend import TensorRTBackend
+from .tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Toolkit:
+    """What the machine offers.
+
+    Attributes:
+        trt: TensorRT's bindings.
+        gpu: the GPU.
+        open_cuda: retains the GPU's context; each engine has its own hold on it.
+    """
+
+    trt: Any
+    gpu: Gpu
+    open_cuda: Callable[[], Cuda]
+
+
+def find_toolkit() -> Toolkit:
+    """The driver first, for TensorRT ends the process where there is none.
+
+    Raises:
+        BackendError: driver, GPU or TensorRT is missing; says which and what to do.
+    """
+    gpu = find_gpu()
+    return Toolkit(import_tensorrt(), gpu, open_cuda)
+
+
+def default_request(weights: Weights) -> PlanRequest:
+    """What the program runs with: 8 bits where the file was made for it, else 16."""
+    quantised = weights.precision == "int8" and graph.is_symmetric_int8(weights.read())
+    return PlanRequest("int8" if quantised else "fp16")
+
+
+def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKey:
+    """All that a plan depends on, here and now."""
+    gpu = toolkit.gpu
+    return PlanKey(
+        onnx_sha256=weights.sha256,
+        tensorrt=str(toolkit.trt.__version__),
+        gpu=gpu.name,
+        capability=gpu.capability,
+        driver=gpu.driver,
+        cuda=gpu.cuda,
+        precision=request.precision,
+        profile=f"batches {request.batches}, sizes {request.sizes}",
+    )
+
+
+def open_ready(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCache | None = None) -> TensorRTBackend:
+    """Open a plan that is there already.
+
+    Raises:
+        BackendError: there is none for this machine, or no GPU, or no TensorRT; says why.
+        CardError: the weights are missing or altered.
+    """
+    toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
+    request = default_request(weights)
+    plan, reason = cache.find(weights.path.stem, plan_key(toolkit, weights, request))
+    if plan is None:
+        raise BackendError(f"{weights.path.stem}: no TensorRT plan: {reason}")
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+
+
+def open_tensorrt(
+    weights: Weights,
+    proof: parity.Proof | None,
+    request: PlanRequest | None = None,
+    toolkit: Toolkit | None = None,
+    cache: PlanCache | None = None,
+) -> TensorRTBackend:
+    """Open a plan; build, prove and store it first if there is none for exactly this machine.
+
+    Args:
+        weights: an ONNX file of a card.
+        proof: what a new plan is judged by; None forbids building.
+        request: default: `default_request`.
+        toolkit: default: `find_toolkit`.
+        cache: default: the user's.
+    Raises:
+        BackendError: no driver, GPU or TensorRT, nothing to prove a new plan with, or the new plan is wrong.
+        CardError: the weights are missing or altered.
+    """
+    toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
+    request = request or default_request(weights)
+    key, name = plan_key(toolkit, weights, request), weights.path.stem
+
+    def build() -> Built:
+        if proof is None:
+            raise BackendError(f"{name}: no TensorRT plan yet; build it with `facetrack export MODEL --to tensorrt`")
+        return build_and_prove(toolkit, weights, request, proof, cache.timings(key))
+
+    plan = cache.get_or_build(name, key, build)
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+
+
+def build_and_prove(
+    toolkit: Toolkit, weights: Weights, request: PlanRequest, proof: parity.Proof, timings: Path
+) -> Built:
+    """Build a plan and compare its landmarks with the fp32 graph's on ONNX Runtime, alone and in the largest batch.
+
+    Raises:
+        BackendError: it cannot be built, or its landmarks are off.
+    """
+    content, began = weights.read(), time.perf_counter()
+    prepared = graph.for_tensorrt(content, request.precision)
+    plan = _build(toolkit, prepared, request, timings)
+    build_s = time.perf_counter() - began
+    reference = OnnxBackend(graph.as_fp32(content))
+    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+    try:
+        measured = parity.measure(reference, engine, proof, sorted({1, request.largest}))
+    finally:
+        engine.close()
+        reference.close()
+    parity.demand(measured, request.precision, f"{weights.path.stem}, TensorRT plan")
+    log.info("%s: built in %.0f s; %s", weights.path.stem, build_s, "; ".join(str(asdict(p)) for p in measured))
+    return Built(plan, measured, build_s)
+
+
+def _build(toolkit: Toolkit, prepared: bytes, request: PlanRequest, timings: Path) -> bytes:
+    cuda = toolkit.open_cuda()
+    try:
+        with cuda.current():
+            known = timings.read_bytes() if timings.exists() else b""
+            plan, known = build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, request, known)
+    finally:
+        cuda.close()
+    replace_file(timings, known)
+    return plan

@@ -1,0 +1,149 @@
+"""Torch at run time, for research and as the reference: the network itself, rebuilt from its training's weights.
+
+ONNX files cannot give them back (the exporter folds normalisation into convolutions), so they are kept as
+NAME.torch.npz beside NAME.onnx or in `$FACETRACK_HOME/weights`: plain arrays, never pickles, with what builds the
+network and the hash of the ONNX file that was exported from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..tracker.errors import BackendError
+from .card import Weights, home
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..tracker.types import UInt8
+    from .backend import Outputs
+
+INSTALL = 'pip install "facetrack[train]"'
+RECIPE = "recipe"
+
+
+def torch_file(onnx: Path) -> Path:
+    """Where the torch weights of an ONNX file are: beside it, else in the user's own folder."""
+    beside = onnx.with_suffix(".torch.npz")
+    return beside if beside.exists() else home() / "weights" / beside.name
+
+
+def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int, options: Mapping[str, Any]) -> Path:
+    """Keep the weights of a network for `TorchBackend`, beside the ONNX file that was exported from it.
+
+    Args:
+        net: behind `nets.FromBytes`.
+        onnx: as it is published; its hash is kept.
+        network, landmarks, options: what `nets.build` takes.
+    Returns:
+        The file's path.
+    """
+    sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
+    recipe = json.dumps({"network": network, "landmarks": landmarks, "options": dict(options), "onnx_sha256": sha256})
+    path = onnx.with_suffix(".torch.npz")
+    arrays: dict[str, Any] = {name: _stored(value.detach().cpu().numpy()) for name, value in net.state_dict().items()}
+    arrays[RECIPE] = np.array(recipe)
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    return path
+
+
+def _stored(values: NDArray[Any]) -> NDArray[Any]:
+    """Large weights in 16 bits, as the ONNX file has them; everything else as it is."""
+    return values.astype(np.float16) if values.dtype == np.float32 and values.ndim > 1 else values
+
+
+def read_state(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """The arrays of a file of torch weights, in 32 bits, and its recipe.
+
+    Raises:
+        OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: the file is missing or not one of ours.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in archive.items()}
+    return arrays, json.loads(str(arrays.pop(RECIPE)))
+
+
+def open_torch(weights: Weights, device: str = "cpu", threads: int = 1) -> TorchBackend:
+    """Rebuild the network of an ONNX file.
+
+    Raises:
+        BackendError: torch, its GPU, or the torch weights are missing, or belong to another ONNX file.
+        CardError: the card's weights are missing or altered.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise BackendError(f"backend torch: {error}; run: {INSTALL}") from error
+    weights.read()  # the card's file is what is rebuilt: it must be there and be itself
+    torch.set_num_threads(threads)
+    return TorchBackend(load_net(torch_file(weights.path), weights.sha256), device)
+
+
+def load_net(path: Path, onnx_sha256: str) -> nn.Module:
+    """The network behind `nets.FromBytes`, ready to run.
+
+    Raises:
+        BackendError: the file is missing, unreadable, or of another ONNX file.
+    """
+    import torch
+
+    from . import nets
+
+    try:
+        arrays, recipe = read_state(path)
+    except FileNotFoundError as error:
+        raise BackendError(
+            f"{path}: no torch weights of this network; they come from its training, wanted beside the ONNX file or in "
+            f"{home() / 'weights'}; use --backend onnx"
+        ) from error
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BackendError(f"{path}: not torch weights of ours: {error}") from error
+    found = recipe["onnx_sha256"]
+    if found != onnx_sha256:
+        raise BackendError(
+            f"{path}: belongs to another ONNX file: wanted sha256 {onnx_sha256[:16]}..., got {found[:16]}..."
+        )
+    net = nets.FromBytes(nets.build(recipe["network"], recipe["landmarks"], **recipe["options"]))
+    net.load_state_dict({name: torch.from_numpy(values) for name, values in arrays.items()})
+    return net.eval()
+
+
+class TorchBackend:
+    """`Backend` on a network in torch, in fp32."""
+
+    def __init__(self, net: nn.Module, device: str = "cpu") -> None:
+        """Take a network behind `nets.FromBytes`, in evaluation mode.
+
+        Raises:
+            BackendError: the device is not there.
+        """
+        import torch
+
+        if device == "cuda" and not torch.cuda.is_available():
+            raise BackendError(
+                f"backend torch: torch {torch.__version__} sees no GPU; `facetrack doctor` says why, or install a CUDA "
+                "build: https://pytorch.org/get-started/locally"
+            )
+        self._torch, self._net, self._device = torch, net.to(device), device
+        place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        self.description = f"torch {torch.__version__}, {place}"
+
+    def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
+        with self._torch.inference_mode():
+            outputs = self._net(self._torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.cpu().numpy() for output in outputs)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._net = self._net.cpu()

@@ -1,0 +1,159 @@
+"""How fast each network runs alone, by backend and batch size, against what the processor could do at best.
+
+The roofline: a run cannot be quicker than its multiplications at the measured rate of a large matrix product, nor
+than its bytes at the measured rate of a large copy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..engines.backend import Backend, open_backend
+from ..engines.card import ModelCard, find_card
+from ..engines.graph_cost import Peaks, cost_of
+from ..tracker.errors import BackendError
+from ..tracker.types import UInt8
+from .crops import crops_for, portrait_proof
+from .machine import describe_machine
+from .open import DETECTOR, Choices
+from .timing import Percentiles
+
+BATCHES = (1, 4, 8)
+SCAN_SIZE = (200, 264)  # the largest level of a 640x480 picture, with its margin, for the smallest face of 37 pixels
+MATRIX, COPY_MB = 1024, 256
+MOST_REPEATS, LONGEST_S = 100, 1.0  # of each figure, whichever comes first
+PEAK_TRIES = 5
+
+
+def cpu_peaks(threads: int) -> Peaks:
+    """Measure this processor on one thread; several are taken for as many times as fast in products, not in copies."""
+    rng = np.random.default_rng(0)
+    one, two = (rng.random((MATRIX, MATRIX), np.float32) for _ in range(2))
+    product = np.empty_like(one)
+    product_s = min(_seconds(lambda: np.matmul(one, two, out=product)) for _ in range(PEAK_TRIES))
+    source = np.ones(COPY_MB * 10**6, np.uint8)
+    target = np.zeros_like(source)
+    copy_s = min(_seconds(lambda: np.copyto(target, source)) for _ in range(PEAK_TRIES))
+    how = f"numpy: product of {MATRIX}x{MATRIX} fp32 on one thread times {threads}, copy of {COPY_MB} MB"
+    return Peaks(threads * MATRIX**3 / 1e9 / product_s, 2 * COPY_MB / 1e3 / copy_s, how)
+
+
+def bench_networks(
+    choices: Choices, batches: Iterable[int] = BATCHES, peaks: Callable[[int], Peaks] = cpu_peaks
+) -> dict[str, Any]:
+    """Measure every network of a detector and an aligner; the answer is in JSON's types.
+
+    Args:
+        choices: model, backend and threads; backend "auto" measures all that can be had.
+        batches: pictures in one run.
+        peaks: measures the device, given the threads.
+    Raises:
+        BackendError: the backend that was asked for cannot be had.
+    """
+    kinds = ("onnx", "tensorrt", "torch") if choices.backend == "auto" else (choices.backend,)
+    device, batches = peaks(choices.threads), tuple(batches)
+    runs: list[dict[str, Any]] = []
+    missing: dict[str, str] = {}
+    for card in (find_card(choices.model, "align"), find_card(DETECTOR, "detect")):
+        for role in card.weights:
+            for kind in kinds:
+                try:
+                    runs += _bench_network(card, role, kind, choices.threads, batches, device)
+                except BackendError as error:
+                    if len(kinds) == 1:
+                        raise
+                    missing.setdefault(kind, str(error))
+    return {
+        "facetrack": __version__,
+        "machine": describe_machine(),
+        "peaks": asdict(device),
+        "networks": runs,
+        "not_measured": missing,
+    }
+
+
+def _bench_network(
+    card: ModelCard, role: str, kind: str, threads: int, batches: tuple[int, ...], device: Peaks
+) -> list[dict[str, Any]]:
+    weights = card.weights[role]
+    proof = portrait_proof(card, role) if kind == "tensorrt" else None
+    backend = open_backend(weights, kind, threads, proof)
+    try:
+        on_cpu = kind in ("onnx", "torch")
+        return list(_runs(card, role, backend, batches, device if on_cpu else None))
+    finally:
+        backend.close()
+
+
+def _runs(
+    card: ModelCard, role: str, backend: Backend, batches: tuple[int, ...], device: Peaks | None
+) -> Iterator[dict[str, Any]]:
+    weights = card.weights[role]
+    for batch in batches:
+        pictures = _pictures(card, role, batch)
+        running = "int8" if weights.precision == "int8" else "fp32"  # 16-bit files are unpacked when they are loaded
+        cost = cost_of(weights.read(), pictures.shape, running)
+        times = _timed(backend, pictures)
+        run = {
+            "card": card.name,
+            "role": role,
+            "backend": backend.description,
+            "precision": running,
+            "batch": batch,
+            "input": list(pictures.shape),
+            "ms": times.summary_ms(),
+            "ms_per_picture": round(1000 * times.at(50) / batch, 4),
+            "gmac": round(cost.gmac, 4),
+            "megabytes": round(cost.megabytes, 2),
+            "gmac_per_s": round(cost.gmac / times.at(50), 1),
+        }
+        if device:
+            least_ms = device.least_ms(cost)
+            run |= {"roofline_ms": round(least_ms, 4), "of_roofline": round(least_ms / 1000 / times.at(50), 3)}
+        yield run
+
+
+def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
+    """A batch of what the network gets in use."""
+    if role == "scan":
+        return np.random.default_rng(0).integers(0, 256, (batch, *SCAN_SIZE, 3), np.uint8)
+    return np.ascontiguousarray(np.take(crops_for(card, role), range(batch), 0, mode="wrap"))
+
+
+def _timed(backend: Backend, pictures: UInt8) -> Percentiles:
+    times = Percentiles()
+    for _ in range(3):
+        backend.run(pictures)
+    while times.count < MOST_REPEATS and times.sum_s < LONGEST_S:
+        times.add(_seconds(lambda: backend.run(pictures)))
+    return times
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def networks_as_table(report: dict[str, Any]) -> str:
+    """The figures for people."""
+    machine, peaks = report["machine"], report["peaks"]
+    lines = [
+        f"facetrack {report['facetrack']} on {machine['processor']}, {machine['cores']} cores",
+        f"at best {peaks['gmac_per_s']:.0f} GMAC/s and {peaks['gb_per_s']:.1f} GB/s ({peaks['how']})",
+        f"{'NETWORK':28} {'BACKEND':38} {'BATCH':>5} {'MS':>9} {'MS EACH':>9} {'GMAC/S':>8} {'OF ROOFLINE':>11}",
+    ]
+    for run in report["networks"]:
+        share = f"{run['of_roofline']:.0%}" if "of_roofline" in run else ""
+        lines.append(
+            f"{run['card'] + ' ' + run['role']:28} {run['backend']:38} {run['batch']:5} {run['ms']['p50']:9.3f} "
+            f"{run['ms_per_picture']:9.3f} {run['gmac_per_s']:8.1f} {share:>11}"
+        )
+    lines += [f"not measured: {kind}: {reason}" for kind, reason in report["not_measured"].items()]
+    return "\n".join(lines)

@@ -1,0 +1,337 @@
+"""A GPU and a TensorRT that are not there: memory is arrays, and an engine computes with ONNX Runtime.
+
+They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
+before a run, everything freed before the context is released.
+"""
+# ruff: noqa: ARG002, ARG005 - the arguments are those of the real ones
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+
+from facetrack.engines.cuda_driver import Buffer
+from facetrack.engines.cuda_probe import Gpu
+from facetrack.engines.tensorrt_open import Toolkit
+from facetrack.tracker.types import UInt8
+
+H200 = Gpu("NVIDIA H200", "9.0", 143.8, "580.159.03", "13.0")
+
+
+class Memory:
+    """Everything on the fake GPU, by address."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[int, UInt8] = {}
+        self._next = 1 << 40
+
+    def reserve(self, size: int) -> int:
+        address, self._next = self._next, self._next + size + 256
+        self.blocks[address] = np.full(size, 0xEE, np.uint8)
+        return address
+
+
+class FakeCuda:
+    """`cuda_driver.Cuda` on arrays."""
+
+    name = "fake CUDA"
+
+    def __init__(self, memory: Memory) -> None:
+        self.memory, self.depth, self.closed = memory, 0, False
+        self.calls: list[str] = []
+        self.streams: set[int] = set()
+        self.graphs: dict[int, Callable[[], None]] = {}
+        self._recording = False
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        assert not self.closed
+        self.depth += 1
+        try:
+            yield
+        finally:
+            self.depth -= 1
+
+    def _note(self, call: str) -> None:
+        assert self.depth, f"{call} without a current context"
+        self.calls.append(call)
+
+    def stream(self) -> int:
+        self._note("stream")
+        self.streams.add(7)
+        return 7
+
+    def buffer(self, size: int) -> Buffer:
+        self._note("buffer")
+        return Buffer(np.zeros(size, np.uint8), self.memory.reserve(size))
+
+    def upload(self, buffer: Buffer, size: int, stream: int) -> None:
+        self._note("upload")
+        assert stream in self.streams
+        if not self._recording:
+            self.memory.blocks[buffer.device][:size] = buffer.host[:size]
+
+    def download(self, buffer: Buffer, size: int, stream: int) -> None:
+        self._note("download")
+        assert stream in self.streams
+        if not self._recording:
+            buffer.host[:size] = self.memory.blocks[buffer.device][:size]
+
+    def wait(self, stream: int) -> None:
+        self._note("wait")
+
+    def record(self, work: Callable[[], None], stream: int) -> int:
+        self._note("record")
+        self._recording = True
+        work()
+        self._recording = False
+        handle = 100 + len(self.graphs)
+        self.graphs[handle] = work
+        return handle
+
+    def replay(self, graph: int, stream: int) -> None:
+        self._note("replay")
+        self.graphs[graph]()
+
+    def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
+        self._note("free")
+        for buffer in buffers:
+            del self.memory.blocks[buffer.device]
+        for graph in graphs:
+            del self.graphs[graph]
+        self.streams.remove(stream)
+
+    def close(self) -> None:
+        assert not self.depth, "the context is released while it is current"
+        assert not self.streams, "a stream is left"
+        assert not self.graphs, "a graph is left"
+        self.closed = True
+
+
+@dataclass
+class Wishes:
+    """What the fake TensorRT shall do wrong, and what it saw.
+
+    Attributes:
+        version: of TensorRT; from 10 on networks are strongly typed, from 11 on there are no precision flags.
+        distort: changes the outputs of a run, given the batch.
+        unreadable: reasons of a parser that refuses.
+        unbuildable: the builder gives nothing.
+        flags: names of builder flags that were set.
+        profiles: the shapes of each profile. builds: how many plans were made. timings: seen at each build.
+    """
+
+    version: str = "10.16.1"
+    distort: Callable[[Any, int], Any] = lambda outputs, batch: outputs
+    unreadable: Sequence[str] = ()
+    unbuildable: bool = False
+    flags: list[str] = field(default_factory=list)
+    network_flags: int = 0
+    profiles: list[list[tuple[int, ...]]] = field(default_factory=list)
+    timings: list[bytes] = field(default_factory=list)
+    builds: int = 0
+
+
+def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit, list[FakeCuda]]:
+    """A toolkit, and the list of all holds on its GPU that will be taken."""
+    memory, holds = Memory(), []
+
+    def open_cuda() -> FakeCuda:
+        holds.append(FakeCuda(memory))
+        return holds[-1]
+
+    return Toolkit(fake_tensorrt(wishes or Wishes(), memory), gpu, open_cuda), holds
+
+
+def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
+    """A module like `tensorrt`."""
+    major = int(wishes.version.split(".")[0])
+    network_flags = {
+        8: {"EXPLICIT_BATCH": 0},
+        10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
+        11: {"STRONGLY_TYPED": 1},
+    }
+    builder_flags = ["TF32"] if major > 10 else ["FP16", "INT8", "TF32"]
+    trt = SimpleNamespace(
+        __version__=wishes.version,
+        ILogger=_Logger,
+        NetworkDefinitionCreationFlag=IntEnum("NetworkDefinitionCreationFlag", network_flags[major]),
+        BuilderFlag=IntEnum("BuilderFlag", {name: i for i, name in enumerate(builder_flags)}),
+        MemoryPoolType=IntEnum("MemoryPoolType", {"WORKSPACE": 0}),
+        TacticSource=IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4}),
+        TensorIOMode=IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2}),
+        DataType=IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "UINT8": 5}),
+    )
+    trt.Builder = lambda logger: _Builder(wishes)
+    trt.OnnxParser = lambda network, logger: _Parser(network, wishes)
+    trt.Runtime = lambda logger: _Runtime(trt, wishes, memory)
+    return trt
+
+
+class _Logger:
+    INTERNAL_ERROR, ERROR = 0, 1
+
+
+class _Builder:
+    def __init__(self, wishes: Wishes) -> None:
+        self.wishes = wishes
+
+    def create_network(self, flags: int) -> Any:
+        self.wishes.network_flags = flags
+        return SimpleNamespace()
+
+    def create_builder_config(self) -> Any:
+        return _Config(self.wishes)
+
+    def create_optimization_profile(self) -> Any:
+        shapes: list[tuple[int, ...]] = []
+        return SimpleNamespace(shapes=shapes, set_shape=lambda name, *ranges: shapes.extend(ranges))
+
+    def build_serialized_network(self, network: Any, config: Any) -> Any:
+        self.wishes.builds += 1
+        self.wishes.profiles = [profile.shapes for profile in config.profiles]
+        head = json.dumps({"profiles": self.wishes.profiles}).encode()
+        return None if self.wishes.unbuildable else len(head).to_bytes(4, "big") + head + network.graph
+
+
+class _Parser:
+    def __init__(self, network: Any, wishes: Wishes) -> None:
+        self.network, self.wishes = network, wishes
+        self.num_errors = len(wishes.unreadable)
+
+    def parse(self, graph: bytes) -> bool:
+        self.network.graph = graph
+        session = _session(graph)
+        picture = SimpleNamespace(name=session.get_inputs()[0].name, shape=_shape(session))
+        self.network.get_input = lambda i: picture
+        return not self.wishes.unreadable
+
+    def get_error(self, i: int) -> Any:
+        return SimpleNamespace(desc=lambda: self.wishes.unreadable[i])
+
+
+class _Config:
+    def __init__(self, wishes: Wishes) -> None:
+        self.wishes, self.profiles = wishes, []
+
+    def set_memory_pool_limit(self, pool: Any, size: int) -> None:
+        assert size > 0
+
+    def set_tactic_sources(self, sources: int) -> None:
+        assert sources == 0b11000, "no cuBLAS, no cuDNN"
+
+    def clear_flag(self, flag: Any) -> None:
+        self.wishes.flags.append(f"no {flag.name}")
+
+    def set_flag(self, flag: Any) -> None:
+        self.wishes.flags.append(flag.name)
+
+    def create_timing_cache(self, content: bytes) -> Any:
+        self.wishes.timings.append(content)
+        return SimpleNamespace(serialize=lambda: content + b"t")
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> None:
+        self.cache = cache
+
+    def get_timing_cache(self) -> Any:
+        return self.cache
+
+    def add_optimization_profile(self, profile: Any) -> None:
+        self.profiles.append(profile)
+
+
+class _Runtime:
+    def __init__(self, trt: Any, wishes: Wishes, memory: Memory) -> None:
+        self.parts = trt, wishes, memory
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Any:
+        size = int.from_bytes(plan[:4], "big")
+        try:
+            return _Engine(*self.parts, json.loads(plan[4 : 4 + size]), plan[4 + size :])
+        except ValueError:
+            return None
+
+
+class _Engine:
+    def __init__(self, trt: Any, wishes: Wishes, memory: Memory, head: dict[str, Any], graph: bytes) -> None:
+        self.trt, self.wishes, self.memory, self.profiles = trt, wishes, memory, head["profiles"]
+        self.session = _session(graph)
+        self.inputs = [tensor.name for tensor in self.session.get_inputs()]
+        self.names = [*self.inputs, *(tensor.name for tensor in self.session.get_outputs())]
+        self.num_io_tensors = len(self.names)
+
+    def get_tensor_name(self, i: int) -> str:
+        return self.names[i]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.trt.TensorIOMode.INPUT if name in self.inputs else self.trt.TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self.trt.DataType.UINT8 if name in self.inputs else self.trt.DataType.FLOAT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        assert name in self.inputs
+        return _shape(self.session)
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[list[int]]:
+        return self.profiles[profile]
+
+    def create_execution_context(self) -> Any:
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine, self.profile, self.addresses = engine, -1, {}
+        self.outputs: Any = None
+
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        self.profile = profile
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        assert address in self.engine.memory.blocks
+        self.addresses[name] = address
+        return True
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert self.profile >= 0, "a shape before a profile"
+        least, _, most = self.engine.profiles[self.profile]
+        self.shape = tuple(shape)
+        fits = len(shape) == len(least) and all(a <= s <= b for a, s, b in zip(least, shape, most, strict=True))
+        if fits:
+            zeros = np.zeros(shape, np.uint8)
+            self.outputs = self.engine.session.run(None, {name: zeros})
+        return fits
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.outputs[self.engine.names.index(name) - 1].shape
+
+    def execute_async_v3(self, stream: int) -> bool:
+        blocks, name = self.engine.memory.blocks, self.engine.inputs[0]
+        assert set(self.addresses) == set(self.engine.names), "a tensor without an address"
+        images = blocks[self.addresses[name]][: int(np.prod(self.shape))].reshape(self.shape)
+        outputs = self.engine.session.run(None, {name: images})
+        for output, value in zip(self.engine.names[1:], self.engine.wishes.distort(outputs, len(images)), strict=True):
+            content = np.ascontiguousarray(value).view(np.uint8).ravel()
+            blocks[self.addresses[output]][: len(content)] = content
+        return True
+
+
+def _session(graph: bytes) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def _shape(session: Any) -> tuple[int, ...]:
+    return tuple(n if isinstance(n, int) else -1 for n in session.get_inputs()[0].shape)

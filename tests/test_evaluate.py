@@ -1,0 +1,251 @@
+"""Evaluation of pictures: the numbers against a computation of the test's own, files whole or not there."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes_benchmarks import NOBODY, SIZE, eye_distance, face_number, picture_of, write_300w, write_image
+from fakes_pipeline import PaintedBackend, PaintedEngines, painted_card
+
+from facetrack.cli import main
+from facetrack.engines.aligner import Aligner
+from facetrack.pipeline.open import Choices
+from facetrack.pipeline.progress import NoProgress
+from facetrack.tracker import markup
+from facetrack.tracker.errors import MarkupError, SinkError, SourceError
+from facetrack.training.evaluate import EvaluationSettings, check, evaluate
+from facetrack.training.locate import InGivenBox, common_points
+
+pytest.importorskip("matplotlib", reason="needs the eval extra")
+
+SHIFT = 3.0, 4.0
+NAMES = [f"lfpw/testset/image_{i:04}.png" for i in range(4)] + [f"ibug/image_{i:03}_1.png" for i in range(3)]
+READING_PX = 0.35  # how exactly painted faces are read back
+
+
+def run(settings: EvaluationSettings, engines: PaintedEngines | None = None) -> str:
+    with (engines or PaintedEngines())(Choices()) as opened:
+        return evaluate(settings, opened, Choices(), NoProgress())
+
+
+def summary(out: Path, stem: str = "300w-gt") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / f"{stem}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def row(table: str, name: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if line.startswith(name)]
+    return line.removeprefix(name).split()
+
+
+# numbers
+
+
+def test_annotations_off_by_five_pixels_have_errors_of_five_over_the_eye_distance(tmp_path: Path) -> None:
+    truths = write_300w(tmp_path / "data", NAMES, SHIFT)
+    table = run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+    eyes = np.array([eye_distance(xy) for xy in truths])
+    tolerance = 100 * READING_PX / eyes.min()
+    for column, part in (("common", eyes[:4]), ("challenging", eyes[4:]), ("full", eyes)):
+        expected = 100 * np.mean(5 / part)
+        assert summary(tmp_path / "out")["figures_percent"]["NME io"][column] == pytest.approx(expected, abs=tolerance)
+    with (tmp_path / "out/300w-gt.csv").open(encoding="utf-8") as file:
+        faces = list(csv.DictReader(file))
+    assert [face["face"] for face in faces] == NAMES
+    assert [float(face["nme_io_percent"]) for face in faces] == pytest.approx((500 / eyes).tolist(), abs=tolerance)
+    assert row(table, "faces") == ["4", "of", "554", "3", "of", "135", "7", "of", "689"]
+    assert "not all faces of common, challenging, full were measured" in table
+
+
+def test_the_summary_follows_from_the_table_of_faces(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES, SHIFT)
+    write_image(tmp_path / "data/ibug/image_001_1.png", NOBODY.picture(0))  # annotated, but nobody is there
+    table = run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes="detector"))
+    with (tmp_path / "out/300w-detector.csv").open(encoding="utf-8") as file:
+        faces = list(csv.DictReader(file))
+    errors = np.array([float(face["nme_io_percent"]) for face in faces])
+    assert [face["found"] for face in faces] == list("1111101")
+    assert np.isinf(errors[5])
+    content = summary(tmp_path / "out", "300w-detector")
+    full = {name: values["full"] for name, values in content["figures_percent"].items()}
+    assert full["NME io"] == pytest.approx(np.delete(errors, 5).mean(), abs=1e-3)
+    assert full["FR8 io"] == pytest.approx(100 * np.mean(errors > 8))
+    assert full["AUC10 io"] == pytest.approx(100 * np.mean(np.clip(1 - errors / 10, 0, None)), abs=1e-3)
+    assert content["missed"] == 1
+    assert content["subsets"]["challenging"] == {"faces": 3, "published": 135, "found_percent": pytest.approx(200 / 3)}
+    assert row(table, "missed %") == ["0.00", "33.33", "14.29"]
+    assert "a missed face counts as a failure" in table
+
+
+def test_found_by_itself_a_face_is_as_right_as_in_the_given_box(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES, SHIFT)
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes="detector"))
+    given, own = (
+        summary(tmp_path / "out", f"300w-{boxes}")["figures_percent"]["NME io"]["full"] for boxes in ("gt", "detector")
+    )
+    assert own == pytest.approx(given, abs=0.5)
+
+
+def test_of_two_faces_the_annotated_one_is_measured(tmp_path: Path) -> None:
+    (truth,) = write_300w(tmp_path / "data", NAMES[:1])
+    picture = np.full((SIZE[0], 2 * SIZE[1], 3), NOBODY.picture(0)[0, 0], np.uint8)
+    picture[:, : SIZE[1]], picture[:, SIZE[1] :] = picture_of(face_number(0)), picture_of(face_number(3))
+    write_image(tmp_path / "data" / NAMES[0], picture)
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes="detector"))
+    nme = summary(tmp_path / "out", "300w-detector")["figures_percent"]["NME io"]["common"]
+    assert nme < 100 * READING_PX / eye_distance(truth)
+
+
+# markups
+
+
+def test_a_model_and_a_data_set_are_compared_in_the_largest_set_of_points_that_both_have() -> None:
+    ibug, wflw, five = (markup.load(name) for name in ("ibug68", "wflw98", "five5"))
+    same = common_points(ibug, ibug)
+    assert (same.name, same.count, same.whole) == ("ibug68", 68, True)
+    mixed = common_points(ibug, wflw)
+    assert not mixed.whole
+    assert mixed.of_model(np.zeros((68, 2), np.float32)).shape == mixed.of_data(np.zeros((98, 2), np.float32)).shape
+    assert common_points(five, ibug).name == "five5"
+
+
+def test_markups_without_a_common_subset_are_refused_in_one_line() -> None:
+    ibug = markup.load("ibug68")
+    odd = markup.Markup("odd7", 7, {}, {}, np.arange(7), {}, {})
+    with pytest.raises(MarkupError, match="a model of odd7 cannot be measured on ibug68: no subset is in both"):
+        common_points(odd, ibug)
+
+
+def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES[:2])
+    with PaintedEngines()(Choices()) as opened:
+        table = evaluate(
+            EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), opened, Choices(), NoProgress()
+        )
+        assert "TAB" in table
+    face, wflw = face_number(0), markup.load("wflw98")
+    truth = np.zeros((98, 2), np.float32)
+    xy = face.landmarks(0)
+    truth[:33] = np.stack([np.interp(np.arange(33) / 2, np.arange(17), xy[:17, axis]) for axis in (0, 1)], 1)
+    truth[33:] = xy[30]
+    truth[[60, 72]], truth[[96, 97]] = xy[[36, 45]], np.stack([xy[36:42].mean(0), xy[42:48].mean(0)])
+    truth[[54, 76, 82]] = xy[[30, 48, 54]]
+    lines = [*(f"{v:.5f}" for v in truth.ravel()), *"0000", *"000000", "a.png"]
+    table_file = tmp_path / "wflw/list_98pt_rect_attr_train_test/list_98pt_rect_attr_test.txt"
+    table_file.parent.mkdir(parents=True)
+    table_file.write_text(" ".join(lines) + "\n", encoding="utf-8")
+    write_image(tmp_path / "wflw/WFLW_images/a.png", picture_of(face))
+    table = run(EvaluationSettings("wflw", tmp_path / "wflw", tmp_path / "out"))
+    shared = common_points(markup.load("ibug68"), wflw)
+    assert f"compared in {shared.name}, which ibug68 and wflw98 share" in table
+    assert "TAB" not in table
+
+
+def test_without_an_outline_the_box_is_guessed_from_five_points() -> None:
+    face, cofw = face_number(1), markup.load("cofw29")
+    truth = np.zeros((29, 2), np.float32)
+    five = markup.load("ibug68").subset("five5", face.landmarks(0))
+    for point, groups in zip(five, cofw.subsets["five5"], strict=True):
+        truth[list(groups)] = point
+    found = InGivenBox(Aligner(painted_card(), PaintedBackend()), cofw)(picture_of(face), truth)
+    assert found is not None
+    assert np.abs(found.xy - face.landmarks(0)).max() < 2 * READING_PX
+
+
+# files
+
+
+def test_the_report_is_a_table_json_curves_and_a_contact_sheet(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES, SHIFT)
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+    names = {"300w-gt.csv", "300w-gt.json", "300w-gt-ced.png", "300w-gt-ced.svg", "300w-gt-worst.jpg"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+    plot = cv2.imread(str(tmp_path / "out/300w-gt-ced.png"))
+    assert plot is not None
+    assert plot.std() > 10
+    assert "challenging (3)" in (tmp_path / "out/300w-gt-ced.svg").read_text(encoding="utf-8")
+    sheet = cv2.imread(str(tmp_path / "out/300w-gt-worst.jpg"))
+    assert sheet is not None
+    assert sheet.shape == (2 * 240, 6 * 240, 3)
+    content = summary(tmp_path / "out")
+    assert content["models"] == [{"name": "painted-68", "task": "align", "sha256": {"net": "0" * 64}}]
+    assert content["settings"]["model"] == "gv"
+
+
+def test_the_same_evaluation_gives_the_same_plots(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES[:2])
+    for out in ("a", "b"):
+        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / out))
+    for name in ("300w-gt-ced.png", "300w-gt-ced.svg", "300w-gt.csv", "300w-gt-worst.jpg"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_results_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / "300w-gt.json").write_text("dear", encoding="utf-8")
+    check(EvaluationSettings("300w", tmp_path, tmp_path, overwrite=True))
+    check(EvaluationSettings("300w", tmp_path, tmp_path, boxes="detector"))
+    with pytest.raises(SinkError, match=r"300w-gt\.json: exists already; add --overwrite, or choose another --out"):
+        check(EvaluationSettings("300w", tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the network broke")])
+def test_an_interruption_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    engines = PaintedEngines(PaintedBackend(failing={3: error}))
+    with pytest.raises(type(error)):
+        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), engines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_files_are_refused_or_named_and_left_out(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    (tmp_path / "data" / NAMES[1]).write_bytes(b"no picture")
+    (tmp_path / "data/ibug/image_000_1.pts").write_text("n_points: 1\n{\n1 1\n}\n", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"image_0001\.png: not a readable picture"):
+        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+    table = run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", broken="skip"))
+    assert "2 broken files were left out" in table
+    left_out = summary(tmp_path / "out")["left_out"]
+    assert [item["name"] for item in left_out] == [NAMES[1], NAMES[4]]
+    assert "wanted one face of 68 points, got (1, 1, 2)" in left_out[1]["reason"]
+
+
+def test_when_every_file_is_broken_there_is_no_result(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES[:1])
+    (tmp_path / "data" / NAMES[0]).write_bytes(b"no picture")
+    with pytest.raises(SourceError, match="not one face could be measured"):
+        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", broken="skip"))
+
+
+# command
+
+
+def test_the_command_prints_the_table_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    words = ["evaluate", "300w", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(words, PaintedEngines()) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("300-W: painted-68, 68 points, ground-truth boxes\n")
+    assert "7 faces in" in captured.err
+    assert main(words, PaintedEngines()) == 1
+    assert "exists already; add --overwrite" in capsys.readouterr().err
+
+
+def test_an_interrupted_command_exits_with_130(tmp_path: Path) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    words = ["evaluate", "300w", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(words, PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()}))) == 130
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_another_layout_is_one_line_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    assert main(["evaluate", "wflw", str(tmp_path / "data"), "--out", str(tmp_path / "out")], PaintedEngines()) == 1
+    assert "wanted WFLW_annotations/" in capsys.readouterr().err

@@ -1,0 +1,352 @@
+"""Evaluation on 300VW: a small benchmark drawn in its layout, the numbers against a computation of the test's own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource, write_video
+from fakes_benchmarks import AVI, pts_text, write_300vw_video
+from fakes_pipeline import PaintedBackend, PaintedEngines
+
+from facetrack.cli import main
+from facetrack.pipeline.batch import Failure
+from facetrack.pipeline.open import Choices, open_engines
+from facetrack.pipeline.portrait import portrait
+from facetrack.pipeline.progress import NoProgress
+from facetrack.tracker.errors import CardError, SinkError, SourceError
+from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.types import Float32, Float64
+from facetrack.training.evaluate_videos import VideoSettings, check_videos, evaluate_videos
+
+pytest.importorskip("matplotlib", reason="needs the eval extra")
+
+CHOICES = Choices(smooth="none")
+READING_PX = 0.6  # how exactly painted faces are read back from compressed frames
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A video of the small benchmark: annotations and how far each lies beside the face."""
+
+    scenario: int
+    truths: list[Float32]
+    offsets: Float64
+    seen: np.ndarray
+
+
+def draw(folder: Path) -> dict[str, Drawn]:
+    """Four videos in three scenarios; in 410 the face is gone in the last 4 of 10 frames, but annotated."""
+    recipes = {
+        "114": (1, PaintedFace((120, 110), (20, 10), 90), 8, 2.0),
+        "150": (1, PaintedFace((150, 120), (0, -10), 100, 0.1, 0.3), 12, 5.0),
+        "203": (2, PaintedFace((170, 120), (-15, 0), 80), 6, 3.0),
+        "410": (3, PaintedFace((150, 120), (10, 0), 100, seen=range(6)), 10, 4.0),
+    }
+    drawn = {}
+    for number, (scenario, face, count, length) in recipes.items():
+        source = PaintedSource(count=count, faces=(face,))
+        offsets = length * (1 + np.arange(count) / 10)
+        shifts = [(0.6 * offset, -0.8 * offset) for offset in offsets]
+        truths = write_300vw_video(folder / number, source, shifts)
+        drawn[number] = Drawn(scenario, truths, offsets, np.isin(np.arange(count), face.seen))
+    return drawn
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Drawn]]:
+    folder = tmp_path_factory.mktemp("300vw")
+    return folder, draw(folder)
+
+
+@pytest.fixture(scope="module")
+def results(
+    data: tuple[Path, dict[str, Drawn]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, str]]:
+    """boxes -> folder of the results and table."""
+    found = {}
+    for boxes in ("gt", "detector"):
+        out = tmp_path_factory.mktemp(boxes)
+        found[boxes] = out, run(VideoSettings(data[0], out, boxes))[0]
+    return found
+
+
+def run(settings: VideoSettings, engines: Any = None, choices: Choices = CHOICES) -> tuple[str, list[Failure]]:
+    return evaluate_videos(settings, engines or PaintedEngines(), choices, NoProgress())
+
+
+def summary(out: Path, boxes: str = "gt") -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / f"300vw-{boxes}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def lengths(truth: Float32) -> dict[str, float]:
+    """The normalisers of 68 points, written down once more."""
+    eyes = truth[36:42].mean(0) - truth[42:48].mean(0)
+    return {
+        "io": float(np.linalg.norm(truth[36] - truth[45])),
+        "ip": float(np.linalg.norm(eyes)),
+        "edge": float(np.ptp(truth, 0).mean()),
+    }
+
+
+def expected_errors(video: Drawn, kind: str) -> Float64:
+    """Fractions: every point of a frame is off by the same offset, so 49 points have the errors of 68."""
+    return np.array([offset / lengths(xy)[kind] for offset, xy in zip(video.offsets, video.truths, strict=True)])
+
+
+# numbers
+
+
+def test_all_protocols_agree_with_what_the_drawing_says(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]]
+) -> None:
+    drawn, out = data[1], results["gt"][0]
+    tolerance = 100 * READING_PX / 55  # the least distance of the eyes is 55 pixels
+    for scenario in (1, 2):  # without a face, as in 3, the painted network answers with nonsense in a given box
+        figures = summary(out)["scenarios"][str(scenario)]["figures_percent"]
+        videos = [video for video in drawn.values() if video.scenario == scenario]
+        for kind in ("io", "ip"):
+            errors = [100 * expected_errors(video, kind) for video in videos]
+            of_videos = np.mean([e.mean() for e in errors])
+            of_frames = np.concatenate(errors).mean()
+            for points in (68, 49):
+                assert figures[f"A  NME {kind} %, {points} points, mean of videos"] == pytest.approx(
+                    of_videos, abs=tolerance
+                )
+            assert figures[f"B  NME {kind} %, 68 points"] == pytest.approx(of_frames, abs=tolerance)
+        edge = np.concatenate([100 * expected_errors(video, "edge") for video in videos])
+        assert figures["D  NME edge %, 68 points"] == pytest.approx(edge.mean(), abs=tolerance)
+    figures = summary(out)["scenarios"]["1"]["figures_percent"]
+    assert abs(figures["A  NME io %, 68 points, mean of videos"] - figures["B  NME io %, 68 points"]) > 0.3
+
+
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+def test_the_summary_follows_from_the_errors_of_the_frames(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], boxes: Any
+) -> None:
+    """The second computation: plain loops over the kept files."""
+    drawn, out = data[1], results[boxes][0]
+    for scenario in (1, 2, 3):
+        pooled: dict[str, list[float]] = {}
+        means = []
+        for number in (name for name, video in drawn.items() if video.scenario == scenario):
+            kept = json.loads((out / f"300vw-{boxes}/{number}.json").read_text(encoding="utf-8"))
+            for name, errors in kept["errors_percent"].items():
+                pooled.setdefault(name, []).extend(float("inf") if e is None else e for e in errors)
+            found = [e for e in kept["errors_percent"]["io 68"] if e is not None]
+            means.append(sum(found) / len(found))
+        figures = summary(out, boxes)["scenarios"][str(scenario)]["figures_percent"]
+        assert figures["A  NME io %, 68 points, mean of videos"] == pytest.approx(sum(means) / len(means), abs=1e-3)
+        for row, name, limit in (
+            ("B  {} io %, 68 points", "io 68", 7),
+            ("C  {} io %, 68 points", "io 68", 8),
+            ("C  {} io %, 49 points", "io 49", 8),
+            ("D  {} edge %, 68 points", "edge 68", 8),
+        ):
+            errors = pooled[name]
+            under = [max(0.0, 1 - e / limit) for e in errors]
+            assert figures[row.format(f"AUC{limit}")] == pytest.approx(100 * sum(under) / len(errors), abs=1e-3)
+            share = sum(e > limit for e in errors) / len(errors)
+            assert figures[row.format(f"FR{limit}")] == pytest.approx(100 * share)
+
+
+def test_frames_in_which_the_tracker_has_no_face_are_lost_and_counted(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]]
+) -> None:
+    drawn, (out, table) = data[1], results["detector"]
+    scenarios = summary(out, "detector")["scenarios"]
+    assert [scenarios[name]["lost_percent"] for name in "123"] == [0.0, 0.0, 40.0]
+    figures = scenarios["3"]["figures_percent"]
+    seen = drawn["410"].seen
+    errors = 100 * expected_errors(drawn["410"], "io")[seen]
+    assert figures["B  NME io %, 68 points"] == pytest.approx(errors.mean(), abs=1.1)
+    assert figures["C  FR8 io %, 68 points"] == pytest.approx(100 * (np.sum(errors > 8) + 4) / 10, abs=10.1)
+    assert figures["C  FR8 io %, 68 points"] >= 40
+    assert table.splitlines()[-1].split() == ["lost", "frames", "%", "0.00", "0.00", "40.00"]
+    with (out / "300vw-detector.csv").open(encoding="utf-8") as file:
+        rows = {row["video"]: row for row in csv.DictReader(file)}
+    assert {number: (row["lost"], row["tracks"]) for number, row in rows.items()} == {
+        "114": ("0", "1"),
+        "150": ("0", "1"),
+        "203": ("0", "1"),
+        "410": ("4", "1"),
+    }
+
+
+def test_a_video_whose_face_is_never_found_is_named(tmp_path: Path) -> None:
+    nobody = PaintedSource(count=4, faces=(PaintedFace(seen=range(0)),))
+    write_300vw_video(tmp_path / "data/203", nobody, [(0, 0)] * 4)
+    table, _ = run(VideoSettings(tmp_path / "data", tmp_path / "out", "detector"))
+    assert "found in no frame, and so in no NME: 203" in table
+    scenario = summary(tmp_path / "out", "detector")["scenarios"]["2"]
+    assert scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"] is None
+    assert scenario["figures_percent"]["C  AUC8 io %, 68 points"] == 0.0
+
+
+def test_bad_frames_do_not_count_unless_they_are_kept(tmp_path: Path) -> None:
+    source = PaintedSource(count=12)
+    shifts = [(0.0, 0.0)] * 9 + [(30.0, 0.0)] * 3  # frames 10 to 12 are badly annotated
+    write_300vw_video(tmp_path / "data/114", source, shifts)
+    scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
+    scipy_io.savemat(tmp_path / "114.mat", {"error": np.array([[10, 11, 12]])})
+    with zipfile.ZipFile(tmp_path / "data/extra.zip", "w") as archive:
+        archive.write(tmp_path / "114.mat", "Not_Used/114.mat")
+    for keep, frames in ((False, 9), (True, 12)):
+        run(VideoSettings(tmp_path / "data", tmp_path / f"out{keep}", keep_bad=keep))
+        scenario = summary(tmp_path / f"out{keep}")["scenarios"]["1"]
+        assert scenario["frames"] == frames
+        assert (scenario["figures_percent"]["C  FR8 io %, 68 points"] > 0) is keep
+
+
+# files, failures, interruptions
+
+
+def test_the_report_has_the_papers_rows_a_table_of_videos_and_curves(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]]
+) -> None:
+    out, table = results["gt"]
+    lines = table.splitlines()
+    assert lines[0] == "300VW: painted-68, ground-truth boxes"
+    assert "not exactly the published frames were scored" in lines[1]
+    assert lines[3].split() == ["scenario", "1", "scenario", "2", "scenario", "3"]
+    assert lines[4].split() == ["videos", "2", "of", "31", "1", "of", "19", "1", "of", "14"]
+    assert lines[5].split()[:4] == ["frames", "20", "of", "62135"]
+    (span,) = [line.split() for line in lines if line.strip().startswith("SPAN")]
+    assert span == ["SPAN", "4.49", "4.23", "5.87"]
+    names = {"300vw-gt.csv", "300vw-gt.json", "300vw-gt-ced.png", "300vw-gt-ced.svg", "300vw-gt"}
+    assert {file.name for file in out.iterdir()} == names
+    assert {file.name for file in (out / "300vw-gt").iterdir()} == {f"{n}.json" for n in (114, 150, 203, 410)}
+    assert "scenario 3, 49 points" in (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
+    content = summary(out)
+    assert content["models"][0]["name"] == "painted-68"
+    assert content["settings"]["smooth"] == "none"
+    with pytest.raises(SinkError, match="exists already; add --overwrite or --resume"):
+        check_videos(VideoSettings(data[0], out))
+    check_videos(VideoSettings(data[0], out, resume=True))
+
+
+def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+    draw(tmp_path / "data")
+    (tmp_path / "data/150/vid.avi").write_bytes(b"no video")
+    (tmp_path / "data/203/annot/000003.pts").write_text("n_points: 1\n{\n1 1\n}\n", encoding="utf-8")
+    table, failures = run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    assert [failure.what[-11:] for failure in failures] == ["150/vid.avi", "203/vid.avi"]
+    assert "000003.pts: wanted 68 points, got 1" in str(failures[1])
+    assert "2 videos could not be measured and are left out" in table
+    assert summary(tmp_path / "out")["videos"] == ["114", "410"]
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out2")]
+    assert main(words, PaintedEngines()) == 3
+
+
+def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
+    (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
+    with pytest.raises(SourceError, match="no video could be measured; the first"):
+        run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+
+
+def test_annotations_behind_the_videos_end_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 5)
+    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    assert "2 annotated frames are not in the video" in caplog.text
+    with (tmp_path / "out/300vw-gt.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["frames"], row["unread"]) == ("3", "2")
+
+
+def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_there(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    folder = data[0]
+    broken = PaintedEngines(PaintedBackend(failing={14: KeyboardInterrupt()}))  # 8 frames of 114, then in 150
+    settings = VideoSettings(folder, tmp_path / "out", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, broken)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["300vw-gt"]
+    assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
+    again = PaintedEngines()
+    resumed, _ = run(settings, again)
+    assert again.backend.calls == 12 + 6 + 10
+    assert resumed == results["gt"][1]
+
+
+@pytest.mark.parametrize("change", ["settings", "video", "damage"])
+def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
+    run(settings)
+    choices, kept = CHOICES, tmp_path / "out/300vw-gt/114.json"
+    if change == "settings":
+        choices = replace(CHOICES, detect_every=3)
+    elif change == "video":
+        write_video(tmp_path / "data/114/vid.avi", [PaintedSource().picture(i) for i in range(4)], AVI)
+    else:
+        kept.write_bytes(kept.read_bytes()[:50])
+    engines = PaintedEngines()
+    run(settings, engines, choices)
+    assert engines.backend.calls == 3
+
+
+def test_two_workers_find_what_one_finds(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    out, one = results["detector"]
+    two, _ = run(VideoSettings(data[0], tmp_path, "detector", workers=2))
+    assert one == two
+    for file in (out / "300vw-detector").iterdir():
+        assert file.read_bytes() == (tmp_path / "300vw-detector" / file.name).read_bytes()
+
+
+class Impatient(NoProgress):
+    """Presses Ctrl-C when the first video is done."""
+
+    def advanced(self) -> None:
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_stops_the_workers_in_the_middle_of_their_videos(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
+    write_300vw_video(tmp_path / "data/203", PaintedSource(count=250, shape=(480, 640)), [(0, 0)] * 250)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", workers=2)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_videos(settings, PaintedEngines(), CHOICES, Impatient())
+    assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["114.json"]
+
+
+# the real thing
+
+
+def test_the_shipped_networks_follow_a_moving_portrait(tmp_path: Path) -> None:
+    picture = portrait()
+    try:
+        with open_engines(Choices()) as opened:
+            still = opened.aligner.align(picture, [opened.aligner.crop_around((128.0, 125.0), 95.0)])[0].xy
+    except CardError as error:
+        pytest.skip(f"the trained weights are not here: {error}")
+    frames, truths = [], []
+    for i in range(20):
+        angle, scale = 0.1 * np.sin(i / 5), 1.2 + 0.01 * i
+        cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+        matrix = np.array([[cos, -sin, 40 + 1.5 * i], [sin, cos, 10 - i]])
+        frames.append(
+            np.asarray(cv2.warpAffine(picture, matrix, (480, 360), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+        )
+        truths.append(CropTransform(matrix, (360, 480)).to_crop(still))
+    (tmp_path / "data/114/annot").mkdir(parents=True)
+    write_video(tmp_path / "data/114/vid.avi", frames, AVI)
+    for i, xy in enumerate(truths):
+        (tmp_path / f"data/114/annot/{i + 1:06}.pts").write_text(pts_text(xy), encoding="utf-8")
+    for boxes in ("gt", "detector"):
+        words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
+        assert main([*words, "-q"]) == 0
+        scenario = summary(tmp_path / "out", boxes)["scenarios"]["1"]
+        assert scenario["lost_percent"] == 0
+        assert scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"] < 2.5

@@ -1,0 +1,125 @@
+"""The script that builds, proves and measures every engine, on a GPU that is not there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes_gpu import H200, Wishes, fake_toolkit
+from fakes_onnx import small_net
+
+from facetrack.engines.graph_cost import Peaks
+from facetrack.engines.parity import Proof
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+engines, worker = script("gpu_engines"), script("gpu_worker")
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As little measuring as possible."""
+    monkeypatch.setattr(worker, "REPEATS", 1)
+    monkeypatch.setattr(worker, "LAUNCHES", 1)
+    monkeypatch.setattr(engines, "BATCHES", (1, 3))
+
+
+def network(*, trained: bool = True) -> Any:
+    pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    proof = Proof(pictures, lambda outputs: outputs[1].reshape(len(outputs[1]), -1, 2) * 100) if trained else None
+    return engines.Network("small", lambda: small_net(size=(16, 16)), pictures, proof, (16, 16))
+
+
+def done(folder: Path, precision: str, wishes: Wishes | None = None, *, trained: bool = True) -> dict[str, Any]:
+    """Prepare a job, do it on the fake GPU and judge it."""
+    net = network(trained=trained)
+    job = engines.prepare(net, precision, folder)
+    toolkit, _ = fake_toolkit(wishes)
+    result = worker.measure(json.loads(job.read_text(encoding="utf-8")), toolkit.trt, toolkit.open_cuda)
+    result |= {"tensorrt": "10.16.1", "gpu": {"name": H200.name, "driver": H200.driver, "cuda": H200.cuda}}
+    job.with_suffix(".result.json").write_text(json.dumps(result), encoding="utf-8")
+    verdict: dict[str, Any] = engines.judge(net, job)
+    return verdict
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_precision_is_built_proved_and_timed(tmp_path: Path, precision: str) -> None:
+    verdict = done(tmp_path, precision)
+    assert verdict["accepted"]
+    assert [entry["batch"] for entry in verdict["parity"]] == [1, 3]
+    assert [run["shape"][0] for run in verdict["runs"]] == [1, 3]
+    assert all(run["run_ms"] > 0 and run["compute_ms"] > 0 for run in verdict["runs"])
+
+
+def test_an_engine_that_is_wrong_when_batched_is_reported_and_not_accepted(tmp_path: Path) -> None:
+    wrong = Wishes(distort=lambda outputs, batch: [outputs[0], outputs[1] + (0.1 if batch == 3 else 0)])
+    verdict = done(tmp_path, "fp32", wrong)
+    assert not verdict["accepted"]
+    assert verdict["parity"][0]["mean_px"] < 0.01 < verdict["parity"][1]["mean_px"]
+
+
+def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path) -> None:
+    verdict = done(tmp_path, "fp16", trained=False)
+    assert verdict["accepted"]
+    assert "mean_px" not in verdict["parity"][0]
+
+
+def test_the_report_has_the_roofline_and_the_page_a_row_for_each_batch(tmp_path: Path) -> None:
+    verdicts = [done(tmp_path, precision) for precision in ("fp16", "fp32")]
+    failed = {"network": "other", "trained": True, "precision": "fp16", "error": "Traceback\nout of memory"}
+    peaks = {"fp16": Peaks(400_000.0, 4000.0, "made up")}
+    engines.write_report([*verdicts, failed], peaks, tmp_path, tmp_path / "page.md")
+    report = json.loads((tmp_path / "gpu_engines.json").read_text(encoding="utf-8"))
+    assert report["engines"][0]["runs"][0]["roofline_ms"] > 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.count("| small |") == 4
+    assert "- other fp16: out of memory" in page
+    assert "NVIDIA H200, driver 580.159.03, TensorRT 10.16.1" in page
+
+
+def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
+    job = engines.prepare(network(), "fp32", tmp_path)
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\necho no driver >&2\nexit 139\n")
+    dying.chmod(0o755)
+    if os.name == "nt":
+        pytest.skip("the stand-in is a shell script")
+    engines.run_job(job, str(dying), 20)
+    assert engines.judge(network(), job)["error"] == "exit 139: no driver"
+
+
+def test_untrained_networks_that_have_no_card_are_among_those_measured() -> None:
+    names = [net.name for net in engines.networks()]
+    assert "gv-resnet50" in names
+    assert len(names) == len(set(names))
+
+
+def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> None:
+    """TensorRT 8.6 has bindings up to Python 3.10, which has no StrEnum and no tomllib."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('tomllib', 'onnx', 'onnxruntime', 'cv2', 'numba', 'click', "
+        "'filelock', 'platformdirs')))\n"
+        "import numpy, enum; del enum.StrEnum\n"
+        f"sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_worker"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,121 @@
+"""Graphs are rewritten for TensorRT, and ONNX Runtime computes the same with them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes_onnx import onnx, small_net
+
+from facetrack.engines import graph
+from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.quantise import QuantSettings, quantise_onnx
+from facetrack.tracker.errors import BackendError
+from facetrack.tracker.types import UInt8
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), np.uint8)
+
+
+def kinds(content: bytes) -> list[str]:
+    return [node.op_type for node in onnx.load_from_string(content).graph.node]
+
+
+def differences(content: bytes, other: bytes) -> list[float]:
+    pairs = zip(OnnxBackend(content).run(IMAGES), OnnxBackend(other).run(IMAGES), strict=True)
+    return [float(np.abs(a - b).max()) for a, b in pairs]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("opset", [17, 18])
+def test_in_fp32_nothing_but_the_form_changes(opset: int, half: bool) -> None:
+    source = small_net(opset=opset, half=half)
+    prepared = graph.for_tensorrt(source, "fp32")
+    assert differences(source, prepared) == [0.0, 0.0]
+    assert onnx.load_from_string(prepared).opset_import[0].version == 17
+    assert kinds(prepared)[:2] == ["Cast", "Transpose"]
+
+
+def test_weights_stored_in_16_bits_become_weights_again() -> None:
+    prepared = graph.for_tensorrt(small_net(half=True), "fp32")
+    assert kinds(prepared).count("Cast") == 1
+    stored = {weight.name: weight for weight in onnx.load_from_string(prepared).graph.initializer}
+    assert stored["kernel"].data_type == onnx.TensorProto.FLOAT
+    assert "kernel.half" not in stored
+
+
+def test_in_fp16_every_number_is_of_16_bits_but_the_outputs() -> None:
+    prepared = graph.for_tensorrt(small_net(), "fp16")
+    model = onnx.load_from_string(prepared)
+    assert not [w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
+    assert all(output.dtype == np.float32 for output in OnnxBackend(prepared).run(IMAGES))
+    assert 0 < max(differences(small_net(), prepared)) < 4e-3
+
+
+def test_halves_do_not_overflow_to_infinity() -> None:
+    assert np.isfinite(graph._half(np.array([1e9, -1e9, 1.0], np.float32))).all()
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, bytes]:
+    """The small network in 8 bits, with and without symmetric ranges."""
+    folder = tmp_path_factory.mktemp("int8")
+    (folder / "full.onnx").write_bytes(small_net())
+    made = {}
+    for symmetric in (False, True):
+        path = folder / f"{symmetric}.onnx"
+        quantise_onnx(folder / "full.onnx", path, [IMAGES], QuantSettings(symmetric=symmetric))
+        made[symmetric] = path.read_bytes()
+    return made
+
+
+def test_symmetric_pairs_are_told_from_others(quantised: dict[bool, bytes]) -> None:
+    assert graph.is_symmetric_int8(quantised[True])
+    assert not graph.is_symmetric_int8(quantised[False])
+    assert not graph.is_symmetric_int8(small_net())
+
+
+def test_int8_keeps_its_pairs_and_its_answers(quantised: dict[bool, bytes]) -> None:
+    prepared = graph.for_tensorrt(quantised[True], "int8")
+    assert "QuantizeLinear" in kinds(prepared)
+    assert max(differences(quantised[True], prepared)) < 1e-5
+
+
+def test_int8_of_a_file_that_tensorrt_cannot_take_names_the_command(quantised: dict[bool, bytes]) -> None:
+    for content in (small_net(), quantised[False]):
+        with pytest.raises(BackendError, match="facetrack calibrate int8"):
+            graph.for_tensorrt(content, "int8")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_an_8_bit_file_gives_back_its_fp32_graph(quantised: dict[bool, bytes], symmetric: bool) -> None:
+    full = graph.as_fp32(quantised[symmetric])
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds(full))
+    step = 1.5 / 127  # of the weights
+    assert max(differences(small_net(), full)) < step
+
+
+def test_what_opset_17_cannot_say_is_refused() -> None:
+    from onnx import helper
+
+    model = onnx.load_from_string(small_net())
+    model.graph.node.append(helper.make_node("Split", ["means"], ["one", "two"], name="half", num_outputs=2, axis=1))
+    with pytest.raises(BackendError, match="Split by a number of parts"):
+        graph.for_tensorrt(model.SerializeToString(), "fp32")
+
+
+def test_bytes_that_are_computed_with_are_refused() -> None:
+    from onnx import helper
+
+    model = onnx.load_from_string(small_net())
+    model.graph.node.append(helper.make_node("Relu", ["moved"], ["bytes"], name="odd"))
+    with pytest.raises(BackendError, match="computes with bytes behind move"):
+        graph.for_tensorrt(model.SerializeToString(), "fp32")
+
+
+def of_zeros(count: int) -> UInt8:
+    return np.zeros((count, 8, 12, 3), np.uint8)
+
+
+def test_any_batch_still_runs(quantised: dict[bool, bytes]) -> None:
+    for precision, content in (("fp32", small_net()), ("fp16", small_net()), ("int8", quantised[True])):
+        backend = OnnxBackend(graph.for_tensorrt(content, precision))
+        assert [len(backend.run(of_zeros(count))[0]) for count in (1, 5)] == [1, 5]

@@ -1,0 +1,186 @@
+"""8-bit networks: what they may cost, and which layers stay in 32 bits."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes_onnx import onnx, weights_of
+
+from facetrack.calibration.int8 import Int8Settings, _counts, layers_by_harm, quantise, quantise_card, restored
+from facetrack.engines import graph, parity
+from facetrack.engines.card import ModelCard, read_card
+from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.parity import Proof
+from facetrack.engines.quantise import QuantSettings, convolutions, quantise_onnx
+from facetrack.tracker.errors import BackendError, ConfigError
+
+SIZE = 16
+
+
+def delicate_net() -> bytes:
+    """Three 1x1 convolutions: "fine" works on what differs little on top of something large, which 8 bits lose."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    eye = np.eye(3, dtype=np.float32).reshape(3, 3, 1, 1)
+    stored = {
+        "first": eye / 255,
+        "fine": eye,
+        "fine.bias": np.full(3, 50, np.float32),
+        "last": eye,
+        "last.bias": np.full(3, -50, np.float32),
+    }
+    nodes = [
+        helper.make_node("Transpose", ["bgr"], ["moved"], perm=[0, 3, 1, 2]),
+        helper.make_node("Cast", ["moved"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["floats", "first"], ["small"], name="first"),
+        helper.make_node("Conv", ["small", "fine", "fine.bias"], ["large"], name="fine"),
+        helper.make_node("Conv", ["large", "last", "last.bias"], ["again"], name="last"),
+        helper.make_node("ReduceMean", ["again"], ["means"], axes=[2, 3], keepdims=0),
+    ]
+    net = helper.make_graph(
+        nodes,
+        "delicate",
+        [helper.make_tensor_value_info("bgr", TensorProto.UINT8, ["batch", SIZE, SIZE, 3])],
+        [helper.make_tensor_value_info("means", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(values.astype(np.float32), name) for name, values in stored.items()],
+    )
+    model = helper.make_model(net, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def proof(count: int = 8) -> Proof:
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (count, 1, 1, 3), np.uint8).repeat(SIZE, 1).repeat(SIZE, 2)
+    return Proof(pictures, lambda outputs: np.stack((outputs[0], outputs[0]), -1) * 10)
+
+
+def shift(content: bytes) -> float:
+    return parity.measure(OnnxBackend(delicate_net()), OnnxBackend(content), proof(), (1,))[0].mean_px
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+def test_a_generous_limit_keeps_no_layer(method: str) -> None:
+    settings = Int8Settings(QuantSettings(method, symmetric=True), limit=100.0)
+    content, kept = quantise(delicate_net(), proof(), settings)
+    assert kept == ()
+    assert graph.is_symmetric_int8(content)
+
+
+def test_the_layer_that_breaks_the_landmarks_stays_in_32_bits() -> None:
+    everything, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
+    assert shift(everything) > 1.0
+    settings = Int8Settings(limit=0.1 / SIZE, most_kept=1.0)
+    content, kept = quantise(delicate_net(), proof(), settings)
+    assert "last" in kept
+    assert "first" not in kept
+    assert shift(content) < 0.1
+
+
+def test_layers_are_ranked_by_what_their_return_gains() -> None:
+    content, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
+    assert layers_by_harm(delicate_net(), content, proof(), ["first", "fine", "last"])[0] == "last"
+
+
+def test_a_layer_that_is_restored_computes_with_its_own_weights() -> None:
+    content, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
+    content = restored(delicate_net(), content, ("first", "fine", "last"))
+    assert not {node.op_type for node in onnx.load_from_string(content).graph.node} & set(graph.QUANTISERS)
+    pictures = proof().pictures
+    np.testing.assert_allclose(OnnxBackend(content).run(pictures)[0], OnnxBackend(delicate_net()).run(pictures)[0])
+
+
+def test_if_too_many_layers_would_have_to_stay_it_is_given_up() -> None:
+    with pytest.raises(BackendError, match=r"with 1 of 3 layers in fp32, wanted at most 0\.000; stay with fp32"):
+        quantise(delicate_net(), proof(), Int8Settings(limit=0.0, most_kept=0.4))
+
+
+def test_one_crop_cannot_both_set_ranges_and_judge() -> None:
+    with pytest.raises(ConfigError, match="at least 2 crops"):
+        quantise(delicate_net(), proof(1), Int8Settings())
+
+
+@pytest.mark.parametrize(("most", "counts"), [(0, [0]), (1, [0, 1]), (5, [0, 1, 2, 4, 5]), (8, [0, 1, 2, 4, 8])])
+def test_the_number_of_kept_layers_doubles(most: int, counts: list[int]) -> None:
+    assert _counts(most) == counts
+
+
+def test_an_unknown_method_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(delicate_net())
+    with pytest.raises(ValueError, match="wanted one of minmax, entropy, got 'guess'"):
+        quantise_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", [], QuantSettings("guess"))
+
+
+def test_grouped_convolutions_are_told_from_dense_ones(tmp_path: Path) -> None:
+    model = onnx.load_from_string(delicate_net())
+    model.graph.node[3].attribute.append(onnx.helper.make_attribute("group", 3))
+    (tmp_path / "a.onnx").write_bytes(model.SerializeToString())
+    assert convolutions(tmp_path / "a.onnx") == (["first", "last"], ["fine"])
+
+
+def card(tmp_path: Path, precision: str = "fp32") -> ModelCard:
+    weights = weights_of(delicate_net(), tmp_path, "delicate", precision)
+    return ModelCard(
+        name="delicate",
+        network="gv",
+        task="align",
+        markup="ibug68",
+        size=(SIZE, SIZE),
+        box_scale=1.25,
+        codec={"kind": "vectors", "stride": 4, "sigma": 1.2, "peak": 3},
+        weights={"net": weights},
+        parameters=10,
+        gmac=0.1,
+        data=("none",),
+        licence="Apache-2.0",
+        measured={"NME": 3.6},
+        calibration={},
+    )
+
+
+def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_old_file(tmp_path: Path) -> None:
+    made, done = quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(limit=100.0), tmp_path / "out")
+    stored = read_card(tmp_path / "out" / "cards" / "delicate-int8.toml")
+    assert stored == made
+    assert stored.weights["net"].read()
+    assert set(stored.measured) == {"net: landmarks moved against delicate, mean px"}
+    assert done[0].report()["layers"] == 3
+
+
+def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="'net' is of 8 bits already"):
+        quantise_card(card(tmp_path, "int8"), lambda *_: proof(), Int8Settings(), tmp_path)
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "home"))
+    if not (Path(__file__).parent.parent / "engines" / "weights" / "gv-mobilenetv3-68.onnx").exists():
+        pytest.skip("the trained weights are not here")
+    return tmp_path
+
+
+def invoke(*words: str) -> Any:
+    from facetrack.cli import _commands
+
+    return CliRunner().invoke(_commands, words, catch_exceptions=False)
+
+
+def test_the_default_model_is_exported_in_16_bits_with_its_parity(shipped: Path) -> None:
+    done = invoke("export", "gv", "--to", "onnx", "--batch", "1,8", "--out", str(shipped))
+    networks = json.loads(done.stdout)["networks"]
+    assert [entry["batch"] for entry in networks[0]["parity_px"]] == [1, 8]
+    assert all(entry["mean_px"] < 0.01 for entry in networks[0]["parity_px"])
+    assert tomllib.loads((shipped / "cards" / "gv-mobilenetv3-68-fp16.toml").read_text(encoding="utf-8"))
+
+
+def test_batches_that_make_no_sense_are_bad_usage(shipped: Path) -> None:
+    done = invoke("export", "gv", "--to", "onnx", "--batch", "8,1", "--out", str(shipped))
+    assert done.exit_code == 2
+    assert "ascending" in done.stderr

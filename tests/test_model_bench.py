@@ -1,0 +1,105 @@
+"""Networks measured alone, and the least that they could cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from fakes_onnx import onnx, small_net
+
+from facetrack.engines.graph_cost import Cost, Peaks, cost_of
+from facetrack.pipeline import model_bench
+from facetrack.pipeline.model_bench import bench_networks, cpu_peaks, networks_as_table
+from facetrack.pipeline.open import Choices
+from facetrack.tracker.errors import BackendError
+
+SHIPPED = Path(__file__).parent.parent / "engines" / "weights" / "gv-mobilenetv3-68.onnx"
+shipped = pytest.mark.skipif(not SHIPPED.exists(), reason="the trained weights are not here")
+
+
+def test_multiplications_and_bytes_of_a_small_network_are_counted() -> None:
+    batch, h, w = 2, 8, 12
+    cost = cost_of(small_net(), (batch, h, w, 3), "fp32")
+    assert cost.gmac == pytest.approx(batch * h * w * 6 * 3 / 1e9)
+    moved = batch * h * w * 3 + 4 * (batch * 3 * h * w + batch * 6)
+    weights = 6 * 3 + 6 + 2 + 2  # kernel, bias, mean and deviation, axes
+    assert cost.megabytes == pytest.approx((moved + 4 * weights) / 1e6)
+
+
+def test_weights_of_fewer_bits_are_fewer_bytes() -> None:
+    full, half = (cost_of(small_net(), (1, 8, 8, 3), precision) for precision in ("fp32", "fp16"))
+    assert full.megabytes - half.megabytes == pytest.approx(2 * 28 / 1e6)
+    assert full.gmac == half.gmac
+
+
+def test_a_product_of_matrices_is_counted_by_its_inner_length() -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Cast", ["bgr"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["floats", "weight"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("bgr", TensorProto.UINT8, ["batch", 2, 5, 3])],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 2, 5, 7])],
+        [numpy_helper.from_array(np.ones((3, 7), np.float32), "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert cost_of(model.SerializeToString(), (4, 2, 5, 3), "fp32").gmac == pytest.approx(4 * 2 * 5 * 7 * 3 / 1e9)
+    assert onnx is not None
+
+
+@shipped
+def test_the_default_networks_cost_is_what_its_card_says() -> None:
+    assert cost_of(SHIPPED.read_bytes(), (1, 128, 128, 3), "fp32").gmac == pytest.approx(0.114, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("cost", "least_ms"), [(Cost(1.0, 0.001), 20.0), (Cost(0.001, 100.0), 10.0), (Cost(0.5, 100.0), 10.0)]
+)
+def test_the_roofline_is_the_longer_of_calculating_and_moving(cost: Cost, least_ms: float) -> None:
+    assert Peaks(50.0, 10.0, "made up").least_ms(cost) == pytest.approx(least_ms)
+
+
+def test_peaks_are_measured_and_say_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_bench, "MATRIX", 64)
+    monkeypatch.setattr(model_bench, "COPY_MB", 1)
+    one, two = cpu_peaks(1), cpu_peaks(2)
+    assert min(one.gmac_per_s, one.gb_per_s) > 0
+    assert "on one thread times 2" in two.how
+
+
+@shipped
+def test_every_network_is_measured_at_every_batch_and_what_is_missing_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
+    monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
+    report = bench_networks(Choices(), (1, 2), lambda _: Peaks(50.0, 10.0, "made up"))
+    json.dumps(report)
+    measured = [(run["role"], run["batch"]) for run in report["networks"] if "ONNX" in run["backend"]]
+    assert measured == [(role, batch) for role in ("net", "scan", "refine") for batch in (1, 2)]
+    assert all(run["of_roofline"] > 0 for run in report["networks"])
+    assert "no torch weights" in report["not_measured"]["torch"]
+    assert "not measured: torch:" in networks_as_table(report)
+
+
+@shipped
+def test_a_backend_that_was_asked_for_and_is_missing_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    with pytest.raises(BackendError, match="no torch weights"):
+        bench_networks(Choices(backend="torch"), (1,), lambda _: Peaks(50.0, 10.0, "made up"))
+
+
+def test_the_command_offers_it() -> None:
+    from facetrack.cli import _commands
+
+    assert "--networks" in CliRunner().invoke(_commands, ["bench", "--help"]).output

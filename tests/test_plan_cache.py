@@ -1,0 +1,116 @@
+"""Plans on disk: found only where they fit, whole or not at all, built once."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from facetrack.engines.parity import Parity
+from facetrack.engines.plan_cache import Built, PlanCache, PlanKey, plans_folder, replace_file
+from facetrack.tracker.errors import BackendError
+
+KEY = PlanKey("a" * 64, "10.16.1", "NVIDIA H200", "9.0", "580.159.03", "13.0", "fp16", "batches (1, 8)")
+BUILT = Built(b"plan " * 1000, (Parity(1, 0.01, 0.02, 0.03), Parity(8, 0.01, 0.02, 0.03)), 12.5)
+
+
+def stored(tmp_path: Path, key: PlanKey = KEY) -> PlanCache:
+    cache = PlanCache(tmp_path)
+    assert cache.get_or_build("net", key, lambda: BUILT) == BUILT.plan
+    return cache
+
+
+def test_an_exact_match_is_found(tmp_path: Path) -> None:
+    assert stored(tmp_path).find("net", KEY) == (BUILT.plan, "")
+
+
+@pytest.mark.parametrize("field", PlanKey.__slots__)
+def test_any_difference_is_told_and_gives_no_plan(tmp_path: Path, field: str) -> None:
+    plan, reason = stored(tmp_path).find("net", replace(KEY, **{field: "another"}))
+    assert plan is None
+    assert reason == f"the most similar plan is for {field} {getattr(KEY, field)}, here another"
+
+
+def test_of_several_the_most_similar_is_told(tmp_path: Path) -> None:
+    stored(tmp_path, replace(KEY, gpu="A", driver="1", precision="fp32"))
+    stored(tmp_path, replace(KEY, driver="1"))
+    _, reason = PlanCache(tmp_path).find("net", KEY)
+    assert reason == "the most similar plan is for driver 1, here 580.159.03"
+
+
+def test_plans_of_other_networks_are_not_looked_at(tmp_path: Path) -> None:
+    assert stored(tmp_path).find("other", KEY) == (None, "there is none yet")
+
+
+def test_a_truncated_plan_is_built_again(tmp_path: Path) -> None:
+    cache = stored(tmp_path)
+    cache.path("net", KEY).write_bytes(BUILT.plan[:2000])
+    plan, reason = cache.find("net", KEY)
+    assert plan is None
+    assert reason.endswith("truncated or changed, 2000 bytes of 5000")
+    stored(tmp_path)
+    assert cache.find("net", KEY)[0] == BUILT.plan
+
+
+@pytest.mark.parametrize("sidecar", [None, "", "{", "[]", '{"schema": 0}', '{"schema": 1, "key": {}}'])
+def test_without_its_sidecar_a_plan_does_not_count(tmp_path: Path, sidecar: str | None) -> None:
+    cache = stored(tmp_path)
+    path = cache.path("net", KEY).with_suffix(".json")
+    path.unlink() if sidecar is None else path.write_text(sidecar, encoding="utf-8")
+    assert cache.find("net", KEY)[0] is None
+    stored(tmp_path)
+    assert cache.find("net", KEY)[0] == BUILT.plan
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def refuse() -> Built:
+        raise BackendError("refused")
+
+    with pytest.raises(BackendError, match="refused"):
+        PlanCache(tmp_path).get_or_build("net", KEY, refuse)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
+
+
+def test_those_who_come_at_the_same_time_wait_for_one_build(tmp_path: Path) -> None:
+    building, builds, plans = threading.Barrier(2), [], []
+
+    def build() -> Built:
+        builds.append(1)
+        building.wait(5)  # the second is on its way by now
+        return BUILT
+
+    def want() -> None:
+        plans.append(PlanCache(tmp_path).get_or_build("net", KEY, build))
+
+    first = threading.Thread(target=want)
+    second = threading.Thread(target=want)
+    first.start()
+    second.start()
+    building.wait(5)
+    first.join()
+    second.join()
+    assert plans == [BUILT.plan] * 2
+    assert builds == [1]
+
+
+def test_readers_see_whole_files_only(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BackendError, match="set FACETRACK_PLANS to another folder"):
+        PlanCache(tmp_path / "file").get_or_build("net", KEY, lambda: BUILT)
+
+
+def test_the_users_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path))
+    assert plans_folder() == tmp_path
+    monkeypatch.delenv("FACETRACK_PLANS")
+    assert plans_folder().name == "plans"

@@ -1,0 +1,236 @@
+"""TensorRT's builder and engine, on a GPU that is not there."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes_gpu import H200, Wishes, fake_toolkit
+from fakes_onnx import small_net, weights_of
+
+from facetrack.engines import graph
+from facetrack.engines.cuda_probe import Gpu
+from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.parity import Proof
+from facetrack.engines.plan_cache import PlanCache
+from facetrack.engines.tensorrt_backend import TensorRTBackend
+from facetrack.engines.tensorrt_build import PlanRequest, build_plan, make_logger
+from facetrack.engines.tensorrt_open import default_request, open_ready, open_tensorrt
+from facetrack.tracker.errors import BackendError
+from facetrack.tracker.types import UInt8
+
+REQUEST = PlanRequest("fp32", (1, 4, 8), ((8, 8), (16, 16), (32, 48)))
+
+
+def pictures(count: int, height: int = 16, width: int = 16) -> UInt8:
+    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), np.uint8)
+
+
+def proof() -> Proof:
+    """The "landmarks" of `small_net` are its means, in hundreds of pixels."""
+    return Proof(pictures(5), lambda outputs: outputs[1].reshape(len(outputs[1]), -1, 2) * 100)
+
+
+def opened(
+    tmp_path: Path, wishes: Wishes | None = None, request: PlanRequest = REQUEST, net: bytes | None = None
+) -> tuple[TensorRTBackend, Any]:
+    toolkit, holds = fake_toolkit(wishes)
+    weights = weights_of(net or small_net(), tmp_path)
+    backend = open_tensorrt(weights, proof(), request, toolkit, PlanCache(tmp_path / "plans"))
+    return backend, holds[-1]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4, 8])
+def test_the_engine_gives_what_onnx_runtime_gives_on_every_run_of_a_batch(tmp_path: Path, batch: int) -> None:
+    backend, _ = opened(tmp_path, net=small_net(size=(16, 16)))
+    reference = OnnxBackend(small_net())
+    for turn in range(3):  # the first run of a usual batch is recorded, the later ones are replayed
+        images = pictures(batch) ^ np.uint8(turn)
+        for got, wanted in zip(backend.run(images), reference.run(images), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    backend.close()
+
+
+def test_usual_batches_of_fixed_size_become_graphs_and_others_do_not(tmp_path: Path) -> None:
+    backend, cuda = opened(tmp_path, net=small_net(size=(16, 16)))
+    for batch in (4, 4, 3, 3, 8, 4):
+        backend.run(pictures(batch))
+    calls = [call for call in cuda.calls if call in ("record", "replay")]
+    assert calls == ["record", "replay", "record", "replay"]
+    backend.close()
+
+
+def test_pictures_of_any_size_run_without_graphs(tmp_path: Path) -> None:
+    backend, cuda = opened(tmp_path)
+    for size in ((16, 16), (32, 48), (8, 20)):
+        values, _ = backend.run(pictures(1, *size))
+        assert values.shape[2:] == size
+    assert "record" not in cuda.calls
+    backend.close()
+
+
+def test_what_the_plan_does_not_hold_is_refused_in_words(tmp_path: Path) -> None:
+    backend, _ = opened(tmp_path)
+    with pytest.raises(BackendError, match="at most 8; export one with --batch"):
+        backend.run(pictures(9))
+    with pytest.raises(BackendError, match="not within what this plan was built for"):
+        backend.run(pictures(1, 64, 16))
+    backend.close()
+
+
+def test_closing_frees_all_and_is_harmless_twice(tmp_path: Path) -> None:
+    backend, cuda = opened(tmp_path)
+    backend.run(pictures(4))
+    backend.close()
+    backend.close()
+    assert cuda.closed
+    assert not cuda.memory.blocks
+
+
+def test_any_thread_may_run_and_leaves_no_context_behind(tmp_path: Path) -> None:
+    backend, cuda = opened(tmp_path)
+    shapes: list[Any] = []
+    thread = threading.Thread(target=lambda: shapes.append(backend.run(pictures(2))[1].shape))
+    thread.start()
+    thread.join()
+    assert shapes == [(2, 6)]
+    assert cuda.depth == 0
+    backend.close()
+
+
+def test_engines_of_one_process_do_not_meet(tmp_path: Path) -> None:
+    toolkit, _ = fake_toolkit()
+    cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(), tmp_path)
+    first, second = (open_tensorrt(weights, proof(), REQUEST, toolkit, cache) for _ in range(2))
+    kept = first.run(pictures(3))[0]
+    wanted = kept.copy()
+    second.run(pictures(4)[:3])
+    np.testing.assert_array_equal(kept, wanted)
+    first.close()
+    np.testing.assert_array_equal(second.run(pictures(3))[0], wanted)
+    second.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "network_flags", "flags"),
+    [
+        ("8.6.0", "fp32", 1, ["no TF32"]),
+        ("8.6.0", "fp16", 1, ["FP16"]),
+        ("10.16.1", "fp16", 3, []),
+        ("11.4.0", "fp32", 2, ["no TF32"]),
+        ("11.4.0", "fp16", 2, []),
+    ],
+)
+def test_each_release_gets_the_flags_that_it_knows(
+    version: str, precision: str, network_flags: int, flags: list[str]
+) -> None:
+    wishes = Wishes(version)
+    toolkit, _ = fake_toolkit(wishes)
+    prepared = graph.for_tensorrt(small_net(), precision)
+    request = PlanRequest(precision, (1, 8))
+    build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, request)
+    assert wishes.network_flags == network_flags
+    assert wishes.flags == flags
+
+
+def test_profiles_cover_every_batch_once_and_favour_the_usual_ones() -> None:
+    wishes = Wishes()
+    toolkit, _ = fake_toolkit(wishes)
+    build_plan(toolkit.trt, make_logger(toolkit.trt), small_net(), REQUEST)
+    assert wishes.profiles == [
+        [(1, 8, 8, 3), (1, 16, 16, 3), (1, 32, 48, 3)],
+        [(2, 8, 8, 3), (4, 16, 16, 3), (4, 32, 48, 3)],
+        [(5, 8, 8, 3), (8, 16, 16, 3), (8, 32, 48, 3)],
+    ]
+
+
+def test_a_graph_that_tensorrt_cannot_read_is_reported_with_its_reasons(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot read the graph: no TopK; no Pad"):
+        opened(tmp_path, Wishes(unreadable=("no TopK", "no Pad")))
+
+
+def test_a_network_that_cannot_be_built_is_an_error_and_leaves_no_plan(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot build this network"):
+        opened(tmp_path, Wishes(unbuildable=True))
+    assert not list((tmp_path / "plans").glob("*.plan"))
+
+
+def test_a_plan_that_is_wrong_only_when_batched_is_refused_and_not_kept(tmp_path: Path) -> None:
+    def wrong_when_batched(outputs: Any, batch: int) -> Any:
+        return [outputs[0], outputs[1] + (0.01 if batch == 8 else 0.0)]
+
+    with pytest.raises(BackendError, match=r"refused: at batch 8 its landmarks are 1\.41 px"):
+        opened(tmp_path, Wishes(distort=wrong_when_batched))
+    assert not list((tmp_path / "plans").glob("*.plan"))
+
+
+def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="refused: at batch 1 its landmarks are inf px"):
+        opened(tmp_path, Wishes(distort=lambda outputs, _: [outputs[0], outputs[1] * np.float32(np.nan)]))
+
+
+def test_a_proved_plan_is_opened_again_without_building_and_names_its_parity(tmp_path: Path) -> None:
+    wishes = Wishes()
+    for _ in range(2):
+        opened(tmp_path, wishes)[0].close()
+    assert wishes.builds == 1
+    report = json.loads(next((tmp_path / "plans").glob("*.json")).read_text(encoding="utf-8"))
+    assert [parity["batch"] for parity in report["parity"]] == [1, 8]
+    assert report["key"]["gpu"] == "NVIDIA H200"
+
+
+def test_kernel_times_of_one_build_serve_the_next(tmp_path: Path) -> None:
+    wishes = Wishes()
+    for batches in ((1, 8), (1, 4)):
+        opened(tmp_path, wishes, PlanRequest("fp32", batches, REQUEST.sizes))[0].close()
+    assert wishes.timings == [b"", b"t"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "version", "told"),
+    [
+        (Gpu("NVIDIA H100", "9.0", 80.0, "580.159.03", "13.0"), "10.16.1", "gpu NVIDIA H200, here NVIDIA H100"),
+        (Gpu("NVIDIA H200", "9.0", 143.8, "590.1", "13.1"), "10.16.1", "driver 580.159.03, here 590.1"),
+        (H200, "11.4.0", "tensorrt 10.16.1, here 11.4.0"),
+    ],
+)
+def test_another_machine_builds_anew_and_says_why(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, gpu: Gpu, version: str, told: str
+) -> None:
+    opened(tmp_path)[0].close()
+    wishes = Wishes(version)
+    toolkit, _ = fake_toolkit(wishes, gpu)
+    weights = weights_of(small_net(), tmp_path)
+    open_tensorrt(weights, proof(), REQUEST, toolkit, PlanCache(tmp_path / "plans")).close()
+    assert wishes.builds == 1
+    assert told in caplog.text
+
+
+def test_auto_takes_a_ready_plan_and_never_builds_one(tmp_path: Path) -> None:
+    toolkit, _ = fake_toolkit()
+    cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
+    with pytest.raises(BackendError, match="no TensorRT plan: there is none yet"):
+        open_ready(weights, toolkit, cache)
+    open_tensorrt(weights, proof(), default_request(weights), toolkit, cache).close()
+    ready = open_ready(weights, toolkit, cache)
+    assert ready.description == "TensorRT 10.16.1 fp16, fake CUDA"
+    ready.close()
+
+
+def test_without_a_proof_nothing_is_built(tmp_path: Path) -> None:
+    toolkit, _ = fake_toolkit()
+    with pytest.raises(BackendError, match="facetrack export MODEL --to tensorrt"):
+        open_tensorrt(weights_of(small_net(), tmp_path), None, REQUEST, toolkit, PlanCache(tmp_path / "plans"))
+
+
+@pytest.mark.parametrize(
+    ("precision", "batches", "told"),
+    [("fp64", (1,), "wanted fp32, fp16 or int8"), ("fp16", (), "ascending"), ("fp16", (4, 1), "ascending")],
+)
+def test_a_request_that_makes_no_sense_is_a_mistake(precision: str, batches: tuple[int, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        PlanRequest(precision, batches)

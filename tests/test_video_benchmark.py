@@ -1,0 +1,119 @@
+"""300VW: its split, its bad frames and its layout."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes import PaintedSource
+from fakes_benchmarks import write_300vw_video
+
+from facetrack.tracker.errors import SourceError
+from facetrack.training.video_benchmark import (
+    excluded_frames,
+    list_test_videos,
+    list_training_videos,
+    published_split,
+)
+
+SHORT = PaintedSource(count=2)
+STILL = [(0.0, 0.0)] * 2
+
+
+def test_the_split_has_the_published_numbers_of_videos_and_no_video_twice() -> None:
+    split = published_split()
+    assert len(split.train) == 50
+    assert {scenario: len(numbers) for scenario, numbers in split.scenarios.items()} == {1: 31, 2: 19, 3: 14}
+    every = [*split.train, *(number for numbers in split.scenarios.values() for number in numbers)]
+    assert len(set(every)) == len(every) == 114
+    assert all(len(number) == 3 for number in every)
+
+
+def test_the_excluded_frames_are_2127_of_16_test_videos() -> None:
+    split = published_split()
+    assert len(split.excluded) == 16
+    assert sum(map(len, split.excluded.values())) == 2127
+    by_scenario = {
+        scenario: sum(len(split.excluded.get(number, ())) for number in numbers)
+        for scenario, numbers in split.scenarios.items()
+    }
+    assert by_scenario == {1: 711, 2: 67, 3: 1349}
+    assert split.scored_frames == {1: 62846 - 711, 2: 32872 - 67, 3: 27687 - 1349}  # lengths of FHR's predictions
+    assert {722, 723, 724, 727} <= split.excluded["401"]
+    assert not {721, 725, 726} & split.excluded["401"]
+
+
+def test_the_papers_rows_have_a_value_for_each_scenario() -> None:
+    assert published_split().papers["SPAN"] == (4.49, 4.23, 5.87)
+    assert all(len(values) == 3 for values in published_split().papers.values())
+
+
+@pytest.mark.parametrize("home", [".", "300VW_Dataset_2015_12_14"])
+def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> None:
+    for number in ("410", "001", "203", "150", "114"):
+        write_300vw_video(tmp_path / home / number, SHORT, STILL)
+    videos = list_test_videos(tmp_path)
+    assert [(video.number, video.scenario) for video in videos] == [("114", 1), ("150", 1), ("203", 2), ("410", 3)]
+    assert videos[0].path == tmp_path / home / "114/vid.avi"
+    assert list(videos[0].annotations) == [1, 2]
+    assert videos[0].annotations[2].name == "000002.pts"
+    assert [video.number for video in list_training_videos(tmp_path)] == ["001"]
+
+
+def test_names_without_leading_zeros_and_other_files_are_tolerated(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "114", SHORT, STILL)
+    annot = tmp_path / "114/annot"
+    (annot / "000001.pts").rename(annot / "1.pts")
+    (annot / "Thumbs.db").write_bytes(b"x")
+    (annot / "._000002.pts").write_bytes(b"x")
+    (video,) = list_test_videos(tmp_path)
+    assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.pts"]
+
+
+def test_a_folder_without_the_videos_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no such folder; wanted that of 300VW"):
+        list_test_videos(tmp_path / "none")
+    with pytest.raises(SourceError, match="none of the 64 test videos is in it"):
+        list_test_videos(tmp_path)
+    with pytest.raises(SourceError, match="none of the 50 training videos is in it"):
+        list_training_videos(tmp_path)
+    (tmp_path / "114").mkdir()
+    with pytest.raises(SourceError, match=r"wanted vid\.avi or"):
+        list_test_videos(tmp_path)
+    (tmp_path / "114/vid.avi").write_bytes(b"")
+    (tmp_path / "114/annot").mkdir()
+    with pytest.raises(SourceError, match=r"wanted files such as 000001\.pts"):
+        list_test_videos(tmp_path)
+
+
+def test_the_data_sets_own_list_of_bad_frames_comes_before_ours(tmp_path: Path) -> None:
+    scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
+    assert excluded_frames(tmp_path) is published_split().excluded
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        for name, frames in (("extra/114.mat", [3, 5]), ("extra/410_error.mat", [7])):
+            content = io.BytesIO()
+            scipy_io.savemat(content, {"error": np.array([frames])})
+            archive.writestr(name, content.getvalue())
+        archive.writestr("ReadMe.txt", "hello")
+    assert excluded_frames(tmp_path) == {"114": frozenset({3, 5}), "410": frozenset({7})}
+    with zipfile.ZipFile(tmp_path / "extra.zip") as archive:
+        archive.extract("extra/114.mat", tmp_path)
+    (tmp_path / "extra.zip").unlink()
+    assert excluded_frames(tmp_path) == {"114": frozenset({3, 5})}
+
+
+def test_a_broken_extra_zip_is_named(tmp_path: Path) -> None:
+    (tmp_path / "extra.zip").write_bytes(b"PK but not quite")
+    with pytest.raises(SourceError, match=r"extra\.zip: cannot be read"):
+        excluded_frames(tmp_path)
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        archive.writestr("extra/error.mat", b"x")
+    with pytest.raises(SourceError, match=r"wanted \.mat files named after videos in it, got extra/error\.mat"):
+        excluded_frames(tmp_path)
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        archive.writestr("extra/114.mat", b"x" * 200)
+    with pytest.raises(SourceError, match=r"114\.mat"):
+        excluded_frames(tmp_path)
