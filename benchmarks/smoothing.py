@@ -1,20 +1,37 @@
-"""What the smoother does to a synthetic face: jitter, lag, overshoot, blinks. Run: python benchmarks/smoothing.py
+"""What the smoothers do to a synthetic face: jitter, lag, overshoot, blinks.
+
+    python benchmarks/smoothing.py [--plot FILE] [--repeats 10]
 
 A mean face of 150 px is moved in a known way at 30 frames a second and measured with 0.3 px of noise on every
-coordinate plus 0.15 px that all points of a frame have in common. Three tracks are compared with the truth: the
-measurements, a Kalman filter of fixed noise (the same one with its adaptation turned off), and the smoother.
+coordinate plus 0.15 px that all points of a frame have in common. These tracks are compared with the truth:
+
+    measured   the measurements
+    fixed      the Kalman filter with its adaptation turned off
+    alone      the Kalman filter of each point for itself, without the motion that all share
+    oneeuro    the One-Euro filter
+    kalman     the Kalman filter as it is
+    rts        the same in hindsight, with a look ahead of two seconds
+
+The plot shows the jitter of a resting face against the lag of one that starts suddenly, for each of them over a range
+of its main setting, with the defaults marked.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
+from facetrack.pipeline.hindsight import BLOCK, LOOK_AHEAD_S
 from facetrack.tracker.metrics import jitter, lag
+from facetrack.tracker.one_euro import OneEuro, OneEuroSettings
 from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
+from facetrack.tracker.rts import RtsSmoother
 from facetrack.tracker.smooth import Smoother, SmootherSettings, warm_up
 from facetrack.tracker.types import Float32, Float64
 
@@ -22,14 +39,14 @@ FPS = 30.0
 SIZE_PX = 150.0
 OWN_NOISE_PX, SHARED_NOISE_PX = 0.3, 0.15
 SCORE = np.full(68, 0.65, np.float32)  # what the GV network says of a clear face
-REPEATS = 20
 
 UPPER_LIDS = [37, 38, 43, 44]
 LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
 DISTANCE_MM = 600.0
 
-FIXED = SmootherSettings(surprise=np.inf, noisiest=1.0)
-Settings = SmootherSettings | None  # None: the measurements as they are
+KALMAN = SmootherSettings()
+FIXED = replace(KALMAN, surprise=np.inf, noisiest=1.0)
+Track = Callable[[Float32], Float32]  # (T, 68, 2) measurements -> what a smoother makes of them
 
 
 def face(rotation_rad: tuple[float, float, float] = (0, 0, 0)) -> Float64:
@@ -81,60 +98,100 @@ def measured(truth: Float64, rng: np.random.Generator, louder: float = 1.0) -> F
     return (truth + own + shared).astype(np.float32)
 
 
-def track(seen: Float32, settings: Settings) -> Float32:
-    """Smooth (T, 68, 2) measurements."""
-    if settings is None:
-        return seen
+def as_measured(seen: Float32) -> Float32:
+    """Nothing."""
+    return seen
+
+
+def by_kalman(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
+    """The filter of all points together."""
     smoother = Smoother(settings, 68)
     return np.stack([smoother.update(i / FPS, xy, SCORE, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
-def jitter_px(settings: Settings, rng: np.random.Generator, louder: float) -> float:
+def by_point(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
+    """A filter for each point."""
+    alone = [Smoother(settings, 1) for _ in range(68)]
+    score = SCORE[:1]
+    track = np.empty_like(seen)
+    for i, xy in enumerate(seen):
+        for k, smoother in enumerate(alone):
+            track[i, k] = smoother.update(i / FPS, xy[k : k + 1], score, SIZE_PX)[0][0]
+    return track
+
+
+def by_one_euro(seen: Float32, settings: OneEuroSettings | None = None) -> Float32:
+    """The One-Euro filter."""
+    smoother = OneEuro(settings or OneEuroSettings(), 68)
+    return np.stack([smoother.update(i / FPS, xy, SCORE, SIZE_PX)[0] for i, xy in enumerate(seen)])
+
+
+def by_rts(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
+    """The filter in hindsight, as a batch runs it."""
+    smoother, out = RtsSmoother(settings, 68), []
+    for i, xy in enumerate(seen):
+        smoother.update(i / FPS, xy, SCORE, SIZE_PX)
+        if len(smoother) >= LOOK_AHEAD_S * FPS + BLOCK:
+            out.append(smoother.take(BLOCK)[0])
+    return np.concatenate([*out, smoother.take(len(smoother))[0]])
+
+
+TRACKS: dict[str, Track] = {
+    "measured": as_measured,
+    "fixed": partial(by_kalman, settings=FIXED),
+    "alone": by_point,
+    "oneeuro": by_one_euro,
+    "kalman": by_kalman,
+    "rts": by_rts,
+}
+
+
+def jitter_px(track: Track, rng: np.random.Generator, louder: float) -> float:
     """Jitter of a resting face after its first second."""
-    return jitter(track(measured(still(330), rng, louder), settings)[30:])
+    return jitter(track(measured(still(330), rng, louder))[30:])
 
 
-def ride_px(settings: Settings, rng: np.random.Generator, part: slice) -> float:
+def ride_px(track: Track, rng: np.random.Generator, part: slice) -> float:
     """Lag of a face that moves 8 px a frame, over part of its way."""
     truth = ride(8.0)
-    return lag(track(measured(truth, rng), settings)[part], truth[part])
+    return lag(track(measured(truth, rng))[part], truth[part])
 
 
-def overshoot_px(settings: Settings, rng: np.random.Generator) -> float:
+def overshoot_px(track: Track, rng: np.random.Generator) -> float:
     """How far the face as a whole runs beyond the place where it stops, at most."""
     truth = ride(8.0)
-    return float((track(measured(truth, rng), settings) - truth)[80:95, :, 0].mean(1).max())
+    return float((track(measured(truth, rng)) - truth)[80:95, :, 0].mean(1).max())
 
 
-def lost_part(settings: Settings, rng: np.random.Generator, truth: Float64, points: list[int]) -> float:
+def lost_part(track: Track, rng: np.random.Generator, truth: Float64, points: list[int]) -> float:
     """Part of the points' largest downward way that the track does not show."""
-    way = (track(measured(truth, rng), settings) - truth[0])[:, points, 1].mean(1)
+    way = (track(measured(truth, rng)) - truth[0])[:, points, 1].mean(1)
     return 1 - float(way.max() / (truth - truth[0])[:, points, 1].mean(1).max())
 
 
-def blink_part(settings: Settings, rng: np.random.Generator) -> float:
+def blink_part(track: Track, rng: np.random.Generator) -> float:
     """Part of a blink that is lost, in per cent; it begins anywhere between two frames."""
-    return 100 * lost_part(settings, rng, blink(phase=rng.random()), UPPER_LIDS)
+    return 100 * lost_part(track, rng, blink(phase=rng.random()), UPPER_LIDS)
 
 
-def mouth_part(settings: Settings, rng: np.random.Generator) -> float:
+def mouth_part(track: Track, rng: np.random.Generator) -> float:
     """Part of an opening mouth that is lost, in per cent."""
-    return 100 * lost_part(settings, rng, mouth(), LOWER_LIP_AND_JAW)
+    return 100 * lost_part(track, rng, mouth(), LOWER_LIP_AND_JAW)
 
 
-def brow_drag_px(settings: Settings, rng: np.random.Generator) -> float:
+def brow_drag_px(track: Track, rng: np.random.Generator) -> float:
     """How far the opening mouth drags the brows along, at most."""
     truth = mouth()
-    error = (track(measured(truth, rng), settings) - truth)[30:45, 17:27, 1].mean(1)
+    error = (track(measured(truth, rng)) - truth)[30:45, 17:27, 1].mean(1)
     return float(np.abs(error).max())
 
 
-def error_px(settings: Settings, rng: np.random.Generator, truth: Float64) -> float:
+def error_px(track: Track, rng: np.random.Generator, truth: Float64) -> float:
     """RMS error of a coordinate after the first second."""
-    return float(np.sqrt(((track(measured(truth, rng), settings) - truth)[30:] ** 2).mean()))
+    return float(np.sqrt(((track(measured(truth, rng)) - truth)[30:] ** 2).mean()))
 
 
-def rows() -> Iterator[tuple[str, str, Callable[[Settings, np.random.Generator], float]]]:
+def rows() -> Iterator[tuple[str, str, Callable[[Track, np.random.Generator], float]]]:
     """Name, unit and measurement of each row of the table."""
     for louder in (1.0, 2.0):
         yield f"jitter of a still face, noise x {louder:g}", "px", partial(jitter_px, louder=louder)
@@ -148,28 +205,81 @@ def rows() -> Iterator[tuple[str, str, Callable[[Settings, np.random.Generator],
         yield f"head says {name}: RMS error", "px", partial(error_px, truth=shake(*swing))
 
 
-def microseconds() -> float:
-    """Median time of one update of 68 points."""
-    seen = measured(still(3000), np.random.default_rng(0))
-    smoother, spans = Smoother(SmootherSettings(), 68), []
-    for i, xy in enumerate(seen):
-        start = time.perf_counter()
-        smoother.update(i / FPS, xy, SCORE, SIZE_PX)
-        spans.append(time.perf_counter() - start)
-    return float(np.median(spans)) * 1e6
+def mean_of(measure: Callable[[Track, np.random.Generator], float], track: Track, repeats: int) -> float:
+    """The mean over repeats that differ in their noise."""
+    rng = np.random.default_rng(0)
+    return float(np.mean([measure(track, rng) for _ in range(repeats)]))
+
+
+def microseconds(track: Track) -> float:
+    """Time of one frame of 68 points."""
+    seen = measured(still(1000), np.random.default_rng(0))
+    start = time.perf_counter()
+    track(seen)
+    return (time.perf_counter() - start) / len(seen) * 1e6
+
+
+def start_lag_px(track: Track, rng: np.random.Generator) -> float:
+    """Mean lag over the first third of a second of a sudden start to 8 px a frame."""
+    return ride_px(track, rng, slice(40, 51))
+
+
+def ranges() -> Iterator[tuple[str, list[Track]]]:
+    """Each smoother over a range of its main setting, the default among them."""
+    factors = np.geomspace(1 / 30, 300, 9)
+    for name, track, base in (("fixed", by_kalman, FIXED), ("kalman", by_kalman, KALMAN), ("rts", by_rts, KALMAN)):
+        rests = [
+            replace(base, rest_shared=base.rest_shared * factor, rest_own=base.rest_own * factor) for factor in factors
+        ]
+        yield name, [partial(track, settings=settings) for settings in rests]
+    for cutoff_hz in (0.05, 1.0):
+        betas = [OneEuroSettings(cutoff_hz=cutoff_hz, beta=beta) for beta in np.geomspace(2, 1000, 9)]
+        yield f"oneeuro, {cutoff_hz:g} Hz", [partial(by_one_euro, settings=settings) for settings in betas]
+
+
+def plot(path: Path, repeats: int) -> None:
+    """Draw jitter against lag."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axes = figure.subplots()
+
+    def place(track: Track) -> tuple[float, float]:
+        still_px = mean_of(partial(jitter_px, louder=1.0), track, repeats)
+        return still_px, max(abs(mean_of(start_lag_px, track, repeats)), 0.01)
+
+    for name, tracks in ranges():
+        axes.plot(*zip(*map(place, tracks), strict=True), ".-", label=name)
+    for name, track in TRACKS.items():
+        x, y = place(track)
+        axes.plot(x, y, "k*", markersize=12)
+        axes.annotate(name, (x, y), textcoords="offset points", xytext=(8, 5))
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="jitter of a resting face of 150 px, px",
+        ylabel="lag in the first third of a second at 8 px a frame, px (0.01: none)",
+        title="Stars: the defaults. Lines: over a range of the main setting",
+    )
+    axes.legend()
+    axes.grid(visible=True, which="both", alpha=0.2)
+    figure.savefig(path)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and draw the plot if asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG or SVG; needs matplotlib")
+    parser.add_argument("--repeats", type=int, default=10)
+    arguments = parser.parse_args()
     warm_up()
-    print(f"{'':44s}{'measured':>10s}{'fixed':>10s}{'smoother':>10s}")
+    print(f"{'':44s}" + "".join(f"{name:>10s}" for name in TRACKS))
     for name, unit, measure in rows():
-        cells = []
-        for settings in (None, FIXED, SmootherSettings()):
-            rng = np.random.default_rng(0)
-            cells.append(np.mean([measure(settings, rng) for _ in range(REPEATS)]))
-        print(f"{name + ', ' + unit:44s}" + "".join(f"{cell:10.2f}" for cell in cells))
-    print(f"{'one update of 68 points, us':64s}{microseconds():10.1f}")
+        cells = [mean_of(measure, track, arguments.repeats) for track in TRACKS.values()]
+        print(f"{name + ', ' + unit:44s}" + "".join(f"{cell:10.2f}" for cell in cells), flush=True)
+    print(f"{'a frame of 68 points, us':44s}" + "".join(f"{microseconds(track):10.1f}" for track in TRACKS.values()))
+    if arguments.plot is not None:
+        plot(arguments.plot, max(arguments.repeats // 4, 1))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol
 from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
 from ..tracker.types import Frame, Result
 from .csv_sink import CsvColumns, CsvSink
-from .open import Choices, Engines
+from .hindsight import look_back, with_pictures
+from .open import Choices, Engines, smoother_settings
 from .record import Record
 from .run import Pipeline
 from .sidecar import Origin, Outcome, identify_models, why_not_finished, write_sidecar
@@ -244,8 +245,20 @@ class _Run:
     def _results(self, source: Source) -> Generator[Result, None, None]:
         if source.kind == "images":
             yield from each_alone(self.engines.pipeline_for_pictures(self.choices), source)
+        elif self.choices.smooth == "rts":
+            yield from self._in_hindsight(source)
         else:
             yield from self.engines.pipeline(self.choices).run(source)
+
+    def _in_hindsight(self, source: Source) -> Iterator[Result]:
+        """Results wait without their pictures; those of an annotated video are read a second time."""
+        with closing(self.engines.pipeline(self.choices).run(source)) as measured:
+            results = look_back(measured, smoother_settings(self.engines.aligner.card))
+            if not self.outputs.video:
+                yield from results
+                return
+            with open_source(self.task.spec) as again:
+                yield from with_pictures(results, again)
 
     def _line(self, outcome: Outcome) -> str:
         tally = self.record.tally

@@ -16,30 +16,27 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
+import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..tracker.geometry import CropTransform, bounding_box, box_of_five
-from ..tracker.smooth import Smoother, SmootherSettings
+from ..tracker.geometry import bounding_box, box_of_five
+from ..tracker.one_euro import OneEuro, OneEuroSettings
+from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
 from ..tracker.tracks import TrackBook, TrackSettings, describe_looks
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
+from .search import FaceDetector, Search
 
 log = logging.getLogger(__name__)
 FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
 BATCH_SLOTS = 4
+LOOKS_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
 Stage = Callable[["Job"], None]
-
-
-class FaceDetector(Protocol):
-    """What the pipeline needs of a detector: the same answer to the same picture, from two threads at once."""
-
-    def detect(self, bgr: UInt8) -> Proposals: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +44,15 @@ class PipelineSettings:
     """How a video is tracked.
 
     Attributes:
-        detect_every: frames between two detections while every known face is tracked; a frame without any face, or
-            in which one was just lost, is always searched.
-        smooth: False leaves the measured landmarks as they are.
+        detect_every: frames between two searches while every known face is tracked; a frame without any face, or
+            in which one was just lost, is always searched. How thoroughly, `search.Search` decides.
+        smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, and so does "rts", which is done to the
+            results: see `hindsight.look_back`.
         tracks, smoother: see there.
     """
 
     detect_every: int = 25
-    smooth: bool = True
+    smooth: Smoothing = "kalman"
     tracks: TrackSettings = field(default_factory=TrackSettings)
     smoother: SmootherSettings = field(default_factory=SmootherSettings)
 
@@ -88,21 +86,21 @@ class DetectStage:
     """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by."""
 
     def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
-        self.detector, self.settings = detector, settings
+        self._search, self._every = Search(detector), settings.detect_every
         self._last: int | None = None
 
     def __call__(self, job: Job) -> None:
         index = job.frame.index  # has gaps where frames were dropped: no multiple of anything need ever come
-        if self._last is None or index - self._last >= self.settings.detect_every:
+        if self._last is None or index - self._last >= self._every:
             self._last = index
-            job.proposals = self.detector.detect(job.frame.bgr)
+            job.proposals = self._search(job.frame.bgr)
 
 
 class AlignStage:
     """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
 
     def __init__(self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings) -> None:
-        self.aligner, self.detector = aligner, detector
+        self.aligner, self._search = aligner, Search(detector)
         self.book = TrackBook(settings.tracks)
 
     def __call__(self, job: Job) -> None:
@@ -111,7 +109,7 @@ class AlignStage:
         found = self.aligner.align(frame.bgr, crops)
         book.observe(frame.time_s, found, [self._looks(frame.bgr, face) for face in found])
         if job.proposals is None and book.wants_detection:
-            job.proposals = self.detector.detect(frame.bgr)
+            job.proposals = self._search(frame.bgr, book.missing)
         if job.proposals is not None:
             self._admit(frame, job.proposals)
         job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
@@ -128,8 +126,10 @@ class AlignStage:
 
     def _looks(self, bgr: UInt8, face: Landmarks) -> Float32:
         crop = self.aligner.crop_of_points(face.xy)
-        small = 48 / crop.size[0]
-        return describe_looks(CropTransform(crop.matrix * small, (48, 48)).crop(bgr))
+        # Sampled, not averaged over the area: `describe_looks` averages anyway (likeness of both ways 0.99 and more on
+        # every clip), and a large face costs 20 us instead of 150.
+        matrix = crop.matrix * (LOOKS_SIDE / crop.size[0])
+        return describe_looks(np.asarray(cv2.warpAffine(bgr, matrix, (LOOKS_SIDE, LOOKS_SIDE)), np.uint8))
 
 
 class SmoothStage:
@@ -137,7 +137,7 @@ class SmoothStage:
 
     def __init__(self, settings: PipelineSettings, points: int) -> None:
         self.settings, self.points = settings, points
-        self._smoothers: dict[int, Smoother] = {}
+        self._smoothers: dict[int, Smoother | OneEuro] = {}
 
     def __call__(self, job: Job) -> None:
         gone = self._smoothers.keys() - {seen.number for seen in job.seen}
@@ -152,15 +152,20 @@ class SmoothStage:
 
     def _smooth(self, time_s: float, seen: Seen) -> tuple[Float32, Float32]:
         raw = seen.landmarks
-        if not self.settings.smooth:
+        if self.settings.smooth in ("none", "rts"):
             return raw.xy, np.zeros_like(raw.xy)
         if seen.number not in self._smoothers:
-            self._smoothers[seen.number] = Smoother(self.settings.smoother, self.points)
+            self._smoothers[seen.number] = self._new_smoother()
         smoother = self._smoothers[seen.number]
         if not seen.measured:
             return smoother.coast(time_s)
         box = bounding_box(raw.xy)
         return smoother.update(time_s, raw.xy, raw.score, float((box[2:] - box[:2]).max()))
+
+    def _new_smoother(self) -> Smoother | OneEuro:
+        if self.settings.smooth == "oneeuro":
+            return OneEuro(OneEuroSettings(), self.points)
+        return Smoother(self.settings.smoother, self.points)
 
 
 class Pipeline:

@@ -91,7 +91,7 @@ def cut_video(tmp_path: Path) -> Path:
 
 
 def test_every_frame_of_a_video_has_its_face_where_it_was_painted(video: Path, tmp_path: Path) -> None:
-    assert track([video], Outputs(tmp_path), choices=Choices(smooth=False)) == []
+    assert track([video], Outputs(tmp_path), choices=Choices(smooth="none")) == []
     table = rows(tmp_path / "moving.csv")
     assert [row["frame"] for row in table] == [str(1 + i) for i in range(MOVING.count)]
     assert {row["face_id"] for row in table} == {"0"}
@@ -301,3 +301,32 @@ def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, cap
     track([cut_video], Outputs(out))
     assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
     assert "it is not whole: " in caplog.text
+
+
+# smoothing in hindsight
+
+
+@pytest.mark.parametrize("video_too", [False, True])
+def test_smoothing_in_hindsight_writes_every_frame_in_order_and_the_same_bytes(
+    video: Path, tmp_path: Path, video_too: bool
+) -> None:
+    for name in ("one", "two"):
+        assert track([video], Outputs(tmp_path / name, video=video_too), choices=Choices(smooth="rts")) == []
+    table = rows(tmp_path / "one/moving.csv")
+    assert [row["frame"] for row in table] == [str(1 + i) for i in range(MOVING.count)]
+    for index, row in enumerate(table):
+        assert np.abs(points(row) - MOVING.truth(index)[0]).max() < NEAR_PX
+    assert (tmp_path / "one/moving.csv").read_bytes() == (tmp_path / "two/moving.csv").read_bytes()
+    assert (tmp_path / "one/moving.mp4").exists() == video_too
+
+
+@pytest.mark.parametrize("video_too", [False, True])
+def test_a_recording_that_breaks_off_keeps_the_rows_that_waited(
+    cut_video: Path, tmp_path: Path, video_too: bool
+) -> None:
+    kept = {}
+    for smooth in ("none", "rts"):
+        failures = track([cut_video], Outputs(tmp_path / smooth, video=video_too), choices=Choices(smooth=smooth))
+        assert len(failures) == 1
+        kept[smooth] = [row["frame"] for row in rows(tmp_path / smooth / "cut.csv")]
+    assert kept["rts"] == kept["none"]

@@ -170,9 +170,21 @@ def test_quiet_says_errors_alone(video: Path, tmp_path: Path, capsys: pytest.Cap
 
 def test_options_reach_the_engines_and_the_table(video: Path, tmp_path: Path) -> None:
     engines = PaintedEngines()
-    words = ("--detect-every", "3", "--max-faces", "2", "--min-face", "50", "--no-smooth", "--threads", "2", "--raw")
+    words = (
+        "--detect-every",
+        "3",
+        "--max-faces",
+        "2",
+        "--min-face",
+        "50",
+        "--smooth",
+        "none",
+        "--threads",
+        "2",
+        "--raw",
+    )
     assert run("batch", video, "--out", tmp_path, *words, "--landmark-confidence", engines=engines) == 0
-    assert engines.opened == [Choices(detect_every=3, max_faces=2, min_face=50, smooth=False, threads=2)]
+    assert engines.opened == [Choices(detect_every=3, max_faces=2, min_face=50, smooth="none", threads=2)]
     header = (tmp_path / "clip.csv").read_text(encoding="utf-8").splitlines()[0]
     assert header.endswith("yr_67," + ",".join(f"c_{i}" for i in range(68)))
 

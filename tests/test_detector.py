@@ -153,6 +153,25 @@ def test_min_face_decides_how_small_a_face_is_looked_for():
     assert len(detector(min_face=24).detect(picture)) == 1
 
 
+@pytest.mark.parametrize("size", [(480, 640), (1080, 1920)])
+def test_without_small_faces_those_of_the_sure_side_are_found_and_much_smaller_ones_are_not(size):
+    sure = detector().sure_side(np.empty((*size, 3), np.uint8))
+    assert sure == pytest.approx(2 * adaptive_min_face(*size))
+    for side in (sure, 1.5 * sure, 3 * sure):
+        picture, _ = painted(size, [(size[1] / 2, size[0] / 2, side, 0)])
+        assert len(detector().detect(picture, small=False)) == 1
+    picture, _ = painted(size, [(size[1] / 2, size[0] / 2, 0.6 * sure, 0)])
+    assert len(detector().detect(picture, small=False)) == 0
+    assert len(detector().detect(picture)) == 1
+
+
+def test_a_picture_with_a_single_level_is_searched_even_without_small_faces():
+    picture, _ = painted((40, 40), [(20, 20, 30, 0)])
+    alone = detector(min_face=24)
+    assert alone.sure_side(picture) == pytest.approx(24)
+    assert len(alone.detect(picture, small=False)) == 1
+
+
 def test_the_threshold_holds_back_the_unsure():
     picture, _ = painted((480, 640), [(320, 240, 100, 0)])
     score = float(detector().detect(picture).scores[0])

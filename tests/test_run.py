@@ -66,7 +66,12 @@ class Watchman:
     on: dict[int, Callable[[], object]] = field(default_factory=dict)
     searched: list[int] = field(default_factory=list)
 
-    def detect(self, bgr: UInt8) -> Proposals:
+    def sure_side(self, bgr: UInt8) -> float:
+        del bgr
+        return 0.0
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        del small
         number = number_of(bgr)
         self.searched.append(number)
         if number in self.on:
@@ -196,7 +201,7 @@ def test_a_pipeline_starts_every_run_with_an_empty_memory() -> None:
 
 
 def test_the_measured_landmarks_are_those_that_were_painted() -> None:
-    pipeline, _, source = painted(PipelineSettings(detect_every=1, smooth=False))
+    pipeline, _, source = painted(PipelineSettings(detect_every=1, smooth="none"))
     for result in pipeline.run(source):
         truth = source.truth(result.frame.index)
         measured = [face for face in result.faces if face.measured is not None]

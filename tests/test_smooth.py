@@ -251,6 +251,14 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
     assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
 
 
+def test_the_variance_of_a_point_is_the_power_of_its_score_that_was_asked_for() -> None:
+    for power in (0.5, 1.0, 2.9):
+        tuning = Smoother(SmootherSettings(noise=0.01, score_power=power), 1)._tuning()
+        for score in (0.2, 0.65, 1.0):
+            wanted = tuning.noise * score ** (-2 * power)
+            assert kalman._variance(score, tuning) == pytest.approx(wanted)
+
+
 def test_a_face_with_no_point_seen_coasts() -> None:
     seen, coasted = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
     for smoother in (seen, coasted):

@@ -31,6 +31,24 @@ class State(NamedTuple):
     moving: Float64  # (N + 1,) 1 at a movement, fading to 0
     doubted: Int64  # (N,) frames for which a point has been an outlier
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
+    prior: Float64  # (N + 1, 3) `spread` before the last measurement; infinite at a start
+    shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y, and their speeds
+    own_step: Float64  # (N, 4) what it changed beside that
+
+
+def blank(points: int) -> State:
+    """Give room for the state of N points; `begin` fills it."""
+    return State(
+        position=np.zeros((points, 2)),
+        velocity=np.zeros((points, 2)),
+        spread=np.zeros((points + 1, 3)),
+        moving=np.zeros(points + 1),
+        doubted=np.zeros(points, np.int64),
+        recent=np.zeros((2, points, 2)),
+        prior=np.zeros((points + 1, 3)),
+        shared_step=np.zeros((points, 4)),
+        own_step=np.zeros((points, 4)),
+    )
 
 
 class Tuning(NamedTuple):
@@ -39,6 +57,7 @@ class Tuning(NamedTuple):
     noise: float
     shared_noise: float
     score_floor: float
+    score_power: float
     rest_shared: float
     rest_own: float
     moving: float
@@ -78,6 +97,9 @@ def begin(state: State, measured: Float64, score: Float64, speed: float, tuning:
         state.spread[row, 1] = 0.0
         state.spread[row, 2] = speed
         state.moving[row] = 0.0
+    state.prior[:] = np.inf
+    state.shared_step[:] = 0.0
+    state.own_step[:] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -125,10 +147,11 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
     shared_variance = tuning.shared_noise + min(3, points) / precision  # 3 coefficients of a motion on each axis
     gains = _gains(state, points, length, shared_variance, dt, tuning.surprise)
     for i in range(points):
-        _correct(state, i, shared[i, 0], shared[i, 1], gains)
+        _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         if variance[i] < np.inf and not _is_outlier(state, i, x**2 + y**2, tuning):
-            _correct(state, i, x, y, _gains(state, i, x**2 + y**2, variance[i], dt, tuning.surprise))
+            own = _gains(state, i, x**2 + y**2, variance[i], dt, tuning.surprise)
+            _correct(state, state.own_step, i, x, y, own)
     _carry(state, start, variance, dt)
     return True
 
@@ -160,6 +183,9 @@ def _predict(state: State, dt: float, tuning: Tuning) -> None:
         state.spread[row, 1] += dt * state.spread[row, 2] + pv
         state.spread[row, 2] += vv
         state.moving[row] *= calmer
+    state.prior[:] = state.spread
+    state.shared_step[:] = 0.0
+    state.own_step[:] = 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -179,6 +205,7 @@ def _gains(state: State, row: int, length: float, variance: float, dt: float, su
         excess = length - (pp + variance)
         pp, pv, vv = pp + excess, pv + excess / dt, vv + excess / dt**2
         state.moving[row] = 1.0
+        state.prior[row, 0], state.prior[row, 1], state.prior[row, 2] = pp, pv, vv
     of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
     state.spread[row, 0] = (1 - of_position) * pp
     state.spread[row, 1] = (1 - of_position) * pv
@@ -187,11 +214,13 @@ def _gains(state: State, row: int, length: float, variance: float, dt: float, su
 
 
 @njit(cache=True, nogil=True)
-def _correct(state: State, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
-    state.position[i, 0] += gains[0] * x
-    state.position[i, 1] += gains[0] * y
-    state.velocity[i, 0] += gains[1] * x
-    state.velocity[i, 1] += gains[1] * y
+def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
+    """Move point i by its gains times an innovation (x, y), and note in its row of `step` what that changed."""
+    step[i, 0], step[i, 1] = gains[0] * x, gains[0] * y
+    step[i, 2], step[i, 3] = gains[1] * x, gains[1] * y
+    for axis in range(2):
+        state.position[i, axis] += step[i, axis]
+        state.velocity[i, axis] += step[i, 2 + axis]
 
 
 @njit(cache=True, nogil=True)
@@ -207,8 +236,10 @@ def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
     for i in range(points):
         if variance[i] == np.inf:
             for axis in range(2):
-                state.position[i, axis] = start[i, axis] + shared[i, axis]
-                state.velocity[i, axis] = shared[i, axis] / dt
+                position, velocity = start[i, axis] + shared[i, axis], shared[i, axis] / dt
+                state.own_step[i, axis] = position - state.position[i, axis]
+                state.own_step[i, 2 + axis] = velocity - state.velocity[i, axis]
+                state.position[i, axis], state.velocity[i, axis] = position, velocity
 
 
 @njit(cache=True, nogil=True)
@@ -220,7 +251,12 @@ def _is_outlier(state: State, i: int, length: float, tuning: Tuning) -> bool:
 @njit(cache=True, nogil=True)
 def _variance(score: float, tuning: Tuning) -> float:
     """Variance of one coordinate of a point, px^2; infinite for a score of 0."""
-    return tuning.noise / max(score, tuning.score_floor) ** 2 if score > 0 else math.inf
+    if score <= 0:
+        return math.inf
+    trusted = max(score, tuning.score_floor)
+    if tuning.score_power == 1.0:
+        return tuning.noise / (trusted * trusted)
+    return float(tuning.noise * trusted ** (-2 * tuning.score_power))
 
 
 @njit(cache=True, nogil=True)

@@ -48,8 +48,16 @@ class Markup:
             return xy
         if name not in self.subsets:
             raise MarkupError(f"{self.name} has no subset {name!r}; it has {', '.join(self.subsets) or 'none'}")
-        groups = [xy[..., list(group), :].mean(-2) for group in self.subsets[name]]
-        return np.stack(groups, -2).astype(np.float32)
+        members, starts, sizes = _flat(self.subsets[name])
+        return np.asarray(np.add.reduceat(xy[..., members, :], starts, axis=-2) / sizes, np.float32)
+
+
+@cache
+def _flat(groups: tuple[tuple[int, ...], ...]) -> tuple[Int64, Int64, Float32]:
+    """All members of groups in a row, where each group starts in it, and their sizes (M, 1)."""
+    sizes = np.array([len(group) for group in groups], np.float32)
+    starts = np.cumsum([0, *map(len, groups[:-1])])
+    return np.concatenate(groups).astype(np.int64), starts, sizes[:, None]
 
 
 def names() -> list[str]:

@@ -38,12 +38,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 
 from .errors import ConfigError
-from .kalman import State, Tuning, begin, drift, measure
+from .kalman import State, Tuning, begin, blank, drift, measure
 from .types import Float32, Float64
+
+# "kalman" is this module, "oneeuro" and "rts" are the modules of these names, "none" leaves points as measured
+Smoothing = Literal["kalman", "oneeuro", "rts", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class SmootherSettings:
         noise: sigma of one coordinate of a point of score 1; at 0.65, what GV says of a clear face, it is 0.002
             (0.3 px on a face of 150 px; 0.0011 for eyelids to 0.0033 for the contour on clips of talking heads).
         shared_noise: sigma of the error that all points have in common (0.15 px on a face of 150 px).
-        score_floor: sigma grows as 1 / score down to this score; a score of 0 means "not seen at all".
+        score_floor: sigma grows with a falling score down to this score; a score of 0 means "not seen at all".
+        score_power: sigma is proportional to score ** -score_power.
         noisiest: the largest factor by which a noisy video may raise both; 1 turns it off.
         noise_memory_s: time constant with which that factor follows the video.
         rest_shared: sigma of the acceleration of a face at rest, sizes / s^2.
@@ -78,6 +83,7 @@ class SmootherSettings:
     noise: float = 0.0013
     shared_noise: float = 0.001
     score_floor: float = 0.1
+    score_power: float = 1.0
     noisiest: float = 3.0
     noise_memory_s: float = 0.65
     rest_shared: float = 0.01
@@ -118,14 +124,7 @@ class Smoother:
             raise ValueError(f"smoother: wanted at least 1 point, got {points}")
         self._settings = settings
         self._points = points
-        self._state = State(
-            position=np.zeros((points, 2)),
-            velocity=np.zeros((points, 2)),
-            spread=np.zeros((points + 1, 3)),
-            moving=np.zeros(points + 1),
-            doubted=np.zeros(points, np.int64),
-            recent=np.zeros((2, points, 2)),
-        )
+        self._state = blank(points)
         self._time_s = math.nan  # of the state
         self._recent_s: tuple[float, ...] = ()  # times of the last measurements since the start, at most two
         self._size_px = 0.0
@@ -177,6 +176,11 @@ class Smoother:
             self._time_s = time_s
         return self._answer()
 
+    @property
+    def state(self) -> State:
+        """What is known after the last update or coast; the next one changes it in place."""
+        return self._state
+
     def _checked(self, time_s: float, xy: Float32, score: Float32, size_px: float) -> tuple[Float64, Float64]:
         measured = np.ascontiguousarray(xy, np.float64)
         trust = np.ascontiguousarray(score, np.float64)
@@ -221,6 +225,7 @@ class Smoother:
             noise=settings.noise**2 * area * noisier,
             shared_noise=settings.shared_noise**2 * area * noisier,
             score_floor=settings.score_floor,
+            score_power=settings.score_power,
             rest_shared=settings.rest_shared**2 * area,
             rest_own=settings.rest_own**2 * area,
             moving=settings.moving**2 * area,

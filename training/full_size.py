@@ -21,6 +21,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from ..engines.card import read_card
 from ..pipeline.open import Choices
 from ..tracker.errors import FacetrackError
@@ -35,7 +37,7 @@ log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).parent / "configs"
 TEACHERS = ("tab-68", "propnet-68", "gv-resnet50-68", "span-68")  # in this order
 STUDENT = "gv-mobilenetv3-68"
-PSEUDO = {"yt68": "yt68", "unlabelled": "unlabelled"}  # folder of data -> its place below `pseudo`
+PSEUDO = ("yt68", "unlabelled")  # folders of data whose labels the best network makes, below `pseudo`
 PROBE_STEPS = 60  # after which a network's speed is known
 PIECE = 15 * 2**20  # bytes
 PIECES = 4  # that leave at a time
@@ -117,7 +119,7 @@ def student_config(campaign: Campaign) -> Config:
     config = load(CONFIGS / f"{STUDENT}.toml", campaign.overrides)
     corpora = tuple(corpus for corpus in config.corpora if corpus.path not in PSEUDO)
     share = sum(corpus.weight for corpus in config.corpora if corpus.path in PSEUDO) / len(PSEUDO)
-    places = [f"pseudo/{place}" for place in PSEUDO.values()]
+    places = [f"pseudo/{folder}" for folder in PSEUDO]
     taught = tuple(Corpus(path, weight=share) for path in places if any((campaign.data / path).rglob("*.pts")))
     return replace(config, corpora=corpora + taught)
 
@@ -132,11 +134,12 @@ def teach(campaign: Campaign) -> None:
     """Write the pseudo-labels of the best network, once."""
     os.environ["FACETRACK_HOME"] = str(campaign.work / "published")
     teacher = best_teacher(campaign)
-    for folder, place in PSEUDO.items():
-        target = campaign.data / "pseudo" / place
-        done = target.with_name(f".{place}")
+    for folder in PSEUDO:
+        target = campaign.data / "pseudo" / folder
+        done = target.with_name(f".{folder}")
         if (campaign.data / folder).is_dir() and not done.exists():
-            total, written = relabel(campaign.data / folder, target, Choices(model=teacher))
+            backend = "torch:cuda" if torch.cuda.is_available() else "auto"
+            total, written = relabel(campaign.data / folder, target, Choices(model=teacher, backend=backend))
             log.info("%s labels %d of %d pictures of %s", teacher, written, total, folder)
             done.touch()
 

@@ -115,14 +115,18 @@ class BALT(nn.Module):
     0 hears none. Eq. 4 adds max-pooled T(B_j) of finer levels to level i. The widths of the levels differ, so T must
     be level i's own layer, applied to every B_j and pooled i - j times: no layer depends on t, and the parameters
     meet the paper's model size; one T per pair of levels would add 1.2 %.
+
+    `finest` widens the levels of full and half size, a quarter and a half of `width` otherwise: the landmark maps are
+    linear combinations of the finest level's, so that a narrow network has too few of them for its landmarks.
     """
 
-    def __init__(self, landmarks: int, width: int, fusion: int) -> None:
+    def __init__(self, landmarks: int, width: int, fusion: int, finest: int | None = None) -> None:
         super().__init__()
         if not 0 <= fusion <= 3:
             raise ValueError(f"TAB fusion: wanted 0, 1, 2 or 3, got {fusion}")
         self.fusion = fusion
-        a, b = width // 4, width // 2
+        a = finest or width // 4
+        b = max(a, width // 2)
         self.downs = nn.ModuleList((_double(BOUNDARY_MAPS, a), _double(a, b), _double(b, width), _double(width, width)))
         self.transitions = nn.ModuleList(nn.Conv2d(width, c, 1) for c in (a, b, width, width))
         self.bottom = _double(width, 2 * width)
@@ -162,11 +166,12 @@ class TAB(nn.Module):
         stem: Stem = "vgg",
         fusion: int = 2,
         *,
+        finest: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
         self.scbe = SCBE(stacks, width, stem)
-        self.balt = BALT(landmarks, width, fusion)
+        self.balt = BALT(landmarks, width, fusion, finest)
         self.score = FaceScore(width) if face_score else None
         self._frozen = False
 

@@ -1,0 +1,88 @@
+"""Where a calibration goes: the card's own table, a plot, and words."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from ..engines.card import ModelCard
+from ..engines.card_text import card_text
+from ..pipeline.sinks import atomic_write_text
+from ..tracker.errors import SinkError
+from .noise import Calibration
+
+TABLE = re.compile(r"\n*^\[calibration\]\n(?:(?!\[).*\n?)*", re.MULTILINE)
+
+
+def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> Path:
+    """Write OUT/cards/NAME.toml with the new [calibration] table, and its weights to OUT/weights.
+
+    A card that is there keeps everything else as it is, comments among it; weights that are there already stay.
+
+    Raises:
+        CardError: the weights are missing or altered.
+        SinkError: a file cannot be written.
+    """
+    path = out / "cards" / f"{card.name}.toml"
+    card = replace(card, calibration={**card.calibration, **calibration.table()})
+    text = card_text(card)
+    try:
+        for folder in (path.parent, out / "weights"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for weights in card.weights.values():
+            copy = out / "weights" / weights.path.name
+            if not copy.exists():
+                copy.write_bytes(weights.read())
+        if path.exists():
+            text = with_table(path.read_text(encoding="utf-8"), text)
+    except OSError as error:
+        raise SinkError(f"{out}: cannot be written: {error.strerror or error}") from error
+    atomic_write_text(path, text)
+    return path
+
+
+def with_table(old: str, new: str) -> str:
+    """The text of a card with the [calibration] table of another text of it."""
+    table = TABLE.search(new)
+    assert table is not None
+    return TABLE.sub("\n\n", old).rstrip("\n") + "\n\n" + table[0].strip("\n") + "\n"
+
+
+def as_text(calibration: Calibration) -> str:
+    """What was learned, in lines."""
+    slope, offset = calibration.confidence
+    lines = [f"confidence = sigmoid({slope:.3f} logit {offset:+.3f})"]
+    for name, error in calibration.errors.items():
+        lines.append(f"expected calibration error, {name}: {error:.4f} (before: {calibration.before[name]:.4f})")
+    lines.append(f"{'confidence':>12}{'crops':>8}{'said':>8}{'right':>8}")
+    lines += [f"{edge:12.1f}{count:8d}{said:8.3f}{right:8.3f}" for edge, count, said, right in calibration.reliability]
+    noise = calibration.noise
+    lines.append(f"noise: {noise.own:.5f} face sizes x score ** -{noise.power:.2f}, {noise.shared:.5f} in common")
+    lines.append(f"{'score':>12}{'sigma':>10}{'fitted':>10}")
+    lines += [f"{score:12.3f}{sigma:10.5f}{noise.sigma(score):10.5f}" for score, sigma in noise.bins]
+    return "\n".join(lines)
+
+
+def plot(calibration: Calibration, path: Path) -> None:
+    """Draw the reliability and the noise over the score.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _, counts, said, was_right = zip(*calibration.reliability, strict=True)
+    left.plot([0, 1], [0, 1], "--", color="grey")
+    left.plot(said, was_right, "o-")
+    for count, x, y in zip(counts, said, was_right, strict=True):
+        left.annotate(str(count), (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
+    left.set(xlabel="confidence", ylabel="part with an NME under 8 %", title="reliability, photographs not fitted to")
+    scores, sigmas = zip(*calibration.noise.bins, strict=True)
+    right.plot(scores, sigmas, "o", label="measured")
+    right.plot(scores, [calibration.noise.sigma(score) for score in scores], "-", label="fitted")
+    right.set(xlabel="score of a landmark", ylabel="sigma, face sizes", title="noise", yscale="log", xscale="log")
+    right.legend()
+    figure.savefig(path)

@@ -1,0 +1,63 @@
+"""Memory is spared and given back without anything being lost."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facetrack.pipeline.memory import give_back, without_linear_algebra
+from facetrack.tracker.codecs import decode_vectors
+from facetrack.tracker.proposals import mean_of_highest
+
+LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is given back on Linux alone")
+
+
+def resident_kb(library: str) -> int:
+    """Resident size of all executable maps of a library."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if "-" in line.split()[0]:
+            inside = library in line and " r-xp " in line
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@LINUX
+def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
+    vectors = np.ones((1, 2, 8, 2), np.float32)
+    xy, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)
+    before = resident_kb("libllvmlite")
+    give_back()
+    assert resident_kb("libllvmlite") < before / 4
+    again, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)  # what is compiled still runs
+    np.testing.assert_array_equal(again, xy)
+    mean_of_highest(vectors[..., :1], 1)  # and what is not is compiled
+
+
+def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:
+    program = """
+from facetrack.pipeline.memory import without_linear_algebra
+with without_linear_algebra():
+    try:
+        import scipy.linalg
+    except ImportError:
+        print("hidden")
+import scipy.linalg
+with without_linear_algebra():
+    import scipy.linalg
+print("there")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["hidden", "there"]
+
+
+def test_linear_algebra_that_is_loaded_already_stays() -> None:
+    import scipy.linalg
+
+    with without_linear_algebra():
+        assert sys.modules["scipy.linalg"] is scipy.linalg

@@ -1,0 +1,179 @@
+"""What scores are worth: fits that find what was put in, and cards that keep what was learned."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes_pipeline import PaintedBackend, painted_card
+
+from facetrack.calibration import noise
+from facetrack.calibration.noise import Calibration, Noise
+from facetrack.calibration.noise_report import as_text, plot, with_table, write_calibration
+from facetrack.engines.aligner import Aligner
+from facetrack.engines.card import Weights, read_card
+from facetrack.pipeline.open import smoother_settings
+from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.geometry import CropTransform
+
+LEARNED = Calibration(
+    confidence=(0.8, -0.2),
+    noise=Noise(0.0012, 0.0009, 2.0, ((0.3, 0.004), (0.6, 0.002))),
+    errors={"5-fold": 0.012},
+    before={"5-fold": 0.05},
+    reliability=((0.0, 10, 0.04, 0.1), (0.9, 90, 0.97, 0.96)),
+)
+
+
+def drawn(slope: float, offset: float, count: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(1, 3, count)
+    return logits, (rng.random(count) < 1 / (1 + np.exp(-(slope * logits + offset)))).astype(float)
+
+
+def test_the_logistic_fit_finds_the_slope_and_offset_that_made_the_data() -> None:
+    slope, offset = noise.fit_logistic(*drawn(0.6, -0.9))
+    assert (slope, offset) == pytest.approx((0.6, -0.9), abs=0.05)
+
+
+def test_the_logistic_fit_is_scipys_minimum() -> None:
+    optimize = pytest.importorskip("scipy.optimize", reason='needs pip install "facetrack[eval]"')
+    logits, good = drawn(0.6, -0.9, 200)
+    rights, wrongs = good.sum(), (1 - good).sum()
+    target = np.where(good > 0, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
+
+    def loss(beta: np.ndarray) -> float:
+        z = beta[0] * logits + beta[1]
+        return float((np.logaddexp(0, z) - target * z).sum())
+
+    np.testing.assert_allclose(noise.fit_logistic(logits, good), optimize.minimize(loss, [1.0, 0.0]).x, atol=1e-4)
+
+
+def test_a_logit_that_separates_perfectly_stays_finite() -> None:
+    slope, offset = noise.fit_logistic(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([0.0, 0.0, 1.0, 1.0]))
+    assert 0 < slope < 100
+    assert abs(offset) < 10
+
+
+def test_what_cannot_be_fitted_is_told() -> None:
+    with pytest.raises(ConfigError, match="got 2 and 0"):
+        noise.fit_logistic(np.array([1.0, 2.0]), np.ones(2))
+    with pytest.raises(ConfigError, match="rise with the logit"):
+        noise.fit_logistic(np.array([-2.0, -1.0, 1.0, 2.0] * 9), np.array([1.0, 1.0, 0.0, 0.0] * 9))
+
+
+def test_the_calibration_error_is_that_of_a_table_worked_out_by_hand() -> None:
+    confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.15, 0.15])
+    good = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    # four crops said 0.95 and 0.75 were right, two said 0.15 and half were right
+    assert noise.calibration_error(confidence, good) == pytest.approx(4 / 6 * 0.20 + 2 / 6 * 0.35)
+    assert noise.reliability(confidence, good) == (
+        (0.1, 2, pytest.approx(0.15), 0.5),
+        (0.9, 4, pytest.approx(0.95), 0.75),
+    )
+
+
+def test_confidences_that_are_true_have_no_calibration_error() -> None:
+    logits, good = drawn(1.0, 0.0)
+    assert noise.calibration_error(noise.chance(logits, (1.0, 0.0)), good) < 0.01
+    assert noise.calibration_error(noise.chance(logits, (3.0, 0.0)), good) > 0.05
+
+
+@pytest.mark.parametrize("value", [-12.0, -0.5, 0.0, 3.0, 12.0])
+def test_the_logit_of_a_confidence_is_the_one_that_made_it(value: float) -> None:
+    assert noise.logit(float(noise.chance(np.array(value), (1.0, 0.0)))) == pytest.approx(value, abs=0.05)
+
+
+def test_noise_is_split_into_what_is_common_and_what_is_not() -> None:
+    rng = np.random.default_rng(1)
+    face = rng.uniform(0, 1, (68, 2))
+    own, common = zip(
+        *(
+            (rest.mean(), shared)
+            for shared, rest in (
+                noise.split_noise(face + rng.normal(0, 0.02, (12, 68, 2)) + rng.normal(0, 0.01, (12, 1, 2)))
+                for _ in range(200)
+            )
+        ),
+        strict=True,
+    )
+    assert np.sqrt(np.mean(own)) == pytest.approx(0.02, rel=0.02)
+    assert np.sqrt(np.mean(common)) == pytest.approx(0.01, rel=0.1)
+
+
+def test_an_affine_motion_is_no_noise_of_single_points() -> None:
+    face = np.random.default_rng(2).uniform(0, 1, (68, 2))
+    shapes = np.stack([face * (1 + 0.01 * k) + [0.1 * k, 0] for k in range(5)])
+    assert noise.split_noise(shapes)[1].max() < 1e-20
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
+def test_noise_as_a_power_of_the_score_is_found(power: float) -> None:
+    score = np.random.default_rng(3).uniform(0.5, 1, 5000)
+    fitted = noise.fit_noise(score, (0.0015 * score**-power) ** 2, 0.001**2)
+    assert (fitted.own, fitted.shared, fitted.power) == pytest.approx((0.0015, 0.001, power), rel=0.02)
+    for at, sigma in fitted.bins:
+        assert sigma == pytest.approx(fitted.sigma(at), rel=0.02)
+
+
+def test_scores_that_are_all_alike_have_no_power() -> None:
+    fitted = noise.fit_noise(np.full(100, 0.5), np.full(100, 0.002**2), 0.0)
+    assert (fitted.own, fitted.power) == pytest.approx((0.002, 0.0))
+
+
+def test_a_calibrated_card_changes_the_confidence_and_an_earlier_calibration_does_not_count() -> None:
+    card = painted_card()
+    crop = np.full((*card.size, 3), 128, np.uint8)
+    still = CropTransform(np.eye(2, 3), card.size)
+    calibrated = replace(card, calibration={"confidence": [2.0, -1.0], "other": 1})
+    plain, changed, again = (
+        aligner.align(crop, [still])[0].confidence
+        for aligner in (
+            Aligner(card, PaintedBackend()),
+            Aligner(calibrated, PaintedBackend()),
+            noise.plain_aligner(calibrated, PaintedBackend()),
+        )
+    )
+    assert changed == pytest.approx(float(noise.chance(np.array(noise.logit(plain)), (2.0, -1.0))), abs=1e-6)
+    assert again == plain
+
+
+def test_the_smoother_expects_the_noise_that_was_measured() -> None:
+    card = replace(painted_card(), calibration=LEARNED.table())
+    assert (smoother_settings(card).noise, smoother_settings(card).shared_noise) == (0.0012, 0.0009)
+    assert smoother_settings(card).score_power == 2.0
+    assert smoother_settings(painted_card()).noise > 0
+
+
+def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> None:
+    weights = tmp_path / "net.onnx"
+    weights.write_bytes(b"numbers")
+    import hashlib
+
+    card = replace(painted_card(), weights={"net": Weights(weights, hashlib.sha256(b"numbers").hexdigest(), "fp32")})
+    path = write_calibration(card, LEARNED, tmp_path / "out")
+    read = read_card(path)
+    assert read.calibration["confidence"] == [0.8, -0.2]
+    assert read.calibration["noise"] == [0.0012, 0.0009, 2.0]
+    assert read.calibration["confidence_ece"] == {"5-fold": 0.012}
+    assert read.weights["net"].read() == b"numbers"
+    newer = replace(LEARNED, confidence=(1.1, 0.0))
+    assert read_card(write_calibration(read, newer, tmp_path / "out")).calibration["confidence"] == [1.1, 0.0]
+
+
+def test_a_card_that_is_there_keeps_its_comments_and_other_tables() -> None:
+    old = 'name = "x" # so\n\n[calibration]\nconfidence = [1, 2]\nold = 3\n\n[measured]\n"a" = 1\n'
+    new = 'name = "x"\n\n[measured]\n"a" = 2\n\n[calibration]\nconfidence = [3, 4]\n'
+    assert with_table(old, new) == 'name = "x" # so\n\n[measured]\n"a" = 1\n\n[calibration]\nconfidence = [3, 4]\n'
+    assert with_table(with_table(old, new), new) == with_table(old, new)
+
+
+def test_the_report_names_fit_error_and_noise(tmp_path: Path) -> None:
+    text = as_text(LEARNED)
+    assert "sigmoid(0.800 logit -0.200)" in text
+    assert "5-fold: 0.0120 (before: 0.0500)" in text
+    pytest.importorskip("matplotlib", reason='plots need pip install "facetrack[eval]"')
+    plot(LEARNED, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text().startswith("<?xml")

@@ -1,0 +1,286 @@
+"""The probe: its truth is exact, its clips are the same every time, and its scores are those worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from fakes_pipeline import PaintedEngines
+
+from facetrack.pipeline.open import Choices
+from facetrack.tracker.errors import ConfigError, SinkError, SourceError
+from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.training.probe import Clip, Recipe, make_probe, read_clip, read_probe
+from facetrack.training.probe_render import Cutout, Painter
+from facetrack.training.probe_run import compile_report, measure_probe, read_table
+from facetrack.training.probe_scenes import HEIGHT, SCENES, WIDTH, Occluder, Scene, Swing, homographies, mapped
+from facetrack.training.probe_scenes import Path as Way
+from facetrack.training.probe_score import TrackedClip, mota_idf1, score
+from facetrack.training.probe_table import report_as_table
+
+FACE = MEAN_FACE_MM[:, :2] / np.ptp(MEAN_FACE_MM[:, :2], 0).max() * 200 + [160, 170]
+DOTS = [3, 8, 13, 19, 24, 30, 36, 45, 48, 54]
+
+
+def photograph() -> np.ndarray:
+    """Grey, with bright dots on landmarks far from each other."""
+    bgr = np.full((320, 320, 3), 60, np.uint8)
+    for x, y in FACE[DOTS]:
+        cv2.circle(bgr, (round(x * 16), round(y * 16)), 4 * 16, (255, 255, 255), -1, cv2.LINE_AA, 4)
+    return bgr
+
+
+SHORT = [Scene("short", 5)]  # of nobody
+HEAD = Cutout(photograph(), FACE.astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    lines = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in FACE)
+    for name in ("one", "two", "three"):
+        cv2.imwrite(str(folder / f"{name}.png"), photograph())
+        (folder / f"{name}.pts").write_text(f"version: 1\nn_points: 68\n{{\n{lines}\n}}\n")
+    return folder
+
+
+def painter(scene: Scene) -> Painter:
+    return Painter(scene, [HEAD] * len(scene.faces), np.random.default_rng(0))
+
+
+# Geometry
+
+
+def test_an_upright_face_in_the_plane_is_only_moved_and_scaled() -> None:
+    pose = np.array([[300.0, 200.0, 100.0, 0, 0, 0]])
+    there = mapped(homographies(pose, (160.0, 170.0), 200.0)[0], np.array([[160.0, 170.0], [260.0, 170.0]]))
+    np.testing.assert_allclose(there, [[300, 200], [350, 200]], atol=1e-9)
+
+
+def test_a_turned_face_keeps_its_middle_and_its_near_side_is_larger() -> None:
+    pose = np.array([[300.0, 200.0, 100.0, 0, np.radians(30), 0]])
+    ends = np.array([[60.0, 170.0], [160.0, 170.0], [260.0, 170.0]])
+    left, middle, right = mapped(homographies(pose, (160.0, 170.0), 200.0)[0], ends)
+    np.testing.assert_allclose(middle, [300, 200], atol=1e-9)
+    assert abs(left[0] - 300) != pytest.approx(abs(right[0] - 300), rel=0.05)
+    assert max(abs(left[0] - 300), abs(right[0] - 300)) < 50
+
+
+def test_roll_turns_clockwise_on_screen() -> None:
+    pose = np.array([[0.0, 0.0, 200.0, np.radians(90), 0, 0]])
+    there = mapped(homographies(pose, (0.0, 0.0), 200.0)[0], np.array([[100.0, 0.0]]))
+    np.testing.assert_allclose(there, [[0, 100]], atol=1e-9)
+
+
+def test_between_keys_the_speed_is_steady_and_swings_are_sines() -> None:
+    way = Way(((10, 100, 50, 150), (20, 180, 50, 150)), (Swing("y", 8, 40), Swing("roll", 90, 4)))
+    pose = way.pose(np.arange(30.0))
+    np.testing.assert_allclose(np.diff(pose[10:21, 0]), 8)
+    np.testing.assert_allclose(pose[:11, 0], 100)
+    assert pose[10, 1] == pytest.approx(58)
+    assert pose[1, 3] == pytest.approx(np.pi / 2)
+
+
+# Pictures
+
+
+@pytest.mark.parametrize("size", [60.0, 150.0, 260.0])
+def test_the_landmarks_are_where_they_were_painted(size: float) -> None:
+    swings = (Swing("x", 30.3, 7), Swing("roll", 20, 9), Swing("yaw", 20, 8))
+    scene = Scene("x", 4, (Way(((0, 320, 240, size),), swings),), noise=0.0, shutter=0.0)
+    paint = painter(scene)
+    for bgr, xy in zip(paint.frames(), paint.truth()[0], strict=True):
+        light = bgr[..., 1].astype(float)
+        for x, y in xy[DOTS]:
+            r = round(size / 150 * 4)
+            left, top = round(float(x)) - r, round(float(y)) - r
+            patch = np.maximum(light[top : top + 2 * r + 1, left : left + 2 * r + 1] - 90, 0)
+            rows, columns = np.mgrid[: len(patch), : len(patch)]
+            found = np.array([(columns * patch).sum(), (rows * patch).sum()]) / patch.sum() + [left, top]
+            assert np.abs(found - [x, y]).max() < 0.5
+
+
+def test_motion_blurs_about_the_middle_of_the_exposure() -> None:
+    way = Way(((0, 200, 240, 150), (10, 400, 240, 150)))
+    sharp, blurred = (painter(Scene("x", 5, (way,), noise=0.0, shutter=shutter)) for shutter in (0.0, 0.5))
+    for a, b in zip(sharp.frames(), blurred.frames(), strict=True):
+        x = np.arange(WIDTH)
+        centres = [
+            (light * x).sum() / light.sum() for light in (a[240].astype(float).mean(-1), b[240].astype(float).mean(-1))
+        ]
+        assert centres[0] == pytest.approx(centres[1], abs=0.5)
+        assert np.abs(np.diff(b[240].astype(int), axis=0)).max() < np.abs(np.diff(a[240].astype(int), axis=0)).max()
+
+
+def test_noise_is_as_strong_as_asked_and_light_changes_as_asked() -> None:
+    first, second = painter(Scene("x", 2, noise=4.0)).frames()
+    assert np.std(first.astype(float) - second) == pytest.approx(4.0 * np.sqrt(2), rel=0.03)
+    paint = painter(Scene("x", 46, noise=0.0, gain=(0.5, 1.0)))
+    assert paint._light(0).mean() == pytest.approx(1.0)
+    assert paint._light(45).mean() == pytest.approx(0.5)
+
+
+def test_what_is_outside_behind_a_bar_or_behind_another_face_is_not_visible() -> None:
+    still = Way(((0, 320, 240, 150),))
+    assert painter(Scene("x", 1, (still,))).visible(painter(Scene("x", 1, (still,))).truth())[0, 0] == 1
+    for scene, parts in (
+        (Scene("x", 1, (Way(((0, -200, 240, 150),)),)), [0.0]),
+        (Scene("x", 1, (still,), Occluder(Way(((0, 320, 240, 300),)), 480)), [0.0]),
+        (Scene("x", 1, (still, still)), [0.0, 1.0]),
+    ):
+        paint = painter(scene)
+        np.testing.assert_array_equal(paint.visible(paint.truth())[:, 0], parts)
+    half = painter(Scene("x", 1, (still,), Occluder(Way(((0, 320 - 150, 240, 300),)), 480)))
+    assert 0.4 < half.visible(half.truth())[0, 0] < 0.6
+
+
+# Files
+
+
+def test_a_probe_is_read_back_as_it_was_painted(photos: Path, tmp_path: Path) -> None:
+    scene = Scene("pass", 9, (Way(((0, 320, 240, 150),)), Way(((0, 200, 240, 150), (8, 320, 240, 150)))))
+    (made,) = make_probe(tmp_path / "probe", Recipe(photos), [scene])
+    clip = read_clip(made)
+    with av.open(str(clip.video)) as video:
+        pictures = [frame.to_ndarray(format="bgr24") for frame in video.decode(video=0)]
+    assert (len(pictures), pictures[0].shape) == (9, (HEIGHT, WIDTH, 3))
+    assert clip.truth.shape == (2, 9, 68, 2)
+    np.testing.assert_allclose(clip.truth, painter(scene).truth(), atol=1e-3)
+    assert clip.visible[1].min() == 1
+    assert clip.visible[0].min() < 0.2
+    assert sorted(path.name for path in made.iterdir()) == ["annot", "annot-2", "probe.json", "vid.avi"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(photos: Path, tmp_path: Path) -> None:
+    videos = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        list(make_probe(tmp_path / name, Recipe(photos, seed=seed), SHORT))
+        videos.append((tmp_path / name / "short" / "vid.avi").read_bytes())
+    assert videos[0] == videos[1]
+    assert videos[0] != videos[2]
+
+
+def test_a_scene_does_not_depend_on_which_others_are_made(photos: Path) -> None:
+    names = [scene.name for scene in SCENES]
+    assert len(set(names)) == len(names)
+    assert [scene.name for scene in Recipe(photos, ("turn", "still")).chosen()] == ["still", "turn"]
+
+
+def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown scene 'dance'"):
+        list(make_probe(tmp_path / "a", Recipe(photos, ("dance",))))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").touch()
+    with pytest.raises(SinkError, match="not empty"):
+        list(make_probe(tmp_path / "full", Recipe(photos), SHORT))
+    with pytest.raises(SourceError, match="no clips"):
+        read_probe(tmp_path)
+
+
+# Scores
+
+
+def clip(frames: int = 60, faces: int = 1, step: float = 0.0) -> Clip:
+    """Faces of 200 px side by side that ride to the right between frames 60 and 100."""
+    way = np.clip(np.arange(frames) - 60, 0, 40) * step
+    places = np.stack([FACE + np.array([400.0 * f, 0]) for f in range(faces)])
+    truth = places[:, None] + np.stack((way, 0 * way), -1)[None, :, None]
+    return Clip("c", Path("c"), 30.0, truth.astype(np.float32), np.ones((faces, frames), np.float32))
+
+
+def tracked(of: Clip, tracks: list[list[int]], offset: float = 0.0) -> TrackedClip:
+    """What a tracker says that calls face f in frame t `tracks[f][t]`; -1: not tracked."""
+    rows = [(t, tracks[f][t], of.truth[f, t] + offset) for t in range(of.truth.shape[1]) for f in range(len(of.truth))]
+    rows = [row for row in rows if row[1] >= 0]
+    xy = np.array([row[2] for row in rows], np.float32).reshape(-1, 68, 2)
+    numbers = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2)
+    return TrackedClip(numbers[:, 0], numbers[:, 1], np.ones(len(rows), bool), xy, xy)
+
+
+def test_a_perfect_track_has_a_perfect_score() -> None:
+    result = score(clip(), tracked(clip(), [[0] * 60]))
+    assert (result.wanted, result.lost, result.switches, result.false_tracks) == (60, 0, 0, 0)
+    assert result.first_found == [0]
+    assert result.mean_nme == pytest.approx(0, abs=1e-6)
+    assert result.smoothed.jitter_px == pytest.approx(0, abs=1e-4)
+
+
+def test_nme_is_the_distance_over_that_of_the_outer_eye_corners() -> None:
+    result = score(clip(), tracked(clip(), [[0] * 60], offset=3.0))
+    eyes = np.linalg.norm(FACE[45] - FACE[36])
+    assert result.mean_nme == pytest.approx(3 * np.sqrt(2) / eyes, rel=1e-4)
+
+
+def test_switches_losses_and_waits_are_counted() -> None:
+    hidden = clip()
+    hidden.visible[0, 20:30] = 0.0
+    ids = [-1] * 2 + [0] * 21 + [-1] * 10 + [1] * 27  # found late, held on for 3 frames, found again after 3 more
+    result = score(hidden, tracked(hidden, [ids]))
+    assert (result.wanted, result.lost) == (50, 2 + 3)
+    assert (result.first_found, result.found_again, result.held_on, result.switches) == ([2], [3], [3], 1)
+
+
+def test_two_faces_that_swap_their_numbers_are_two_switches() -> None:
+    two = clip(faces=2)
+    ids = [[0] * 30 + [1] * 30, [1] * 30 + [0] * 30]
+    assert score(two, tracked(two, ids)).switches == 2
+
+
+def test_a_track_on_nothing_is_false() -> None:
+    of = clip()
+    right = tracked(of, [[0] * 60])
+    far = np.concatenate((right.xy, right.xy[:20] + 500))
+    both = TrackedClip(
+        np.concatenate((right.frame, np.arange(20))), np.repeat([0, 7], [60, 20]), np.ones(80, bool), far, far
+    )
+    result = score(of, both)
+    assert (result.false_tracks, result.false_rows, result.lost) == (1, 20, 0)
+
+
+def test_lag_and_overshoot_are_counted_from_where_the_track_stands_at_rest() -> None:
+    of = clip(160, step=8.0)
+    right = tracked(of, [[0] * 160])
+    late = right.xy + np.float32(2.0)  # a standing error
+    late[61:101] -= np.array([1.5, 0], np.float32)  # behind while it rides
+    late[101:104] += np.array([3.0, 0], np.float32)  # beyond the stop
+    result = score(of, replace(right, xy=late))
+    assert result.smoothed.lag_px == pytest.approx(1.5, abs=1e-3)
+    assert result.smoothed.lag_ms == pytest.approx(1.5 / 8 / 30 * 1000, abs=1e-2)
+    assert result.smoothed.overshoot_px == pytest.approx(3.0, abs=1e-3)
+    assert result.raw.lag_px == pytest.approx(0, abs=1e-3)
+
+
+def test_mota_and_idf1_are_those_worked_out_by_hand() -> None:
+    pytest.importorskip("motmetrics", reason='MOTA and IDF1 need pip install "facetrack[eval]"')
+    of = clip()
+    assert mota_idf1([(of, tracked(of, [[0] * 60]))]) == (1.0, 1.0)
+    mota, idf1 = mota_idf1([(of, tracked(of, [[0] * 30 + [1] * 20 + [-1] * 10]))])
+    assert mota == pytest.approx(1 - (10 + 1) / 60)  # ten misses and a switch
+    assert idf1 == pytest.approx(2 * 30 / (60 + 50))  # 30 frames under the best identity
+
+
+# The whole
+
+
+def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    choices = Choices(smooth="rts")
+    with PaintedEngines()(choices) as engines:
+        report = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+    assert json.loads((tmp_path / "out/report.json").read_text()) == report
+    assert report["smooth"] == "rts"
+    assert report["clips"][0]["false_tracks"] == report["total"]["false_tracks"] == 0
+    assert len(read_table(tmp_path / "out/short.csv").frame) == 0
+
+
+def test_the_table_names_every_clip_and_what_is_missing() -> None:
+    of = clip(faces=2)
+    table = report_as_table(compile_report([(of, tracked(of, [[0] * 60, [-1] * 60]))], Choices()))
+    assert "60/120" in table
+    assert "never" in table
+    assert "60 of 120 faces lost, 0 switches" in table

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from filterpy.common import Q_discrete_white_noise
+from filterpy.kalman import KalmanFilter
+
+from facetrack.tracker import rts
+from facetrack.tracker.metrics import jitter, lag
+from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.tracker.rts import RtsSmoother
+from facetrack.tracker.smooth import Smoother, SmootherSettings
+from facetrack.tracker.types import Float32, Float64
+
+FPS = 30.0
+SIZE_PX = 150.0
+FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
+UPPER_LIDS = [37, 38, 43, 44]
+CLEAR = np.full(68, 0.65, np.float32)
+
+
+def still(frames: int) -> Float64:
+    return np.repeat(FACE[None], frames, 0)
+
+
+def riding(px_per_frame: float) -> Float64:
+    way = np.clip(np.arange(120) - 40, 0, 40) * px_per_frame
+    return still(120) + np.stack((way, np.zeros(120)), -1)[:, None]
+
+
+def measured(truth: Float64, seed: int = 0) -> Float32:
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 0.3, truth.shape) + rng.normal(0, 0.15, (len(truth), 1, 2))
+    return (truth + noise).astype(np.float32)
+
+
+def forward(seen: Float32) -> Float32:
+    smoother = Smoother(SmootherSettings(), seen.shape[1])
+    return np.stack([smoother.update(i / FPS, xy, CLEAR, SIZE_PX)[0] for i, xy in enumerate(seen)])
+
+
+def smoothed(seen: Float32, *, wait: int = 1000) -> Float32:
+    smoother, out = RtsSmoother(SmootherSettings(), seen.shape[1]), []
+    for i, xy in enumerate(seen):
+        smoother.update(i / FPS, xy, np.full(seen.shape[1], CLEAR[0]), SIZE_PX)
+        if len(smoother) > wait:
+            out.append(smoother.take(1)[0])
+    return np.concatenate([*out, smoother.take(len(smoother))[0]])
+
+
+# Against filterpy
+
+
+@pytest.mark.parametrize("surprise", [np.inf, 4.0])
+def test_one_point_at_uneven_times_is_filterpys_rts_smoother(surprise: float) -> None:
+    settings = SmootherSettings(
+        surprise=surprise, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf, moving=1.0
+    )
+    rng = np.random.default_rng(1)
+    times_s = np.cumsum(rng.uniform(0.01, 0.1, 60))
+    path = np.cumsum(rng.normal(0, 2, 60))
+    path[30:] += 20  # a movement, where movements are looked for
+    smoother, copy = RtsSmoother(settings, 1), Smoother(settings, 1)
+    means, covariances, transitions, noises = [], [], [], []
+    for i, (time_s, x) in enumerate(zip(times_s, path, strict=True)):
+        point, score = np.array([[x, 5.0]], np.float32), np.full(1, 0.5, np.float32)
+        smoother.update(time_s, point, score, SIZE_PX)
+        copy.update(time_s, point, score, SIZE_PX)
+        (pp, pv, vv), (prior_pp, prior_pv, prior_vv) = copy.state.spread[1], copy.state.prior[1]
+        step = np.array([[1, times_s[i] - times_s[i - 1] if i else 0.0], [0, 1]])
+        prior = np.array([[prior_pp, prior_pv], [prior_pv, prior_vv]])
+        transitions.append(step)
+        noises.append(prior - step @ covariances[-1] @ step.T if i else np.zeros((2, 2)))
+        means.append([copy.state.position[0, 0], copy.state.velocity[0, 0]])
+        covariances.append(np.array([[pp, pv], [pv, vv]]))
+    if surprise == np.inf:
+        dt = times_s[1] - times_s[0]
+        np.testing.assert_allclose(noises[1], Q_discrete_white_noise(2, dt, (3.0 * SIZE_PX) ** 2), rtol=1e-6, atol=1e-6)
+    wanted, *_ = KalmanFilter(2, 1).rts_smoother(np.array(means), np.array(covariances), transitions, noises)
+    xy, speed = smoother.take(60)
+    np.testing.assert_allclose(xy[:, 0, 0], wanted[:, 0], atol=1e-3)  # float32 results
+    np.testing.assert_allclose(speed[:, 0, 0], wanted[:, 1], rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(xy[:, 0, 1], 5.0, atol=1e-6)
+
+
+def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None:
+    rng, points, frames = np.random.default_rng(2), 7, 12
+    time_s, spread = np.arange(frames) / FPS, np.tile([2.0, 0.5, 30.0], (frames, points + 1, 1))
+    prior = np.tile([3.0, 1.5, 40.0], (frames, points + 1, 1))
+    position, velocity = rng.normal(0, 5, (2, frames, points, 2))
+    steps = rng.normal(0, 1, (frames, points, 4))
+    part = rng.uniform(-1, 2, (frames, points, 1))
+    one, speed_of_one = position.copy(), velocity.copy()
+    rts.look_back(one, speed_of_one, time_s, spread, prior, steps, np.zeros_like(steps))
+    rts.look_back(position, velocity, time_s, spread, prior, part * steps, (1 - part) * steps)
+    np.testing.assert_allclose(position, one, atol=1e-9)
+    np.testing.assert_allclose(velocity, speed_of_one, atol=1e-7)
+
+
+# What the user sees
+
+
+def test_the_last_frame_is_the_filters() -> None:
+    seen = measured(riding(3.0))
+    np.testing.assert_array_equal(smoothed(seen)[-1], forward(seen)[-1])
+
+
+def test_a_still_face_jitters_half_as_much_as_after_the_filter() -> None:
+    seen = measured(still(330))
+    assert jitter(smoothed(seen)[30:-30]) < 0.6 * jitter(forward(seen)[30:-30])
+
+
+def test_start_and_stop_are_where_they_were() -> None:
+    truth = riding(8.0)
+    errors = np.mean([smoothed(measured(truth, seed)) - truth for seed in range(6)], 0).mean(1)
+    assert np.abs(errors[35:85]).max() < 0.25  # of which the mean of six common noises is 0.15 at most
+    track = smoothed(measured(truth))
+    assert abs(lag(track[40:81], truth[40:81])) < 0.1
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+def test_a_blink_of_150_ms_keeps_its_depth(phase: float) -> None:
+    t = (np.arange(60) - 30 + phase) / FPS / 0.15
+    truth = still(60)
+    truth[:, UPPER_LIDS, 1] += np.where((t > 0) & (t < 1), np.sin(np.pi * t) ** 2, 0)[:, None] * 8
+    depth = np.mean([(smoothed(measured(truth, s)) - FACE)[:, UPPER_LIDS, 1].mean(1).max() for s in range(4)])
+    assert depth > 0.9 * (truth - FACE)[:, UPPER_LIDS, 1].max()
+
+
+def test_two_seconds_of_what_follows_are_nearly_as_good_as_all_of_it() -> None:
+    truth = riding(2.0)
+    some, everything = (smoothed(measured(truth), wait=wait) - truth for wait in (60, 1000))
+    assert (some**2).mean() < 1.1 * (everything**2).mean()
+
+
+def test_taking_more_at_once_changes_nothing_where_nothing_else_is_known() -> None:
+    seen = measured(riding(2.0))[:30]
+    one, other = RtsSmoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
+    for smoother in (one, other):
+        for i, xy in enumerate(seen):
+            smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+    whole, _ = one.take(30)
+    parts = [other.take(count)[0] for count in (1, 12, 17)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    assert len(other) == 0
+
+
+def test_a_face_out_of_sight_is_put_on_the_line_to_where_it_comes_back() -> None:
+    truth, smoother = riding(4.0), RtsSmoother(SmootherSettings(), 68)
+    for i, xy in enumerate(truth.astype(np.float32)):
+        if 50 <= i < 57:
+            smoother.coast(i / FPS)
+        else:
+            smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+    track, speed = smoother.take(len(smoother))
+    np.testing.assert_allclose(track[50:57], truth[50:57], atol=0.2)
+    np.testing.assert_allclose(speed[50:57, :, 0], 4.0 * FPS, atol=2)
+
+
+def test_a_face_that_does_not_come_back_coasts_as_in_live_use() -> None:
+    seen, live, smoother = measured(riding(4.0)), Smoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
+    for i, xy in enumerate(seen[:50]):
+        live.update(i / FPS, xy, CLEAR, SIZE_PX)
+        smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+    coasted = []
+    for i in range(50, 56):
+        smoother.coast(i / FPS)
+        coasted.append(live.coast(i / FPS)[0])
+    np.testing.assert_allclose(smoother.take(56)[0][50:], coasted, atol=1e-4)
+
+
+def test_nothing_crosses_a_new_start() -> None:
+    seen = measured(still(60))
+    jumped = seen.copy()
+    jumped[30:] += SIZE_PX  # restarts the filter
+    np.testing.assert_array_equal(smoothed(jumped)[:30], smoothed(seen[:30]))
+
+
+def test_taking_what_is_not_there_is_refused() -> None:
+    smoother = RtsSmoother(SmootherSettings(), 68)
+    smoother.update(0.0, FACE.astype(np.float32), CLEAR, SIZE_PX)
+    for count in (0, 2):
+        with pytest.raises(ValueError, match="wanted 1 to 1 frames"):
+            smoother.take(count)
+
+
+def test_warming_up_compiles_the_kernel() -> None:
+    rts.warm_up()
+    before = len(rts.look_back.signatures)
+    smoothed(measured(still(3)))
+    assert len(rts.look_back.signatures) == before == 1

@@ -1,0 +1,179 @@
+"""The smoother for recorded video: what comes later tells, too, where a face was.
+
+A Rauch-Tung-Striebel smoother over the filter of `smooth`: the filter runs forward as it does in live use, and a
+second pass runs backward over what it noted. The result has no lag, neither where a movement starts nor where it stops,
+and half the jitter. The filter's split into the motion that all points share and what each does beyond it is kept: each
+part goes back with a gain of its own. Where a face was out of sight for a moment, it is placed between the measurements
+before and after.
+
+Source: Rauch, Tung and Striebel, "Maximum likelihood estimates of linear dynamic systems", AIAA Journal 1965;
+Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Navigation", 2001, section 8.6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from .smooth import Smoother, SmootherSettings
+from .types import Float32, Float64
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What the filter knew of N points at one time; the arrays are those of `kalman.State`."""
+
+    time_s: float
+    measured: bool
+    position: Float64
+    velocity: Float64
+    spread: Float64
+    prior: Float64
+    shared_step: Float64
+    own_step: Float64
+
+    @property
+    def starts(self) -> bool:
+        """Whether nothing before this time bears on it."""
+        return bool(self.prior[0, 0] == np.inf)
+
+
+class RtsSmoother:
+    """The smoother of one face in a recording, one object per track and stay in the picture.
+
+    Give it frame after frame with `update` and `coast`, take them back in the same order with `take`. What came after a
+    frame until it was taken is used for it; two seconds are nearly as good as all.
+    """
+
+    def __init__(self, settings: SmootherSettings, points: int) -> None:
+        """Prepare for faces of this many points.
+
+        Raises:
+            ValueError: points is not positive.
+        """
+        self._filter = Smoother(settings, points)
+        self._notes: list[_Note] = []
+
+    def __len__(self) -> int:
+        return len(self._notes)
+
+    def update(self, time_s: float, xy: Float32, score: Float32, size_px: float) -> None:
+        """Take a measurement; arguments and errors are those of `Smoother.update`."""
+        self._filter.update(time_s, xy, score, size_px)
+        self._note(time_s, measured=True)
+
+    def coast(self, time_s: float) -> None:
+        """Take a frame in which the face was not measured; errors are those of `Smoother.coast`."""
+        self._filter.coast(time_s)
+        self._note(time_s, measured=False)
+
+    def take(self, count: int) -> tuple[Float32, Float32]:
+        """Give the oldest frames that wait, and forget them.
+
+        Args:
+            count: how many.
+        Returns:
+            smoothed: (count, N, 2) frame pixels.
+            speed: (count, N, 2) pixels per second.
+        Raises:
+            ValueError: fewer frames wait, or count is not positive.
+        """
+        if not 0 < count <= len(self._notes):
+            raise ValueError(f"RTS smoother: wanted 1 to {len(self._notes)} frames, which wait, got {count}")
+        notes = self._notes
+        position, velocity = (np.stack([getattr(note, name) for note in notes]) for name in ("position", "velocity"))
+        look_back(
+            position,
+            velocity,
+            np.array([note.time_s for note in notes]),
+            *(
+                np.stack([getattr(note, name) for note in notes])
+                for name in ("spread", "prior", "shared_step", "own_step")
+            ),
+        )
+        _bridge(notes, position, velocity)
+        self._notes = notes[count:]
+        return position[:count].astype(np.float32), velocity[:count].astype(np.float32)
+
+    def _note(self, time_s: float, *, measured: bool) -> None:
+        state = self._filter.state
+        arrays = (state.position, state.velocity, state.spread, state.prior, state.shared_step, state.own_step)
+        self._notes.append(_Note(time_s, measured, *(array.copy() for array in arrays)))
+
+
+@njit(cache=True, nogil=True)
+def look_back(
+    position: Float64,
+    velocity: Float64,
+    time_s: Float64,
+    spread: Float64,
+    prior: Float64,
+    shared_step: Float64,
+    own_step: Float64,
+) -> None:
+    """Turn filtered positions and velocities into smoothed ones, in place.
+
+    Args:
+        position: (T, N, 2) px, as filtered.
+        velocity: (T, N, 2) px/s, as filtered.
+        time_s: (T,)
+        spread: (T, N + 1, 3) covariances after each measurement, as in `kalman.State`.
+        prior: (T, N + 1, 3) before it; infinite where the filter started anew.
+        shared_step: (T, N, 4) what the measurement changed through the shared motion.
+        own_step: (T, N, 4) what it changed beside that.
+    Source: Bar-Shalom et al. 2001, Eq. 8.6.2-9 and 8.6.2-12, once for each of the two parts.
+    """
+    frames, points = len(position), position.shape[1]
+    shared, own = shared_step[frames - 1].copy(), own_step[frames - 1].copy()  # smoothed less predicted
+    for t in range(frames - 2, -1, -1):
+        dt = time_s[t + 1] - time_s[t]
+        for i in range(points):
+            _carry_back(shared[i], spread[t, points], prior[t + 1, points], dt)
+            _carry_back(own[i], spread[t, i], prior[t + 1, i], dt)
+            for axis in range(2):
+                position[t, i, axis] += shared[i, axis] + own[i, axis]
+                velocity[t, i, axis] += shared[i, 2 + axis] + own[i, 2 + axis]
+            for k in range(4):
+                shared[i, k] += shared_step[t, i, k]
+                own[i, k] += own_step[t, i, k]
+
+
+@njit(cache=True, nogil=True)
+def _carry_back(change: Float64, spread: Float64, prior: Float64, dt: float) -> None:
+    """Replace a change (x, y, and their speeds) of one state by what it says of the state dt seconds before."""
+    if prior[0] == np.inf:
+        change[:] = 0.0
+        return
+    pp, pv = spread[0] + dt * spread[1], spread[1]  # the covariance of this state with the predicted one
+    vp, vv = spread[1] + dt * spread[2], spread[2]
+    determinant = prior[0] * prior[2] - prior[1] * prior[1]
+    for axis in range(2):
+        x = (prior[2] * change[axis] - prior[1] * change[2 + axis]) / determinant
+        v = (prior[0] * change[2 + axis] - prior[1] * change[axis]) / determinant
+        change[axis] = pp * x + pv * v
+        change[2 + axis] = vp * x + vv * v
+
+
+def _bridge(notes: list[_Note], position: Float64, velocity: Float64) -> None:
+    """Put the frames between two measurements of one motion on the straight line between them, in place."""
+    last = 0
+    for t, note in enumerate(notes):
+        if not note.measured:
+            continue
+        if t > last + 1 and notes[last].measured and not note.starts:
+            span_s = note.time_s - notes[last].time_s
+            for k in range(last + 1, t):
+                share = (notes[k].time_s - notes[last].time_s) / span_s
+                position[k] = (1 - share) * position[last] + share * position[t]
+                velocity[k] = (position[t] - position[last]) / span_s
+        last = t
+
+
+def warm_up() -> None:
+    """Compile the kernel, or load it from Numba's cache."""
+    smoother = RtsSmoother(SmootherSettings(), 5)
+    for frame in range(2):
+        smoother.update(float(frame), np.eye(5, 2, dtype=np.float32), np.ones(5, np.float32), 1.0)
+    smoother.take(2)
