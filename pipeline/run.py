@@ -105,7 +105,7 @@ class AlignStage:
 
     def __call__(self, job: Job) -> None:
         frame, book = job.frame, self.book
-        crops = [self.aligner.crop_of_points(track.landmarks.xy) for track in book.live]
+        crops = [self.aligner.crop_of_points(track.aim(frame.time_s)) for track in book.live]
         found = self.aligner.align(frame.bgr, crops)
         book.observe(frame.time_s, found, [self._looks(frame.bgr, face) for face in found])
         if job.proposals is None and book.wants_detection:

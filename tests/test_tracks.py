@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.tracks import Track, TrackBook, TrackSettings, describe_looks
+from facetrack.tracker.tracks import HOLD, Track, TrackBook, TrackSettings, describe_looks
 from facetrack.tracker.types import Float32, Landmarks, State, UInt8
 
 RATE = 30.0
@@ -56,6 +56,35 @@ def test_a_sure_face_is_born_new_and_then_tracked() -> None:
     book.observe(1 / RATE, [face(103)], [look(1)])
     assert states(book) == {0: "tracked"}
     assert book.live[0].box.tolist() == [53, 150, 153, 250]
+
+
+def test_the_crop_goes_where_the_motion_leads() -> None:
+    book = book_of(1)
+    np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(100).xy)  # one measurement is no motion
+    book.observe(1 / RATE, [face(110)], [look(1)])
+    slack = HOLD * SIZE
+    np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(120 - slack).xy, atol=1e-3)
+    for time_s in (1 / RATE, 0.0, 1 / RATE + 0.3):  # now, a clock that starts again, too long ago
+        np.testing.assert_array_equal(book.live[0].aim(time_s), face(110).xy)
+
+
+def test_the_crop_goes_no_more_than_a_quarter_of_the_face_ahead() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [face(160)], [look(1)])
+    np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(160 + 0.25 * SIZE).xy, atol=1e-2)
+
+
+def test_the_crop_does_not_follow_noise_but_does_follow_a_drift() -> None:
+    book = book_of(1)
+    first = book.live[0].aim(1 / RATE)
+    rng = np.random.default_rng(0)
+    for frame in range(1, 20):
+        book.observe(frame / RATE, [face(100 + rng.normal(0, 0.2))], [look(1)])
+        np.testing.assert_array_equal(book.live[0].aim((frame + 1) / RATE), first)
+    for frame in range(20, 60):
+        x = 100 + 0.1 * (frame - 19)
+        book.observe(frame / RATE, [face(x)], [look(1)])
+        assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= HOLD * SIZE + 0.1
 
 
 def test_an_unsure_face_is_not_born() -> None:
