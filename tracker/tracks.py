@@ -43,7 +43,7 @@ class TrackSettings:
         most_faces: faces measured at the same time; further ones are not taken in.
     """
 
-    birth: float = 0.3
+    birth: float = 0.5
     keep: float = 0.1
     coast_s: float = 0.25
     memory_s: float = 8.0

@@ -225,7 +225,7 @@ class Alignment(ABC):
     def _upright(self, points: Float32, angle: float) -> CropTransform:
         centre, side = box_centre_side(bounding_box(points))
         size = self.config.schedule.sizes[-1][1]
-        return CropTransform.around(centre, side * self.config.geometry.box_scale, size, angle=angle)
+        return CropTransform.around(centre, side * self.config.box_scale, size, angle=angle)
 
     def _nme(self, xy: Float32, truth: Float32) -> float:
         a, b = (truth[list(group)].mean(0) for group in self.markup.normalisers["io"])

@@ -187,12 +187,14 @@ class Publication:
 
     Attributes:
         name, data, licence: the card's.
+        box_scale: of the crops in use, where another than the middle one of the training does better; 0: that one.
         published: what the paper reports for this network on this data: figure -> value, to hold a result against.
     """
 
     name: str = "unnamed"
     data: tuple[str, ...] = ()
     licence: str = ""
+    box_scale: float = 0.0
     published: dict[str, float] = field(default_factory=dict)
 
 
@@ -230,6 +232,11 @@ class Config:
     discs: Discs = field(default_factory=Discs)
     schedule: Schedule = field(default_factory=Schedule)
     card: Publication = field(default_factory=Publication)
+
+    @property
+    def box_scale(self) -> float:
+        """Side of the crops in use over the longer side of the landmarks' box."""
+        return self.card.box_scale or self.geometry.box_scale
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:

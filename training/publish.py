@@ -80,7 +80,7 @@ _PLACES = (("weights", "onnx"), ("cards", "toml"))
 
 def _validation_crops(objective: Alignment) -> UInt8:
     aligned = [(sample, box_centre_side(bounding_box(sample.points[0]))) for sample in objective.validation]
-    size, scale = objective.config.schedule.sizes[-1][1], objective.config.geometry.box_scale
+    size, scale = objective.config.schedule.sizes[-1][1], objective.config.box_scale
     return np.stack([CropTransform.around(c, s * scale, size).crop(sample.bgr()) for sample, (c, s) in aligned])
 
 
@@ -133,7 +133,7 @@ def _card_text(objective: Alignment, net: nets.FromBytes, weights: Path, measure
         "",
         "[input]",
         f"size = [{size}, {size}]",
-        f"box_scale = {config.geometry.box_scale}",
+        f"box_scale = {config.box_scale}",
         "",
         "[codec]",
         *(f"{key} = {json.dumps(value)}" for key, value in objective.codec.items()),
