@@ -116,7 +116,7 @@ def test_the_points_of_an_item_lie_on_its_paint(data: Path) -> None:
 def test_the_mixture_moves_from_the_early_to_the_late_weights(objective: VectorAlignment) -> None:
     def share_of_train(progress: float) -> float:
         rng = np.random.default_rng(0)
-        drawn = [objective._draw(progress, rng).path.parent.name for _ in range(400)]
+        drawn = [objective.draw(progress, rng).path.parent.name for _ in range(400)]
         return drawn.count("train") / len(drawn)
 
     assert share_of_train(0.0) == pytest.approx(0.8, abs=0.06)
