@@ -101,7 +101,10 @@ def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path
     loss.backward()
     assert terms["consistency"] > 0
     assert {"face", "quality", "nme"} <= set(terms)
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    untrained = [key for key, p in net.named_parameters() if p.grad is None]
+    # PropNet's last propagation is there for its boundaries: nobody attends to what it would point out
+    assert all(name == "propnet" and key.startswith("net.propagations.1.") for key in untrained)
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
 def similarity(angle: float, scale: float, *, flip: bool) -> Tensor:
@@ -119,7 +122,7 @@ def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, fli
     xy = torch.from_numpy(np.random.default_rng(3).uniform(45, 83, (1, 68, 2)).astype(np.float32))
     matrix = similarity(0.4, 0.9, flip=flip)
     moved = torch.einsum("fij,fnj->fni", matrix[:, :, :2], xy) + matrix[:, None, :, 2]
-    moved = moved[:, IBUG.mirror] if flip else moved
+    moved = moved[:, IBUG.mirror.tolist()] if flip else moved
     there, same = (answer_of(name, points) for points in (xy, moved))
     right = objective.divergence(there, same, matrix).item()
     wrong = objective.divergence(there, answer_of(name, moved + 9), matrix).item()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -25,14 +24,7 @@ from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Network, Schedule  # noqa: E402
 from facetrack.training.train import Run, batches, learning_rate, open_objective, run_config  # noqa: E402
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Threads of so small a network only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Killed(BaseException):

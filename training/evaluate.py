@@ -12,7 +12,7 @@ from ..tracker import markup
 from .benchmarks import find_benchmark
 from .datasets import Broken, list_faces
 from .error_curves import require_matplotlib
-from .evaluation_report import Evaluation, ReportFiles, as_table, write_report
+from .evaluation_report import Evaluation, PictureReportFiles, as_table, write_report
 from .files import make_folder, refuse_existing
 from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points
 from .measure import Measuring, measure
@@ -39,9 +39,9 @@ class EvaluationSettings:
     overwrite: bool = False
 
     @property
-    def files(self) -> ReportFiles:
+    def files(self) -> PictureReportFiles:
         """The results."""
-        return ReportFiles(self.out, f"{self.benchmark}-{self.boxes}")
+        return PictureReportFiles(self.out, f"{self.benchmark}-{self.boxes}")
 
 
 def check(settings: EvaluationSettings) -> None:

@@ -21,7 +21,7 @@ from ..tracker.types import Float64
 from .benchmarks import Benchmark, summarise
 from .contact_sheet import contact_sheet
 from .error_curves import Curve, draw_curves
-from .files import replace_all
+from .files import ReportFiles, replace_all
 from .locate import Boxes, CommonPoints
 from .measure import Measured
 
@@ -57,27 +57,10 @@ class Evaluation:
         return self.measured.by_subset(list(self.benchmark.subsets), self.benchmark.normalisers)
 
 
-@dataclass(frozen=True, slots=True)
-class ReportFiles:
-    """Where the files of an evaluation go: DIR/STEM.csv and so on."""
+class PictureReportFiles(ReportFiles):
+    """The files of an evaluation on pictures: a row per face in the table, and the worst of them."""
 
-    folder: Path
-    stem: str
-
-    @property
-    def faces(self) -> Path:
-        """The table of faces."""
-        return self.folder / f"{self.stem}.csv"
-
-    @property
-    def summary(self) -> Path:
-        """Everything, as JSON."""
-        return self.folder / f"{self.stem}.json"
-
-    @property
-    def curves(self) -> tuple[Path, Path]:
-        """The cumulative error curves as PNG and SVG."""
-        return self.folder / f"{self.stem}-ced.png", self.folder / f"{self.stem}-ced.svg"
+    __slots__ = ()
 
     @property
     def worst(self) -> Path:
@@ -85,11 +68,11 @@ class ReportFiles:
         return self.folder / f"{self.stem}-worst.jpg"
 
     def all(self) -> list[Path]:
-        """Every file."""
-        return [self.faces, self.summary, *self.curves, self.worst]
+        """See `ReportFiles`."""
+        return [self.table, self.summary, *self.curves, self.worst]
 
 
-def write_report(evaluation: Evaluation, files: ReportFiles) -> None:
+def write_report(evaluation: Evaluation, files: PictureReportFiles) -> None:
     """Write all files, or none.
 
     Raises:
@@ -100,7 +83,7 @@ def write_report(evaluation: Evaluation, files: ReportFiles) -> None:
     worst = sorted(evaluation.measured.faces, key=lambda face: -face.errors[normaliser])[:WORST]
     replace_all(
         {
-            files.faces: faces_as_csv(evaluation).encode(),
+            files.table: faces_as_csv(evaluation).encode(),
             files.curves[0]: png,
             files.curves[1]: svg,
             files.worst: contact_sheet(worst, normaliser),

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..pipeline.sinks import PartFile
 from ..tracker.errors import SinkError
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """Where an evaluation's files go: DIR/STEM.csv and so on."""
+
+    folder: Path
+    stem: str
+
+    @property
+    def table(self) -> Path:
+        """A row per face or video."""
+        return self.folder / f"{self.stem}.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Everything, as JSON."""
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def curves(self) -> tuple[Path, Path]:
+        """The cumulative error curves as PNG and SVG."""
+        return self.folder / f"{self.stem}-ced.png", self.folder / f"{self.stem}-ced.svg"
+
+    def all(self) -> list[Path]:
+        """Every file, and folder, that the evaluation writes."""
+        return [self.table, self.summary, *self.curves]
 
 
 def make_folder(folder: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.types import Float32, UInt8
 from .datasets import read_pts, read_pts_folder
+from .point_files import write_pts
 from .probe_render import Cutout, Painter
 from .probe_scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
@@ -129,16 +130,11 @@ def _write(folder: Path, painter: Painter) -> None:
         place = folder / ("annot" if number == 1 else f"annot-{number}")
         place.mkdir()
         for t, xy in enumerate(track, start=1):
-            _write_pts(place / f"{t:06d}.pts", xy)
+            write_pts(place / f"{t:06d}.pts", xy)
     encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
     scene = {"scene": painter.scene.name, "rate": RATE, "frames": painter.scene.frames}
     about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
     (folder / "probe.json").write_text(json.dumps(about), encoding="utf-8")
-
-
-def _write_pts(path: Path, xy: Float32) -> None:
-    lines = "\n".join(f"{x:.4f} {y:.4f}" for x, y in (xy.astype(np.float64) + 1).tolist())  # .pts counts from 1
-    path.write_text(f"version: 1\nn_points: {len(xy)}\n{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:

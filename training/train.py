@@ -168,7 +168,8 @@ class Run:
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
         """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints."""
         schedule, (rank, world) = self.config.schedule, rank_and_world()
-        wrapped = DistributedDataParallel(self.net) if world > 1 else self.net
+        # PropNet's last attention has no part in any loss
+        wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
         self.folder.mkdir(parents=True, exist_ok=True)
         tally = _Tally()
         end = schedule.steps if until is None else min(until, schedule.steps)

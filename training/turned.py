@@ -25,6 +25,7 @@ from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, head_pose, rotation_matrix
 from ..tracker.types import Float32, Float64, Int64, UInt8
 from .datasets import Sample, read_pts_folder
+from .point_files import write_pts
 
 # One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
 # sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's
@@ -378,12 +379,6 @@ def _attitudes(head: Head, count: int, rng: np.random.Generator) -> Iterator[tup
         side = np.sign(head.yaw_rad) if rng.random() < abs(head.yaw_rad) / STRAIGHT_RAD else rng.choice([-1, 1])
         pitch = head.pitch_rad + rng.normal(0, NODS_RAD)
         yield float(np.clip(pitch, -MOST_NOD_RAD, MOST_NOD_RAD)), float(side * (low + share * (high - low)))
-
-
-def write_pts(path: Path, points: Float32) -> None:
-    """Write landmarks (N, 2), counted from 0, as a `.pts` file, which counts from 1."""
-    rows = "".join(f"{x:.3f} {y:.3f}\n" for x, y in points + 1.0)
-    path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}}}\n")
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from ..tracker.types import Float64
 from .benchmarks import Figure
 from .error_curves import Curve, draw_curves
 from .evaluation_report import BOXES
-from .files import replace_all
+from .files import ReportFiles, replace_all
 from .locate import Boxes
 from .measure_video import LOST, VideoErrors
 from .video_benchmark import published_split
@@ -111,27 +111,10 @@ class VideoEvaluation:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class VideoReportFiles:
-    """Where the files go: DIR/STEM.csv and so on, the errors of each video in DIR/STEM/."""
+class VideoReportFiles(ReportFiles):
+    """The files of an evaluation on videos: a row per video in the table, the errors of each video in DIR/STEM/."""
 
-    folder: Path
-    stem: str
-
-    @property
-    def videos(self) -> Path:
-        """The table of videos."""
-        return self.folder / f"{self.stem}.csv"
-
-    @property
-    def summary(self) -> Path:
-        """Everything but the frames, as JSON."""
-        return self.folder / f"{self.stem}.json"
-
-    @property
-    def curves(self) -> tuple[Path, Path]:
-        """The cumulative error curves as PNG and SVG."""
-        return self.folder / f"{self.stem}-ced.png", self.folder / f"{self.stem}-ced.svg"
+    __slots__ = ()
 
     @property
     def frames(self) -> Path:
@@ -139,8 +122,8 @@ class VideoReportFiles:
         return self.folder / self.stem
 
     def all(self) -> list[Path]:
-        """Every file and folder."""
-        return [self.videos, self.summary, *self.curves, self.frames]
+        """See `ReportFiles`."""
+        return [self.table, self.summary, *self.curves, self.frames]
 
 
 def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> None:
@@ -153,7 +136,7 @@ def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> 
     content = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
     replace_all(
         {
-            files.videos: videos_as_csv(evaluation).encode(),
+            files.table: videos_as_csv(evaluation).encode(),
             files.curves[0]: png,
             files.curves[1]: svg,
             files.summary: content.encode(),
