@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.tracks import HOLD, Track, TrackBook, TrackSettings, describe_looks
+from facetrack.tracker.tracks import HOLD, SEEK_EVERY, SEEK_S, Track, TrackBook, TrackSettings, describe_looks
 from facetrack.tracker.types import Float32, Landmarks, State, UInt8
 
 RATE = 30.0
@@ -56,6 +56,32 @@ def test_a_sure_face_is_born_new_and_then_tracked() -> None:
     book.observe(1 / RATE, [face(103)], [look(1)])
     assert states(book) == {0: "tracked"}
     assert book.live[0].box.tolist() == [53, 150, 153, 250]
+
+
+def test_a_lost_face_is_looked_for_beside_others_for_a_while() -> None:
+    book = book_of(1, 2)
+    wanted = []
+    for frame in range(1, 121):
+        away = [lost(book.live[1])] if len(book.live) > 1 else []
+        book.observe(frame / RATE, [face(100), *away], [look(1), look(2)][: 1 + len(away)])
+        wanted.append(book.wants_detection)
+    assert wanted[0]
+    later = [i + 1 for i, want in enumerate(wanted) if want and i > 10]  # it has left the picture
+    assert set(np.diff(later)) == {SEEK_EVERY}
+    assert later[-1] / RATE == pytest.approx(SEEK_S, abs=SEEK_EVERY / RATE)
+
+
+def test_a_face_that_comes_out_from_behind_another_gets_no_new_number_yet() -> None:
+    book = book_of(1, 2)
+    book.observe(1 / RATE, [face(100), lost(book.live[1])], [look(1), look(3)])  # the second is covered
+    half_hidden = between(look(2), look(1), 0.3)
+    assert book.admit(2 / RATE, face(160), half_hidden) is None
+    returned = book.admit(3 / RATE, face(230), look(2))
+    assert returned is not None
+    assert returned.number == 1
+    stranger = book.admit(4 / RATE, face(500), look(4))  # nobody is in front of this one
+    assert stranger is not None
+    assert stranger.number == 2
 
 
 def test_the_crop_goes_where_the_motion_leads() -> None:

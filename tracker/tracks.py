@@ -23,6 +23,7 @@ COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face ove
 OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
 FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
+SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
 STILL = np.zeros(2, np.float32)
 
@@ -136,13 +137,14 @@ class TrackBook:
         self.settings = settings or TrackSettings()
         self.live: list[Track] = []
         self._gone: list[Track] = []
-        self._missed = False
+        self._missed = self._seeks = False
+        self._frames = 0
         self._born = 0
 
     @property
     def wants_detection(self) -> bool:
-        """Nobody is followed, or somebody was just lost."""
-        return not self.live or self._missed
+        """Nobody is followed, somebody was just lost, or it is time to look for somebody lost a moment ago."""
+        return not self.live or self._missed or self._seeks
 
     @property
     def missing(self) -> list[Float32]:
@@ -177,6 +179,10 @@ class TrackBook:
         for track, look in lost:
             self._release(track, time_s, look)
         self._missed = bool(lost)
+        self._frames += 1
+        away = [track.seen_s for track in (*self.live, *self._gone) if not track.measured]
+        recently = bool(away) and abs(time_s - max(away)) <= SEEK_S
+        self._seeks = recently and self._frames % SEEK_EVERY == 0
         # a stream that starts again has times before those remembered
         self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= settings.memory_s]
 
@@ -240,6 +246,8 @@ class TrackBook:
         if not landmarks.confidence >= self.settings.birth or self._follower(box) is not None:
             return None
         track = self._returning(box, look)
+        if track is None and self._emerging(time_s, box):
+            return None
         if track is None:
             track = Track(self._born, State.NEW, landmarks, box, time_s, look)
             self._born += 1
@@ -249,6 +257,17 @@ class TrackBook:
         self._gone = [t for t in self._gone if t is not track]
         self._take(track, time_s, landmarks, box, look)
         return track
+
+    def _emerging(self, time_s: float, box: Float32) -> bool:
+        """Whether a face comes out from behind another just after somebody was lost: it may be that one, half hidden.
+
+        Who it is shows when it is clear of the other; a new number now would stay.
+        """
+        away = [track.seen_s for track in (*self.live, *self._gone) if not track.measured]
+        measured = [track.box for track in self.live if track.measured]
+        if not away or not measured or abs(time_s - max(away)) > SEEK_S:
+            return False
+        return bool(iou(box[None], np.stack(measured)).max() > 0)
 
     def _returning(self, box: Float32, look: Float32) -> Track | None:
         """The lost track that this face continues: same looks, and of those the most alike.
