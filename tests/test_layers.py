@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "onnxruntime", "tensorrt", "cv2", "numba", "av", "pygame", "rich", "scipy", "numpy")
 LAYERS = ("tracker", "engines", "pipeline", "calibration", "training")
-DATA_SUFFIXES = {".toml", ".onnx", ".jpg", ".typed"}
+DATA_SUFFIXES = {".toml", ".onnx", ".npz", ".jpg", ".typed"}
 
 
 def _run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
