@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was
 FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
 SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
+HALF_COSTS = 0.2  # of likeness: half a face is less proof than a whole one
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
 STILL = np.zeros(2, np.float32)
 
@@ -44,7 +46,7 @@ class TrackSettings:
         most_faces: faces measured at the same time; further ones are not taken in.
     """
 
-    birth: float = 0.5
+    birth: float = 0.4
     keep: float = 0.1
     coast_s: float = 0.25
     memory_s: float = 8.0
@@ -277,7 +279,7 @@ class TrackBook:
         coasting = [track for track in self.live if not track.measured]
         best, best_score = None, -np.inf
         for track in coasting + self._gone:
-            likeness = _likeness(track, look)
+            likeness = max(_likeness(track, look), _half_likeness(track, look) - HALF_COSTS)
             near = track in coasting and iou(box[None], track.box[None])[0, 0] > OWN_PLACE_IOU
             needed = self.settings.other_looks if near else self.settings.same_looks
             score = likeness + (0.5 if near else 0.0)
@@ -288,3 +290,21 @@ class TrackBook:
 
 def _likeness(track: Track, look: Float32) -> float:
     return float(track.looks @ look)
+
+
+def _half_likeness(track: Track, look: Float32) -> float:
+    """Likeness of the best half (left, right, upper or lower), for a face that something covers in part."""
+    side = math.isqrt(len(look) // 3)
+    half = side // 2
+    one, other = (vector.reshape(side, side, 3) for vector in (track.looks, look))
+    return max(
+        float(np.vdot(_part(one, where), _part(other, where)))
+        for where in (np.s_[:, :half], np.s_[:, half:], np.s_[:half], np.s_[half:])
+    )
+
+
+def _part(looks: Float32, where: Any) -> Float32:
+    """A part of a thumbnail (side, side, 3) as a unit vector, its own mean lightness taken off."""
+    part = looks[where].copy()
+    part[..., 0] -= part[..., 0].mean()
+    return _unit(part.ravel())
