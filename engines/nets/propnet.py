@@ -51,6 +51,13 @@ class Stack(nn.Module):
         return self.top(sums[0]), sums[-1]
 
 
+def _head(width: int, landmarks: int, hidden: int | None) -> nn.Module:
+    """w x h x w -> one linear map per landmark, through a layer of `hidden` channels if asked."""
+    if hidden is None:
+        return nn.Conv2d(width, landmarks, 1)
+    return nn.Sequential(*after(width, hidden, 1), nn.Conv2d(hidden, landmarks, 1))
+
+
 class Propagation(nn.Module):
     """Landmark maps -> boundary maps; with them an attention map in (0, 1) that the features are multiplied with.
 
@@ -81,7 +88,8 @@ class PropNet(nn.Module):
 
     36,139,892 parameters with 98 landmarks (paper: 36.30 M). The last propagation is there for its supervision
     alone: it changes no landmark, and the deployed network leaves it out. `propagation` and `antialias` are what the
-    paper's Tables 4 and 6 take away.
+    paper's Tables 4 and 6 take away. `head` gives a narrow network, whose features are fewer than its landmarks, the
+    channels that so many different maps take.
     """
 
     def __init__(
@@ -92,12 +100,13 @@ class PropNet(nn.Module):
         *,
         propagation: bool = True,
         antialias: bool = True,
+        head: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
         self.stem = Stem(width, antialias=antialias)
         self.stacks = nn.ModuleList(Stack(width, antialias=antialias) for _ in range(stacks))
-        self.heads = nn.ModuleList(nn.Conv2d(width, landmarks, 1) for _ in range(stacks))
+        self.heads = nn.ModuleList(_head(width, landmarks, head) for _ in range(stacks))
         self.propagations = nn.ModuleList(
             Propagation(landmarks, width, antialias=antialias) for _ in range(stacks if propagation else 0)
         )

@@ -37,9 +37,9 @@ def _stem(width: int) -> nn.Sequential:
     return nn.Sequential(*after(3, a, 7, 2), Residual(a, b), nn.MaxPool2d(2), Residual(b, b), Residual(b, width))
 
 
-def _final_head(width: int, outputs: int) -> nn.Sequential:
+def _final_head(width: int, outputs: int, middle: int | None = None) -> nn.Sequential:
     """w x s/4 x s/4 -> outputs x s/2 x s/2."""
-    middle = width // 2
+    middle = middle or width // 2
     return nn.Sequential(
         nn.ConvTranspose2d(width, middle, 4, 2, padding=1),
         nn.BatchNorm2d(middle),
@@ -88,6 +88,7 @@ class SPAN(nn.Module):
     The field points to "the closest landmark in this boundary", as the text says. Where neighbours are nearer to each
     other than Eq. 5 looks (dense markups, small maps), part of the heat round a landmark then points to another one;
     `field_per_landmark` gives each landmark its own field, (F, N, 2, s/2, s/2), instead: 17,106,886 parameters.
+    `head` is the width of the last deconvolution, half of `width` otherwise, which is few for a narrow network's maps.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class SPAN(nn.Module):
         width: int = 256,
         *,
         field_per_landmark: bool = False,
+        head: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
@@ -106,7 +108,7 @@ class SPAN(nn.Module):
         self.stages = nn.ModuleList(SCPA(landmarks, width) for _ in range(stacks - 1))
         self.hourglass = _hourglass(width)
         self.top = _top(width)
-        self.head = _final_head(width, landmarks + BOUNDARY_MAPS + 2 * self.fields)
+        self.head = _final_head(width, landmarks + BOUNDARY_MAPS + 2 * self.fields, head)
         self.score = FaceScore(width) if face_score else None
 
     def forward(self, x: Tensor) -> Supervision | tuple[Tensor, ...]:
