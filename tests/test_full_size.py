@@ -46,6 +46,7 @@ def tars(tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
 def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
     tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,6 +141,7 @@ def teach(campaign: Campaign) -> None:
             backend = "torch:cuda" if torch.cuda.is_available() else "auto"
             total, written = relabel(campaign.data / folder, target, Choices(model=teacher, backend=backend))
             log.info("%s labels %d of %d pictures of %s", teacher, written, total, folder)
+            done.parent.mkdir(parents=True, exist_ok=True)  # nothing may have been sure enough to be written
             done.touch()
 
 
