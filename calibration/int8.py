@@ -36,11 +36,14 @@ class Int8Settings:
 
     Attributes:
         quant: how ranges are found; `keep` is what stays in 32 bits from the start.
+        for_cpu: the card keeps its name and its files, and ONNX Runtime on a CPU takes the new ones beside them; else
+            the new ones get a card of their own.
         limit: largest mean shift of the landmarks over the crop's width.
-        most_kept: share of the dense convolutions that may stay in 32 bits before it is given up.
+        most_kept: share of these convolutions that may stay in 32 bits before it is given up.
     """
 
     quant: QuantSettings = field(default_factory=lambda: QuantSettings(symmetric=True))
+    for_cpu: bool = False
     limit: float = LIMIT
     most_kept: float = 0.5
 
@@ -53,7 +56,7 @@ class Quantised:
         role: of the card.
         weights: the file.
         parity: distance to the fp32 network, crop pixels, on pictures that did not set the ranges.
-        layers: dense convolutions. kept: names of those that stay in 32 bits.
+        layers: dense convolutions of the wanted size. kept: names of those that stay in 32 bits.
         fp32_ms, int8_ms: median of one picture on one thread of this CPU.
     """
 
@@ -82,7 +85,7 @@ class Quantised:
 def quantise_card(
     card: ModelCard, proofs: Callable[[ModelCard, str], parity.Proof], settings: Int8Settings, out: Path
 ) -> tuple[ModelCard, list[Quantised]]:
-    """Write a card NAME-int8 and its networks so that `$FACETRACK_HOME` may point at `out`.
+    """Write a card and its networks in 8 bits so that `$FACETRACK_HOME` may point at `out`.
 
     Args:
         card: of fp32 or fp16 files.
@@ -99,10 +102,26 @@ def quantise_card(
             raise ConfigError(f"{card.name}: its network {role!r} is of 8 bits already; wanted an fp32 or fp16 file")
         full, proof = graph.as_fp32(weights.read()), proofs(card, role)
         content, kept = quantise(full, proof, settings)
+        content = graph.store_halves(content)
         stored = write_weights(out, derived_name(weights.path.stem, "int8"), content, "int8")
-        done.append(_described(role, stored, full, proof, kept))
-    card = derived_card(card, "int8", {e.role: e.weights for e in done}, {e.role: e.parity for e in done})
+        done.append(_described(role, stored, full, proof, kept, settings))
+    if settings.for_cpu:
+        card = _with_cpu_files(card, done)
+    else:
+        card = derived_card(card, "int8", {e.role: e.weights for e in done}, {e.role: e.parity for e in done})
     return write_card(card, out), done
+
+
+def _with_cpu_files(card: ModelCard, done: list[Quantised]) -> ModelCard:
+    """The card with the 8-bit files beside its own, which go to the same folder."""
+    weights, measured = {}, dict(card.measured)
+    for entry in done:
+        full = card.weights[entry.role]
+        path = entry.weights.path.with_name(full.path.name)
+        path.write_bytes(full.read())
+        weights[entry.role] = replace(full, path=path, cpu=entry.weights)
+        measured[f"{entry.role}: landmarks moved by 8 bits on a CPU, mean px"] = round(entry.parity.mean_px, 4)
+    return replace(card, weights=weights, measured=measured)
 
 
 def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> tuple[bytes, tuple[str, ...]]:
@@ -123,7 +142,7 @@ def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> tuple[
     with TemporaryDirectory(prefix="facetrack-int8-") as folder:
         source, target = Path(folder) / "full.onnx", Path(folder) / "int8.onnx"
         source.write_bytes(full)
-        dense, _ = convolutions(source)
+        dense, _ = convolutions(source, settings.quant.least_weights)
         quantise_onnx(source, target, _batches(ranges), settings.quant)
         first = target.read_bytes()
     worst: list[str] = []
@@ -208,7 +227,9 @@ def _before_quantising(name: str, makers: dict[str, Any]) -> str:
     return name
 
 
-def _described(role: str, weights: Weights, full: bytes, proof: parity.Proof, kept: tuple[str, ...]) -> Quantised:
+def _described(
+    role: str, weights: Weights, full: bytes, proof: parity.Proof, kept: tuple[str, ...], settings: Int8Settings
+) -> Quantised:
     reference, backend = OnnxBackend(full), OnnxBackend(weights)
     judged = replace(proof, pictures=proof.pictures[1::2])
     measured = parity.measure(reference, backend, judged, (1,))[0]
@@ -217,7 +238,7 @@ def _described(role: str, weights: Weights, full: bytes, proof: parity.Proof, ke
     with TemporaryDirectory(prefix="facetrack-int8-") as folder:
         path = Path(folder) / "full.onnx"
         path.write_bytes(full)
-        layers = len(convolutions(path)[0])
+        layers = len(convolutions(path, settings.quant.least_weights)[0])
     return Quantised(role, weights, measured, layers, kept, *times)
 
 

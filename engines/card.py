@@ -29,11 +29,13 @@ class Weights:
         path: where it should be.
         sha256: of the whole file; checked at every load.
         precision: "fp32", "fp16" or "int8": how the numbers are stored.
+        cpu: the same network as ONNX Runtime computes it faster on a CPU, if there is such a file.
     """
 
     path: Path
     sha256: str
     precision: str
+    cpu: Weights | None = None
 
     def read(self) -> bytes:
         """The file's bytes, once their hash is the card's.
@@ -90,6 +92,12 @@ class ModelCard:
     measured: Mapping[str, float]
     calibration: Mapping[str, Any]
 
+    @property
+    def files(self) -> dict[str, Weights]:
+        """Every file of weights by what it is for: the roles, and "ROLE on a CPU" where there are such."""
+        on_cpu = {f"{role} on a CPU": weights.cpu for role, weights in self.weights.items() if weights.cpu}
+        return {**self.weights, **on_cpu}
+
 
 def home() -> Path:
     """Give the user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
@@ -139,7 +147,9 @@ def _card(table: dict[str, Any], folder: Path) -> ModelCard:
 
 
 def _weights(table: dict[str, Any], folder: Path) -> Weights:
-    return Weights(folder / _field(table, "file", str), _field(table, "sha256", str), _field(table, "precision", str))
+    path = folder / _field(table, "file", str)
+    cpu = _weights(_field(table, "cpu", dict), folder) if "cpu" in table else None
+    return Weights(path, _field(table, "sha256", str), _field(table, "precision", str), cpu)
 
 
 def _task(name: str) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .card import ModelCard
+from .card import ModelCard, Weights
 
 
 def card_text(card: ModelCard) -> str:
@@ -21,14 +21,10 @@ def card_text(card: ModelCard) -> str:
         "data": list(card.data),
         "licence": card.licence,
     }
-    weights = {
-        role: {"file": weights.path.name, "sha256": weights.sha256, "precision": weights.precision}
-        for role, weights in card.weights.items()
-    }
     tables = {
         "input": {"size": list(card.size), "box_scale": card.box_scale},
         "codec": card.codec,
-        "weights": weights,
+        "weights": {role: _file(weights) for role, weights in card.weights.items()},
         "measured": card.measured,
         "calibration": card.calibration,
     }
@@ -36,6 +32,11 @@ def card_text(card: ModelCard) -> str:
     for name, table in tables.items():
         lines += ["", f"[{name}]", *_lines(table)] if table else []
     return "\n".join(lines) + "\n"
+
+
+def _file(weights: Weights) -> dict[str, Any]:
+    table = {"file": weights.path.name, "sha256": weights.sha256, "precision": weights.precision}
+    return table | ({"cpu": _file(weights.cpu)} if weights.cpu else {})
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:

@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
-from .quantise import quantise_onnx as quantise_onnx
 
 OPSET = 18
 INPUT = "bgr"
-SMALLEST_HALF = 256  # values; rounding biases and constants would save nothing
 
 
 class _Exported(nn.Module):
@@ -67,30 +65,6 @@ def export_onnx(
     assert program is not None
     program.optimize()
     program.save(str(path), external_data=False)
-
-
-def store_half(path: Path) -> None:
-    """Rewrite an exported file so that its weights are stored in 16 bits, at half the size.
-
-    A cast behind every weight brings it back to 32 bits when the file is loaded; the arithmetic stays fp32 and
-    the runtime folds the casts away. Small constants stay as they are.
-    """
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    model = onnx.load(path)
-    graph = model.graph
-    for weight in list(graph.initializer):
-        values = numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.size < SMALLEST_HALF:
-            continue
-        stored = f"{weight.name}.half"
-        graph.initializer.remove(weight)
-        graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), stored))
-        graph.node.insert(0, helper.make_node("Cast", [stored], [weight.name], to=TensorProto.FLOAT))
-    del graph.value_info[:]
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def check_parity(net: nn.Module, path: Path, images: UInt8, tolerance: float) -> float:

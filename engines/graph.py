@@ -1,6 +1,6 @@
 """Rewriting ONNX graphs so that precision lives in them and every TensorRT from 8.6 on can read them; needs onnx.
 
-All functions change the model that they are given; `for_tensorrt` and `as_fp32` work on a file's bytes.
+All functions change the model that they are given; `for_tensorrt`, `as_fp32` and `store_halves` work on a file's bytes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from ..tracker.errors import BackendError
 INSTALL = "pip install onnx"
 OPSET = 17  # the newest that the parser of TensorRT 8.6 knows
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+SMALLEST_HALF = 256  # values; rounding fewer would save nothing
 # Reductions took their axes as an attribute before opset 18 (ReduceSum before 13).
 REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
@@ -54,6 +55,29 @@ def as_fp32(content: bytes) -> bytes:
 def is_symmetric_int8(content: bytes) -> bool:
     """Whether a file has Q/DQ pairs and all of them have the zero point 0, as TensorRT wants."""
     return _symmetric(_load(content))
+
+
+def store_halves(content: bytes) -> bytes:
+    """The same network with its 32-bit weights stored in 16, at half the size.
+
+    A cast behind every weight brings it back to 32 bits when the file is loaded; the arithmetic stays fp32 and the
+    runtime folds the casts away. Biases, scales and constants stay as they are.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    model = _load(content)
+    graph = model.graph
+    for weight in list(graph.initializer):
+        values = numpy_helper.to_array(weight)
+        if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST_HALF:
+            continue
+        stored = f"{weight.name}.half"
+        graph.initializer.remove(weight)
+        graph.initializer.append(numpy_helper.from_array(values.astype(np.float16), stored))
+        graph.node.insert(0, helper.make_node("Cast", [stored], [weight.name], to=TensorProto.FLOAT))
+    del graph.value_info[:]
+    _check(model)
+    return bytes(model.SerializeToString())
 
 
 def inline_halves(model: Any) -> None:

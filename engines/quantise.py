@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..tracker.types import UInt8
 
@@ -19,22 +21,31 @@ class QuantSettings:
     Attributes:
         method: "minmax" takes the activations' whole range, "entropy" cuts it where the least information is lost.
         symmetric: signed activations with the zero point 0, which TensorRT wants and ONNX Runtime takes too; else
-            unsigned ones, which give the outputs of a rectifier twice the resolution.
+            unsigned ones, which give the outputs of a rectifier twice the resolution, and weights of 7 bits, whose
+            products CPUs without VNNI can add up in 16.
+        least_weights: convolutions of fewer stay fp32: on a CPU they lose more to changing formats than they gain.
         keep: names of convolutions that stay fp32, beside the grouped ones.
     """
 
     method: str = "minmax"
     symmetric: bool = False
+    least_weights: int = 0
     keep: tuple[str, ...] = ()
 
 
-def convolutions(source: Path) -> tuple[list[str], list[str]]:
-    """Names of a graph's dense convolutions and of its grouped ones, in the graph's order."""
+def convolutions(source: Path, least_weights: int = 0) -> tuple[list[str], list[str]]:
+    """Names of a graph's convolutions, in its order: the dense ones of at least so many weights, and the others."""
     import onnx
 
-    nodes = [node for node in onnx.load(source).graph.node if node.op_type == "Conv"]
-    grouped = [node.name for node in nodes if any(a.name == "group" and a.i > 1 for a in node.attribute)]
-    return [node.name for node in nodes if node.name not in grouped], grouped
+    graph = onnx.load(source).graph
+    sizes = {weight.name: math.prod(weight.dims) for weight in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == "Conv"]
+    others = [node.name for node in nodes if _is_grouped(node) or sizes[node.input[1]] < least_weights]
+    return [node.name for node in nodes if node.name not in others], others
+
+
+def _is_grouped(node: Any) -> bool:
+    return any(a.name == "group" and a.i > 1 for a in node.attribute)
 
 
 def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings: QuantSettings | None = None) -> None:
@@ -56,7 +67,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
     settings = settings or QuantSettings()
     if settings.method not in METHODS:
         raise ValueError(f"method: wanted one of {', '.join(METHODS)}, got {settings.method!r}")
-    _, grouped = convolutions(source)
+    _, others = convolutions(source, settings.least_weights)
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)  # onnxruntime advises its own preprocessing on the root logger, at every call
@@ -67,8 +78,9 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
             _Batches(source, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MaxPool"],
-            nodes_to_exclude=[*grouped, *settings.keep],
+            nodes_to_exclude=[*others, *settings.keep],
             per_channel=True,
+            reduce_range=not settings.symmetric,
             activation_type=QuantType.QInt8 if settings.symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax if settings.method == "minmax" else CalibrationMethod.Entropy,

@@ -144,7 +144,7 @@ def _models() -> Iterator[Check]:
             yield Check("models", "failed", f"none to {task} with", "pip install --force-reinstall facetrack")
     for card in cards:
         try:
-            size = sum(len(weights.read()) for weights in card.weights.values())
+            size = sum(len(weights.read()) for weights in card.files.values())
         except FacetrackError as error:
             yield Check(card.name, "failed", str(error), "pip install --force-reinstall facetrack")
         else:

@@ -31,7 +31,9 @@ from .search import FaceDetector, Search
 
 log = logging.getLogger(__name__)
 FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
-BATCH_SLOTS = 4
+# A search holds the detect stage up for as long as the align stage takes for a dozen frames: so many lie ready. Each
+# waiting frame is a picture in memory, and the other stages keep pace with two.
+BATCH_SLOTS = {"capture": 2, "detect": 12, "align": 2, "smooth": 2}
 LOOKS_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
@@ -215,13 +217,13 @@ class Pipeline:
             Whatever the source or a stage raised, after all results of the frames before it, with a note naming
             stage and frame.
         """
-        capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS)
+        capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
         permits = threading.Semaphore(FRAMES_IN_FLIGHT) if live else None
         self._captured = capture
         links = [capture]
         threads = [_thread("capture", _capture, frames, capture)]
         for name, work in self._stages():
-            outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS)
+            outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS[name])
             gate = permits if name == "detect" else None
             threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate))
             links.append(outbox)

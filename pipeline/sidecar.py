@@ -39,7 +39,7 @@ class Origin:
 def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
     """Names and weights of cards, in JSON's types."""
     return [
-        {"name": card.name, "task": card.task, "sha256": {role: w.sha256 for role, w in card.weights.items()}}
+        {"name": card.name, "task": card.task, "sha256": {role: w.sha256 for role, w in card.files.items()}}
         for card in cards
     ]
 

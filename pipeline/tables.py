@@ -29,7 +29,7 @@ def columns(rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -
 
 def file_bytes(card: ModelCard) -> int:
     """Bytes of a card's weights; those that are missing count as none."""
-    return sum(weights.path.stat().st_size for weights in card.weights.values() if weights.path.is_file())
+    return sum(weights.path.stat().st_size for weights in card.files.values() if weights.path.is_file())
 
 
 def cards_as_table(cards: Sequence[ModelCard]) -> str:
@@ -68,7 +68,7 @@ def cards_as_json(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
             "licence": card.licence,
             "weights": {
                 role: {"file": str(weights.path), "sha256": weights.sha256, "precision": weights.precision}
-                for role, weights in card.weights.items()
+                for role, weights in card.files.items()
             },
         }
         for card in cards

@@ -18,7 +18,7 @@ from facetrack.pipeline.open import Choices, Engines
 from facetrack.tracker import markup
 from facetrack.tracker.geometry import bounding_box
 from facetrack.tracker.types import Float32, Proposals, UInt8
-from facetrack.training.targets import gaussian_vectors
+from facetrack.training.alignment.targets import gaussian_vectors
 
 SIDE, STRIDE, SIGMA, PEAK = 128, 4, 1.2, 3.0
 SURE = 6.0  # logit

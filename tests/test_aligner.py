@@ -15,7 +15,7 @@ from facetrack.engines.card import ModelCard
 from facetrack.tracker.errors import CardError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
 from facetrack.tracker.types import Float32, UInt8
-from facetrack.training.targets import gaussian_vectors
+from facetrack.training.alignment.targets import gaussian_vectors
 
 # paint is read back from pixels of 8 bits and a crop of 128: half a crop pixel is what that and the codec cost
 TOLERANCE_CROP_PX = 0.5

@@ -17,11 +17,11 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.tracker.types import Float32, UInt8  # noqa: E402
-from facetrack.training.alignment import GOOD_NME, mirror  # noqa: E402
-from facetrack.training.augment import Geometry  # noqa: E402
+from facetrack.training.alignment.networks import VectorAlignment  # noqa: E402
+from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
+from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
+from facetrack.training.augment import Geometry, mirror  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Schedule, Vectors  # noqa: E402
-from facetrack.training.objectives import VectorAlignment  # noqa: E402
-from facetrack.training.targets import gaussian_vectors  # noqa: E402
 
 SIDE = 96
 CELLS = SIDE // 4

@@ -88,7 +88,7 @@ def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
 
 
 def test_the_command_line_offers_every_backend() -> None:
-    from facetrack.cli import BACKENDS
+    from facetrack.pipeline.options import BACKENDS
 
     assert BACKENDS == KINDS
 

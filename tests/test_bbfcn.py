@@ -17,8 +17,9 @@ from facetrack.engines.nets.bbfcn import (  # noqa: E402
     cut_windows,
     window_corners,
 )
-from facetrack.training.losses import WITHOUT_LANDMARK, selective_l2  # noqa: E402
-from facetrack.training.targets import UNKNOWN, disc_maps  # noqa: E402
+from facetrack.training.config import Discs  # noqa: E402
+from facetrack.training.detection.chips import FIVE, Chip, draw_targets, mirrored, place_box  # noqa: E402
+from facetrack.training.detection.discs import UNKNOWN, WITHOUT_LANDMARK, disc_maps, selective_l2  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -170,3 +171,20 @@ def test_unknown_pixels_are_never_selected():
     loss.backward()
     assert torch.isfinite(loss)
     assert (maps.grad != 0).sum() == 5
+
+
+def test_the_mirrored_chip_is_seen_as_the_mirror_picture_of_its_window():
+    rng = np.random.default_rng(3)
+    five = np.array([[[34, 30], [50, 29], [43, 39], [36, 47], [49, 46]]], np.float32)
+    chip = Chip(
+        bgr=rng.integers(0, 256, (70, 90, 3), np.uint8),
+        points=five,
+        mouths=five[:, 3:].mean(1),
+        boxes=np.array([[42.0, 38.0, 22.0]], np.float32),
+    )
+    window = place_box(chip.boxes[0], 22.0, 0.2, np.array([2.0, -1.0]), 48)
+    flipped, back = mirrored(chip, window)
+    assert (flipped.bgr == chip.bgr[:, ::-1]).all()
+    maps, wanted = (draw_targets(c, w, 48, Discs()) for c, w in ((flipped, back), (chip, window)))
+    assert wanted.any((1, 2)).all()
+    np.testing.assert_array_equal(maps, wanted[FIVE.mirror][..., ::-1])

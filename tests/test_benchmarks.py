@@ -8,8 +8,8 @@ import pytest
 from facetrack.tracker import markup
 from facetrack.tracker.errors import ConfigError
 from facetrack.tracker.types import Float64
-from facetrack.training.benchmarks import Benchmark, Figure, benchmarks, find_benchmark, summarise
 from facetrack.training.datasets import LAYOUTS
+from facetrack.training.evaluation.benchmarks import Benchmark, Figure, benchmarks, find_benchmark, summarise
 
 ERRORS: Float64 = np.array([0.02, 0.04, 0.09, 0.12, np.inf])
 

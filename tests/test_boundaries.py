@@ -12,7 +12,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM
 torch = pytest.importorskip("torch", reason="targets are drawn in torch, which needs the `train` extra")
 ndimage = pytest.importorskip("scipy.ndimage")
 
-from facetrack.training.boundaries import (  # noqa: E402
+from facetrack.training.alignment.boundaries import (  # noqa: E402
     SAMPLES,
     boundary_curves,
     boundary_mirror,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import logging
 import os
@@ -210,6 +211,8 @@ def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_p
         ("live",),
         ("--camera",),
         ("juggle",),
+        ("export", "gv", "--to", "onnx", "--out", "out", "--precision", "fp8"),
+        ("export", "gv", "--to", "onnx", "--out", "out", "--batch", "few"),
     ],
     ids=" ".join,
 )
@@ -269,12 +272,28 @@ def test_no_display_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.glob("live*"))
 
 
+def test_what_the_system_refuses_is_one_line(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={0: OSError(errno.ENOSPC, "No space left on device", "a.csv")}))
+    assert run("--camera", video, "--jsonl", "--no-window", engines=engines) == 1
+    assert only_line(capsys).startswith("facetrack: a.csv: cannot be read or written: No space left on device; ")
+
+
 def test_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--camera", "97", "--jsonl", "--no-window") == 1
     assert "camera 97" in only_line(capsys)
 
 
-# models, doctor, train
+# export, models, doctor, train
+
+
+def test_an_export_that_has_no_crops_to_be_judged_by_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "crops").mkdir()
+    words = ("export", "gv", "--to", "onnx", "--crops", tmp_path / "crops", "--out", tmp_path / "out")
+    assert run(*words) == 1
+    assert "wanted pictures of faces" in only_line(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle(

@@ -8,7 +8,7 @@ import pytest
 from facetrack.tracker import codecs, markup
 from facetrack.tracker.codecs import FARTHEST, LOWEST, REACH, decode_vectors
 from facetrack.tracker.types import Float32
-from facetrack.training.targets import gaussian_vectors
+from facetrack.training.alignment.targets import gaussian_vectors
 
 CELLS, STRIDE, SIGMA, PEAK = 32, 4.0, 1.2, 3.0
 SIDE = int(CELLS * STRIDE)
@@ -104,7 +104,7 @@ def test_the_kernel_agrees_with_the_numpy_reference() -> None:
 
 def test_training_sees_the_same_places_as_decoding() -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
-    from facetrack.training.losses import soft_centroid
+    from facetrack.training.alignment.losses import soft_centroid
 
     noise = np.random.default_rng(5).normal(0, 0.1, (4, 60, CELLS, 2)).astype(np.float32)
     vectors = label(inner_points(60)) + noise

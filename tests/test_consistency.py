@@ -18,10 +18,10 @@ from torch import Tensor  # noqa: E402
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training.alignment.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
+from facetrack.training.alignment.networks import open_alignment  # noqa: E402
+from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.config import Config, Consistency, Corpus, Network  # noqa: E402
-from facetrack.training.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
-from facetrack.training.objectives import open_alignment  # noqa: E402
-from facetrack.training.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.train import open_objective  # noqa: E402
 
 IBUG = markup.load("ibug68")

@@ -15,7 +15,6 @@ from facetrack.training.datasets import (
     one_face_each,
     read_faces,
     read_images,
-    read_point_table,
     read_pts,
     read_pts_folder,
 )
@@ -102,7 +101,7 @@ def test_a_folder_in_another_layout_is_refused_with_its_name(tmp_path: Path) -> 
     with pytest.raises(SourceError, match=r"no picture has a \.pts file"):
         list(read_pts_folder(tmp_path))
     with pytest.raises(SourceError, match=r"labels\.csv: cannot be read"):
-        list(read_point_table(tmp_path))
+        list(read_faces(tmp_path, "table"))
 
 
 def write_table(folder: Path, *lines: str, header: str = "file,ax,ay,bx,by") -> Path:
@@ -114,7 +113,7 @@ def test_rows_of_one_picture_become_one_sample_with_several_faces(tmp_path: Path
     write_picture(tmp_path / "group.png")
     write_picture(tmp_path / "deep/alone.png")
     write_table(tmp_path, "group.png,1,2,3,4", "deep/alone.png,5,6,7,8", "group.png,9.5,10,11,12")
-    group, alone = read_point_table(tmp_path)
+    group, alone = read_faces(tmp_path, "table")
     assert group.points.tolist() == [[[1, 2], [3, 4]], [[9.5, 10], [11, 12]]]  # 0-based already
     assert alone.points.tolist() == [[[5, 6], [7, 8]]]
     assert alone.path == tmp_path / "deep/alone.png"
@@ -123,7 +122,7 @@ def test_rows_of_one_picture_become_one_sample_with_several_faces(tmp_path: Path
 def test_an_empty_cell_is_a_point_not_annotated_and_an_empty_line_is_nothing(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png")
     write_table(tmp_path, "a.png,1,2,,", "", header="\ufefffile,ax,ay,bx,by")
-    (sample,) = read_point_table(tmp_path)
+    (sample,) = read_faces(tmp_path, "table")
     np.testing.assert_array_equal(sample.points, [[[1, 2], [np.nan, np.nan]]])
 
 
@@ -140,22 +139,22 @@ def test_a_broken_row_is_named_by_its_line(tmp_path: Path, line: str, message: s
     write_picture(tmp_path / "a.png")
     write_table(tmp_path, "a.png,1,2,3,4", line)
     with pytest.raises(SourceError, match=message):
-        list(read_point_table(tmp_path))
+        list(read_faces(tmp_path, "table"))
 
 
 @pytest.mark.parametrize("text", ["", "file,ax,ay\n", "a.png,1,2\n", "file,ax\na.png,1\n", "file,a,b,c\na.png,1,2,3\n"])
 def test_a_table_without_head_or_faces_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "labels.csv").write_text(text, encoding="utf-8")
     with pytest.raises(SourceError, match=r"labels\.csv: wanted a first line `file` and x, y"):
-        list(read_point_table(tmp_path))
+        list(read_faces(tmp_path, "table"))
 
 
 def test_pictures_without_faces_are_samples_with_zero_faces(tmp_path: Path) -> None:
     for name in ("b.png", "a/1.bmp", "notes.txt"):
         write_picture(tmp_path / name) if name != "notes.txt" else (tmp_path / name).write_text("no picture")
-    samples = list(read_images(tmp_path, 68))
+    samples = list(read_images(tmp_path))
     assert [sample.path.name for sample in samples] == ["1.bmp", "b.png"]
-    assert samples[0].points.shape == (0, 68, 2)
+    assert samples[0].points.shape == (0, 0, 2)
     assert [path.name for path in images_below(tmp_path)] == ["1.bmp", "b.png"]
 
 

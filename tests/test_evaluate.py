@@ -19,8 +19,8 @@ from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
-from facetrack.training.evaluate import EvaluationSettings, check, evaluate
-from facetrack.training.locate import InGivenBox, common_points
+from facetrack.training.evaluation.locate import InGivenBox, common_points
+from facetrack.training.evaluation.pictures import EvaluationSettings, check, evaluate
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
 

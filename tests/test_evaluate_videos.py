@@ -24,7 +24,7 @@ from facetrack.pipeline.progress import NoProgress
 from facetrack.tracker.errors import CardError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Float32, Float64
-from facetrack.training.evaluate_videos import VideoSettings, check_videos, evaluate_videos
+from facetrack.training.evaluation.videos import VideoSettings, check_videos, evaluate_videos
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
 

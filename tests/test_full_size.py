@@ -27,6 +27,8 @@ OVERRIDES = (
     "schedule.workers=0",
     "schedule.bf16=false",
     "schedule.sizes=[[0.0, 64]]",
+    "consistency.weight=0.1",
+    "consistency.labels=0.5",
 )
 
 
@@ -63,16 +65,53 @@ def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
         ship(campaign)
         pieces = {path.name: path.read_bytes() for path in out.glob("*.0*")}
         assert not pieces.keys() & received.keys()
-        assert sum(".onnx." in name for name in pieces) <= full_size.PIECES
+        assert len(pieces) <= full_size.PIECES
         received |= pieces
         if finished and not pieces:
             break
     assert finished
     assert set(json.loads((out / "progress.json").read_text())) >= {"tab-compact-68", full_size.STUDENT}
     for name in ("tab-compact-68", full_size.STUDENT):
+        last = (tmp_path / "work" / name / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+        assert "consistency" in json.loads(last)
         joined = io.BytesIO()
         for piece in sorted(n for n in received if n.startswith(f"{name}.onnx.")):
             joined.write(received[piece])
         published = tmp_path / "work" / "published"
         assert joined.getvalue() == (published / "weights" / f"{name}.onnx").read_bytes()
-        assert read_card(published / "cards" / f"{name}.toml").measured
+        assert "NME io %, held" in read_card(published / "cards" / f"{name}.toml").measured
+
+
+@pytest.mark.parametrize(
+    ("sizes", "calls"),
+    [
+        ([5] * 9, [7, 2]),  # few bytes in many files
+        ([35, 28, 5], [4, 2]),  # 15 + 15 + 5, 15 + 13, 5: the fifth piece would make it 63
+        ([], [0]),
+    ],
+)
+def test_what_leaves_at_a_time_is_bounded_in_files_and_in_bytes(
+    sizes: list[int], calls: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(full_size, "PIECE", 15)
+    monkeypatch.setattr(full_size, "TOGETHER", 60)
+    weights = tmp_path / "work" / "published" / "weights"
+    weights.mkdir(parents=True)
+    for number, size in enumerate(sizes):
+        end = "torch.npz" if number % 2 else "onnx"
+        (weights / f"{number}.{end}").write_bytes(bytes([number]) * size)
+    received: dict[str, bytes] = {}
+    for call, count in enumerate([*calls, 0]):
+        out = tmp_path / f"out{call}"
+        ship(Campaign(tmp_path, tmp_path / "work", out, 0.0, 0.0))
+        pieces = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "progress.json"}
+        assert len(pieces) == count
+        assert sum(map(len, pieces.values())) <= 60
+        received |= pieces
+    for path in weights.iterdir():
+        assert b"".join(received[name] for name in sorted(received) if name.startswith(path.name)) == path.read_bytes()
+
+
+def test_a_call_that_failed_before_anything_was_made_leaves_how_far_it_is(tmp_path: Path) -> None:
+    ship(Campaign(tmp_path, tmp_path / "work", tmp_path / "out", 0.0, 0.0))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["progress.json"]

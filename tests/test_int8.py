@@ -14,6 +14,7 @@ from fakes_onnx import onnx, weights_of
 
 from facetrack.calibration.int8 import Int8Settings, _counts, layers_by_harm, quantise, quantise_card, restored
 from facetrack.engines import graph, parity
+from facetrack.engines.backend import open_backend
 from facetrack.engines.card import ModelCard, read_card
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import Proof
@@ -124,6 +125,13 @@ def test_grouped_convolutions_are_told_from_dense_ones(tmp_path: Path) -> None:
     assert convolutions(tmp_path / "a.onnx") == (["first", "last"], ["fine"])
 
 
+def test_convolutions_of_too_few_weights_count_among_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(delicate_net())
+    every = ["first", "fine", "last"]  # 3x3 weights each
+    assert convolutions(tmp_path / "a.onnx", 9) == (every, [])
+    assert convolutions(tmp_path / "a.onnx", 10) == ([], every)
+
+
 def card(tmp_path: Path, precision: str = "fp32") -> ModelCard:
     weights = weights_of(delicate_net(), tmp_path, "delicate", precision)
     return ModelCard(
@@ -151,6 +159,27 @@ def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_ol
     assert stored.weights["net"].read()
     assert set(stored.measured) == {"net: landmarks moved against delicate, mean px"}
     assert done[0].report()["layers"] == 3
+
+
+def test_a_network_for_cpus_lies_beside_the_full_one_in_the_same_card(tmp_path: Path) -> None:
+    full = card(tmp_path)
+    made, done = quantise_card(full, lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path / "out")
+    stored = read_card(tmp_path / "out" / "cards" / "delicate.toml")
+    assert stored == made
+    assert stored.weights["net"].read() == full.weights["net"].read()
+    assert stored.files["net on a CPU"] == done[0].weights
+    assert stored.measured["NME"] == 3.6
+
+
+def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it(tmp_path: Path) -> None:
+    made, _ = quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path)
+    weights = made.weights["net"]
+    assert weights.cpu is not None
+    pictures = proof().pictures[:1]
+    own, small = (OnnxBackend(w).run(pictures)[0] for w in (weights, weights.cpu))
+    assert not np.array_equal(own, small)
+    for kind in ("onnx", "auto"):
+        np.testing.assert_array_equal(open_backend(weights, kind).run(pictures)[0], small)
 
 
 def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:

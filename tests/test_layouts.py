@@ -11,7 +11,7 @@ from fakes_benchmarks import write_300w, write_image
 
 from facetrack.tracker.errors import SourceError
 from facetrack.training.datasets import read_entries, read_faces
-from facetrack.training.layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
+from facetrack.training.datasets.layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
 
 BLANK = np.full((12, 16, 3), 99, np.uint8)
 TEST_NAMES = [

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from torch import Tensor  # noqa: E402 - torch may be missing
 
-from facetrack.training.losses import soft_centroid  # noqa: E402
-from facetrack.training.targets import gaussian_vectors  # noqa: E402
+from facetrack.training.alignment.losses import soft_centroid  # noqa: E402
+from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 
 STRIDE, SIGMA, PEAK = 4.0, 1.2, 3.0
 

@@ -13,11 +13,10 @@ from fakes_pipeline import PaintedEngines
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
 from facetrack.tracker.errors import SourceError
-from facetrack.training import matlab_layouts
-from facetrack.training.datasets import read_entries, read_faces
-from facetrack.training.evaluate import EvaluationSettings, evaluate
-from facetrack.training.matlab_file import MatlabFile
-from facetrack.training.matlab_layouts import list_aflw, list_aflw2000, list_aflw_train, list_cofw
+from facetrack.training.datasets import matlab_layouts, read_entries, read_faces
+from facetrack.training.datasets.matlab_file import MatlabFile
+from facetrack.training.datasets.matlab_layouts import list_aflw, list_aflw2000, list_aflw_train, list_cofw
+from facetrack.training.evaluation.pictures import EvaluationSettings, evaluate
 
 h5py = pytest.importorskip("h5py", reason="needs the eval extra")
 scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")

@@ -19,12 +19,12 @@ from facetrack.engines.nets.span import spatial_softmax  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
-from facetrack.training.alignment import Alignment  # noqa: E402
+from facetrack.training.alignment.boundaries import curve_maps, segment_maps, with_union  # noqa: E402
+from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
+from facetrack.training.alignment.networks import open_alignment  # noqa: E402
+from facetrack.training.alignment.objective import Alignment  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
-from facetrack.training.boundaries import curve_maps, segment_maps, with_union  # noqa: E402
 from facetrack.training.config import Maps, Network  # noqa: E402
-from facetrack.training.maps import bali_fields, gaussian_maps  # noqa: E402
-from facetrack.training.objectives import open_alignment  # noqa: E402
 
 IBUG = markup.load("ibug68")
 OPTIONS = {

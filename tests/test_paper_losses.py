@@ -15,15 +15,15 @@ torch = pytest.importorskip("torch", reason="training needs the `train` extra")
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.training import span  # noqa: E402
-from facetrack.training.boundaries import boundary_mirror, curve_maps  # noqa: E402
-from facetrack.training.losses import (  # noqa: E402
+from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
+from facetrack.training.alignment.losses import (  # noqa: E402
     adaptive_wing,
     focal_factors,
     focal_wing,
     jensen_shannon,
     map_divergence,
 )
-from facetrack.training.maps import bali_fields, gaussian_maps  # noqa: E402
+from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
 
 IBUG = markup.load("ibug68")
 MIRROR = IBUG.mirror.tolist()
@@ -166,10 +166,14 @@ def test_a_perfect_span_has_next_to_no_loss(fields, coordinate):
     assert all(0 <= term < 1e-3 for term in terms.values())
 
 
-def test_the_weighted_sum_of_spans_terms_is_the_papers():
-    terms = {"final": 1.0, "stages": 10.0, "field": 100.0, "coordinate": 1000.0}
-    total = span.total({k: torch.tensor(v) for k, v in terms.items()}, span.Weights())
-    assert total.item() == 1 + 4 * 10 + 16 * 100 + 40 * 1000
+def test_every_term_of_spans_has_the_papers_weight():
+    terms, _ = span.supervised_terms(perfect_answer(face()), face(), IBUG)
+    assert {name: getattr(span.Weights(), name) for name in terms} == {
+        "final": 1.0,
+        "stages": 4.0,
+        "field": 16.0,
+        "coordinate": 40.0,
+    }
 
 
 def test_every_output_of_span_is_supervised():
@@ -177,7 +181,8 @@ def test_every_output_of_span_is_supervised():
     leaves = [*output.landmarks, *output.boundaries, output.field]
     leaves = [(leaf + 0.01 * torch.randn_like(leaf)).requires_grad_() for leaf in leaves]
     answer = Supervision(tuple(leaves[:2]), tuple(leaves[2:4]), leaves[4])
-    span.total(span.supervised_terms(answer, face(), IBUG)[0], span.Weights()).backward()
+    terms, _ = span.supervised_terms(answer, face(), IBUG)
+    torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 

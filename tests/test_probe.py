@@ -15,13 +15,13 @@ from fakes_pipeline import PaintedEngines
 from facetrack.pipeline.open import Choices
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
-from facetrack.training.probe import Clip, Recipe, make_probe, read_clip, read_probe
-from facetrack.training.probe_render import Cutout, Painter
-from facetrack.training.probe_run import compile_report, measure_probe, read_table
-from facetrack.training.probe_scenes import HEIGHT, SCENES, WIDTH, Occluder, Scene, Swing, homographies, mapped
-from facetrack.training.probe_scenes import Path as Way
-from facetrack.training.probe_score import TrackedClip, mota_idf1, score
-from facetrack.training.probe_table import report_as_table
+from facetrack.training.probe.clips import Clip, Recipe, make_probe, read_clip, read_probe
+from facetrack.training.probe.render import Cutout, Painter
+from facetrack.training.probe.run import compile_report, measure_probe, read_table
+from facetrack.training.probe.scenes import HEIGHT, SCENES, WIDTH, Occluder, Scene, Swing, homographies, mapped
+from facetrack.training.probe.scenes import Path as Way
+from facetrack.training.probe.score import TrackedClip, mota_idf1, score
+from facetrack.training.probe.table import report_as_table
 
 FACE = MEAN_FACE_MM[:, :2] / np.ptp(MEAN_FACE_MM[:, :2], 0).max() * 200 + [160, 170]
 DOTS = [3, 8, 13, 19, 24, 30, 36, 45, 48, 54]

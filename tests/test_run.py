@@ -15,7 +15,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
 from facetrack.pipeline import run as run_module
-from facetrack.pipeline.run import FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
+from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
 from facetrack.tracker import markup
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
@@ -328,9 +328,9 @@ def test_the_count_of_dropped_frames_can_be_read_while_running() -> None:
 
 
 def test_a_batch_drops_nothing_however_slow_the_stages_are() -> None:
-    camera = Camera(1, 3)  # as many as find room in front of the busy stage
+    camera = Camera(1, BATCH_SLOTS["capture"])  # as many as find room in front of the busy stage
     pipeline = make(Watchman(on={0: lambda: (camera.busy.set(), wait_for(camera.all_given))}))
-    assert collect(pipeline.run(camera)) == ([0, 1, 2, 3], None)
+    assert collect(pipeline.run(camera)) == ([0, 1, 2], None)
     assert pipeline.dropped == 0
 
 

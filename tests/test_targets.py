@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrack.training.targets import gaussian_vectors
+from facetrack.training.alignment.targets import gaussian_vectors
 
 STRIDE, SIGMA, PEAK = 4.0, 1.2, 3.0
 

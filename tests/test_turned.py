@@ -11,7 +11,7 @@ from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_s
 from facetrack.tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, rotation_matrix
 from facetrack.training import turned
 from facetrack.training.datasets import Sample, read_pts, read_pts_folder
-from facetrack.training.point_files import write_pts
+from facetrack.training.datasets.point_files import write_pts
 from facetrack.training.turned import Head, Turned, fit_head, rasterise, turn_face, turned_faces
 
 WIDTH = 240

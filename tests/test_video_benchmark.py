@@ -12,7 +12,7 @@ from fakes import PaintedSource
 from fakes_benchmarks import write_300vw_video
 
 from facetrack.tracker.errors import SourceError
-from facetrack.training.video_benchmark import (
+from facetrack.training.evaluation.video_benchmark import (
     excluded_frames,
     list_test_videos,
     list_training_videos,

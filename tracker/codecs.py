@@ -1,6 +1,6 @@
 """From network outputs to landmarks: the decoding halves of the codecs, as Numba kernels.
 
-The encoding halves are the targets in `training.targets` and `training.maps`; tests hold the two against each other.
+The encoding halves are the targets in `training.alignment.targets` and `.maps`; tests hold the two against each other.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, UInt8
 
 _LETTERS = list("abcdeghmnopqsuvwxyzABCDEFGHKMNOPQRSUVWXYZ0123456789&%:;.-")
@@ -241,6 +242,18 @@ def _filling(size: tuple[int, int], patches: list[UInt8], rng: np.random.Generat
         return rng.integers(0, 256, (*size, 3), np.uint8)
     patch = patches[int(rng.integers(len(patches)))]
     return _uint8(cv2.resize(patch, (size[1], size[0]), interpolation=cv2.INTER_AREA))
+
+
+def mirror(bgr: UInt8, xy: Float32, marks: Markup) -> tuple[UInt8, Float32]:
+    """The mirror picture of (h, w, 3) and what becomes of its points (..., N, 2)."""
+    return np.ascontiguousarray(bgr[:, ::-1]), mirror_points(xy, marks, bgr.shape[1])
+
+
+def mirror_points(xy: Float32, marks: Markup, width: int) -> Float32:
+    """Points (..., N, 2) in the mirror picture of one `width` pixels wide, each under the index of its new side."""
+    mirrored = xy[..., marks.mirror, :].copy()
+    mirrored[..., 0] = width - 1 - mirrored[..., 0]
+    return mirrored
 
 
 def written_on(bgr: UInt8, rng: np.random.Generator) -> UInt8:

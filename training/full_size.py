@@ -18,6 +18,7 @@ import math
 import os
 import tarfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,10 +28,9 @@ from ..engines.card import read_card
 from ..pipeline.open import Choices
 from ..tracker.errors import FacetrackError
 from .config import Config, Corpus, load
-from .objectives import open_alignment
 from .publish import publish
 from .relabel import relabel
-from .train import Run
+from .train import Run, open_objective
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ STUDENT = "gv-mobilenetv3-68"
 PSEUDO = ("yt68", "unlabelled")  # folders of data whose labels the best network makes, below `pseudo`
 PROBE_STEPS = 60  # after which a network's speed is known
 PIECE = 15 * 2**20  # bytes
-PIECES = 4  # that leave at a time
+PIECES, TOGETHER = 7, 60 * 2**20  # that leave at a time, and their bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ def train(campaign: Campaign, name: str, config: Config) -> bool:
     The first steps tell how fast it is and so how many there will be; that number is kept for later calls.
     """
     folder = campaign.work / name
-    objective = open_alignment(config, campaign.data)
+    objective = open_objective(config, campaign.data, folder)
     known = folder / "steps"
     if not known.is_file():
         Run(_quiet(config, PROBE_STEPS // 3), objective, folder).train(PROBE_STEPS // 3)
@@ -109,7 +109,7 @@ def train(campaign: Campaign, name: str, config: Config) -> bool:
 
 
 def _quiet(config: Config, steps: int) -> Config:
-    """The same run without validations."""
+    """The same run, validated and saved only where it stops."""
     never = config.schedule.steps + 1
     return replace(config, schedule=replace(config.schedule, validate_every=never, checkpoint_every=steps))
 
@@ -148,20 +148,27 @@ def teach(campaign: Campaign) -> None:
 def ship(campaign: Campaign) -> None:
     """Leave the next pieces of what is finished in `out`, each once, and how far the rest is."""
     campaign.out.mkdir(parents=True, exist_ok=True)
-    gone = campaign.work / "shipped"
-    gone.mkdir(exist_ok=True)
-    left = PIECES
+    (campaign.work / "shipped").mkdir(parents=True, exist_ok=True)
+    count = size = 0
+    for name, mark, content in _pieces(campaign):
+        count, size = count + 1, size + len(content)
+        if count > PIECES or size > TOGETHER:
+            break
+        (campaign.out / name).write_bytes(content)
+        mark.touch()
+    logs = {path.parent.name: path.read_text("utf-8").splitlines()[-1:] for path in campaign.work.glob("*/log.jsonl")}
+    (campaign.out / "progress.json").write_text(json.dumps(logs, indent=1), encoding="utf-8")
+
+
+def _pieces(campaign: Campaign) -> Iterator[tuple[str, Path, bytes]]:
+    """Name, mark and content of every piece that has not left yet; its mark is made when it has."""
     for path in sorted((campaign.work / "published").glob("*/*")):
         content = path.read_bytes()
         sha = hashlib.sha256(content).hexdigest()[:16]
         for number, start in enumerate(range(0, len(content), PIECE)):
-            mark = gone / f"{path.name}.{sha}.{number}"
-            if left and not mark.exists():
-                (campaign.out / f"{path.name}.{number:02d}").write_bytes(content[start : start + PIECE])
-                mark.touch()
-                left -= path.suffix == ".onnx"
-    logs = {path.parent.name: path.read_text("utf-8").splitlines()[-1:] for path in campaign.work.glob("*/log.jsonl")}
-    (campaign.out / "progress.json").write_text(json.dumps(logs, indent=1), encoding="utf-8")
+            mark = campaign.work / "shipped" / f"{path.name}.{sha}.{number}"
+            if not mark.exists():
+                yield f"{path.name}.{number:02d}", mark, content[start : start + PIECE]
 
 
 def run(campaign: Campaign, names: tuple[str, ...]) -> bool:

@@ -20,10 +20,10 @@ from ..engines.aligner import Aligner
 from ..pipeline.open import Choices, open_engines
 from ..pipeline.search import FaceDetector
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, box_of_five, rotated_box
-from ..tracker.markup import Markup
 from ..tracker.types import Float32, UInt8
+from .augment import mirror, mirror_points
 from .datasets import read_faces, read_images
-from .point_files import write_pts
+from .datasets.point_files import write_pts
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform) -> PseudoLabe
         start: the crop of the first look.
     """
     first = aligner.align(bgr, [start])[0].xy
-    back = _mirrored_points(first, aligner.markup, bgr.shape[1])
+    mirrored, back = mirror(bgr, first, aligner.markup)
     looks = aligner.align(bgr, _turned_crops(aligner, first))
-    seen = aligner.align(np.ascontiguousarray(bgr[:, ::-1]), _turned_crops(aligner, back))
+    seen = aligner.align(mirrored, _turned_crops(aligner, back))
     xy = [look.xy for look in looks]
-    xy += [_mirrored_points(look.xy, aligner.markup, bgr.shape[1]) for look in seen]
+    xy += [mirror_points(look.xy, aligner.markup, bgr.shape[1]) for look in seen]
     mean = np.mean(xy, 0)
     side = box_centre_side(bounding_box(mean))[1]
     spread = float(np.linalg.norm(np.stack(xy) - mean, axis=-1).mean() / max(side, 1.0))
@@ -76,12 +76,6 @@ def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform) -> PseudoLabe
 def _turned_crops(aligner: Aligner, xy: Float32) -> list[CropTransform]:
     centre, side, angle = rotated_box(xy, aligner.markup.subset("five5", xy))
     return [aligner.crop_around(centre, side, angle + turn) for turn in TURNS]
-
-
-def _mirrored_points(xy: Float32, marks: Markup, width: int) -> Float32:
-    flipped = xy[marks.mirror].copy()
-    flipped[:, 0] = width - 1 - flipped[:, 0]
-    return flipped
 
 
 def first_crop(detector: FaceDetector, aligner: Aligner, bgr: UInt8, points: Float32) -> CropTransform | None:
@@ -110,7 +104,7 @@ def relabel(folder: Path, out: Path, choices: Choices) -> tuple[int, int]:
         SourceError: a picture is broken.
     """
     labelled = any(folder.rglob("*.pts"))
-    samples = read_faces(folder, "pts") if labelled else read_images(folder, 0)
+    samples = read_faces(folder, "pts") if labelled else read_images(folder)
     total = written = 0
     with open_engines(choices) as engines:
         for sample in samples:

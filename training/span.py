@@ -17,9 +17,9 @@ from ..engines.nets.hourglass import Supervision
 from ..engines.nets.span import spatial_softmax
 from ..tracker.codecs import field_lines, lines_of_points
 from ..tracker.markup import Markup
-from .boundaries import boundary_mirror, curve_maps
-from .losses import highest_cells, jensen_shannon, known_mean, map_divergence, windows
-from .maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
+from .alignment.boundaries import boundary_mirror, curve_maps
+from .alignment.losses import highest_cells, jensen_shannon, known_mean, map_divergence, windows
+from .alignment.maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
 
 STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last answer
 STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearly the same width in pixels
@@ -72,11 +72,6 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[di
         "coordinate": coordinate_error(place, top, xy, field.shape[4]),
     }
     return terms, place
-
-
-def total(terms: dict[str, Tensor], weights: Weights) -> Tensor:
-    """Weighted sum of the supervised terms."""
-    return torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
 
 
 def field_centroid(

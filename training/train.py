@@ -30,10 +30,10 @@ from torch.utils.tensorboard import SummaryWriter
 from ..engines.torch_backend import read_state
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
+from .alignment.consistency import SelfConsistency
+from .alignment.networks import ALIGNMENTS, open_alignment
 from .config import Config, Schedule, load
-from .consistency import SelfConsistency
-from .detection import BackboneDetection, BranchRefinement
-from .objectives import ALIGNMENTS, open_alignment
+from .detection.objectives import BackboneDetection, BranchRefinement
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, head_pose, rotation_matrix
 from ..tracker.types import Float32, Float64, Int64, UInt8
 from .datasets import Sample, read_pts_folder
-from .point_files import write_pts
+from .datasets.point_files import write_pts
 
 # One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
 # sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's

@@ -1,0 +1,133 @@
+"""`facetrack export` and `calibrate`. Imports wait until a command runs: --help is quick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..pipeline import options as opt
+from ..pipeline.talk import say
+
+if TYPE_CHECKING:
+    from ..engines.card import ModelCard
+    from ..engines.parity import Proof
+
+_crops = click.option("--crops", type=opt.PATH, metavar="DIR", help="Pictures of faces.  [default: packaged]")
+
+
+def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], Proof]:
+    """What a card's networks are judged by in any precision; the pictures are read before anything is written."""
+    from ..engines.parity import proof_for
+    from ..pipeline.crops import crops_for
+
+    proofs = {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
+    return lambda _, role: proofs[role]
+
+
+@click.command("export")
+@click.argument("model")
+@click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True)
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
+@click.option("--batch", default="1,4,8", show_default=True, metavar="N,N,...", help="Usual batch sizes, ascending.")
+@opt.out_folder
+@_crops
+@opt.talk
+def export(model: str, target: str, precision: str, batch: str, out: Path, crops: Path | None) -> None:
+    """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
+
+    ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
+    tensorrt` finds them.
+    """
+    from ..engines.convert import any_card, export_onnx_card, export_plans, report
+    from ..engines.tensorrt_build import PlanRequest
+
+    try:
+        request = PlanRequest(precision, tuple(int(number) for number in batch.split(",")))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"wanted ascending numbers from 1 on, such as 1,4,8, got {batch}", param_hint="--batch"
+        ) from error
+    card = any_card(model)
+    proofs = _proofs(card, crops)
+    if precision == "int8":
+        from .int8 import Int8Settings, quantise_card
+
+        card, quantised = quantise_card(card, proofs, Int8Settings(), out)
+        if target == "onnx":
+            click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+            return
+    if target == "onnx":
+        card, exported = export_onnx_card(card, precision, request.batches, proofs, out)
+    else:
+        exported = export_plans(card, request, proofs, out)
+    click.echo(json.dumps(report(card, exported), indent=2))
+
+
+@click.group()
+def calibrate() -> None:
+    """Measure constants and write them where the program finds them."""
+
+
+@calibrate.command("int8")
+@click.argument("model")
+@opt.out_folder
+@_crops
+@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True)
+@click.option("--limit", type=click.FloatRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
+@click.option("--least-weights", type=click.IntRange(0), default=0, help="Smaller convolutions stay in 32 bits.")
+@click.option("--for-cpu", is_flag=True, help="For ONNX Runtime on CPUs alone, in the model's own card.")
+@opt.talk
+def calibrate_int8(
+    model: str, out: Path, crops: Path | None, method: str, limit: float | None, least_weights: int, for_cpu: bool
+) -> None:
+    """Write a model in 8 bits; layers that move the landmarks too far stay in 32.
+
+    Set FACETRACK_HOME to DIR to use it. With --for-cpu steps are finer, and TensorRT and torch go on using the model's
+    own files; without it the result is a model NAME-int8 for both.
+    """
+    from ..engines.convert import any_card
+    from ..engines.quantise import QuantSettings
+    from .int8 import LIMIT, Int8Settings, quantise_card
+
+    quant = QuantSettings(method, symmetric=not for_cpu, least_weights=least_weights)
+    settings = Int8Settings(quant, for_cpu, LIMIT if limit is None else limit)
+    card = any_card(model)
+    card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
+    click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+
+
+@calibrate.command("noise")
+@click.argument("model")
+@click.option(
+    "--faces",
+    type=opt.PATH,
+    required=True,
+    metavar="DIR",
+    help="Photographs with a .pts beside each, none of them of the model's training.",
+)
+@click.option("--test", "tests", multiple=True, type=opt.PATH, metavar="DIR", help="More, to measure on alone.")
+@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Gets cards/ and weights/.")
+@click.option("--plot", type=opt.PATH, metavar="FILE", help="Draw the result, PNG or SVG.")
+@click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
+@opt.talk
+def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
+    """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
+    from ..engines.backend import open_backend
+    from ..engines.card import find_card
+    from ..training.datasets import one_face_each, read_pts_folder
+    from . import noise, noise_report
+
+    card = find_card(model, "align")
+    net = open_backend(card.weights["net"], "auto", 1)
+    samples, *others = (one_face_each(read_pts_folder(folder)) for folder in (faces, *tests))
+    named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
+    learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
+    net.close()
+    say(str(noise_report.write_calibration(card, learned, out)))
+    if plot is not None:
+        noise_report.plot(learned, plot)
+    click.echo(noise_report.as_text(learned))

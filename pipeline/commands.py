@@ -1,0 +1,136 @@
+"""`facetrack live`, `batch`, `doctor` and `bench`. Imports wait until a command runs: --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options as opt
+from .talk import SOME_FAILED, announce_compilation, say, show_progress
+
+if TYPE_CHECKING:
+    from .open import OpenEngines
+
+
+@click.command()
+@click.option("--camera", required=True, metavar="0|URL|FILE", help="What to watch; a FILE plays at its own speed.")
+@click.option("--csv", type=opt.PATH, metavar="FILE", help="Write the landmarks, FILE.json beside.")
+@click.option("--record", type=opt.PATH, metavar="FILE", help="Write an mp4 with the faces drawn.")
+@click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
+@click.option("--no-window", "window", flag_value=False, default=True, help="Do not open a window.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@opt.columns
+@opt.tracking
+@opt.smooth_live
+@opt.talk
+@click.pass_obj
+def live(engines: OpenEngines, /, camera: str, jsonl: bool, **options: Any) -> None:
+    """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
+    outputs = {
+        name: options.pop(name) for name in ("csv", "record", "window", "raw", "landmark_confidence", "overwrite")
+    }
+    if not (jsonl or outputs["window"] or outputs["csv"] or outputs["record"]):
+        raise click.UsageError("nothing to show and nothing to write: give --csv, --record or --jsonl with --no-window")
+    announce_compilation()
+    from .live import LiveOutputs, LiveRun
+    from .open import Choices
+
+    choices = Choices(**options)
+    with engines(choices) as opened:
+        run = LiveRun(opened, choices, LiveOutputs(jsonl=sys.stdout if jsonl else None, **outputs))
+        say(run.track(camera))
+
+
+@click.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@opt.out_folder
+@click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
+@opt.overwrite
+@click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
+@opt.columns
+@opt.tracking
+@opt.smooth_recording
+@opt.talk
+@click.pass_obj
+def batch(
+    engines: OpenEngines, /, inputs: tuple[str, ...], out: Path, overwrite: bool, resume: bool, **options: Any
+) -> int:
+    """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
+    opt.refuse_both(overwrite=overwrite, resume=resume)
+    from .batch import Outputs, plan, track_all
+    from .open import Choices
+
+    written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence")}
+    outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
+    tasks, choices = plan(inputs, outputs), Choices(**options)
+    announce_compilation()
+    with engines(choices) as opened, show_progress(len(tasks)) as progress:
+        failures = track_all(tasks, outputs, opened, choices, progress)
+    for failure in failures:
+        say(f"facetrack: failed: {failure}")
+    if not failures:
+        return 0
+    return 1 if failures[0].what == tasks[0].spec and len(tasks) == 1 else SOME_FAILED
+
+
+@click.command()
+@opt.as_json
+@opt.talk
+@click.pass_obj
+def doctor(engines: OpenEngines, /, as_json: bool) -> int:
+    """Say what works here, what does not, why, and what to do about it. Exit code 1 if something is broken."""
+    from dataclasses import asdict
+
+    from .doctor import examine
+    from .tables import check_as_lines
+
+    checks = []
+    for check in examine(engines):
+        checks.append(check)
+        if not as_json:
+            click.echo(check_as_lines(check))
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], indent=2))
+    return int(any(check.status == "failed" for check in checks))
+
+
+@click.command()
+@click.argument("video", required=False, type=opt.PATH)
+@click.option("--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="In the made video.")
+@click.option("--frames", type=click.IntRange(10), default=600, show_default=True, help="Of the made video.")
+@click.option("--networks", is_flag=True, help="Measure each network alone, by backend and batch, against the device.")
+@opt.as_json
+@opt.tracking
+@opt.smooth_live
+@opt.talk
+@click.pass_obj
+def bench(
+    engines: OpenEngines,
+    /,
+    video: Path | None,
+    faces: str,
+    frames: int,
+    networks: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure the speed on VIDEO, or on a video in which a portrait moves."""
+    from .bench import BenchSettings, run_bench
+    from .open import Choices
+    from .tables import bench_as_table
+
+    choices = Choices(**options)
+    announce_compilation()
+    if networks:
+        from .model_bench import bench_networks, networks_as_table
+
+        measured = bench_networks(choices)
+        click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))
+        return
+    with engines(choices) as opened:
+        report = run_bench(BenchSettings(video, int(faces), frames), opened, choices)
+    click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))

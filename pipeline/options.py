@@ -1,0 +1,91 @@
+"""Options and arguments that several commands share: one name, one meaning, one default."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from .talk import log
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+BACKENDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
+PATH = click.Path(path_type=Path)
+
+
+def chain(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
+    """Several decorators as one, in the order in which they are to be written above a command."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def refuse_both(*, overwrite: bool, resume: bool) -> None:
+    """Say that two options contradict each other.
+
+    Raises:
+        click.UsageError: both are given.
+    """
+    if overwrite and resume:
+        raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+
+
+def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
+    """Set the log's level from -v and -q."""
+    del ctx
+    if value:
+        louder = logging.INFO if value == 1 else logging.DEBUG
+        log.setLevel(logging.ERROR if parameter.name == "quiet" else louder)
+    return value
+
+
+def _smooth(*kinds: str) -> Callable[[Command], Command]:
+    told = "How landmarks are smoothed" + ("; rts also looks at what follows." if "rts" in kinds else ".")
+    return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
+
+
+talk = chain(
+    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_talk, help="Say errors alone."),
+)
+folder = click.argument("folder", type=PATH, metavar="DIR")
+out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the results.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+
+backend = chain(
+    click.option("--model", default="gv", show_default=True, help="Network or card; see `facetrack models`."),
+    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each network."),
+)
+tracking = chain(
+    backend,
+    click.option(
+        "--detect-every",
+        type=click.IntRange(1),
+        default=25,
+        show_default=True,
+        help="Frames between two searches for new faces; a frame without any face is always searched.",
+    ),
+    click.option(
+        "--min-face",
+        type=click.FloatRange(0),
+        default=0,
+        help="Smallest face to search for, pixels.  [default: by the frame's size]",
+    ),
+    click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
+)
+smooth_live = _smooth("kalman", "oneeuro", "none")
+smooth_recording = _smooth("kalman", "rts", "oneeuro", "none")
+columns = chain(
+    click.option("--raw", is_flag=True, help="Add the landmarks as measured: xr_*, yr_*."),
+    click.option("--landmark-confidence", is_flag=True, help="Add the confidence of each landmark: c_*."),
+)

@@ -1,0 +1,1 @@
+"""The alignment networks: what they are trained on, labels, losses, learning without labels, publication."""

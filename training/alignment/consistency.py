@@ -1,0 +1,158 @@
+"""SPAN-style self-calibration for every alignment network: labels where there are some, agreement everywhere.
+
+Each face is seen twice, in a calm crop and in one that is disturbed: turned, shrunk, mirrored, and its pixels spoilt.
+The calm crop's answer, moved as the pixels moved, must be the disturbed one's (Eq. 20); both must fit the label where
+there is one (Eq. 19).
+
+Source: Wan et al. (SPAN), sections III-D and III-E.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...engines import nets
+from ...tracker.errors import ConfigError
+from ...tracker.geometry import CropTransform
+from ...tracker.types import Float32, Float64, UInt8
+from ..augment import Geometry, crop_over_background, disguise, mirror, random_crop
+from ..config import Config
+from ..datasets import Sample
+from .networks import open_alignment
+from .objective import mapped, part, weighted
+
+NOTHING, UNLABELLED, LABELLED = 0, 1, 2
+CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # the spread of the calm crop
+Pair = tuple[UInt8, UInt8, Float32, Float32, Float32, np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One face in one crop: its pixels (s, s, 3), its points (N, 2) and the way (2, 3) from picture to crop pixels."""
+
+    crop: UInt8
+    xy: Float32
+    matrix: Float64
+
+
+class SelfConsistency:
+    """An alignment network's own objective on labelled pairs, and agreement of every pair; see `train.Objective`."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        """Read the pictures; see `Alignment`.
+
+        Raises:
+            ConfigError: nothing is left without labels, or something that `Alignment` needs is not configured.
+            SourceError: a folder is missing or broken.
+        """
+        self.config, self.inner = config, open_alignment(config, data)
+        rules = config.consistency
+        self.unlabelled: list[Sample] = []
+        for number, corpus in enumerate(self.inner.corpora):
+            labelled, others = _divided(corpus, rules.labels, number)
+            self.inner.corpora[number] = labelled
+            self.unlabelled += others
+        for extra in rules.unlabelled:
+            self.unlabelled += self.inner.faces(data / extra.path, extra.layout)
+        if rules.share > 0 and not self.unlabelled:
+            raise ConfigError("consistency.share: wanted pictures without labels, got none; name some, or set it to 0")
+
+    def build(self) -> nets.FromBytes:
+        """See `Alignment`."""
+        return self.inner.build()
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """See `Alignment`."""
+        return self.inner.validate(net)
+
+    def picture(self, net: nn.Module) -> UInt8:
+        """See `Alignment`."""
+        return self.inner.picture(net)
+
+    def item(self, index: int, progress: float) -> Pair:
+        """Pair number `index`.
+
+        Returns:
+            calm and disturbed crop (s, s, 3); the points in both (N, 2), crop pixels; the way (2, 3) from the calm
+            crop's pixels to the disturbed one's; NOTHING, UNLABELLED or LABELLED.
+        """
+        seed = self.config.schedule.seed
+        rng = np.random.default_rng((seed, index))
+        rules = self.config.consistency
+        size = self.config.schedule.size(progress)
+        if rng.random() < self.config.negative_share:
+            crop, nothing, _ = self.inner.negative(size, progress, rng)
+            return crop, crop, nothing, nothing, np.eye(2, 3, dtype=np.float32), np.int64(NOTHING)
+        known = not rng.random() < rules.share
+        sample = self.inner.draw(progress, rng) if known else self.unlabelled[int(rng.integers(len(self.unlabelled)))]
+        calm = self._seen(sample, random_crop(sample.points[0], size, CALM, rng), flip=False, rng=rng)
+        wild = replace(
+            self.config.geometry,
+            wide_share=1.0,
+            wide_roll_deg=rules.roll_deg,
+            log_scale=0.0,
+            box_scale=self.config.geometry.box_scale / rng.uniform(rules.scale, 1.0),
+        )
+        transform = random_crop(sample.points[0], size, wild, rng)
+        other = self._seen(sample, transform, flip=rng.random() < rules.flip, rng=rng)
+        spoilt = disguise(other.crop, self.inner.patches, rng)
+        way = _then(_inverse(calm.matrix), other.matrix)
+        return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
+
+    def _seen(self, sample: Sample, transform: CropTransform, *, flip: bool, rng: np.random.Generator) -> Seen:
+        background = self.inner.patches[int(rng.integers(len(self.inner.patches)))]
+        crop = crop_over_background(sample.bgr(), transform, background, rng)
+        xy, matrix = transform.to_crop(sample.points[0]), transform.matrix.copy()
+        if flip:
+            crop, xy = mirror(crop, xy, self.inner.markup)
+            matrix[0] *= -1
+            matrix[0, 2] += crop.shape[1] - 1
+        return Seen(crop, xy, matrix)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of the terms and each of them by name; "consistency" is the mean over all pairs of faces."""
+        order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
+        calm, wild, xy_calm, xy_wild, matrices, kind = (values[order] for values in batch)
+        known, faces = int((kind == LABELLED).sum()), int((kind != NOTHING).sum())
+        blank = faces - known
+        crops = torch.cat((calm[:known], wild[:known], calm[known:faces], wild[known:faces], calm[faces:]))
+        is_face = torch.zeros(len(crops), device=crops.device)
+        is_face[: 2 * faces] = 1
+        answer = net(crops)
+        terms = self.inner.terms(answer, torch.cat((xy_calm[:known], xy_wild[:known])), is_face)
+        total, count = crops.new_zeros((), dtype=torch.float32), max(faces, 1)
+        for start, length, first in ((0, known, 0), (2 * known, blank, known)):
+            if length:
+                alpha, beta = (part(answer, begin, begin + length) for begin in (start, start + length))
+                if self.config.consistency.stop_gradient:
+                    alpha = mapped(alpha, torch.Tensor.detach)
+                moved = matrices[first : first + length]
+                total = total + self.inner.divergence(alpha, beta, moved) * (length / count)
+        terms["consistency"] = (self.config.consistency.weight, total)
+        return weighted(terms)
+
+
+def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list[Sample], list[Sample]]:
+    """A corpus's pictures with labels and without; the same ones whatever else is configured."""
+    order = np.random.default_rng((7, number)).permutation(len(corpus))
+    known = set(order[: max(1, round(labels * len(corpus)))].tolist())
+    with_labels = [sample for i, sample in enumerate(corpus) if i in known]
+    return with_labels, [sample for i, sample in enumerate(corpus) if i not in known]
+
+
+def _inverse(matrix: Float64) -> Float64:
+    back = np.linalg.inv(matrix[:, :2])
+    return np.concatenate((back, -back @ matrix[:, 2:]), 1)
+
+
+def _then(first: Float64, second: Float64) -> Float64:
+    """One affine (2, 3) map after another."""
+    joined: Float64 = second[:, :2] @ first
+    joined[:, 2] += second[:, 2]
+    return joined

@@ -1,0 +1,236 @@
+"""What the answer of each alignment network should be: GV's vectors, TAB's, PropNet's and SPAN's maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...engines.nets import FromBytes
+from ...engines.nets.hourglass import Supervision
+from ...engines.nets.tab import TAB
+from ...tracker.errors import ConfigError
+from .. import span
+from ..config import Config
+from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
+from .losses import TINY, focal_wing, jensen_shannon, known_mean, map_centroid, soft_centroid
+from .maps import gaussian_maps, to_cells
+from .objective import Alignment, Terms
+from .targets import gaussian_vectors
+
+STRIDE = 4  # crop pixels per cell of GV's vectors, TAB's and PropNet's maps
+NEAR = 3  # cells; the centroid round a peak that is farther off teaches nothing
+SMOOTH = 0.3  # cells; the coordinate term is quadratic below
+
+
+class VectorAlignment(Alignment):
+    """GV's objective: vectors by MSE, places by their centroid."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        """See `Alignment`."""
+        super().__init__(config, data)
+        self.codec = {
+            "kind": "vectors",
+            "stride": STRIDE,
+            "sigma": config.vectors.sigma,
+            "peak": config.vectors.peak,
+        }
+
+    def logits(self, answer: tuple[Tensor, ...]) -> Tensor | None:
+        """See `Alignment`."""
+        return answer[1] if len(answer) > 1 else None
+
+    def landmark_terms(self, answer: tuple[Tensor, ...], xy: Tensor) -> tuple[Tensor, Terms]:
+        """See `Alignment`."""
+        vectors, weights = answer[0], self.config.vectors
+        cells = to_cells(xy, STRIDE)
+        drawn = gaussian_vectors(xy.cpu().numpy(), vectors.shape[2], STRIDE, weights.sigma, weights.peak)
+        bells = torch.from_numpy(drawn).to(xy.device)
+        place, top = soft_centroid(vectors)
+        # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the bell
+        reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
+        return _pixels(place, STRIDE), {
+            "mse": (weights.mse, F.mse_loss(vectors, bells)),
+            "coordinate": (weights.coordinate, _coordinate(place, cells, reachable)),
+        }
+
+    def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
+        """See `Alignment`.
+
+        Vectors cannot be turned: where the first crop's landmarks come to lie in the second says which bells its
+        vectors should be. Nothing flows back through those places.
+        """
+        with torch.no_grad():
+            place = _pixels(soft_centroid(alpha[0].float())[0], STRIDE)
+            moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], place) + matrices[:, None, :, 2]
+            turned = torch.linalg.det(matrices[:, :, :2]) < 0
+            mirror = torch.from_numpy(self.markup.mirror.copy()).to(moved.device)
+            moved = torch.where(turned[:, None, None], moved[:, mirror], moved)
+            cells = to_cells(moved, STRIDE)[:, :, None]  # F, N, 1, 2
+            grid = torch.arange(beta[0].shape[2], device=moved.device)[:, None]
+            bells = torch.exp(-0.5 * ((grid - cells) / self.config.vectors.sigma) ** 2)
+        known = (cells >= 0) & (cells <= beta[0].shape[2] - 1)
+        wanted, seen = (v.transpose(2, 3) for v in (bells, beta[0].float().clamp(min=0) + TINY))
+        divergence = jensen_shannon(
+            wanted / wanted.sum(-1, keepdim=True).clamp(min=TINY), seen / seen.sum(-1, keepdim=True)
+        )
+        return known_mean(divergence, known[:, :, 0])
+
+
+class MapAlignment(Alignment):
+    """What TAB's and PropNet's objectives share: landmark maps of stride 4."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        """See `Alignment`."""
+        super().__init__(config, data)
+        self.codec = {"kind": "heatmaps", "stride": STRIDE, "reach": config.maps.reach}
+
+    def logits(self, answer: Supervision) -> Tensor | None:
+        """See `Alignment`."""
+        return answer.logits
+
+    def bells(self, answer: Supervision, xy: Tensor) -> Tensor:
+        """What the landmark maps should be, (F, N, h, w)."""
+        return gaussian_maps(xy, _size(answer.landmarks[-1]), STRIDE, self.config.maps.sigma)
+
+    def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
+        """See `Alignment`: every supervised stage's positive part, as distributions."""
+        points = torch.from_numpy(self.markup.mirror.copy()).to(matrices.device)
+        lines = torch.from_numpy(boundary_mirror(self.markup)).to(matrices.device)
+        union = torch.tensor([len(lines)], device=lines.device)
+        terms = []
+        for first, second, mirror in (
+            (alpha.landmarks, beta.landmarks, points),
+            (alpha.boundaries, beta.boundaries, lines),
+        ):
+            for a, b in zip(first, second, strict=True):
+                own = mirror if a.shape[1] == len(mirror) else torch.cat((mirror, union))
+                calm, wild = span.as_distribution(a.float()), span.as_distribution(b.float())
+                terms.append(span.divergence_of_maps(calm, wild, matrices, own, STRIDE))
+        return torch.stack(terms).sum()
+
+    def places(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+        """Decoded places of the final maps, and the coordinate term."""
+        cells = to_cells(xy, STRIDE)
+        maps = answer.landmarks[-1].float()
+        place, top = map_centroid(maps, max(self.config.maps.reach, 2))
+        last = torch.tensor([maps.shape[3] - 1, maps.shape[2] - 1], device=xy.device)
+        reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= last)
+        return _pixels(place, STRIDE), {
+            "coordinate": (self.config.maps.coordinate, _coordinate(place, cells, reachable)),
+        }
+
+
+class BoundaryAlignment(MapAlignment):
+    """TAB's objective: squared errors of every stack's boundary maps and of the landmark maps.
+
+    Errors are summed over a map's cells and averaged over maps and faces, which does not depend on the maps' size.
+    With `maps.frozen` this is the paper's second stage (section 4.3), else both parts learn together; the first stage
+    is a run with `maps.landmarks = 0`.
+    """
+
+    def build(self) -> FromBytes:
+        """See `Alignment`."""
+        net = super().build()
+        if self.config.maps.frozen:
+            assert isinstance(net.net, TAB)
+            net.net.freeze_boundaries()
+        return net
+
+    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+        """See `Alignment`."""
+        weights = self.config.maps
+        place, terms = self.places(answer, xy)
+        terms["maps"] = (weights.landmarks, _squares(answer.landmarks[-1], self.bells(answer, xy)))
+        lines = with_union(curve_maps(xy, self.markup, _size(answer.boundaries[-1]), STRIDE))
+        errors = torch.stack([_squares(maps, lines) for maps in answer.boundaries])
+        terms["boundaries"] = (0.0 if weights.frozen else weights.boundaries, errors.sum())
+        return place, terms
+
+
+class PropagationAlignment(MapAlignment):
+    """PropNet's objective: Focal Wing on every stack's landmark and boundary maps (Eq. 4).
+
+    Our data sets carry no attributes, so that every face counts the same.
+    """
+
+    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+        """See `Alignment`."""
+        weights = self.config.maps
+        place, terms = self.places(answer, xy)
+        bells = self.bells(answer, xy)
+        lines = segment_maps(xy, self.markup, _size(bells), STRIDE)
+        plain = torch.zeros(len(xy), 0, dtype=torch.bool, device=xy.device)
+        for name, weight, stages, wanted in (
+            ("maps", weights.landmarks, answer.landmarks, bells),
+            ("boundaries", weights.boundaries, answer.boundaries, lines),
+        ):
+            if stages:  # without propagation there are no boundaries
+                terms[name] = (weight, torch.stack([focal_wing(maps.float(), wanted, plain) for maps in stages]).sum())
+        return place, terms
+
+
+class FieldAlignment(Alignment):
+    """SPAN's supervised objective (Eq. 19)."""
+
+    def __init__(self, config: Config, data: Path) -> None:
+        """See `Alignment`."""
+        super().__init__(config, data)
+        per_landmark = config.network.options.get("field_per_landmark", False)
+        fields = self.markup.points if per_landmark else len(self.markup.boundaries)
+        self.codec = {"kind": "fields", "stride": span.FINAL_STRIDE, "reach": span.DECODE_REACH, "fields": fields}
+
+    def logits(self, answer: Supervision) -> Tensor | None:
+        """See `Alignment`."""
+        return answer.logits
+
+    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+        """See `Alignment`."""
+        terms, place = span.supervised_terms(answer, xy, self.markup)
+        weights = span.Weights()
+        return _pixels(place, span.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
+
+    def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
+        """See `Alignment`."""
+        return span.consistency(alpha, beta, matrices, self.markup)
+
+
+ALIGNMENTS: dict[str, type[Alignment]] = {
+    "gv": VectorAlignment,
+    "tab": BoundaryAlignment,
+    "propnet": PropagationAlignment,
+    "span": FieldAlignment,
+}
+
+
+def open_alignment(config: Config, data: Path) -> Alignment:
+    """The objective of the configured alignment network.
+
+    Raises:
+        ConfigError: no objective trains this network, or something that it needs is not configured.
+        SourceError: a folder of data is missing or broken.
+    """
+    name = config.network.name
+    if name not in ALIGNMENTS:
+        raise ConfigError(f"network.name: wanted one of {', '.join(ALIGNMENTS)}, got {name!r}")
+    return ALIGNMENTS[name](config, data)
+
+
+def _coordinate(place: Tensor, cells: Tensor, reachable: Tensor) -> Tensor:
+    """Mean over all coordinates of the distance in cells, where the decoded place can move to the wanted one."""
+    return (F.smooth_l1_loss(place, cells, reduction="none", beta=SMOOTH) * reachable).mean()
+
+
+def _squares(maps: Tensor, wanted: Tensor) -> Tensor:
+    """Squared error summed over cells, mean over maps and faces."""
+    return (maps.float() - wanted).square().sum((2, 3)).mean()
+
+
+def _pixels(cells: Tensor, stride: float) -> Tensor:
+    return stride * (cells + 0.5) - 0.5
+
+
+def _size(maps: Tensor) -> tuple[int, int]:
+    return maps.shape[2], maps.shape[3]

@@ -1,0 +1,275 @@
+"""What every alignment network is trained on and validated with; `networks` says how each answer is judged."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...engines import nets
+from ...engines.codec import decoder
+from ...tracker import markup
+from ...tracker.errors import ConfigError
+from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.types import Float32, UInt8
+from ..augment import crop_over_background, disturb, mirror, random_crop
+from ..config import Config
+from ..datasets import Sample, one_face_each, read_faces, read_images
+
+GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
+FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
+BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
+BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
+Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
+Item = tuple[UInt8, Float32, np.float32]
+
+
+class Alignment(ABC):
+    """Items, face scores and validation of every alignment network; a subclass says what its answers should be.
+
+    Attributes:
+        codec: how the network's deployed outputs are decoded, as a card says it.
+    """
+
+    codec: dict[str, Any]
+
+    def __init__(self, config: Config, data: Path) -> None:
+        """Read all pictures of the configuration below the folder `data` into memory, still compressed.
+
+        Raises:
+            ConfigError: something that is needed is not configured, or a corpus has other points.
+            MarkupError: no markup has so many landmarks.
+            SourceError: a folder is missing or broken.
+        """
+        if not (config.corpora and config.validation and (config.negatives or not config.negative_share)):
+            raise ConfigError(
+                "alignment: wanted at least one of corpora, validation, and one of negatives unless negative_share is 0"
+            )
+        self.config = config
+        self.markup = markup.for_points(config.network.landmarks)
+        self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
+        self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
+        self.validation = self.faces(data / config.validation, config.validation_layout)
+        self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
+
+    def faces(self, folder: Path, layout: str) -> list[Sample]:
+        """All faces of a folder, one to a sample; each must have all points of the markup."""
+        samples = one_face_each(read_faces(folder, layout))
+        for sample in samples:
+            if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
+                raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
+        return samples
+
+    def build(self) -> nets.FromBytes:
+        """The untrained network behind its preprocessing.
+
+        Raises:
+            ConfigError: the network does not take these options.
+        """
+        network = self.config.network
+        try:
+            return nets.FromBytes(nets.build(network.name, network.landmarks, **network.options))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"network {network.name} with {network.options}: {error}") from error
+
+    def item(self, index: int, progress: float) -> Item:
+        """Training picture number `index`: crop (s, s, 3), points (N, 2) crop pixels, 1.0 if it shows a face."""
+        rng = np.random.default_rng((self.config.schedule.seed, index))
+        size = self.config.schedule.size(progress)
+        if rng.random() < self.config.negative_share:
+            return self.negative(size, progress, rng)
+        sample = self.draw(progress, rng)
+        points = sample.points[0]
+        transform = random_crop(points, size, self.config.geometry, rng)
+        background = self.patches[int(rng.integers(len(self.patches)))]
+        crop = crop_over_background(sample.bgr(), transform, background, rng)
+        xy = transform.to_crop(points)
+        if rng.random() < self.config.geometry.flip:
+            crop, xy = mirror(crop, xy, self.markup)
+        return disturb(crop, self.patches, rng), xy, np.float32(1)
+
+    def draw(self, progress: float, rng: np.random.Generator) -> Sample:
+        """One face of the mixture as it is when this share of the run is over."""
+        early = np.array([c.weight for c in self.config.corpora])
+        late = np.array([c.weight if c.late_weight < 0 else c.late_weight for c in self.config.corpora])
+        weights = (1 - progress) * early + progress * late
+        samples = self.corpora[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        return samples[int(rng.integers(len(samples)))]
+
+    def negative(self, size: int, progress: float, rng: np.random.Generator) -> Item:
+        """No face: a piece of a picture without faces, or a face's picture cropped where the face is not."""
+        nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
+        if rng.random() < 0.8:
+            bgr = self.negatives[int(rng.integers(len(self.negatives)))].bgr()
+            height, width = bgr.shape[:2]
+            side = min(height, width) * rng.uniform(0.25, 1.2)
+            centre = rng.uniform(0, width), rng.uniform(0, height)
+        else:
+            sample = self.draw(progress, rng)
+            bgr = sample.bgr()
+            centre, side = _beside(sample.points[0], rng)
+        transform = CropTransform.around(centre, side, size, angle=rng.uniform(-np.pi, np.pi) * 0.3)
+        background = self.patches[int(rng.integers(len(self.patches)))]
+        crop = crop_over_background(bgr, transform, background, rng)
+        return disturb(crop, self.patches, rng), nothing, np.float32(0)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of the terms and each of them by name.
+
+        Args:
+            net: the network.
+            batch: crops (B, s, s, 3) uint8, points (B, N, 2), 1.0 where there is a face (B,).
+        """
+        order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
+        crops, xy, is_face = (values[order] for values in batch)
+        return weighted(self.terms(net(crops), xy[: int(is_face.sum())], is_face))
+
+    def terms(self, answer: Any, xy: Tensor, is_face: Tensor) -> Terms:
+        """What an answer costs.
+
+        Args:
+            answer: of the network to B pictures, the L with labels first.
+            xy: (L, N, 2) crop pixels of those.
+            is_face: (B,) 1.0 where there is a face. Without labels nothing is said about their quality.
+        """
+        labelled = len(xy)
+        terms: Terms = {"nothing": (0.0, _total(answer))}  # every output has a gradient
+        quality = torch.zeros_like(is_face)
+        if labelled:
+            place, terms = self.landmark_terms(part(answer, 0, labelled), xy)
+            quality[:labelled], nme = self._quality(place.detach(), xy)
+            terms["nme"] = (0.0, nme)
+        logits = self.logits(answer)
+        if logits is not None:
+            told = 1 - is_face
+            told[:labelled] = 1
+            right = F.binary_cross_entropy_with_logits(logits[:, 1].float(), quality, reduction="none")
+            terms["face"] = (FACE, F.binary_cross_entropy_with_logits(logits[:, 0].float(), is_face))
+            terms["quality"] = (QUALITY, (right * told).sum() / told.sum().clamp(min=1))
+        return terms
+
+    @abstractmethod
+    def landmark_terms(self, answer: Any, xy: Tensor) -> tuple[Tensor, Terms]:
+        """What the network's answer to F faces costs.
+
+        Args:
+            answer: of the network in training mode.
+            xy: (F, N, 2) crop pixels.
+        Returns:
+            Decoded places (F, N, 2) in crop pixels, and name -> (weight, term).
+        """
+
+    @abstractmethod
+    def divergence(self, alpha: Any, beta: Any, matrices: Tensor) -> Tensor:
+        """How much the answers to the same F faces in two crops differ, once the first is moved into the second.
+
+        Args:
+            alpha, beta: answers in training mode.
+            matrices: (F, 2, 3) from the first crops' pixels to the second's; some mirror.
+        """
+
+    @abstractmethod
+    def logits(self, answer: Any) -> Tensor | None:
+        """The face score's logits (B, 2) in the network's answer in training mode, if it has them."""
+
+    def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""
+        a, b = (list(group) for group in self.markup.normalisers["io"])
+        eyes = (xy[:, a].mean(1) - xy[:, b].mean(1)).norm(dim=-1)
+        nme = (place - xy).norm(dim=-1).mean(1) / eyes
+        return (nme < GOOD_NME).float(), nme.mean()
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """Inter-ocular NME in percent with ground-truth boxes, plain and turned by 30 degrees."""
+        plain, turned = self._errors(net, 0.0), self._errors(net, np.pi / 6)
+        return {"nme": float(plain.mean() * 100), "nme_roll30": float(turned.mean() * 100)}
+
+    def picture(self, net: nn.Module) -> UInt8:
+        """The first validation faces with what the network finds, six to a row."""
+        samples = self.validation[:18]
+        crops, places = self._found(net, samples, [self._upright(s.points[0], 0.0) for s in samples])
+        for crop, place in zip(crops, places, strict=True):
+            for x, y in place:
+                cv2.circle(crop, (round(float(x)), round(float(y))), 1, (0, 255, 0), -1)
+        blank = np.zeros((-len(crops) % 6, *crops.shape[1:]), np.uint8)
+        rows = np.concatenate((crops, blank)).reshape(-1, 6, *crops.shape[1:])
+        return np.concatenate([np.concatenate(row, 1) for row in rows])
+
+    def _errors(self, net: nn.Module, angle: float) -> Float32:
+        """NME of every validation face, in crops of the last size turned by this angle."""
+        errors = []
+        for start in range(0, len(self.validation), 32):
+            samples = self.validation[start : start + 32]
+            transforms = [self._upright(sample.points[0], angle) for sample in samples]
+            _, places = self._found(net, samples, transforms)
+            for place, sample, transform in zip(places, samples, transforms, strict=True):
+                errors.append(self._nme(transform.to_frame(place), sample.points[0]))
+        return np.asarray(errors, np.float32)
+
+    def _found(self, net: nn.Module, samples: list[Sample], transforms: list[CropTransform]) -> tuple[UInt8, Float32]:
+        """The crops (B, s, s, 3) and the landmarks that the network finds in them, (B, N, 2) crop pixels."""
+        decode = decoder(self.codec, self.markup, self.config.card.name)
+        crops = np.stack([t.crop(s.bgr()) for t, s in zip(transforms, samples, strict=True)])
+        with torch.inference_mode():
+            outputs = net(torch.from_numpy(crops).to(next(net.parameters()).device))
+        return crops, decode(tuple(output.cpu().numpy() for output in outputs))[0]
+
+    def _upright(self, points: Float32, angle: float) -> CropTransform:
+        centre, side = box_centre_side(bounding_box(points))
+        size = self.config.schedule.sizes[-1][1]
+        return CropTransform.around(centre, side * self.config.box_scale, size, angle=angle)
+
+    def _nme(self, xy: Float32, truth: Float32) -> float:
+        a, b = (truth[list(group)].mean(0) for group in self.markup.normalisers["io"])
+        return float(np.linalg.norm(xy - truth, axis=-1).mean() / np.linalg.norm(a - b))
+
+
+def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum, and each term for the log."""
+    total = torch.stack([weight * term for weight, term in terms.values()]).sum()
+    return total, {name: term.item() for name, (_, term) in terms.items() if name != "nothing"}
+
+
+def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
+    """Centre and side of a square that shows a small piece of a face, or what is next to it."""
+    (cx, cy), face = box_centre_side(bounding_box(points))
+    if rng.random() < 0.5:
+        side, away = face * rng.uniform(0.15, 0.35), rng.uniform(0.1, 0.5) * face
+    else:
+        side, away = face * rng.uniform(0.8, 1.6), face * rng.uniform(1.0, 1.4)
+    turn = rng.uniform(0, 2 * np.pi)
+    return (cx + away * np.cos(turn), cy + away * np.sin(turn)), side
+
+
+def _thumbnail(bgr: UInt8) -> UInt8:
+    return np.asarray(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def mapped(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A network's answer, tensors in tuples of tuples, with every tensor changed."""
+    if isinstance(answer, Tensor):
+        return change(answer)
+    if answer is None:
+        return None
+    parts = [mapped(value, change) for value in answer]
+    return type(answer)(*parts) if hasattr(answer, "_fields") else tuple(parts)
+
+
+def part(answer: Any, start: int, end: int) -> Any:
+    """The part of a network's answer that belongs to some neighbouring pictures."""
+    return mapped(answer, lambda tensor: tensor[start:end])
+
+
+def _total(answer: Any) -> Tensor:
+    """The sum of everything that a network answered."""
+    if isinstance(answer, Tensor):
+        return answer.float().sum()
+    return torch.stack([_total(value) for value in answer if value is not None and len(value)]).sum()

@@ -1,0 +1,135 @@
+"""From a finished run of an alignment network to its card and weights; the command is `training.publish`.
+
+The figures on the card are measured here, on the exported file, with the same code that tracks videos.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...engines import graph, nets
+from ...engines.aligner import Aligner
+from ...engines.backend import open_backend
+from ...engines.card import ModelCard, Weights
+from ...engines.card_text import card_text
+from ...engines.codec import decoder
+from ...engines.export import check_parity, export_onnx
+from ...engines.torch_backend import save_torch_weights
+from ...tracker import markup
+from ...tracker.errors import BackendError
+from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.metrics import nme
+from ...tracker.types import Float32, UInt8
+from ..config import Config
+from ..datasets import Sample
+from .networks import open_alignment
+from .objective import Alignment
+
+OUTPUTS = {
+    "vectors": ("vectors", "logits"),
+    "heatmaps": ("heatmaps", "logits"),
+    "fields": ("heatmaps", "field", "logits"),
+}
+SETS = {"lfpw/testset": "LFPW test"}  # folders whose figures carry another name on the card
+WIDEST_PARITY = 0.05  # pixels after decoding between the stored file and torch; 16-bit weights cost about 0.01
+
+
+def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
+    """Export the best average of a run of an alignment network with its card, which is written last.
+
+    Args:
+        config: of the run.
+        run: its folder, with best.pt.
+        data: root of the data sets, for the validation pictures.
+        out: gets weights/NAME.onnx, weights/NAME.torch.npz and cards/NAME.toml.
+    Returns:
+        The card's path.
+    Raises:
+        BackendError: the exported network does not compute what torch does.
+        ConfigError: the network is no alignment network.
+    """
+    objective, network = open_alignment(config, data), config.network
+    net = objective.build().eval()
+    net.load_state_dict(torch.load(run / "best.pt", map_location="cpu", weights_only=True)["average"])
+    weights, path = out / "weights" / f"{config.card.name}.onnx", out / "cards" / f"{config.card.name}.toml"
+    for file in (weights, path):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    crops = _validation_crops(objective)
+    export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
+    check_parity(net, weights, crops[:16], 1e-3)
+    weights.write_bytes(graph.store_halves(weights.read_bytes()))
+    save_torch_weights(net, weights, network.name, network.landmarks, network.options)
+    card = _unmeasured_card(objective, net, weights)
+    pictures = SETS.get(config.validation, config.validation)
+    measured = _measure(card, objective.validation, pictures)
+    measured["parity of the file with torch, px"] = _parity_px(card, net, crops)
+    card = replace(card, measured={name: round(value, 3) for name, value in measured.items()})
+    path.write_text(card_text(card), encoding="utf-8")
+    return path
+
+
+def _validation_crops(objective: Alignment) -> UInt8:
+    aligned = [(sample, box_centre_side(bounding_box(sample.points[0]))) for sample in objective.validation]
+    size, scale = objective.config.schedule.sizes[-1][1], objective.config.box_scale
+    return np.stack([CropTransform.around(c, s * scale, size).crop(sample.bgr()) for sample, (c, s) in aligned])
+
+
+def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -> ModelCard:
+    config = objective.config
+    size = config.schedule.sizes[-1][1]
+    return ModelCard(
+        name=config.card.name,
+        network=config.network.name,
+        task="align",
+        markup=objective.markup.name,
+        size=(size, size),
+        box_scale=config.box_scale,
+        codec=objective.codec,
+        weights={"net": Weights(weights, hashlib.sha256(weights.read_bytes()).hexdigest(), "fp16")},
+        parameters=nets.parameters(net),
+        gmac=round(nets.gmac(net.net, (size, size)), 3),
+        data=config.card.data,
+        licence=config.card.licence,
+        measured={},
+        calibration={},
+    )
+
+
+def _measure(card: ModelCard, samples: list[Sample], pictures: str) -> dict[str, float]:
+    """Inter-ocular NME in percent of the exported network in the annotations' boxes of these pictures."""
+    aligner = Aligner(card, open_backend(card.weights["net"]))
+    truth = np.concatenate([sample.points for sample in samples])
+    report = {}
+    for name, angle in (("", 0.0), (", crop turned 30 degrees", np.pi / 6)):
+        found = np.stack([_locate(aligner, sample, angle) for sample in samples])
+        report[f"NME io %, {pictures}{name}"] = float(nme(found, truth, aligner.markup, "io").mean() * 100)
+    return report
+
+
+def _locate(aligner: Aligner, sample: Sample, angle: float) -> Float32:
+    centre, side = box_centre_side(bounding_box(sample.points[0]))
+    return aligner.align(sample.bgr(), [aligner.crop_around(centre, side, angle)])[0].xy
+
+
+def _parity_px(card: ModelCard, net: nn.Module, crops: UInt8) -> float:
+    """Mean distance in crop pixels between the landmarks of the stored file and those of torch."""
+    backend = open_backend(card.weights["net"])
+    decode = decoder(card.codec, markup.load(card.markup), card.name)
+    distances = []
+    for crop in crops:
+        with torch.inference_mode():
+            wanted = tuple(output.numpy() for output in net(torch.from_numpy(crop[None])))
+        stored, exact = decode(backend.run(crop[None]))[0], decode(wanted)[0]
+        distances.append(np.linalg.norm(stored - exact, axis=-1).mean())
+    distance = float(np.mean(distances))
+    if distance > WIDEST_PARITY:
+        raise BackendError(
+            f"{card.name}: stored weights move landmarks by {distance:.3f} px, more than {WIDEST_PARITY}"
+        )
+    return distance

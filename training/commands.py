@@ -1,0 +1,200 @@
+"""`facetrack models`, `train`, `evaluate` and `probe`. Imports wait until a command runs: --help is quick."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..pipeline import options as opt
+from ..pipeline.talk import SOME_FAILED, announce_compilation, log, say, show_progress
+from ..tracker.errors import BackendError
+
+if TYPE_CHECKING:
+    from ..pipeline.open import OpenEngines
+
+
+@click.command()
+@opt.as_json
+@click.option("--published", is_flag=True, help="Our networks at the papers' sizes beside the papers' own figures.")
+@opt.talk
+def models(as_json: bool, published: bool) -> None:
+    """List the networks that are here: what they do, how well, and on which terms."""
+    from ..engines.card import all_cards
+    from ..pipeline.tables import cards_as_json, cards_as_table, columns
+
+    if published:
+        try:
+            from ..engines.nets.published import rows
+        except ModuleNotFoundError as error:
+            raise BackendError(f'building networks needs {error.name}; run: pip install "facetrack[train]"') from error
+        head, *lines = rows()
+        table = [dict(zip(head, line, strict=True)) for line in lines]
+        click.echo(json.dumps(table, indent=2) if as_json else columns([head, *lines], numbers_from=1))
+        return
+    cards = all_cards()
+    click.echo(json.dumps(cards_as_json(cards), indent=2) if as_json else cards_as_table(cards))
+
+
+@click.command()
+@click.argument("config", type=opt.PATH, metavar="CONFIG.toml")
+@click.option("--data", type=opt.PATH, required=True, metavar="DIR", help="Root of the data sets.")
+@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Checkpoints and log.")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change a setting of the file; repeatable.")
+@opt.talk
+def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> None:
+    """Train a network as CONFIG.toml says; a run that was interrupted goes on from its last checkpoint."""
+    from .config import load
+
+    load(config, overrides)  # a mistake in the settings is told before torch is missed
+    try:
+        from .train import run_config
+    except ModuleNotFoundError as error:
+        raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
+    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
+    run_config(config, data, out, overrides)
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure a model on a published data set as papers do: table, error curves, worst cases, CSV, JSON."""
+
+
+_evaluation = opt.chain(
+    opt.folder,
+    opt.out_folder,
+    click.option(
+        "--boxes",
+        type=click.Choice(["gt", "detector"]),
+        default="gt",
+        show_default=True,
+        help="Take the annotation's face boxes, or find the faces; missed ones then count as failures.",
+    ),
+    opt.overwrite,
+)
+
+
+def _add_evaluation(name: str, told: str) -> None:
+    """Add `facetrack evaluate NAME` for a data set of pictures."""
+
+    @evaluate.command(name, help=told)
+    @_evaluation
+    @click.option("--skip-broken", is_flag=True, help="Name broken files and leave them out, instead of refusing them.")
+    @opt.backend
+    @opt.talk
+    @click.pass_obj
+    def command(
+        engines: OpenEngines,
+        /,
+        folder: Path,
+        out: Path,
+        boxes: Any,
+        overwrite: bool,
+        skip_broken: bool,
+        **options: Any,
+    ) -> None:
+        from ..pipeline.open import Choices
+        from .evaluation import pictures
+
+        settings = pictures.EvaluationSettings(name, folder, out, boxes, "skip" if skip_broken else "refuse", overwrite)
+        pictures.check(settings)
+        choices = Choices(**options)
+        announce_compilation()
+        with engines(choices) as opened, show_progress() as progress:
+            table = pictures.evaluate(settings, opened, choices, progress)
+        click.echo(table)
+
+
+_add_evaluation("300w", "300-W, 68 points: DIR holds lfpw/testset, helen/testset, ibug, 01_Indoor, 02_Outdoor.")
+_add_evaluation("wflw", "WFLW, 98 points: DIR holds WFLW_annotations and WFLW_images.")
+_add_evaluation("cofw", "COFW, 29 points: DIR holds COFW_test_color.mat.")
+_add_evaluation("aflw", "AFLW, 19 points: DIR holds AFLWinfo_release.mat and data/flickr.")
+_add_evaluation("aflw2000", "AFLW2000-3D, 68 points: DIR holds image*.jpg and image*.mat.")
+
+
+@evaluate.command("300vw")
+@_evaluation
+@click.option("--keep-bad", is_flag=True, help="Score frames whose annotation is known to be inaccurate as well.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a video each.")
+@click.option("--resume", is_flag=True, help="Take the videos that a former run has finished.")
+@opt.tracking
+@opt.smooth_recording
+@opt.talk
+@click.pass_obj
+def evaluate_300vw(
+    engines: OpenEngines,
+    /,
+    folder: Path,
+    out: Path,
+    boxes: Any,
+    overwrite: bool,
+    keep_bad: bool,
+    workers: int,
+    resume: bool,
+    **options: Any,
+) -> int:
+    """300VW, 68 and 49 points: DIR holds 114/vid.avi, 114/annot/000001.pts and so on. All protocols side by side."""
+    opt.refuse_both(overwrite=overwrite, resume=resume)
+    from ..pipeline.open import Choices
+    from .evaluation import videos
+
+    settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
+    videos.check_videos(settings)
+    announce_compilation()
+    with show_progress() as progress:
+        table, failures = videos.evaluate_videos(settings, engines, Choices(**options), progress)
+    click.echo(table)
+    for failure in failures:
+        say(f"facetrack: failed: {failure}")
+    return SOME_FAILED if failures else 0
+
+
+@click.group()
+def probe() -> None:
+    """Clips of moving faces whose place is known exactly: make them, and measure tracking on them."""
+
+
+@probe.command("make")
+@opt.folder
+@click.option(
+    "--photos",
+    type=opt.PATH,
+    required=True,
+    metavar="DIR",
+    help="Photographs of faces, with a .pts of 68 points beside each.",
+)
+@click.option("--scene", "scenes", multiple=True, help="Make this scene alone; repeatable.  [default: all]")
+@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each scene, with other faces.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same clips.")
+@opt.talk
+def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int) -> None:
+    """Make the clips in DIR, a folder each in the layout of 300VW."""
+    from .probe import clips
+
+    for clip in clips.make_probe(folder, clips.Recipe(photos, scenes, copies, seed)):
+        say(str(clip))
+
+
+@probe.command("run")
+@opt.folder
+@click.option("--out", type=opt.PATH, metavar="DIR", help="Keep the tables and report.json there.")
+@opt.as_json
+@opt.tracking
+@opt.smooth_recording
+@opt.talk
+@click.pass_obj
+def run_probe(engines: OpenEngines, /, folder: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+    """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
+    from ..pipeline.open import Choices
+    from .probe.clips import read_probe
+    from .probe.run import measure_probe
+    from .probe.table import report_as_table
+
+    clips, choices = read_probe(folder), Choices(**options)
+    announce_compilation()
+    with engines(choices) as opened:
+        report = measure_probe(clips, out, opened, choices)
+    click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))

@@ -1,0 +1,100 @@
+"""Readers for the published layouts: pictures with landmark annotations, and pictures alone, by the layout's name.
+
+A listing function finds what a data set holds and gives one `Entry` per picture (per face, where the data set counts
+faces); nothing is read before its turn, and a broken file is refused or skipped, as asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ...tracker.errors import ConfigError
+from .layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
+from .matlab_layouts import list_300w_lp, list_aflw, list_aflw2000, list_aflw_train, list_cofw, list_cofw_train
+from .point_files import list_point_table, list_pts_folder, read_pts
+from .samples import (
+    IMAGE_SUFFIXES,
+    Broken,
+    Entry,
+    Sample,
+    images_below,
+    one_face_each,
+    read_bytes,
+    read_entries,
+)
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "LAYOUTS",
+    "Broken",
+    "Entry",
+    "Sample",
+    "images_below",
+    "list_faces",
+    "one_face_each",
+    "read_entries",
+    "read_faces",
+    "read_images",
+    "read_pts",
+    "read_pts_folder",
+]
+
+# name -> listing function; "pts" and "table" are our own plain layouts, the others those of published data sets.
+LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
+    "pts": list_pts_folder,
+    "table": list_point_table,
+    "300w": list_300w,
+    "300w-train": list_300w_train,
+    "wflw": list_wflw,
+    "wflw-train": list_wflw_train,
+    "cofw": list_cofw,
+    "cofw-train": list_cofw_train,
+    "aflw": list_aflw,
+    "aflw-train": list_aflw_train,
+    "aflw2000": list_aflw2000,
+    "300w-lp": list_300w_lp,
+}
+
+
+def list_faces(folder: Path, layout: str) -> list[Entry]:
+    """What a folder in one of the `LAYOUTS` holds, in a fixed order, not read yet.
+
+    Raises:
+        ConfigError: there is no such layout.
+        SourceError: the folder does not follow it.
+    """
+    if layout not in LAYOUTS:
+        raise ConfigError(f"corpus {folder}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    return LAYOUTS[layout](folder)
+
+
+def read_faces(folder: Path, layout: str, broken: Broken = "refuse") -> Iterator[Sample]:
+    """All annotated pictures of a folder in one of the `LAYOUTS`; see `read_entries` for `broken`.
+
+    Raises:
+        ConfigError: there is no such layout.
+        SourceError: the folder does not follow it, or a file is broken and must not be skipped.
+    """
+    return read_entries(list_faces(folder, layout), broken)
+
+
+def read_pts_folder(folder: Path, broken: Broken = "refuse") -> Iterator[Sample]:
+    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
+
+    Raises:
+        SourceError: no picture has its .pts, or one of the files is broken.
+    """
+    return read_faces(folder, "pts", broken)
+
+
+def read_images(folder: Path) -> Iterator[Sample]:
+    """Pictures without any face, or without annotation, as Samples with zero faces.
+
+    Raises:
+        SourceError: the folder is missing or holds no picture, or one of them cannot be read.
+    """
+    for path in images_below(folder):
+        yield Sample(path, np.empty((0, 0, 2), np.float32), read_bytes(path))

@@ -1,0 +1,103 @@
+"""300-W and WFLW as they are distributed: text annotations beside or above folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...tracker.errors import SourceError
+from .point_files import read_pts_sample
+from .samples import Entry, Sample, first_existing, images_in, read_bytes
+
+# Folder -> subsets. Sagonas et al., 2013; common and challenging as in Zhu et al. (CFSS), CVPR 2015.
+Folders = Mapping[str, tuple[str, ...]]
+TRAIN_300W: Folders = {"afw": (), "helen/trainset": (), "lfpw/trainset": ()}
+TEST_300W: Folders = {
+    "lfpw/testset": ("common", "full"),
+    "helen/testset": ("common", "full"),
+    "ibug": ("challenging", "full"),
+    "01_Indoor": ("test", "indoor"),
+    "02_Outdoor": ("test", "outdoor"),
+}
+HOMES_300W = (".", "300W", "300w")  # 300w.zip unpacks the competition's test set into a folder of its own
+
+WFLW_LISTS = "list_98pt_rect_attr_train_test"
+WFLW_ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
+WFLW_POINTS = 98
+
+
+def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
+    """300-W: NAME.jpg or NAME.png beside NAME.pts (68 points, 1-based) in folders named after their sources.
+
+    Some copies hold each picture mirrored as well, as NAME_mirror; those are nobody's benchmark and are left out.
+
+    Args:
+        folder: what holds lfpw/testset, helen/testset, ibug, and 01_Indoor and 02_Outdoor (also in a folder 300W),
+            or some of them.
+        folders: which of them, with the subsets that they make up.
+    Raises:
+        SourceError: not one annotated picture is in any of them.
+    """
+    entries: list[Entry] = []
+    for place, subsets in folders.items():
+        home = next((folder / home for home in HOMES_300W if (folder / home / place).is_dir()), folder)
+        images = [image for image in images_in(home / place) if image.with_suffix(".pts").is_file()]
+        originals = [image for image in images if not image.stem.endswith("_mirror")]
+        entries += [Entry(f"{place}/{image.name}", partial(read_pts_sample, image, subsets)) for image in originals]
+    if not entries:
+        raise SourceError(f"{folder}: no pictures with .pts files in {', '.join(folders)}; wanted the folder of 300-W")
+    return entries
+
+
+def list_300w_train(folder: Path) -> list[Entry]:
+    """The training part of 300-W, see `list_300w`."""
+    return list_300w(folder, TRAIN_300W)
+
+
+def list_wflw(folder: Path, part: str = "test") -> list[Entry]:
+    """WFLW: a line of 98 points, a rectangle, six attributes and the picture's name for every face.
+
+    Args:
+        folder: what holds WFLW_annotations and WFLW_images.
+        part: "test" or "train".
+    Returns:
+        One entry per face; a face belongs to the subset "test" and to those of its attributes.
+    Raises:
+        SourceError: the list or the pictures' folder is missing or empty.
+    Source: Wu et al., CVPR 2018; the README inside WFLW_annotations.tar.gz.
+    """
+    name = f"{WFLW_LISTS}/list_98pt_rect_attr_{part}.txt"
+    table = first_existing(folder, f"WFLW_annotations/{name}", name)
+    images = first_existing(folder, "WFLW_images")
+    lines = read_bytes(table).decode("utf-8", "replace").splitlines()
+    entries = [
+        Entry(f"{line.split()[-1]}#{number}", partial(_wflw_sample, table, images, number, line, part))
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+    if not entries:
+        raise SourceError(f"{table}: there is no face in it")
+    return entries
+
+
+def list_wflw_train(folder: Path) -> list[Entry]:
+    """The training part of WFLW, see `list_wflw`."""
+    return list_wflw(folder, "train")
+
+
+def _wflw_sample(table: Path, images: Path, number: int, line: str, part: str) -> Sample:
+    *cells, name = line.split()
+    wanted = 2 * WFLW_POINTS + 4 + len(WFLW_ATTRIBUTES)
+    if len(cells) != wanted:
+        raise SourceError(f"{table}, line {number}: wanted {wanted} numbers and a name, got {len(cells)} before it")
+    try:
+        numbers = np.array([float(cell) for cell in cells], np.float32)
+    except ValueError as error:
+        raise SourceError(f"{table}, line {number}: {error}") from error
+    points, box, flags = np.split(numbers, [2 * WFLW_POINTS, 2 * WFLW_POINTS + 4])
+    subsets = (part, *(attribute for attribute, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag))
+    image = images / name
+    return Sample(image, points.reshape(1, -1, 2), read_bytes(image), boxes=box[None], subsets=subsets)

@@ -1,0 +1,187 @@
+"""COFW, AFLW, AFLW2000-3D and 300W-LP as they are distributed: annotations in MATLAB files.
+
+MATLAB counts pixels from 1; where a data set's own MATLAB code draws its points on the pictures without a shift, the
+points are taken as counted from 1.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...tracker.errors import SourceError
+from ...tracker.types import Float32, Float64
+from .matlab_file import MatlabFile
+from .samples import Entry, Sample, first_existing, images_below, images_in, read_bytes
+
+COFW_POINTS, AFLW_POINTS = 29, 19
+AFLW_TRAIN = 20_000  # the first so many of `ra` are for training: Zhu et al., CVPR 2016
+YAW_BINS = {"0-30": 30.0, "30-60": 60.0, "60-90": math.inf}  # up to so many degrees: Zhu et al. (3DDFA), CVPR 2016
+FOLDERS_300W_LP = ("AFW", "HELEN", "IBUG", "LFPW")
+
+
+def list_cofw(folder: Path, part: str = "test") -> list[Entry]:
+    """COFW: pictures, 29 points with occlusion flags and boxes in one MATLAB file.
+
+    Args:
+        folder: what holds COFW_test_color.mat and COFW_train_color.mat, or the grey COFW_test.mat and COFW_train.mat,
+            at any depth.
+        part: "test" or "train".
+    Raises:
+        SourceError: the file is missing or its variables do not fit together.
+        BackendError: h5py (or SciPy, for files of an older version) is not installed.
+    Source: Burgos-Artizzu et al., ICCV 2013: IsT, phisT and bboxesT (IsTr, phisTr, bboxesTr for training).
+    """
+    names = f"COFW_{part}_color.mat", f"COFW_{part}.mat"
+    found = [path for name in names for path in sorted(folder.rglob(name))]  # the archive has folders of its own
+    path = found[0] if found else first_existing(folder, *names)
+    file, end = MatlabFile(path), "T" if part == "test" else "Tr"
+    shapes, boxes = file.numbers(f"phis{end}"), file.numbers(f"bboxes{end}")
+    count = file.count(f"Is{end}")
+    if shapes.shape != (count, 3 * COFW_POINTS) or boxes.shape != (count, 4):
+        wanted = f"({count}, {3 * COFW_POINTS}) shapes and ({count}, 4) boxes for its {count} pictures"
+        raise SourceError(f"{path}: wanted {wanted}, got {shapes.shape} and {boxes.shape}")
+    read = partial(_cofw_sample, path, file, f"Is{end}", part)
+    return [Entry(f"{path.stem}#{i + 1}", partial(read, i, shapes[i], boxes[i])) for i in range(count)]
+
+
+def list_cofw_train(folder: Path) -> list[Entry]:
+    """The training part of COFW, see `list_cofw`."""
+    return list_cofw(folder, "train")
+
+
+def _cofw_sample(
+    path: Path, file: MatlabFile, variable: str, part: str, index: int, shape: Float64, box: Float64
+) -> Sample:
+    picture = file.cell(variable, index)
+    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+        raise SourceError(f"{path}: wanted picture {index + 1} as uint8 (H, W) or (H, W, 3), got {picture.shape}")
+    x, y, hidden = shape.reshape(3, COFW_POINTS)
+    left, top, width, height = box
+    return Sample(
+        path,
+        _points(np.stack([x, y]) - 1),
+        _as_png(picture),
+        hidden=hidden[None] > 0,
+        boxes=np.array([[left, top, left + width, top + height]], np.float32) - 1,
+        subsets=(part,),
+    )
+
+
+def _as_png(picture: NDArray[Any]) -> bytes:
+    """Encode (H, W) or RGB (H, W, 3) uint8 without loss."""
+    bgr = picture if picture.ndim == 2 else picture[..., ::-1]
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    return bytes(cv2.imencode(".png", np.ascontiguousarray(bgr), fast)[1])
+
+
+def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
+    """AFLW with the 19 points that the literature uses, all of them annotated, also the invisible ones.
+
+    The points are taken as counted from 0, as everybody does.
+
+    Args:
+        folder: what holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images.
+        part: "test" (4,386 faces, of which 1,314 with all points visible are "frontal") or "train" (20,000).
+    Raises:
+        SourceError: the file or the pictures' folder is missing, or its variables do not fit together.
+        BackendError: SciPy is not installed.
+    Source: Zhu et al., CVPR 2016: nameList, bbox (left, right, top, bottom), data (19 x, then 19 y), mask_new and ra.
+    """
+    path = first_existing(folder, "AFLWinfo_release.mat", "data/AFLWinfo_release.mat")
+    images = first_existing(folder, "data/flickr", "flickr", "images")
+    file = MatlabFile(path)
+    names, order = file.strings("nameList"), file.numbers("ra").ravel().astype(int) - 1
+    points, boxes, visible = file.numbers("data"), file.numbers("bbox"), file.numbers("mask_new") == 1
+    count = len(names)
+    shapes = [points.shape, boxes.shape, visible.shape]
+    if shapes != [(count, 2 * AFLW_POINTS), (count, 4), (count, AFLW_POINTS)]:
+        raise SourceError(f"{path}: data, bbox and mask_new {shapes} do not fit its {count} names")
+    if not np.array_equal(np.sort(order), np.arange(count)):
+        raise SourceError(f"{path}: ra is not an order of its {count} names")
+    chosen = order[:AFLW_TRAIN] if part == "train" else order[AFLW_TRAIN:]
+    if not len(chosen):
+        raise SourceError(f"{path}: {count} faces, but the first {AFLW_TRAIN} of ra are for training; none is left")
+    return [
+        Entry(f"{names[i]}#{i + 1}", partial(_aflw_sample, images / names[i], part, points[i], boxes[i], visible[i]))
+        for i in chosen.tolist()
+    ]
+
+
+def list_aflw_train(folder: Path) -> list[Entry]:
+    """The training part of AFLW, see `list_aflw`."""
+    return list_aflw(folder, "train")
+
+
+def _aflw_sample(image: Path, part: str, points: Float64, box: Float64, visible: NDArray[np.bool_]) -> Sample:
+    left, right, top, bottom = box
+    whole = "full" if part == "test" else part
+    return Sample(
+        image,
+        _points(points.reshape(2, AFLW_POINTS)),
+        read_bytes(image),
+        hidden=~visible[None],
+        boxes=np.array([[left, top, right, bottom]], np.float32),
+        subsets=(whole, "frontal") if visible.all() else (whole,),
+    )
+
+
+def list_aflw2000(folder: Path) -> list[Entry]:
+    """AFLW2000-3D: NAME.jpg beside NAME.mat with pt3d_68 (its x and y are used) and Pose_Para (yaw second).
+
+    Raises:
+        SourceError: no picture has its .mat.
+    Source: Zhu et al. (3DDFA), CVPR 2016; the bins of yaw are those of its evaluation.
+    """
+    home = folder / "AFLW2000" if (folder / "AFLW2000").is_dir() else folder
+    return [Entry(image.name, partial(_aflw2000_sample, image)) for image in _with_mat(images_in(home), home)]
+
+
+def _aflw2000_sample(image: Path) -> Sample:
+    path = image.with_suffix(".mat")
+    file = MatlabFile(path)
+    points, pose = file.numbers("pt3d_68"), file.numbers("Pose_Para").ravel()
+    if points.shape != (3, 68) or len(pose) < 3:
+        raise SourceError(f"{path}: wanted pt3d_68 (3, 68) and Pose_Para (1, 7), got {points.shape} and {pose.shape}")
+    yaw = abs(math.degrees(pose[1]))
+    name = next(name for name, end in YAW_BINS.items() if yaw <= end)
+    return Sample(image, _points(points[:2] - 1), read_bytes(image), subsets=(name, "all"))
+
+
+def list_300w_lp(folder: Path) -> list[Entry]:
+    """300W-LP: NAME.jpg beside NAME.mat with pt2d (68 points), in AFW, HELEN, IBUG and LFPW and their mirrored _Flip.
+
+    Raises:
+        SourceError: no picture has its .mat.
+    Source: Zhu et al. (3DDFA), CVPR 2016.
+    """
+    places = [folder / f"{name}{flip}" for name in FOLDERS_300W_LP for flip in ("", "_Flip")]
+    images = [image for place in places if place.is_dir() for image in images_below(place)]
+    annotated = _with_mat(images, folder)
+    return [Entry(image.relative_to(folder).as_posix(), partial(_300w_lp_sample, image)) for image in annotated]
+
+
+def _300w_lp_sample(image: Path) -> Sample:
+    path = image.with_suffix(".mat")
+    points = MatlabFile(path).numbers("pt2d")
+    if points.shape != (2, 68):
+        raise SourceError(f"{path}: wanted pt2d (2, 68), got {points.shape}")
+    return Sample(image, _points(points - 1), read_bytes(image), subsets=("train",))
+
+
+def _with_mat(images: list[Path], folder: Path) -> list[Path]:
+    annotated = [image for image in images if image.with_suffix(".mat").is_file()]
+    if not annotated:
+        raise SourceError(f"{folder}: no picture has a .mat file of its name beside it; is it another layout?")
+    return annotated
+
+
+def _points(rows: Float64) -> Float32:
+    """One face (1, N, 2) from its x and y (2, N)."""
+    return np.ascontiguousarray(rows.T[None], np.float32)

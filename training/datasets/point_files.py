@@ -1,0 +1,97 @@
+"""Landmarks in plain files beside the pictures: `.pts` of 300-W, and tables with a row per face."""
+
+from __future__ import annotations
+
+import csv
+import re
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ...tracker.errors import SourceError
+from ...tracker.types import Float32
+from .samples import Entry, Sample, images_below, read_bytes
+
+
+def read_pts(path: Path) -> Float32:
+    """Read landmarks from a `.pts` file, which counts pixels from 1, as (N, 2) float32 counted from 0.
+
+    Tolerates trailing spaces, "version: 1.0" and a missing last newline.
+
+    Raises:
+        SourceError: the file cannot be read, has no `{ ... }` block of number pairs or another count than it
+            announces.
+    """
+    text = read_bytes(path).decode("utf-8", "replace")
+    head, brace, rest = text.partition("{")
+    body, end, _ = rest.partition("}")
+    try:
+        if not brace or not end:
+            raise ValueError("no { ... } block")
+        points = np.array([[float(v) for v in line.split()] for line in body.split("\n") if line.strip()])
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise ValueError(f"wanted two numbers a line, got shape {points.shape}")
+        announced = re.search(r"n_points\s*:\s*(\d+)", head)
+        if announced and int(announced[1]) != len(points):
+            raise ValueError(f"n_points says {announced[1]}, the block holds {len(points)}")
+    except ValueError as error:
+        raise SourceError(f"{path}: not a .pts file: {error}") from error
+    return (points - 1.0).astype(np.float32)
+
+
+def write_pts(path: Path, points: Float32) -> None:
+    """Write landmarks (N, 2), counted from 0, as a `.pts` file, which counts from 1."""
+    rows = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in points)
+    path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n", encoding="ascii")
+
+
+def read_pts_sample(image: Path, subsets: tuple[str, ...] = ()) -> Sample:
+    """A picture with the NAME.pts beside it.
+
+    Raises:
+        SourceError: one of the two cannot be read.
+    """
+    return Sample(image, read_pts(image.with_suffix(".pts"))[None], read_bytes(image), subsets=subsets)
+
+
+def list_pts_folder(folder: Path) -> list[Entry]:
+    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
+
+    Raises:
+        SourceError: no picture has its .pts.
+    """
+    annotated = [image for image in images_below(folder) if image.with_suffix(".pts").is_file()]
+    if not annotated:
+        raise SourceError(f"{folder}: no picture has a .pts file of its name beside it; is it another layout?")
+    return [Entry(image.relative_to(folder).as_posix(), partial(read_pts_sample, image)) for image in annotated]
+
+
+def list_point_table(folder: Path) -> list[Entry]:
+    """A `labels.csv` beside the pictures: `file` and then x, y of every point, one row per face, 0-based.
+
+    Rows of the same picture become one Sample with several faces; an empty cell is a point not annotated.
+
+    Raises:
+        SourceError: there is no labels.csv or no face in it, or a row is not made of as many numbers as the first
+            line has names.
+    """
+    table = folder / "labels.csv"
+    header, *rows = [*csv.reader(read_bytes(table).decode("utf-8-sig", "replace").splitlines())] or [[]]
+    if header[:1] != ["file"] or len(header) < 3 or len(header) % 2 == 0 or not any(rows):
+        raise SourceError(f"{table}: wanted a first line `file` and x, y of each point, and lines with faces after it")
+    faces: dict[str, list[list[float]]] = {}
+    for number, row in enumerate(rows, start=2):
+        if row and len(row) != len(header):
+            raise SourceError(f"{table}, line {number}: wanted {len(header)} cells, got {len(row)}")
+        try:
+            numbers = [float(cell) if cell.strip() else np.nan for cell in row[1:]]
+        except ValueError as error:
+            raise SourceError(f"{table}, line {number}: {error}") from error
+        if row:
+            faces.setdefault(row[0], []).append(numbers)
+    return [Entry(name, partial(_table_sample, folder / name, values)) for name, values in faces.items()]
+
+
+def _table_sample(image: Path, values: list[list[float]]) -> Sample:
+    return Sample(image, np.asarray(values, np.float32).reshape(len(values), -1, 2), read_bytes(image))

@@ -1,0 +1,146 @@
+"""Annotated pictures: what every data set turns into, and how to go through many of them when some are broken.
+
+Everything is 0-based with pixel centres on whole numbers, whatever the file's own convention.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...tracker.errors import SourceError
+from ...tracker.types import Float32, UInt8
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+Broken = Literal["refuse", "skip"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One annotated picture, still compressed.
+
+    Attributes:
+        path: the picture's file, or the file that holds it.
+        points: (F, N, 2) float32, 0-based, NaN where a point is not annotated; F = 0 for a picture without faces.
+        encoded: the picture's bytes, so that epochs do not touch the disk.
+        hidden: (F, N) bool, which points are annotated as occluded; None where the data set does not say.
+        boxes: (F, 4) float32, the data set's own face boxes (x1, y1, x2, y2); None where it has none.
+        subsets: names of the parts of the data set that it belongs to.
+    """
+
+    path: Path
+    points: Float32
+    encoded: bytes
+    hidden: NDArray[np.bool_] | None = None
+    boxes: Float32 | None = None
+    subsets: tuple[str, ...] = ()
+
+    def bgr(self) -> UInt8:
+        """Decode the picture, (H, W, 3) uint8 BGR.
+
+        Raises:
+            SourceError: the file is not a readable picture.
+        """
+        buffer = np.frombuffer(self.encoded, np.uint8)
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+        if image is None:
+            raise SourceError(f"{self.path}: not a readable picture; remove it or fix it")
+        return image.astype(np.uint8, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A picture that a data set lists, not read yet.
+
+    Attributes:
+        name: unique in the data set, for tables and messages.
+        read: reads picture and annotation; raises SourceError that names what is broken.
+    """
+
+    name: str
+    read: Callable[[], Sample]
+
+
+def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterator[Sample]:
+    """Read what a data set lists.
+
+    Args:
+        entries: from one of the listing functions.
+        broken: "refuse" raises at the first broken file; "skip" names it in the log and goes on. Skipping decodes
+            every picture once, so that none turns out to be broken in the middle of a training.
+    Raises:
+        SourceError: a file is broken and must not be skipped.
+    """
+    for entry in entries:
+        try:
+            sample = entry.read()
+            if broken == "skip":
+                sample.bgr()
+        except SourceError as error:
+            if broken == "refuse":
+                raise
+            log.warning("%s; left out", error)
+        else:
+            yield sample
+
+
+def one_face_each(samples: Iterable[Sample]) -> list[Sample]:
+    """Split pictures with several faces into one Sample per face."""
+    return [_face(sample, i) for sample in samples for i in range(len(sample.points))]
+
+
+def _face(sample: Sample, i: int) -> Sample:
+    hidden = None if sample.hidden is None else sample.hidden[i : i + 1]
+    boxes = None if sample.boxes is None else sample.boxes[i : i + 1]
+    return Sample(sample.path, sample.points[i : i + 1], sample.encoded, hidden, boxes, sample.subsets)
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The pictures of a folder itself, sorted; none if there is no such folder."""
+    files = folder.iterdir() if folder.is_dir() else []
+    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """All pictures below a folder, sorted.
+
+    Raises:
+        SourceError: the folder is missing or holds no picture.
+    """
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
+    return found
+
+
+def first_existing(folder: Path, *places: str) -> Path:
+    """The first of these paths below a folder that exists.
+
+    Raises:
+        SourceError: none does; names them all.
+    """
+    for place in places:
+        if (folder / place).exists():
+            return folder / place
+    raise SourceError(f"{folder}: wanted {' or '.join(places)} in it; is it another data set, or not unpacked?")
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be read: {error.strerror}") from error

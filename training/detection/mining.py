@@ -1,0 +1,109 @@
+"""What a half-trained backbone takes for faces where there are none: crops for the next part of its training.
+
+    python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR
+
+scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon as
+it is gone on with. Look at the crops: people among the negatives belong in `discs.people` of the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...engines import nets
+from ...engines.backend import Outputs
+from ...engines.card import ModelCard
+from ...engines.detector import Detector, DetectorSettings
+from ...tracker.geometry import CropTransform
+from ...tracker.types import UInt8
+from ..config import Config, load
+from .objectives import faceless, held_out
+
+CROP = 128  # pixels of a mined crop
+SHOWN = 3.0  # sides of the supposed face that a crop shows
+LOUD = 1.6  # sum of the five responses, of which a real face has 4 to 5
+MOST = 6  # crops of one picture
+# Chance of a face before anything was fitted: the sum of the responses, less the misfit.
+UNFITTED = {"scan": [1.0] * 5 + [-0.6, 0.0, 0.0, -3.0], "refine": [0.0] * 13, "second_look": 0.0}
+
+
+class TorchBackend:
+    """A network in torch behind the seam of the runtimes."""
+
+    description = "torch, CPU"
+
+    def __init__(self, net: nn.Module) -> None:
+        self._net = net.eval()
+
+    def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
+        with torch.inference_mode():
+            outputs = self._net(torch.from_numpy(images))
+        return tuple(o.numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+    def close(self) -> None:
+        """See `Backend`."""
+
+
+def draft_card(config: Config) -> ModelCard:
+    """A card for a network that is still being made: how it is used, but no weights and nothing fitted."""
+    return ModelCard(
+        name=config.card.name,
+        network="bbfcn",
+        task="detect",
+        markup="five5",
+        size=(64, 64),
+        box_scale=64 / 44,
+        codec={"kind": "discs", "face_px": 15.0, "peak": 0.3},
+        weights={},
+        parameters=0,
+        gmac=0.0,
+        data=config.card.data,
+        licence=config.card.licence,
+        measured={},
+        calibration=UNFITTED,
+    )
+
+
+def mine(detector: Detector, pictures: Iterable[UInt8]) -> list[UInt8]:
+    """Crops (128, 128, 3), in the middle third of each something that the scan took for a face."""
+    crops = []
+    for bgr in pictures:
+        found, _ = detector.scan(bgr)
+        loudness = np.minimum(found.heights, 1.0).sum(1) * (1 - 2 * found.residual)
+        for i in np.flatnonzero(loudness > LOUD)[:MOST]:
+            x, y = (float(v) for v in found.centre[i])
+            crops.append(CropTransform.around((x, y), SHOWN * float(found.side[i]), CROP).crop(bgr))
+    return crops
+
+
+def mine_for_run(config: Config, run: Path, data: Path) -> Path:
+    """Mine with a run's newest average and write the next hardN.npz (array "crops") into its folder."""
+    net = nets.FromBytes(nets.build(config.network.name, config.network.landmarks))
+    net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["average"])
+    backend = TorchBackend(net)
+    detector = Detector(draft_card(config), backend, backend, DetectorSettings(min_face=22))
+    crops = mine(detector, (s.bgr() for s in faceless(config, data) if not held_out(s)))
+    path = run / f"hard{1 + len(list(run.glob('hard*.npz')))}.npz"
+    np.savez_compressed(path, crops=np.array(crops, np.uint8).reshape(-1, CROP, CROP, 3))
+    return path
+
+
+def main() -> None:
+    """Read the arguments and mine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    print(mine_for_run(load(arguments.config), arguments.run, arguments.data))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""What BB-FCN's backbone and branches are trained on, judged by and validated with."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...engines import nets
+from ...engines.nets.bbfcn import BBFCN, DISC, cut_windows
+from ...tracker.geometry import CropTransform
+from ...tracker.proposals import mean_of_highest
+from ...tracker.types import Float32, UInt8
+from ..augment import crop_over_background, disturb, written_on
+from ..config import Config
+from ..datasets import Sample, read_faces, read_images
+from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
+from .discs import UNKNOWN, selective_l2
+
+Picture = tuple[UInt8, UInt8]
+Item = tuple[UInt8, UInt8, np.bool_]
+
+
+def held_out(sample: Sample) -> bool:
+    """True for the tenth of the pictures that are kept for validation, by the name's checksum."""
+    return zlib.crc32(sample.path.name.encode()) % 10 == 0
+
+
+def faceless(config: Config, data: Path) -> list[Sample]:
+    """The configuration's negatives without those that show people."""
+    pictures = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
+    return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
+
+
+class Windows:
+    """Random windows on faces and on everything else, with their disc maps."""
+
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
+        self.config, self.hard = config, hard
+        faces = [list(read_faces(data / c.path, c.layout)) for c in config.corpora]
+        chip_px = config.discs.chip_px
+        self.corpora = [cut_chips((s for s in samples if not held_out(s)), chip_px) for samples in faces]
+        weights = np.array([c.weight for c in config.corpora])
+        self.share = weights / weights.sum()
+        self.held_faces = cut_chips(chain.from_iterable(filter(held_out, samples) for samples in faces), chip_px)
+        pictures = faceless(config, data)
+        self.backgrounds = [s.bgr() for s in pictures if not held_out(s)]
+        self.held_backgrounds = [s.bgr() for s in pictures if held_out(s)]
+        self.patches = [
+            np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8) for b in self.backgrounds[::5]
+        ]
+
+    def item(self, index: int, size: int) -> Picture:
+        """Training picture number `index`: crop (size, size, 3) and its disc maps (5, size, size)."""
+        rng = np.random.default_rng((self.config.schedule.seed, index))
+        if rng.random() < self.config.discs.positives:
+            return self.on_face(self._draw(rng), size, rng, disturbed=True)
+        return self._on_nothing(size, rng)
+
+    def _draw(self, rng: np.random.Generator) -> Chip:
+        chips = self.corpora[int(rng.choice(len(self.share), p=self.share))]
+        return chips[int(rng.integers(len(chips)))]
+
+    def on_face(self, chip: Chip, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
+        """A turned, scaled, shifted window with the chip's first face in it."""
+        discs, geometry = self.config.discs, self.config.geometry
+        largest = min(discs.face_px[1], 0.9 * size)
+        face = float(np.exp(rng.uniform(np.log(discs.face_px[0]), np.log(largest))))
+        wide = rng.random() < geometry.wide_share
+        roll = rng.uniform(-1, 1) * geometry.wide_roll_deg if wide else rng.normal(0, geometry.roll_deg)
+        reach = min(discs.shift * face, max(size / 2 - 0.35 * face, 0.1 * face))
+        transform = place_box(chip.boxes[0], face, np.deg2rad(roll), rng.uniform(-reach, reach, 2), size)
+        if rng.random() < geometry.flip:
+            chip, transform = mirrored(chip, transform)
+        return self._finish(chip, transform, rng, disturbed=disturbed)
+
+    def on_background(self, bgr: UInt8, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
+        """A piece of any size of a picture without faces."""
+        height, width = bgr.shape[:2]
+        middle = np.array([rng.uniform(0, width), rng.uniform(0, height), min(height, width)], np.float32)
+        shown = size * float(np.exp(rng.uniform(0, 1.6)))
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 15)), np.zeros(2), size)
+        return self._finish(Chip.without_faces(bgr), transform, rng, disturbed=disturbed)
+
+    def _on_nothing(self, size: int, rng: np.random.Generator) -> Picture:
+        """Mined false alarms, pieces of pictures without faces, writing, pieces of faces far too large."""
+        kind = rng.random()
+        if self.hard and kind < self.config.discs.hard_share:
+            return self._on_false_alarm(self.hard[int(rng.integers(len(self.hard)))], size, rng)
+        if kind > 0.92:
+            return self._on_letters(size, rng)
+        if kind < 0.85:
+            bgr = self.backgrounds[int(rng.integers(len(self.backgrounds)))]
+            return self.on_background(bgr, size, rng, disturbed=rng.random() < 0.7)
+        chip, face = self._draw(rng), size * rng.uniform(1.6, 4.0)
+        away = face * rng.uniform(-0.5, 0.5, 2)
+        transform = place_box(chip.boxes[0], face, np.deg2rad(rng.normal(0, 15)), away, size)
+        crop, maps = self._finish(chip, transform, rng, disturbed=True)
+        return crop, np.zeros_like(maps)
+
+    def _on_letters(self, size: int, rng: np.random.Generator) -> Picture:
+        """Writing over anything: round letters side by side are eyes to a small network."""
+        bgr = self.patches[int(rng.integers(len(self.patches)))]
+        chip = Chip.without_faces(written_on(bgr, rng))
+        middle = np.array([(bgr.shape[1] - 1) / 2, (bgr.shape[0] - 1) / 2, bgr.shape[0]], np.float32)
+        shown = size * float(np.exp(rng.uniform(0, 0.8)))
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 10)), rng.uniform(-0.2, 0.2, 2) * size, size)
+        return self._finish(chip, transform, rng, disturbed=rng.random() < 0.5)
+
+    def _on_false_alarm(self, crop: UInt8, size: int, rng: np.random.Generator) -> Picture:
+        """A mined crop, whose middle half shows what was taken for a face of the usual size."""
+        side = len(crop)
+        middle = np.array([(side - 1) / 2, (side - 1) / 2, side], np.float32)
+        usual = float(np.sqrt(self.config.discs.face_px[0] * self.config.discs.face_px[1]))
+        shown = 3 * usual * float(np.exp(rng.uniform(-0.2, 0.2)))
+        reach = min(self.config.discs.shift, 0.4) * usual
+        chip = Chip.without_faces(crop)
+        transform = place_box(middle, shown, np.deg2rad(rng.normal(0, 10)), rng.uniform(-reach, reach, 2), size)
+        if rng.random() < 0.5:
+            chip, transform = mirrored(chip, transform)
+        return self._finish(chip, transform, rng, disturbed=rng.random() < 0.6)
+
+    def _finish(self, chip: Chip, transform: CropTransform, rng: np.random.Generator, *, disturbed: bool) -> Picture:
+        """Draw at twice the size, spoil the picture there, halve it: cameras blur before we shrink."""
+        background = self.patches[int(rng.integers(len(self.patches)))]
+        bgr = crop_over_background(chip.bgr, doubled(transform), background, rng)
+        if disturbed:
+            bgr = disturb(bgr, self.patches, rng)
+        size = transform.size[0]
+        small = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
+        return np.asarray(small, np.uint8), draw_targets(chip, transform, size, self.config.discs)
+
+
+class BackboneDetection:
+    """The backbone's objective: discs on faces of every allowed size and roll, silence on everything else."""
+
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
+        self.config, self.windows = config, Windows(config, data, hard)
+        rng, size = np.random.default_rng(1), 48
+        chips, others = self.windows.held_faces, self.windows.held_backgrounds * 5
+        self._faces = np.stack([self.windows.on_face(c, size, rng, disturbed=False)[0] for c in chips])
+        self._others = np.stack([self.windows.on_background(b, size, rng, disturbed=False)[0] for b in others])
+
+    def build(self) -> nn.Module:
+        """The untrained backbone behind its preprocessing."""
+        return nets.FromBytes(nets.build(self.config.network.name, self.config.network.landmarks))
+
+    def item(self, index: int, progress: float) -> Item:
+        """Crop (s, s, 3), its disc maps (5, s, s), and whether negatives should be the loudest."""
+        size = self.config.schedule.size(progress)
+        return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Selective L2; negatives are random early and the loudest later."""
+        crops, targets, loudest = batch
+        loss = selective_l2(net(crops), targets, hardest=bool(loudest.any()))
+        return loss, {"l2": loss.item()}
+
+    def picture(self, net: nn.Module) -> None:
+        """See `train.Objective`: responses to windows of so few pixels show nothing."""
+        del net
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """Share of held-out face windows under the response that 0.1 % and 1 % of the faceless windows exceed."""
+        faces, others = _loudness(net, self._faces), _loudness(net, self._others)
+        shares = {"miss_0.1%": 0.999, "miss_1%": 0.99}
+        return {k: float((faces < np.quantile(others, s)).mean() * 100) for k, s in shares.items()}
+
+
+def _loudness(net: nn.Module, windows: UInt8) -> Float32:
+    """Mean over the types of each window's highest response."""
+    device = next(net.parameters()).device
+    with torch.inference_mode():
+        maps = (net(torch.from_numpy(windows[i : i + 64]).to(device)) for i in range(0, len(windows), 64))
+        return np.concatenate([F.max_pool2d(m, m.shape[-1]).mean((1, 2, 3)).cpu().numpy() for m in maps])
+
+
+class BranchRefinement:
+    """The branches' objective: exact discs in a window round what the finished, frozen backbone found."""
+
+    def __init__(self, config: Config, data: Path, hard: Sequence[UInt8], backbone: dict[str, Tensor]) -> None:
+        """Take the state of a trained `FromBytes(Backbone)`."""
+        self.config, self.windows, self.backbone = config, Windows(config, data, hard), backbone
+        rng, size = np.random.default_rng(1), config.schedule.sizes[-1][1]
+        pictures = [self.windows.on_face(c, size, rng, disturbed=False) for c in self.windows.held_faces]
+        self._crops = np.stack([crop for crop, _ in pictures])
+        self._truth = np.stack([_disc_centres(maps) for _, maps in pictures])
+
+    def build(self) -> nn.Module:
+        """Backbone and branches behind their preprocessing; only the branches learn."""
+        net = BBFCN(self.config.network.landmarks)
+        net.backbone.load_state_dict({k.removeprefix("net."): v for k, v in self.backbone.items()})
+        net.backbone.requires_grad_(False)
+        return nets.FromBytes(net)
+
+    def item(self, index: int, progress: float) -> Item:
+        """Crop (64, 64, 3), its disc maps (5, 64, 64), and whether negatives should be the loudest."""
+        size = self.config.schedule.sizes[-1][1]
+        return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Selective L2 within the branches' windows."""
+        crops, targets, loudest = batch
+        _, fine, corner = net(crops)
+        loss = selective_l2(fine, _seen_through(targets, corner), hardest=bool(loudest.any()))
+        return loss, {"l2": loss.item()}
+
+    def picture(self, net: nn.Module) -> None:
+        """See `train.Objective`: responses to windows of so few pixels show nothing."""
+        del net
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """Mean five-point error over the eye distance in percent, of the whole and of the backbone alone."""
+        errors: dict[str, list[Float32]] = {"fine": [], "coarse": []}
+        for i in range(0, len(self._crops), 64):
+            with torch.inference_mode():
+                crops = torch.from_numpy(self._crops[i : i + 64]).to(next(net.parameters()).device)
+                coarse, fine, corner = (m.cpu().numpy() for m in net(crops))
+            places = {
+                "fine": mean_of_highest(fine, DISC)[0] + corner,
+                "coarse": 2 * mean_of_highest(coarse, DISC)[0] + 0.5,
+            }
+            for name, xy in places.items():
+                errors[name].append(_eye_errors(xy, self._truth[i : i + 64]))
+        return {name: float(np.nanmean(np.concatenate(parts)) * 100) for name, parts in errors.items()}
+
+
+def _seen_through(targets: Tensor, corner: Tensor) -> Tensor:
+    """Disc maps (B, K, h, w) cut to the windows at `corner`; UNKNOWN where a window leaves the crop."""
+    return cut_windows(targets[:, :, None], corner.long(), UNKNOWN)[:, :, 0]
+
+
+def _disc_centres(maps: UInt8) -> Float32:
+    """Mean position of each map's ones, (K, 2); NaN where there are none."""
+    centres = [np.argwhere(plane == 1)[:, ::-1] for plane in maps]
+    return np.array([c.mean(0) if len(c) else (np.nan, np.nan) for c in centres], np.float32)
+
+
+def _eye_errors(xy: Float32, truth: Float32) -> Float32:
+    """Distance of each point from the truth over the distance of the true eyes, (F, 5)."""
+    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)
+    return np.asarray(np.linalg.norm(xy - truth, axis=-1) / eyes[:, None], np.float32)

@@ -1,0 +1,177 @@
+"""From the two finished runs of BB-FCN to its card and weights; the command is `training.publish`.
+
+The score is fitted on one half of the pictures that were kept out of the training, the figures are measured on the
+other, both on the stored files with the code that runs in use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...engines import nets
+from ...engines.backend import Backend, Outputs, open_backend
+from ...engines.card import ModelCard, Weights
+from ...engines.card_text import card_text
+from ...engines.detector import Detector, DetectorSettings, logistic
+from ...engines.export import check_parity, export_onnx
+from ...engines.quantise import quantise_onnx
+from ...tracker.types import UInt8
+from ..config import Config
+from ..datasets import Sample, read_faces
+from .mining import TorchBackend, draft_card
+from .objectives import faceless, held_out
+from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
+
+PARITY = 1e-3  # response; a face answers with about 1
+ROLES = ("scan", "refine")
+GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two networks of a detector."""
+
+    scan: nn.Module
+    refine: nn.Module
+
+    @classmethod
+    def of_run(cls, config: Config, run: Path) -> Pair:
+        """The averages of a branches' run and of the backbone that it was trained on."""
+        scan = nets.FromBytes(nets.build("bbfcn-backbone", config.network.landmarks))
+        scan.load_state_dict(torch.load(run / "backbone.pt", weights_only=True)["average"])
+        refine = nets.FromBytes(nets.build("bbfcn", config.network.landmarks))
+        refine.load_state_dict(torch.load(run / "best.pt", weights_only=True)["average"])
+        return cls(scan.eval(), refine.eval())
+
+
+class Witness:
+    """A backend that remembers what it was asked, to quantise with."""
+
+    description = "witness"
+
+    def __init__(self, backend: Backend) -> None:
+        self.seen: list[UInt8] = []
+        self._backend = backend
+
+    def run(self, images: UInt8) -> Outputs:
+        """See `Backend`."""
+        self.seen.append(images.copy())
+        return self._backend.run(images)
+
+    def close(self) -> None:
+        """See `Backend`."""
+        self._backend.close()
+
+
+def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
+    """Export, quantise, fit the score, measure, write the card.
+
+    Args:
+        config: of the branches' run.
+        run: its folder, with best.pt and, as backbone.pt, that of the backbone's run.
+        data: root of the data sets.
+        out: gets weights/NAME-scan.onnx (the backbone, for whole pictures), weights/NAME-refine.onnx (backbone and
+            branches, for crops) and cards/NAME.toml.
+    Returns:
+        The card's path.
+    Raises:
+        BackendError: the exported networks do not compute what torch does.
+    """
+    pair = Pair.of_run(config, run)
+    path = out / "cards" / f"{config.card.name}.toml"
+    for folder in (path.parent, out / "weights"):
+        folder.mkdir(parents=True, exist_ok=True)
+    weights = _store(config, pair, data, out / "weights")
+    card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
+    card = replace(card, calibration=fit(card, config, data))
+    card = replace(card, measured=_figures(card, config, data))
+    path.write_text(card_text(_rounded(card)), encoding="utf-8")
+    return path
+
+
+def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, Weights]:
+    """Write both networks in 8 bits, by way of fp32 files that are compared with torch and removed."""
+    rng = np.random.default_rng(0)
+    whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
+    full = {role: folder / f"{config.card.name}-{role}.fp32.onnx" for role in ROLES}
+    sizes = {0: "batch", 1: "height", 2: "width"}
+    export_onnx(pair.scan, full["scan"], whole, ("maps",), sizes, multiple={1: 4, 2: 4})
+    export_onnx(pair.refine, full["refine"], crops, ("coarse", "fine", "corner"))
+    check_parity(pair.scan, full["scan"], whole[:, :36], PARITY)
+    check_parity(pair.refine, full["refine"], crops, PARITY)
+    stored = {}
+    for role, pictures in _examples(config, pair, data).items():
+        path = folder / f"{config.card.name}-{role}.onnx"
+        quantise_onnx(full[role], path, pictures)
+        full[role].unlink()
+        stored[role] = Weights(path, hashlib.sha256(path.read_bytes()).hexdigest(), "int8")
+    return stored
+
+
+def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
+    """Pyramid levels and crops that the networks meet in some training pictures with and without faces."""
+    scan, refine = Witness(TorchBackend(pair.scan)), Witness(TorchBackend(pair.refine))
+    detector = Detector(draft_card(config), scan, refine, DetectorSettings(min_face=22))
+    faces = [s for c in config.corpora for s in list(read_faces(data / c.path, c.layout))[::60] if not held_out(s)]
+    for sample in (*faces, *(s for s in faceless(config, data)[::100] if not held_out(s))):
+        detector.detect(sample.bgr())
+    return {"scan": scan.seen, "refine": refine.seen}
+
+
+def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
+    """Fit the scores of scan and second look on the first half of the pictures that were kept out."""
+    faces, empty = kept_out(config, data, half=0)
+    calibration = dict(card.calibration)
+    detector = _open(replace(card, calibration=calibration), threshold=0.0)
+    scanned = measure(detector, faces, empty, refined=False)
+    calibration["scan"] = fit_logistic(scanned)
+    chance = logistic(scanned.features[scanned.is_face], calibration["scan"])
+    calibration["second_look"] = float(np.quantile(chance, SECOND_LOOK_LOSS))
+    calibration["refine"] = fit_logistic(measure(detector, faces, empty, refined=True))
+    return calibration
+
+
+def _figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
+    """Recall, false alarms and five-point errors on the second half of the pictures that were kept out."""
+    detector = _open(card, threshold=0.01)
+    threshold = DetectorSettings().threshold
+    faces, empty = kept_out(config, data, half=1)
+    figures = {}
+    for name, samples in _by_folder(faces).items():
+        report = evaluate(detector, samples, ())
+        figures[f"faces found %, {name}"] = 100 * report.recall(threshold)
+        figures[f"five-point error % of the eye distance, {name}"] = 100 * float(np.nanmean(report.errors))
+    nothing: Report = evaluate(detector, (), empty)
+    figures["false alarms a picture, flowers, cats and dogs, textures"] = nothing.false_alarms(threshold)
+    return figures
+
+
+def _by_folder(samples: list[Sample]) -> dict[str, list[Sample]]:
+    names = {"testset": "LFPW test", "webfaces": "WebFaces", "lfw5": "LFW"}
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.path.parent.name in names:
+            groups.setdefault(names[sample.path.parent.name], []).append(sample)
+    return groups
+
+
+def _open(card: ModelCard, threshold: float) -> Detector:
+    scan, refine = (open_backend(card.weights[role]) for role in ROLES)
+    return Detector(card, scan, refine, DetectorSettings(threshold=threshold))
+
+
+def _rounded(card: ModelCard) -> ModelCard:
+    """The card with as many digits as its numbers are worth."""
+    fitted = {
+        name: [round(v, 4) for v in value] if isinstance(value, list) else round(value, 5)
+        for name, value in card.calibration.items()
+    }
+    measured = {name: round(value, 3) for name, value in card.measured.items()}
+    return replace(card, box_scale=round(card.box_scale, 4), measured=measured, calibration=fitted)

@@ -1,0 +1,150 @@
+"""Turn what the detector measures of a candidate into the chance that it is a face, on pictures it never saw.
+
+Also how often it finds annotated faces and how often it cries without one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...engines.detector import Detector, scan_features
+from ...tracker.geometry import iou
+from ...tracker.proposals import fit_views
+from ...tracker.types import Float32, UInt8
+from ..config import Config
+from ..datasets import Sample, read_faces
+from .chips import five_points
+from .objectives import faceless, held_out
+
+SAME_FACE = 0.4  # overlap from which a candidate counts as an annotated face
+SMALLEST_FACE = 22.0  # annotated faces under this side are nobody's fault
+SECOND_LOOK_LOSS = 0.004  # share of true candidates that the scan's score may lose
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Features of candidates and whether each is a face (True) or certainly none (False)."""
+
+    features: Float32
+    is_face: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a detector did with pictures.
+
+    Attributes:
+        best: (F,) for each annotated face the score of the best proposal on it, 0 if there is none.
+        errors: (F, 5) distance of that proposal's points from the annotated ones over the eye distance; NaN: unknown.
+        false: scores of the proposals on pictures without faces.
+        faceless: number of these pictures.
+    """
+
+    best: Float32
+    errors: Float32
+    false: Float32
+    faceless: int
+
+    def recall(self, threshold: float) -> float:
+        """Share of the annotated faces that were found."""
+        return float((self.best >= threshold).mean())
+
+    def false_alarms(self, threshold: float) -> float:
+        """Proposals on a picture without faces."""
+        return float((self.false >= threshold).sum() / self.faceless)
+
+
+def kept_out(config: Config, data: Path, half: int) -> tuple[list[Sample], list[Sample]]:
+    """Pictures with and without faces that the training did not see, split in two halves by their names."""
+    faces = chain.from_iterable(read_faces(data / c.path, c.layout) for c in config.corpora if "yt" not in c.path)
+    held = [s for s in faces if held_out(s)] + list(read_faces(data / "lfpw/testset", "pts"))
+    empty = [s for s in faceless(config, data) if held_out(s)]
+    return [s for s in held if _half(s) == half], [s for s in empty if _half(s) == half]
+
+
+def _half(sample: Sample) -> int:
+    return zlib.crc32(sample.path.name.encode()) // 10 % 2
+
+
+def true_boxes(sample: Sample) -> Float32:
+    """Square boxes (F, 4) of a picture's annotated faces."""
+    boxes = np.array([five_points(annotated)[2] for annotated in sample.points], np.float32).reshape(-1, 3)
+    return np.concatenate((boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, :2] + boxes[:, 2:] / 2), 1)
+
+
+def evaluate(detector: Detector, faces: Iterable[Sample], others: Iterable[Sample]) -> Report:
+    """Run the whole detector; set its threshold low to see a whole curve."""
+    best, errors = [], []
+    for sample in faces:
+        found, boxes = detector.detect(sample.bgr()), true_boxes(sample)
+        overlap = iou(boxes, found.boxes)
+        for i in np.flatnonzero(boxes[:, 2] - boxes[:, 0] >= SMALLEST_FACE):
+            hits = np.flatnonzero(overlap[i] >= SAME_FACE)
+            best.append(found.scores[hits[0]] if len(hits) else 0.0)
+            truth = five_points(sample.points[i])[0]
+            away = found.points[hits[0]] - truth if len(hits) else np.full((5, 2), np.nan)
+            errors.append(np.linalg.norm(away, axis=-1) / np.linalg.norm(truth[0] - truth[1]))
+    pictures = list(others)
+    false = [detector.detect(sample.bgr()).scores for sample in pictures]
+    return Report(np.array(best, np.float32), np.array(errors, np.float32), np.concatenate([*false, []]), len(pictures))
+
+
+def measure(detector: Detector, faces: Iterable[Sample], others: Iterable[Sample], *, refined: bool) -> Measured:
+    """Collect candidates' features: the scan's own, or those of the second look.
+
+    On pictures with faces only candidates on an annotated face count, because some faces are not annotated; on
+    pictures without faces all count.
+    """
+    rows: list[Float32] = []
+    labels: list[bool] = []
+    for sample in faces:
+        features, boxes = _candidates(detector, sample.bgr(), refined=refined)
+        hit = (iou(boxes, true_boxes(sample)) >= SAME_FACE).any(1)
+        rows += list(features[hit])
+        labels += [True] * int(hit.sum())
+    for sample in others:
+        features, _ = _candidates(detector, sample.bgr(), refined=refined)
+        rows += list(features)
+        labels += [False] * len(features)
+    return Measured(np.array(rows, np.float32), np.array(labels))
+
+
+def _candidates(detector: Detector, bgr: UInt8, *, refined: bool) -> tuple[Float32, Float32]:
+    """Features and square boxes of one picture's candidates."""
+    candidates, chance = detector.scan(bgr)
+    if not refined:
+        half = candidates.side[:, None] / 2
+        return scan_features(candidates), np.concatenate((candidates.centre - half, candidates.centre + half), 1)
+    worth = np.flatnonzero(chance >= detector.card.calibration["second_look"])[: detector.settings.most]
+    if not len(worth):
+        return np.empty((0, 12), np.float32), np.empty((0, 4), np.float32)
+    points, features = detector.look_again(bgr, candidates.take(worth), chance[worth])
+    return features, fit_views(points).boxes
+
+
+def fit_logistic(measured: Measured, ridge: float = 3.0, rounds: int = 30) -> list[float]:
+    """Weights of a logistic regression, the constant last; faces and others weigh the same in total.
+
+    Newton's method on the penalised likelihood of standardised features.
+    """
+    x = measured.features.astype(np.float64)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    design = np.column_stack(((x - mean) / std, np.ones(len(x))))
+    y = measured.is_face.astype(np.float64)
+    share = np.where(measured.is_face, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    penalty = ridge * np.diag([*np.ones(x.shape[1]), 0.0])
+    w = np.zeros(design.shape[1])
+    for _ in range(rounds):
+        p = 1 / (1 + np.exp(-np.clip(design @ w, -30, 30)))
+        gradient = design.T @ (share * (y - p)) - penalty @ w
+        hessian = (design * (share * p * (1 - p) + 1e-9)[:, None]).T @ design + penalty
+        w += np.linalg.solve(hessian, gradient)
+    scaled = w[:-1] / std
+    return [float(v) for v in (*scaled, w[-1] - scaled @ mean)]

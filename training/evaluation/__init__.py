@@ -1,0 +1,1 @@
+"""The papers' tables, on pictures and on videos; see docs/evaluation.md."""

@@ -1,0 +1,81 @@
+"""Several files that belong together: all of them appear, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...pipeline.sinks import PartFile
+from ...tracker.errors import SinkError
+
+
+@dataclass(frozen=True, slots=True)
+class ReportFiles:
+    """Where an evaluation's files go: DIR/STEM.csv and so on."""
+
+    folder: Path
+    stem: str
+
+    @property
+    def table(self) -> Path:
+        """A row per face or video."""
+        return self.folder / f"{self.stem}.csv"
+
+    @property
+    def summary(self) -> Path:
+        """Everything, as JSON."""
+        return self.folder / f"{self.stem}.json"
+
+    @property
+    def curves(self) -> tuple[Path, Path]:
+        """The cumulative error curves as PNG and SVG."""
+        return self.folder / f"{self.stem}-ced.png", self.folder / f"{self.stem}-ced.svg"
+
+    def all(self) -> list[Path]:
+        """Every file, and folder, that the evaluation writes."""
+        return [self.table, self.summary, *self.curves]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: cannot be made: {error.strerror or error}") from error
+
+
+def refuse_existing(files: Sequence[Path], advice: str) -> None:
+    """Find out before the work that its results would replace others.
+
+    Raises:
+        SinkError: one of the files exists; `advice` says what to do.
+    """
+    existing = [file for file in files if file.exists()]
+    if existing:
+        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise SinkError(f"{existing[0]}{others}: exists already; {advice}")
+
+
+def replace_all(contents: Mapping[Path, bytes]) -> None:
+    """Write files, replacing those that are there, under their own names only once each is written whole.
+
+    Raises:
+        SinkError: one of them cannot be written; then none has changed, unless a renaming failed half-way.
+    """
+    parts = {path: PartFile(path, overwrite=True) for path in contents}
+    try:
+        for path, content in contents.items():
+            try:
+                parts[path].part.write_bytes(content)
+            except OSError as error:
+                raise parts[path].error(error) from error
+        for part in parts.values():
+            part.publish()
+    finally:
+        for part in parts.values():
+            part.discard()

@@ -1,0 +1,113 @@
+"""How an evaluation finds a face: in the annotation's own box, or all by itself as the program does in use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ...engines.aligner import Aligner
+from ...pipeline.run import Pipeline
+from ...tracker.errors import MarkupError
+from ...tracker.geometry import bounding_box, box_centre_side, box_of_five, iou
+from ...tracker.markup import Markup
+from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
+
+Boxes = Literal["gt", "detector"]
+FOUND_IOU = 0.3  # a face that overlaps the annotated one less than this is another face
+
+
+@dataclass(frozen=True, slots=True)
+class CommonPoints:
+    """The points in which a model can be compared with a data set.
+
+    Attributes:
+        name: of the subset (or whole markup) that both have.
+        count: of its points.
+        model, data: both markups.
+    """
+
+    name: str
+    count: int
+    model: Markup
+    data: Markup
+
+    @property
+    def whole(self) -> bool:
+        """Whether model and data have the same markup, so that the papers' numbers are of the same points."""
+        return self.name == self.data.name == self.model.name
+
+    def of_model(self, xy: Float32) -> Float32:
+        """The common points (..., M, 2) of the model's (..., N, 2)."""
+        return self.model.subset(self.name, xy)
+
+    def of_data(self, xy: Float32) -> Float32:
+        """The common points (..., M, 2) of the annotation's (..., N, 2)."""
+        return self.data.subset(self.name, xy)
+
+
+def common_points(model: Markup, data: Markup) -> CommonPoints:
+    """The largest set of points that both markups name.
+
+    Raises:
+        MarkupError: they have none in common.
+    """
+    sizes = [
+        {markup.name: markup.points} | {name: len(groups) for name, groups in markup.subsets.items()}
+        for markup in (model, data)
+    ]
+    shared = [name for name, count in sizes[0].items() if sizes[1].get(name) == count]
+    if not shared:
+        raise MarkupError(
+            f"a model of {model.name} cannot be measured on {data.name}: no subset is in both; choose another --model"
+        )
+    name = max(shared, key=lambda shared_name: (sizes[0][shared_name], shared_name == data.name))
+    return CommonPoints(name, sizes[0][name], model, data)
+
+
+class Locate(Protocol):
+    """Finds the landmarks of the face that an annotation (N, 2) marks in a picture; None where it is missed."""
+
+    def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None: ...
+
+
+class InGivenBox:
+    """Landmarks in the annotation's own box, upright, as the papers have it."""
+
+    def __init__(self, aligner: Aligner, data: Markup) -> None:
+        self._aligner, self._data = aligner, data
+        outlines = [len(markup.parts.get("contour", ())) > 1 for markup in (aligner.markup, data)]
+        self._tight = aligner.markup.name == data.name or all(outlines)
+
+    def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
+        """Align once. Where only one of the markups draws the face's outline, the box is guessed from five points."""
+        if self._tight:
+            crop = self._aligner.crop_around(*box_centre_side(bounding_box(truth)))
+        else:
+            crop = self._aligner.crop_around(*box_of_five(self._data.subset("five5", truth)))
+        return self._aligner.align(bgr, [crop])[0]
+
+
+class ByDetector:
+    """What the program itself finds in a picture that it has never seen."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+
+    def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
+        """Detect and align; of all faces found the one that overlaps the annotated one most."""
+        faces = next(iter(self._pipeline.serial([Frame(0, 0.0, 0.0, bgr)]))).faces
+        face = overlapping(faces, truth)
+        return None if face is None else face.measured
+
+
+def overlapping(faces: Sequence[Face], truth: Float32) -> Face | None:
+    """Of the faces that were measured the one whose box overlaps the annotated points (N, 2) most, if it does."""
+    measured = [face for face in faces if face.measured is not None]
+    if not measured:
+        return None
+    overlap = iou(np.stack([face.box for face in measured]), bounding_box(truth)[None])[:, 0]
+    best = int(overlap.argmax())
+    return measured[best] if overlap[best] >= FOUND_IOU else None

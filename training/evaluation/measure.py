@@ -1,0 +1,146 @@
+"""Errors of a model on annotated pictures, face by face."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...tracker import metrics
+from ...tracker.errors import SourceError
+from ...tracker.metrics import Normaliser
+from ...tracker.types import Float32, Float64
+from ..datasets import Broken, Entry, Sample
+from .locate import CommonPoints, Locate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceResult:
+    """How one face came out.
+
+    Attributes:
+        entry: where it is from, to look at it again.
+        subsets: of the data set that it belongs to.
+        errors: normaliser -> fraction; infinity where the face was missed.
+        confidence: the model's own, in [0, 1]; 0 where the face was missed.
+        truth: (M, 2) the compared points as annotated.
+        found: (M, 2) as the model placed them; None where the face was missed.
+    """
+
+    entry: Entry
+    subsets: tuple[str, ...]
+    errors: Mapping[Normaliser, float]
+    confidence: float
+    truth: Float32
+    found: Float32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """How all faces came out.
+
+    Attributes:
+        faces: in the data set's order.
+        left_out: (name, reason) of each broken file.
+    """
+
+    faces: tuple[FaceResult, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+    @property
+    def missed(self) -> int:
+        """Faces that were not found."""
+        return sum(face.found is None for face in self.faces)
+
+    def errors(self, subset: str, normaliser: Normaliser) -> Float64:
+        """(F,) errors of the faces of a subset."""
+        return np.array([face.errors[normaliser] for face in self.faces if subset in face.subsets], np.float64)
+
+    def by_subset(
+        self, subsets: Sequence[str], normalisers: Sequence[Normaliser]
+    ) -> dict[str, dict[Normaliser, Float64]]:
+        """subset -> normaliser -> (F >= 1,) errors; subsets of which no face was measured are not in it."""
+        present = [name for name in subsets if any(name in face.subsets for face in self.faces)]
+        return {name: {kind: self.errors(name, kind) for kind in normalisers} for name in present}
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How faces are measured.
+
+    Attributes:
+        locate: finds them.
+        common: points in which they are compared.
+        normalisers: what errors are divided by.
+        broken: what happens to files that cannot be read.
+    """
+
+    locate: Locate
+    common: CommonPoints
+    normalisers: tuple[Normaliser, ...]
+    broken: Broken = "refuse"
+
+
+def measure(entries: Sequence[Entry], how: Measuring, advanced: Callable[[], None] = lambda: None) -> Measured:
+    """Measure every face that a data set lists.
+
+    Args:
+        entries: one face each.
+        how: see there.
+        advanced: called after each entry.
+    Raises:
+        SourceError: a file is broken and must not be skipped, or no face is left.
+    """
+    faces: list[FaceResult] = []
+    left_out: list[tuple[str, str]] = []
+    for entry in entries:
+        try:
+            faces.append(_measure(entry, how))
+        except SourceError as error:
+            if how.broken == "refuse":
+                raise
+            log.warning("%s; left out", error)
+            left_out.append((entry.name, str(error)))
+        advanced()
+    if not faces:
+        raise SourceError("not one face could be measured: every file is broken")
+    return Measured(tuple(faces), tuple(left_out))
+
+
+def _measure(entry: Entry, how: Measuring) -> FaceResult:
+    sample = entry.read()
+    bgr, truth = sample.bgr(), _only_face(sample, how.common.data.points)
+    lengths = _lengths(sample, how)
+    found = how.locate(bgr, truth)
+    wanted = how.common.of_data(truth)
+    placed = None if found is None else how.common.of_model(found.xy)
+    compared = np.full_like(wanted, np.nan) if placed is None else placed
+    errors = {
+        kind: float(metrics.normalised_errors(compared[None], wanted[None], length)[0])
+        for kind, length in lengths.items()
+    }
+    confidence = 0.0 if found is None else found.confidence
+    return FaceResult(entry, sample.subsets, errors, confidence, wanted, placed)
+
+
+def _lengths(sample: Sample, how: Measuring) -> dict[Normaliser, Float64]:
+    try:
+        return {
+            kind: metrics.normalising_lengths(sample.points, how.common.data, kind, sample.boxes)
+            for kind in how.normalisers
+        }
+    except ValueError as error:
+        raise SourceError(f"{sample.path}: its annotation cannot be measured against: {error}") from error
+
+
+def _only_face(sample: Sample, points: int) -> Float32:
+    """(N, 2) points of a sample that must have one face, completely annotated."""
+    if sample.points.shape != (1, points, 2):
+        raise SourceError(f"{sample.path}: wanted one face of {points} points, got {sample.points.shape}")
+    if not np.isfinite(sample.points).all():
+        raise SourceError(f"{sample.path}: some of its points are not annotated")
+    return np.asarray(sample.points[0], np.float32)

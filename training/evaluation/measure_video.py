@@ -1,0 +1,234 @@
+"""Errors of a model on one annotated video, frame by frame, kept in a file so that a long evaluation can go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import __version__
+from ...pipeline.hindsight import look_back
+from ...pipeline.open import Choices, Engines
+from ...pipeline.sidecar import identify_models
+from ...pipeline.sinks import atomic_write_text
+from ...pipeline.sources import open_source
+from ...tracker import markup, metrics
+from ...tracker.errors import MarkupError, SourceError
+from ...tracker.metrics import Normaliser
+from ...tracker.types import Float32, Float64, Int64, Result
+from ..datasets.point_files import read_pts
+from .locate import Boxes, InGivenBox, overlapping
+from .video_benchmark import AnnotatedVideo
+
+log = logging.getLogger(__name__)
+
+IBUG = "ibug68"
+SUBSETS = {68: IBUG, 49: "inner49"}
+MEASURES: tuple[tuple[Normaliser, int], ...] = (("io", 68), ("ip", 68), ("edge", 68), ("io", 49), ("ip", 49))
+LOST = -1
+SCHEMA = 1  # of the files with a video's errors
+
+
+@dataclass(frozen=True, slots=True)
+class VideoErrors:
+    """How the frames of one video came out.
+
+    Attributes:
+        number, scenario: of the video.
+        frames: (T,) those measured, from 1.
+        tracks: (T,) the track that followed the annotated face, `LOST` where none did.
+        errors: (normaliser, points) -> (T,) fractions, infinity in lost frames.
+        unread: annotated frames that the video does not have.
+        origin: what the errors depend on.
+    """
+
+    number: str
+    scenario: int
+    frames: Int64
+    tracks: Int64
+    errors: Mapping[tuple[Normaliser, int], Float64]
+    unread: int
+    origin: Mapping[str, Any]
+
+    def scored(self, excluded: frozenset[int]) -> dict[tuple[Normaliser, int], Float64]:
+        """The errors of the frames that are not excluded."""
+        kept = ~np.isin(self.frames, list(excluded))
+        return {measure: errors[kept] for measure, errors in self.errors.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class VideoMeasuring:
+    """How videos are measured.
+
+    Attributes:
+        folder: where each video's errors are kept.
+        boxes: "gt" aligns every frame in the annotation's box, "detector" tracks as `facetrack batch` does.
+        choices: what tracking depends on.
+        resume: take errors that are there and of the same origin.
+    """
+
+    folder: Path
+    boxes: Boxes
+    choices: Choices
+    resume: bool = False
+
+    def file(self, number: str) -> Path:
+        """Where a video's errors are kept."""
+        return self.folder / f"{number}.json"
+
+
+def measure_video(
+    video: AnnotatedVideo, how: VideoMeasuring, engines: Engines, advanced: Callable[[], None] = lambda: None
+) -> VideoErrors:
+    """Measure every annotated frame of a video, or take what a former run has kept.
+
+    Args:
+        video: see there.
+        how: see there.
+        engines: opened with `how.choices`.
+        advanced: called after each frame of the video.
+    Raises:
+        SourceError: the video or an annotation is broken, or not one frame of it is annotated.
+        MarkupError: the model has not the 68 points of 300VW.
+        SinkError: the errors cannot be kept.
+    """
+    if engines.aligner.markup.name != IBUG:
+        raise MarkupError(f"300VW is measured in {IBUG}; the model has {engines.aligner.markup.name}, choose another")
+    origin = _origin(video, how, engines)
+    if how.resume:
+        kept = read_errors(how.file(video.number), video, origin)
+        if kept is not None:
+            return kept
+    errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
+    write_errors(how.file(video.number), errors)
+    return errors
+
+
+def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dict[str, Any]:
+    annotations = [file.stat() for file in video.annotations.values()]
+    return {
+        "schema": SCHEMA,
+        "facetrack": __version__,
+        "video": {"name": f"{video.number}/{video.path.name}", "bytes": video.path.stat().st_size},
+        "annotations": {"files": len(annotations), "bytes": sum(stat.st_size for stat in annotations)},
+        "boxes": how.boxes,
+        "settings": asdict(how.choices),
+        "models": identify_models(engines.cards if how.boxes == "detector" else engines.cards[:1]),
+        "backend": engines.backend,
+    }
+
+
+_Placed = tuple[int, Float32, Float32 | None, int]  # frame from 1, truth (68, 2), found (68, 2), track
+
+
+def _follow(
+    video: AnnotatedVideo, how: VideoMeasuring, engines: Engines, advanced: Callable[[], None]
+) -> Iterator[_Placed]:
+    with open_source(video.path) as source:
+        if how.boxes == "gt":
+            yield from _in_given_boxes(video, engines, source, advanced)
+            return
+        with closing(_tracked(how.choices, engines, source)) as results:
+            for result in results:
+                number = result.frame.index + 1
+                if number in video.annotations:
+                    truth = _truth(video, number)
+                    face = overlapping(result.faces, truth)
+                    yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
+                advanced()
+
+
+def _tracked(choices: Choices, engines: Engines, source: Any) -> Generator[Result, None, None]:
+    """The pipeline of `facetrack batch`."""
+    with closing(engines.pipeline(choices).run(source)) as results:
+        yield from look_back(results) if choices.smooth == "rts" else results
+
+
+def _in_given_boxes(
+    video: AnnotatedVideo, engines: Engines, source: Any, advanced: Callable[[], None]
+) -> Iterator[_Placed]:
+    locate = InGivenBox(engines.aligner, markup.load(IBUG))
+    for frame in source:
+        number = frame.index + 1
+        if number in video.annotations:
+            truth = _truth(video, number)
+            found = locate(frame.bgr, truth)
+            yield number, truth, None if found is None else found.xy, 0
+        advanced()
+
+
+def _truth(video: AnnotatedVideo, number: int) -> Float32:
+    truth = read_pts(video.annotations[number])
+    if truth.shape != (68, 2):
+        raise SourceError(f"{video.annotations[number]}: wanted 68 points, got {len(truth)}")
+    return truth
+
+
+def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, Any]) -> VideoErrors:
+    if not placed:
+        raise SourceError(f"{video.path}: none of its frames is annotated in {len(video.annotations)} files")
+    frames, truths, found, tracks = zip(*placed, strict=True)
+    truth = np.stack(truths)
+    guess = np.stack([np.full((68, 2), np.nan, np.float32) if xy is None else xy for xy in found])
+    ibug = markup.load(IBUG)
+    errors: dict[tuple[Normaliser, int], Float64] = {}
+    for kind, points in MEASURES:
+        try:
+            lengths = metrics.normalising_lengths(truth, ibug, kind)
+        except ValueError as error:
+            raise SourceError(f"{video.path.parent}: its annotation cannot be measured against: {error}") from error
+        subset = SUBSETS[points]
+        errors[kind, points] = metrics.normalised_errors(
+            ibug.subset(subset, guess), ibug.subset(subset, truth), lengths
+        )
+    unread = len(video.annotations) - len(frames)
+    if unread:
+        log.warning("%s: %d annotated frames are not in the video", video.path, unread)
+    return VideoErrors(video.number, video.scenario, np.array(frames), np.array(tracks), errors, unread, origin)
+
+
+def write_errors(path: Path, errors: VideoErrors) -> None:
+    """Keep a video's errors, in per cent with 5 decimals; null in lost frames.
+
+    Raises:
+        SinkError: they cannot be written.
+    """
+    content = {
+        "origin": errors.origin,
+        "unread": errors.unread,
+        "frames": errors.frames.tolist(),
+        "tracks": errors.tracks.tolist(),
+        "errors_percent": {
+            f"{kind} {points}": [round(100 * e, 5) if np.isfinite(e) else None for e in of.tolist()]
+            for (kind, points), of in errors.errors.items()
+        },
+    }
+    atomic_write_text(path, json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) -> VideoErrors | None:
+    """Take back what `write_errors` kept; None where it is missing, unreadable or of another origin."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["origin"] != json.loads(json.dumps(origin)):
+            log.warning("%s: measured again: it was made with other settings or from another video", path)
+            return None
+        errors = {
+            (kind, points): np.array(
+                [np.inf if e is None else e / 100 for e in content["errors_percent"][f"{kind} {points}"]], np.float64
+            )
+            for kind, points in MEASURES
+        }
+        frames, tracks = (np.array(content[name], np.int64) for name in ("frames", "tracks"))
+        return VideoErrors(video.number, video.scenario, frames, tracks, errors, content["unread"], origin)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        log.warning("%s: measured again: it cannot be read", path)
+        return None

@@ -1,0 +1,95 @@
+"""`facetrack evaluate 300w|wflw|cofw|aflw|aflw2000`: from a folder of pictures to the papers' table and its files."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...pipeline.batch import Reporter, Task
+from ...pipeline.open import Choices, Engines
+from ...tracker import markup
+from ..datasets import Broken, list_faces
+from .benchmarks import find_benchmark
+from .error_curves import require_matplotlib
+from .files import make_folder, refuse_existing
+from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points
+from .measure import Measuring, measure
+from .report import Evaluation, PictureReportFiles, as_table, write_report
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What is evaluated, and where the results go.
+
+    Attributes:
+        benchmark: name of one of `benchmarks.benchmarks()`.
+        folder: the data set in its published layout.
+        out: folder of the results; made if it is not there.
+        boxes: "gt" takes the annotation's own boxes, "detector" finds the faces itself.
+        broken: what happens to files that cannot be read.
+        overwrite: replace results that are there.
+    """
+
+    benchmark: str
+    folder: Path
+    out: Path
+    boxes: Boxes = "gt"
+    broken: Broken = "refuse"
+    overwrite: bool = False
+
+    @property
+    def files(self) -> PictureReportFiles:
+        """The results."""
+        return PictureReportFiles(self.out, f"{self.benchmark}-{self.boxes}")
+
+
+def check(settings: EvaluationSettings) -> None:
+    """Find out before the work what could not end well.
+
+    Raises:
+        ConfigError: there is no such benchmark.
+        SinkError: results are there that must not be replaced.
+        BackendError: a library that the report needs is missing.
+    """
+    find_benchmark(settings.benchmark)
+    require_matplotlib()
+    if not settings.overwrite:
+        refuse_existing(settings.files.all(), "add --overwrite, or choose another --out")
+
+
+def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, reporter: Reporter) -> str:
+    """Measure, write the results, and give the table.
+
+    Nothing is written before everything is measured.
+
+    Raises:
+        MarkupError: model and data set have no points in common.
+        SourceError: the folder is not in the benchmark's layout, or a file is broken and must not be skipped.
+        SinkError: the results cannot be written.
+    """
+    began_s = time.monotonic()
+    benchmark = find_benchmark(settings.benchmark)
+    common = common_points(engines.aligner.markup, markup.load(benchmark.markup))
+    entries = list_faces(settings.folder, benchmark.name)
+    how = Measuring(
+        _locate(settings.boxes, engines, choices, common.data), common, benchmark.normalisers, settings.broken
+    )
+    task = Task(str(settings.folder), benchmark.title)
+    reporter.began(task, len(entries))
+    measured = measure(entries, how, reporter.advanced)
+    cards = engines.cards if settings.boxes == "detector" else engines.cards[:1]
+    wall_s = time.monotonic() - began_s
+    evaluation = Evaluation(
+        benchmark, common, measured, settings.folder, settings.boxes, cards, choices, engines.backend, wall_s
+    )
+    make_folder(settings.out)
+    write_report(evaluation, settings.files)
+    reporter.ended(task, f"{len(measured.faces)} faces in {wall_s:.1f} s -> {settings.files.summary}")
+    return as_table(evaluation)
+
+
+def _locate(boxes: Boxes, engines: Engines, choices: Choices, data: markup.Markup) -> Locate:
+    if boxes == "gt":
+        return InGivenBox(engines.aligner, data)
+    return ByDetector(engines.pipeline_for_pictures(choices))

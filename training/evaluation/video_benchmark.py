@@ -1,0 +1,170 @@
+"""300VW as it is distributed: 114 videos with one annotated face in every frame, its split and its bad frames."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from ...tracker.errors import SourceError
+from ..datasets.matlab_file import MatlabFile
+from ..datasets.samples import first_existing
+
+log = logging.getLogger(__name__)
+
+HOME = "300VW_Dataset_2015_12_14"
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv")  # the data set's own are .avi
+EXTRA = "extra"  # an archive, or a folder where somebody has unpacked it
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """What 300VW prescribes.
+
+    Attributes:
+        train: numbers of the 50 training videos.
+        scenarios: scenario 1, 2, 3 -> numbers of its test videos.
+        excluded: number -> frames (from 1) whose annotation is known to be inaccurate.
+        scored_frames: scenario -> frames that are left.
+        papers: method -> NME io % of the three scenarios, protocol A.
+    """
+
+    train: tuple[str, ...]
+    scenarios: Mapping[int, tuple[str, ...]]
+    excluded: Mapping[str, frozenset[int]]
+    scored_frames: Mapping[int, int]
+    papers: Mapping[str, tuple[float, ...]]
+
+
+@cache
+def published_split() -> Split:
+    """The split that ships with the package."""
+    table = tomllib.loads(resources.files(__package__).joinpath("300vw.toml").read_text(encoding="utf-8"))
+    return Split(
+        train=tuple(table["train"].split()),
+        scenarios={int(name): tuple(numbers.split()) for name, numbers in table["scenarios"].items()},
+        excluded={number: _frames(ranges) for number, ranges in table["excluded"].items()},
+        scored_frames={int(name): count for name, count in table["scored_frames"].items()},
+        papers={method: tuple(values) for method, values in table["papers"].items()},
+    )
+
+
+def _frames(ranges: str) -> frozenset[int]:
+    """The numbers in "3 7-9"."""
+    ends = [list(map(int, word.split("-"))) for word in ranges.split()]
+    return frozenset(frame for end in ends for frame in range(end[0], end[-1] + 1))
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedVideo:
+    """One video of 300VW.
+
+    Attributes:
+        number: its folder's name, three digits.
+        scenario: 1, 2 or 3; 0 for a training video.
+        path: of the video.
+        annotations: frame, from 1 -> its .pts file.
+    """
+
+    number: str
+    scenario: int
+    path: Path
+    annotations: Mapping[int, Path]
+
+
+def find_home(folder: Path) -> Path:
+    """The folder that holds the numbered ones: this one, or `HOME` in it.
+
+    Raises:
+        SourceError: it is not there.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder}: there is no such folder; wanted that of 300VW")
+    return folder / HOME if (folder / HOME).is_dir() else folder
+
+
+def list_test_videos(folder: Path) -> list[AnnotatedVideo]:
+    """The test videos that are there, scenario by scenario.
+
+    Raises:
+        SourceError: not one of them is, or one has no video or no annotation.
+    """
+    home = find_home(folder)
+    wanted = [(number, scenario) for scenario, numbers in published_split().scenarios.items() for number in numbers]
+    videos = [_video(home / number, scenario) for number, scenario in wanted if (home / number).is_dir()]
+    if not videos:
+        raise SourceError(f"{folder}: none of the 64 test videos is in it; wanted folders such as 114/ with vid.avi")
+    return videos
+
+
+def list_training_videos(folder: Path) -> list[AnnotatedVideo]:
+    """The training videos that are there.
+
+    Raises:
+        SourceError: not one of them is, or one has no video or no annotation.
+    """
+    home = find_home(folder)
+    videos = [_video(home / number, 0) for number in published_split().train if (home / number).is_dir()]
+    if not videos:
+        raise SourceError(
+            f"{folder}: none of the 50 training videos is in it; wanted folders such as 001/ with vid.avi"
+        )
+    return videos
+
+
+def _video(folder: Path, scenario: int) -> AnnotatedVideo:
+    path = first_existing(folder, *(f"vid{suffix}" for suffix in VIDEO_SUFFIXES))
+    files = first_existing(folder, "annot").iterdir()
+    annotations = {int(file.stem): file for file in files if file.suffix == ".pts" and file.stem.isdecimal()}
+    if not annotations:
+        raise SourceError(f"{folder / 'annot'}: wanted files such as 000001.pts in it")
+    return AnnotatedVideo(folder.name, scenario, path, dict(sorted(annotations.items())))
+
+
+def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
+    """Frames with inaccurate annotations, from 1: those of the data set's extra.zip, without it the published list.
+
+    Raises:
+        SourceError: extra.zip (or the folder extra) is broken.
+        BackendError: SciPy, which reads it, is not installed.
+    Source: extra/NUMBER.mat with the variable `error`, as OpenFace's evaluation on 300VW reads it.
+    """
+    unpacked = find_home(folder) / EXTRA
+    path = unpacked.with_suffix(".zip")
+    if path.is_file():
+        excluded = _excluded_in_archive(path)
+    elif unpacked.is_dir():
+        path = unpacked
+        excluded = {_number(path, file.name): _bad_frames(file) for file in sorted(path.glob("*.mat"))}
+    else:
+        return published_split().excluded
+    log.info("%s: %d frames of %d videos are excluded", path, sum(map(len, excluded.values())), len(excluded))
+    return excluded
+
+
+def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".mat")]
+            return {_number(path, name): _bad_frames(path / name, archive.read(name)) for name in names}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; unpack the data set again, or remove it") from error
+
+
+def _number(archive: Path, name: str) -> str:
+    found = re.search(r"(\d{3})\D*\.mat$", name)
+    if found is None:
+        raise SourceError(f"{archive}: wanted .mat files named after videos in it, got {name}")
+    return found[1]
+
+
+def _bad_frames(path: Path, content: bytes | None = None) -> frozenset[int]:
+    """The variable `error` of a MATLAB file, or of its bytes."""
+    frames = MatlabFile(path, content).numbers("error")
+    return frozenset(frames.ravel().astype(int).tolist())

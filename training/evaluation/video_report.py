@@ -1,0 +1,259 @@
+"""The protocols of 300VW side by side, in words and files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...pipeline.batch import Failure
+from ...pipeline.machine import describe_machine
+from ...pipeline.tables import columns
+from ...tracker import metrics
+from ...tracker.metrics import Normaliser
+from ...tracker.types import Float64
+from .benchmarks import Figure
+from .error_curves import Curve, draw_curves
+from .files import ReportFiles, replace_all
+from .locate import Boxes
+from .measure_video import LOST, VideoErrors
+from .report import BOXES
+from .video_benchmark import published_split
+
+CURVE_END = 0.08
+Pooled = Mapping[tuple[Normaliser, int], Float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        protocol: "A" mean of videos (FHR, SPAN), "B" all frames (SBR), "C" the challenge, "D" long-term tracking.
+        figure: what is computed.
+        points: 68 or 49.
+        by_video: take the mean over the videos' own values, instead of over all frames.
+    """
+
+    protocol: str
+    figure: Figure
+    points: int
+    by_video: bool = False
+
+    @property
+    def label(self) -> str:
+        """As in the table and in JSON."""
+        mean = ", mean of videos" if self.by_video else ""
+        return f"{self.protocol}  {self.figure} %, {self.points} points{mean}"
+
+    def of(self, videos: Sequence[Pooled]) -> float:
+        """The value in per cent; NaN where there is none."""
+        measure = self.figure.normaliser, self.points
+        if self.by_video:
+            values = [self.figure.of(errors[measure]) for errors in videos]
+            found = [value for value in values if not math.isnan(value)]
+            return float(np.mean(found)) if found else math.nan
+        return self.figure.of(np.concatenate([errors[measure] for errors in videos]))
+
+
+def _row(protocol: str, figure: str, points: int, *, by_video: bool = False) -> Row:
+    return Row(protocol, Figure.parse(figure), points, by_video)
+
+
+ROWS = (
+    _row("A", "NME io", 68, by_video=True),
+    _row("A", "NME ip", 68, by_video=True),
+    _row("A", "NME io", 49, by_video=True),
+    _row("A", "NME ip", 49, by_video=True),
+    *(_row("B", figure, 68) for figure in ("NME io", "NME ip", "AUC7 io", "AUC8 io", "FR7 io", "FR8 io")),
+    *(_row("C", figure, points) for points in (68, 49) for figure in ("NME io", "AUC8 io", "FR8 io")),
+    *(_row("D", figure, 68) for figure in ("NME edge", "AUC8 edge", "FR8 edge")),
+)
+PAPERS_ROW = ROWS[0]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoEvaluation:
+    """A finished evaluation.
+
+    Attributes:
+        videos: their errors, at least one.
+        excluded: number -> frames that do not count.
+        failures: videos that could not be measured, and why.
+        boxes: where the face's place came from.
+        wall_s: how long it took.
+    """
+
+    videos: tuple[VideoErrors, ...]
+    excluded: Mapping[str, frozenset[int]]
+    failures: tuple[Failure, ...]
+    boxes: Boxes
+    wall_s: float
+
+    def scored(self, video: VideoErrors) -> Pooled:
+        """A video's errors without the excluded frames."""
+        return video.scored(self.excluded.get(video.number, frozenset()))
+
+    def scenarios(self) -> dict[int, list[Pooled]]:
+        """Scenario -> the scored errors of each of its videos; scenarios and videos without any are left out."""
+        found: dict[int, list[Pooled]] = {}
+        for video in sorted(self.videos, key=lambda video: video.scenario):
+            errors = self.scored(video)
+            if len(errors["io", 68]):
+                found.setdefault(video.scenario, []).append(errors)
+        return found
+
+
+class VideoReportFiles(ReportFiles):
+    """The files of an evaluation on videos: a row per video in the table, the errors of each video in DIR/STEM/."""
+
+    __slots__ = ()
+
+    @property
+    def frames(self) -> Path:
+        """The folder with a file of errors per video."""
+        return self.folder / self.stem
+
+    def all(self) -> list[Path]:
+        """See `ReportFiles`."""
+        return [self.table, self.summary, *self.curves, self.frames]
+
+
+def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> None:
+    """Write all files of the summary, or none.
+
+    Raises:
+        SinkError: one of them cannot be written.
+    """
+    png, svg = draw_curves(_curves(evaluation), _title(evaluation), CURVE_END)
+    content = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
+    replace_all(
+        {
+            files.table: videos_as_csv(evaluation).encode(),
+            files.curves[0]: png,
+            files.curves[1]: svg,
+            files.summary: content.encode(),
+        }
+    )
+
+
+def _model(evaluation: VideoEvaluation) -> str:
+    return str(evaluation.videos[0].origin["models"][0]["name"])
+
+
+def _title(evaluation: VideoEvaluation) -> str:
+    return f"300VW, NME io, frames pooled\n{_model(evaluation)}, {BOXES[evaluation.boxes]}"
+
+
+def _curves(evaluation: VideoEvaluation) -> list[Curve]:
+    return [
+        Curve(f"scenario {scenario}, {points} points", np.concatenate([errors["io", points] for errors in videos]))
+        for points in (68, 49)
+        for scenario, videos in evaluation.scenarios().items()
+    ]
+
+
+def as_table(evaluation: VideoEvaluation) -> str:
+    """All protocols: a column per scenario; percentages."""
+    scenarios, split = evaluation.scenarios(), published_split()
+    rows = [["", *(f"scenario {scenario}" for scenario in scenarios)]]
+    rows.append(["videos", *(_of(len(v), len(split.scenarios[s])) for s, v in scenarios.items())])
+    rows.append(["frames", *(_of(_frames(v), split.scored_frames[s]) for s, v in scenarios.items())])
+    for row in ROWS:
+        rows.append([row.label, *(_cell(row.of(videos)) for videos in scenarios.values())])
+        if row is PAPERS_ROW:
+            rows += [
+                [f"       {method}", *(_cell(values[scenario - 1]) for scenario in scenarios)]
+                for method, values in split.papers.items()
+            ]
+    if evaluation.boxes == "detector":
+        rows.append(["lost frames %", *(_cell(100 * _lost(videos)) for videos in scenarios.values())])
+    return "\n".join([*_head(evaluation), "", columns(rows, numbers_from=1)])
+
+
+def _head(evaluation: VideoEvaluation) -> list[str]:
+    lines = [f"300VW: {_model(evaluation)}, {BOXES[evaluation.boxes]}"]
+    if evaluation.boxes == "detector":
+        lines.append("NME is the mean of the frames in which the face was found; a lost frame counts as a failure")
+    split, scenarios = published_split(), evaluation.scenarios()
+    if any(_frames(videos) != split.scored_frames[scenario] for scenario, videos in scenarios.items()):
+        lines.append("not exactly the published frames were scored: not comparable with the papers' numbers")
+    never = [video.number for video in evaluation.videos if (video.tracks == LOST).all()]
+    if never:
+        lines.append(f"found in no frame, and so in no NME: {', '.join(never)}")
+    if evaluation.failures:
+        lines.append(f"{len(evaluation.failures)} videos could not be measured and are left out")
+    return lines
+
+
+def _of(count: int, published: int) -> str:
+    return str(count) if count == published else f"{count} of {published}"
+
+
+def _frames(videos: Sequence[Pooled]) -> int:
+    return sum(len(errors["io", 68]) for errors in videos)
+
+
+def _lost(videos: Sequence[Pooled]) -> float:
+    return metrics.mean_of_found(np.concatenate([errors["io", 68] for errors in videos]))[1]
+
+
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def videos_as_csv(evaluation: VideoEvaluation) -> str:
+    """A row per video: frames measured and scored, frames lost, tracks that followed the face, figures in per cent."""
+    text = io.StringIO()
+    figures = [row for row in ROWS if row.protocol in "CD" or row.by_video]
+    names = ["video", "scenario", "frames", "scored", "unread", "lost", "tracks"]
+    writer = csv.writer(text, lineterminator="\n")
+    unique = dict.fromkeys((row.figure, row.points) for row in figures)
+    writer.writerow([*names, *(f"{figure}_{points}_percent".replace(" ", "_").lower() for figure, points in unique)])
+    for video in evaluation.videos:
+        errors = evaluation.scored(video)
+        scored = errors["io", 68]
+        tracks = len(set(video.tracks.tolist()) - {LOST})
+        counts = [len(video.frames), len(scored), video.unread, int(np.isinf(scored).sum()), tracks]
+        values = [
+            figure.of(errors[figure.normaliser, points]) if len(scored) else math.nan for figure, points in unique
+        ]
+        cells = ["" if math.isnan(value) else f"{value:.4f}" for value in values]
+        writer.writerow([video.number, video.scenario, *counts, *cells])
+    return text.getvalue()
+
+
+def as_json(evaluation: VideoEvaluation) -> dict[str, Any]:
+    """Everything but the frames, in JSON's types; a figure that does not exist is null."""
+    origin = dict(evaluation.videos[0].origin)
+    scenarios = evaluation.scenarios()
+    made = {name: origin[name] for name in ("facetrack", "boxes", "settings", "models", "backend")}
+    return made | {
+        "benchmark": "300vw",
+        "videos": [video.number for video in evaluation.videos],
+        "failures": [{"video": failure.what, "reason": failure.reason} for failure in evaluation.failures],
+        "excluded_frames": {number: len(frames) for number, frames in evaluation.excluded.items() if frames},
+        "scenarios": {
+            str(scenario): {
+                "videos": len(videos),
+                "frames": _frames(videos),
+                "lost_percent": 100 * _lost(videos),
+                "figures_percent": {row.label: _none_if_nan(row.of(videos)) for row in ROWS},
+            }
+            for scenario, videos in scenarios.items()
+        },
+        "papers_percent": {"protocol": PAPERS_ROW.label, **published_split().papers},
+        "wall_s": round(evaluation.wall_s, 3),
+        "machine": describe_machine(),
+    }
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value

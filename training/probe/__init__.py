@@ -1,0 +1,1 @@
+"""Moving faces whose place is known: made from photographs, tracked, scored."""

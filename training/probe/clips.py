@@ -1,0 +1,182 @@
+"""A moving-face probe with exact truth: still photographs with annotated landmarks become clips.
+
+One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
+Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene and how much of each face can be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ...tracker.errors import ConfigError, SinkError, SourceError
+from ...tracker.types import Float32, UInt8
+from ..datasets import read_pts, read_pts_folder
+from ..datasets.point_files import write_pts
+from .render import Cutout, Painter
+from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
+
+POINTS = 68
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a probe is made of.
+
+    Attributes:
+        photographs: folder with pictures and a .pts of 68 points beside each.
+        scenes: names of `SCENES`; empty: all.
+        copies: clips of each scene, each with other heads.
+        seed: the same recipe gives the same clips.
+    """
+
+    photographs: Path
+    scenes: tuple[str, ...] = ()
+    copies: int = 1
+    seed: int = 0
+
+    def chosen(self, table: Sequence[Scene] = SCENES) -> list[Scene]:
+        """The scenes in the table's order.
+
+        Raises:
+            ConfigError: a name is not in the table.
+        """
+        known = {scene.name: scene for scene in table}
+        for name in self.scenes:
+            if name not in known:
+                raise ConfigError(f"probe: unknown scene {name!r}; wanted some of {', '.join(known)}")
+        return [scene for scene in table if not self.scenes or scene.name in self.scenes]
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One clip of a probe with its truth.
+
+    Attributes:
+        name: of its folder.
+        video: its file.
+        rate: frames per second.
+        truth: (F, T, 68, 2) frame pixels, also where a face is hidden or outside.
+        visible: (F, T) part of the landmarks that can be seen.
+    """
+
+    name: str
+    video: Path
+    rate: float
+    truth: Float32
+    visible: Float32
+
+
+def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) -> Iterator[Path]:
+    """Make the clips, one after the other.
+
+    Args:
+        folder: gets a folder for each clip; must be empty or missing.
+        recipe: what to make.
+        table: of the scenes that there are.
+    Yields:
+        The folder of each clip, when it is complete.
+    Raises:
+        ConfigError: a scene is unknown.
+        SourceError: the photographs cannot be read, or are too few.
+        SinkError: the folder exists already, or cannot be written.
+    """
+    scenes, heads = recipe.chosen(table), read_heads(recipe.photographs)
+    most = max((len(scene.faces) for scene in scenes), default=0)
+    if len(heads) < most:
+        raise SourceError(
+            f"{recipe.photographs}: wanted at least {most} usable faces of {POINTS} points, got {len(heads)}"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+    for scene in scenes:
+        for copy in range(recipe.copies):
+            rng = np.random.default_rng([recipe.seed, zlib.crc32(scene.name.encode()), copy])
+            chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
+            name = f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name
+            try:
+                _write(folder / name, Painter(scene, chosen, rng))
+            except OSError as error:
+                raise SinkError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
+            yield folder / name
+
+
+def read_heads(folder: Path) -> list[Cutout]:
+    """The annotated heads of a folder that are whole in their photographs.
+
+    Raises:
+        SourceError: the folder cannot be read.
+    """
+    heads = []
+    for sample in read_pts_folder(folder):
+        points = sample.points[0]
+        if points.shape == (POINTS, 2) and np.isfinite(points).all():
+            height, width = sample.bgr().shape[:2]
+            if (points >= 0).all() and (points <= (width - 1, height - 1)).all():
+                heads.append(Cutout(sample.bgr(), points))
+    return heads
+
+
+def _write(folder: Path, painter: Painter) -> None:
+    folder.mkdir(parents=True)
+    truth = painter.truth()
+    for number, track in enumerate(truth, start=1):
+        place = folder / ("annot" if number == 1 else f"annot-{number}")
+        place.mkdir()
+        for t, xy in enumerate(track, start=1):
+            write_pts(place / f"{t:06d}.pts", xy)
+    encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
+    scene = {"scene": painter.scene.name, "rate": RATE, "frames": painter.scene.frames}
+    about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
+    (folder / "probe.json").write_text(json.dumps(about), encoding="utf-8")
+
+
+def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
+    """Write frames (HEIGHT, WIDTH, 3) as H.264 in an AVI file, the same bytes every time."""
+    with av.open(str(path), "w", format="avi") as container:
+        options = {"crf": str(crf), "preset": "veryfast", "bf": "0", "threads": "1"}
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for bgr in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(bgr, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+def read_probe(folder: Path) -> list[Clip]:
+    """All clips of a probe, by name.
+
+    Raises:
+        SourceError: there is none, or one is not complete.
+    """
+    clips = [read_clip(about.parent) for about in sorted(folder.glob("*/probe.json"))]
+    if not clips:
+        raise SourceError(f"{folder}: no clips of a probe; make some with `facetrack probe make {folder} --photos DIR`")
+    return clips
+
+
+def read_clip(folder: Path) -> Clip:
+    """One clip and its truth.
+
+    Raises:
+        SourceError: a file is missing or broken.
+    """
+    try:
+        about = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        frames, rate = int(about["frames"]), float(about["rate"])
+        visible = np.array(about["visible"], np.float32).reshape(-1, frames)
+    except (OSError, ValueError, KeyError) as error:
+        raise SourceError(f"{folder / 'probe.json'}: cannot be read: {error}; make the probe again") from error
+    places = [folder / ("annot" if number == 1 else f"annot-{number}") for number in range(1, len(visible) + 1)]
+    tracks = [_track(place, frames) for place in places]
+    truth = np.array(tracks, np.float32).reshape(len(tracks), frames, POINTS, 2)
+    return Clip(folder.name, folder / "vid.avi", rate, truth, visible)
+
+
+def _track(folder: Path, frames: int) -> Sequence[Float32]:
+    return [read_pts(folder / f"{t:06d}.pts") for t in range(1, frames + 1)]

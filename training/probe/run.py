@@ -1,0 +1,105 @@
+"""Running the shipped batch pipeline over a probe, and what it scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...pipeline.batch import Outputs, Task, track_all
+from ...pipeline.open import Choices, Engines
+from ...pipeline.progress import NoProgress
+from ...pipeline.sinks import atomic_write_text
+from ...tracker.errors import SourceError
+from .clips import POINTS, Clip
+from .score import TrackedClip, mota_idf1, score
+
+
+def measure_probe(clips: Sequence[Clip], out: Path | None, engines: Engines, choices: Choices) -> dict[str, Any]:
+    """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
+
+    Args:
+        clips: of `clips.read_probe`.
+        out: keeps the tables and `report.json`; None: nothing is kept.
+        engines, choices: as for a batch.
+    Raises:
+        SourceError: a clip could not be tracked.
+        SinkError: out cannot be written.
+    """
+    with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
+        results = list(_tracked(clips, out or Path(passing), engines, choices))
+    report = compile_report(results, choices)
+    if out is not None:
+        atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def _tracked(
+    clips: Sequence[Clip], out: Path, engines: Engines, choices: Choices
+) -> Iterator[tuple[Clip, TrackedClip]]:
+    outputs = Outputs(out, raw=True, existing="overwrite")
+    for clip in clips:
+        task = Task(str(clip.video), clip.name)
+        failures = track_all([task], outputs, engines, choices, NoProgress())
+        if failures:
+            raise SourceError(str(failures[0]))
+        yield clip, read_table(outputs.table(task))
+
+
+def read_table(path: Path) -> TrackedClip:
+    """The rows with a face of a table of schema 1 that was written with --raw.
+
+    Raises:
+        SourceError: it cannot be read, or lacks a column.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            names, *lines = csv.reader(file)
+        column = {name: i for i, name in enumerate(names)}
+        lines = [line for line in lines if line[column["face_id"]]]
+        return TrackedClip(
+            frame=np.array([int(line[column["frame"]]) - 1 for line in lines], np.int64),
+            track=np.array([int(line[column["face_id"]]) for line in lines], np.int64),
+            measured=np.array([line[column["success"]] == "1" for line in lines], bool),
+            xy=_points(lines, column, "x", "y"),
+            raw=_points(lines, column, "xr", "yr"),
+        )
+    except (OSError, KeyError, ValueError) as error:
+        raise SourceError(f"{path}: not a table of facetrack with --raw: {error}") from error
+
+
+def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    places = [[column[f"{name}_{i}"] for name in (x, y)] for i in range(POINTS)]
+    cells = [[[float(line[place] or "nan") for place in pair] for pair in places] for line in lines]
+    return np.array(cells, np.float32).reshape(-1, POINTS, 2)
+
+
+def compile_report(results: Sequence[tuple[Clip, TrackedClip]], choices: Choices) -> dict[str, Any]:
+    """Everything measured, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
+    scores = [score(clip, tracked) for clip, tracked in results]
+    mota, idf1 = _mota_idf1(results)
+    total = {
+        "wanted": sum(s.wanted for s in scores),
+        "lost": sum(s.lost for s in scores),
+        "switches": sum(s.switches for s in scores),
+        "false_tracks": sum(s.false_tracks for s in scores),
+        "false_rows": sum(s.false_rows for s in scores),
+        "mota": mota,
+        "idf1": idf1,
+    }
+    return {"smooth": choices.smooth, "model": choices.model, "total": total, "clips": [s.table() for s in scores]}
+
+
+def _mota_idf1(results: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float | None, float | None]:
+    """None where no face was to be seen, or py-motmetrics is not installed."""
+    try:
+        mota, idf1 = mota_idf1(results)
+    except ImportError:
+        return None, None
+    return (mota if math.isfinite(mota) else None), (idf1 if math.isfinite(idf1) else None)

@@ -1,0 +1,288 @@
+"""What a tracker did with a clip of the probe, measured against the exact truth.
+
+A face that shows at least `PLAIN` of its landmarks has to be tracked, one that shows at most `HIDDEN` of them must not
+be; in between nothing is asked. Errors of place are split into the aligner's standing error, which differs from
+photograph to photograph, and what time adds to it: jitter, lag and overshoot are counted from where the track stands
+while the face is at rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...tracker import markup, metrics
+from ...tracker.types import Float32, Float64, Int64
+from .clips import Clip
+
+PLAIN, HIDDEN = 0.8, 0.2
+SAME_FACE = 0.2  # mean distance of the landmarks over the face's size up to which a track is on a face
+SETTLED = 30  # frames; a track that is older than a second has settled
+STEADY = 10  # frames of steady motion that make a ride
+NOBODY = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedClip:
+    """What a tracker said of the T frames of a clip; rows of the same frame belong to different faces.
+
+    Attributes:
+        frame: (R,) 0-based frame of each row.
+        track: (R,) identity.
+        measured: (R,) bool, False where a face is only carried on.
+        xy: (R, 68, 2) landmarks.
+        raw: (R, 68, 2) as measured, NaN where they were not.
+    """
+
+    frame: Int64
+    track: Int64
+    measured: np.ndarray[Any, np.dtype[np.bool_]]
+    xy: Float32
+    raw: Float32
+
+
+@dataclass(frozen=True, slots=True)
+class Steadiness:
+    """How a track of one kind (smoothed or raw) behaves in time; None where a clip does not show it.
+
+    Attributes:
+        jitter_px: RMS deviation of a coordinate while the face is at rest.
+        lag_px: behind a face that rides at a steady speed, from the sixth frame on.
+        lag_ms: the same as time.
+        start_px: behind it in the first two frames of a sudden start.
+        overshoot_px: how far the whole face runs beyond the place where it stops suddenly, at most.
+        error_px: RMS error of a coordinate less the standing error, over all frames that were tracked.
+    """
+
+    jitter_px: float | None = None
+    lag_px: float | None = None
+    lag_ms: float | None = None
+    start_px: float | None = None
+    overshoot_px: float | None = None
+    error_px: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """All about one clip.
+
+    Attributes:
+        name: of the clip.
+        nme: inter-ocular, per face and frame; None where the face was not tracked.
+        wanted: face-frames in which a face was plain to see.
+        lost: of these, in how many it was not tracked.
+        first_found: frames until each face was found, from where it was plain to see; None: never.
+        found_again: the same each time that a face came back into sight.
+        held_on: frames for which a face was still reported each time that it got out of sight.
+        switches: how often a face got another identity.
+        false_tracks: identities that were on no face most of the time.
+        false_rows: measured rows on no face.
+        smoothed, raw: steadiness.
+    """
+
+    name: str
+    nme: list[list[float | None]]
+    wanted: int
+    lost: int
+    first_found: list[int | None]
+    found_again: list[int | None]
+    held_on: list[int]
+    switches: int
+    false_tracks: int
+    false_rows: int
+    smoothed: Steadiness = field(default_factory=Steadiness)
+    raw: Steadiness = field(default_factory=Steadiness)
+
+    @property
+    def mean_nme(self) -> float | None:
+        """Mean over all tracked face-frames."""
+        values = [value for face in self.nme for value in face if value is not None]
+        return float(np.mean(values)) if values else None
+
+    def table(self) -> dict[str, Any]:
+        """All values in JSON's types."""
+        return {**asdict(self), "mean_nme": self.mean_nme}
+
+
+def score(clip: Clip, tracked: TrackedClip) -> Score:
+    """Measure a tracked clip."""
+    rows = match(clip, tracked)
+    faces = range(len(clip.truth))
+    plain, hidden = clip.visible >= PLAIN, clip.visible <= HIDDEN
+    seen = rows != NOBODY
+    strays = _strays(clip, tracked)
+    steadiness = [_steadiness(clip, tracked.xy, rows), _steadiness(clip, tracked.raw, rows)]
+    return Score(
+        name=clip.name,
+        nme=[_errors(clip.truth[f], tracked.xy, np.where(plain[f], rows[f], NOBODY)) for f in faces],
+        wanted=int(plain.sum()),
+        lost=int((plain & ~seen).sum()),
+        first_found=[_first(seen[f, _first(plain[f]) or 0 :]) for f in faces],
+        found_again=[_first(seen[f, t:]) for f in faces for t in _returns(plain[f], hidden[f])],
+        held_on=[_until_lost(seen[f], t) for f in faces for t in _starts(hidden[f])],
+        switches=sum(_switches(tracked.track[rows[f][seen[f]]]) for f in faces),
+        false_tracks=_false_tracks(tracked, strays),
+        false_rows=int(strays.sum()),
+        smoothed=steadiness[0],
+        raw=steadiness[1],
+    )
+
+
+def match(clip: Clip, tracked: TrackedClip) -> Int64:
+    """Give (F, T) the measured row that is on each face, `NOBODY` where none is.
+
+    Rows near enough go to the face that they are nearest to, but one that was on a face stays on it while it is near
+    enough, as in the CLEAR metrics. Hidden faces are matched like the others.
+    """
+    faces, frames = clip.visible.shape
+    rows = np.full((faces, frames), NOBODY, np.int64)
+    last: dict[int, int] = {}  # face -> track
+    for t in range(frames):
+        here = np.flatnonzero((tracked.frame == t) & tracked.measured)
+        distance = _distances(clip, tracked.xy[here], t)
+        pairs = [
+            (last.get(f) != int(tracked.track[here[r]]), float(distance[f, r]), f, r)
+            for f, r in np.argwhere(distance <= SAME_FACE).tolist()
+        ]
+        taken: set[int] = set()
+        for _, _, f, r in sorted(pairs):
+            if rows[f, t] == NOBODY and r not in taken:
+                rows[f, t] = here[r]
+                taken.add(r)
+                last[f] = int(tracked.track[here[r]])
+    return rows
+
+
+def _distances(clip: Clip, xy: Float32, t: int) -> Float64:
+    """(F, R) mean landmark distances over the face's size."""
+    truth = clip.truth[:, t].astype(np.float64)
+    if not len(truth) or not len(xy):
+        return np.empty((len(truth), len(xy)))
+    size = np.ptp(truth, axis=1).max(-1)
+    apart = np.linalg.norm(truth[:, None] - xy[None], axis=-1).mean(-1)
+    return np.asarray(apart / size[:, None], np.float64)
+
+
+def _strays(clip: Clip, tracked: TrackedClip) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """(R,) whether a measured row is on no face, be it plain or half hidden."""
+    stray = np.zeros(len(tracked.frame), bool)
+    for r in np.flatnonzero(tracked.measured):
+        t = int(tracked.frame[r])
+        distance = _distances(clip, tracked.xy[r : r + 1], t)[:, 0]
+        stray[r] = not ((distance <= SAME_FACE) & (clip.visible[:, t] > HIDDEN)).any()
+    return stray
+
+
+def _false_tracks(tracked: TrackedClip, strays: np.ndarray[Any, np.dtype[np.bool_]]) -> int:
+    return sum(
+        bool(strays[(tracked.track == track) & tracked.measured].mean() > 0.5)
+        for track in np.unique(tracked.track[tracked.measured])
+    )
+
+
+def _errors(truth: Float32, xy: Float32, rows: Int64) -> list[float | None]:
+    """NME of one face in each frame."""
+    there = np.flatnonzero(rows != NOBODY)
+    errors: list[float | None] = [None] * len(rows)
+    if there.size:
+        found = metrics.nme(xy[rows[there]], truth[there], markup.load("ibug68"))
+        for t, error in zip(there.tolist(), found.tolist(), strict=True):
+            errors[t] = error
+    return errors
+
+
+def _first(flags: Iterable[Any]) -> int | None:
+    return next((i for i, flag in enumerate(flags) if flag), None)
+
+
+def _starts(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+    """Where runs of True begin, not counting one at 0."""
+    return [int(i) + 1 for i in np.flatnonzero(np.diff(flags.astype(np.int8)) == 1)]
+
+
+def _returns(plain: np.ndarray[Any, np.dtype[np.bool_]], hidden: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
+    """The first plain frame after each time that a face was hidden."""
+    back = [_first(plain[t:]) for t in _starts(hidden)]
+    return [t + wait for t, wait in zip(_starts(hidden), back, strict=True) if wait is not None]
+
+
+def _until_lost(seen: np.ndarray[Any, np.dtype[np.bool_]], start: int) -> int:
+    run = _first(~seen[start:])
+    return len(seen) - start if run is None else run
+
+
+def _switches(tracks: Int64) -> int:
+    return int((np.diff(tracks) != 0).sum())
+
+
+def _steadiness(clip: Clip, points: Float32, rows: Int64) -> Steadiness:
+    """That of a clip with one face that was tracked all the time once it was found."""
+    if len(clip.truth) != 1 or (rows[0, SETTLED:] == NOBODY).any():
+        return Steadiness()
+    track, truth = points[rows[0]].astype(np.float64), clip.truth[0].astype(np.float64)
+    step = np.diff(truth.mean(1), axis=0, prepend=truth[:1].mean(1))
+    rest = np.linalg.norm(step, axis=1) < 1e-3
+    ride = _ride(step)
+    error = track - truth
+    settled = np.arange(len(truth)) >= SETTLED
+    jitter = metrics.jitter(error[rest & settled]) if rest.all() else None
+    spread = (error - error[settled].mean(0))[settled]
+    overall = float(np.sqrt((spread**2).mean()))
+    if ride is None:
+        return Steadiness(jitter_px=jitter, error_px=overall)
+    start, stop = ride
+    standing = error[start - SETTLED : start].mean(0)
+    speed = float(np.linalg.norm(step[start]))
+    along = step[start] / speed
+    behind = -((error - standing) @ along).mean(1)
+    after = behind[stop + SETTLED // 2 :].mean()
+    lag = float(behind[start + 5 : stop].mean())
+    return Steadiness(
+        lag_px=lag,
+        lag_ms=1000 * lag / (speed * clip.rate),
+        start_px=float(behind[start : start + 2].mean()),
+        overshoot_px=float((after - behind[stop : stop + SETTLED // 2]).max()),
+        error_px=overall,
+    )
+
+
+def _ride(step: Float64) -> tuple[int, int] | None:
+    """First frame of the longest stretch of one steady speed between two rests, and the first after it."""
+    speed = np.linalg.norm(step, axis=1)
+    moving = np.flatnonzero(speed > 0.5)
+    if moving.size < STEADY or np.ptp(moving) + 1 != moving.size or moving[0] < 2 * SETTLED - 1:
+        return None
+    inner = speed[moving[1:-1]]
+    return (int(moving[0]), int(moving[-1]) + 1) if np.ptp(inner) < 0.05 * inner.mean() else None
+
+
+def mota_idf1(clips: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float, float]:
+    """Give MOTA and IDF1 over all clips, of py-motmetrics.
+
+    Faces count while they are plain to see; rows on a face that is not are passed over.
+
+    Raises:
+        ImportError: py-motmetrics is not installed.
+    Source: Bernardin and Stiefelhagen, "Evaluating multiple object tracking performance: the CLEAR MOT metrics", 2008;
+        Ristani et al., "Performance measures and a data set for multi-target, multi-camera tracking", 2016.
+    """
+    import motmetrics
+
+    accumulators = []
+    for clip, tracked in clips:
+        accumulator = motmetrics.MOTAccumulator(auto_id=True)
+        for t in range(clip.visible.shape[1]):
+            rows = np.flatnonzero((tracked.frame == t) & tracked.measured)
+            distance = _distances(clip, tracked.xy[rows], t)
+            plain = clip.visible[:, t] >= PLAIN
+            near = distance <= SAME_FACE
+            passed_over = near[~plain].any(0) & ~near[plain].any(0)
+            costs = np.where(near, distance, np.nan)[plain][:, ~passed_over]
+            accumulator.update(np.flatnonzero(plain).tolist(), tracked.track[rows[~passed_over]].tolist(), costs)
+        accumulators.append(accumulator)
+    host = motmetrics.metrics.create()
+    summary = host.compute_many(accumulators, metrics=["mota", "idf1"], generate_overall=True)
+    return float(summary.loc["OVERALL", "mota"]), float(summary.loc["OVERALL", "idf1"])
