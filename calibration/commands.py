@@ -100,6 +100,34 @@ def calibrate_int8(
     click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
 
 
+@calibrate.command("camera")
+@click.argument("source")
+@click.option("--board", default="9x6", show_default=True, metavar="CxR", help="Inner corners, where 4 squares meet.")
+@click.option(
+    "--square-mm",
+    type=click.FloatRange(0, min_open=True),
+    default=25,
+    show_default=True,
+    help="Side of a square; only for the distances that are told.",
+)
+@click.option("--out", type=opt.PATH, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
+@opt.overwrite
+@opt.talk
+def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> None:
+    """Measure a camera's focal lengths, optical axis and distortion, so that head poses are true.
+
+    SOURCE is a camera, a video or a folder of pictures of a flat chessboard that is shown as a whole, tilted to all
+    sides, near and far, in the middle and in the corners.
+    """
+    from .camera import Board, calibrate_source
+
+    try:
+        wanted = Board.parse(board, square_mm)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--board") from error
+    click.echo(calibrate_source(source, wanted, out, overwrite=overwrite).as_text())
+
+
 @calibrate.command("noise")
 @click.argument("model")
 @click.option(

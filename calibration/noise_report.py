@@ -30,7 +30,7 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
     try:
         for folder in (path.parent, out / "weights"):
             folder.mkdir(parents=True, exist_ok=True)
-        for weights in card.weights.values():
+        for weights in card.files.values():
             copy = out / "weights" / weights.path.name
             if not copy.exists():
                 copy.write_bytes(weights.read())

@@ -77,12 +77,16 @@ def export_onnx_card(
     """
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
+    contents, proved = {}, {}
+    for role, stored in card.weights.items():  # all are proved before one is written: a refusal leaves no file
+        full = graph.as_fp32(stored.read())
+        contents[role] = full if precision == "fp32" else graph.for_tensorrt(full, precision)
+        proved[role] = _measure(full, contents[role], proofs(card, role), batches)
+        parity.demand(proved[role][1], precision, f"{derived_name(stored.path.stem, precision)}.onnx")
     weights, exported = {}, []
     for role, stored in card.weights.items():
-        full = graph.as_fp32(stored.read())
-        content = full if precision == "fp32" else graph.for_tensorrt(full, precision)
-        weights[role] = write_weights(out, derived_name(stored.path.stem, precision), content, precision)
-        exported.append(_prove(role, weights[role], full, proofs(card, role), batches))
+        weights[role] = write_weights(out, derived_name(stored.path.stem, precision), contents[role], precision)
+        exported.append(Exported(role, weights[role].path, *proved[role]))
     card = derived_card(card, precision, weights, {entry.role: entry.parity[-1] for entry in exported})
     return write_card(card, out), exported
 
@@ -139,11 +143,12 @@ def write_card(card: ModelCard, out: Path) -> ModelCard:
     return card
 
 
-def _prove(role: str, weights: Weights, full: bytes, proof: parity.Proof, batches: tuple[int, ...]) -> Exported:
-    backend: Backend = OnnxBackend(weights)
-    measured = parity.measure(OnnxBackend(full), backend, proof, batches)
-    parity.demand(measured, weights.precision, weights.path.name)
-    return Exported(role, weights.path, backend.description, measured)
+def _measure(
+    full: bytes, content: bytes, proof: parity.Proof, batches: tuple[int, ...]
+) -> tuple[str, tuple[parity.Parity, ...]]:
+    """What ran an exported network, and its distance to the full one."""
+    backend: Backend = OnnxBackend(content)
+    return backend.description, parity.measure(OnnxBackend(full), backend, proof, batches)
 
 
 def report(card: ModelCard, exported: list[Exported]) -> Mapping[str, object]:

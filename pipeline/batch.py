@@ -1,27 +1,31 @@
-"""Many recordings, one after the other: each to its own table, none of them stopping the others."""
+"""Many recordings, one after the other or side by side: each to its own table, none of them stopping the others."""
 
 from __future__ import annotations
 
 import glob
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
+from ..tracker.intrinsics import Intrinsics
 from ..tracker.types import Frame, Result
+from .camera_file import describe_intrinsics, refuse_other_aspect
 from .csv_sink import CsvColumns, CsvSink
 from .hindsight import look_back, with_pictures
-from .open import Choices, Engines, smoother_settings
+from .open import Choices, Engines, OpenEngines, smoother_settings
 from .record import Record
 from .run import Pipeline
 from .sidecar import Origin, Outcome, identify_models, why_not_finished, write_sidecar
+from .sinks import exist_already, make_folder
 from .sources import IMAGE_SUFFIXES, Source, open_source
 from .video_sink import VideoSink
+from .workers import do_all
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +46,7 @@ class Outputs:
         folder: made if it is not there.
         video: also NAME.mp4, with the faces drawn.
         raw, landmark_confidence: more columns, see `CsvColumns`.
+        intrinsics: of the camera, for the head's pose; None: OpenFace's.
         existing: what to do about tables that are there already.
     """
 
@@ -49,6 +54,7 @@ class Outputs:
     video: bool = False
     raw: bool = False
     landmark_confidence: bool = False
+    intrinsics: Intrinsics | None = None
     existing: Literal["refuse", "overwrite", "resume"] = "refuse"
 
     def table(self, task: Task) -> Path:
@@ -80,26 +86,31 @@ class Failure:
 
 
 class Reporter(Protocol):
-    """Hears how far a batch has got."""
+    """Hears how far a batch has got, of which several tasks may be under way."""
 
     def began(self, task: Task, frames: int | None) -> None:
         """A task begins; it should have so many frames."""
 
-    def advanced(self) -> None:
-        """One more frame is written."""
+    def advanced(self, task: Task, frames: int = 1) -> None:
+        """So many more frames are written."""
 
     def ended(self, task: Task, line: str) -> None:
         """A task is over, in words."""
 
 
-def plan(inputs: Sequence[str], outputs: Outputs) -> list[Task]:
+def plan(inputs: Sequence[str], outputs: Outputs, shard: tuple[int, int] = (1, 1)) -> list[Task]:
     """Turn what a user named into tasks, and find out beforehand what could not end well.
 
     A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match.
 
+    Args:
+        inputs: files, folders, globs, URLs.
+        outputs: what is to be written.
+        shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
+            tasks in the order of their names.
     Raises:
         ConfigError: two inputs would write the same files, or one would be written over.
-        SinkError: outputs exist that must not be overwritten.
+        SinkError: outputs of this share exist that must not be overwritten.
     """
     tasks = [task for spec in inputs for task in _expand(spec)]
     names: dict[str, Task] = {}
@@ -112,10 +123,11 @@ def plan(inputs: Sequence[str], outputs: Outputs) -> list[Task]:
             )
         if Path(task.spec).is_file() and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
+    if shard != (1, 1):
+        tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
     existing = [file for task in tasks for file in outputs.files(task) if file.exists()]
     if existing and outputs.existing == "refuse":
-        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise SinkError(f"{existing[0]}{others}: exists already; add --overwrite or --resume, or choose another --out")
+        raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
     return tasks
 
 
@@ -143,24 +155,69 @@ def track_all(
         SinkError: the output folder cannot be made.
         KeyboardInterrupt: the rows so far are in NAME.csv.part.
     """
+    make_folder(outputs.folder)
+    alone = len(tasks) == 1
+    return [failure for task in tasks for failure in _track(task, outputs, engines, choices, reporter, alone=alone)]
+
+
+def open_and_track_all(
+    tasks: Sequence[Task],
+    outputs: Outputs,
+    open_engines: OpenEngines,
+    choices: Choices,
+    reporter: Reporter,
+    workers: int = 1,
+) -> list[Failure]:
+    """Do all tasks, several at a time; the answer is what failed, in the order of the tasks.
+
+    Args:
+        tasks, outputs, choices, reporter: as for `track_all`.
+        open_engines: is called once in each process.
+        workers: processes; what is written does not depend on it.
+    Raises:
+        CardError, BackendError: of the first process that opens the engines.
+        SinkError: the output folder cannot be made.
+        KeyboardInterrupt: the rows so far are in NAME.csv.part.
+    """
+    work = _Tracking(outputs, open_engines, choices, alone=len(tasks) == 1)
+    return [failure for failures in do_all(tasks, work, reporter, workers) for failure in failures]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tracking:
+    """The work of a batch, see `workers.Work`."""
+
+    outputs: Outputs
+    open_engines: OpenEngines
+    choices: Choices
+    alone: bool
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[Task, Reporter], list[Failure]]]:
+        with self.open_engines(self.choices) as engines:
+            make_folder(self.outputs.folder)
+            yield lambda task, reporter: _track(task, self.outputs, engines, self.choices, reporter, alone=self.alone)
+
+    def lost(self, task: Task, reason: str, reporter: Reporter) -> list[Failure]:
+        reporter.ended(task, f"failed: {reason}")
+        return [Failure(task.spec, reason)]
+
+
+def _track(
+    task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter, *, alone: bool
+) -> list[Failure]:
+    """Do one task, whatever it meets."""
     try:
-        outputs.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"{outputs.folder}: cannot be made: {error.strerror or error}") from error
-    failures: list[Failure] = []
-    for task in tasks:
-        try:
-            failures += _Run(task, outputs, engines, choices, reporter).track()
-        except KeyboardInterrupt:
-            reporter.ended(task, f"interrupted; the rows so far are in {outputs.table(task)}.part")
-            raise
-        except Exception as error:
-            log.debug("%s failed", task.spec, exc_info=True)
-            reason = _told(error)
-            failures.append(Failure(task.spec, reason))
-            if len(tasks) > 1:  # a single failure is the end, which the caller tells
-                reporter.ended(task, f"failed: {reason}")
-    return failures
+        return _Run(task, outputs, engines, choices, reporter).track()
+    except KeyboardInterrupt:
+        reporter.ended(task, f"interrupted; the rows so far are in {outputs.table(task)}.part")
+        raise
+    except Exception as error:
+        log.debug("%s failed", task.spec, exc_info=True)
+        reason = _told(error)
+        if not alone:  # a single failure is the end, which the caller tells
+            reporter.ended(task, f"failed: {reason}")
+        return [Failure(task.spec, reason)]
 
 
 def _told(error: Exception) -> str:
@@ -176,7 +233,12 @@ class _Run:
     def __init__(self, task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter) -> None:
         self.task, self.outputs, self.engines, self.choices, self.reporter = task, outputs, engines, choices, reporter
         self.record = Record()
-        columns = {"raw": outputs.raw, "landmark_confidence": outputs.landmark_confidence, "video": outputs.video}
+        columns = {
+            "raw": outputs.raw,
+            "landmark_confidence": outputs.landmark_confidence,
+            "video": outputs.video,
+            "intrinsics": describe_intrinsics(outputs.intrinsics),
+        }
         self.origin = Origin(identify_input(task), asdict(choices) | columns, identify_models(engines.cards))
 
     def track(self) -> list[Failure]:
@@ -188,7 +250,7 @@ class _Run:
         if self.outputs.existing == "resume" and self._is_finished():
             return []
         began_s = time.monotonic()
-        with open_source(self.task.spec) as source:
+        with open_source(self.task.spec, decoder=self.choices.decoder) as source:
             if source.live:
                 raise SourceError(f"{self.task.spec}: is live and never ends; use `facetrack live --camera ... --csv`")
             self.reporter.began(self.task, source.frames)
@@ -221,7 +283,7 @@ class _Run:
                 with closing(self._results(source)) as results:
                     for result in results:
                         record.write(result)
-                        self.reporter.advanced()
+                        self.reporter.advanced(self.task)
             except SourceError as error:
                 if not record.tally.frames:
                     raise
@@ -231,12 +293,14 @@ class _Run:
         return broken
 
     def _open_sinks(self, source: Source) -> None:
+        refuse_other_aspect(self.outputs.intrinsics, source)
         overwrite = self.outputs.existing != "refuse"
         columns = CsvColumns(
             self.engines.aligner.markup.points,
             raw=self.outputs.raw,
             landmark_confidence=self.outputs.landmark_confidence,
             images=source.kind == "images",
+            intrinsics=self.outputs.intrinsics,
         )
         self.record.add(CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite))
         if self.outputs.video:
@@ -257,7 +321,7 @@ class _Run:
             if not self.outputs.video:
                 yield from results
                 return
-            with open_source(self.task.spec) as again:
+            with open_source(self.task.spec, decoder=self.choices.decoder) as again:
                 yield from with_pictures(results, again)
 
     def _line(self, outcome: Outcome) -> str:

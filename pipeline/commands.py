@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 @click.option("--csv", type=opt.PATH, metavar="FILE", help="Write the landmarks, FILE.json beside.")
 @click.option("--record", type=opt.PATH, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
+@opt.osc
 @click.option("--no-window", "window", flag_value=False, default=True, help="Do not open a window.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @opt.columns
+@opt.intrinsics
 @opt.tracking
+@opt.decoder
 @opt.smooth_live
 @opt.talk
 @click.pass_obj
 def live(engines: OpenEngines, /, camera: str, jsonl: bool, **options: Any) -> None:
     """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
-    outputs = {
-        name: options.pop(name) for name in ("csv", "record", "window", "raw", "landmark_confidence", "overwrite")
-    }
-    if not (jsonl or outputs["window"] or outputs["csv"] or outputs["record"]):
-        raise click.UsageError("nothing to show and nothing to write: give --csv, --record or --jsonl with --no-window")
+    names = ("csv", "record", "osc", "window", "raw", "landmark_confidence", "intrinsics", "overwrite")
+    outputs = {name: options.pop(name) for name in names}
+    if not (jsonl or any(outputs[name] for name in ("window", "csv", "record", "osc"))):
+        raise click.UsageError(
+            "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
+        )
     announce_compilation()
     from .live import LiveOutputs, LiveRun
     from .open import Choices
@@ -51,25 +55,40 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, **options: Any) -> N
 @click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
 @opt.overwrite
 @click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
+@opt.workers
+@opt.shard
 @opt.columns
+@opt.intrinsics
 @opt.tracking
+@opt.decoder
 @opt.smooth_recording
 @opt.talk
 @click.pass_obj
 def batch(
-    engines: OpenEngines, /, inputs: tuple[str, ...], out: Path, overwrite: bool, resume: bool, **options: Any
+    engines: OpenEngines,
+    /,
+    inputs: tuple[str, ...],
+    out: Path,
+    overwrite: bool,
+    resume: bool,
+    workers: int,
+    shard: tuple[int, int],
+    **options: Any,
 ) -> int:
     """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
     opt.refuse_both(overwrite=overwrite, resume=resume)
-    from .batch import Outputs, plan, track_all
+    from .batch import Outputs, open_and_track_all, plan
     from .open import Choices
 
-    written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence")}
+    written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence", "intrinsics")}
     outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
-    tasks, choices = plan(inputs, outputs), Choices(**options)
+    tasks, choices = plan(inputs, outputs, shard), Choices(**options)
+    if not tasks:
+        say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
+        return 0
     announce_compilation()
-    with engines(choices) as opened, show_progress(len(tasks)) as progress:
-        failures = track_all(tasks, outputs, opened, choices, progress)
+    with show_progress(len(tasks)) as progress:
+        failures = open_and_track_all(tasks, outputs, engines, choices, progress, workers)
     for failure in failures:
         say(f"facetrack: failed: {failure}")
     if not failures:
@@ -105,6 +124,7 @@ def doctor(engines: OpenEngines, /, as_json: bool) -> int:
 @click.option("--networks", is_flag=True, help="Measure each network alone, by backend and batch, against the device.")
 @opt.as_json
 @opt.tracking
+@opt.decoder
 @opt.smooth_live
 @opt.talk
 @click.pass_obj

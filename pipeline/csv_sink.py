@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import eye_aspect_ratio
 from ..tracker.types import Face, Float32, Float64, Frame, Result
 from .sinks import PartFile, pose_of
@@ -39,12 +40,14 @@ class CsvColumns:
         raw: add xr_*, yr_*, the points as the network measured them.
         landmark_confidence: add c_*, the confidence of each of them.
         images: begin with `input`, the picture's file name.
+        intrinsics: of the camera that the head's pose rests on; None: OpenFace's.
     """
 
     points: int
     raw: bool = False
     landmark_confidence: bool = False
     images: bool = False
+    intrinsics: Intrinsics | None = None
 
     def names(self) -> list[str]:
         """Column names in order."""
@@ -61,6 +64,7 @@ class CsvColumns:
 
         Raises:
             ValueError: a face has another number of points.
+            ConfigError: the frame has another aspect than the intrinsics.
         """
         frame = result.frame
         start = f"{_quoted(frame.name)}," if self.images else ""
@@ -76,7 +80,7 @@ class CsvColumns:
             raise ValueError(f"CSV: wanted faces of {self.points} points, got {len(face.smoothed)}")
         x1, y1, x2, y2 = face.box.tolist()
         success = int(face.measured is not None)
-        pose = pose_of(face, frame.size)
+        pose = pose_of(face, frame.size, self.intrinsics)
         cells = [f"{face.track},{frame.time_s:.6f},{face.confidence:.3f},{success},{face.state.value}"]
         cells.append(f"{x1:.2f},{y1:.2f},{x2 - x1:.2f},{y2 - y1:.2f}")
         cells += [",,,,,"] if pose is None else [_numbers(pose.translation_mm, 2), _numbers(pose.rotation_rad, 4)]
@@ -119,6 +123,7 @@ class CsvSink:
         Raises:
             SinkError: they cannot be written.
             ValueError: a face has another number of points than the file.
+            ConfigError: the frame has another aspect than the intrinsics.
         """
         try:
             for row in self._columns.rows(result):

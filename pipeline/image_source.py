@@ -97,7 +97,7 @@ def read_image(path: Path) -> UInt8:
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {why(error)}") from error
     if not encoded.size:
-        raise SourceError(f"{path}: the file is empty")
+        raise SourceError(f"{path}: the file is empty; copy it again")
     try:
         bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     except cv2.error as error:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TextIO
 
 from ..tracker.errors import SourceError
+from ..tracker.intrinsics import Intrinsics
 from ..tracker.types import Result
+from .camera_file import describe_intrinsics, refuse_other_aspect
 from .csv_sink import CsvColumns, CsvSink
 from .open import Choices, Engines
+from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, identify_models, write_sidecar
 from .sinks import JsonLinesSink
@@ -29,17 +32,21 @@ class LiveOutputs:
         csv: a table of schema 1, with its sidecar beside it.
         record: an mp4 with the faces drawn.
         jsonl: a line for each frame.
+        osc: host and port that each frame is sent to.
         window: show the newest frame.
         raw, landmark_confidence: more columns, see `CsvColumns`.
+        intrinsics: of the camera, for the head's pose; None: OpenFace's.
         overwrite: replace existing files.
     """
 
     csv: Path | None = None
     record: Path | None = None
     jsonl: TextIO | None = None
+    osc: tuple[str, int] | None = None
     window: bool = True
     raw: bool = False
     landmark_confidence: bool = False
+    intrinsics: Intrinsics | None = None
     overwrite: bool = False
 
 
@@ -60,11 +67,12 @@ class LiveRun:
         Raises:
             SourceError: the source cannot be opened, or was lost.
             SinkError: an output cannot be written, or there is no display.
+            ConfigError: the pictures have another aspect than the intrinsics.
             KeyboardInterrupt: Ctrl-C.
         """
         began_s = time.monotonic()
         ended_by: SourceError | KeyboardInterrupt | None = None
-        with open_source(spec, realtime=True) as source, Record() as record:
+        with open_source(spec, realtime=True, decoder=self.choices.decoder) as source, Record() as record:
             self._open_sinks(source, record)
             try:
                 self._pump(source, record)
@@ -81,18 +89,22 @@ class LiveRun:
 
     def _open_sinks(self, source: Source, record: Record) -> None:
         outputs = self.outputs
+        refuse_other_aspect(outputs.intrinsics, source)
+        if outputs.osc is not None:  # first: it waits for nobody, and an avatar should not wait for a file
+            record.add(OscSink(*outputs.osc, outputs.intrinsics))
         if outputs.csv is not None:
             columns = CsvColumns(
                 self.engines.aligner.markup.points,
                 raw=outputs.raw,
                 landmark_confidence=outputs.landmark_confidence,
                 images=source.kind == "images",
+                intrinsics=outputs.intrinsics,
             )
             record.add(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
-            record.add(JsonLinesSink(outputs.jsonl))
+            record.add(JsonLinesSink(outputs.jsonl, outputs.intrinsics))
         if outputs.window:
             self._window = LiveWindow(f"facetrack: {source.name}")
             record.add(self._window)
@@ -117,6 +129,11 @@ class LiveRun:
     def _write_sidecar(self, spec: str, tally: Tally, outcome: Outcome) -> None:
         if self.outputs.csv is None:
             return
-        columns = {"raw": self.outputs.raw, "landmark_confidence": self.outputs.landmark_confidence}
+        outputs = self.outputs
+        columns = {
+            "raw": outputs.raw,
+            "landmark_confidence": outputs.landmark_confidence,
+            "intrinsics": describe_intrinsics(outputs.intrinsics),
+        }
         origin = Origin({"name": spec}, asdict(self.choices) | columns, identify_models(self.engines.cards))
         write_sidecar(self.outputs.csv.with_suffix(".json"), origin, tally, outcome)

@@ -23,6 +23,7 @@ from .memory import give_back, without_linear_algebra
 from .portrait import portrait
 from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
+from .sources import Decoder
 
 DETECTOR = "bbfcn"
 
@@ -39,6 +40,7 @@ class Choices:
         min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
+        decoder: what decodes recordings and streams.
     """
 
     model: str = "gv"
@@ -48,6 +50,7 @@ class Choices:
     min_face: float = DetectorSettings().min_face
     max_faces: int = TrackSettings().most_faces
     smooth: Smoothing = "kalman"
+    decoder: Decoder = "cpu"
 
 
 @dataclass(frozen=True, slots=True)

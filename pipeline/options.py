@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from .talk import log
+
+if TYPE_CHECKING:
+    from ..tracker.intrinsics import Intrinsics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -47,6 +51,37 @@ def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int
     return value
 
 
+def _read_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
+    """The two numbers of "2/8"."""
+    del ctx, parameter
+    match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
+    place, count = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= place <= count:
+        raise click.BadParameter(f"wanted I/N with I from 1 to N, such as 2/8; got {value!r}")
+    return place, count
+
+
+def _read_intrinsics(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Intrinsics | None:
+    """Read the file at once: a mistake in it shows before any network is loaded."""
+    del ctx, parameter
+    if value is None:
+        return None
+    from .camera_file import read_intrinsics
+
+    return read_intrinsics(value)
+
+
+def _parse_address(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
+    if value is None:
+        return None
+    from .osc_sink import parse_address
+
+    try:
+        return parse_address(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, parameter) from error
+
+
 def _smooth(*kinds: str) -> Callable[[Command], Command]:
     told = "How landmarks are smoothed" + ("; rts also looks at what follows." if "rts" in kinds else ".")
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
@@ -59,6 +94,16 @@ talk = chain(
 folder = click.argument("folder", type=PATH, metavar="DIR")
 out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the results.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+workers = click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a video each."
+)
+shard = click.option(
+    "--shard",
+    default="1/1",
+    metavar="I/N",
+    callback=_read_shard,
+    help="Do the I-th of N shares, which together are everything: one call for each machine or job of a cluster.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
 backend = chain(
@@ -82,6 +127,23 @@ tracking = chain(
         help="Smallest face to search for, pixels.  [default: by the frame's size]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
+)
+intrinsics = click.option(
+    "--intrinsics",
+    type=PATH,
+    metavar="FILE",
+    callback=_read_intrinsics,
+    help="The camera, of `facetrack calibrate camera`, for true head poses.",
+)
+osc = click.option(
+    "--osc", metavar="HOST:PORT", callback=_parse_address, help="Send each frame as Open Sound Control over UDP."
+)
+decoder = click.option(
+    "--decoder",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="What decodes videos and streams; cuda: NVDEC on an NVIDIA GPU.",
 )
 smooth_live = _smooth("kalman", "oneeuro", "none")
 smooth_recording = _smooth("kalman", "rts", "oneeuro", "none")

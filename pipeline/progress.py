@@ -1,24 +1,31 @@
-"""How far a batch has got: a bar on a terminal, plain lines everywhere else."""
+"""How far a batch has got: bars on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from time import monotonic
 from types import TracebackType
-from typing import Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from .batch import Task
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+LEAST_STEP = 0.01  # of a task; rich estimates from its last 1000 steps
 
 
 class Progress(AbstractContextManager["Progress"], Protocol):
     """A `batch.Reporter` that is opened and closed."""
 
     def began(self, task: Task, frames: int | None) -> None: ...
-    def advanced(self) -> None: ...
+    def advanced(self, task: Task, frames: int = 1) -> None: ...
     def ended(self, task: Task, line: str) -> None: ...
 
 
 def open_progress(tasks: int, stream: TextIO) -> Progress:
-    """A bar with the time left if the stream is a terminal, else a line per task."""
+    """Bars with the time left if the stream is a terminal, else a line per task."""
     return BarProgress(tasks, stream) if stream.isatty() else LineProgress(stream)
 
 
@@ -28,7 +35,7 @@ class NoProgress:
     def began(self, task: Task, frames: int | None) -> None:
         """Nothing is said."""
 
-    def advanced(self) -> None:
+    def advanced(self, task: Task, frames: int = 1) -> None:
         """Nothing is said."""
 
     def ended(self, task: Task, line: str) -> None:
@@ -52,7 +59,7 @@ class LineProgress:
     def began(self, task: Task, frames: int | None) -> None:
         """Nothing is said yet."""
 
-    def advanced(self) -> None:
+    def advanced(self, task: Task, frames: int = 1) -> None:
         """Nothing is said yet."""
 
     def ended(self, task: Task, line: str) -> None:
@@ -68,8 +75,23 @@ class LineProgress:
         """Nothing is left to do."""
 
 
+@dataclass(slots=True)
+class _Row:
+    """The bar of a task."""
+
+    bar: TaskID
+    frames: int | None
+    done: int = 0
+    began_s: float = field(default_factory=monotonic)
+
+    @property
+    def share(self) -> float:
+        """Done of the whole, as far as its length is known."""
+        return min(1.0, self.done / self.frames) if self.frames else 0.0
+
+
 class BarProgress:
-    """A bar for the present task above which the finished ones pile up, one line each."""
+    """A bar for each task under way, below one for all of them; above, the finished ones pile up, one line each."""
 
     def __init__(self, tasks: int, stream: TextIO) -> None:
         from rich.console import Console
@@ -84,32 +106,48 @@ class BarProgress:
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
         )
-        self._bar = Progress(*columns, console=console, transient=True)
-        self._row = self._bar.add_task("", visible=False, rate="")
-        self._tasks, self._number = tasks, 0
+        self._bars = Progress(*columns, console=console, transient=True)
+        self._all = self._bars.add_task("all", total=tasks, rate="", visible=tasks > 1)
+        self._rows: dict[Task, _Row] = {}
+        self._tasks, self._begun, self._ended, self._shown = tasks, 0, 0, 0.0
 
     def began(self, task: Task, frames: int | None) -> None:
-        """Start the bar anew."""
-        of = f"[{self._number + 1}/{self._tasks}] " if self._tasks > 1 else ""
-        self._bar.reset(self._row, total=frames, description=f"{of}{task.name}", visible=True, rate="")
+        """Add a bar."""
+        self._begun += 1
+        of = f"[{self._begun}/{self._tasks}] " if self._tasks > 1 else ""
+        self._rows[task] = _Row(self._bars.add_task(f"{of}{task.name}", total=frames, rate=""), frames)
 
-    def advanced(self) -> None:
-        """Move the bar by one frame."""
-        self._bar.advance(self._row)
-        speed = self._bar.tasks[0].speed
-        if speed is not None:
-            self._bar.update(self._row, rate=f"{speed:.0f}/s")
+    def advanced(self, task: Task, frames: int = 1) -> None:
+        """Move a bar."""
+        row = self._rows[task]
+        row.done += frames
+        rate = row.done / max(monotonic() - row.began_s, 1e-9)
+        self._bars.update(row.bar, completed=row.done, rate=f"{rate:.0f}/s")
+        self._show_all()
 
     def ended(self, task: Task, line: str) -> None:
-        """Say how it went, above the bar."""
-        self._number += 1
-        self._bar.console.print(f"{task.spec}: {line}")
+        """Say how it went, above the bars."""
+        row = self._rows.pop(task, None)
+        if row:
+            self._bars.remove_task(row.bar)
+        else:  # it had nothing to do, or could not begin
+            self._begun += 1
+        self._ended += 1
+        self._show_all()
+        self._bars.console.print(f"{task.spec}: {line}")
+
+    def _show_all(self) -> None:
+        """Move the bar of all tasks, in steps that the estimate of the time left can digest."""
+        done = self._ended + sum(row.share for row in self._rows.values())
+        if done - self._shown >= LEAST_STEP:
+            self._shown = done
+            self._bars.update(self._all, completed=done)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._bars.stop()

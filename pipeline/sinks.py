@@ -1,18 +1,20 @@
 """Where results go: the protocol, files that appear only when they are complete, and JSON lines.
 
-The other sinks have files of their own: csv_sink, video_sink, window.
+The other sinks have files of their own: csv_sink, video_sink, osc_sink, window.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
 from ..tracker.errors import SinkError
+from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import MEAN_FACE_MM, Pose, eye_aspect_ratio, head_pose
 from ..tracker.types import Face, Result
 
@@ -103,9 +105,33 @@ def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
     file.publish()
 
 
-def pose_of(face: Face, size: tuple[int, int]) -> Pose | None:
-    """Head pose from the smoothed points in a frame of size (height, width); None where the markup has none."""
-    return head_pose(face.smoothed, size) if len(face.smoothed) == len(MEAN_FACE_MM) else None
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: cannot be made: {error.strerror or error}; choose another folder") from error
+
+
+def exist_already(files: Sequence[Path]) -> str:
+    """Say of at least one file that it, and how many others, are there."""
+    first, others = files[0], len(files) - 1
+    if not others:
+        return f"{first}: exists already"
+    return f"{first} and {others} other{'s' if others > 1 else ''}: exist already"
+
+
+def pose_of(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) -> Pose | None:
+    """Head pose from the smoothed points in a frame of size (height, width); None where the markup has none.
+
+    Raises:
+        ConfigError: the frame has another aspect than the intrinsics.
+    """
+    return head_pose(face.smoothed, size, intrinsics) if len(face.smoothed) == len(MEAN_FACE_MM) else None
 
 
 class JsonLinesSink:
@@ -120,21 +146,23 @@ class JsonLinesSink:
 
     Args:
         stream: each line is flushed, so that listeners are as current as the video; stays open.
+        intrinsics: of the camera; default: OpenFace's.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, intrinsics: Intrinsics | None = None) -> None:
+        self._stream, self._intrinsics = stream, intrinsics
 
     def write(self, result: Result) -> None:
         """Write a frame's line.
 
         Raises:
             SinkError: nobody reads the stream any more, or it cannot be written.
+            ConfigError: the frame has another aspect than the intrinsics.
         """
         frame = result.frame
         line: dict[str, Any] = {"input": frame.name} if frame.name else {}
         line |= {"frame": frame.index + 1, "timestamp": round(frame.time_s, 6)}
-        line["faces"] = [_face_object(face, frame.size) for face in result.faces]
+        line["faces"] = [_face_object(face, frame.size, self._intrinsics) for face in result.faces]
         try:
             self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
             self._stream.flush()
@@ -147,9 +175,9 @@ class JsonLinesSink:
         """Nothing is left to do: every line has been written."""
 
 
-def _face_object(face: Face, size: tuple[int, int]) -> dict[str, Any]:
+def _face_object(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) -> dict[str, Any]:
     x1, y1, x2, y2 = face.box.astype(np.float64)
-    pose = pose_of(face, size)
+    pose = pose_of(face, size, intrinsics)
     return {
         "face_id": face.track,
         "state": face.state.value,

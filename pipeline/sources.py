@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 import av
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from ..tracker.errors import SourceError
@@ -22,7 +23,9 @@ from .image_source import IMAGE_SUFFIXES, ImageSource
 from .video_reader import why
 from .video_source import Kind, LiveSource, Retry, VideoSource
 
-__all__ = ["IMAGE_SUFFIXES", "Kind", "Retry", "Source", "open_source"]
+__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source"]
+
+Decoder = Literal["cpu", "cuda"]
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
@@ -75,7 +78,9 @@ class Source(Protocol):
         ...
 
 
-def open_source(spec: str | Path, *, realtime: bool = False, retry: Retry | None = None) -> Source:
+def open_source(
+    spec: str | Path, *, realtime: bool = False, retry: Retry | None = None, decoder: Decoder = "cpu"
+) -> Source:
     """Open what a user named.
 
     Args:
@@ -84,6 +89,8 @@ def open_source(spec: str | Path, *, realtime: bool = False, retry: Retry | None
             A string of digits is always a camera: write "./0" for a file of that name.
         realtime: give the frames of a video file when their time has come, as a camera would.
         retry: how often a lost camera or stream is opened again; default `Retry()`.
+        decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras have nothing to
+            gain from it.
     Returns:
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
@@ -96,12 +103,12 @@ def open_source(spec: str | Path, *, realtime: bool = False, retry: Retry | None
     if text.startswith("lavfi:"):
         return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
     if "://" in text:
-        return _open_url(text, retry or Retry())
+        return _open_url(text, retry or Retry(), decoder)
     path = Path(spec)
     if path.is_dir():
         return _open_folder(path)
     if path.exists():
-        return _open_file(path, realtime=realtime)
+        return _open_file(path, decoder, realtime=realtime)
     if _MAGIC.search(text):
         return _open_glob(text)
     raise SourceError(f"{text}: not found; wanted a video, a picture, a folder, a glob, a URL or a camera's index")
@@ -118,10 +125,35 @@ class _Address:
     format: str | None = None
     options: dict[str, str] = field(default_factory=dict)
     patient: bool = False  # files may take their time, devices and networks may not
+    decoder: Decoder = "cpu"
 
     def open(self) -> InputContainer:
         timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
-        return av.open(self.location, "r", format=self.format, container_options=self.options, timeout=timeout)
+        try:
+            accelerator = None if self.decoder == "cpu" else HWAccel(self.decoder)
+            return av.open(
+                self.location,
+                "r",
+                format=self.format,
+                container_options=self.options,
+                timeout=timeout,
+                hwaccel=accelerator,
+            )
+        except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
+            if self.decoder == "cpu" or not self._opens_without():
+                raise
+            raise SourceError(
+                f"{self.label}: cannot be decoded with {self.decoder} here ({why(error)}): wanted an NVIDIA GPU, its "
+                "driver, and a codec that it decodes; see `facetrack doctor`, or leave --decoder away"
+            ) from error
+
+    def _opens_without(self) -> bool:
+        """Whether the same input is fine for the CPU: then it is the decoder that cannot be had."""
+        try:
+            replace(self, decoder="cpu").open().close()
+        except av.FFmpegError:
+            return False
+        return True
 
 
 def _open_folder(folder: Path) -> Source:
@@ -146,37 +178,41 @@ def _images(paths: Iterator[Path]) -> list[Path]:
     return [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()]
 
 
-def _open_file(path: Path, *, realtime: bool) -> Source:
+def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     try:
         size, declared = path.stat().st_size, declared_size(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {why(error)}") from error
     if size == 0:
-        raise SourceError(f"{path}: the file is empty")
+        raise SourceError(f"{path}: the file is empty; copy or record it again")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource(path.parent, [path], path.stem)
     shortage = f"it should be {declared} bytes long and is {size}" if declared and declared > size else ""
     # "file:" keeps FFmpeg from reading a colon as a protocol
-    address = _Address(f"file:{path}", str(path), path.stem, "video", patient=True)
+    address = _Address(f"file:{path}", str(path), path.stem, "video", patient=True, decoder=decoder)
     try:
         container = address.open()
     except av.FFmpegError as error:
-        reason = f"it was cut off before its index: {shortage}" if shortage else "it is not a video that can be read"
-        raise SourceError(f"{path}: {reason} ({why(error)})") from error
+        reason = (
+            f"it was cut off before its index: {shortage} ({why(error)}); copy or record it again"
+            if shortage
+            else f"it is not a video that can be read ({why(error)}); copy it again, or convert it to .mp4"
+        )
+        raise SourceError(f"{path}: {reason}") from error
     if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
         container.close()
-        raise SourceError(f"{path}: it is a text, not a video")
+        raise SourceError(f"{path}: it is a text, not a video; name a video or a picture")
     return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
 
 
-def _open_url(url: str, retry: Retry) -> Source:
+def _open_url(url: str, retry: Retry, decoder: Decoder) -> Source:
     parts = urlsplit(url)
     host = parts.hostname or ""
     label = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # no password in messages
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
-    return _open_live(_Address(url, label, name, "stream", options=options), retry)
+    return _open_live(_Address(url, label, name, "stream", options=options, decoder=decoder), retry)
 
 
 def _open_camera(index: int, retry: Retry) -> Source:

@@ -208,7 +208,9 @@ def first_picture(reader: Reader, label: str) -> tuple[ToBgr, UInt8]:
 
 
 def _decode_threads(stream: VideoStream) -> int:
-    """One thread for small pictures, more for large ones, as far as there are cores."""
+    """One thread for small pictures, more for large ones, as far as there are cores; one where a GPU decodes."""
+    if stream.codec_context.is_hwaccel:
+        return 1
     wanted = 1 + stream.codec_context.width * stream.codec_context.height // PIXELS_A_THREAD
     return min(wanted, DECODE_THREADS, os.cpu_count() or 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -82,9 +83,11 @@ class PaintedDetector:
 
     Attributes:
         searched: how many pictures it was shown.
+        deadly_height: pictures as high as this end the process, as a fault in a library would.
     """
 
     searched: int = 0
+    deadly_height: int = 0
 
     def sure_side(self, bgr: UInt8) -> float:
         """Faces of any size are found by every search."""
@@ -95,6 +98,8 @@ class PaintedDetector:
         """All painted faces, the largest first."""
         del small
         self.searched += 1
+        if len(bgr) == self.deadly_height:
+            os._exit(3)
         red = ((bgr[..., 2] > 235) & (bgr[..., :2].max(-1) >= 12)).astype(np.uint8)
         _, _, stats, _ = cv2.connectedComponentsWithStats(cv2.erode(red, np.ones((3, 3), np.uint8)))
         faces = [self._read(bgr, *box) for *box, area in stats[1:].tolist() if area >= 100]

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
-from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
+from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video
 
-from facetrack.pipeline.batch import Failure, Outputs, Task, plan, track_all
+from facetrack.pipeline.batch import Failure, Outputs, Task, open_and_track_all, plan, track_all
 from facetrack.pipeline.open import Choices
 from facetrack.tracker.errors import ConfigError, SinkError
 
@@ -36,8 +36,9 @@ class Notes:
         assert task.name
         self.frames.append(frames)
 
-    def advanced(self) -> None:
-        self.advances += 1
+    def advanced(self, task: Task, frames: int = 1) -> None:
+        assert task.name
+        self.advances += frames
 
     def ended(self, task: Task, line: str) -> None:
         self.lines.append(f"{task.name}: {line}")
@@ -221,7 +222,7 @@ def test_ctrl_c_keeps_the_complete_rows_and_stops_the_batch(video: Path, tmp_pat
 
 def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match="cannot be made"):
+    with pytest.raises(SinkError, match=r"out: cannot be made: Not a directory; choose another folder"):
         track([video], Outputs(tmp_path / "file" / "out"))
 
 
@@ -243,6 +244,12 @@ def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_p
     (tmp_path / "moving.csv").touch()
     with pytest.raises(SinkError, match=r"moving\.csv: exists already; add --overwrite or --resume"):
         plan([str(video)], Outputs(tmp_path))
+    (tmp_path / "moving.json").touch()
+    with pytest.raises(SinkError, match=r"moving\.csv and 1 other: exist already; add"):
+        plan([str(video)], Outputs(tmp_path))
+    (tmp_path / "moving.mp4").touch()
+    with pytest.raises(SinkError, match=r"moving\.csv and 2 others: exist already; add"):
+        plan([str(video)], Outputs(tmp_path, video=True))
 
 
 def test_a_camera_is_no_recording(tmp_path: Path) -> None:
@@ -301,6 +308,113 @@ def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, cap
     track([cut_video], Outputs(out))
     assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
     assert "it is not whole: " in caplog.text
+
+
+# side by side
+
+
+@dataclass
+class SideBySide:
+    """What two workers made of five inputs, one of which is no video, and one of which kills whoever reads it."""
+
+    inputs: list[Path]
+    out: Path
+    failures: list[Failure]
+    notes: Notes
+
+
+def track_side_by_side(
+    inputs: Sequence[Path], outputs: Outputs, notes: Notes, engines: PaintedEngines | None = None
+) -> list[Failure]:
+    tasks = plan([str(spec) for spec in inputs], outputs)
+    return open_and_track_all(tasks, outputs, engines or PaintedEngines(), Choices(), notes, workers=2)
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> SideBySide:
+    folder, notes = tmp_path_factory.mktemp("side-by-side"), Notes()
+    face = (PaintedFace(velocity=(60.0, 20.0)),)
+    (folder / "text.mp4").write_text("Dear diary\n", encoding="utf-8")
+    inputs = [
+        paint_video(folder / "long.mp4", PaintedSource(count=30, faces=face)),
+        folder / "text.mp4",
+        paint_video(folder / "deadly.mp4", PaintedSource(count=5, shape=(200, 320), faces=face)),
+        paint_video(folder / "short.mp4", PaintedSource(count=7, faces=face)),
+        paint_video(folder / "last.mp4", PaintedSource(count=11, faces=face)),
+    ]
+    engines = PaintedEngines(detector=PaintedDetector(deadly_height=200))
+    failures = track_side_by_side(inputs, Outputs(folder / "out", raw=True), notes, engines)
+    return SideBySide(inputs, folder / "out", failures, notes)
+
+
+def test_two_workers_write_the_bytes_that_one_writes(side_by_side: SideBySide, tmp_path: Path) -> None:
+    whole = [side_by_side.inputs[i] for i in (0, 3, 4)]
+    track(whole, Outputs(tmp_path, raw=True))
+    for path in whole:
+        table = f"{path.stem}.csv"
+        assert (side_by_side.out / table).read_bytes() == (tmp_path / table).read_bytes()
+        assert sidecar(side_by_side.out / f"{path.stem}.json")["complete"] is True
+    assert side_by_side.notes.advances == 30 + 7 + 11
+
+
+def test_what_breaks_a_worker_or_is_broken_is_named_and_the_others_are_done(side_by_side: SideBySide) -> None:
+    assert [Path(failure.what).name for failure in side_by_side.failures] == ["text.mp4", "deadly.mp4"]
+    assert "died on" not in str(side_by_side.failures[0])
+    assert "the process that worked on it died (it ended with exit code 3)" in side_by_side.failures[1].reason
+    told = {line.split(":")[0]: line for line in side_by_side.notes.lines}
+    assert sorted(told) == ["deadly", "last", "long", "short", "text"]
+    assert "failed: the process that worked on it died" in told["deadly"]
+
+
+def test_workers_resume_what_is_missing(side_by_side: SideBySide) -> None:
+    notes, inputs = Notes(), [path for path in side_by_side.inputs if path.name != "text.mp4"]
+    before = (side_by_side.out / "long.csv").stat().st_mtime_ns
+    assert track_side_by_side(inputs, Outputs(side_by_side.out, raw=True, existing="resume"), notes) == []
+    assert sorted(notes.lines)[1:] == [f"{name}: finished before" for name in ("last", "long", "short")]
+    assert "deadly: 5 frames" in sorted(notes.lines)[0]
+    assert (side_by_side.out / "long.csv").stat().st_mtime_ns == before
+
+
+class Impatient(Notes):
+    """Presses Ctrl-C at the first frame that it hears of."""
+
+    def advanced(self, task: Task, frames: int = 1) -> None:
+        super().advanced(task, frames)
+        raise KeyboardInterrupt
+
+
+def test_ctrl_c_keeps_the_complete_rows_of_workers(tmp_path: Path) -> None:
+    notes, source = Impatient(), PaintedSource(count=300, faces=(PaintedFace(velocity=(10.0, 0.0)),))
+    inputs = [paint_video(tmp_path / "first.mp4", source), tmp_path / "second.mp4"]
+    with pytest.raises(KeyboardInterrupt):
+        track_side_by_side(inputs, Outputs(tmp_path / "out"), notes)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["first.csv.part"]
+    text = (tmp_path / "out/first.csv.part").read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    assert len({line.count(",") for line in text.splitlines()}) == 1
+    assert f"first: interrupted; the rows so far are in {tmp_path}" in "".join(notes.lines)
+
+
+# shards
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_are_everything_once_whatever_the_order_of_the_inputs(count: int, tmp_path: Path) -> None:
+    inputs = [f"{name}.mp4" for name in "abcde"]
+    outputs = Outputs(tmp_path)
+    shards = [plan(inputs if i % 2 else inputs[::-1], outputs, (i + 1, count)) for i in range(count)]
+    assert sorted(task.spec for shard in shards for task in shard) == inputs
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_results_of_other_shards_are_no_hindrance_but_inputs_that_collide_with_theirs_are(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    inputs, outputs = ["a.mp4", "b.mp4"], Outputs(tmp_path)
+    assert [task.name for task in plan(inputs, outputs, (2, 2))] == ["b"]
+    with pytest.raises(SinkError, match="exists already"):
+        plan(inputs, outputs, (1, 2))
+    with pytest.raises(ConfigError, match="both be written"):
+        plan([*inputs, "a.mov"], outputs, (3, 3))
 
 
 # smoothing in hindsight

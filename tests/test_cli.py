@@ -125,6 +125,38 @@ def test_a_batch_of_which_some_failed_exits_with_3_and_names_them_at_the_end(
     assert (tmp_path / "out/clip.csv").is_file()
 
 
+def test_a_batch_of_several_workers_names_what_failed_in_the_order_of_the_inputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["text.mp4", "missing.mp4", "empty.mp4"]  # no video among them: workers would compile for its faces
+    (tmp_path / "text.mp4").write_bytes(b"Dear diary\n")
+    (tmp_path / "empty.mp4").touch()
+    assert run("batch", *(tmp_path / name for name in names), "--out", tmp_path / "out", "--workers", "2") == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    last = captured.err.splitlines()[-3:]
+    assert all(line.startswith(f"facetrack: failed: {tmp_path / name}") for line, name in zip(last, names, strict=True))
+
+
+def test_each_shard_does_its_own_and_one_too_many_has_nothing_to_do(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("batch", video, "--out", tmp_path / "out", "--shard")
+    assert run(*words, "2/2") == 0
+    assert "shard 2/2: nothing to do" in only_line(capsys)
+    assert not (tmp_path / "out").exists()
+    assert run(*words, "1/2") == 0
+    assert (tmp_path / "out/clip.csv").is_file()
+
+
+@pytest.mark.parametrize("words", ["0/2", "3/2", "2", "-1/2", "1/0", "a/b", "1/2/3", " 1/2"])
+def test_shards_that_do_not_exist_are_bad_usage(
+    words: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("batch", video, "--out", tmp_path, f"--shard={words}") == 2
+    assert "wanted I/N" in capsys.readouterr().err
+
+
 def test_existing_results_need_overwrite(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", video, "--out", tmp_path) == 0
     capsys.readouterr()

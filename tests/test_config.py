@@ -58,8 +58,50 @@ def test_a_file_changes_its_base_key_by_key(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, 'base = "common.toml"\nnegatives = ["b", "c"]\n[card]\nname = "y"')
     assert loaded.negatives == ("b", "c")
     assert (loaded.card.name, loaded.card.licence) == ("y", "free")
-    with pytest.raises(ConfigError, match=r"gone\.toml: cannot read"):
+
+
+def test_a_base_that_cannot_be_read_is_named_with_the_file_that_asks_for_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, 'base = "gone.toml"')
+    gone, asker = tmp_path / "gone.toml", tmp_path / "run.toml"
+    told = f"{gone}: cannot read the configuration, the base of {asker}: No such file or directory"
+    assert str(caught.value) == told
+    gone.write_text("a = ")
+    with pytest.raises(ConfigError, match=r"gone\.toml: not a TOML file, the base of .*run\.toml: Invalid value"):
+        load(asker)
+    asker.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: 'utf-8' codec"):
+        load(asker)
+
+
+def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('negatives = ["a"]\n[network]\nname = "span"\noptions = { stacks = 2 }\n')
+    (tmp_path / "b.toml").write_text('base = "a.toml"\n[network]\nname = "tab"\noptions = { width = 3 }\n')
+    text = 'base = "a.toml"\nstart = "x"\n'
+    assert load_text(tmp_path, text).network.name == "span"
+    loaded = load_text(tmp_path, text, "network.options={ head = 1 }", "base=b.toml")
+    assert (loaded.network.name, loaded.network.options) == ("tab", {"head": 1})
+    assert (loaded.start, loaded.negatives) == ("x", ("a",))
+
+
+def test_the_packages_own_files_are_found_from_everywhere_after_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("configs/span-300vw.toml")).card.name == "span-300vw"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/span-300vw.toml").write_text('[card]\nname = "mine"\n')
+    assert load(Path("configs/span-300vw.toml")).card.name == "mine"
+    with pytest.raises(ConfigError, match=r"configs/none\.toml: cannot read the configuration: No such file"):
+        load(Path("configs/none.toml"))
+
+
+@pytest.mark.parametrize("name", ["tab-compact-68", "propnet-compact-68", "gv-mobilenetv3-68-taught"])
+def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
+    loaded, own = load(CONFIGS / "span-300vw.toml", [f"base={name}.toml"]), load(CONFIGS / f"{name}.toml")
+    assert (loaded.network, loaded.maps, loaded.vectors) == (own.network, own.maps, own.vectors)
+    assert loaded.consistency.unlabelled == (Corpus("frames/300vw-others"),)
+    assert loaded.corpora[-1].path == "frames/300vw"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +148,7 @@ def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, te
 
 
 def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"run\.toml: cannot read the configuration"):
+    with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: Expected"):
         load_text(tmp_path, "[schedule")
     with pytest.raises(ConfigError, match=r"none\.toml: cannot read the configuration"):
         load(tmp_path / "none.toml")

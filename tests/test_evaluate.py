@@ -235,7 +235,7 @@ def test_the_command_prints_the_table_on_stdout(tmp_path: Path, capsys: pytest.C
     assert captured.out.startswith("300-W: painted-68, 68 points, ground-truth boxes\n")
     assert "7 faces in" in captured.err
     assert main(words, PaintedEngines()) == 1
-    assert "exists already; add --overwrite" in capsys.readouterr().err
+    assert "others: exist already; add --overwrite" in capsys.readouterr().err
 
 
 def test_an_interrupted_command_exits_with_130(tmp_path: Path) -> None:

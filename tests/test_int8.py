@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from facetrack.calibration.int8 import Int8Settings, _counts, layers_by_harm, qu
 from facetrack.engines import graph, parity
 from facetrack.engines.backend import open_backend
 from facetrack.engines.card import ModelCard, read_card
+from facetrack.engines.convert import export_onnx_card
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import Proof
 from facetrack.engines.quantise import QuantSettings, convolutions, quantise_onnx
@@ -185,6 +187,22 @@ def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it(tmp_path: 
 def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'net' is of 8 bits already"):
         quantise_card(card(tmp_path, "int8"), lambda *_: proof(), Int8Settings(), tmp_path)
+
+
+def test_an_export_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
+    whole = card(tmp_path)
+    both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
+
+    def proofs(_: ModelCard, role: str) -> Proof:
+        scale = 1.0 if role == "first" else 1e6  # pixels a unit; a CPU is off by 1e-5 units in 16 bits
+        return Proof(proof().pictures, lambda outputs: np.stack((outputs[0], outputs[0]), -1) * scale)
+
+    with pytest.raises(BackendError, match=r"delicate-fp16\.onnx: refused: at batch 1 its landmarks are"):
+        export_onnx_card(both, "fp16", (1,), proofs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    _, exported = export_onnx_card(whole, "fp16", (1, 2), lambda *_: proofs(whole, "first"), tmp_path / "out")
+    assert exported[0].file.read_bytes()
+    assert [entry.batch for entry in exported[0].parity] == [1, 2]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 from facetrack.pipeline.batch import Task
 from facetrack.pipeline.progress import BarProgress, LineProgress, open_progress
@@ -15,12 +16,17 @@ class Terminal(io.StringIO):
         return True
 
 
+def plain(stream: io.StringIO) -> str:
+    """What was written, without colours; what was written over is kept as lines of its own."""
+    return re.sub(r"\x1b\[[?0-9;]*[A-Za-z]", "", stream.getvalue()).replace("\r", "\n").strip()
+
+
 def report(stream: io.StringIO, frames: int | None) -> str:
     task = Task("videos/clip.mp4", "clip")
     with open_progress(2, stream) as progress:
         progress.began(task, frames)
         for _ in range(3):
-            progress.advanced()
+            progress.advanced(task)
         progress.ended(task, "3 frames")
     return stream.getvalue()
 
@@ -32,7 +38,6 @@ def test_a_log_gets_one_line_for_each_input() -> None:
 def test_a_terminal_gets_a_bar_and_keeps_the_line() -> None:
     text = report(Terminal(), 3)
     assert "[1/2] clip" in text
-    assert "3/3" in text
     assert "videos/clip.mp4: 3 frames" in text
 
 
@@ -43,3 +48,25 @@ def test_the_bar_does_without_a_known_length() -> None:
 def test_the_stream_decides() -> None:
     assert isinstance(open_progress(1, io.StringIO()), LineProgress)
     assert isinstance(open_progress(1, Terminal()), BarProgress)
+
+
+def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:
+    stream, tasks = Terminal(), [Task(f"videos/{name}.mp4", name) for name in "abc"]
+    with open_progress(4, stream) as progress:
+        progress.ended(Task("videos/z.mp4", "z"), "finished before")
+        for task in tasks:
+            progress.began(task, 10)
+        progress.advanced(tasks[0], 10)
+        progress.advanced(tasks[2], 5)
+    last = plain(stream).splitlines()[-4:]
+    assert [line.split()[0] for line in last] == ["all", "[2/4]", "[3/4]", "[4/4]"]
+    assert ["2/4" in last[0], "10/10" in last[1], "0/10" in last[2], "5/10" in last[3]] == [True] * 4
+
+
+def test_an_input_that_ends_without_having_begun_counts() -> None:
+    stream = Terminal()
+    with open_progress(2, stream) as progress:
+        progress.ended(Task("videos/a.mp4", "a"), "finished before")
+        progress.began(Task("videos/b.mp4", "b"), 3)
+    assert "[2/2] b" in stream.getvalue()
+    assert "1/2" in stream.getvalue()

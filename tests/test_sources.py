@@ -37,9 +37,9 @@ def _audio(path: Path) -> None:
     ("name", "make", "message"),
     [
         ("gone.mp4", str, "gone.mp4: not found"),
-        ("empty.mp4", lambda path: path.touch(), "empty.mp4: the file is empty"),
-        ("text.mp4", lambda path: path.write_text("Dear diary\n" * 99), "it is not a video that can be read"),
-        ("notes.txt", lambda path: path.write_text("Dear diary\n" * 99), "it is a text, not a video"),
+        ("empty.mp4", lambda path: path.touch(), "empty.mp4: the file is empty; copy or record it again"),
+        ("text.mp4", lambda path: path.write_text("Dear diary\n" * 99), "; copy it again, or convert it to .mp4"),
+        ("notes.txt", lambda path: path.write_text("Dear diary\n" * 99), "; name a video or a picture"),
         ("noise.mp4", lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)), "it is not a video"),
         ("sound.mp4", _audio, "sound.mp4: holds no video stream, only audio"),
         ("still.avi", write_no_frames, "still.avi: no frame can be decoded: its video stream is empty"),
@@ -47,7 +47,7 @@ def _audio(path: Path) -> None:
         ("folder", lambda path: path.mkdir(), "folder: a folder without pictures"),
         ("*.jpg", str, "matches no picture"),
         ("broken.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "broken.png: is not a whole picture"),
-        ("empty.png", lambda path: path.touch(), "empty.png: the file is empty"),
+        ("empty.png", lambda path: path.touch(), "empty.png: the file is empty; copy or record it again"),
     ],
 )
 def test_what_cannot_be_a_source_is_refused_in_one_clear_line(
@@ -83,6 +83,29 @@ def test_a_video_whose_name_holds_a_colon_is_still_a_file(tmp_path: Path) -> Non
     path = write_video(tmp_path / "plain.mkv", noise(2)).rename(tmp_path / "http:12:30 %02d.mkv")
     with open_source(path) as source:
         assert len(list(source)) == 2
+
+
+def test_a_gpu_decodes_the_same_pictures_or_is_refused_with_what_it_needs(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "plain.mp4", noise(3))
+    with open_source(path) as source:
+        wanted = [frame.bgr for frame in source]
+    try:
+        source = open_source(path, decoder="cuda")
+    except SourceError as error:
+        refusal = str(error)
+    else:
+        with source:
+            found = [frame.bgr for frame in source]
+        np.testing.assert_allclose(np.stack(found).astype(int), np.stack(wanted), atol=2)
+        return
+    assert refusal.startswith(f"{path}: cannot be decoded with cuda here")
+    assert "\n" not in refusal
+
+
+def test_what_no_decoder_can_read_is_not_blamed_on_the_gpu(tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    with pytest.raises(SourceError, match="not a video that can be read"):
+        open_source(tmp_path / "text.mp4", decoder="cuda")
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="set FACETRACK_CLIPS to the folder of real clips")

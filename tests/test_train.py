@@ -19,10 +19,20 @@ from fakes_training import write_faces  # noqa: E402 - torch may be missing
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
+from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
+from facetrack.engines.card_text import card_text  # noqa: E402
+from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Network, Schedule  # noqa: E402
-from facetrack.training.train import Run, batches, learning_rate, open_objective, run_config  # noqa: E402
+from facetrack.training.train import (  # noqa: E402
+    Run,
+    batches,
+    learning_rate,
+    open_objective,
+    run_config,
+    start_file,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -246,6 +256,38 @@ def test_a_run_begins_from_the_average_of_another_and_refuses_other_files(tmp_pa
         Run(start, Fit(width=5), tmp_path / "third")
     with pytest.raises(ConfigError, match=r"start: .*none\.npz"):
         Run(replace(start, start=str(tmp_path / "none.npz")), Fit(), tmp_path / "third")
+
+
+def test_a_run_begins_from_the_published_weights_of_a_model_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the package, or the user's own folder of models, is."""
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for folder in ("cards", "weights"):
+        (tmp_path / folder).mkdir()
+    onnx = tmp_path / "weights/pebble.onnx"
+    onnx.write_bytes(b"sand")
+    weights = {"net": Weights(onnx, "", "fp32")}
+    sizes = {"size": (128, 128), "box_scale": 1.2, "codec": {"kind": "none"}, "parameters": 1, "gmac": 0.1}
+    told = {"data": (), "licence": "none", "measured": {}, "calibration": {}}
+    card = ModelCard("pebble", "tab", "align", "ibug68", weights=weights, **sizes, **told)
+    (tmp_path / "cards/pebble.toml").write_text(card_text(card), encoding="utf-8")
+    net = Fit().build()
+    save_torch_weights(net, onnx, "tab", 68, {})
+    run = Run(replace(config(), start="pebble"), Fit(), tmp_path / "run")
+    for name, value in net.state_dict().items():
+        torch.testing.assert_close(run.net.state_dict()[name], value, rtol=1e-3, atol=1e-3)  # stored in 16 bits
+    with pytest.raises(ConfigError, match=r"start: wanted a best\.pt, .* or a model's name: no model 'rock'"):
+        start_file("rock")
+
+
+@pytest.mark.parametrize("network", ["span", "tab", "propnet", "gv"])
+def test_every_shipped_network_can_be_begun_from(network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    if network not in {card.network for card in all_cards()}:
+        pytest.skip(f"no weights of {network} are shipped with this checkout")
+    assert start_file(network).is_file()
 
 
 def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: Path) -> None:

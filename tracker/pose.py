@@ -16,6 +16,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from .intrinsics import Intrinsics
 from .markup import for_points
 from .types import Float32, Float64, Int64, frozen_array
 
@@ -91,7 +92,7 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
     return np.array([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]])
 
 
-def head_pose(xy: Float32, size: tuple[int, int]) -> Pose | None:
+def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None = None) -> Pose | None:
     """Fit the mean face to 68 landmarks and give the head's place and attitude.
 
     The fit is the global optimum over the points that no expression moves, found without a starting guess, so
@@ -100,21 +101,26 @@ def head_pose(xy: Float32, size: tuple[int, int]) -> Pose | None:
     Args:
         xy: (68, 2) ibug68 points in frame pixels; they may lie outside the frame.
         size: (height, width) of the frame in pixels.
+        intrinsics: of the camera, at this size or another of the same aspect; default: `camera_matrix`, no distortion.
     Returns:
         The pose, or None where the points say nothing about a head: one of them is not finite, they fall
         together or on one line, or only a head behind the camera would fit.
     Raises:
         ValueError: xy is not (68, 2), or the size is not positive.
+        ConfigError: the frame has another aspect than the intrinsics.
     Source: Terzakis and Lourakis, "A consistently fast and globally optimal solution to the
         perspective-n-point problem", ECCV 2020.
     """
     points = np.asarray(xy, np.float64)
     if points.shape != MEAN_FACE_MM[:, :2].shape:
         raise ValueError(f"head pose: wanted (68, 2) points of the ibug68 markup, got {points.shape}")
-    camera = camera_matrix(size)
-    if not _shows_a_face(points[_RIGID]):
+    camera, rigid = camera_matrix(size), points[_RIGID]
+    if intrinsics is not None:
+        seen_by = intrinsics.scaled(size)
+        camera, rigid = seen_by.matrix, seen_by.undistort(rigid)
+    if not _shows_a_face(rigid):
         return None
-    found, turn, shift = cv2.solvePnP(_RIGID_MM, points[_RIGID], camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    found, turn, shift = cv2.solvePnP(_RIGID_MM, rigid, camera, None, flags=cv2.SOLVEPNP_SQPNP)
     if not found or not np.isfinite(shift).all() or shift[2, 0] <= 0:
         return None
     matrix, _ = cv2.Rodrigues(turn)

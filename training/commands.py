@@ -118,7 +118,7 @@ _add_evaluation("aflw2000", "AFLW2000-3D, 68 points: DIR holds image*.jpg and im
 @evaluate.command("300vw")
 @_evaluation
 @click.option("--keep-bad", is_flag=True, help="Score frames whose annotation is known to be inaccurate as well.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a video each.")
+@opt.workers
 @click.option("--resume", is_flag=True, help="Take the videos that a former run has finished.")
 @opt.tracking
 @opt.smooth_recording
@@ -140,11 +140,12 @@ def evaluate_300vw(
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from ..pipeline.open import Choices
     from .evaluation import videos
+    from .evaluation.video_benchmark import list_test_videos
 
     settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
     videos.check_videos(settings)
     announce_compilation()
-    with show_progress() as progress:
+    with show_progress(len(list_test_videos(folder))) as progress:
         table, failures = videos.evaluate_videos(settings, engines, Choices(**options), progress)
     click.echo(table)
     for failure in failures:

@@ -18,6 +18,9 @@ from typing import Any
 from ..tracker.errors import ConfigError
 from .augment import Geometry
 
+CONFIGS = "configs"  # the folder beside this file
+BASE = "base"
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
@@ -204,8 +207,8 @@ class Config:
 
     Attributes:
         network: what is trained.
-        start: best.pt of an earlier run of this network, or published weights NAME.torch.npz, to begin from instead
-            of random weights; "" for those.
+        start: what to begin from instead of random weights: best.pt of an earlier run of this network, a file of
+            published weights NAME.torch.npz, or the name of a model whose weights are published; "" for none.
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
         negative_share: share of an alignment network's training pictures that show no face.
@@ -243,13 +246,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply `a.b=value` overrides, whose values are TOML too.
 
     A file that says `base = "other.toml"` changes that one, which lies beside it: tables are joined, values replaced.
+    Where there is no file configs/NAME.toml, the one that ships with the package is meant.
 
     Raises:
         ConfigError: unreadable file, unknown key (with the nearest known one) or a value of the wrong type.
     """
+    shipped = Path(__file__).parent / path
+    if not path.exists() and path.parts[:1] == (CONFIGS,) and shipped.exists():
+        path = shipped
     table = _read(path)
-    for override in overrides:
+    of_base = [override for override in overrides if override.partition("=")[0].strip() == BASE]
+    for override in of_base:  # before the base is read
         _override(table, override)
+    table = _with_base(table, path)
+    for override in overrides:
+        if override not in of_base:
+            _override(table, override)
     try:
         config: Config = _build(Config, table, "")
     except ConfigError as error:
@@ -257,14 +269,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, asker: str = "") -> dict[str, Any]:
+    """One file's own settings; `asker` says who wants them."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error}") from error
-    if "base" not in table:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration{asker}: {error.strerror or error}") from error
+    except ValueError as error:  # not TOML, or not even text
+        raise ConfigError(f"{path}: not a TOML file{asker}: {error}") from error
+
+
+def _with_base(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of the file `path` over those of its base, and of the base's base."""
+    if BASE not in table:
         return table
-    return _joined(_read(path.parent / str(table.pop("base"))), table)
+    base = path.parent / str(table.pop(BASE))
+    return _joined(_with_base(_read(base, f", the base of {path}"), base), table)
 
 
 def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

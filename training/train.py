@@ -27,8 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from ..engines.torch_backend import read_state
-from ..tracker.errors import ConfigError
+from ..engines.card import find_card
+from ..engines.torch_backend import read_state, torch_file
+from ..tracker.errors import CardError, ConfigError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .alignment.networks import ALIGNMENTS, open_alignment
@@ -127,7 +128,7 @@ class Run:
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.start:
-            _load(self.net, Path(config.start))
+            _load(self.net, start_file(config.start))
         self.average = copy.deepcopy(self.net).eval()
         decayed = [p for p in self.net.parameters() if p.ndim > 1]
         plain = [p for p in self.net.parameters() if p.ndim <= 1]
@@ -266,6 +267,22 @@ class _Tally:
 
     def rate(self) -> float:
         return self._steps / (time.monotonic() - self._began)
+
+
+def start_file(start: str) -> Path:
+    """The file that a configuration's `start` means: it is the file's path, or a model's name.
+
+    Raises:
+        ConfigError: neither.
+    """
+    path = Path(start)
+    if path.suffix in (".pt", ".npz"):
+        return path
+    try:
+        card = find_card(start, "align")
+    except CardError as error:
+        raise ConfigError(f"start: wanted a best.pt, a .torch.npz or a model's name: {error}") from error
+    return torch_file(card.weights["net"].path)
 
 
 def _load(net: nn.Module, path: Path) -> None:

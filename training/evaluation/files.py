@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...pipeline.sinks import PartFile
+from ...pipeline.sinks import PartFile, exist_already
 from ...tracker.errors import SinkError
 
 
@@ -37,18 +37,6 @@ class ReportFiles:
         return [self.table, self.summary, *self.curves]
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it.
-
-    Raises:
-        SinkError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SinkError(f"{folder}: cannot be made: {error.strerror or error}") from error
-
-
 def refuse_existing(files: Sequence[Path], advice: str) -> None:
     """Find out before the work that its results would replace others.
 
@@ -57,8 +45,7 @@ def refuse_existing(files: Sequence[Path], advice: str) -> None:
     """
     existing = [file for file in files if file.exists()]
     if existing:
-        others = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise SinkError(f"{existing[0]}{others}: exists already; {advice}")
+        raise SinkError(f"{exist_already(existing)}; {advice}")
 
 
 def replace_all(contents: Mapping[Path, bytes]) -> None:

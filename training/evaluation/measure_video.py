@@ -22,9 +22,8 @@ from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64, Result
-from ..datasets.point_files import read_pts
 from .locate import Boxes, InGivenBox, overlapping
-from .video_benchmark import AnnotatedVideo
+from .video_benchmark import AnnotatedVideo, read_annotation
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ def _follow(
             for result in results:
                 number = result.frame.index + 1
                 if number in video.annotations:
-                    truth = _truth(video, number)
+                    truth = read_annotation(video.annotations[number])
                     face = overlapping(result.faces, truth)
                     yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
                 advanced()
@@ -157,17 +156,10 @@ def _in_given_boxes(
     for frame in source:
         number = frame.index + 1
         if number in video.annotations:
-            truth = _truth(video, number)
+            truth = read_annotation(video.annotations[number])
             found = locate(frame.bgr, truth)
             yield number, truth, None if found is None else found.xy, 0
         advanced()
-
-
-def _truth(video: AnnotatedVideo, number: int) -> Float32:
-    truth = read_pts(video.annotations[number])
-    if truth.shape != (68, 2):
-        raise SourceError(f"{video.annotations[number]}: wanted 68 points, got {len(truth)}")
-    return truth
 
 
 def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, Any]) -> VideoErrors:

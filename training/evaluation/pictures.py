@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ...pipeline.batch import Reporter, Task
 from ...pipeline.open import Choices, Engines
+from ...pipeline.sinks import make_folder
 from ...tracker import markup
 from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark
 from .error_curves import require_matplotlib
-from .files import make_folder, refuse_existing
+from .files import refuse_existing
 from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points
 from .measure import Measuring, measure
 from .report import Evaluation, PictureReportFiles, as_table, write_report
@@ -77,7 +79,7 @@ def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, r
     )
     task = Task(str(settings.folder), benchmark.title)
     reporter.began(task, len(entries))
-    measured = measure(entries, how, reporter.advanced)
+    measured = measure(entries, how, partial(reporter.advanced, task))
     cards = engines.cards if settings.boxes == "detector" else engines.cards[:1]
     wall_s = time.monotonic() - began_s
     evaluation = Evaluation(

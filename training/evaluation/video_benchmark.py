@@ -13,7 +13,9 @@ from importlib import resources
 from pathlib import Path
 
 from ...tracker.errors import SourceError
+from ...tracker.types import Float32
 from ..datasets.matlab_file import MatlabFile
+from ..datasets.point_files import read_pts
 from ..datasets.samples import first_existing
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 HOME = "300VW_Dataset_2015_12_14"
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv")  # the data set's own are .avi
 EXTRA = "extra"  # an archive, or a folder where somebody has unpacked it
+POINTS = 68
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,18 @@ def _video(folder: Path, scenario: int) -> AnnotatedVideo:
     if not annotations:
         raise SourceError(f"{folder / 'annot'}: wanted files such as 000001.pts in it")
     return AnnotatedVideo(folder.name, scenario, path, dict(sorted(annotations.items())))
+
+
+def read_annotation(path: Path) -> Float32:
+    """One frame's landmarks, (68, 2) frame pixels.
+
+    Raises:
+        SourceError: the file is broken or has other points.
+    """
+    points = read_pts(path)
+    if points.shape != (POINTS, 2):
+        raise SourceError(f"{path}: wanted {POINTS} points, got {len(points)}")
+    return points
 
 
 def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.synchronize import Event
+from functools import partial
 from pathlib import Path
 
 from ...pipeline.batch import Failure, Reporter, Task
 from ...pipeline.open import Choices, Engines, OpenEngines
+from ...pipeline.sinks import make_folder
+from ...pipeline.workers import do_all
 from ...tracker import metrics
-from ...tracker.errors import BackendError, SourceError
+from ...tracker.errors import SourceError
 from .error_curves import require_matplotlib
-from .files import make_folder, refuse_existing
+from .files import refuse_existing
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, list_test_videos
@@ -82,12 +80,9 @@ def evaluate_videos(
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     make_folder(settings.files.frames)
     how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
-    if settings.workers == 1 or len(videos) == 1:
-        outcomes = dict(_one_by_one(videos, how, open_engines, reporter))
-    else:
-        outcomes = dict(_side_by_side(videos, how, open_engines, reporter, settings.workers))
-    measured = [outcome for outcome in (outcomes[video.number] for video in videos) if isinstance(outcome, VideoErrors)]
-    failures = [outcome for outcome in (outcomes[video.number] for video in videos) if isinstance(outcome, Failure)]
+    outcomes = do_all(videos, _Measuring(open_engines, how), reporter, settings.workers)
+    measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
+    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
     wall_s = time.monotonic() - began_s
@@ -96,100 +91,38 @@ def evaluate_videos(
     return as_table(evaluation), failures
 
 
-_Outcome = tuple[str, VideoErrors | Failure]
+@dataclass(frozen=True, slots=True)
+class _Measuring:
+    """The work of an evaluation, see `workers.Work`."""
+
+    open_engines: OpenEngines
+    how: VideoMeasuring
+
+    @contextmanager
+    def open(self) -> Iterator[Callable[[AnnotatedVideo, Reporter], VideoErrors | Failure]]:
+        with self.open_engines(self.how.choices) as engines:
+            yield partial(self._measure, engines)
+
+    def lost(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
+        task = _task(video)
+        reporter.ended(task, f"failed: {reason}")
+        return Failure(task.spec, reason)
+
+    def _measure(self, engines: Engines, video: AnnotatedVideo, reporter: Reporter) -> VideoErrors | Failure:
+        task = _task(video)
+        reporter.began(task, len(video.annotations))
+        try:
+            errors = measure_video(video, self.how, engines, partial(reporter.advanced, task))
+        except SourceError as error:
+            return self.lost(video, str(error), reporter)
+        reporter.ended(task, _line(errors))
+        return errors
 
 
-def _one_by_one(
-    videos: Sequence[AnnotatedVideo], how: VideoMeasuring, open_engines: OpenEngines, reporter: Reporter
-) -> Iterator[_Outcome]:
-    with open_engines(how.choices) as engines:
-        for place, video in enumerate(videos, start=1):
-            task = Task(str(video.path), f"300VW {video.number}, video {place} of {len(videos)}")
-            reporter.began(task, len(video.annotations))
-            try:
-                errors = measure_video(video, how, engines, reporter.advanced)
-            except SourceError as error:
-                yield video.number, _failed(task, error, reporter)
-            else:
-                reporter.ended(task, _line(errors))
-                yield video.number, errors
+def _task(video: AnnotatedVideo) -> Task:
+    return Task(str(video.path), f"300VW {video.number}")
 
 
 def _line(errors: VideoErrors) -> str:
     mean, lost = metrics.mean_of_found(errors.errors["io", 68])
     return f"{len(errors.frames)} frames, NME io {100 * mean:.2f} %, {100 * lost:.1f} % lost"
-
-
-def _failed(task: Task, error: Exception, reporter: Reporter) -> Failure:
-    reporter.ended(task, f"failed: {error}")
-    return Failure(task.spec, str(error))
-
-
-def _side_by_side(
-    videos: Sequence[AnnotatedVideo],
-    how: VideoMeasuring,
-    open_engines: OpenEngines,
-    reporter: Reporter,
-    workers: int,
-) -> Iterator[_Outcome]:
-    """The same with several processes; the reporter hears of whole videos."""
-    context = multiprocessing.get_context("spawn")  # threads and networks do not survive a fork
-    stop = context.Event()
-    whole = Task("300VW", "300VW, videos")
-    reporter.began(whole, len(videos))
-    with ProcessPoolExecutor(
-        min(workers, len(videos)), context, _open_in_worker, (open_engines, how.choices, stop)
-    ) as pool:
-        waiting = {pool.submit(_measure_in_worker, video, how): video for video in videos}
-        try:
-            for future in as_completed(waiting):
-                video = waiting[future]
-                try:
-                    outcome: VideoErrors | Failure = future.result()
-                except SourceError as error:
-                    outcome = _failed(Task(str(video.path), video.number), error, reporter)
-                reporter.advanced()
-                yield video.number, outcome
-        except BrokenProcessPool as error:
-            raise BackendError(
-                "a worker process died, perhaps for want of memory; give fewer --workers, and --resume what is finished"
-            ) from error
-        except BaseException:
-            stop.set()  # the workers give up their videos at the next frame
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    reporter.ended(whole, f"{len(videos)} videos measured by {workers} processes")
-
-
-class _Stopped(Exception):  # noqa: N818 - no error: the parent asked for it
-    """The parent was interrupted."""
-
-
-@dataclass(slots=True)
-class _Worker:
-    """What a worker process holds while it lives."""
-
-    engines: Engines
-    stop: Event
-    opened: ExitStack  # closes the engines when the process ends
-
-
-_worker: _Worker | None = None
-
-
-def _open_in_worker(open_engines: OpenEngines, choices: Choices, stop: Event) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer, which then sets `stop`
-    opened = ExitStack()
-    _worker = _Worker(opened.enter_context(open_engines(choices)), stop, opened)
-
-
-def _measure_in_worker(video: AnnotatedVideo, how: VideoMeasuring) -> VideoErrors:
-    worker = _worker
-    assert worker is not None  # the pool's initialiser has run
-
-    def go_on() -> None:
-        if worker.stop.is_set():
-            raise _Stopped
-
-    return measure_video(video, how, worker.engines, go_on)

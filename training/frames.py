@@ -1,0 +1,248 @@
+"""Frames of videos as training pictures: those of 300VW with their annotation, those of any other videos alone.
+
+    python -m facetrack.training.frames FOLDER OUT [--layout 300vw|videos] [--every 10] [--first 1]
+
+gives each video a folder below OUT with every tenth frame: NNNNNN.jpg, counted from 1, and where it is annotated
+NNNNNN.pts beside it, then of the part round the face alone. That is the layout "pts" of a corpus. `--layout 300vw`
+takes the 50 training videos of 300VW without the frames whose annotation is known to be inaccurate, `--layout videos`
+every video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in those. Called again, it goes
+on with the videos that are not done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..pipeline.sinks import atomic_write_text, make_folder
+from ..pipeline.sources import open_source
+from ..pipeline.talk import SOME_FAILED
+from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
+from ..tracker.geometry import bounding_box, box_centre_side
+from ..tracker.types import Float32, Frame, UInt8
+from .datasets.point_files import write_pts
+from .evaluation.video_benchmark import AnnotatedVideo, excluded_frames, list_training_videos, read_annotation
+
+LAYOUTS = ("300vw", "videos")
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+SHOWN = 3.0  # sides of the face's box: a training crop shows 2.5 at most, turned and shifted a little more
+QUALITY = 95  # of the JPEG files
+ABOUT = "frames.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which frames of every video.
+
+    Attributes:
+        layout: one of `LAYOUTS`.
+        every: frames from one to the next.
+        first: number of the first one, counted from 1.
+    """
+
+    layout: str = "300vw"
+    every: int = 10
+    first: int = 1
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout: wanted one of {', '.join(LAYOUTS)}, got {self.layout!r}")
+        if self.every < 1 or self.first < 1:
+            raise ConfigError(f"frames: wanted every and first of at least 1, got {self.every} and {self.first}")
+
+    def has(self, number: int) -> bool:
+        """Whether frame `number`, counted from 1, is one of them."""
+        return number >= self.first and (number - self.first) % self.every == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """One video, the name of its folder of pictures, and the frames, from 1, that are not to be taken."""
+
+    name: str
+    video: AnnotatedVideo
+    excluded: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of one video.
+
+    Attributes:
+        name: of its folder.
+        pictures, annotated: that were written, and those of them with points.
+        before: a former call has done it.
+        reason: why it was left out, "" where it was not.
+    """
+
+    name: str
+    pictures: int = 0
+    annotated: int = 0
+    before: bool = False
+    reason: str = ""
+
+    def __str__(self) -> str:
+        if self.reason:
+            return f"left out: {self.reason}"
+        return f"{self.name}: " + (
+            "done before" if self.before else f"{self.pictures} frames, {self.annotated} labelled"
+        )
+
+
+def list_footage(folder: Path, layout: str) -> list[Footage]:
+    """The videos of a folder: the training part of 300VW, or every video at any depth.
+
+    Raises:
+        SourceError: there is none.
+    """
+    if layout == "300vw":
+        excluded = excluded_frames(folder)
+        videos = list_training_videos(folder)
+        return [Footage(video.number, video, excluded.get(video.number, frozenset())) for video in videos]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    if not paths:
+        raise SourceError(f"{folder}: no videos found; wanted a folder with {', '.join(sorted(VIDEO_SUFFIXES))}")
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    nothing: Mapping[int, Path] = {}
+    return [Footage(name, AnnotatedVideo(name, 0, path, nothing)) for name, path in zip(names, paths, strict=True)]
+
+
+def take_frames(footage: Iterable[Footage], out: Path, selection: Selection) -> Iterator[Taken]:
+    """Write the pictures, video after video; one that is broken is left out as a whole.
+
+    Args:
+        footage: from `list_footage`.
+        out: gets a folder for each video, complete or not at all.
+        selection: the same as in a call that this one goes on from.
+    Yields:
+        What came of each video.
+    Raises:
+        SinkError: the folder cannot be written, or holds another selection.
+    """
+    _claim(out, selection)
+    for shot in footage:
+        if (out / shot.name).is_dir():
+            yield Taken(shot.name, before=True)
+            continue
+        try:
+            yield _take(shot, out / shot.name, selection)
+        except SourceError as error:
+            yield Taken(shot.name, reason=str(error))
+
+
+def _claim(out: Path, selection: Selection) -> None:
+    """Note what a folder holds; half a selection and half another would be neither."""
+    about, wanted = out / ABOUT, asdict(selection)
+    make_folder(out)
+    try:
+        found = json.loads(about.read_text(encoding="utf-8")) if about.exists() else wanted
+    except (OSError, ValueError) as error:
+        raise SinkError(f"{about}: cannot be read: {error}; choose another folder") from error
+    if found != wanted:
+        raise SinkError(f"{out}: holds another selection of frames: {found}, wanted {wanted}; choose another folder")
+    atomic_write_text(about, json.dumps(wanted) + "\n")
+
+
+def _take(shot: Footage, folder: Path, selection: Selection) -> Taken:
+    part = folder.with_name(f"{folder.name}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)  # of a call that was interrupted
+        part.mkdir(parents=True)
+        annotated = [_write(part, frame, shot.video) for frame in _selected(shot, selection)]
+        part.rename(folder)
+    except OSError as error:
+        raise SinkError(
+            f"{part}: cannot be written: {error.strerror or error}; make room, or choose another folder"
+        ) from error
+    except SourceError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    written = [points for points in annotated if points is not None]
+    return Taken(shot.name, len(written), sum(written))
+
+
+def _selected(shot: Footage, selection: Selection) -> Iterator[Frame]:
+    """The frames that are wanted of a video.
+
+    Raises:
+        SourceError: it is broken; annotations also where a frame in its middle is missing, for they go by number.
+    """
+    with open_source(shot.video.path) as source:
+        for frame in source:
+            number = frame.index + 1
+            if selection.has(number) and number not in shot.excluded:
+                yield frame
+            if source.failed and shot.video.annotations:
+                place, reason = source.failed[0]
+                raise SourceError(
+                    f"{shot.video.path}: {place} is damaged ({reason}), the annotation no longer fits what follows; "
+                    "unpack the data set again"
+                )
+
+
+def _write(folder: Path, frame: Frame, video: AnnotatedVideo) -> bool | None:
+    """Write a frame; whether it got points, None where its annotation says that no face is in it."""
+    number = frame.index + 1
+    stem, bgr = folder / f"{number:06d}", frame.bgr
+    if number in video.annotations:
+        piece = cut_out(bgr, read_annotation(video.annotations[number]))
+        if piece is None:
+            return None
+        bgr, points = piece
+        write_pts(stem.with_suffix(".pts"), points)
+    coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
+    stem.with_suffix(".jpg").write_bytes(coded.tobytes())
+    return number in video.annotations
+
+
+def cut_out(bgr: UInt8, points: Float32) -> tuple[UInt8, Float32] | None:
+    """The part of a picture round a face, cut between pixels so that nothing is resampled.
+
+    Args:
+        bgr: (H, W, 3) uint8.
+        points: (N, 2) pixels; some may lie outside.
+    Returns:
+        The part, and the points in it; None where the whole face is outside.
+    """
+    height, width = bgr.shape[:2]
+    box = bounding_box(points)
+    if not (np.isfinite(box).all() and box[2] > 0 and box[3] > 0 and box[0] < width - 1 and box[1] < height - 1):
+        return None
+    (x, y), side = box_centre_side(box)
+    reach = SHOWN / 2 * side
+    left, top = max(math.floor(x - reach), 0), max(math.floor(y - reach), 0)
+    part = bgr[top : math.ceil(y + reach) + 1, left : math.ceil(x + reach) + 1]
+    return part, points - np.array([left, top], np.float32)
+
+
+def main() -> int:
+    """The command; see the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layout", choices=LAYOUTS, default=LAYOUTS[0])
+    parser.add_argument("--every", type=int, default=Selection().every)
+    parser.add_argument("--first", type=int, default=Selection().first)
+    options = parser.parse_args()
+    failed = False
+    try:
+        selection = Selection(options.layout, options.every, options.first)
+        for taken in take_frames(list_footage(options.folder, selection.layout), options.out, selection):
+            print(taken, file=sys.stderr if taken.reason else sys.stdout, flush=True)
+            failed |= bool(taken.reason)
+    except FacetrackError as error:
+        raise SystemExit(f"frames: {error}") from error
+    return SOME_FAILED if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
