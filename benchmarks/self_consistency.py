@@ -1,0 +1,131 @@
+"""What self-consistency is worth where labels are few: the same training with and without it.
+
+    python benchmarks/self_consistency.py --data DATA --out FOLDER [--seeds 0 1 2] [--labels 0.1 0.25 1.0]
+
+For every share of the labels and every seed a compact TAB on small crops is trained from scratch on the labelled
+photographs alone, then trained on twice for the same number of steps: once on the same photographs, once with as many
+again in every step of which no label is used: the photographs whose labels are kept back, further faces, and turned
+ones. Runs go on where they stopped; the table is printed and written to FOLDER/table.md after each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facetrack.engines.nets import FromBytes
+from facetrack.training.config import Config, Consistency, Corpus, load
+from facetrack.training.train import Run, open_objective
+
+CONFIG = Path(__file__).parents[1] / "training" / "configs" / "tab-compact-68.toml"
+LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
+UNLABELLED = ("pseudo/unlabelled/helen256", "pseudo/unlabelled/aflw2000", "pseudo/unlabelled/utkface", "turned")
+TESTS = {"LFPW test": "lfpw/testset", "LFPW test, turned by 25-70 degrees": "lfpw-turned"}
+SIDE, PAIRS = 64, 24
+STEPS = {"base": 800, "without": 500, "with": 500}
+RATE = {"base": 2.5e-3, "without": 1.5e-3, "with": 1.5e-3}
+WEIGHT = 3.0  # of the divergence
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of the table."""
+
+    labels: float
+    seed: int
+    arm: str
+
+    @property
+    def folder(self) -> str:
+        return f"{self.labels:g}-{self.seed}-{self.arm}"
+
+
+def configuration(cell: Cell, out: Path) -> Config:
+    """The settings of one run."""
+    config, arm = load(CONFIG), cell.arm
+    schedule = replace(
+        config.schedule,
+        steps=STEPS[arm],
+        batch=PAIRS * (2 if arm == "with" else 1),
+        sizes=((0.0, SIDE),),
+        learning_rate=RATE[arm],
+        warm_up=50,
+        ema=0.995,
+        validate_every=10_000,
+        seed=cell.seed,
+    )
+    consistency = Consistency(labels=cell.labels, share=0.0)
+    if arm == "with":
+        others = tuple(Corpus(path) for path in UNLABELLED)
+        consistency = replace(consistency, share=0.5, unlabelled=others, weight=WEIGHT, stop_gradient=True)
+    start = "" if arm == "base" else str(out / replace(cell, arm="base").folder / "best.pt")
+    corpora = tuple(Corpus(path) for path in LABELLED)
+    return replace(config, corpora=corpora, schedule=schedule, consistency=consistency, start=start)
+
+
+def run(cell: Cell, data: Path, out: Path) -> dict[str, float]:
+    """Train one run to its end and measure it on every test set, NME io %; done before, read what was measured."""
+    folder = out / cell.folder
+    measured = folder / "measured.json"
+    if not measured.exists():
+        config = configuration(cell, out)
+        Run(config, open_objective(config, data, folder), folder).train()
+        state = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["average"]
+        measured.write_text(json.dumps(dict(_measure(config, data, state))), encoding="utf-8")
+    figures: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
+    return figures
+
+
+def _measure(config: Config, data: Path, state: dict[str, torch.Tensor]) -> Iterator[tuple[str, float]]:
+    for name, folder in TESTS.items():
+        objective = open_objective(replace(config, corpora=(Corpus(folder),), validation=folder), data, data)
+        net = objective.build()
+        assert isinstance(net, FromBytes)
+        net.load_state_dict(state)
+        yield name, objective.validate(net.eval())["nme"]
+
+
+def table(figures: dict[Cell, dict[str, float]]) -> str:
+    """Means and standard deviations over the seeds, and what is gained."""
+    lines = ["| labels | test | seeds | without | with | gain |", "|---|---|---|---|---|---|"]
+    for labels, test in product(sorted({cell.labels for cell in figures}), TESTS):
+        seeds = [
+            seed
+            for seed in sorted({cell.seed for cell in figures})
+            if all(Cell(labels, seed, arm) in figures for arm in ("without", "with"))
+        ]
+        if not seeds:
+            continue
+        arms = [[figures[Cell(labels, seed, arm)][test] for seed in seeds] for arm in ("without", "with")]
+        before, after = (f"{np.mean(values):.2f} ± {np.std(values):.2f}" for values in arms)
+        gain = 100 * (1 - np.mean(arms[1]) / np.mean(arms[0]))
+        lines.append(f"| {100 * labels:g} % | {test} | {len(seeds)} | {before} | {after} | {gain:+.1f} % |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the arguments, train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--labels", type=float, nargs="+", default=[0.1, 0.25, 1.0])
+    arguments = parser.parse_args()
+    figures: dict[Cell, dict[str, float]] = {}
+    for seed, labels, arm in product(arguments.seeds, arguments.labels, STEPS):
+        cell = Cell(labels, seed, arm)
+        figures[cell] = run(cell, arguments.data, arguments.out)
+        print(cell.folder, figures[cell], flush=True)
+        (arguments.out / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
