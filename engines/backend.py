@@ -49,7 +49,7 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     """Load weights into a runtime.
 
     Args:
-        weights: the file and its hash, from a card; ONNX Runtime on a CPU takes its `cpu` form where there is one.
+        weights: the file and its hash, from a card; which of its forms is taken, `weights_for` says.
         kind: one of `KINDS`, a runtime and the device or provider that it shall use. "auto" takes TensorRT where a
             plan of this network has been built and proved on this very machine, else ONNX Runtime on the CPU; it
             never spends minutes on building.
@@ -75,7 +75,12 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
         return open_torch(weights, device or "cpu", threads)
     from .onnx_backend import OnnxBackend
 
-    return OnnxBackend(weights if device else weights.cpu or weights, threads, provider=device or "cpu")
+    return OnnxBackend(weights_for(kind, weights), threads, provider=device or "cpu")
+
+
+def weights_for(kind: str, weights: Weights) -> Weights:
+    """The file that a backend of this kind runs: ONNX Runtime on a CPU has its own where the card names one."""
+    return weights.cpu or weights if kind == "onnx" else weights
 
 
 def _open_best(weights: Weights, threads: int) -> Backend:
@@ -83,7 +88,7 @@ def _open_best(weights: Weights, threads: int) -> Backend:
     if backend is None:
         from .onnx_backend import OnnxBackend
 
-        backend = OnnxBackend(weights.cpu or weights, threads)
+        backend = OnnxBackend(weights_for("onnx", weights), threads)
     log.info("%s: backend auto takes %s%s", weights.path.name, backend.description, reason and f" ({reason})")
     return backend
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..engines.backend import Backend, open_backend
-from ..engines.card import ModelCard, find_card
+from ..engines.backend import Backend, open_backend, weights_for
+from ..engines.card import ModelCard, Weights, find_card
 from ..engines.graph_cost import Peaks, cost_of
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
@@ -86,15 +86,14 @@ def _bench_network(
     backend = open_backend(weights, kind, threads, proof)
     try:
         on_cpu = kind in ("onnx", "torch")
-        return list(_runs(card, role, backend, batches, device if on_cpu else None))
+        return list(_runs(card, role, weights_for(kind, weights), backend, batches, device if on_cpu else None))
     finally:
         backend.close()
 
 
 def _runs(
-    card: ModelCard, role: str, backend: Backend, batches: tuple[int, ...], device: Peaks | None
+    card: ModelCard, role: str, weights: Weights, backend: Backend, batches: tuple[int, ...], device: Peaks | None
 ) -> Iterator[dict[str, Any]]:
-    weights = card.weights[role]
     for batch in batches:
         pictures = _pictures(card, role, batch)
         running = "int8" if weights.precision == "int8" else "fp32"  # 16-bit files are unpacked when they are loaded
