@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 LEAST_CONFIDENCE = 0.6  # of the mean over all looks
 WIDEST_SPREAD = 0.03  # of the face's side: mean distance of a look's landmarks from the mean of all looks
+ASYMMETRY = 0.006  # of the annotations that the networks learnt from, see `augment.Geometry`
 TURNS = (-0.12, 0.0, 0.12)  # radians: each look is at a crop turned a little, and at its mirror picture
 
 
@@ -64,10 +65,11 @@ def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform) -> PseudoLabe
     mirrored, back = mirror(bgr, first, aligner.markup)
     looks = aligner.align(bgr, _turned_crops(aligner, first))
     seen = aligner.align(mirrored, _turned_crops(aligner, back))
+    side = box_centre_side(bounding_box(first))[1]
+    annotators = np.array([2 * ASYMMETRY * side, 0], np.float32)
     xy = [look.xy for look in looks]
-    xy += [mirror_points(look.xy, aligner.markup, bgr.shape[1]) for look in seen]
+    xy += [mirror_points(look.xy, aligner.markup, bgr.shape[1]) + annotators for look in seen]
     mean = np.mean(xy, 0)
-    side = box_centre_side(bounding_box(mean))[1]
     spread = float(np.linalg.norm(np.stack(xy) - mean, axis=-1).mean() / max(side, 1.0))
     confidence = float(np.mean([look.confidence for look in (*looks, *seen)]))
     return PseudoLabel(mean.astype(np.float32), confidence, spread)

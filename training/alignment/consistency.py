@@ -21,7 +21,7 @@ from ...engines import nets
 from ...tracker.errors import ConfigError
 from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, Float64, UInt8
-from ..augment import Geometry, crop_over_background, disguise, mirror, random_crop
+from ..augment import Geometry, annotators_shift, crop_over_background, disguise, mirror, random_crop
 from ..config import Config
 from ..datasets import Sample
 from .networks import open_alignment
@@ -113,6 +113,9 @@ class SelfConsistency:
             crop, xy = mirror(crop, xy, self.inner.markup)
             matrix[0] *= -1
             matrix[0, 2] += crop.shape[1] - 1
+            shift = annotators_shift(xy, transform, self.config.geometry.asymmetry)
+            xy += shift
+            matrix[:, 2] += shift
         return Seen(crop, xy, matrix)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:

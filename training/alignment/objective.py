@@ -20,7 +20,7 @@ from ...tracker import markup
 from ...tracker.errors import ConfigError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
-from ..augment import crop_over_background, disturb, mirror, random_crop
+from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop
 from ..config import Config
 from ..datasets import Sample, one_face_each, read_faces, read_images
 
@@ -94,6 +94,7 @@ class Alignment(ABC):
         xy = transform.to_crop(points)
         if rng.random() < self.config.geometry.flip:
             crop, xy = mirror(crop, xy, self.markup)
+            xy += annotators_shift(xy, transform, self.config.geometry.asymmetry)
         return disturb(crop, self.patches, rng), xy, np.float32(1)
 
     def draw(self, progress: float, rng: np.random.Generator) -> Sample:

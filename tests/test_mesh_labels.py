@@ -1,0 +1,148 @@
+"""Labels from meshes, from looks at a picture and its mirror picture, and pictures cut from photographs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from fakes import PaintedFace, read_landmarks
+
+from facetrack.tracker import markup
+from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
+from facetrack.tracker.types import Float32, Float64, Landmarks, UInt8
+from facetrack.training.augment import annotators_shift, mirror_points
+from facetrack.training.cut_faces import cut_faces
+from facetrack.training.mesh_labels import WIDEST_GAP, BothWays, Pose, Translation, distance
+from facetrack.training.relabel import ASYMMETRY, look_often
+
+IBUG = markup.load("ibug68")
+
+
+def meshes_of(count: int, seed: int = 0) -> Float64:
+    """Random solids of 478 points that vary in six ways, turned, enlarged and shifted: (count, 478, 3) pixels."""
+    rng = np.random.default_rng(seed)
+    shapes = np.random.default_rng(7).normal(size=(7, 478, 3))
+    shapes[0, 33], shapes[0, 263] = (-2, 0, 0), (2, 0, 0)
+    solid = shapes[0] + 0.1 * np.einsum("pk,kmd->pmd", rng.normal(size=(count, 6)), shapes[1:])
+    angle, size = rng.uniform(-1, 1, count), rng.uniform(10, 60, count)
+    turn = np.stack([np.stack([np.cos(angle), np.sin(angle)], -1), np.stack([-np.sin(angle), np.cos(angle)], -1)], 1)
+    solid[..., :2] = solid[..., :2] @ turn
+    return np.asarray(solid * size[:, None, None] + rng.uniform(0, 300, (count, 1, 3)) * [1, 1, 0])
+
+
+def points_of(meshes: Float64) -> Float64:
+    """Points that are fixed mixtures of a mesh's points: (P, 68, 2), so they follow every similarity of the plane."""
+    mixture = np.random.default_rng(3).dirichlet(np.full(478, 0.05), 68)
+    return np.asarray(np.einsum("nm,pmd->pnd", mixture, meshes[..., :2]))
+
+
+def test_a_meshs_frame_is_left_as_it_was_entered() -> None:
+    meshes = meshes_of(5)
+    pose = Pose.of(meshes)
+    own = pose.to_frame(meshes[..., :2])
+    np.testing.assert_allclose(pose.to_pixels(own), meshes[..., :2], atol=1e-9)
+    np.testing.assert_allclose(own.mean(1), 0, atol=1e-9)
+    np.testing.assert_allclose(own[:, 33, 1], own[:, 263, 1], atol=1e-9)  # the eyes lie level
+
+
+def test_points_that_are_a_mixture_of_the_meshs_are_learnt() -> None:
+    known, unknown = meshes_of(200), meshes_of(40, seed=1)
+    translation = Translation.learn(known, points_of(known))
+    np.testing.assert_allclose(translation.points(unknown), points_of(unknown), atol=0.3)  # the ridge shrinks a little
+
+
+def test_a_tenth_of_poor_annotations_does_not_spoil_the_others() -> None:
+    known, unknown = meshes_of(300), meshes_of(40, seed=1)
+    poor = points_of(known)
+    poor[::10] += np.random.default_rng(5).normal(0, 30, poor[::10].shape)
+    error = np.abs(Translation.learn(known, poor).points(unknown) - points_of(unknown)).mean()
+    assert error < 0.25 * np.abs(poor - points_of(known)).mean()
+
+
+def test_both_ways_agree_where_the_mesh_is_mirror_symmetric_and_say_so_where_it_is_not() -> None:
+    widths = np.full(240, 400.0)
+    plain = meshes_of(240)
+    mirrored = plain.copy()
+    mirrored[..., 0] = 399 - mirrored[..., 0]
+    mirrored[:, [33, 263]] = mirrored[:, [263, 33]]  # the corner that is on the picture's left is number 33
+    translation = BothWays.learn(np.stack([plain, mirrored], 1), points_of(plain), widths, IBUG)
+    seen = np.stack([plain, mirrored], 1)[:20]
+    seen[3, 1] += [60, 0, 0]
+    xy, gap = translation.points(seen, widths[:20])
+    assert (np.delete(gap, 3) < 0.01).all()
+    assert gap[3] > WIDEST_GAP
+    np.testing.assert_allclose(np.delete(xy, 3, 0), np.delete(points_of(plain)[:20], 3, 0), atol=0.3)
+
+
+def test_distance_is_in_sides_of_the_first_labels_box() -> None:
+    square = np.array([[0, 0], [100, 0], [100, 50], [0, 50]], np.float64)
+    assert distance(square, square + np.array([3, 4])) == pytest.approx(0.05)
+
+
+class Annotator:
+    """In place of a network: reads painted faces and marks every point `asymmetry` of the face's side to the right."""
+
+    markup = IBUG
+
+    def __init__(self, asymmetry: float) -> None:
+        self.asymmetry = asymmetry
+
+    def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
+        return CropTransform.around(centre, side * 1.3, 128, angle=angle)
+
+    def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
+        return [Landmarks(self.annotate(bgr), np.ones(68, np.float32), 1.0, "ibug68") for _ in crops]
+
+    def annotate(self, bgr: UInt8) -> Float32:
+        xy = read_landmarks(bgr)
+        assert xy is not None
+        if xy[45, 0] < xy[36, 0]:  # the chart is mirrored; a person would still call the left corner number 36
+            xy = xy[IBUG.mirror]
+        return xy + np.array([self.asymmetry * box_centre_side(bounding_box(xy))[1], 0], np.float32)
+
+
+def painted() -> UInt8:
+    canvas = np.full((160, 200, 3), 120, np.uint8)
+    PaintedFace((90.0, 80.0), width=80.0).paint(canvas, 0.0)
+    return canvas
+
+
+def test_looks_at_the_mirror_picture_follow_the_annotators_too() -> None:
+    bgr, annotator = painted(), Annotator(ASYMMETRY)
+    label = look_often(annotator, bgr, annotator.crop_around((90, 80), 80))  # type: ignore[arg-type]
+    np.testing.assert_allclose(label.xy, annotator.annotate(bgr), atol=0.05)
+    assert label.sure
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, -1.0])
+def test_a_mirrored_annotation_is_the_annotation_of_the_mirror_picture(angle: float) -> None:
+    bgr, asymmetry = painted(), 0.05
+    annotation = Annotator(asymmetry).annotate(bgr)
+    transform = CropTransform.around((90, 80), 110, 128, angle=angle)
+    xy = mirror_points(transform.to_crop(annotation), IBUG, 128)
+    shifted = xy + annotators_shift(xy, transform, asymmetry)
+
+    mirrored = np.ascontiguousarray(bgr[:, ::-1])
+    wanted = Annotator(asymmetry).annotate(mirrored)
+    back = mirror_points(transform.to_frame(mirror_points(shifted, IBUG, 128)), IBUG, bgr.shape[1])
+    np.testing.assert_allclose(back, wanted, atol=0.5)  # of 8 pixels; the tight box of a turned face is another
+    assert np.abs(transform.to_frame(mirror_points(xy, IBUG, 128)) - annotation).max() < 1e-3  # nothing else moved it
+
+
+def test_every_face_of_a_photograph_gets_its_own_picture_unless_it_is_tiny(tmp_path: Path) -> None:
+    photograph = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "two.png"), photograph)
+    large = np.array([[100, 80], [130, 80], [115, 95], [115, 110]], np.float64)
+    rows = [["file", *"abcdefgh"], ["two.png", *large.ravel()], ["two.png", *(large / 10 + 20).ravel()]]
+    with (tmp_path / "labels.csv").open("w", newline="") as table:
+        csv.writer(table).writerows(rows)
+    assert cut_faces(tmp_path, tmp_path / "out", "table") == 1
+    (piece,) = (cv2.imread(str(path)) for path in (tmp_path / "out").iterdir())
+    assert piece is not None
+    assert piece.shape == (126, 126, 3)
+    grey, whole = piece.mean(-1), photograph[32:158, 52:178].mean(-1)
+    assert np.abs(grey - whole).mean() < 25  # noise survives JPEG poorly; another place would differ by 50

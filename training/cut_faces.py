@@ -1,0 +1,63 @@
+"""A picture of its own for each annotated face of whole photographs.
+
+    python -m facetrack.training.cut_faces FOLDER OUT [--layout table]
+
+cuts, between pixels and without resampling, squares of four times the points' tight box: with the centres of the eyes,
+the nose and the mouth that is the head and some background. What needs one face per picture can then use them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..tracker.geometry import bounding_box, box_centre_side
+from .datasets import LAYOUTS, one_face_each, read_faces
+
+LEAST_SIDE = 15.0  # pixels of the points' box: smaller faces teach nothing about landmarks
+ROOM = 4.2  # side of the square over that of the box
+QUALITY = 95  # of the JPEG files
+
+
+def cut_faces(folder: Path, out: Path, layout: str) -> int:
+    """Write the faces as NAME_number.jpg.
+
+    Args:
+        folder: a data set.
+        out: flat folder for the cut pictures, made if need be.
+        layout: name of its layout, see `datasets`.
+    Returns:
+        How many were large enough.
+    Raises:
+        SourceError: the folder does not have this layout, or a file is broken.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for number, sample in enumerate(one_face_each(read_faces(folder, layout))):
+        points = sample.points[0]
+        (x, y), side = box_centre_side(bounding_box(points[~np.isnan(points).any(-1)]))
+        if side < LEAST_SIDE:
+            continue
+        half = side * ROOM / 2
+        x0, y0, x1, y1 = (max(0, round(v)) for v in (x - half, y - half, x + half, y + half))
+        piece = sample.bgr()[y0:y1, x0:x1]
+        cv2.imwrite(str(out / f"{sample.path.stem}_{number}.jpg"), piece, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        written += 1
+    return written
+
+
+def main() -> None:
+    """Read the arguments and cut."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--layout", choices=sorted(LAYOUTS), default="table")
+    arguments = parser.parse_args()
+    print(f"{cut_faces(arguments.folder, arguments.out, arguments.layout)} faces in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""Landmarks from face meshes: what a mesh says about 68 points is learnt from annotated pictures and used on others.
+
+    python training/face_mesh.py DATA meshes.npz FOLDER... (in MediaPipe's own environment, see there)
+    python -m facetrack.training.mesh_labels DATA meshes.npz OUT --annotated FOLDER... [--model M]
+
+MediaPipe's mesh follows lips, lids and turned heads closely, but its points are not the markup's. The translation is
+one linear map from the whole mesh, brought into a frame of its own; it is learnt from the pictures of the --annotated
+folders, for pictures and mirror pictures apart, because annotators are not mirror-symmetric (`Geometry.asymmetry`).
+OUT gets every picture whose label can be trusted, in the 300-W layout: the mean of annotation and mesh where there is
+an annotation, else the mesh with some of what the network M finds, if the two agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..engines.aligner import Aligner
+from ..pipeline.open import Choices, open_engines
+from ..tracker.errors import ConfigError
+from ..tracker.geometry import bounding_box, box_centre_side
+from ..tracker.markup import Markup
+from ..tracker.types import Float32, Float64
+from .augment import mirror_points
+from .datasets import Sample
+from .datasets.point_files import read_pts, write_pts
+from .datasets.samples import read_bytes
+from .relabel import look_often
+
+COMPONENTS = 150  # of the meshes' variation; with 300 the labels of LFPW test are no better
+RIDGE = 0.1
+ROUNDS = 4  # of weighting: a picture counts by the inverse of its residual, so that poor annotations count little
+EYES = (33, 263)  # the mesh's outer corners of the eyes
+WIDEST_GAP = 0.04  # of the face's side, mean over the points: between the labels of a picture and its mirror picture
+WIDEST_DISAGREEMENT = 0.035  # likewise: between mesh and network
+WIDEST_CORRECTION = 0.05  # likewise: between mesh and annotation
+NETWORK_SHARE = 0.35  # of the network in a label without annotation
+ANNOTATION_SHARE = 0.5  # of the annotation in a label with one
+NO_FACES = np.zeros((0, 0, 2), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Similarity from a mesh's own frame to pixels: centre (P, 2), length (P,) of the frame's unit, turn (P, 2, 2)."""
+
+    centre: Float64
+    unit: Float64
+    turn: Float64
+
+    @classmethod
+    def of(cls, meshes: Float64) -> Pose:
+        """Where meshes (P, 478, 3) lie: their mean, their size, and the line through the eyes."""
+        flat = meshes[..., :2]
+        centre = flat.mean(1)
+        unit = np.sqrt(np.square(flat - centre[:, None]).sum(-1).mean(-1))
+        right = flat[:, EYES[1]] - flat[:, EYES[0]]
+        right /= np.linalg.norm(right, axis=-1, keepdims=True)
+        turn = np.stack([right, np.stack([-right[:, 1], right[:, 0]], -1)], -1)
+        return cls(centre, unit, turn)
+
+    def to_frame(self, xy: Float64) -> Float64:
+        """Pixels (P, K, 2) in the meshes' own frames."""
+        return np.asarray((xy - self.centre[:, None]) @ self.turn / self.unit[:, None, None])
+
+    def to_pixels(self, xy: Float64) -> Float64:
+        """The inverse of `to_frame`."""
+        return np.asarray(xy * self.unit[:, None, None] @ self.turn.swapaxes(1, 2) + self.centre[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """Linear map from meshes to a markup's points.
+
+    Attributes:
+        mean: (F,) mean mesh in its frame, flattened.
+        basis: (F, C) principal components of the meshes.
+        weights: (1 + C, 2 N).
+    """
+
+    mean: Float64
+    basis: Float64
+    weights: Float64
+
+    @classmethod
+    def learn(cls, meshes: Float64, xy: Float64) -> Translation:
+        """Ridge regression on principal components, robust against single poor annotations.
+
+        Args:
+            meshes: (P, M, 3) pixels.
+            xy: (P, N, 2) annotations, pixels.
+        """
+        pose = Pose.of(meshes)
+        features = _features(meshes, pose)
+        wanted = pose.to_frame(xy).reshape(len(xy), -1)
+        mean = np.asarray(features.mean(0), np.float64)
+        basis = np.linalg.svd(features - mean, full_matrices=False)[2][:COMPONENTS].T
+        design = _design(features, mean, basis)
+        trust = np.ones(len(design))
+        for _ in range(ROUNDS):
+            normal = (design * trust[:, None]).T
+            weights = np.linalg.solve(normal @ design + RIDGE * np.eye(design.shape[1]), normal @ wanted)
+            residual = (design @ weights - wanted).reshape(len(wanted), -1, 2)
+            distance = np.linalg.norm(residual, axis=-1).mean(-1)
+            trust = np.median(distance) / np.maximum(distance, np.median(distance))
+        return cls(mean, basis, np.asarray(weights, np.float64))
+
+    def points(self, meshes: Float64) -> Float64:
+        """The markup's points (P, N, 2), pixels, of meshes (P, M, 3)."""
+        pose = Pose.of(meshes)
+        found = _design(_features(meshes, pose), self.mean, self.basis) @ self.weights
+        return pose.to_pixels(found.reshape(len(found), -1, 2))
+
+
+def _features(meshes: Float64, pose: Pose) -> Float64:
+    depth = meshes[..., 2:] / pose.unit[:, None, None]
+    return np.concatenate([pose.to_frame(meshes[..., :2]), depth], -1).reshape(len(meshes), -1)
+
+
+def _design(features: Float64, mean: Float64, basis: Float64) -> Float64:
+    return np.concatenate([np.ones((len(features), 1)), (features - mean) @ basis], 1)
+
+
+@dataclass(frozen=True, slots=True)
+class BothWays:
+    """The translations of pictures and of mirror pictures.
+
+    Attributes:
+        plain, mirrored: each learnt from its own kind.
+        markup: of the points.
+    """
+
+    plain: Translation
+    mirrored: Translation
+    markup: Markup
+
+    @classmethod
+    def learn(cls, meshes: Float64, xy: Float64, widths: Float64, markup: Markup) -> BothWays:
+        """Learn from P annotated pictures.
+
+        Args:
+            meshes: (P, 2, M, 3) of the pictures and their mirror pictures.
+            xy: (P, N, 2) annotations.
+            widths: (P,) of the pictures, pixels.
+            markup: of the annotations.
+        """
+        return cls(
+            Translation.learn(meshes[:, 0], xy), Translation.learn(meshes[:, 1], _mirrored(xy, widths, markup)), markup
+        )
+
+    def points(self, meshes: Float64, widths: Float64) -> tuple[Float64, Float64]:
+        """Points (P, N, 2), the mean of both ways, and how far apart the two were (P,), over the face's side."""
+        plain = self.plain.points(meshes[:, 0])
+        back = _mirrored(self.mirrored.points(meshes[:, 1]), widths, self.markup)
+        mean = (plain + back) / 2
+        return mean, np.array([distance(a, b) for a, b in zip(plain, back, strict=True)])
+
+
+def _mirrored(xy: Float64, widths: Float64, markup: Markup) -> Float64:
+    return np.stack([mirror_points(points, markup, int(width)) for points, width in zip(xy, widths, strict=True)])
+
+
+def distance(first: Float32 | Float64, second: Float32 | Float64) -> float:
+    """Mean distance of the points (N, 2) of two labels, over the longer side of the first one's tight box."""
+    side = box_centre_side(bounding_box(np.asarray(first, np.float32)))[1]
+    return float(np.linalg.norm(first - second, axis=-1).mean() / max(side, 1.0))
+
+
+def label(aligner: Aligner, sample: Sample, mesh: Float64, gap: float, annotation: Float32 | None) -> Float32 | None:
+    """What to learn from a picture.
+
+    Args:
+        aligner: the network that must agree where there is no annotation.
+        sample: the picture.
+        mesh: (N, 2) the mesh's points.
+        gap: between picture and mirror picture.
+        annotation: (N, 2), or None.
+    Returns:
+        (N, 2) pixels; None where the sources contradict each other.
+    """
+    if gap > WIDEST_GAP:
+        return None
+    if annotation is not None:
+        agreed, share, other = distance(annotation, mesh) <= WIDEST_CORRECTION, ANNOTATION_SHARE, annotation
+    else:
+        around = aligner.crop_around(*box_centre_side(bounding_box(mesh.astype(np.float32))))
+        other = look_often(aligner, sample.bgr(), around).xy
+        agreed, share = distance(mesh, other) <= WIDEST_DISAGREEMENT, NETWORK_SHARE
+    return (share * other + (1 - share) * mesh).astype(np.float32) if agreed else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures with their meshes.
+
+    Attributes:
+        samples: P pictures.
+        names: (P,) their paths below the root of the data.
+        meshes: (P, 2, M, 3) of each and of its mirror picture.
+        widths: (P,) pixels.
+    """
+
+    samples: list[Sample]
+    names: list[str]
+    meshes: Float64
+    widths: Float64
+
+    @classmethod
+    def read(cls, data: Path, meshes: Path) -> Pictures:
+        """Read what `face_mesh` has written about pictures below `data`.
+
+        Raises:
+            SourceError: a picture is broken or gone.
+        """
+        with np.load(meshes) as stored:
+            names, found = [str(name) for name in stored["names"]], stored["meshes"].astype(np.float64)
+        samples = [Sample(data / name, NO_FACES, read_bytes(data / name)) for name in names]
+        return cls(samples, names, found, np.array([sample.bgr().shape[1] for sample in samples], np.float64))
+
+    def annotations(self, folders: list[str]) -> dict[int, Float32]:
+        """The annotations (N, 2) of the pictures below some folders, by the picture's number.
+
+        Raises:
+            ConfigError: no picture lies there.
+            SourceError: a picture has no .pts file, or a broken one.
+        """
+        chosen = [i for i, name in enumerate(self.names) if any(Path(name).is_relative_to(f) for f in folders)]
+        if not chosen:
+            raise ConfigError(f"wanted meshes of pictures in {', '.join(folders)}; give these folders to face_mesh too")
+        return {i: read_pts(self.samples[i].path.with_suffix(".pts")) for i in chosen}
+
+
+def learn(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> BothWays:
+    """Learn the translation from those pictures that have annotations (N, 2) of a markup."""
+    chosen = [*annotations]
+    xy = np.stack([*annotations.values()]).astype(np.float64)
+    return BothWays.learn(pictures.meshes[chosen], xy, pictures.widths[chosen], markup)
+
+
+def error(pictures: Pictures, annotations: dict[int, Float32], translation: BothWays) -> tuple[float, int]:
+    """Inter-ocular NME in percent of the meshes' points where both looks agree: mean, and of how many pictures."""
+    chosen = [*annotations]
+    found, gap = translation.points(pictures.meshes[chosen], pictures.widths[chosen])
+    xy, found = np.stack([*annotations.values()])[gap <= WIDEST_GAP], found[gap <= WIDEST_GAP]
+    first, second = translation.markup.normalisers["io"]
+    eyes = np.linalg.norm(xy[:, list(first)].mean(1) - xy[:, list(second)].mean(1), axis=-1)
+    return float((np.linalg.norm(found - xy, axis=-1).mean(-1) / eyes).mean() * 100), len(xy)
+
+
+def write_labels(
+    pictures: Pictures, annotations: dict[int, Float32], translation: BothWays, aligner: Aligner, out: Path
+) -> Counter[str]:
+    """Write the pictures whose label can be trusted, each in its place below `out`.
+
+    Returns:
+        How many, by folder.
+    """
+    written: Counter[str] = Counter()
+    labels = zip(*translation.points(pictures.meshes, pictures.widths), strict=True)
+    for i, (points, gap) in enumerate(labels):
+        sample, name = pictures.samples[i], pictures.names[i]
+        found = label(aligner, sample, points, float(gap), annotations.get(i))
+        if found is not None:
+            target = out / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(sample.encoded)
+            write_pts(target.with_suffix(".pts"), found)
+            written[Path(name).parent.as_posix()] += 1
+    return written
+
+
+def main() -> None:
+    """Read the arguments and write the labels."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("meshes", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--annotated", nargs="+", required=True, help="folders below DATA to learn from")
+    parser.add_argument("--held-out", nargs="+", help="instead of writing labels, say how far off they are here")
+    parser.add_argument("--model", default=Choices().model)
+    arguments = parser.parse_args()
+    pictures = Pictures.read(arguments.data, arguments.meshes)
+    annotations = pictures.annotations(arguments.annotated)
+    with open_engines(Choices(model=arguments.model)) as engines:
+        translation = learn(pictures, annotations, engines.aligner.markup)
+        if arguments.held_out:
+            held_out = pictures.annotations(arguments.held_out)
+            off, count = error(pictures, held_out, translation)
+            print(f"{off:.2f} % inter-ocular NME in the {count} of {len(held_out)} pictures whose two looks agree")
+            return
+        written = write_labels(pictures, annotations, translation, engines.aligner, arguments.out)
+    for folder, count in written.items():
+        print(f"{count:6} pictures labelled in {arguments.out / folder}")
+
+
+if __name__ == "__main__":
+    main()
