@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.tracks import HOLD, SEEK_EVERY, SEEK_S, Track, TrackBook, TrackSettings, describe_looks
+from facetrack.tracker.looks import describe_looks, known_cells, learnt, likeness, likeness_in_part
+from facetrack.tracker.tracks import EXPECTED, HOLD, SEEK_EVERY, SEEK_S, SURE, WAIT_S, Track, TrackBook, TrackSettings
 from facetrack.tracker.types import Float32, Landmarks, State, UInt8
 
 RATE = 30.0
 SIZE = 100.0
 SETTINGS = TrackSettings()
+PEOPLE = np.linalg.qr(np.random.default_rng(0).normal(size=(192, 12)))[0].T.astype(np.float32)
 
 
 def look(person: int) -> Float32:
     """A unit vector of its own for each person, at right angles to everybody else's."""
-    vector = np.zeros(12, np.float32)
-    vector[person] = 1.0
-    return vector
+    return PEOPLE[person]
 
 
 def between(a: Float32, b: Float32, likeness: float) -> Float32:
@@ -400,6 +402,124 @@ def test_as_many_measurements_as_tracks_are_wanted() -> None:
         book_of(1).observe(0.1, [], [])
 
 
+# who a face is, when it was hidden
+
+
+def hidden(look: Float32) -> Float32:
+    """The look of a face whose left half is outside the picture."""
+    cells = look.reshape(8, 8, 3).copy()
+    cells[:, :4] = 0
+    return cells.ravel() / np.float32(np.linalg.norm(cells))
+
+
+def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
+    other_day = between(look(1), look(5), 0.9)
+    for x, confidence, learns in ((100, 0.95, True), (100, SURE - 0.01, False), (210, 0.95, False)):
+        book = TrackBook()
+        book.admit(0.0, face(x), look(1))
+        book.admit(0.0, face(300), look(2))
+        for frame in range(1, 20):
+            book.observe(frame / RATE, [face(x, confidence=confidence), face(300)], [other_day, look(2)])
+        assert (likeness(book.live[0].looks, look(1)) < 0.999) == learns
+
+
+def test_something_that_moves_in_front_slowly_ends_no_track_and_is_not_learnt() -> None:
+    book = book_of(1)
+    for frame in range(1, 16):
+        seen = between(look(1), look(6), 1 - frame / 15)
+        book.observe(frame / RATE, [face(100)], [seen])
+        assert states(book) == {0: "tracked"}
+    assert likeness(book.live[0].looks, look(1)) > SETTINGS.same_looks
+
+
+def covered(book: TrackBook) -> None:
+    """Something comes in front of everybody, slowly: first the network is at a loss, then nothing of them is seen."""
+    found = [lost(track) for track in book.live]
+    book.observe(0.1, found, [between(track.looks, look(8), 0.6) for track in book.live])
+    book.observe(0.5, found, [look(8) for _ in found])
+    assert book.live == []
+
+
+@pytest.mark.parametrize(("x", "time_s", "number"), [(110.0, 1.0, 0), (400.0, 1.0, 1), (110.0, SEEK_S + 0.5, 1)])
+def test_soon_and_where_it_was_lost_a_face_needs_less_likeness(x: float, time_s: float, number: int) -> None:
+    book = book_of(1)
+    covered(book)
+    book.observe(time_s, [], [])
+    back = book.admit(time_s, face(x), between(look(1), look(3), 0.55))
+    assert back is not None
+    assert back.number == number
+
+
+def test_after_a_cut_the_place_says_nothing() -> None:
+    book = book_of(1)
+    book.observe(0.1, [face(100)], [look(2)])
+    stranger = book.admit(0.1, face(100), between(look(1), look(3), 0.55))
+    assert stranger is not None
+    assert stranger.number == 1
+
+
+def test_likeness_goes_before_the_place() -> None:
+    book = book_of(1, 2, spacing=400.0)
+    covered(book)
+    alike = between(look(2), look(1), 0.85)
+    other = between(look(1), look(2), 0.6)
+    assert likeness(look(1), alike) < likeness(other, look(1)) < SETTINGS.same_looks
+    back = book.admit(1.0, face(100), alike)  # the second, where the first was lost
+    assert back is not None
+    assert back.number == 1
+
+
+def crossing(frames: int) -> TrackBook:
+    """Person 1 walks to the right at 8 pixels a frame and from frame 15 on is behind person 2, who stands at 300."""
+    book = TrackBook()
+    book.admit(0.0, face(100), look(1))
+    book.admit(0.0, face(300), look(2))
+    for frame in range(1, frames + 1):
+        shown = {0: face(100 + 8 * frame), 1: face(300)}
+        found = [lost(t) if t.number == 0 and frame >= 15 else shown[t.number] for t in book.live]
+        looks = [look(2) if t.number == 0 and frame >= 15 else look(t.number + 1) for t in book.live]
+        book.observe(frame / RATE, found, looks)
+    return book
+
+
+def test_a_hidden_face_is_looked_for_in_every_frame_in_which_it_may_come_out() -> None:
+    searched = [frame for frame in range(15, 50) if crossing(frame).wants_detection]
+    way = {frame: abs(100 + 8 * frame - 300) for frame in range(15, 50)}  # how far the middles are apart
+    assert {frame for frame in way if way[frame] > 0.6 * SIZE} <= set(searched)
+    assert len([frame for frame in searched if way[frame] < 0.4 * SIZE]) <= 4
+
+
+def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_shows() -> None:
+    little = between(look(1), look(7), EXPECTED + 0.05)
+    for x, number in ((420.0, 0), (700.0, 2)):
+        back = crossing(40).admit(40 / RATE, face(x), little)
+        assert back is not None
+        assert back.number == number
+
+
+def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_missing() -> None:
+    book = book_of(1)
+    assert book.admit(0.0, face(500), hidden(look(2))) is not None  # nobody is missing
+    book = book_of(1)
+    leave(book, 3.0)
+    waits = 0
+    for frame in range(100):
+        if book.admit(3.0 + frame / RATE, face(500), hidden(look(2))) is not None:
+            break
+        waits += 1
+        book.observe(3.0 + (frame + 1) / RATE, [], [])
+        assert book.wants_detection
+    assert waits == pytest.approx(WAIT_S * RATE, abs=1)
+
+
+def test_a_missing_face_that_comes_in_from_the_edge_has_its_number_at_once() -> None:
+    book = book_of(1, 2)
+    leave(book, 3.0)
+    back = book.admit(3.0, face(500), hidden(look(2)))
+    assert back is not None
+    assert back.number == 1
+
+
 # looks
 
 
@@ -437,3 +557,50 @@ def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
         likeness["grey"].append(describe_looks(grey_a) @ describe_looks(grey_b))
     assert np.median(likeness["colour"]) < SETTINGS.other_looks
     assert np.median(likeness["grey"]) < SETTINGS.other_looks
+
+
+def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
+    for seed in range(20):
+        whole, cut = portrait(seed), portrait(seed)
+        cut[:, :18] = 0
+        looks = describe_looks(cut)
+        assert known_cells(looks).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
+        assert likeness(describe_looks(whole), looks) > 0.9
+        assert likeness(looks, describe_looks(whole)) == pytest.approx(likeness(describe_looks(whole), looks), abs=1e-6)
+
+
+def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> None:
+    left, right = portrait(1), portrait(1)
+    left[:, 24:] = 0
+    right[:, :24] = 0
+    assert likeness(describe_looks(left), describe_looks(right)) == 0
+    assert likeness_in_part(describe_looks(left), describe_looks(right)) <= 0
+    assert likeness(describe_looks(np.zeros((48, 48, 3), np.uint8)), describe_looks(left)) == 0
+
+
+def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        covered = portrait(seed)
+        covered[:, :16] = rng.integers(20, 120, 3)
+        one, other = describe_looks(portrait(seed)), describe_looks(covered)
+        assert likeness_in_part(one, other) > max(likeness(one, other) - 1e-6, 0.8)
+
+
+def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_little() -> None:
+    for seed in range(20):
+        grey = np.repeat(portrait(seed).mean(2, keepdims=True), 3, 2).astype(np.uint8)
+        looks = []
+        for width in range(0, 17, 2):
+            grey[:, :width] = (200, 90, 60)
+            looks.append(describe_looks(grey))
+        assert min(likeness(a, b) for a, b in pairwise(looks)) > 0.5
+
+
+def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
+    one, other = describe_looks(portrait(1)), describe_looks(portrait(2))
+    np.testing.assert_allclose(learnt(one, other, 0.0), one, atol=1e-5)
+    np.testing.assert_allclose(learnt(one, other, 1.0), other, atol=1e-5)
+    grown = learnt(hidden(one), one, 0.0)
+    assert known_cells(grown).all()
+    np.testing.assert_allclose(learnt(one, hidden(one), 0.0), one, atol=1e-5)

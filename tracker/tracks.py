@@ -1,31 +1,35 @@
 """Identity: which face of this frame is which face of the last one.
 
 A track follows its own landmarks: the next crop is where they were last measured, and one step farther. The book
-keeps the states, decides what ends a track, and gives a face that comes back its old number.
+keeps the states, decides what ends a track, and gives a face that comes back its old number. Who it is it tells by
+looks that were learnt while the face was plain to see, and by the place where it was lost or where its way led.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
-import cv2
 import numpy as np
 
 from .geometry import bounding_box, iou
-from .types import Float32, Landmarks, State, UInt8
+from .looks import describe_looks as describe_looks
+from .looks import known_cells, learnt, likeness, likeness_in_part
+from .types import Float32, Landmarks, State
 
-DESCRIPTOR_SIDE = 8  # pixels of the thumbnail that stands for a face's looks
-SKIN_CHROMA = np.array([12.0, 13.0], np.float32)  # a, b of CIELAB less 128: mean of the 300-W training faces
-CHROMA_SPREAD = 12.0  # chroma that counts as much as one standard deviation of the thumbnail's lightness
-COLOURLESS = 3.0  # mean chroma under which a picture is grey
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
 OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
 FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
 SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
-HALF_COSTS = 0.2  # of likeness: half a face is less proof than a whole one
+SURE = 0.8  # confidence from which a face is learnt by heart
+LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer-by is in front of a face
+DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
+BEHIND = 0.5  # of its box: a face so much covered by another is not found
+CLEARLY = 0.15  # more likeness than another track by so much makes a face its own; less is noise
+EXPECTED = 0.25  # likeness of a face that comes out from behind another where one should; half of strangers have less
+CROP = 1.2  # the picture that looks are taken from, over the box
+WAIT_S = 0.5  # how long a face that is half in sight may go without a number, so that it gets the right one
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
 STILL = np.zeros(2, np.float32)
 
@@ -40,7 +44,7 @@ class TrackSettings:
         coast_s: how long a face that was lost is carried on before it is taken off the picture.
         memory_s: how long a face that left may come back under its old number.
         same_looks: least similarity of looks in [-1, 1] for a face that returns at another place.
-        other_looks: under this similarity to its own recent looks a track's face is not there any more (a cut).
+        other_looks: under this similarity to itself and to the last frame a track's face is not there any more (a cut).
         jump: largest move between two frames as a share of the face's box side; more is not a motion.
         duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
         most_faces: faces measured at the same time; further ones are not taken in.
@@ -67,8 +71,12 @@ class Track:
         landmarks: as last measured.
         box: (4,) tight round these landmarks, frame pixels.
         seen_s: media time of that measurement.
-        looks: unit vector, slow average of what the face looked like.
+        looks: unit vector, what the face looks like when it is plain to see: the mean of such frames.
+        latest: unit vector, what it looked like in that measurement.
         motion: (2,) mean speed of the landmarks between the last two measurements, pixels per second.
+        drift: (2,) the same while the face was plain to see, evened out: what it is taken to keep where it is hidden.
+        behind: it was lost behind another face.
+        cut: it was lost because something else altogether was in its place.
         aimed: (N, 2) the landmarks that the last crop was laid round, if there was one.
     """
 
@@ -78,7 +86,11 @@ class Track:
     box: Float32
     seen_s: float
     looks: Float32
+    latest: Float32
     motion: Float32 = field(default_factory=lambda: STILL)
+    drift: Float32 = field(default_factory=lambda: STILL)
+    behind: bool = False
+    cut: bool = False
     aimed: Float32 | None = None
 
     def aim(self, time_s: float) -> Float32:
@@ -99,34 +111,15 @@ class Track:
             self.aimed = np.asarray(xy, np.float32)
         return self.aimed
 
+    def place(self, time_s: float) -> Float32:
+        """The box (4,) where the face should be, out of sight since the last measurement: it goes on as it went."""
+        step = self.drift * min(max(time_s - self.seen_s, 0.0), SEEK_S)
+        return np.asarray(self.box + np.tile(step, 2), np.float32)
+
     @property
     def measured(self) -> bool:
         """Whether the landmarks are of the last frame."""
         return self.state is not State.COASTING
-
-
-def describe_looks(upright_crop: UInt8) -> Float32:
-    """What an upright face crop (s, s, 3) looks like, as a unit vector; the dot product of two tells their likeness.
-
-    A thumbnail of lightness, without its mean and contrast, and of chroma, as it differs from the usual skin's:
-    cheap (microseconds) and good for minutes of one video, not for recognising people. On 3,462 YouTube frames of
-    350 persons, crops off by 5 %, 99 % of the likenesses within a shot exceed 0.46 and 95 % exceed 0.63; of those
-    between two persons half are under 0.24, 95 % under 0.60 and 99 % under 0.71.
-    """
-    small = cv2.resize(upright_crop, (DESCRIPTOR_SIDE, DESCRIPTOR_SIDE), interpolation=cv2.INTER_AREA)
-    lab = cv2.cvtColor(small, cv2.COLOR_BGR2LAB)
-    mean, deviation = cv2.meanStdDev(lab)
-    middle = np.array([mean[0, 0], 128.0, 128.0], np.float32)
-    pixels: Float32 = np.subtract(lab.reshape(-1, 3), middle, dtype=np.float32)
-    pixels[:, 0] /= deviation[0, 0] + 1e-3
-    # in a grey video the same distance from skin in every face would make all faces alike
-    if np.abs(pixels[:, 1:]).mean() > COLOURLESS:
-        pixels[:, 1:] = (pixels[:, 1:] - SKIN_CHROMA) / CHROMA_SPREAD
-    return _unit(pixels.ravel())
-
-
-def _unit(vector: Float32) -> Float32:
-    return np.asarray(vector / (math.sqrt(np.vdot(vector, vector)) + 1e-6), np.float32)
 
 
 class TrackBook:
@@ -140,6 +133,7 @@ class TrackBook:
         self.live: list[Track] = []
         self._gone: list[Track] = []
         self._missed = self._seeks = False
+        self._arrivals: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
         self._frames = 0
         self._born = 0
 
@@ -165,60 +159,117 @@ class TrackBook:
             found: one per track.
             looks: `describe_looks` at what was found, sure or not; at a lost face it tells a blur from a cut.
         """
-        settings = self.settings
-        claims = sorted(
-            zip(self.live, found, looks, strict=True),
-            key=lambda claim: (_likeness(claim[0], claim[2]) < settings.same_looks, claim[0].number),
-        )
-        lost: list[tuple[Track, Float32]] = []
+        claims = [
+            _Claim(track, landmarks, bounding_box(landmarks.xy), look, alone)
+            for track, landmarks, look, alone in zip(self.live, found, looks, _alone(self.live), strict=True)
+        ]
+        kept, lost = self._contest(claims)
         self.live = []
-        for track, landmarks, look in claims:
-            box = bounding_box(landmarks.xy)
-            if self._goes_on(track, landmarks, box, look) and self._follower(box) is None:
-                self._take(track, time_s, landmarks, box, look)
-            else:
-                lost.append((track, look))
-        for track, look in lost:
-            self._release(track, time_s, look)
+        for claim in kept:
+            self._take(claim, time_s)
+        for claim in lost:
+            self._release(claim, time_s)
         self._missed = bool(lost)
         self._frames += 1
-        away = [track.seen_s for track in (*self.live, *self._gone) if not track.measured]
-        recently = bool(away) and abs(time_s - max(away)) <= SEEK_S
-        self._seeks = recently and self._frames % SEEK_EVERY == 0
         # a stream that starts again has times before those remembered
-        self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= settings.memory_s]
+        self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= self.settings.memory_s]
+        self._arrivals = [(box, since) for box, since in self._arrivals if abs(time_s - since) <= 2 * WAIT_S]
+        self._seeks = self._worth_a_search(time_s)
 
-    def _goes_on(self, track: Track, landmarks: Landmarks, new: Float32, look: Float32) -> bool:
-        if not landmarks.confidence >= self.settings.keep or _likeness(track, look) < self.settings.other_looks:
+    def _contest(self, claims: list[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
+        """Who goes on, and who is lost: their face is not there, or it is another track's."""
+        kept: list[_Claim] = []
+        lost: list[_Claim] = []
+        for claim in claims:
+            if not self._goes_on(claim):
+                lost.append(claim)
+                continue
+            rival = self._rival(claim, kept)
+            if rival is None:
+                kept.append(claim)
+            elif claim.likeness > rival.likeness + CLEARLY:
+                kept[kept.index(rival)] = claim
+                lost.append(rival)
+            else:
+                lost.append(claim)
+        return kept, lost
+
+    def _rival(self, claim: _Claim, kept: list[_Claim]) -> _Claim | None:
+        if not kept:
+            return None
+        overlap = iou(claim.box[None], np.stack([other.box for other in kept]))[0]
+        best = int(overlap.argmax())
+        return kept[best] if overlap[best] >= self.settings.duplicate_iou else None
+
+    def _worth_a_search(self, time_s: float) -> bool:
+        away = [t for t in (*self.live, *self._gone) if not t.measured and abs(time_s - t.seen_s) <= SEEK_S]
+        if self._arrivals or any(track.behind and not self._covered(track.place(time_s)) for track in away):
+            return True
+        return bool(away) and self._frames % SEEK_EVERY == 0
+
+    def _covered(self, box: Float32) -> bool:
+        """Whether a face at this place (4,) would be behind one that was measured in this frame."""
+        measured = [track.box for track in self.live if track.measured]
+        if not measured:
             return False
-        old = track.box
+        others = np.stack(measured)
+        sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+        area = float(np.prod(box[2:] - box[:2])) + 1e-6
+        return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
+
+    def _goes_on(self, claim: _Claim) -> bool:
+        if not claim.landmarks.confidence >= self.settings.keep or self._unlike(claim):
+            return False
+        old, new = claim.track.box, claim.box
         side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
         moved = float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
         grown = float((new[2:] - new[:2]).max()) / side
         return moved <= self.settings.jump * side and 0.5 < grown < 2.0
 
-    def _take(self, track: Track, time_s: float, landmarks: Landmarks, box: Float32, look: Float32) -> None:
-        """Put a known track, measured in this frame, on the picture."""
+    def _unlike(self, claim: _Claim) -> bool:
+        """Whether something else altogether is in the face's place: unlike a moment ago, and unlike itself."""
+        limit = self.settings.other_looks
+        return claim.likeness < limit and likeness(claim.track.latest, claim.look) < limit
+
+    def _take(self, claim: _Claim, time_s: float) -> None:
+        """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
+        track, landmarks, look = claim.track, claim.landmarks, claim.look
         elapsed = time_s - track.seen_s
         moved = (landmarks.xy - track.landmarks.xy).mean(0)
-        track.motion = np.asarray(moved / elapsed, np.float32) if 0 < elapsed <= FORESIGHT_S else STILL
-        track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, box, time_s
-        track.looks = _unit(0.9 * track.looks + 0.1 * look)
+        follows = 0 < elapsed <= FORESIGHT_S
+        track.motion = np.asarray(moved / elapsed, np.float32) if follows else STILL
+        if not follows:
+            track.drift = STILL
+        elif claim.alone and landmarks.confidence >= SURE:
+            newest = 1.0 if track.drift is STILL else min(elapsed / DRIFT_S, 1.0)
+            track.drift = track.drift + np.float32(newest) * (track.motion - track.drift)
+            # an unusual look is more often an obstacle than a change
+            weight = min(elapsed / LEARN_S, 1.0) * max(claim.likeness, 0.0) ** 2
+            track.looks = learnt(track.looks, look, weight)
+        track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, claim.box, time_s
+        track.latest, track.behind, track.cut = look, False, False
         self._show(track)
 
     def _show(self, track: Track) -> None:
         self.live = sorted([*self.live, track], key=lambda t: t.number)
 
-    def _release(self, track: Track, time_s: float, look: Float32) -> None:
+    def _release(self, claim: _Claim, time_s: float) -> None:
         """Let a lost track coast, or take it off the picture: its time is up, or something else is in its place."""
-        track.state = State.COASTING
-        follower = self._follower(track.box)
-        hidden = follower is not None or _likeness(track, look) < self.settings.other_looks
-        if not hidden and abs(time_s - track.seen_s) <= self.settings.coast_s:
+        track = claim.track
+        was_measured, track.state = track.measured, State.COASTING
+        follower, unlike = self._follower(track.box), self._unlike(claim)
+        track.behind = track.behind or self._beside(track.box)
+        track.cut = track.cut or (was_measured and unlike and not track.behind)
+        if follower is None and not unlike and abs(time_s - track.seen_s) <= self.settings.coast_s:
             self._show(track)
-        elif follower is None or _likeness(track, follower.looks) < self.settings.same_looks:
+        elif follower is None or likeness(track.looks, follower.looks) < self.settings.same_looks:
             self._gone.append(track)
         # else it was the follower's own face under a second number, which nobody will miss
+
+    def _beside(self, box: Float32) -> bool:
+        """Whether the crop round a box (4,) touches a face that was measured in this frame."""
+        measured = [track.box for track in self.live if track.measured]
+        return bool(measured) and bool(iou(_crop(box[None]), np.stack(measured)).max() > 0)
 
     def _follower(self, box: Float32) -> Track | None:
         """The track that was measured at this place (4,) in this frame."""
@@ -247,64 +298,88 @@ class TrackBook:
         box = bounding_box(landmarks.xy)
         if not landmarks.confidence >= self.settings.birth or self._follower(box) is not None:
             return None
-        track = self._returning(box, look)
-        if track is None and self._emerging(time_s, box):
+        track = self._returning(time_s, box, look)
+        if track is None and self._waits(time_s, box, look):
             return None
         if track is None:
-            track = Track(self._born, State.NEW, landmarks, box, time_s, look)
+            track = Track(self._born, State.NEW, landmarks, box, time_s, look, look)
             self._born += 1
             self._show(track)
             return track
         self.live = [t for t in self.live if t is not track]
         self._gone = [t for t in self._gone if t is not track]
-        self._take(track, time_s, landmarks, box, look)
+        self._take(_Claim(track, landmarks, box, look, alone=False), time_s)
         return track
 
-    def _emerging(self, time_s: float, box: Float32) -> bool:
-        """Whether a face comes out from behind another just after somebody was lost: it may be that one, half hidden.
+    def _waits(self, time_s: float, box: Float32, look: Float32) -> bool:
+        """Whether to wait and see who this is: half behind another face or half outside, and somebody is missing.
 
-        Who it is shows when it is clear of the other; a new number now would stay.
+        A new number now would stay.
         """
-        away = [track.seen_s for track in (*self.live, *self._gone) if not track.measured]
-        measured = [track.box for track in self.live if track.measured]
-        if not away or not measured or abs(time_s - max(away)) > SEEK_S:
+        missing = any(not track.measured for track in (*self.live, *self._gone))
+        if not missing or not (self._beside(box) or not known_cells(look).all()):
             return False
-        return bool(iou(box[None], np.stack(measured)).max() > 0)
+        same = [iou(box[None], seen[None])[0, 0] > OWN_PLACE_IOU for seen, _ in self._arrivals]
+        since = min((first for (_, first), is_it in zip(self._arrivals, same, strict=True) if is_it), default=time_s)
+        others = [arrival for arrival, is_it in zip(self._arrivals, same, strict=True) if not is_it]
+        self._arrivals = [*others, (box, since)]
+        return abs(time_s - since) < WAIT_S
 
-    def _returning(self, box: Float32, look: Float32) -> Track | None:
+    def _returning(self, time_s: float, box: Float32, look: Float32) -> Track | None:
         """The lost track that this face continues: same looks, and of those the most alike.
 
-        Where a face reappears on its own coasting place, the place speaks for it and less likeness will do.
+        Where a face reappears soon where it was lost or where its way led, the place speaks for it and less likeness
+        will do; not so if it was lost to a cut.
         """
-        coasting = [track for track in self.live if not track.measured]
         best, best_score = None, -np.inf
-        for track in coasting + self._gone:
-            likeness = max(_likeness(track, look), _half_likeness(track, look) - HALF_COSTS)
-            near = track in coasting and iou(box[None], track.box[None])[0, 0] > OWN_PLACE_IOU
-            needed = self.settings.other_looks if near else self.settings.same_looks
-            score = likeness + (0.5 if near else 0.0)
-            if likeness >= needed and score > best_score:
+        for track in (*self.live, *self._gone):
+            if track.measured:
+                continue
+            alike = likeness_in_part(track.looks, look)
+            near = self._near(track, time_s, box)
+            score = alike + (CLEARLY if near else 0.0)
+            if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
         return best
 
+    def _needed(self, track: Track, *, near: bool) -> float:
+        """Least likeness for a face that may be a lost track's."""
+        if not near:
+            return self.settings.same_looks
+        return EXPECTED if track.behind else self.settings.other_looks
 
-def _likeness(track: Track, look: Float32) -> float:
-    return float(track.looks @ look)
-
-
-def _half_likeness(track: Track, look: Float32) -> float:
-    """Likeness of the best half (left, right, upper or lower), for a face that something covers in part."""
-    side = math.isqrt(len(look) // 3)
-    half = side // 2
-    one, other = (vector.reshape(side, side, 3) for vector in (track.looks, look))
-    return max(
-        float(np.vdot(_part(one, where), _part(other, where)))
-        for where in (np.s_[:, :half], np.s_[:, half:], np.s_[:half], np.s_[half:])
-    )
+    def _near(self, track: Track, time_s: float, box: Float32) -> bool:
+        """Whether a face (4,) is where a lost track may be by now."""
+        if track.cut or abs(time_s - track.seen_s) > SEEK_S:
+            return False
+        places = np.stack([track.box, track.place(time_s)])
+        return bool(iou(box[None], places).max() > OWN_PLACE_IOU)
 
 
-def _part(looks: Float32, where: Any) -> Float32:
-    """A part of a thumbnail (side, side, 3) as a unit vector, its own mean lightness taken off."""
-    part = looks[where].copy()
-    part[..., 0] -= part[..., 0].mean()
-    return _unit(part.ravel())
+@dataclass(frozen=True, slots=True, eq=False)
+class _Claim:
+    """What was measured in the crop of a track; `alone` there, or with a part of another face; how like the track."""
+
+    track: Track
+    landmarks: Landmarks
+    box: Float32
+    look: Float32
+    alone: bool
+    likeness: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "likeness", likeness(self.track.looks, self.look))
+
+
+def _alone(tracks: list[Track]) -> list[bool]:
+    """Which tracks had no other one's box in their crop when they were last measured."""
+    if len(tracks) < 2:
+        return [True] * len(tracks)
+    boxes = np.stack([track.box for track in tracks])
+    return [bool(touched == 1) for touched in (iou(_crop(boxes), boxes) > 0).sum(1)]
+
+
+def _crop(boxes: Float32) -> Float32:
+    """Boxes (F, 4) as large as what looks are taken from."""
+    margin = (CROP - 1) / 2 * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
+    return np.asarray(np.hstack((boxes[:, :2] - margin, boxes[:, 2:] + margin)), np.float32)
