@@ -6,6 +6,7 @@ Data goes to stdout, talk to stderr. Each command stands in `commands.py` of the
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -85,7 +86,8 @@ def _open_engines(choices: Choices) -> AbstractContextManager[Engines]:
 
 
 def _prepare_process() -> None:
-    """Settings that libraries read when they are first imported; what the user has set stays."""
+    """Settings of the process, and those that libraries read when first imported; what the user has set stays."""
+    gc.set_threshold(5_000, 100)  # a start makes 180,000 objects that stay; to search them again and again takes 75 ms
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
     if "NUMBA_CACHE_DIR" not in os.environ:

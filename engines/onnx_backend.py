@@ -40,7 +40,7 @@ class OnnxBackend:
         """
         import onnxruntime as ort
 
-        content, name = (network, "ONNX") if isinstance(network, bytes) else (network.read(), str(network.path))
+        source, name = (network, "ONNX") if isinstance(network, bytes) else (_proved(network), str(network.path))
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             raise BackendError(
@@ -48,7 +48,7 @@ class OnnxBackend:
                 f"run: {GPU_PACKAGE}"
             )
         try:
-            self._session: Any = ort.InferenceSession(content, _options(ort, threads), providers=[wanted])
+            self._session: Any = ort.InferenceSession(source, _options(ort, threads), providers=[wanted])
         except Exception as error:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
         _refuse_another_provider(ort, self._session, wanted)
@@ -65,12 +65,19 @@ class OnnxBackend:
         self._session = None
 
 
+def _proved(weights: Weights) -> str:
+    """The path of weights that are the card's; a session that is given their bytes keeps these as well."""
+    weights.read()
+    return str(weights.path)
+
+
 def _options(ort: Any, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.enable_mem_pattern = False  # would keep a second set of buffers for each size of picture, 15 MB in all
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     _share_memory(ort)

@@ -14,7 +14,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..tracker import smooth
+from ..tracker import proposals, smooth
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
 from ..tracker.types import Frame
@@ -111,16 +111,21 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     with ExitStack() as opened:
-        with ThreadPoolExecutor(1, thread_name_prefix="facetrack-load") as loader:
-            loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
-            with without_linear_algebra():
-                smooth.warm_up()  # Numba starts up while the networks load: neither waits for the other
+        # Python's time is what a start lacks: another thread does what Python has no part in, while Numba starts up.
+        loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
+        give_back()  # what imports alone have needed
+        loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
+        loader.submit(give_back)  # what the networks' loading and Numba's start have needed
+        loader.submit(_fill_tables)
+        with without_linear_algebra():
+            smooth.warm_up()
+            proposals.warm_up()
         net, scan, refine = (_take(load, opened) for load in loading)
         aligner = Aligner(align_card, net)
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
         engines = Engines(detector, aligner, (align_card, detect_card), net.description)
         _warm_up(engines.pipeline(choices))
-        give_back()
+        loader.submit(give_back)
         yield engines
 
 
@@ -133,6 +138,11 @@ def _take(load: Future[Backend], opened: ExitStack) -> Backend:
     backend = load.result()
     opened.callback(backend.close)
     return backend
+
+
+def _fill_tables() -> None:
+    """Let OpenCV fill its tables for Lab, in which looks are compared: a twelfth of a second, once."""
+    cv2.cvtColor(np.zeros((1, 1, 3), np.uint8), cv2.COLOR_BGR2LAB)
 
 
 def _warm_up(pipeline: Pipeline) -> None:

@@ -22,18 +22,19 @@ import numpy as np
 
 from ..engines.aligner import Aligner
 from ..tracker.geometry import bounding_box, box_of_five
+from ..tracker.looks import describe_looks
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
-from ..tracker.tracks import TrackBook, TrackSettings, describe_looks
+from ..tracker.tracks import TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
 from .search import FaceDetector, Search
 
 log = logging.getLogger(__name__)
 FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
-# A search holds the detect stage up for as long as the align stage takes for a dozen frames: so many lie ready. Each
-# waiting frame is a picture in memory, and the other stages keep pace with two.
-BATCH_SLOTS = {"capture": 2, "detect": 12, "align": 2, "smooth": 2}
+# A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
+# take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
+BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 LOOKS_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facetrack.pipeline.memory import give_back, without_linear_algebra
+from facetrack.pipeline.memory import SMALLEST, give_back, without_linear_algebra
 from facetrack.tracker.codecs import decode_vectors
 from facetrack.tracker.proposals import mean_of_highest
 
@@ -17,11 +19,11 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory 
 
 
 def resident_kb(library: str) -> int:
-    """Resident size of all executable maps of a library."""
+    """Resident size of all read-only maps of a file."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
         if "-" in line.split()[0]:
-            inside = library in line and " r-xp " in line
+            inside = library in line and " r-" in line
         elif inside and line.startswith("Rss:"):
             total += int(line.split()[1])
     return total
@@ -37,6 +39,25 @@ def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
     again, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)  # what is compiled still runs
     np.testing.assert_array_equal(again, xy)
     mean_of_highest(vectors[..., :1], 1)  # and what is not is compiled
+
+
+@LINUX
+@pytest.mark.parametrize("written", [False, True])
+def test_a_read_only_map_holds_what_was_written_to_it_before(tmp_path: Path, *, written: bool) -> None:
+    file, size = tmp_path / "library", 4 * SMALLEST
+    file.write_bytes(b"a" * size)
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), size, mmap.MAP_PRIVATE) as map_:
+        if written:
+            map_[SMALLEST] = ord("b")
+        assert map_[-1] == ord("a")
+        place = ctypes.addressof(ctypes.c_char.from_buffer(map_))
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(place), ctypes.c_size_t(size), mmap.PROT_READ) == 0
+        before = resident_kb(str(file))
+        give_back()
+        after = resident_kb(str(file))
+        assert (after == before) if written else (after == 0 < before)
+        assert map_[SMALLEST] == ord("b" if written else "a")
+        assert map_[-1] == ord("a")
 
 
 def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:

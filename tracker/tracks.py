@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .geometry import bounding_box, iou
-from .looks import describe_looks as describe_looks
 from .looks import known_cells, learnt, likeness, likeness_in_part
 from .types import Float32, Landmarks, State
 
