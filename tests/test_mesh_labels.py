@@ -16,7 +16,7 @@ from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_s
 from facetrack.tracker.types import Float32, Float64, Landmarks, UInt8
 from facetrack.training.augment import annotators_shift, mirror_points
 from facetrack.training.cut_faces import cut_faces
-from facetrack.training.mesh_labels import WIDEST_GAP, BothWays, Pose, Translation, distance
+from facetrack.training.mesh_labels import WIDEST_GAP, BothWays, Pictures, Pose, Translation, asymmetry, distance
 from facetrack.training.relabel import ASYMMETRY, look_often
 
 IBUG = markup.load("ibug68")
@@ -76,6 +76,26 @@ def test_both_ways_agree_where_the_mesh_is_mirror_symmetric_and_say_so_where_it_
     assert (np.delete(gap, 3) < 0.01).all()
     assert gap[3] > WIDEST_GAP
     np.testing.assert_allclose(np.delete(xy, 3, 0), np.delete(points_of(plain)[:20], 3, 0), atol=0.3)
+
+
+def mirrored(meshes: Float64, width: float) -> Float64:
+    """Meshes in the mirror picture; point i takes the place of point 296 - i, so 33 and 263 change places."""
+    other = meshes[:, (296 - np.arange(478)) % 478].copy()
+    other[..., 0] = width - 1 - other[..., 0]
+    return np.asarray(other)
+
+
+def test_annotators_who_mark_everything_further_right_are_found_out() -> None:
+    one = meshes_of(150)
+    plain = np.concatenate([one, mirrored(one, 400)])  # nothing tells pictures from mirror pictures
+    mixture = np.random.default_rng(3).dirichlet(np.full(478, 0.05), 68)
+    mixture = (mixture + mixture[IBUG.mirror][:, (296 - np.arange(478)) % 478]) / 2
+    fair = np.einsum("nm,pmd->pnd", mixture, plain[..., :2])
+    skewed = fair + 0.02 * np.ptp(fair, axis=1).max(-1)[:, None, None] * [1, 0]
+    pictures = Pictures([], [], np.stack([plain, mirrored(plain, 400)], 1), np.full(len(plain), 400.0))
+    for marks, wanted in ((fair, 0.0), (skewed, 0.02)):
+        found = asymmetry(pictures, {i: xy.astype(np.float32) for i, xy in enumerate(marks)}, IBUG)
+        assert found == pytest.approx(wanted, abs=0.002)
 
 
 def test_distance_is_in_sides_of_the_first_labels_box() -> None:

@@ -240,6 +240,21 @@ def learn(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -
     return BothWays.learn(pictures.meshes[chosen], xy, pictures.widths[chosen], markup)
 
 
+def asymmetry(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> float:
+    """How far annotations lie to the right of where a mirror-symmetric eye sees the points, see `augment.Geometry`.
+
+    Such an eye is one translation, learnt from pictures and mirror pictures together and asked for both.
+    """
+    chosen = [*annotations]
+    xy = np.stack([*annotations.values()]).astype(np.float64)
+    meshes, widths = pictures.meshes[chosen], pictures.widths[chosen]
+    pooled = np.concatenate([meshes[:, 0], meshes[:, 1]])
+    both = Translation.learn(pooled, np.concatenate([xy, _mirrored(xy, widths, markup)]))
+    symmetric, _ = BothWays(both, both, markup).points(meshes, widths)
+    sides = np.ptp(xy, axis=1).max(-1)
+    return float(np.median((xy - symmetric)[..., 0].mean(-1) / sides))
+
+
 def error(pictures: Pictures, annotations: dict[int, Float32], translation: BothWays) -> tuple[float, int]:
     """Inter-ocular NME in percent of the meshes' points where both looks agree: mean, and of how many pictures."""
     chosen = [*annotations]
@@ -286,6 +301,8 @@ def main() -> None:
     annotations = pictures.annotations(arguments.annotated)
     with open_engines(Choices(model=arguments.model)) as engines:
         translation = learn(pictures, annotations, engines.aligner.markup)
+        share = asymmetry(pictures, annotations, engines.aligner.markup)
+        print(f"annotations lie {100 * share:.2f} % of the face's side to the right of the symmetric place")
         if arguments.held_out:
             held_out = pictures.annotations(arguments.held_out)
             off, count = error(pictures, held_out, translation)
