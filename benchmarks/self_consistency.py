@@ -4,8 +4,10 @@
 
 For every share of the labels and every seed a compact TAB on small crops is trained from scratch on the labelled
 photographs alone, then trained on twice for the same number of steps: once on the same photographs, once with as many
-again in every step of which no label is used: the photographs whose labels are kept back, further faces, and turned
-ones. Runs go on where they stopped; the table is printed and written to FOLDER/table.md after each of them.
+again in every step of which no label is used: the photographs whose labels are kept back, further faces (DATA/pseudo,
+made from DATA/unlabelled by `training.relabel`), and turned ones (DATA/turned; for the test DATA/lfpw-turned, both by
+`training.turned`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on where they stopped; the
+table is printed and written to FOLDER/table.md after each of them.
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ def configuration(cell: Cell, out: Path) -> Config:
         consistency = replace(consistency, share=0.5, unlabelled=others, weight=WEIGHT, stop_gradient=True)
     start = "" if arm == "base" else str(out / replace(cell, arm="base").folder / "best.pt")
     corpora = tuple(Corpus(path) for path in LABELLED)
-    return replace(config, corpora=corpora, schedule=schedule, consistency=consistency, start=start)
+    geometry = replace(config.geometry, asymmetry=0.0)
+    return replace(config, corpora=corpora, geometry=geometry, schedule=schedule, consistency=consistency, start=start)
 
 
 def run(cell: Cell, data: Path, out: Path) -> dict[str, float]:

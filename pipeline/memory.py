@@ -63,6 +63,6 @@ def _unwritten() -> Iterator[tuple[int, int]]:
                 continue
             first, count = start // mmap.PAGESIZE, (end - start) // mmap.PAGESIZE
             pages = np.frombuffer(os.pread(pagemap.fileno(), 8 * count, 8 * first), np.uint64)
-            own = (pages & SWAPPED) | (pages & PRESENT & ~(pages << np.uint64(2)))
+            own = (pages & SWAPPED != 0) | (pages & (PRESENT | OF_FILE) == PRESENT)
             if not own.any():
                 yield start, end

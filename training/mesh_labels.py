@@ -24,6 +24,7 @@ from ..pipeline.open import Choices, open_engines
 from ..tracker.errors import ConfigError
 from ..tracker.geometry import bounding_box, box_centre_side
 from ..tracker.markup import Markup
+from ..tracker.metrics import nme
 from ..tracker.types import Float32, Float64
 from .augment import mirror_points
 from .datasets import Sample
@@ -260,9 +261,7 @@ def error(pictures: Pictures, annotations: dict[int, Float32], translation: Both
     chosen = [*annotations]
     found, gap = translation.points(pictures.meshes[chosen], pictures.widths[chosen])
     xy, found = np.stack([*annotations.values()])[gap <= WIDEST_GAP], found[gap <= WIDEST_GAP]
-    first, second = translation.markup.normalisers["io"]
-    eyes = np.linalg.norm(xy[:, list(first)].mean(1) - xy[:, list(second)].mean(1), axis=-1)
-    return float((np.linalg.norm(found - xy, axis=-1).mean(-1) / eyes).mean() * 100), len(xy)
+    return float(nme(found.astype(np.float32), xy, translation.markup, "io").mean() * 100), len(xy)
 
 
 def write_labels(
