@@ -69,9 +69,9 @@ class Aligner:
             crop.crop(bgr, out)
         outputs = self.backend.run(batch)
         xy, score = self._decode(outputs)
-        confidence = _confidence(outputs[-1], *self._trust)
+        confidence, presence = _confidence(outputs[-1], *self._trust), _presence(outputs[-1])
         return [
-            Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), self.markup.name)
+            Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), float(presence[i]), self.markup.name)
             for i, crop in enumerate(crops)
         ]
 
@@ -89,4 +89,13 @@ def _confidence(logits: Float32, slope: float, offset: float) -> Float32:
 
     Slope and offset are the card's calibration: the chance is that of an inter-ocular NME under 8 %.
     """
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (slope * logits.min(1) + offset)), np.float32)
+    return _logistic(slope * logits.min(1) + offset)
+
+
+def _presence(logits: Float32) -> Float32:
+    """Chance that a crop shows a face at all, (F,), by the first logit; profiles have faces and no good landmarks."""
+    return _logistic(logits[:, 0])
+
+
+def _logistic(logit: Float32) -> Float32:
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logit), np.float32)

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from .. import __version__
+from ..engines.backend import has_byte_products
 from ..engines.card import all_cards, home
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
@@ -107,7 +108,8 @@ def _backend() -> Check:
         import onnxruntime as ort
     except ImportError as error:
         return Check("backend onnx", "failed", str(error), "pip install --force-reinstall onnxruntime")
-    return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__} on {ort.get_device()}")
+    width = "8" if has_byte_products() else "32, for it does not multiply bytes (VNNI)"
+    return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__}; bits that this CPU computes in: {width}")
 
 
 def _video() -> Check:

@@ -122,9 +122,9 @@ class AlignStage:
         chosen = self.book.unclaimed(proposals.boxes)
         crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
         rough = self.aligner.align(frame.bgr, crops)
-        likely = [face for face in rough if face.confidence >= self.book.settings.keep]
+        likely = [face for face in rough if face.presence >= self.book.settings.keep]
         sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
-        for face in sorted(sure, key=lambda face: -face.confidence):
+        for face in sorted(sure, key=lambda face: -face.presence):
             self.book.admit(frame.time_s, face, self._looks(frame.bgr, face))
 
     def _looks(self, bgr: UInt8, face: Landmarks) -> Float32:

@@ -268,7 +268,7 @@ def make_face(
     xy = PaintedFace((80, 60), width=60).landmarks(0) if xy is None else xy.astype(np.float32)
     raw = xy if raw is None else raw
     score = np.linspace(0, 1, len(xy))
-    measured = None if state is State.COASTING else Landmarks(raw, score, confidence, "ibug68")
+    measured = None if state is State.COASTING else Landmarks(raw, score, confidence, confidence, "ibug68")
     return Face(track, state, bounding_box(xy), measured, xy, np.zeros_like(xy), confidence)
 
 

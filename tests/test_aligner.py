@@ -131,11 +131,18 @@ def test_the_confidence_is_that_of_the_weaker_logit(logits: tuple[float, float])
     assert face.confidence == pytest.approx(0.5)
 
 
+def test_a_face_with_poor_landmarks_is_present_all_the_same() -> None:
+    aligner, _ = recorder(logits=(8.0, -8.0))
+    (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
+    assert face.presence == pytest.approx(1 / (1 + np.exp(-8.0)), abs=1e-6)
+    assert face.confidence == pytest.approx(1 / (1 + np.exp(8.0)), abs=1e-6)
+
+
 @pytest.mark.parametrize("logit", [-1e4, -90.0, 90.0, 1e4])
 def test_extreme_logits_neither_overflow_nor_leave_the_unit_interval(logit: float) -> None:
     aligner, _ = recorder(logits=(logit, logit))
     (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
-    assert face.confidence == float(logit > 0)
+    assert face.confidence == face.presence == float(logit > 0)
 
 
 def test_landmarks_on_one_spot_still_have_a_crop() -> None:

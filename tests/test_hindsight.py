@@ -28,7 +28,7 @@ def seen(index: int, track: int) -> Float32:
 
 def face(index: int, track: int, *, measured: bool = True) -> Face:
     xy = seen(index, track)
-    landmarks = Landmarks(xy, SCORE, 0.9, "ibug68") if measured else None
+    landmarks = Landmarks(xy, SCORE, 0.9, 0.9, "ibug68") if measured else None
     state = State.TRACKED if measured else State.COASTING
     return Face(track, state, bounding_box(xy), landmarks, xy, np.zeros_like(xy), 0.9)
 

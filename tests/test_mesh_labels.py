@@ -16,7 +16,7 @@ from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_s
 from facetrack.tracker.types import Float32, Float64, Landmarks, UInt8
 from facetrack.training.augment import annotators_shift, mirror_points
 from facetrack.training.cut_faces import cut_faces
-from facetrack.training.mesh_labels import WIDEST_GAP, BothWays, Pictures, Pose, Translation, asymmetry, distance
+from facetrack.training.mesh_labels import STRICT, BothWays, Pictures, Pose, Translation, asymmetry, distance
 from facetrack.training.relabel import ASYMMETRY, look_often
 
 IBUG = markup.load("ibug68")
@@ -74,7 +74,7 @@ def test_both_ways_agree_where_the_mesh_is_mirror_symmetric_and_say_so_where_it_
     seen[3, 1] += [60, 0, 0]
     xy, gap = translation.points(seen, widths[:20])
     assert (np.delete(gap, 3) < 0.01).all()
-    assert gap[3] > WIDEST_GAP
+    assert gap[3] > STRICT.gap
     np.testing.assert_allclose(np.delete(xy, 3, 0), np.delete(points_of(plain)[:20], 3, 0), atol=0.3)
 
 
@@ -115,7 +115,7 @@ class Annotator:
         return CropTransform.around(centre, side * 1.3, 128, angle=angle)
 
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
-        return [Landmarks(self.annotate(bgr), np.ones(68, np.float32), 1.0, "ibug68") for _ in crops]
+        return [Landmarks(self.annotate(bgr), np.ones(68, np.float32), 1.0, 1.0, "ibug68") for _ in crops]
 
     def annotate(self, bgr: UInt8) -> Float32:
         xy = read_landmarks(bgr)

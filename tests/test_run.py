@@ -107,7 +107,7 @@ class Surveyor:
             self.on[number]()
         score = np.full(68, self.score_of.get(number, 1.0))
         confidence = 0.0 if number in self.lost else 0.9
-        return [Landmarks(FACE_XY, score, confidence, "ibug68") for _ in crops]
+        return [Landmarks(FACE_XY, score, confidence, confidence, "ibug68") for _ in crops]
 
 
 def make(

@@ -28,10 +28,10 @@ def between(a: Float32, b: Float32, likeness: float) -> Float32:
     return (likeness * a + np.sqrt(1 - likeness**2) * b).astype(np.float32)
 
 
-def face(x: float, y: float = 200.0, confidence: float = 0.9, size: float = SIZE) -> Landmarks:
+def face(x: float, y: float = 200.0, presence: float = 0.9, size: float = SIZE, confidence: float = 0.9) -> Landmarks:
     """Landmarks whose box is a square of this size round (x, y)."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [0, 0]]) * size / 2
-    return Landmarks(corners + np.array([x, y]), np.ones(5), confidence, "five5")
+    return Landmarks(corners + np.array([x, y]), np.ones(5), confidence, presence, "five5")
 
 
 def book_of(*people: int, settings: TrackSettings = SETTINGS, spacing: float = 200.0) -> TrackBook:
@@ -49,7 +49,7 @@ def states(book: TrackBook) -> dict[int, str]:
 def lost(track: Track) -> Landmarks:
     """What the network says about the crop of a face that is not there."""
     x, y = (track.box[:2] + track.box[2:]) / 2
-    return face(float(x), float(y), confidence=0.02)
+    return face(float(x), float(y), presence=0.02, confidence=0.02)
 
 
 def test_a_sure_face_is_born_new_and_then_tracked() -> None:
@@ -117,17 +117,17 @@ def test_the_crop_does_not_follow_noise_but_does_follow_a_drift() -> None:
 
 def test_an_unsure_face_is_not_born() -> None:
     book = TrackBook()
-    assert book.admit(0.0, face(100, confidence=SETTINGS.birth - 0.01), look(1)) is None
-    assert book.admit(0.0, face(100, confidence=float("nan")), look(1)) is None
+    assert book.admit(0.0, face(100, presence=SETTINGS.birth - 0.01), look(1)) is None
+    assert book.admit(0.0, face(100, presence=float("nan")), look(1)) is None
     assert book.live == []
-    assert book.admit(0.0, face(100, confidence=SETTINGS.birth), look(1)) is not None
+    assert book.admit(0.0, face(100, presence=SETTINGS.birth), look(1)) is not None
 
 
 def test_between_keep_and_birth_a_known_face_goes_on() -> None:
     book = book_of(1)
     unsure = (SETTINGS.keep + SETTINGS.birth) / 2
     for frame in range(1, 20):
-        book.observe(frame / RATE, [face(100, confidence=unsure)], [look(1)])
+        book.observe(frame / RATE, [face(100, presence=unsure)], [look(1)])
         assert states(book) == {0: "tracked"}
 
 
@@ -147,7 +147,7 @@ def test_an_empty_book_asks_for_a_search() -> None:
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
     book = book_of(1)
     book.observe(1 / RATE, [face(104)], [look(1)])
-    book.observe(2 / RATE, [face(300, confidence=0.01)], [between(look(1), look(5), 0.6)])
+    book.observe(2 / RATE, [face(300, presence=0.01)], [between(look(1), look(5), 0.6)])
     assert book.live[0].landmarks.xy[4].tolist() == [104, 200]
     assert book.live[0].seen_s == pytest.approx(1 / RATE)
 

@@ -18,7 +18,7 @@ def face(**changed: Any) -> Face:
         "track": 0,
         "state": State.NEW,
         "box": np.array([0, 0, 9, 9]),
-        "measured": Landmarks(XY, SCORE, 0.9, "ibug68"),
+        "measured": Landmarks(XY, SCORE, 0.9, 0.9, "ibug68"),
         "smoothed": XY,
         "speed": XY,
         "confidence": 0.9,
@@ -79,7 +79,7 @@ def test_no_proposals_are_empty_arrays_of_the_right_shapes() -> None:
 
 def test_parts_of_one_value_must_fit_each_other() -> None:
     with pytest.raises(ValueError, match=r"Landmarks.score: wanted shape \(68\)"):
-        Landmarks(XY, SCORE[:5], 1.0, "ibug68")
+        Landmarks(XY, SCORE[:5], 1.0, 1.0, "ibug68")
     with pytest.raises(ValueError, match=r"Proposals.points: wanted shape \(1, 5, 2\)"):
         Proposals(np.zeros((1, 4)), np.zeros(1), np.zeros((1, 4, 2)))
     with pytest.raises(ValueError, match=r"Face.speed: wanted shape \(68, 2\)"):

@@ -38,8 +38,8 @@ class TrackSettings:
     """When tracks begin, go on and end.
 
     Attributes:
-        birth: least confidence of a new face.
-        keep: least confidence for a known face to go on (lower: a known face deserves more trust than a new one).
+        birth: least presence of a new face.
+        keep: least presence for a known face to go on (lower: a known face deserves more trust than a new one).
         coast_s: how long a face that was lost is carried on before it is taken off the picture.
         memory_s: how long a face that left may come back under its old number.
         same_looks: least similarity of looks in [-1, 1] for a face that returns at another place.
@@ -49,8 +49,8 @@ class TrackSettings:
         most_faces: faces measured at the same time; further ones are not taken in.
     """
 
-    birth: float = 0.4
-    keep: float = 0.1
+    birth: float = 0.98
+    keep: float = 0.85
     coast_s: float = 0.25
     memory_s: float = 8.0
     same_looks: float = 0.65
@@ -217,7 +217,7 @@ class TrackBook:
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
 
     def _goes_on(self, claim: _Claim) -> bool:
-        if not claim.landmarks.confidence >= self.settings.keep or self._unlike(claim):
+        if not claim.landmarks.presence >= self.settings.keep or self._unlike(claim):
             return False
         old, new = claim.track.box, claim.box
         side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
@@ -295,7 +295,7 @@ class TrackBook:
             The track, or None if the face is too uncertain or is already followed.
         """
         box = bounding_box(landmarks.xy)
-        if not landmarks.confidence >= self.settings.birth or self._follower(box) is not None:
+        if not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
             return None
         track = self._returning(time_s, box, look)
         if track is None and self._waits(time_s, box, look):

@@ -113,12 +113,14 @@ class Landmarks:
         xy: (N, 2) float32 frame pixels, never clipped to the frame.
         score: (N,) float32 in [0, 1], how sharply each point was seen.
         confidence: in [0, 1], how likely it is that this is a face whose landmarks are right.
+        presence: in [0, 1], how likely it is that this is a face at all, however roughly its landmarks are known.
         markup: name of the markup.
     """
 
     xy: Float32
     score: Float32
     confidence: float
+    presence: float
     markup: str
 
     def __post_init__(self) -> None:

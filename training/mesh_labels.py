@@ -7,7 +7,9 @@ MediaPipe's mesh follows lips, lids and turned heads closely, but its points are
 one linear map from the whole mesh, brought into a frame of its own; it is learnt from the pictures of the --annotated
 folders, for pictures and mirror pictures apart, because annotators are not mirror-symmetric (`Geometry.asymmetry`).
 OUT gets every picture whose label can be trusted, in the 300-W layout: the mean of annotation and mesh where there is
-an annotation, else the mesh with some of what the network M finds, if the two agree.
+an annotation, else the mesh with some of what the network M finds, if the two agree. With --hard it gets pictures that
+are refused otherwise, because mesh and network disagree by some more: profiles above all, which the network must see
+to learn them. Their labels are good enough to find such faces by, and better than none to draw them by.
 """
 
 from __future__ import annotations
@@ -36,12 +38,28 @@ COMPONENTS = 150  # of the meshes' variation; with 300 the labels of LFPW test a
 RIDGE = 0.1
 ROUNDS = 4  # of weighting: a picture counts by the inverse of its residual, so that poor annotations count little
 EYES = (33, 263)  # the mesh's outer corners of the eyes
-WIDEST_GAP = 0.04  # of the face's side, mean over the points: between the labels of a picture and its mirror picture
-WIDEST_DISAGREEMENT = 0.035  # likewise: between mesh and network
-WIDEST_CORRECTION = 0.05  # likewise: between mesh and annotation
 NETWORK_SHARE = 0.35  # of the network in a label without annotation
 ANNOTATION_SHARE = 0.5  # of the annotation in a label with one
 NO_FACES = np.zeros((0, 0, 2), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far the sources of a label may be apart: mean over the points, over the face's side.
+
+    Attributes:
+        gap: between the labels of a picture and its mirror picture.
+        disagreement: between mesh and network.
+        correction: between mesh and annotation.
+    """
+
+    gap: float = 0.04
+    disagreement: float = 0.035
+    correction: float = 0.05
+
+
+STRICT = Limits()
+HARD = Limits(gap=0.08, disagreement=0.1)  # what lies between the two: three quarters of AFLW2000's profiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,27 +188,45 @@ def distance(first: Float32 | Float64, second: Float32 | Float64) -> float:
     return float(np.linalg.norm(first - second, axis=-1).mean() / max(side, 1.0))
 
 
-def label(aligner: Aligner, sample: Sample, mesh: Float64, gap: float, annotation: Float32 | None) -> Float32 | None:
-    """What to learn from a picture.
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What to learn from a picture, and how far its sources are apart.
 
-    Args:
-        aligner: the network that must agree where there is no annotation.
-        sample: the picture.
-        mesh: (N, 2) the mesh's points.
-        gap: between picture and mirror picture.
-        annotation: (N, 2), or None.
-    Returns:
-        (N, 2) pixels; None where the sources contradict each other.
+    Attributes:
+        xy: (N, 2) pixels.
+        gap: between picture and mirror picture, as in `Limits`.
+        apart: between the mesh and the annotation, or the network where there is none.
+        annotated: there is an annotation.
     """
-    if gap > WIDEST_GAP:
-        return None
-    if annotation is not None:
-        agreed, share, other = distance(annotation, mesh) <= WIDEST_CORRECTION, ANNOTATION_SHARE, annotation
-    else:
-        around = aligner.crop_around(*box_centre_side(bounding_box(mesh.astype(np.float32))))
-        other = look_often(aligner, sample.bgr(), around).xy
-        agreed, share = distance(mesh, other) <= WIDEST_DISAGREEMENT, NETWORK_SHARE
-    return (share * other + (1 - share) * mesh).astype(np.float32) if agreed else None
+
+    xy: Float32
+    gap: float
+    apart: float
+    annotated: bool
+
+    @classmethod
+    def of(cls, aligner: Aligner, sample: Sample, mesh: Float64, gap: float, annotation: Float32 | None) -> Label:
+        """Bring the sources together.
+
+        Args:
+            aligner: the network that is asked where there is no annotation.
+            sample: the picture.
+            mesh: (N, 2) the mesh's points.
+            gap: between picture and mirror picture.
+            annotation: (N, 2), or None.
+        """
+        if annotation is not None:
+            other, share = annotation, ANNOTATION_SHARE
+            apart = distance(annotation, mesh)
+        else:
+            around = aligner.crop_around(*box_centre_side(bounding_box(mesh.astype(np.float32))))
+            other, share = look_often(aligner, sample.bgr(), around).xy, NETWORK_SHARE
+            apart = distance(mesh, other)
+        return cls((share * other + (1 - share) * mesh).astype(np.float32), gap, apart, annotation is not None)
+
+    def within(self, limits: Limits) -> bool:
+        """Whether the sources agree."""
+        return self.gap <= limits.gap and self.apart <= (limits.correction if self.annotated else limits.disagreement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,15 +296,28 @@ def error(pictures: Pictures, annotations: dict[int, Float32], translation: Both
     """Inter-ocular NME in percent of the meshes' points where both looks agree: mean, and of how many pictures."""
     chosen = [*annotations]
     found, gap = translation.points(pictures.meshes[chosen], pictures.widths[chosen])
-    xy, found = np.stack([*annotations.values()])[gap <= WIDEST_GAP], found[gap <= WIDEST_GAP]
+    xy, found = np.stack([*annotations.values()])[gap <= STRICT.gap], found[gap <= STRICT.gap]
     return float(nme(found.astype(np.float32), xy, translation.markup, "io").mean() * 100), len(xy)
 
 
 def write_labels(
-    pictures: Pictures, annotations: dict[int, Float32], translation: BothWays, aligner: Aligner, out: Path
+    pictures: Pictures,
+    annotations: dict[int, Float32],
+    translation: BothWays,
+    aligner: Aligner,
+    out: Path,
+    *,
+    hard: bool = False,
 ) -> Counter[str]:
     """Write the pictures whose label can be trusted, each in its place below `out`.
 
+    Args:
+        pictures: with their meshes.
+        annotations: (N, 2) by the picture's number, of those that have one.
+        translation: from meshes to points.
+        aligner: see `Label.of`.
+        out: a folder.
+        hard: write those instead that are within `HARD` and not within `STRICT`.
     Returns:
         How many, by folder.
     """
@@ -276,12 +325,15 @@ def write_labels(
     labels = zip(*translation.points(pictures.meshes, pictures.widths), strict=True)
     for i, (points, gap) in enumerate(labels):
         sample, name = pictures.samples[i], pictures.names[i]
-        found = label(aligner, sample, points, float(gap), annotations.get(i))
-        if found is not None:
+        if gap > HARD.gap:
+            continue  # nothing would have it
+        found = Label.of(aligner, sample, points, float(gap), annotations.get(i))
+        strict = found.within(STRICT)
+        if found.within(HARD) and not strict if hard else strict:
             target = out / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(sample.encoded)
-            write_pts(target.with_suffix(".pts"), found)
+            write_pts(target.with_suffix(".pts"), found.xy)
             written[Path(name).parent.as_posix()] += 1
     return written
 
@@ -294,6 +346,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--annotated", nargs="+", required=True, help="folders below DATA to learn from")
     parser.add_argument("--held-out", nargs="+", help="instead of writing labels, say how far off they are here")
+    parser.add_argument("--hard", action="store_true", help="write the pictures whose sources are somewhat apart")
     parser.add_argument("--model", default=Choices().model)
     arguments = parser.parse_args()
     pictures = Pictures.read(arguments.data, arguments.meshes)
@@ -307,7 +360,7 @@ def main() -> None:
             off, count = error(pictures, held_out, translation)
             print(f"{off:.2f} % inter-ocular NME in the {count} of {len(held_out)} pictures whose two looks agree")
             return
-        written = write_labels(pictures, annotations, translation, engines.aligner, arguments.out)
+        written = write_labels(pictures, annotations, translation, engines.aligner, arguments.out, hard=arguments.hard)
     for folder, count in written.items():
         print(f"{count:6} pictures labelled in {arguments.out / folder}")
 
