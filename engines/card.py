@@ -29,7 +29,7 @@ class Weights:
         path: where it should be.
         sha256: of the whole file; checked at every load.
         precision: "fp32", "fp16" or "int8": how the numbers are stored.
-        cpu: the same network as ONNX Runtime computes it faster on a CPU that multiplies bytes, if there is such a file.
+        cpu: the same network as a CPU that multiplies bytes computes it faster, if there is such a file.
     """
 
     path: Path

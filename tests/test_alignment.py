@@ -36,7 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     write_faces(root / "train", 4)
     write_faces(root / "weak", 3, first=4)
-    write_faces(root / "held", 3)
+    write_faces(root / "held", 3, first=7)
     (root / "grass").mkdir()
     for i in range(3):
         green = np.random.default_rng(i).integers(0, 120, (150, 160, 3), np.uint8)
@@ -256,6 +256,17 @@ def test_the_network_is_built_with_its_options_and_refused_with_others(data: Pat
     wrong = configuration(network=Network("gv", 68, {"widht": 3}))
     with pytest.raises(ConfigError, match=r"network gv with .*widht"):
         VectorAlignment(wrong, data).build()
+
+
+def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: Path, tmp_path: Path) -> None:
+    for folder in ("grass", "held", "train"):
+        (tmp_path / folder).symlink_to(data / folder)
+    (tmp_path / "more").mkdir()
+    for suffix in (".png", ".pts"):
+        (tmp_path / "more" / f"renamed{suffix}").write_bytes((data / "held" / f"8{suffix}").read_bytes())
+    with pytest.raises(ConfigError, match=r"renamed\.png is the validation's .*8\.png"):
+        VectorAlignment(configuration(corpora=(Corpus("train"), Corpus("more"))), tmp_path)
+    assert VectorAlignment(configuration(corpora=(Corpus("held"),)), tmp_path).validation  # one folder for both is meant
 
 
 @pytest.mark.parametrize("missing", ["corpora", "negatives", "validation"])

@@ -230,8 +230,8 @@ def test_the_shipped_recipe_trains_on_labelled_and_unlabelled_frames(
     from facetrack.training.train import Run
 
     data = tmp_path / "data"
-    for place in ("helen/trainset", "lfpw/trainset", "afw", "lfpw/testset"):
-        write_faces(data / place, 2)
+    for number, place in enumerate(("helen/trainset", "lfpw/trainset", "afw", "lfpw/testset")):
+        write_faces(data / place, 2, first=2 * number)
     take(benchmark, data / "frames/300vw", Selection(every=10, first=4))
     take(benchmark, data / "frames/300vw-others", Selection(every=10, first=9))
     schedule = {"steps": 2, "batch": 4, "workers": 0, "bf16": "false", "validate_every": 2, "sizes": [[0.0, 128]]}

@@ -37,8 +37,8 @@ OVERRIDES = (
 def tars(tmp_path: Path) -> Path:
     folder = tmp_path / "tars"
     folder.mkdir()
-    for name in ("faces", "yt68", "held"):
-        write_faces(tmp_path / name, 2)
+    for first, name in ((0, "faces"), (2, "yt68"), (4, "held")):
+        write_faces(tmp_path / name, 2, first=first)
     (tmp_path / "grass").mkdir()
     green = np.random.default_rng(0).integers(0, 120, (90, 90, 3), np.uint8)
     (tmp_path / "grass" / "0.png").write_bytes(cv2.imencode(".png", green)[1].tobytes())

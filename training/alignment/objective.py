@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Alignment(ABC):
         self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
         self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
         self.validation = self.faces(data / config.validation, config.validation_layout)
+        others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
+        _keep_apart(self.validation, chain.from_iterable(others))
         self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
@@ -231,6 +233,18 @@ class Alignment(ABC):
     def _nme(self, xy: Float32, truth: Float32) -> float:
         a, b = (truth[list(group)].mean(0) for group in self.markup.normalisers["io"])
         return float(np.linalg.norm(xy - truth, axis=-1).mean() / np.linalg.norm(a - b))
+
+
+def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:
+    """Refuse to learn, unnoticed, from a picture that is validated with; who names one folder for both means it.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    kept = {sample.encoded: sample.path for sample in validation}
+    for sample in others:
+        if sample.encoded in kept:
+            raise ConfigError(f"{sample.path} is the validation's {kept[sample.encoded]}; take it out of the corpora")
 
 
 def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
