@@ -266,7 +266,9 @@ def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: P
         (tmp_path / "more" / f"renamed{suffix}").write_bytes((data / "held" / f"8{suffix}").read_bytes())
     with pytest.raises(ConfigError, match=r"renamed\.png is the validation's .*8\.png"):
         VectorAlignment(configuration(corpora=(Corpus("train"), Corpus("more"))), tmp_path)
-    assert VectorAlignment(configuration(corpora=(Corpus("held"),)), tmp_path).validation  # one folder for both is meant
+    assert VectorAlignment(
+        configuration(corpora=(Corpus("held"),)), tmp_path
+    ).validation  # one folder for both is meant
 
 
 @pytest.mark.parametrize("missing", ["corpora", "negatives", "validation"])

@@ -216,7 +216,8 @@ def test_twenty_levels_of_the_papers_step_span_32_to_537_pixels():
 
 
 def test_the_smallest_face_grows_with_the_frame():
-    assert adaptive_min_face(1080, 1920) == pytest.approx(57.8)
+    assert adaptive_min_face(1080, 1920) == pytest.approx(42.8)
+    assert adaptive_min_face(480, 640) == pytest.approx(36.8)
     assert adaptive_min_face(320, 240) == pytest.approx(28.4)
 
 

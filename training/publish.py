@@ -3,7 +3,7 @@
     python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR
 
 writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: of an alignment network NAME.onnx and
-NAME.torch.npz, of BB-FCN NAME-scan.onnx and NAME-refine.onnx. For BB-FCN the run is that of the branches, with the best
+NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the best
 of the backbone's as backbone.pt beside its own best.pt.
 """
 

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...engines import nets
+from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs, open_backend
 from ...engines.card import ModelCard, Weights
 from ...engines.card_text import card_text
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
 from ...engines.quantise import quantise_onnx
+from ...engines.torch_backend import save_torch_weights
 from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
@@ -78,7 +79,8 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         run: its folder, with best.pt and, as backbone.pt, that of the backbone's run.
         data: root of the data sets.
         out: gets weights/NAME-scan.onnx (the backbone, for whole pictures), weights/NAME-refine.onnx (backbone and
-            branches, for crops) and cards/NAME.toml.
+            branches, for crops), beside each of them NAME-ROLE-int8.onnx for CPUs that multiply bytes and
+            NAME-ROLE.torch.npz, and cards/NAME.toml.
     Returns:
         The card's path.
     Raises:
@@ -97,22 +99,28 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
 
 
 def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, Weights]:
-    """Write both networks in 8 bits, by way of fp32 files that are compared with torch and removed."""
+    """Write both networks, stored in 16 bits, computing in 8 bits, and for torch."""
     rng = np.random.default_rng(0)
     whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
-    full = {role: folder / f"{config.card.name}-{role}.fp32.onnx" for role in ROLES}
+    full = {role: folder / f"{config.card.name}-{role}.onnx" for role in ROLES}
     sizes = {0: "batch", 1: "height", 2: "width"}
     export_onnx(pair.scan, full["scan"], whole, ("maps",), sizes, multiple={1: 4, 2: 4})
     export_onnx(pair.refine, full["refine"], crops, ("coarse", "fine", "corner"))
     check_parity(pair.scan, full["scan"], whole[:, :36], PARITY)
     check_parity(pair.refine, full["refine"], crops, PARITY)
     stored = {}
+    nets_of = {"scan": ("bbfcn-backbone", pair.scan), "refine": ("bbfcn", pair.refine)}
     for role, pictures in _examples(config, pair, data).items():
-        path = folder / f"{config.card.name}-{role}.onnx"
-        quantise_onnx(full[role], path, pictures)
-        full[role].unlink()
-        stored[role] = Weights(path, hashlib.sha256(path.read_bytes()).hexdigest(), "int8")
+        path, small = full[role], full[role].with_name(f"{full[role].stem}-int8.onnx")
+        quantise_onnx(path, small, pictures)
+        path.write_bytes(graph.store_halves(path.read_bytes()))
+        save_torch_weights(nets_of[role][1], path, nets_of[role][0], config.network.landmarks, {})
+        stored[role] = Weights(path, _sha256(path), "fp16", Weights(small, _sha256(small), "int8"))
     return stored
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
