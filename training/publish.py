@@ -3,8 +3,8 @@
     python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR
 
 writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: of an alignment network NAME.onnx and
-NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the best
-of the backbone's as backbone.pt beside its own best.pt.
+NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the
+best of the backbone's as backbone.pt beside its own best.pt.
 """
 
 from __future__ import annotations
