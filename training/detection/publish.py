@@ -162,7 +162,7 @@ def _figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
 
 
 def _by_folder(samples: list[Sample]) -> dict[str, list[Sample]]:
-    names = {"testset": "LFPW test", "webfaces": "WebFaces", "lfw5": "LFW"}
+    names = {"testset": "LFPW test", "webfaces": "WebFaces", "lfw5": "LFW", "aflw2000": "AFLW2000"}
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
         if sample.path.parent.name in names:
