@@ -106,8 +106,8 @@ class Surveyor:
         if number in self.on:
             self.on[number]()
         score = np.full(68, self.score_of.get(number, 1.0))
-        confidence = 0.0 if number in self.lost else 0.9
-        return [Landmarks(FACE_XY, score, confidence, confidence, "ibug68") for _ in crops]
+        confidence, presence = (0.0, 0.0) if number in self.lost else (0.9, 1.0)
+        return [Landmarks(FACE_XY, score, confidence, presence, "ibug68") for _ in crops]
 
 
 def make(

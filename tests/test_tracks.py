@@ -28,7 +28,7 @@ def between(a: Float32, b: Float32, likeness: float) -> Float32:
     return (likeness * a + np.sqrt(1 - likeness**2) * b).astype(np.float32)
 
 
-def face(x: float, y: float = 200.0, presence: float = 0.9, size: float = SIZE, confidence: float = 0.9) -> Landmarks:
+def face(x: float, y: float = 200.0, presence: float = 1.0, size: float = SIZE, confidence: float = 0.9) -> Landmarks:
     """Landmarks whose box is a square of this size round (x, y)."""
     corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [0, 0]]) * size / 2
     return Landmarks(corners + np.array([x, y]), np.ones(5), confidence, presence, "five5")

@@ -20,12 +20,13 @@ from ...tracker import markup
 from ...tracker.errors import ConfigError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
-from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop
+from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
 from ..config import Config
 from ..datasets import Sample, one_face_each, read_faces, read_images
 
 GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
+WRITTEN = 0.15  # of the pieces without faces: round letters side by side are eyes to a small network
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
@@ -108,10 +109,12 @@ class Alignment(ABC):
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Item:
-        """No face: a piece of a picture without faces, or a face's picture cropped where the face is not."""
+        """No face: a piece of a picture without faces, some with writing on it, or what is beside a face."""
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if rng.random() < 0.8:
             bgr = self.negatives[int(rng.integers(len(self.negatives)))].bgr()
+            if rng.random() < WRITTEN:
+                bgr = written_on(bgr, rng)
             height, width = bgr.shape[:2]
             side = min(height, width) * rng.uniform(0.25, 1.2)
             centre = rng.uniform(0, width), rng.uniform(0, height)
