@@ -41,7 +41,7 @@ from facetrack.tracker.types import UInt8
 
 BATCHES = (1, 8, 32)
 CROPS = 32
-SCAN_SIZE = (200, 264)  # the largest level of a 640x480 picture for faces of 37 pixels and more
+SCAN_SIZE = (224, 296)  # the largest level of a 640x480 picture for faces of 34 pixels and more
 PRECISIONS = ("fp16", "fp32", "int8")
 JOB_LIMIT_S = 420
 # name -> network, landmarks, options; size of the crop. Those that the papers time.

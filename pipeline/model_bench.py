@@ -25,7 +25,7 @@ from .open import DETECTOR, Choices
 from .timing import Percentiles
 
 BATCHES = (1, 4, 8)
-SCAN_SIZE = (200, 264)  # the largest level of a 640x480 picture, with its margin, for the smallest face of 37 pixels
+SCAN_SIZE = (224, 296)  # the largest level of a 640x480 picture, with its margin, for the smallest face of 34 pixels
 MATRIX, COPY_MB = 1024, 256
 MOST_REPEATS, LONGEST_S = 100, 1.0  # of each figure, whichever comes first
 PEAK_TRIES = 5

@@ -216,9 +216,9 @@ def test_twenty_levels_of_the_papers_step_span_32_to_537_pixels():
 
 
 def test_the_smallest_face_grows_with_the_frame():
-    assert adaptive_min_face(1080, 1920) == pytest.approx(42.8)
-    assert adaptive_min_face(480, 640) == pytest.approx(36.8)
-    assert adaptive_min_face(320, 240) == pytest.approx(28.4)
+    assert adaptive_min_face(1080, 1920) == pytest.approx(40.8)
+    assert adaptive_min_face(480, 640) == pytest.approx(33.68)
+    assert adaptive_min_face(320, 240) == pytest.approx(23.84)
 
 
 def test_the_logistic_ends_in_its_constant_and_never_overflows():
