@@ -170,6 +170,14 @@ def test_a_coasting_face_that_is_measured_again_goes_on() -> None:
     assert not book.wants_detection
 
 
+def test_what_a_picture_dissolves_into_is_somebody_else_though_like_the_last_frame() -> None:
+    book = book_of(1)
+    between_both = between(look(1), look(2), 0.6)
+    book.observe(1 / RATE, [lost(book.live[0])], [between_both])
+    book.observe(2 / RATE, [face(104)], [between(look(2), look(1), 0.9)])  # 0.44 like the first one
+    assert states(book) == {}
+
+
 def leave(book: TrackBook, time_s: float) -> None:
     """Everybody is out of sight until `time_s`, when nobody is on the picture any more."""
     for moment in (time_s - 0.4, time_s):
@@ -187,6 +195,15 @@ def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> N
     assert other is not None
     assert other.number == 0
     assert states(book) == {0: "tracked", 1: "tracked"}
+
+
+@pytest.mark.parametrize(("size", "number"), [(0.45, 1), (0.55, 0), (1.9, 0), (2.1, 1)])
+def test_a_face_that_comes_back_elsewhere_is_about_as_large_as_it_was(size: float, number: int) -> None:
+    book = book_of(1)
+    leave(book, 3.0)
+    back = book.admit(3.0, face(500, size=size * SIZE), look(1))
+    assert back is not None
+    assert back.number == number
 
 
 def test_a_stranger_at_the_old_place_gets_a_new_number() -> None:

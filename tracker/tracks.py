@@ -222,13 +222,17 @@ class TrackBook:
         old, new = claim.track.box, claim.box
         side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
         moved = float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
-        grown = float((new[2:] - new[:2]).max()) / side
-        return moved <= self.settings.jump * side and 0.5 < grown < 2.0
+        return moved <= self.settings.jump * side and _as_large(old, new)
 
     def _unlike(self, claim: _Claim) -> bool:
-        """Whether something else altogether is in the face's place: unlike a moment ago, and unlike itself."""
+        """Whether something else altogether is in the face's place: unlike itself, and unlike a moment ago.
+
+        Of a face that was lost in between a moment ago says nothing: one picture may have dissolved into another.
+        """
         limit = self.settings.other_looks
-        return claim.likeness < limit and likeness(claim.track.latest, claim.look) < limit
+        if claim.likeness >= limit:
+            return False
+        return not claim.track.measured or likeness(claim.track.latest, claim.look) < limit
 
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
@@ -328,7 +332,8 @@ class TrackBook:
         """The lost track that this face continues: same looks, and of those the most alike.
 
         Where a face reappears soon where it was lost or where its way led, the place speaks for it and less likeness
-        will do; not so if it was lost to a cut.
+        will do; not so if it was lost to a cut. Elsewhere it must be about as large as it was: what can be seen of a
+        small face is like many a large one.
         """
         best, best_score = None, -np.inf
         for track in (*self.live, *self._gone):
@@ -336,6 +341,8 @@ class TrackBook:
                 continue
             alike = likeness_in_part(track.looks, look)
             near = self._near(track, time_s, box)
+            if not near and not _as_large(track.box, box):
+                continue
             score = alike + (CLEARLY if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
@@ -368,6 +375,12 @@ class _Claim:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "likeness", likeness(self.track.looks, self.look))
+
+
+def _as_large(old: Float32, new: Float32) -> bool:
+    """Whether a box (4,) is between half and twice as large as another."""
+    grown = float((new[2:] - new[:2]).max()) / max(float((old[2:] - old[:2]).max()), 1e-3)
+    return 0.5 < grown < 2.0
 
 
 def _alone(tracks: list[Track]) -> list[bool]:
