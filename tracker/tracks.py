@@ -227,12 +227,15 @@ class TrackBook:
     def _unlike(self, claim: _Claim) -> bool:
         """Whether something else altogether is in the face's place: unlike itself, and unlike a moment ago.
 
-        Of a face that was lost in between a moment ago says nothing: one picture may have dissolved into another.
+        Of a face that was lost in between a moment ago says nothing, for one picture may have dissolved into another;
+        but what hid it may still cover a part.
         """
         limit = self.settings.other_looks
         if claim.likeness >= limit:
             return False
-        return not claim.track.measured or likeness(claim.track.latest, claim.look) < limit
+        if claim.track.measured:
+            return likeness(claim.track.latest, claim.look) < limit
+        return likeness_in_part(claim.track.looks, claim.look) < limit
 
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
