@@ -52,7 +52,7 @@ def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int,
     arrays: dict[str, Any] = {name: _stored(value.detach().cpu().numpy()) for name, value in net.state_dict().items()}
     arrays[RECIPE] = np.array(recipe)
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
     return path
 
 
