@@ -59,7 +59,7 @@ class Limits:
 
 
 STRICT = Limits()
-HARD = Limits(gap=0.08, disagreement=0.1)  # what lies between the two: three quarters of AFLW2000's profiles
+HARD = Limits(gap=0.08, disagreement=0.1)  # 179 of AFLW2000's 1,680 meshes lie between the two, nearly all profiles
 
 
 @dataclass(frozen=True, slots=True)
