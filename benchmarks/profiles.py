@@ -91,9 +91,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with open_engines(Choices(model=arguments.model)) as engines:
         runs = [
-            turn(sample, head, arguments.most, side, engines)
+            turn(sample, head, arguments.most, (-1, 1)[number % 2], engines)
             for number, (sample, head) in enumerate(straight_heads(arguments.folder, arguments.heads))
-            for side in ((-1, 1)[number % 2],)
         ]
     frames = [frame for run in runs for frame in run]
     numbers = [len({frame.track for frame in run if frame.track >= 0}) for run in runs]

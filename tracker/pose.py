@@ -56,7 +56,7 @@ _RIGID_MM: Float64 = MEAN_FACE_MM[_RIGID]
 # Of a turned head annotators and networks mark the outline that is seen, not the jaw behind it: with the far side's
 # contour a yaw of 65 degrees passes for 45. Up to the first of these yaws all of `_RIGID` count, from the second on
 # none of the far side's contour, and between them the attitude goes over from one fit to the other.
-_FAR_SIDE: dict[bool, Int64] = {right: np.array([0, 1, 2, 3] if right else [13, 14, 15, 16]) for right in (True, False)}
+_FAR_RIGHT, _FAR_LEFT = (0, 1, 2, 3), (13, 14, 15, 16)  # of a head turned to its right (a positive yaw), its left
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
 FLATTEST = 0.02  # width over length of the points' cloud below which a line, not a face, was given
@@ -131,7 +131,7 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
     pose = _fit(_RIGID_MM, rigid, camera)
     if pose is None or abs(pose.rotation_rad[1]) < _TURNING_RAD[0] / 2:
         return pose
-    seen = ~np.isin(_RIGID, _FAR_SIDE[bool(pose.rotation_rad[1] > 0)])
+    seen = ~np.isin(_RIGID, _FAR_RIGHT if pose.rotation_rad[1] > 0 else _FAR_LEFT)
     turned = _fit(_RIGID_MM[seen], rigid[seen], camera)
     return pose if turned is None else _between(pose, turned)
 
