@@ -35,6 +35,7 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
+ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the second must convince
 LOOKS_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
@@ -115,6 +116,11 @@ class AlignStage:
             job.proposals = self._search(frame.bgr, book.missing)
         if job.proposals is not None:
             self._admit(frame, job.proposals)
+            if not book.live:
+                for turned in self._search.turned(frame.bgr):
+                    self._admit(frame, turned)
+                    if book.live:
+                        break
         job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
 
     def _admit(self, frame: Frame, proposals: Proposals) -> None:
@@ -122,7 +128,7 @@ class AlignStage:
         chosen = self.book.unclaimed(proposals.boxes)
         crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
         rough = self.aligner.align(frame.bgr, crops)
-        likely = [face for face in rough if face.presence >= self.book.settings.keep]
+        likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
         sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
         for face in sorted(sure, key=lambda face: -face.presence):
             self.book.admit(frame.time_s, face, self._looks(frame.bgr, face))

@@ -57,6 +57,15 @@ def test_pixels_and_points_move_alike(side: float, angle: float) -> None:
     np.testing.assert_allclose(centroid(crop), expected, atol=0.12)  # 8-bit values, 1/32 px of warpAffine
 
 
+@pytest.mark.parametrize("turns", range(-1, 6))
+def test_quarter_turns_move_pictures_as_numpy_does_and_points_with_them(turns: int) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (30, 47, 3), np.uint8)
+    turn = CropTransform.quarter_turns(turns, (30, 47))
+    np.testing.assert_array_equal(turn.crop(picture), np.rot90(picture, turns))
+    ((x, y),) = turn.to_crop(np.array([[5, 12]], np.float32)).astype(int)
+    np.testing.assert_array_equal(np.rot90(picture, turns)[y, x], picture[12, 5])
+
+
 def test_a_crop_of_its_own_size_at_whole_pixels_is_a_copy() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
     crop = CropTransform.around((100 + 31.5, 50 + 31.5), 64, 64).crop(picture)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 
-from facetrack.pipeline.search import SMALL_EVERY, Search
+from facetrack.pipeline.search import SMALL_EVERY, TURNS, Search
 from facetrack.tracker.types import Float32, Proposals, UInt8
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
@@ -79,3 +80,47 @@ def test_a_small_face_that_comes_into_an_empty_picture_is_found_within_four_fram
         assert sum(found) >= 1
         detector.sides = [90.0]
         assert len(search(PICTURE)) == 1
+
+
+@dataclass
+class Upright:
+    """A detector of one kind of face: a white pixel, its mouth, straight below a grey one."""
+
+    searches: list[bool] = field(default_factory=list)
+
+    def sure_side(self, bgr: UInt8) -> float:
+        del bgr
+        return SURE
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        self.searches.append(small)
+        (ex, ey), (mx, my) = (np.argwhere(bgr[..., 0] == value)[0][::-1] for value in (100, 200))
+        if ex != mx or ey >= my:
+            return Proposals.none()
+        points = np.array([[[ex, ey], [ex, ey], [ex, ey], [mx, my], [mx, my]]], np.float32)
+        return Proposals(np.array([[ex - 2, ey - 1, mx + 3, my + 5]], np.float32), np.ones(1, np.float32), points)
+
+
+@pytest.mark.parametrize(
+    ("mouth", "box_of_it"),
+    [((35, 20), (29, 17, 40, 22)), ((25, 20), (20, 18, 31, 23)), ((30, 15), (27, 10, 32, 21))],
+    ids=["on its right side", "on its left side", "upside down"],
+)
+def test_a_face_that_lies_is_where_it_was_drawn(mouth: tuple[int, int], box_of_it: tuple[int, ...]) -> None:
+    picture, eye = PICTURE.copy(), (30, 20)
+    picture[eye[1], eye[0]], picture[mouth[1], mouth[0]] = 100, 200
+    search = Search(Upright())
+    assert len(search(picture)) == 0
+    (found,) = (proposals for proposals in search.turned(picture) if len(proposals))
+    np.testing.assert_array_equal(found.points[0], [eye, eye, eye, mouth, mouth])
+    np.testing.assert_array_equal(found.boxes[0], box_of_it)
+
+
+def test_an_empty_video_is_searched_in_every_direction_once_and_seldom_after_that() -> None:
+    picture = PICTURE.copy()
+    picture[20, 30], picture[30, 40] = 100, 200  # askew: never a face
+    detector = Upright()
+    search = Search(detector)
+    counts = [sum(1 for _ in search.turned(picture)) for _ in range(1 + len(TURNS) * SMALL_EVERY)]
+    assert counts == [len(TURNS), *([0] * (SMALL_EVERY - 1) + [1]) * len(TURNS)]
+    assert detector.searches == [True] * len(TURNS) + [False] * len(TURNS)

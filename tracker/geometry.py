@@ -50,6 +50,16 @@ class CropTransform:
         matrix = np.array([[cos, sin, middle - (cos * x + sin * y)], [-sin, cos, middle - (cos * y - sin * x)]])
         return cls(matrix, (size, size))
 
+    @classmethod
+    def quarter_turns(cls, turns: int, size: tuple[int, int]) -> CropTransform:
+        """Map a whole picture of this (height, width) onto itself turned anticlockwise, as `np.rot90` turns it."""
+        height, width = size
+        matrix = np.array([[1, 0, 0], [0, 1, 0]], np.float64)
+        for _ in range(turns % 4):  # what was the last column becomes the first row
+            matrix = np.stack((matrix[1], (0, 0, width - 1) - matrix[0]))
+            height, width = width, height
+        return cls(matrix, (height, width))
+
     def crop(self, bgr: UInt8, out: UInt8 | None = None) -> UInt8:
         """Sample the crop from a (H, W, 3) picture; what lies outside the picture is black.
 

@@ -1,0 +1,137 @@
+"""What the parts of the networks are worth: the same short training with and without each of them.
+
+    python benchmarks/trained_ablations.py --data DATA --out FOLDER [--only tab gv propnet span] [--seeds 0]
+
+Compact networks on crops of 64 pixels, 600 steps from scratch on the annotated photographs of 300-W's training sets
+alone: less than they need, enough to compare. SPAN sees every face twice, calm and disturbed, and the second of its runs
+must also answer both alike. The tests are DATA/lfpw/testset and DATA/lfpw-turned (by `training.turned`). Runs go on
+where they stopped; the table, inter-ocular NME in percent beside what the papers report of their own networks on their
+own test sets, is printed and written to FOLDER/table.md after each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facetrack.engines.nets import FromBytes
+from facetrack.training.config import Config, Corpus, load
+from facetrack.training.train import Run, open_objective
+
+CONFIGS = Path(__file__).parents[1] / "training" / "configs"
+LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
+TESTS = {"LFPW test": "lfpw/testset", "turned by 25-70 degrees": "lfpw-turned"}
+FILES = {"gv": "gv-mobilenetv3-68"} | {name: f"{name}-compact-68" for name in ("tab", "propnet", "span")}
+SIDE, BATCH, STEPS = 64, 32, 600
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One row of the table.
+
+    Attributes:
+        network: of the row.
+        name: what it is like; also its folder's name.
+        settings: overrides of the configuration, as `facetrack train --set` takes them.
+        published: the paper's figure for its own networks on its own data.
+    """
+
+    network: str
+    name: str
+    settings: tuple[str, ...]
+    published: str
+
+
+VARIANTS = (
+    Variant("tab", "no fusion of boundary maps", ("network.options.fusion=0",), "4.87"),
+    Variant("tab", "fusion 1x", ("network.options.fusion=1",), "4.74"),
+    Variant("tab", "fusion 2x", ("network.options.fusion=2",), "4.70"),
+    Variant("tab", "fusion 3x", ("network.options.fusion=3",), "4.73"),
+    Variant("gv", "bells 1 high", ("vectors.peak=1.0", "vectors.mse=90.0"), "3.32"),
+    Variant("gv", "bells 2 high", ("vectors.peak=2.0", "vectors.mse=22.5"), "3.23"),
+    Variant("gv", "bells 3 high, bands of 3 and 5 cells", (), "3.21 (height), 3.14 (bands)"),
+    Variant("gv", "bells 4 high", ("vectors.peak=4.0", "vectors.mse=5.625"), "3.14"),
+    Variant("gv", "bands of 1 cell", ("network.options.bandwidths=[1, 1]",), "3.94"),
+    Variant("gv", "bands of 3 cells", ("network.options.bandwidths=[3, 3]",), "3.31"),
+    Variant("gv", "bands of 5 cells", ("network.options.bandwidths=[5, 5]",), "3.21"),
+    Variant("propnet", "without propagation", ("network.options.propagation=false",), "4.81"),
+    Variant("propnet", "with propagation", (), "4.48"),
+    Variant("span", "pairs, labels alone", ("consistency.weight=1e-9", "consistency.share=0.0"), ""),
+    Variant("span", "pairs, self-consistency", ("consistency.weight=1.0", "consistency.share=0.0"), ""),
+)
+
+
+def configuration(variant: Variant, seed: int) -> Config:
+    """The settings of one run."""
+    config = load(CONFIGS / f"{FILES[variant.network]}.toml", variant.settings)
+    schedule = replace(
+        config.schedule,
+        steps=STEPS,
+        batch=BATCH // 2 if config.consistency.weight else BATCH,
+        sizes=((0.0, SIDE),),
+        learning_rate=2e-3,
+        warm_up=50,
+        ema=0.995,
+        validate_every=10_000,
+        bf16=True,
+        seed=seed,
+    )
+    return replace(config, corpora=tuple(Corpus(path) for path in LABELLED), schedule=schedule)
+
+
+def run(variant: Variant, seed: int, data: Path, out: Path) -> dict[str, float]:
+    """Train one run to its end and measure it on every test set, NME io %; done before, read what was measured."""
+    folder = out / f"{variant.network}, {variant.name}, {seed}"
+    measured = folder / "measured.json"
+    if not measured.exists():
+        config = configuration(variant, seed)
+        Run(config, open_objective(config, data, folder), folder).train()
+        state = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["average"]
+        figures = {name: _measure(config, data, test, state) for name, test in TESTS.items()}
+        measured.write_text(json.dumps(figures), encoding="utf-8")
+    found: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
+    return found
+
+
+def _measure(config: Config, data: Path, test: str, state: dict[str, torch.Tensor]) -> float:
+    objective = open_objective(replace(config, corpora=(Corpus(test),), validation=test), data, data)
+    net = objective.build()
+    assert isinstance(net, FromBytes)
+    net.load_state_dict(state)
+    return objective.validate(net.eval())["nme"]
+
+
+def table(figures: dict[tuple[Variant, int], dict[str, float]]) -> str:
+    """A row for each variant: means over its seeds."""
+    lines = [f"| network | | {' | '.join(TESTS)} | seeds | paper |", "|---" * (len(TESTS) + 4) + "|"]
+    for variant in dict.fromkeys(variant for variant, _ in figures):
+        seeds = [found for (of, _), found in figures.items() if of == variant]
+        means = " | ".join(f"{np.mean([found[test] for found in seeds]):.2f}" for test in TESTS)
+        lines.append(f"| {variant.network} | {variant.name} | {means} | {len(seeds)} | {variant.published} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Read the arguments, train what is missing and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", default=list(FILES), choices=list(FILES))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    arguments = parser.parse_args()
+    figures: dict[tuple[Variant, int], dict[str, float]] = {}
+    for seed, variant in product(arguments.seeds, (v for v in VARIANTS if v.network in arguments.only)):
+        figures[variant, seed] = run(variant, seed, arguments.data, arguments.out)
+        print(variant.network, variant.name, seed, figures[variant, seed], flush=True)
+        (arguments.out / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
