@@ -1,6 +1,6 @@
 """Speed, memory and start of the installed program, each run in a process of its own.
 
-    python benchmarks/pipeline.py [--videos FILE...] [--minutes 10] [--repeats 3] [--json FILE]
+    python benchmarks/pipeline.py [--videos FILE...] [--minutes 10] [--repeats 3] [--peer PYTHON] [--json FILE]
 
 Measures on a moving portrait (one face, four faces, 640x480; nothing else is needed) and on the videos given:
 
@@ -8,6 +8,9 @@ Measures on a moving portrait (one face, four faces, 640x480; nothing else is ne
     cpu        processor time of the whole process, start included, over the number of frames
     peak MB    largest resident set of the process
     first ms   from starting `facetrack live --jsonl` to its first line, with a warm Numba cache
+
+    peer       ms/frame of MediaPipe's face mesh for as many faces (one in the videos given), run in turn with this
+               program by the PYTHON of an environment of its own (`mediapipe_peer.py`); the last column is the ratio
 
 and the peak memory of a long video beside that of a ten-second one. The best of the repeats counts: on a shared
 machine everything else is somebody else's time.
@@ -17,11 +20,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,15 +33,17 @@ from facetrack.pipeline.bench import RATE, BenchSettings, write_moving_portrait
 from facetrack.pipeline.machine import describe_machine
 from facetrack.pipeline.tables import columns
 
+PEER = Path(__file__).with_name("mediapipe_peer.py")
 PROGRAM = (sys.executable, "-m", "facetrack")
 SHORT_S = 10
+FIGURES = ("wall_ms", "cpu_ms", "peak_mb", "first_ms", "peer_ms")
 # With this set, which developers do, every start compiles all of Python's modules anew: nothing that users wait for.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One video: milliseconds per frame, megabytes (10^6), milliseconds to the first result."""
+    """One video: milliseconds per frame, megabytes (10^6), milliseconds to the first result and of the peer."""
 
     video: str
     frames: int
@@ -46,6 +52,7 @@ class Measured:
     cpu_ms: float
     peak_mb: float
     first_ms: float
+    peer_ms: float = math.nan
 
 
 def run_batch(video: Path, folder: Path) -> Measured:
@@ -82,16 +89,32 @@ def first_result_ms(video: Path) -> float:
     return took_ms
 
 
+def peer_ms(python: Path, video: Path, faces: int) -> float:
+    """Milliseconds that MediaPipe takes for a frame, by the interpreter of its own environment."""
+    command = [str(python), str(PEER), str(video), str(faces)]
+    answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    return float(json.loads(answer.splitlines()[-1])["wall_ms"])
+
+
+def measure(video: Path, faces: int, folder: Path, wanted: argparse.Namespace) -> Measured:
+    """All repeats of one video, in turn with the peer's, if there is one."""
+    runs = []
+    for _ in range(wanted.repeats):
+        run = run_batch(video, folder)
+        runs.append(replace(run, peer_ms=peer_ms(wanted.peer, video, faces)) if wanted.peer else run)
+    return best(runs)
+
+
 def best(runs: list[Measured]) -> Measured:
     """The least of each figure over the repeats."""
     first = asdict(runs[0])
-    least = {name: min(getattr(run, name) for run in runs) for name in ("wall_ms", "cpu_ms", "peak_mb", "first_ms")}
+    least = {name: min(getattr(run, name) for run in runs) for name in FIGURES}
     return Measured(**(first | least))
 
 
 def table(measured: list[Measured]) -> str:
     """All figures as text."""
-    head = ["video", "frames", "with face", "ms/frame", "cpu", "peak MB", "first ms"]
+    head = ["video", "frames", "with face", "ms/frame", "cpu", "peak MB", "first ms", "peer", "ratio"]
     rows = [
         [
             m.video,
@@ -101,6 +124,7 @@ def table(measured: list[Measured]) -> str:
             f"{m.cpu_ms:.2f}",
             f"{m.peak_mb:.0f}",
             f"{m.first_ms:.0f}",
+            *(["", ""] if math.isnan(m.peer_ms) else [f"{m.peer_ms:.2f}", f"{m.wall_ms / m.peer_ms:.2f}"]),
         ]
         for m in measured
     ]
@@ -113,18 +137,18 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, nargs="*", default=[])
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the long video; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--peer", type=Path, metavar="PYTHON", help="interpreter of an environment with MediaPipe")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     wanted = parser.parse_args()
     with TemporaryDirectory(prefix="facetrack-benchmark-") as name:
         folder, frames = Path(name), round(SHORT_S * RATE)
         videos = [
-            write_moving_portrait(folder / f"{faces}-face.mp4", BenchSettings(faces=faces, frames=frames))
+            (write_moving_portrait(folder / f"{faces}-face.mp4", BenchSettings(faces=faces, frames=frames)), faces)
             for faces in (1, 4)
         ]
-        first_result_ms(videos[0])  # fills Numba's cache
-        measured = [
-            best([run_batch(video, folder) for _ in range(wanted.repeats)]) for video in [*videos, *wanted.videos]
-        ]
+        first_result_ms(videos[0][0])  # fills Numba's cache
+        videos += [(video, 1) for video in wanted.videos]
+        measured = [measure(video, faces, folder, wanted) for video, faces in videos]
         if wanted.minutes:
             settings = BenchSettings(frames=round(60 * wanted.minutes * RATE))
             measured.append(run_batch(write_moving_portrait(folder / "long.mp4", settings), folder))

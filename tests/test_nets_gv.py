@@ -11,7 +11,13 @@ import torch.nn.functional as F  # noqa: E402 - torch may be missing
 from torch import Tensor, nn  # noqa: E402
 
 from facetrack.engines import nets  # noqa: E402
-from facetrack.engines.nets.blocks import BandPooling, InvertedResidual, SqueezeExcite, round_channels  # noqa: E402
+from facetrack.engines.nets.blocks import (  # noqa: E402
+    BandPooling,
+    InvertedResidual,
+    SqueezeExcite,
+    conv_bn,
+    round_channels,
+)
 from facetrack.engines.nets.gv import GV  # noqa: E402
 from facetrack.tracker.types import UInt8  # noqa: E402
 
@@ -79,6 +85,16 @@ def test_squeeze_and_excite_halves_and_its_gate_stays_within_0_and_1() -> None:
     x = torch.randn(2, 72, 6, 6) + 1
     ratio = (gate(x) / x)[:, :, 0, 0]
     assert ((ratio >= 0) & (ratio <= 1)).all()
+
+
+def test_under_autocast_depthwise_convolutions_compute_in_float32_and_others_do_not() -> None:
+    depthwise, dense, x = conv_bn(8, 8, 3, groups=8)[0], conv_bn(8, 8, 3)[0], torch.randn(2, 8, 6, 6)
+    exact = F.conv2d(x, depthwise.weight, padding=1, groups=8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(depthwise(x), exact)
+        assert dense(x).dtype == torch.bfloat16
+        assert depthwise(dense(x)).dtype == torch.float32
+    assert torch.equal(depthwise(x), exact)
 
 
 def test_a_unit_has_a_skip_only_where_shapes_agree() -> None:

@@ -201,6 +201,19 @@ def test_the_average_follows_by_its_rule_and_copies_the_statistics(tmp_path: Pat
             assert torch.equal(a, b)
 
 
+def test_what_is_not_to_be_trained_stays_as_it_is_to_the_bit(tmp_path: Path) -> None:
+    before = Run(config(), Fit(), tmp_path / "before").net.state_dict()
+    after = parameters_after(tmp_path / "after", Fit(), config(only="3."))  # the last layer
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert same == {name for name in before if not name.startswith("3.")}
+    assert {name for name in same if "running" in name or "tracked" in name}  # the statistics are among them
+
+
+def test_nothing_to_train_is_refused_with_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"schedule\.only: no parameter begins with 'net'; there are 0\.bias, 0\.weight"):
+        Run(config(only="net"), Fit(), tmp_path)
+
+
 def test_large_gradients_are_clipped(tmp_path: Path) -> None:
     run = Run(config(clip=1e-3), Fit(), tmp_path)
     run.train(1)

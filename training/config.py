@@ -153,6 +153,8 @@ class Schedule:
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
         bf16: compute layers in bfloat16 (autocast): twice as fast for wide dense networks, slower for depthwise ones.
+        only: names of parameters begin so which are trained, "net.score" for the face score alone; all others, and
+            what normalisation layers have counted, stay as they are. "" for the whole network.
         seed: of the weights and of every item.
     """
 
@@ -169,6 +171,7 @@ class Schedule:
     checkpoint_every: int = 200
     workers: int = 1
     bf16: bool = False
+    only: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -129,9 +129,11 @@ class Run:
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if config.start:
             _load(self.net, start_file(config.start))
+        _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
-        decayed = [p for p in self.net.parameters() if p.ndim > 1]
-        plain = [p for p in self.net.parameters() if p.ndim <= 1]
+        trained = [p for p in self.net.parameters() if p.requires_grad]
+        decayed = [p for p in trained if p.ndim > 1]
+        plain = [p for p in trained if p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": schedule.weight_decay},
             {"params": plain, "weight_decay": 0.0},
@@ -193,6 +195,9 @@ class Run:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         torch.manual_seed((schedule.seed * schedule.steps + self.step) * world + rank)
         wrapped.train()
+        for module in self.net.modules():
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate(self.step, schedule)
         batch = [values.to(self.device, non_blocking=True) for values in batch]
@@ -295,6 +300,15 @@ def _load(net: nn.Module, path: Path) -> None:
         net.load_state_dict(state)
     except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, UnpicklingError) as error:
         raise ConfigError(f"start: {path} is no best.pt or .torch.npz of this network: {error}") from error
+
+
+def _freeze_all_but(net: nn.Module, only: str) -> None:
+    """Leave the parameters whose names begin with `only` to be trained."""
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
+    if not any(p.requires_grad for p in net.parameters()):
+        names = sorted({".".join(name.split(".")[:2]) for name, _ in net.named_parameters()})
+        raise ConfigError(f"schedule.only: no parameter begins with {only!r}; there are {', '.join(names)}")
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:
