@@ -81,7 +81,7 @@ def main() -> None:
     print(f"{'':36}{'NME io %':>9}{'> 8 %':>8}{'missed':>8}")
     choices = Choices(model=arguments.model)
     with open_engines(choices) as engines:
-        ways["fully automatic"] = automatic(engines.pipeline(choices))
+        ways["fully automatic"] = automatic(engines.pipeline_for_pictures(choices))
         for name, locate in ways.items():
             mean, failed, missed = measure(samples, locate, aligner)
             print(f"{name:36}{mean:9.2f}{failed:8.1f}{missed:8d}")

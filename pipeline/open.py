@@ -37,7 +37,8 @@ class Choices:
         backend: one of `engines.backend.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway.
         detect_every: frames between two searches while every known face is tracked.
-        min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size.
+        min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size, and
+            half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
         decoder: what decodes recordings and streams.
@@ -61,12 +62,14 @@ class Engines:
         detector, aligner: as `Pipeline` takes them.
         cards: of the networks in use.
         backend: what the networks run on, in words.
+        picture_detector: for pictures that have nothing to do with each other.
     """
 
     detector: FaceDetector
     aligner: Aligner
     cards: tuple[ModelCard, ...]
     backend: str
+    picture_detector: FaceDetector
 
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos."""
@@ -74,7 +77,8 @@ class Engines:
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched."""
-        return Pipeline(self.detector, self.aligner, self._settings(replace(choices, detect_every=1, smooth="none")))
+        settings = self._settings(replace(choices, detect_every=1, smooth="none"))
+        return Pipeline(self.picture_detector, self.aligner, settings)
 
     def _settings(self, choices: Choices) -> PipelineSettings:
         return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
@@ -123,7 +127,8 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
         net, scan, refine = (_take(load, opened) for load in loading)
         aligner = Aligner(align_card, net)
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
-        engines = Engines(detector, aligner, (align_card, detect_card), net.description)
+        cards = align_card, detect_card
+        engines = Engines(detector, aligner, cards, net.description, detector.for_pictures())
         _warm_up(engines.pipeline(choices))
         loader.submit(give_back)
         yield engines

@@ -124,7 +124,7 @@ tracking = chain(
         "--min-face",
         type=click.FloatRange(0),
         default=0,
-        help="Smallest face to search for, pixels.  [default: by the frame's size]",
+        help="Smallest face to search for, pixels.  [default: by the frame's size, half of that in pictures]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
 )

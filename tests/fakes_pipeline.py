@@ -138,7 +138,8 @@ class PaintedEngines:
         self.opened.append(choices)
         card = painted_card()
         try:
-            yield Engines(self.detector, Aligner(card, self.backend), (card,), self.backend.description)
+            aligner, what = Aligner(card, self.backend), self.backend.description
+            yield Engines(self.detector, aligner, (card,), what, self.detector)
         finally:
             self.backend.close()
 

@@ -165,6 +165,16 @@ def test_without_small_faces_those_of_the_sure_side_are_found_and_much_smaller_o
     assert len(detector().detect(picture)) == 1
 
 
+def test_in_pictures_faces_of_half_the_size_are_found_unless_the_user_chose_one():
+    small, usual = np.float32(0.55) * adaptive_min_face(480, 640), detector()
+    picture, points = painted((480, 640), [(320, 240, float(small), 0)])
+    assert len(usual.detect(picture)) == 0
+    (found,) = usual.for_pictures().detect(picture).points
+    assert np.abs(found - points[0]).max() < 1.5
+    assert usual.for_pictures().sure_side(picture) == pytest.approx(usual.sure_side(picture) / 2)
+    assert len(detector(min_face=40).for_pictures().detect(picture)) == 0
+
+
 def test_a_picture_with_a_single_level_is_searched_even_without_small_faces():
     picture, _ = painted((40, 40), [(20, 20, 30, 0)])
     alone = detector(min_face=24)
