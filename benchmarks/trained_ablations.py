@@ -3,8 +3,8 @@
     python benchmarks/trained_ablations.py --data DATA --out FOLDER [--only tab gv propnet span] [--seeds 0]
 
 Compact networks on crops of 64 pixels, 600 steps from scratch on the annotated photographs of 300-W's training sets
-alone: less than they need, enough to compare. SPAN sees every face twice, calm and disturbed, and the second of its runs
-must also answer both alike. The tests are DATA/lfpw/testset and DATA/lfpw-turned (by `training.turned`). Runs go on
+alone: less than they need, enough to compare. SPAN sees every face twice, calm and disturbed, and in the second of its
+runs must answer both alike. The tests are DATA/lfpw/testset and DATA/lfpw-turned (by `training.turned`). Runs go on
 where they stopped; the table, inter-ocular NME in percent beside what the papers report of their own networks on their
 own test sets, is printed and written to FOLDER/table.md after each of them.
 """
