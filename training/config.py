@@ -152,7 +152,8 @@ class Schedule:
         validate_every: steps between two validations, each with a line in the log.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
-        bf16: compute layers in bfloat16 (autocast): twice as fast for wide dense networks, slower for depthwise ones.
+        bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
+            networks, a third faster for MobileNetV3; on others slower.
         only: names of parameters begin so which are trained, "net.score" for the face score alone; all others, and
             what normalisation layers have counted, stay as they are. "" for the whole network.
         seed: of the weights and of every item.
