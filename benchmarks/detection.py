@@ -1,6 +1,6 @@
 """How many faces the detector finds, how often it sees one where there is none, and how long it takes.
 
-    python benchmarks/detection.py DATA [--portraits FOLDER ...] [--min-face PX]
+    python benchmarks/detection.py DATA [--portraits FOLDER ...] [--min-face PX] [--pictures]
 
 DATA is the data root of training/configs/bbfcn-5.toml; only pictures that were kept out of the training and out of the
 fit of the score count. FOLDERs hold pictures of one face each without annotation; a proposal anywhere counts as found.
@@ -80,9 +80,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--portraits", type=Path, action="append", default=[])
     parser.add_argument("--min-face", type=float, default=0.0)
+    parser.add_argument("--pictures", action="store_true", help="search as pictures are, not as frames of videos")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     looking = detector(min(THRESHOLDS), arguments.min_face)
+    looking = looking.for_pictures() if arguments.pictures else looking
     faces, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
     print(row("score at least", list(THRESHOLDS), ""))
     print(*annotated_rows(looking, faces, empty), sep="\n")
