@@ -195,7 +195,7 @@ class Run:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         torch.manual_seed((schedule.seed * schedule.steps + self.step) * world + rank)
         wrapped.train()
-        for module in self.net.modules():
+        for module in self.net.modules() if schedule.only else ():
             if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and not module.weight.requires_grad:
                 module.eval()
         for group in self.optimiser.param_groups:
