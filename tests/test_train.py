@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes_training import write_faces  # noqa: E402 - torch may be missing
+from filelock import FileLock  # noqa: E402
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -335,6 +336,17 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: of another network than the configuration's"):
         Run(config(), Fit(width=5), tmp_path)
+
+
+def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+    Run(config(), Fit(), tmp_path).train(3)
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    second = Run(config(), Fit(), tmp_path)
+    with FileLock(tmp_path / "lock"), pytest.raises(ConfigError, match="another process trains here"):
+        second.train()
+    assert (tmp_path / "checkpoint.pt").read_bytes() == kept
+    second.train()
+    assert second.step == 12
 
 
 def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Path) -> None:

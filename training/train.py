@@ -14,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
@@ -169,11 +171,18 @@ class Run:
         _save(state, self.folder / "checkpoint.pt")
 
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
-        """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints."""
+        """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints.
+
+        Raises:
+            ConfigError: another process trains in this folder.
+        """
+        with _alone_in(self.folder):
+            self._train(until, seconds)
+
+    def _train(self, until: int | None, seconds: float) -> None:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         # PropNet's last attention has no part in any loss
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
-        self.folder.mkdir(parents=True, exist_ok=True)
         tally = _Tally()
         end = schedule.steps if until is None else min(until, schedule.steps)
         stop = time.monotonic() + seconds
@@ -252,6 +261,26 @@ class Run:
             if picture is not None:
                 rgb = picture[..., ::-1].copy()
                 writer.add_image("validation", rgb, self.step, dataformats="HWC")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, of several processes the first for all: two runs would overwrite each other's checkpoints.
+
+    The system lets go of it when the process ends, however that is.
+    """
+    rank, _ = rank_and_world()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        if rank == 0:
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{folder}: another process trains here; stop it or choose another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Tally:
