@@ -133,7 +133,9 @@ def test_swapping_the_axes_swaps_the_coordinates() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [0.0, -5.0, 1e-9, PEAK, 50.0, np.nan], ids=["zero", "negative", "tiny", "flat", "high", "nan"]
+    "values",
+    [0.0, -5.0, 1e-9, PEAK, 50.0, np.nan, np.inf],
+    ids=["zero", "negative", "tiny", "flat", "high", "nan", "inf"],
 )
 def test_decoding_never_gives_nan(values: float) -> None:
     xy, score = decode(np.full((2, 3, CELLS, 2), values, np.float32))
@@ -141,11 +143,12 @@ def test_decoding_never_gives_nan(values: float) -> None:
     assert ((score >= 0) & (score <= 1)).all()
 
 
-def test_a_nan_among_good_values_counts_as_zero() -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_broken_value_among_good_ones_counts_as_zero(value: float) -> None:
     points = np.array([[[40.0, 80.0]]], np.float32)
     vectors = label(points)
     holed = vectors.copy()
-    holed[0, 0, [0, 1, 30], :] = np.nan
+    holed[0, 0, [0, 1, 30], :] = value
     np.testing.assert_array_equal(decode(holed)[0], decode(vectors)[0])
 
 

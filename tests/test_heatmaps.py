@@ -133,6 +133,21 @@ def test_dead_and_broken_maps_give_finite_points_without_score(value):
         assert (score == 0).all()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_broken_cell_among_good_ones_counts_as_zero(value):
+    maps = drawn(np.array([[[30.2, 41.7]], [[9.1, 20.0]]], np.float32), 16).astype(np.float32)
+    broken, holed = maps.copy(), maps.copy()
+    broken[0, 0, 1, 14], holed[0, 0, 1, 14] = value, 0.0
+    none, lines = np.zeros((2, 1, 2, 16, 16), np.float32), np.zeros((1, 1), np.int64)
+    for decode in (
+        lambda m: decode_heatmaps(m, 4),
+        lambda m: decode_heatmaps(m, 4, 2),
+        lambda m: decode_fields(m, none, lines, 2),
+    ):
+        for got, wanted in zip(decode(broken), decode(holed), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+
+
 def test_maps_of_a_wrong_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(F, N, h, w\)"):
         decode_heatmaps(np.zeros((2, 8, 8), np.float32), STRIDE)

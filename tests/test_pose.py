@@ -53,6 +53,21 @@ def test_the_pose_of_a_projected_head_is_found(rotation: tuple[float, ...], tran
     np.testing.assert_allclose(pose.translation_mm, translation, atol=0.3)
 
 
+@pytest.mark.parametrize("size", [(480, 640), (1080, 1920), (3000, 4000), (6000, 8000), (240, 40000)])
+def test_a_face_far_away_has_the_right_pose_or_none(size: tuple[int, int]) -> None:
+    found = []
+    for distance_mm in (400.0, 4000.0, 10_000.0, 40_000.0, 400_000.0):
+        turn, shift = Rotation.from_euler("XYZ", (0.1, 0.3, 0.2)).as_rotvec(), np.array([0, 0, distance_mm])
+        pixels, _ = cv2.projectPoints(MEAN_FACE_MM, turn, shift, camera_matrix(size), None)
+        pose = head_pose(pixels[:, 0].astype(np.float32), size)
+        found.append(pose is not None)
+        if pose is not None:
+            np.testing.assert_allclose(pose.rotation_rad, (0.1, 0.3, 0.2), atol=0.02)
+            assert pose.translation_mm[2] == pytest.approx(distance_mm, rel=0.02)
+    assert found[0]
+    assert not found[-1]
+
+
 def test_a_head_that_turns_to_its_left_has_a_negative_yaw() -> None:
     xy = projected(MEAN_FACE_MM, (0, -0.5, 0), (0, 0, 600))
     assert xy[30, 0] > (xy[36, 0] + xy[45, 0]) / 2  # the nose goes to the picture's right, the subject's left

@@ -133,12 +133,16 @@ def test_two_seconds_of_what_follows_are_nearly_as_good_as_all_of_it() -> None:
     assert (some**2).mean() < 1.1 * (everything**2).mean()
 
 
-def test_taking_more_at_once_changes_nothing_where_nothing_else_is_known() -> None:
-    seen = measured(riding(2.0))[:30]
+@pytest.mark.parametrize("gap", [range(0), *(range(start, start + 6) for start in range(1, 24))], ids=str)
+def test_taking_more_at_once_changes_nothing_where_nothing_else_is_known(gap: range) -> None:
+    seen = measured(riding(2.0))[30:60]
     one, other = RtsSmoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
     for smoother in (one, other):
         for i, xy in enumerate(seen):
-            smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+            if i in gap:
+                smoother.coast(i / FPS)
+            else:
+                smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
     whole, _ = one.take(30)
     parts = [other.take(count)[0] for count in (1, 12, 17)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)

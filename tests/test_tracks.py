@@ -394,6 +394,24 @@ def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> N
     assert TrackBook(TrackSettings(most_faces=1)).unclaimed(detected) == [0]
 
 
+def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
+    book = book_of(1, settings=TrackSettings(most_faces=1))
+    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    newcomer = book.admit(1 / RATE, face(700), look(2))
+    assert newcomer is not None
+    book.observe(2 / RATE, [face(100), face(700)], [look(1), look(2)])
+    assert states(book) == {0: "tracked"}
+    assert book.unclaimed(boxes_at(300, 400, 500, 900)) == []
+    assert len(book.missing) == 1  # the newcomer, who may come back
+
+
+def test_two_stamps_close_together_make_no_speed_of_noise() -> None:
+    book = book_of(1)
+    book.observe(1e-5, [face(101)], [look(1)])
+    assert np.abs(book.live[0].motion).max() <= 250  # px/s: 1 px in 4 ms
+    assert np.abs(book.live[0].place(0.5) - book.live[0].box).max() <= 125
+
+
 def test_the_tracks_are_in_the_order_of_their_numbers() -> None:
     book = book_of(1, 2, 3)
     book.observe(0.1, [lost(t) if t.number != 2 else face(500) for t in book.live], [look(n) for n in (1, 2, 3)])

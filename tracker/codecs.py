@@ -19,6 +19,12 @@ SHIFT = 0.25  # cells towards the higher neighbour; Newell et al., ECCV 2016
 
 
 @njit(cache=True, nogil=True)
+def _positive(value: float) -> float:
+    """The value if it is positive and finite, else 0; what a broken runtime gives has no say."""
+    return value if 0.0 < value < np.inf else 0.0
+
+
+@njit(cache=True, nogil=True)
 def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, xy: Float32, score: Float32) -> None:
     """Write places and scores of all landmarks into `xy` and `score`."""
     faces, landmarks, cells, _ = vectors.shape
@@ -28,7 +34,7 @@ def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, 
             for axis in range(2):
                 top, height = 0, 0.0
                 for i in range(cells):
-                    if vectors[f, n, i, axis] > height:
+                    if height < vectors[f, n, i, axis] < np.inf:
                         top, height = i, vectors[f, n, i, axis]
                 height = max(height, LOWEST)
                 if (top == 0 or top == cells - 1) and height < peak:
@@ -37,8 +43,8 @@ def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, 
                 else:
                     weights = moment = 0.0
                     for i in range(max(top - REACH, 0), min(top + REACH, cells - 1) + 1):
-                        value = vectors[f, n, i, axis]
-                        weight = (value * np.sqrt(value) if value > 0.0 else 0.0) + LOWEST
+                        value = _positive(vectors[f, n, i, axis])
+                        weight = value * np.sqrt(value) + LOWEST
                         weights += weight
                         moment += weight * i
                     place = moment / weights
@@ -54,7 +60,7 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
     and lower than a whole bell, the bell stands outside and its distance follows from that height (Eqs. 6 and 7).
 
     Args:
-        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; negative values and NaN count as 0.
+        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; what is negative or not finite counts as 0.
         stride: crop pixels per cell.
         sigma: width of the bell, cells.
         peak: height of a whole bell, tau in the paper.
@@ -72,12 +78,6 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
     vectors = np.ascontiguousarray(vectors, np.float32)
     _decode_vectors(vectors, float(stride), float(sigma), float(peak), xy, score)  # one compilation for all numbers
     return xy, score
-
-
-@njit(cache=True, nogil=True)
-def _positive(value: float) -> float:
-    """The value if it is positive and finite, else 0; a broken runtime's NaN has no say."""
-    return value if 0.0 < value < np.inf else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -136,10 +136,14 @@ def decode_heatmaps(maps: Float32, stride: float, reach: int = 0) -> tuple[Float
 
 
 def _highest(maps: Float32) -> Int64:
-    """Flat index of each map's maximum, (F, N)."""
+    """Flat index of each map's highest finite cell, (F, N)."""
     if maps.ndim != 4 or 0 in maps.shape[2:]:
         raise ValueError(f"heat maps: wanted (F, N, h, w) with cells in them, got {maps.shape}")
-    return np.asarray(maps.reshape(*maps.shape[:2], -1).argmax(2), np.int64)
+    flat = maps.reshape(*maps.shape[:2], -1)
+    tops = flat.argmax(2)
+    if not np.isfinite(np.take_along_axis(flat, tops[..., None], 2)).all():  # NaN and infinity win, if there are any
+        tops = np.where(np.isfinite(flat), flat, -np.inf).argmax(2)
+    return np.asarray(tops, np.int64)
 
 
 def field_lines(marks: Markup, fields: int) -> list[tuple[int, ...]]:

@@ -19,6 +19,7 @@ CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard norma
 STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
 ROBUST_ROUNDS = 4
 BISECTIONS = 12
+LEAST_STEP_S = 0.004  # no speed is read from a shorter step: stamps of a burst, not of a camera
 FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
 
 
@@ -202,8 +203,8 @@ def _gains(state: State, row: int, length: float, variance: float, dt: float, su
     """
     pp, pv, vv = state.spread[row, 0], state.spread[row, 1], state.spread[row, 2]
     if length > surprise * (pp + variance):
-        excess = length - (pp + variance)
-        pp, pv, vv = pp + excess, pv + excess / dt, vv + excess / dt**2
+        excess, step = length - (pp + variance), max(dt, LEAST_STEP_S)
+        pp, pv, vv = pp + excess, pv + excess / step, vv + excess / step**2
         state.moving[row] = 1.0
         state.prior[row, 0], state.prior[row, 1], state.prior[row, 2] = pp, pv, vv
     of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
@@ -236,7 +237,7 @@ def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
     for i in range(points):
         if variance[i] == np.inf:
             for axis in range(2):
-                position, velocity = start[i, axis] + shared[i, axis], shared[i, axis] / dt
+                position, velocity = start[i, axis] + shared[i, axis], shared[i, axis] / max(dt, LEAST_STEP_S)
                 state.own_step[i, axis] = position - state.position[i, axis]
                 state.own_step[i, 2 + axis] = velocity - state.velocity[i, axis]
                 state.position[i, axis], state.velocity[i, axis] = position, velocity

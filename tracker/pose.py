@@ -112,7 +112,7 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
         intrinsics: of the camera, at this size or another of the same aspect; default: `camera_matrix`, no distortion.
     Returns:
         The pose, or None where the points say nothing about a head: one of them is not finite, they fall
-        together or on one line, or only a head behind the camera would fit.
+        together or on one line, or only a head behind the camera or tens of metres away would fit.
     Raises:
         ValueError: xy is not (68, 2), or the size is not positive.
         ConfigError: the frame has another aspect than the intrinsics.
@@ -137,8 +137,14 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
 
 
 def _fit(model_mm: Float64, pixels: Float64, camera: Float64) -> Pose | None:
-    """The pose that lays a model (P, 3) over pixels (P, 2); None where it would be behind the camera."""
-    found, turn, shift = cv2.solvePnP(model_mm, pixels, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    """The pose that lays a model (P, 3) over pixels (P, 2); None where it would be behind the camera, or too far away.
+
+    OpenCV refuses, with an assertion, points that span less than a hundredth of the focal length.
+    """
+    try:
+        found, turn, shift = cv2.solvePnP(model_mm, pixels, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+    except cv2.error:
+        return None
     if not found or not np.isfinite(shift).all() or shift[2, 0] <= 0:
         return None
     matrix, _ = cv2.Rodrigues(turn)

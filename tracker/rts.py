@@ -55,6 +55,7 @@ class RtsSmoother:
         """
         self._filter = Smoother(settings, points)
         self._notes: list[_Note] = []
+        self._before: tuple[float, Float64] | None = None  # time and place of the last measured frame that was taken
 
     def __len__(self) -> int:
         return len(self._notes)
@@ -93,7 +94,10 @@ class RtsSmoother:
                 for name in ("spread", "prior", "shared_step", "own_step")
             ),
         )
-        _bridge(notes, position, velocity)
+        _bridge(self._before, notes, position, velocity)
+        for k in range(count):
+            if notes[k].measured:
+                self._before = notes[k].time_s, position[k].copy()
         self._notes = notes[count:]
         return position[:count].astype(np.float32), velocity[:count].astype(np.float32)
 
@@ -156,19 +160,26 @@ def _carry_back(change: Float64, spread: Float64, prior: Float64, dt: float) -> 
         change[2 + axis] = vp * x + vv * v
 
 
-def _bridge(notes: list[_Note], position: Float64, velocity: Float64) -> None:
-    """Put the frames between two measurements of one motion on the straight line between them, in place."""
-    last = 0
+def _bridge(before: tuple[float, Float64] | None, notes: list[_Note], position: Float64, velocity: Float64) -> None:
+    """Put the frames between two measurements of one motion on the straight line between them, in place.
+
+    Args:
+        before: time and smoothed place (N, 2) of the last measurement before these notes; None if there was none.
+        notes: T of them.
+        position, velocity: (T, N, 2).
+    """
+    begin, first = before, 0
     for t, note in enumerate(notes):
         if not note.measured:
             continue
-        if t > last + 1 and notes[last].measured and not note.starts:
-            span_s = note.time_s - notes[last].time_s
-            for k in range(last + 1, t):
-                share = (notes[k].time_s - notes[last].time_s) / span_s
-                position[k] = (1 - share) * position[last] + share * position[t]
-                velocity[k] = (position[t] - position[last]) / span_s
-        last = t
+        if begin is not None and first < t and not note.starts:
+            begin_s, place = begin
+            span_s = note.time_s - begin_s
+            for k in range(first, t):
+                share = (notes[k].time_s - begin_s) / span_s
+                position[k] = (1 - share) * place + share * position[t]
+                velocity[k] = (position[t] - place) / span_s
+        begin, first = (note.time_s, position[t]), t + 1
 
 
 def warm_up() -> None:

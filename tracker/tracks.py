@@ -19,6 +19,7 @@ from .types import Float32, Landmarks, State
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
 OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
 FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
+LEAST_STEP_S = 0.004  # no speed is read from a shorter step: stamps of a burst, not of a camera
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
 SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
 SURE = 0.8  # confidence from which a face is learnt by heart
@@ -164,8 +165,12 @@ class TrackBook:
         ]
         kept, lost = self._contest(claims)
         self.live = []
-        for claim in kept:
+        kept.sort(key=lambda claim: claim.track.number)
+        for claim in kept[: self.settings.most_faces]:
             self._take(claim, time_s)
+        for claim in kept[self.settings.most_faces :]:  # somebody had taken the place of one that coasted
+            claim.track.state = State.COASTING
+            self._gone.append(claim.track)
         for claim in lost:
             self._release(claim, time_s)
         self._missed = bool(lost)
@@ -243,7 +248,7 @@ class TrackBook:
         elapsed = time_s - track.seen_s
         moved = (landmarks.xy - track.landmarks.xy).mean(0)
         follows = 0 < elapsed <= FORESIGHT_S
-        track.motion = np.asarray(moved / elapsed, np.float32) if follows else STILL
+        track.motion = np.asarray(moved / max(elapsed, LEAST_STEP_S), np.float32) if follows else STILL
         if not follows:
             track.drift = STILL
         elif claim.alone and landmarks.confidence >= SURE:
@@ -289,7 +294,7 @@ class TrackBook:
     def unclaimed(self, boxes: Float32) -> list[int]:
         """Indices of detected boxes (F, 4), best first, that no measured track covers, at most what fits in."""
         measured = [track.box for track in self.live if track.measured]
-        free = self.settings.most_faces - len(measured)
+        free = max(self.settings.most_faces - len(measured), 0)
         if not measured:
             return list(range(len(boxes)))[:free]
         overlap = iou(boxes, np.stack(measured)).max(1)
