@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,9 +22,9 @@ from .hindsight import look_back, with_pictures
 from .open import Choices, Engines, OpenEngines, smoother_settings
 from .record import Record
 from .run import Pipeline
-from .sidecar import Origin, Outcome, identify_models, why_not_finished, write_sidecar
+from .sidecar import Origin, Outcome, identify_models, recorded_failures, why_not_finished, write_sidecar
 from .sinks import exist_already, make_folder
-from .sources import IMAGE_SUFFIXES, Source, open_source
+from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among, printable
 from .video_sink import VideoSink
 from .workers import do_all
 
@@ -248,7 +249,7 @@ class _Run:
             FacetrackError: nothing could be read, or something could not be written.
         """
         if self.outputs.existing == "resume" and self._is_finished():
-            return []
+            return self._left_out(recorded_failures(self.outputs.sidecar(self.task)))
         began_s = time.monotonic()
         with open_source(self.task.spec, decoder=self.choices.decoder) as source:
             if source.live:
@@ -308,7 +309,7 @@ class _Run:
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
         if source.kind == "images":
-            yield from each_alone(self.engines.pipeline_for_pictures(self.choices), source)
+            yield from each_alone(self.engines.pipeline_for_pictures(self.choices), source, source.failed)
         elif self.choices.smooth == "rts":
             yield from self._in_hindsight(source)
         else:
@@ -334,28 +335,58 @@ class _Run:
         if outcome.error:
             return [Failure(self.task.spec, outcome.error)]
         if source.kind == "images":
-            return [Failure(f"{self.task.spec}: {place}", reason) for place, reason in outcome.failed]
+            return self._left_out(outcome.failed)
         if outcome.failed:
             log.warning("%s: %d damaged packets were left out", self.task.spec, len(outcome.failed))
         return []
 
+    def _left_out(self, pictures: list[tuple[str, str]]) -> list[Failure]:
+        return [Failure(f"{self.task.spec}: {name}", reason) for name, reason in pictures]
 
-def each_alone(pipeline: Pipeline, frames: Iterable[Frame]) -> Iterator[Result]:
-    """Track each picture with an empty memory, so that its answer depends on nothing else."""
-    for frame in frames:
-        yield from pipeline.serial((frame,))
+
+def each_alone(pipeline: Pipeline, frames: Iterable[Frame], failed: list[tuple[str, str]]) -> Iterator[Result]:
+    """Track each picture with an empty memory, so that its answer depends on nothing else.
+
+    Args:
+        pipeline: for pictures.
+        frames: the pictures.
+        failed: (name, reason) of each picture that a stage breaks on, which is left out, are added here.
+    Raises:
+        FacetrackError: what the pictures have no part in.
+    """
+    pictures, began_s = iter(frames), time.perf_counter()
+    for frame in pictures:
+        capture_s = time.perf_counter() - began_s
+        try:
+            (result,) = pipeline.serial((frame,))
+        except FacetrackError:
+            raise
+        except Exception as error:
+            log.debug("%s failed", frame.name, exc_info=True)
+            failed.append((frame.name, _told(error)))
+        else:
+            yield replace(result, spans_s={**result.spans_s, "capture": capture_s})
+        began_s = time.perf_counter()
 
 
 def identify_input(task: Task) -> dict[str, Any]:
-    """What tells whether an input is still the same: its name and the number, bytes and newest change of its files."""
+    """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
+
+    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change.
+    """
     path = Path(task.spec)
     if path.is_dir():
-        files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+        files = pictures_among(path.iterdir())
     elif path.exists():
         files = [path]
     else:
-        files = [Path(match) for match in glob.glob(task.spec, recursive=True)]  # noqa: PTH207
-    stats = [file.stat() for file in files if file.is_file()]
-    newest_ns = max((stat.st_mtime_ns for stat in stats), default=0)
-    name = path.name or task.spec
-    return {"name": name, "files": len(stats), "bytes": sum(s.st_size for s in stats), "modified_ns": newest_ns}
+        matches = (Path(match) for match in glob.glob(task.spec, recursive=True))  # noqa: PTH207
+        files = pictures_among(matches)
+    stats = [(printable(file.as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
+    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
+    return {
+        "name": printable(path.name or task.spec),
+        "files": len(stats),
+        "bytes": sum(stat.st_size for _, stat in stats),
+        "digest": hashlib.sha256(listing.encode()).hexdigest()[:16],
+    }

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+_ISO_BOXES = frozenset(  # that may stand outermost
+    b"emsg ftyp free mdat meco meta mfra moof moov pdin pnot prft sidx skip ssix styp uuid wide".split()
+)
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
@@ -39,19 +42,29 @@ def declared_size(path: Path) -> int | None:
 
 
 def _walk(file: BinaryIO, size: int, length_of_next: Callable[[BinaryIO], int | None]) -> int | None:
-    """Hop from element to element; `length_of_next` gives the length with the header, None where it is open."""
+    """Hop from element to element.
+
+    Args:
+        file: seekable.
+        size: of the file, bytes.
+        length_of_next: gives an element's length with its header; None where it is open, 0 for what is no element.
+    """
     at = 0
     while at < size:
         file.seek(at)
         length = length_of_next(file)
         if length is None:
             return None
+        if length == 0:  # cameras write their own behind the last one
+            return at
         at += length
     return at
 
 
 def _iso_box(file: BinaryIO) -> int | None:
     header = file.read(16)
+    if header[4:8] not in _ISO_BOXES:
+        return 0
     length = int.from_bytes(header[:4], "big")
     if length == 1:
         length = int.from_bytes(header[8:16], "big")

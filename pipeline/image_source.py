@@ -45,7 +45,7 @@ class ImageSource:
     rate = None
 
     def __init__(self, root: Path, files: Sequence[Path], name: str) -> None:
-        named = [(file.relative_to(root).as_posix(), file) for file in files]
+        named = [(printable(file.relative_to(root).as_posix()), file) for file in files]
         self._files = sorted(named, key=lambda item: natural_key(item[0]))
         self.name = name
         self.frames: int | None = len(files)
@@ -106,6 +106,11 @@ def read_image(path: Path) -> UInt8:
         raise SourceError(f"{path}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG")
     bgr.flags.writeable = False
     return cast(UInt8, bgr)
+
+
+def printable(name: str) -> str:
+    """A file's name as UTF-8 can hold it; on Linux a name is bytes that may be no text."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-from ..tracker.errors import SourceError
+from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.types import Result
 from .camera_file import describe_intrinsics, refuse_other_aspect
@@ -18,10 +19,14 @@ from .open import Choices, Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, identify_models, write_sidecar
-from .sinks import JsonLinesSink
+from .sinks import JsonLinesSink, exist_already
 from .sources import Source, open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY_S = 1.0  # at most so often of dropped frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +54,29 @@ class LiveOutputs:
     intrinsics: Intrinsics | None = None
     overwrite: bool = False
 
+    def files(self) -> list[Path]:
+        """All files of a run."""
+        table = [] if self.csv is None else [self.csv, self.csv.with_suffix(".json")]
+        return table + ([] if self.record is None else [self.record])
+
+    def refuse_collisions(self, spec: str) -> None:
+        """See that no output takes the place of another one, of the source, or of a file that is to stay.
+
+        Raises:
+            ConfigError: two outputs are one file, or one is the source.
+            SinkError: one exists and must not be overwritten.
+        """
+        files = self.files()
+        places = [file.resolve() for file in files]
+        if len(set(places)) < len(places):
+            names = ", ".join(str(file) for file in files)
+            raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
+        if Path(spec).is_file() and Path(spec).resolve() in places:
+            raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
+        existing = [file for file in files if file.exists()]
+        if existing and not self.overwrite:
+            raise SinkError(f"{exist_already(existing)}; choose another name or add --overwrite")
+
 
 class LiveRun:
     """From one source to all outputs, until the source ends, the window is closed or Ctrl-C comes.
@@ -66,10 +94,11 @@ class LiveRun:
 
         Raises:
             SourceError: the source cannot be opened, or was lost.
-            SinkError: an output cannot be written, or there is no display.
-            ConfigError: the pictures have another aspect than the intrinsics.
+            SinkError: an output cannot be written or exists, or there is no display.
+            ConfigError: the pictures have another aspect than the intrinsics, or outputs get in each other's way.
             KeyboardInterrupt: Ctrl-C.
         """
+        self.outputs.refuse_collisions(spec)
         began_s = time.monotonic()
         ended_by: SourceError | KeyboardInterrupt | None = None
         with open_source(spec, realtime=True, decoder=self.choices.decoder) as source, Record() as record:
@@ -110,9 +139,13 @@ class LiveRun:
             record.add(self._window)
 
     def _pump(self, source: Source, record: Record) -> None:
+        told_s, told = time.monotonic(), 0
         with closing(self._results(source)) as results:
             for result in results:
                 record.write(result)
+                if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
+                    told_s, told = time.monotonic(), self._pipeline.dropped
+                    log.info("%d frames dropped so far", told)
                 if self._window is not None and self._window.closed:
                     return
 

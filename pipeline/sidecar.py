@@ -80,6 +80,11 @@ def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) ->
     atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def recorded_failures(path: Path) -> list[tuple[str, str]]:
+    """(place, reason) of what a run had to leave out, by its sidecar, which `why_not_finished` has accepted."""
+    return [(entry["place"], entry["reason"]) for entry in json.loads(path.read_text(encoding="utf-8"))["failed"]]
+
+
 def why_not_finished(path: Path, origin: Origin) -> str:
     """Say why the table beside this sidecar is not the whole answer to the same question; "" where it is."""
     try:

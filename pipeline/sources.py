@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +19,11 @@ from av.container import InputContainer
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame
 from .declared_size import declared_size
-from .image_source import IMAGE_SUFFIXES, ImageSource
+from .image_source import IMAGE_SUFFIXES, ImageSource, printable
 from .video_reader import why
 from .video_source import Kind, LiveSource, Retry, VideoSource
 
-__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source"]
+__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source", "pictures_among", "printable"]
 
 Decoder = Literal["cpu", "cuda"]
 
@@ -87,7 +87,7 @@ def open_source(
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
             a URL that FFmpeg opens (rtsp, http, udp, ...) or "lavfi:" and a filter graph that makes pictures.
             A string of digits is always a camera: write "./0" for a file of that name.
-        realtime: give the frames of a video file when their time has come, as a camera would.
+        realtime: give the frames of a recording when their time has come, as a camera would.
         retry: how often a lost camera or stream is opened again; default `Retry()`.
         decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras have nothing to
             gain from it.
@@ -103,7 +103,7 @@ def open_source(
     if text.startswith("lavfi:"):
         return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
     if "://" in text:
-        return _open_url(text, retry or Retry(), decoder)
+        return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(spec)
     if path.is_dir():
         return _open_folder(path)
@@ -157,7 +157,7 @@ class _Address:
 
 
 def _open_folder(folder: Path) -> Source:
-    files = _images(folder.iterdir())
+    files = pictures_among(folder.iterdir())
     if not files:
         raise SourceError(f"{folder}: a folder without pictures; wanted files such as .jpg or .png in it")
     return ImageSource(folder, files, folder.resolve().name)
@@ -167,13 +167,16 @@ def _open_glob(pattern: str) -> Source:
     parts = Path(pattern).parts
     depth = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
     root = Path(*parts[:depth])
-    files = _images(root.glob(str(Path(*parts[depth:]))))
+    try:
+        files = pictures_among(root.glob(str(Path(*parts[depth:]))))
+    except ValueError as error:  # "**" beside other letters
+        raise SourceError(f"{pattern}: is no pattern that can be searched for: {error}") from error
     if not files:
         raise SourceError(f"{pattern}: matches no picture; wanted files such as .jpg or .png")
     return ImageSource(root, files, root.resolve().name)
 
 
-def _images(paths: Iterator[Path]) -> list[Path]:
+def pictures_among(paths: Iterable[Path]) -> list[Path]:
     """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
     return [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()]
 
@@ -205,14 +208,15 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
 
 
-def _open_url(url: str, retry: Retry, decoder: Decoder) -> Source:
+def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
     parts = urlsplit(url)
     host = parts.hostname or ""
     label = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # no password in messages
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
-    return _open_live(_Address(url, label, name, "stream", options=options, decoder=decoder), retry)
+    address = _Address(url, label, name, "stream", options=options, decoder=decoder)
+    return _open_live(address, retry, realtime=realtime)
 
 
 def _open_camera(index: int, retry: Retry) -> Source:
@@ -234,12 +238,12 @@ def _dshow_name(index: int) -> str:
     return names[index]
 
 
-def _open_live(address: _Address, retry: Retry | None) -> Source:
+def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False) -> Source:
     try:
         container = address.open()
     except av.FFmpegError as error:
         advice = "plug one in, or name a video instead" if address.kind == "camera" else "check the address"
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and container.duration is not None:  # a recording that lies on a server
-        return VideoSource(container, label=address.label, name=address.name, kind="stream")
+        return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)
     return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)

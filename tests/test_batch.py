@@ -5,19 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video
 
-from facetrack.pipeline.batch import Failure, Outputs, Task, open_and_track_all, plan, track_all
+from facetrack.pipeline.batch import Failure, Outputs, Task, each_alone, open_and_track_all, plan, track_all
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.run import Pipeline
 from facetrack.tracker.errors import ConfigError, SinkError
+from facetrack.tracker.types import Frame, Result
 
 MOVING = PaintedSource(count=24, faces=(PaintedFace(velocity=(30.0, 0.0)),))
 NEAR_PX = 0.5  # one level of the painted chart is half a pixel
@@ -165,6 +168,37 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path
     assert sidecar(tmp_path / "out/shots.json")["counts"]["failed"] == 1
 
 
+def test_a_picture_that_a_stage_breaks_on_is_named_and_the_others_are_done() -> None:
+    class Fragile:
+        def serial(self, frames: Iterable[Frame]) -> Iterator[Result]:
+            for frame in frames:
+                if frame.index == 1:
+                    raise ValueError("this one is odd")
+                yield Result(frame, (), {"detect": 0.1})
+
+    failed: list[tuple[str, str]] = []
+    pictures = (Frame(i, float(i), 0.0, np.zeros((4, 4, 3), np.uint8), f"{i}.png") for i in range(3))
+    results = list(each_alone(cast(Pipeline, Fragile()), pictures, failed))
+    assert [result.frame.name for result in results] == ["0.png", "2.png"]
+    assert all(set(result.spans_s) == {"capture", "detect"} for result in results)
+    assert failed == [("1.png", "ValueError: this one is odd")]
+
+
+def test_the_time_to_read_pictures_is_told(tmp_path: Path) -> None:
+    source = PaintedSource(count=3, shape=(2000, 3000))
+    track([paint_pictures(tmp_path / "shots", source, ["1.png", "2.png", "3.png"])], Outputs(tmp_path / "out"))
+    stages = sidecar(tmp_path / "out/shots.json")["stages_ms"]
+    assert stages["capture"]["p50"] > 1.0  # six million pixels
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_picture_whose_name_is_no_text_is_tracked_too(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    (folder / "1.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
+    assert track([folder], Outputs(tmp_path / "out")) == []
+    assert [row["input"] for row in rows(tmp_path / "out/shots.csv")] == ["\ufffd.png"]
+
+
 # what goes wrong
 
 
@@ -301,6 +335,22 @@ def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
     assert notes.advances == 5
     assert reason in caplog.text
     assert sidecar(out / "moving.json")["complete"] is True
+
+
+def test_resume_names_again_the_pictures_that_could_not_be_read(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    (folder / "2.png").write_text("no picture", encoding="utf-8")
+    first = track([folder], Outputs(tmp_path / "out"))
+    assert len(first) == 1
+    assert track([folder], Outputs(tmp_path / "out", existing="resume")) == first
+
+
+def test_resume_does_again_a_folder_in_which_a_picture_has_another_name(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "2.png"])
+    track([folder], Outputs(tmp_path / "out"))
+    (folder / "1.png").rename(folder / "9.png")
+    track([folder], Outputs(tmp_path / "out", existing="resume"))
+    assert [row["input"] for row in rows(tmp_path / "out/shots.csv")] == ["2.png", "9.png"]
 
 
 def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

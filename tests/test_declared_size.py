@@ -15,6 +15,8 @@ from facetrack.pipeline.declared_size import declared_size
     [
         # mp4: two boxes, the second longer than the file
         (struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4s", 1000, b"mdat"), 1016),
+        # mp4: cameras leave notes of their own behind the last box
+        (struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4s4x", 12, b"mdat") + b"GPS:52.5200,13.4050", 28),
         # mp4: a 64-bit length
         (struct.pack(">I4s8x", 16, b"ftyp") + struct.pack(">I4sQ", 1, b"mdat", 5_000_000_000), 5_000_000_016),
         # mp4: the last box reaches to the end, whatever that is
