@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -90,27 +89,6 @@ def _prepare_process() -> None:
     gc.set_threshold(5_000, 100)  # a start makes 180,000 objects that stay; to search them again and again takes 75 ms
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
-    if "NUMBA_CACHE_DIR" not in os.environ:
-        os.environ["NUMBA_CACHE_DIR"] = str(_compilation_cache())
-
-
-def _compilation_cache() -> Path:
-    """The user's cache folder; one that lasts as long as this process where that cannot be written."""
-    from platformdirs import user_cache_path
-
-    folder = user_cache_path("facetrack", appauthor=False) / "numba"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    import atexit
-    import tempfile
-
-    passing = tempfile.TemporaryDirectory(prefix="facetrack-numba-")
-    atexit.register(passing.cleanup)
-    return Path(passing.name)
 
 
 if __name__ == "__main__":

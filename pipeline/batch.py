@@ -337,7 +337,8 @@ class _Run:
         if source.kind == "images":
             return self._left_out(outcome.failed)
         if outcome.failed:
-            log.warning("%s: %d damaged packets were left out", self.task.spec, len(outcome.failed))
+            first, count = ": ".join(outcome.failed[0]), len(outcome.failed)
+            log.warning("%s: damaged in %d place%s, at first %s", self.task.spec, count, "s" * (count > 1), first)
         return []
 
     def _left_out(self, pictures: list[tuple[str, str]]) -> list[Failure]:

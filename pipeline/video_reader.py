@@ -29,6 +29,8 @@ PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only 
 CLOCK_BREAK_S = 1.0  # a time stamp that falls back further than this comes from a new clock, not from a glitch
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 BAD_PACKETS = 300  # in a row; longer than the wait for a key frame after joining a broadcast
+ASPECT_TOLERANCE = 0.01  # encoders round: 3416:3417 is meant to be square
+WIDEST_PIXEL = 4
 CAMERA_NAP_S = 0.005  # between two looks at a camera that answers "nothing yet" instead of waiting
 CAMERA_NAPS = 1000  # after five seconds such a camera counts as silent
 
@@ -165,15 +167,23 @@ class MediaClock:
 
 
 class ToBgr:
-    """Turns decoded pictures of one stream into upright, read-only BGR arrays."""
+    """Turns decoded pictures of one stream into upright, read-only BGR arrays with square pixels.
 
-    def __init__(self, first: VideoFrame) -> None:
+    Args:
+        first: the first picture.
+        aspect: width over height of the stored pixels. Where they are not square (PAL and DV, anamorphic films), the
+            shorter way is stretched: faces would be too narrow, and no angle nor the eyes' opening right.
+    """
+
+    def __init__(self, first: VideoFrame, aspect: Fraction) -> None:
         self._swscale = VideoReformatter()  # one for all frames: setting it up costs more than a frame
         self._transposed, self._flip = _orientation(first)
+        self._wider, self._higher = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))
 
     def __call__(self, picture: VideoFrame) -> UInt8:
         """Convert to (H, W, 3) uint8; colour matrix and range as the stream says, else BT.601, limited."""
-        stored = self._swscale.reformat(picture, format="bgr24", threads=1).to_ndarray()
+        width, height = round(picture.width * self._wider), round(picture.height * self._higher)
+        stored = self._swscale.reformat(picture, width, height, format="bgr24", threads=1).to_ndarray()
         turned = cv2.transpose(stored) if self._transposed else stored
         upright = turned if self._flip is None else cv2.flip(turned, self._flip)
         bgr = np.ascontiguousarray(upright, np.uint8)  # rows of odd widths are padded
@@ -200,7 +210,7 @@ def first_picture(reader: Reader, label: str) -> tuple[ToBgr, UInt8]:
     if reader.first is None:
         raise SourceError(f"{label}: no frame can be decoded: {reader.reason or 'its video stream is empty'}")
     try:
-        convert = ToBgr(reader.first)
+        convert = ToBgr(reader.first, pixel_aspect(reader.stream))
         return convert, convert(reader.first)
     except av.FFmpegError as error:
         form = reader.first.format.name
@@ -224,6 +234,13 @@ def _video_stream(container: InputContainer, label: str) -> VideoStream:
     if moving[0].codec_context is None:
         raise SourceError(f"{label}: its video codec is unknown here; convert it, for example to H.264")
     return moving[0]
+
+
+def pixel_aspect(stream: VideoStream) -> Fraction:
+    """Width over height of the stored pixels; 1 where it is unknown, absurd, or not worth a stretched picture."""
+    aspect = stream.sample_aspect_ratio or Fraction(1)
+    odd = abs(aspect - 1) > ASPECT_TOLERANCE and 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL
+    return aspect if odd else Fraction(1)
 
 
 def mean_rate(stream: VideoStream) -> Fraction | None:

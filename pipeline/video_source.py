@@ -43,11 +43,11 @@ class VideoSource:
     period after the one before it; a stamp that does not rise is moved one tick behind the last; one that falls
     back by more than a second starts a new clock that goes on where the old one stopped.
 
-    Alpha is left out, 10 bits become 8, and the container's display matrix is applied (the nearest of its eight
-    right-angled turns and mirrorings), so that faces stand as the photographer saw them.
+    Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
+    applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
 
     Attributes:
-        failed: (place, reason) of each damaged packet that was left out.
+        failed: (place, reason) of each damaged packet, which was left out, and of each damaged picture, which was not.
         See `sources.Source` for the rest.
     """
 
@@ -116,6 +116,8 @@ class VideoSource:
         picture = self._reader.first
         while picture is not None:
             time_s = clock.time_of(picture)
+            if picture.is_corrupt:
+                self.failed.append((f"frame {index + 1} ({time_s:.3f} s)", "damaged, decoded as far as it goes"))
             if self.live and self._stopped.wait(began_s + time_s - time.monotonic()):
                 return
             yield Frame(index, time_s, time.monotonic(), bgr)

@@ -328,18 +328,6 @@ def test_an_export_that_has_no_crops_to_be_judged_by_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_home_that_cannot_be_written_is_no_obstacle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.delenv("NUMBA_CACHE_DIR")
-    for name in ("XDG_CACHE_HOME", "HOME", "LOCALAPPDATA"):
-        monkeypatch.setenv(name, str(tmp_path / "file"))
-    assert run("models") == 0
-    assert capsys.readouterr().err == ""
-    assert os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
-
-
 def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert card.is_file()
     assert run("models") == 0

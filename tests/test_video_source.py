@@ -250,6 +250,28 @@ def test_an_mp4_cut_off_before_its_index_says_that(tmp_path: Path) -> None:
         open_source(cut_copy(whole, 0.6))
 
 
+@pytest.mark.parametrize(
+    ("aspect", "stored", "shown"),
+    [
+        (Fraction(64, 45), (576, 720), (576, 1024)),  # PAL, 16:9
+        (Fraction(8, 9), (480, 720), (540, 720)),  # NTSC, 4:3
+        (Fraction(3416, 3417), (240, 320), (240, 320)),  # meant to be square
+        (Fraction(1, 100), (240, 320), (240, 320)),  # nonsense
+    ],
+)
+def test_pixels_are_square(tmp_path: Path, aspect: Fraction, stored: tuple[int, int], shown: tuple[int, int]) -> None:
+    height, width = stored
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[height // 4 : height // 2, width // 4 : width // 2] = 255
+    path = write_video(tmp_path / "a.mkv", [picture] * 2, VideoRecipe(tags={"sample_aspect_ratio": aspect}))
+    with open_source(path) as source:
+        assert source.size == shown
+        bgr = next(iter(source)).bgr
+    rows, columns = (np.flatnonzero(bgr[..., 1].max(1 - axis) > 128) for axis in (0, 1))
+    np.testing.assert_allclose((rows[0], rows[-1] + 1), (shown[0] / 4, shown[0] / 2), atol=1.5)
+    np.testing.assert_allclose((columns[0], columns[-1] + 1), (shown[1] / 4, shown[1] / 2), atol=1.5)
+
+
 def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
     with av.open(path) as container:
@@ -263,6 +285,19 @@ def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> N
     assert len(frames) == 9
     np.testing.assert_allclose([f.time_s for f in frames], np.delete(np.arange(10) / 30, 4), atol=1e-4)
     assert len(source.failed) == 1
+
+
+def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(20), VideoRecipe(options={"crf": "20", "g": "5"}))
+    with av.open(path) as container:
+        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][12]
+    data = bytearray(path.read_bytes())
+    data[place + size // 3 : place + size // 2] = b"\x55" * (size // 2 - size // 3)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        assert len(list(source)) == 20
+    assert source.failed
+    assert all("damaged" in reason and name.startswith("frame 1") for name, reason in source.failed)
 
 
 def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:

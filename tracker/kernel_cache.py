@@ -1,0 +1,36 @@
+"""Where Numba keeps what it compiled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def choose_kernel_cache() -> None:
+    """Let Numba, which reads it when first imported, use the user's cache folder, unless the user has chosen one.
+
+    Its own choice is beside the sources: there it would outlive an uninstall and hide an editable install.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    try:
+        from platformdirs import user_cache_path
+    except ImportError:  # no dependencies here, so no Numba either: a GPU machine that only runs engines
+        return
+    os.environ["NUMBA_CACHE_DIR"] = str(_writable(user_cache_path("facetrack", appauthor=False) / "numba"))
+
+
+def _writable(folder: Path) -> Path:
+    """The folder; one that lasts as long as this process where that cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    import atexit
+    import tempfile
+
+    passing = tempfile.TemporaryDirectory(prefix="facetrack-numba-")
+    atexit.register(passing.cleanup)
+    return Path(passing.name)
