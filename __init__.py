@@ -1,3 +1,43 @@
-"""facetrack: real-time face landmark tracking."""
+"""facetrack: real-time face landmark tracking. What a program needs of it is below and in docs/python.md."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+__all__ = [
+    "Choices",
+    "Engines",
+    "Face",
+    "Frame",
+    "Landmarks",
+    "Pose",
+    "Result",
+    "Source",
+    "eye_aspect_ratio",
+    "head_pose",
+    "open_engines",
+    "open_source",
+]
+
+if TYPE_CHECKING:
+    from .pipeline.open import Choices, Engines, open_engines
+    from .pipeline.sources import Source, open_source
+    from .tracker.pose import Pose, eye_aspect_ratio, head_pose
+    from .tracker.types import Face, Frame, Landmarks, Result
+
+_HOMES = {
+    ".pipeline.open": ("Choices", "Engines", "open_engines"),
+    ".pipeline.sources": ("Source", "open_source"),
+    ".tracker.pose": ("Pose", "eye_aspect_ratio", "head_pose"),
+    ".tracker.types": ("Face", "Frame", "Landmarks", "Result"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name where it is asked for: `facetrack --help` waits for no library."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name], __name__), name)

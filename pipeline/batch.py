@@ -6,22 +6,21 @@ import glob
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
+from ..tracker.errors import ConfigError, SinkError, SourceError, told
 from ..tracker.intrinsics import Intrinsics
-from ..tracker.types import Frame, Result
+from ..tracker.types import Result
 from .camera_file import describe_intrinsics, refuse_other_aspect
 from .csv_sink import CsvColumns, CsvSink
-from .hindsight import look_back, with_pictures
-from .open import Choices, Engines, OpenEngines, smoother_settings
+from .hindsight import with_pictures
+from .open import Choices, Engines, OpenEngines
 from .record import Record
-from .run import Pipeline
 from .sidecar import Origin, Outcome, identify_models, recorded_failures, why_not_finished, write_sidecar
 from .sinks import exist_already, make_folder
 from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among, printable
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One input and the stem of its outputs."""
+    """One input and the stem of its outputs, with "/" where these go to folders of their own."""
 
     spec: str
     name: str
@@ -99,28 +98,32 @@ class Reporter(Protocol):
         """A task is over, in words."""
 
 
-def plan(inputs: Sequence[str], outputs: Outputs, shard: tuple[int, int] = (1, 1)) -> list[Task]:
+def plan(
+    inputs: Sequence[str], outputs: Outputs, shard: tuple[int, int] = (1, 1), *, keep_folders: bool = False
+) -> list[Task]:
     """Turn what a user named into tasks, and find out beforehand what could not end well.
 
-    A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match.
+    A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match. What is named
+    twice is done once.
 
     Args:
         inputs: files, folders, globs, URLs.
         outputs: what is to be written.
         shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
             tasks in the order of their names.
+        keep_folders: matches of a glob keep their place below its part without wildcards.
     Raises:
         ConfigError: two inputs would write the same files, or one would be written over.
         SinkError: outputs of this share exist that must not be overwritten.
     """
-    tasks = [task for spec in inputs for task in _expand(spec)]
+    tasks = list(dict.fromkeys(task for spec in inputs for task in _expand(spec, keep_folders=keep_folders)))
     names: dict[str, Task] = {}
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
         if other is not task:
             raise ConfigError(
-                f"{other.spec} and {task.spec} would both be written to {outputs.table(task)}; rename one of them or "
-                "give them different --out folders"
+                f"{other.spec} and {task.spec} would both be written to {outputs.table(task)}; rename one of "
+                "them, give them different --out folders, or let matches of a glob keep theirs (--keep-folders)"
             )
         if Path(task.spec).is_file() and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
@@ -132,7 +135,7 @@ def plan(inputs: Sequence[str], outputs: Outputs, shard: tuple[int, int] = (1, 1
     return tasks
 
 
-def _expand(spec: str) -> list[Task]:
+def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     path = Path(spec)
     if spec.isdecimal():
         raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
@@ -140,11 +143,12 @@ def _expand(spec: str) -> list[Task]:
         name = path.resolve().name if path.is_dir() else path.stem
         return [Task(spec, name or "input")]
     matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
-    pictures = all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches)
-    if pictures:
-        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    if all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches):
         return [Task(spec, root.resolve().name)]
-    return [Task(match, Path(match).stem) for match in matches]
+    stems = [Path(match) if Path(match).is_dir() else Path(match).with_suffix("") for match in matches]
+    names = [stem.relative_to(root).as_posix() if keep_folders else stem.name for stem in stems]
+    return [Task(match, name) for match, name in zip(matches, names, strict=True)]
 
 
 def track_all(
@@ -215,17 +219,10 @@ def _track(
         raise
     except Exception as error:
         log.debug("%s failed", task.spec, exc_info=True)
-        reason = _told(error)
+        reason = told(error)
         if not alone:  # a single failure is the end, which the caller tells
             reporter.ended(task, f"failed: {reason}")
         return [Failure(task.spec, reason)]
-
-
-def _told(error: Exception) -> str:
-    """An error in one line; those that are not ours with their type and place."""
-    if isinstance(error, FacetrackError):
-        return str(error)
-    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
 
 
 class _Run:
@@ -257,7 +254,7 @@ class _Run:
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.monotonic() - began_s
-            outcome = Outcome(_told(error) if error else "", source.failed, 0, wall_s)
+            outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s)
         write_sidecar(self.outputs.sidecar(self.task), self.origin, self.record.tally, outcome)
         self.reporter.ended(self.task, self._line(outcome))
         return self._failures(source, outcome)
@@ -296,6 +293,7 @@ class _Run:
     def _open_sinks(self, source: Source) -> None:
         refuse_other_aspect(self.outputs.intrinsics, source)
         overwrite = self.outputs.existing != "refuse"
+        make_folder(self.outputs.table(self.task).parent)
         columns = CsvColumns(
             self.engines.aligner.markup.points,
             raw=self.outputs.raw,
@@ -308,18 +306,9 @@ class _Run:
             self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
-        if source.kind == "images":
-            yield from each_alone(self.engines.pipeline_for_pictures(self.choices), source, source.failed)
-        elif self.choices.smooth == "rts":
-            yield from self._in_hindsight(source)
-        else:
-            yield from self.engines.pipeline(self.choices).run(source)
-
-    def _in_hindsight(self, source: Source) -> Iterator[Result]:
-        """Results wait without their pictures; those of an annotated video are read a second time."""
-        with closing(self.engines.pipeline(self.choices).run(source)) as measured:
-            results = look_back(measured, smoother_settings(self.engines.aligner.card))
-            if not self.outputs.video:
+        """What the engines find; where it comes in hindsight, pictures for a video are read a second time."""
+        with closing(self.engines.track(source)) as results:
+            if not self.outputs.video or self.choices.smooth != "rts" or source.kind == "images":
                 yield from results
                 return
             with open_source(self.task.spec, decoder=self.choices.decoder) as again:
@@ -343,31 +332,6 @@ class _Run:
 
     def _left_out(self, pictures: list[tuple[str, str]]) -> list[Failure]:
         return [Failure(f"{self.task.spec}: {name}", reason) for name, reason in pictures]
-
-
-def each_alone(pipeline: Pipeline, frames: Iterable[Frame], failed: list[tuple[str, str]]) -> Iterator[Result]:
-    """Track each picture with an empty memory, so that its answer depends on nothing else.
-
-    Args:
-        pipeline: for pictures.
-        frames: the pictures.
-        failed: (name, reason) of each picture that a stage breaks on, which is left out, are added here.
-    Raises:
-        FacetrackError: what the pictures have no part in.
-    """
-    pictures, began_s = iter(frames), time.perf_counter()
-    for frame in pictures:
-        capture_s = time.perf_counter() - began_s
-        try:
-            (result,) = pipeline.serial((frame,))
-        except FacetrackError:
-            raise
-        except Exception as error:
-            log.debug("%s failed", frame.name, exc_info=True)
-            failed.append((frame.name, _told(error)))
-        else:
-            yield replace(result, spans_s={**result.spans_s, "capture": capture_s})
-        began_s = time.perf_counter()
 
 
 def identify_input(task: Task) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, **options: Any) -> N
 @opt.out_folder
 @click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
 @opt.overwrite
+@click.option(
+    "--keep-folders", is_flag=True, help="Matches of a glob keep their folders: 'in/**/*.mp4' gives DIR/s1/NAME.csv."
+)
 @click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
 @opt.workers
 @opt.shard
@@ -71,6 +74,7 @@ def batch(
     out: Path,
     overwrite: bool,
     resume: bool,
+    keep_folders: bool,
     workers: int,
     shard: tuple[int, int],
     **options: Any,
@@ -82,7 +86,7 @@ def batch(
 
     written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence", "intrinsics")}
     outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
-    tasks, choices = plan(inputs, outputs, shard), Choices(**options)
+    tasks, choices = plan(inputs, outputs, shard, keep_folders=keep_folders), Choices(**options)
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
         return 0

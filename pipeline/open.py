@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from typing import get_args
 
 import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..engines.backend import Backend, open_backend
+from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..tracker import proposals, smooth
+from ..tracker import proposals, rts, smooth
+from ..tracker.errors import ConfigError
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
-from ..tracker.types import Frame
+from ..tracker.types import Frame, Result
 from .crops import portrait_proof
+from .hindsight import look_back
 from .memory import give_back, without_linear_algebra
+from .pictures import each_alone
 from .portrait import portrait
 from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
-from .sources import Decoder
+from .sources import Decoder, Source
 
 DETECTOR = "bbfcn"
 
@@ -53,6 +58,17 @@ class Choices:
     smooth: Smoothing = "kalman"
     decoder: Decoder = "cpu"
 
+    def __post_init__(self) -> None:
+        known = {"backend": KINDS, "smooth": get_args(Smoothing), "decoder": get_args(Decoder)}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
+        for name in ("threads", "detect_every", "max_faces"):
+            if not getattr(self, name) >= 1:
+                raise ConfigError(f"{name}: wanted 1 or more, got {getattr(self, name)}")
+        if not 0 <= self.min_face < math.inf:
+            raise ConfigError(f"min_face: wanted a number of pixels, or 0 to choose by the frame, got {self.min_face}")
+
 
 @dataclass(frozen=True, slots=True)
 class Engines:
@@ -63,6 +79,7 @@ class Engines:
         cards: of the networks in use.
         backend: what the networks run on, in words.
         picture_detector: for pictures that have nothing to do with each other.
+        choices: that they were opened with.
     """
 
     detector: FaceDetector
@@ -70,6 +87,28 @@ class Engines:
     cards: tuple[ModelCard, ...]
     backend: str
     picture_detector: FaceDetector
+    choices: Choices
+
+    def track(self, source: Source) -> Generator[Result, None, None]:
+        """Find and follow every face of one source, by the choices that the engines were opened with.
+
+        Pictures are looked at each by itself, recordings frame by frame. Of cameras, streams and recordings that were
+        opened with `realtime` the newest frame counts: those that come too fast are dropped. With `smooth` "rts"
+        results come two seconds later, and their frames are black.
+
+        Raises:
+            ConfigError: smooth "rts" of something live.
+            SourceError: the source broke off; every result before it has been given.
+        """
+        if source.kind == "images":
+            yield from each_alone(self.pipeline_for_pictures(self.choices), source, source.failed)
+        elif self.choices.smooth != "rts":
+            yield from self.pipeline(self.choices).run(source, live=source.live)
+        elif source.live:
+            raise ConfigError(f"{source.name}: is live; smooth rts needs a recording, whose future is known")
+        else:
+            with closing(self.pipeline(self.choices).run(source)) as measured:
+                yield from look_back(measured, smoother_settings(self.aligner.card))
 
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos."""
@@ -102,7 +141,7 @@ def smoother_settings(card: ModelCard) -> SmootherSettings:
 
 
 @contextmanager
-def open_engines(choices: Choices) -> Iterator[Engines]:
+def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     """Load the networks and warm everything up; they are closed on leaving.
 
     OpenCV is held to one thread: the stages run side by side, and its own threads only get in their way.
@@ -124,11 +163,13 @@ def open_engines(choices: Choices) -> Iterator[Engines]:
         with without_linear_algebra():
             smooth.warm_up()
             proposals.warm_up()
+            if choices.smooth == "rts":
+                rts.warm_up()
         net, scan, refine = (_take(load, opened) for load in loading)
         aligner = Aligner(align_card, net)
         detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
         cards = align_card, detect_card
-        engines = Engines(detector, aligner, cards, net.description, detector.for_pictures())
+        engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices)
         _warm_up(engines.pipeline(choices))
         loader.submit(give_back)
         yield engines

@@ -139,7 +139,7 @@ class PaintedEngines:
         card = painted_card()
         try:
             aligner, what = Aligner(card, self.backend), self.backend.description
-            yield Engines(self.detector, aligner, (card,), what, self.detector)
+            yield Engines(self.detector, aligner, (card,), what, self.detector, choices)
         finally:
             self.backend.close()
 

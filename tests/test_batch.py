@@ -16,8 +16,9 @@ import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video
 
-from facetrack.pipeline.batch import Failure, Outputs, Task, each_alone, open_and_track_all, plan, track_all
+from facetrack.pipeline.batch import Failure, Outputs, Task, open_and_track_all, plan, track_all
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.pictures import each_alone
 from facetrack.pipeline.run import Pipeline
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Frame, Result
@@ -266,6 +267,21 @@ def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> No
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
         plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
+
+
+def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path: Path) -> None:
+    for place in ("in/s1/v.mkv", "in/s2/deep/v.mkv"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_bytes(video.read_bytes())
+    spec, outputs = str(tmp_path / "in/**/*.mkv"), Outputs(tmp_path / "out", video=True)
+    with pytest.raises(ConfigError, match="--keep-folders"):
+        plan([spec], outputs)
+    tasks = plan([spec, str(tmp_path / "in/s?/*.mkv")], outputs, keep_folders=True)
+    assert [task.name for task in tasks] == ["s1/v", "s2/deep/v"]
+    with PaintedEngines()(Choices()) as opened:
+        assert track_all(tasks, outputs, opened, Choices(), Notes()) == []
+    written = {file.relative_to(outputs.folder).as_posix() for file in outputs.folder.rglob("*") if file.is_file()}
+    assert written == {f"{name}.{kind}" for name in ("s1/v", "s2/deep/v") for kind in ("csv", "json", "mp4")}
 
 
 def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:

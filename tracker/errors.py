@@ -41,3 +41,10 @@ class MarkupError(FacetrackError):
 
 class ConfigError(FacetrackError):
     """A setting is unknown or has a value that cannot work."""
+
+
+def told(error: Exception) -> str:
+    """An error in one line; those that are not ours with their type and place."""
+    if isinstance(error, FacetrackError):
+        return str(error)
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])

@@ -1,0 +1,91 @@
+"""What docs/python.md and the README print for programs runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes import PaintedSource
+from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
+
+import facetrack
+from facetrack import Choices, open_source
+from facetrack.tracker.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(name: str) -> Iterator[str]:
+    yield from re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
+def test_the_printed_programs_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
+    monkeypatch.chdir(tmp_path)
+    known: dict[str, object] = {}
+    for block in blocks(name):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "facetrack.pipeline.open.open_engines", lambda *chosen: PaintedEngines()(*chosen or [Choices()])
+            )
+            exec(compile(block, name, "exec"), known)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("0.0 0 [[")
+    assert len([line for line in lines if " 0 [[" in line]) == 3
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    assert set(facetrack.__all__) == set(facetrack._HOME)
+    assert all(getattr(facetrack, name).__name__ == name for name in facetrack.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'pose'"):
+        _ = facetrack.pose
+
+
+def test_pictures_of_a_folder_are_looked_at_each_by_itself(tmp_path: Path) -> None:
+    paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    with PaintedEngines()(Choices()) as engines, open_source(tmp_path / "p") as source:
+        states = [face.state.value for result in engines.track(source) for face in result.faces]
+    assert states == ["new"] * 3
+
+
+def test_in_hindsight_is_not_as_measured(tmp_path: Path) -> None:
+    path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=30))
+    seen = {}
+    for smooth in ("rts", "none"):
+        with PaintedEngines()(Choices(smooth=smooth)) as engines, open_source(path) as source:
+            seen[smooth] = [face.smoothed.tolist() for result in engines.track(source) for face in result.faces]
+    assert len(seen["rts"]) == len(seen["none"]) == 30
+    assert seen["rts"] != seen["none"]
+
+
+def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
+    path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
+    with (
+        PaintedEngines()(Choices(smooth="rts")) as engines,
+        open_source(path, realtime=True) as source,
+        pytest.raises(ConfigError, match="needs a recording"),
+    ):
+        list(engines.track(source))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"smooth": "kalmann"},
+        {"backend": "cuda"},
+        {"decoder": "gpu"},
+        {"detect_every": 0},
+        {"threads": 0},
+        {"max_faces": 0},
+        {"min_face": -1.0},
+        {"min_face": float("nan")},
+    ],
+)
+def test_choices_that_cannot_work_are_refused_by_name(bad: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        Choices(**bad)
