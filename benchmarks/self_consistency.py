@@ -13,18 +13,14 @@ table is printed and written to FOLDER/table.md after each of them.
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
+from short_trainings import Bench, Figures
 
-from facetrack.engines.nets import FromBytes
 from facetrack.training.config import Config, Consistency, Corpus, load
-from facetrack.training.train import Run, open_objective
 
 CONFIG = Path(__file__).parents[1] / "training" / "configs" / "tab-compact-68.toml"
 LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
@@ -73,29 +69,7 @@ def configuration(cell: Cell, out: Path) -> Config:
     return replace(config, corpora=corpora, geometry=geometry, schedule=schedule, consistency=consistency, start=start)
 
 
-def run(cell: Cell, data: Path, out: Path) -> dict[str, float]:
-    """Train one run to its end and measure it on every test set, NME io %; done before, read what was measured."""
-    folder = out / cell.folder
-    measured = folder / "measured.json"
-    if not measured.exists():
-        config = configuration(cell, out)
-        Run(config, open_objective(config, data, folder), folder).train()
-        state = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["average"]
-        measured.write_text(json.dumps(dict(_measure(config, data, state))), encoding="utf-8")
-    figures: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
-    return figures
-
-
-def _measure(config: Config, data: Path, state: dict[str, torch.Tensor]) -> Iterator[tuple[str, float]]:
-    for name, folder in TESTS.items():
-        objective = open_objective(replace(config, corpora=(Corpus(folder),), validation=folder), data, data)
-        net = objective.build()
-        assert isinstance(net, FromBytes)
-        net.load_state_dict(state)
-        yield name, objective.validate(net.eval())["nme"]
-
-
-def table(figures: dict[Cell, dict[str, float]]) -> str:
+def table(figures: dict[Cell, Figures]) -> str:
     """Means and standard deviations over the seeds, and what is gained."""
     lines = ["| labels | test | seeds | without | with | gain |", "|---|---|---|---|---|---|"]
     for labels, test in product(sorted({cell.labels for cell in figures}), TESTS):
@@ -121,13 +95,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--labels", type=float, nargs="+", default=[0.1, 0.25, 1.0])
     arguments = parser.parse_args()
-    figures: dict[Cell, dict[str, float]] = {}
-    for seed, labels, arm in product(arguments.seeds, arguments.labels, STEPS):
-        cell = Cell(labels, seed, arm)
-        figures[cell] = run(cell, arguments.data, arguments.out)
-        print(cell.folder, figures[cell], flush=True)
-        (arguments.out / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
-    print(table(figures))
+    cells = (Cell(labels, seed, arm) for seed, labels, arm in product(arguments.seeds, arguments.labels, STEPS))
+    runs = ((cell, cell.folder, configuration(cell, arguments.out)) for cell in cells)
+    Bench(arguments.data, arguments.out, TESTS).fill(runs, table)
 
 
 if __name__ == "__main__":

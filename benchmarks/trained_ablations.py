@@ -12,17 +12,14 @@ own test sets, is printed and written to FOLDER/table.md after each of them.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-import torch
+from short_trainings import Bench, Figures
 
-from facetrack.engines.nets import FromBytes
 from facetrack.training.config import Config, Corpus, load
-from facetrack.training.train import Run, open_objective
 
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
@@ -85,29 +82,7 @@ def configuration(variant: Variant, seed: int) -> Config:
     return replace(config, corpora=tuple(Corpus(path) for path in LABELLED), schedule=schedule)
 
 
-def run(variant: Variant, seed: int, data: Path, out: Path) -> dict[str, float]:
-    """Train one run to its end and measure it on every test set, NME io %; done before, read what was measured."""
-    folder = out / f"{variant.network}, {variant.name}, {seed}"
-    measured = folder / "measured.json"
-    if not measured.exists():
-        config = configuration(variant, seed)
-        Run(config, open_objective(config, data, folder), folder).train()
-        state = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["average"]
-        figures = {name: _measure(config, data, test, state) for name, test in TESTS.items()}
-        measured.write_text(json.dumps(figures), encoding="utf-8")
-    found: dict[str, float] = json.loads(measured.read_text(encoding="utf-8"))
-    return found
-
-
-def _measure(config: Config, data: Path, test: str, state: dict[str, torch.Tensor]) -> float:
-    objective = open_objective(replace(config, corpora=(Corpus(test),), validation=test), data, data)
-    net = objective.build()
-    assert isinstance(net, FromBytes)
-    net.load_state_dict(state)
-    return objective.validate(net.eval())["nme"]
-
-
-def table(figures: dict[tuple[Variant, int], dict[str, float]]) -> str:
+def table(figures: dict[tuple[Variant, int], Figures]) -> str:
     """A row for each variant: means over its seeds."""
     lines = [f"| network | | {' | '.join(TESTS)} | seeds | paper |", "|---" * (len(TESTS) + 4) + "|"]
     for variant in dict.fromkeys(variant for variant, _ in figures):
@@ -125,12 +100,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(FILES), choices=list(FILES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()
-    figures: dict[tuple[Variant, int], dict[str, float]] = {}
-    for seed, variant in product(arguments.seeds, (v for v in VARIANTS if v.network in arguments.only)):
-        figures[variant, seed] = run(variant, seed, arguments.data, arguments.out)
-        print(variant.network, variant.name, seed, figures[variant, seed], flush=True)
-        (arguments.out / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
-    print(table(figures))
+    cells = product(arguments.seeds, (variant for variant in VARIANTS if variant.network in arguments.only))
+    runs = (
+        ((variant, seed), f"{variant.network}, {variant.name}, {seed}", configuration(variant, seed))
+        for seed, variant in cells
+    )
+    Bench(arguments.data, arguments.out, TESTS).fill(runs, table)
 
 
 if __name__ == "__main__":

@@ -157,9 +157,8 @@ def judge(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.
     for number, sample in enumerate(faces):
         bgr, other = sample.bgr(), faces[int(rng.integers(len(faces)))].bgr()
         for i in range(crops):
-            transform = random_crop(
-                sample.points[0], aligner.card.size[0], replace(WILD if i % 2 else MILD, flip=0.0), rng
-            )
+            spread = replace(WILD if i % 2 else MILD, box_scale=aligner.card.box_scale, flip=0.0)
+            transform = random_crop(sample.points[0], aligner.card.size[0], spread, rng)
             crop = disturb(crop_over_background(bgr, transform, other, rng), [other], rng)
             (found,) = aligner.align(crop, [still])
             truth = transform.to_crop(sample.points[0])

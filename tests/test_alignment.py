@@ -19,7 +19,7 @@ from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.tracker.types import Float32, UInt8  # noqa: E402
 from facetrack.training.alignment.networks import VectorAlignment  # noqa: E402
 from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
-from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
+from facetrack.training.alignment.targets import gaussian_vectors, quasi_gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry, mirror  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Schedule, Vectors  # noqa: E402
 
@@ -169,6 +169,29 @@ def test_the_total_is_the_weighted_sum_of_the_terms(data: Path) -> None:
     wanted = 7 * terms["mse"] + 2 * terms["coordinate"] + 0.3 * terms["face"] + 0.15 * terms["quality"]
     assert loss.item() == pytest.approx(wanted, rel=1e-5)
     assert terms["face"] == pytest.approx(np.log(2), rel=1e-5)
+
+
+def test_the_papers_label_is_the_perfect_answer_where_it_is_asked_for(data: Path) -> None:
+    """Eq. 2: a bell of height 1 whose middle cell is 1 + theta; the whole bell is another answer then."""
+    objective = VectorAlignment(configuration(vectors=Vectors("quasi", sigma=2.0, peak=4.0)), data)
+    xy = two_faces_and_nothing()
+    net = Told(xy, np.zeros((3, 2)))
+    assert objective.loss(net, batch_of(xy, [1, 1, 0]))[1]["mse"] > 0.1
+    papers = quasi_gaussian_vectors(xy, CELLS, 4, sigma=2.0, theta=3.0)
+    net.vectors = nn.Parameter(torch.from_numpy(papers))
+    assert objective.loss(net, batch_of(xy, [1, 1, 0]))[1]["mse"] == 0
+    assert papers[:2].max() == 4
+
+
+def test_an_items_pixels_are_left_alone_where_no_disturbance_is_configured(data: Path) -> None:
+    """The crop is then what the file shows: paint in its pure colours, unless the crop's edge cuts it."""
+    calm = configuration(disturbances=(), negative_share=0.0, geometry=Geometry(shift=0.02, wide_share=0.0, flip=0.0))
+    objective = VectorAlignment(calm, data)
+    for index in range(20):
+        crop, xy, _ = objective.item(index, 0.9)
+        seen = read_landmarks(crop)
+        assert seen is not None
+        assert np.abs(seen - xy).mean() < 1.0
 
 
 def test_the_error_term_is_the_inter_ocular_nme(objective: VectorAlignment) -> None:

@@ -11,7 +11,16 @@ import pytest
 
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.types import Float32, UInt8
-from facetrack.training.augment import Geometry, blur, crop_over_background, disturb, occlude, random_crop, relight
+from facetrack.training.augment import (
+    DISTURBANCES,
+    Geometry,
+    blur,
+    crop_over_background,
+    disturb,
+    occlude,
+    random_crop,
+    relight,
+)
 
 PLAIN = Geometry(roll_deg=0, wide_share=0, log_scale=0, shift=0, stretch=0, flip=0)
 BACKGROUND = np.full((128, 128, 3), 90, np.uint8)
@@ -149,6 +158,21 @@ def test_a_crop_wholly_outside_a_picture_and_of_a_tiny_one_is_still_a_crop() -> 
         for seed in range(8):
             transform = CropTransform.around(centre, side, 64)
             assert crop_over_background(tiny, transform, BACKGROUND, generator(seed)).shape == (64, 64, 3)
+
+
+def test_a_disturbance_alone_does_what_it_says_and_none_does_nothing() -> None:
+    picture, _ = dotted(96)
+    rng = generator(0)
+    np.testing.assert_array_equal(disturb(picture, [BACKGROUND], rng, ()), picture)
+    assert rng.random() == generator(0).random()  # nothing was drawn
+    for kind in DISTURBANCES:
+        seen = [disturb(picture, [BACKGROUND], generator(seed), (kind,)) for seed in range(40)]
+        changed = [crop for crop in seen if (crop != picture).any()]
+        assert 0 < len(changed) < 40, kind
+        assert (kind == "grey") == all(np.ptp(crop, axis=2).max() == 0 for crop in changed), kind
+    for seed in range(10):
+        every = disturb(picture, [BACKGROUND], generator(seed), DISTURBANCES)
+        np.testing.assert_array_equal(every, disturb(picture, [BACKGROUND], generator(seed)))
 
 
 def test_disturbing_keeps_shape_and_type_and_the_original() -> None:

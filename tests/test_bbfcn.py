@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -18,8 +21,24 @@ from facetrack.engines.nets.bbfcn import (  # noqa: E402
     window_corners,
 )
 from facetrack.training.config import Discs  # noqa: E402
+from facetrack.training.datasets import Sample  # noqa: E402
 from facetrack.training.detection.chips import FIVE, Chip, draw_targets, mirrored, place_box  # noqa: E402
 from facetrack.training.detection.discs import UNKNOWN, WITHOUT_LANDMARK, disc_maps, selective_l2  # noqa: E402
+from facetrack.training.detection.objectives import held_out  # noqa: E402
+
+
+def test_a_held_out_photographs_turned_copies_are_held_out_too():
+    def sample(name):
+        return Sample(Path("set") / name, np.zeros((0, 5, 2), np.float32), b"")
+
+    photographs = [f"image_{i:04d}{suffix}" for i in range(400) for suffix in (".jpg", ".png")]
+    kept = [name for name in photographs if held_out(sample(name))]
+    assert len(kept) == pytest.approx(len(photographs) / 10, rel=0.25)
+    assert kept == [name for name in photographs if zlib.crc32(name.encode()) % 10 == 0]  # as they always were
+    for name in kept:
+        assert all(held_out(sample(f"{Path(name).stem}_turned{i}_yaw{35 * i:+03.0f}.jpg")) for i in range(3))
+    copies = [f"{Path(name).stem}_turned0_yaw+35.jpg" for name in photographs[::2]]
+    assert np.mean([not held_out(sample(name)) for name in copies]) > 0.5
 
 
 @pytest.mark.parametrize(

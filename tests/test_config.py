@@ -9,7 +9,7 @@ import pytest
 
 from facetrack.tracker.errors import ConfigError
 from facetrack.training import config
-from facetrack.training.config import Config, Corpus, Schedule, load
+from facetrack.training.config import Config, Corpus, Schedule, Vectors, load
 
 CONFIGS = Path(config.__file__).parent / "configs"
 ALIGNERS = {"gv", "tab", "propnet", "span"}
@@ -110,7 +110,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("[schedule]\nstep = 3", "unknown setting schedule.step; did you mean 'steps'?"),
         ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
         ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
-        ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are sigma, peak, "),
+        ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are label, sigma, peak, "),
     ],
 )
 def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path, text: str, message: str) -> None:
@@ -137,6 +137,11 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path
         ("[schedule]\nsizes = []", "schedule.sizes: wanted shares of the run that rise from 0.0"),
         ("[schedule]\nsizes = [[0.5, 96]]", "schedule.sizes: wanted shares of the run that rise from 0.0"),
         ("[schedule]\nsizes = [[0.0, 96], [0.7, 112], [0.6, 128]]", "schedule.sizes: wanted shares"),
+        (
+            "disturbances = ['rain']",
+            "disturbances: wanted some of occluders, light, blur, noise, compression, grey, got",
+        ),
+        ("[vectors]\nlabel = 'spike'", "vectors.label: wanted 'bell' or 'quasi', got 'spike'"),
         ("[schedule]\nbatch = 0", "schedule.batch: wanted at least 1, got 0"),
         ("[schedule]\nvalidate_every = 0", "schedule.validate_every: wanted at least 1, got 0"),
     ],
@@ -215,3 +220,20 @@ def test_a_published_result_names_what_the_paper_reports(path: Path) -> None:
     assert any(key.startswith("NME") for key in loaded.card.published)
     assert loaded.schedule.sizes == ((0.0, 256),)
     assert loaded.schedule.drops
+
+
+@pytest.mark.parametrize("encoder", ["resnet50", "hrnet"])
+@pytest.mark.parametrize(("pictures", "scale"), [("300w", 1.0), ("cofw", 1.1), ("wflw", 1.25)])
+def test_gvs_boxes_labels_and_disturbances_are_the_papers(encoder: str, pictures: str, scale: float) -> None:
+    """Section 4.3 and Eq. 2 with theta = 3."""
+    loaded = load(CONFIGS / "papers" / f"gv-{encoder}-{pictures}.toml")
+    assert loaded.box_scale == loaded.geometry.box_scale == scale
+    assert loaded.vectors == Vectors(label="quasi", sigma=2.0, peak=4.0, coordinate=0.0)
+    assert loaded.disturbances == ("occluders",)
+
+
+@pytest.mark.parametrize("pictures", ["300w", "cofw", "wflw"])
+def test_propnets_bells_are_as_wide_as_in_our_own_run_and_its_pixels_undisturbed(pictures: str) -> None:
+    loaded = load(CONFIGS / "papers" / f"propnet-{pictures}.toml")
+    assert loaded.maps.sigma == load(CONFIGS / "propnet-68.toml").maps.sigma == 1.5
+    assert loaded.disturbances == ()

@@ -14,11 +14,14 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes_training import write_faces
+from test_train import Clockwork, config
 
 from facetrack.engines.card import read_card
 from facetrack.training import full_size
+from facetrack.training import train as loop
 from facetrack.training.alignment import publish as alignment_publish
 from facetrack.training.full_size import Campaign, run, ship
+from facetrack.training.relabel import Relabelled
 
 OVERRIDES = (
     "corpora=[{path='faces'}, {path='yt68', weight=0.3}]",
@@ -60,7 +63,7 @@ def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
     received: dict[str, bytes] = {}
     for call in range(30):
         out = tmp_path / f"out{call}"
-        # the clock is told that the first calls end at once: they probe the speed and train a single step
+        # the clock is told that every other call ends at once: it does nothing but ship
         ends = -1.0 if call % 2 == 0 else float("inf")
         campaign = Campaign(tars, tmp_path / "work", out, 0.0, ends, OVERRIDES)
         finished = run(campaign, ("tab-compact-68",))
@@ -82,6 +85,40 @@ def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
         published = tmp_path / "work" / "published"
         assert joined.getvalue() == (published / "weights" / f"{name}.onnx").read_bytes()
         assert "NME io %, held" in read_card(published / "cards" / f"{name}.toml").measured
+
+
+def test_a_networks_steps_fill_its_minutes_however_long_set_up_and_validation_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps a second for a minute and a half, on a device that was set up first."""
+    objective, ready = Clockwork(), []
+    monkeypatch.setattr(loop, "time", objective)
+    monkeypatch.setattr(full_size, "open_objective", lambda *_: objective)
+    monkeypatch.setattr(full_size, "set_up_device", lambda: ready.append(objective.losses))
+    campaign = Campaign(tmp_path, tmp_path, tmp_path, train_minutes=1.5, ends=float("inf"))
+    assert full_size.train(campaign, "line", config())
+    assert ready == [0]
+    assert (tmp_path / "line" / "steps").read_text() == "180"
+
+
+def test_when_time_is_up_nothing_is_labelled_and_nothing_is_called_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> Relabelled:
+        raise AssertionError("no time for it")
+
+    def cut_short(*_: object, ends: float, **__: object) -> Relabelled:
+        assert ends == campaign.ends
+        return Relabelled(seen=3, written=2, finished=False)
+
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    monkeypatch.setattr(full_size, "best_teacher", lambda _: "tab-68")
+    (tmp_path / "data" / "yt68").mkdir(parents=True)
+    for ends, answer in ((-1.0, refuse), (float("inf"), cut_short), (float("inf"), cut_short)):
+        monkeypatch.setattr(full_size, "relabel", answer)
+        campaign = Campaign(tmp_path, tmp_path, tmp_path, 1.0, ends)
+        assert not run(campaign, ())
+    assert not (tmp_path / "data" / "pseudo" / ".yt68").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from fakes import PaintedSource
 from fakes_pipeline import PaintedBackend, painted_card
 
 from facetrack.calibration import noise
@@ -16,7 +18,10 @@ from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights, read_card
 from facetrack.pipeline.open import smoother_settings
 from facetrack.tracker.errors import ConfigError
-from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
+from facetrack.tracker.types import Float32
+from facetrack.training.augment import Geometry, random_crop
+from facetrack.training.datasets import Sample
 
 LEARNED = Calibration(
     confidence=(0.8, -0.2),
@@ -138,6 +143,25 @@ def test_a_calibrated_card_changes_the_confidence_and_an_earlier_calibration_doe
     )
     assert changed == pytest.approx(float(noise.chance(np.array(noise.logit(plain)), (2.0, -1.0))), abs=1e-6)
     assert again == plain
+
+
+def test_scores_are_judged_in_crops_as_large_as_those_of_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The face fills 1 / box_scale of the crop in use, and of the spoilt crops in the middle."""
+    card = replace(painted_card(), box_scale=1.6)
+    source = PaintedSource(count=1)
+    truth = source.truth(0)[0]
+    picture = cv2.imencode(".png", source.picture(0))[1].tobytes()
+    filled = []
+
+    def seen(points: Float32, size: int, geometry: Geometry, rng: np.random.Generator) -> CropTransform:
+        transform = random_crop(points, size, geometry, rng)
+        filled.append(transform.scale * box_centre_side(bounding_box(points))[1] / size)
+        return transform
+
+    monkeypatch.setattr(noise, "random_crop", seen)
+    aligner = Aligner(card, PaintedBackend())
+    noise.judge(aligner, [Sample(Path("a.png"), truth[None], picture)], 60, np.random.default_rng(0))
+    assert np.median(filled) == pytest.approx(1 / 1.6, rel=0.1)
 
 
 def test_the_smoother_expects_the_noise_that_was_measured() -> None:

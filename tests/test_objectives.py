@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from test_alignment import configuration, data  # noqa: E402, F401 - torch may be missing; a fixture
+from test_layouts import wflw_line, write_image, write_wflw  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from facetrack.engines.codec import decoder  # noqa: E402
@@ -22,9 +24,9 @@ from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training.alignment.boundaries import curve_maps, segment_maps, with_union  # noqa: E402
 from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
-from facetrack.training.alignment.objective import Alignment  # noqa: E402
+from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
-from facetrack.training.config import Maps, Network  # noqa: E402
+from facetrack.training.config import Corpus, Maps, Network  # noqa: E402
 
 IBUG = markup.load("ibug68")
 OPTIONS = {
@@ -74,7 +76,7 @@ def deployed(answer: Supervision) -> tuple[np.ndarray, ...]:
 def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: str, data: Path) -> None:  # noqa: F811
     objective, xy = objective_of(name, data), faces()
     answer = perfect(name, xy)
-    place, terms = objective.landmark_terms(answer, xy)
+    place, terms = objective.landmark_terms(answer, Labels(xy))
     assert all(0 <= term < 2e-3 for _, term in terms.values())
     assert all(weight > 0 for weight, _ in terms.values())
     assert (place - xy).norm(dim=-1).max() < 0.15  # the centroid of a bell cut off at two cells
@@ -87,8 +89,8 @@ def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: s
 def test_a_worse_answer_costs_more_in_every_term(name: str, data: Path) -> None:  # noqa: F811
     objective, xy = objective_of(name, data), faces()
     answer = perfect(name, xy)
-    _, good = objective.landmark_terms(answer, xy)
-    _, bad = objective.landmark_terms(answer, xy + torch.tensor([2.0, 1.0]))
+    _, good = objective.landmark_terms(answer, Labels(xy))
+    _, bad = objective.landmark_terms(answer, Labels(xy + torch.tensor([2.0, 1.0])))
     assert all(bad[term][1] > good[term][1] + 1e-4 for term in good)
 
 
@@ -106,6 +108,56 @@ def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) ->
     objective.loss(net, batch_of_items(objective, 2, is_face=True))[0].backward()
     assert not any(p.requires_grad for p in net.net.scbe.parameters())
     assert all(p.grad is not None for p in net.net.balt.head.parameters())
+
+
+def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> None:  # noqa: F811
+    """The second of two faces alone is answered wrongly and has one of six attributes: (2 / 1 + 5 * 1) / 6 times."""
+    objective, xy = objective_of("propnet", data, face_score=False), faces()
+    right, wrong = perfect("propnet", xy), perfect("propnet", xy + 3)
+    answer = mapped(right, torch.clone)
+    for maps, others in zip(
+        (*answer.landmarks, *answer.boundaries), (*wrong.landmarks, *wrong.boundaries), strict=True
+    ):
+        maps[1] = others[1]
+    # the answer to the batch as the loss sorts it, faces first: here the picture without a face comes first
+    answer = mapped(answer, lambda maps: torch.cat((maps, maps[:1])))
+    crops = torch.zeros(3, SIDE, SIDE, 3, dtype=torch.uint8)
+    batch = [crops, torch.cat((torch.full_like(xy[:1], torch.nan), xy)), torch.tensor([0.0, 1.0, 1.0])]
+    flags = torch.zeros(3, 6, dtype=torch.bool)
+    flags[2, 3] = True
+    _, plain = objective.loss(lambda _: answer, batch)  # type: ignore[arg-type]
+    _, focal = objective.loss(lambda _: answer, [*batch, flags])  # type: ignore[arg-type]
+    assert plain["maps"] > 0
+    assert plain["boundaries"] > 0
+    for name in ("maps", "boundaries"):
+        assert focal[name] == pytest.approx(7 / 6 * plain[name], rel=1e-5)
+
+
+def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Pose and illumination, as the line of the one face says."""
+    write_image(tmp_path / "wflw/WFLW_images/a.jpg", np.full((200, 200, 3), 90, np.uint8))
+    points = np.random.default_rng(0).uniform(60, 140, (98, 2))
+    for part, name in (("train", "wflw"), ("test", "wflw-held")):
+        write_image(tmp_path / name / "WFLW_images/a.jpg", np.full((200, 200, 3), len(name), np.uint8))
+        write_wflw(tmp_path / name, part, wflw_line(points, "101000", "a.jpg"))
+    shutil.copytree(data / "grass", tmp_path / "grass")
+    settings = configuration(
+        network=Network("propnet", 98, OPTIONS["propnet"]),
+        corpora=(Corpus("wflw", "wflw-train"),),
+        validation="wflw-held",
+        validation_layout="wflw",
+        negative_share=0.3,
+    )
+    objective = open_alignment(settings, tmp_path)
+    items = [objective.item(index, 0.0) for index in range(20)]
+    assert 0 < sum(float(is_face) for _, _, is_face, _ in items) < 20
+    for _, _, is_face, flags in items:
+        assert flags.tolist() == ([True, False, True, False, False, False] if is_face else [False] * 6)
+    batch = list(torch.utils.data.default_collate(items[:4]))
+    assert objective.loss(objective.build().train(), batch)[0].isfinite()
 
 
 def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:  # noqa: F811

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -32,6 +33,7 @@ from facetrack.training.train import (  # noqa: E402
     learning_rate,
     open_objective,
     run_config,
+    set_up_device,
     start_file,
 )
 
@@ -122,6 +124,51 @@ def test_stopping_in_between_changes_nothing_either(tmp_path: Path) -> None:
     parts = Run(config(), Fit(), tmp_path / "parts")
     assert parts.step == 12
     assert all(torch.equal(value, whole[name]) for name, value in parts.net.state_dict().items())
+
+
+class Clockwork(Fit):
+    """Fit on a clock of its own: a step lasts half a second, the first ones, set-up and validation far longer."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.time_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.time_s
+
+    def build(self) -> nn.Module:
+        self.time_s += 100
+        return super().build()
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        self.time_s += 0.5 if self.losses >= 4 else 30
+        return super().loss(net, batch)
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        self.time_s += 1000
+        return super().validate(net)
+
+
+def test_the_pace_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = Clockwork()
+    monkeypatch.setattr(loop, "time", objective)
+    run = Run(config(validate_every=1, checkpoint_every=1), objective, tmp_path)
+    assert run.pace(10, skip=4) == pytest.approx(2.0)
+    assert run.step == 10
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_gpu_is_set_up_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    cudnn, matmul = SimpleNamespace(), SimpleNamespace()
+    cuda = SimpleNamespace(is_available=lambda: True, set_device=chosen.append)
+    backends = SimpleNamespace(cudnn=cudnn, cuda=SimpleNamespace(matmul=matmul))
+    monkeypatch.setattr(loop, "torch", SimpleNamespace(cuda=cuda, backends=backends, device=torch.device))
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    set_up_device()
+    assert chosen == [torch.device("cuda", 3)]
+    assert vars(cudnn) == {"benchmark": True, "allow_tf32": True}
+    assert vars(matmul) == {"allow_tf32": True}
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path: Path) -> None:
@@ -347,6 +394,26 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) 
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
     second.train()
     assert second.step == 12
+
+
+def test_a_run_goes_on_from_what_another_has_written_since_it_was_made(tmp_path: Path) -> None:
+    whole = parameters_after(tmp_path / "whole", Fit())
+    Run(config(), Fit(), tmp_path / "parts").train(2)
+    early, objective = Run(config(), Fit(), tmp_path / "parts"), Fit()
+    Run(config(), Fit(), tmp_path / "parts").train(8)
+    late = Run(config(), objective, tmp_path / "parts")
+    early.train(9)
+    late.train()
+    assert [index // 6 for index, _ in objective.drawn[::6]] == [9, 10, 11]
+    assert all(torch.equal(value, whole[name]) for name, value in late.net.state_dict().items())
+    assert [line["step"] for line in lines(tmp_path / "parts")] == [2, 5, 8, 9, 10, 12]
+
+
+def test_a_folder_in_use_is_refused_before_any_data_is_read(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text('validation = "faces"\nnegative_share = 0.0\n[[corpora]]\npath = "faces"\n')
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / "lock"), pytest.raises(ConfigError, match="another process trains here"):
+        run_config(tmp_path / "run.toml", tmp_path / "no data", tmp_path / "out")
 
 
 def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Every function takes its own `numpy.random.Generator`, so that sample i of a run
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, UInt8
 
+DISTURBANCES = ("occluders", "light", "blur", "noise", "compression", "grey")
 _LETTERS = list("abcdeghmnopqsuvwxyzABCDEFGHKMNOPQRSUVWXYZ0123456789&%:;.-")
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
@@ -129,29 +131,30 @@ def _uint8(picture: Any) -> UInt8:
     return np.asarray(picture, np.uint8)
 
 
-def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: Collection[str] = DISTURBANCES) -> UInt8:
     """Spoil a crop (h, w, 3): occluders, light, blur, noise, compression, grey, each with its own probability.
 
     Args:
         bgr: (h, w, 3) uint8, left as it is.
         patches: pieces of other pictures, for the occluders; may be empty.
         rng: the item's own.
+        kinds: those of the `DISTURBANCES` that may happen; of the others nothing is drawn.
     """
-    if rng.random() < 0.35:
+    if "occluders" in kinds and rng.random() < 0.35:
         bgr = occlude(bgr, patches, rng)
-    if rng.random() < 0.8:
+    if "light" in kinds and rng.random() < 0.8:
         bgr = relight(bgr, rng)
-    if rng.random() < 0.25:
+    if "blur" in kinds and rng.random() < 0.25:
         bgr = blur(bgr, rng)
-    if rng.random() < 0.3:
+    if "noise" in kinds and rng.random() < 0.3:
         sigma = rng.uniform(2, 14)
         noise = rng.standard_normal(bgr.shape, np.float32) * sigma
         bgr = np.clip(bgr + noise, 0, 255).astype(np.uint8)
-    if rng.random() < 0.15:
+    if "compression" in kinds and rng.random() < 0.15:
         quality = int(rng.integers(15, 70))
         coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
         bgr = _uint8(cv2.imdecode(coded, cv2.IMREAD_COLOR))
-    if rng.random() < 0.1:
+    if "grey" in kinds and rng.random() < 0.1:
         bgr = _uint8(cv2.cvtColor(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR))
     return bgr
 
@@ -276,16 +279,31 @@ def mirror_points(xy: Float32, marks: Markup, width: int) -> Float32:
 
 
 def written_on(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """A copy with a few random words of letters and digits on it, often outlined, over the picture or one colour."""
+    """A copy with a few random words of letters and digits on it, over the picture or one colour.
+
+    Thin as handwriting or fat as a title's, often outlined, often shaded from top to bottom.
+    """
     bgr = bgr.copy() if rng.random() < 0.5 else np.broadcast_to(rng.integers(0, 256, 3, np.uint8), bgr.shape).copy()
     height, width = bgr.shape[:2]
     for _ in range(int(rng.integers(1, 5))):
         word = "".join(rng.choice(_LETTERS, int(rng.integers(2, 9))))
-        scale, thickness = float(np.exp(rng.uniform(-0.9, 0.9))), int(rng.integers(1, 7))
+        scale = float(np.exp(rng.uniform(-0.9, 1.4)))
         place = int(rng.uniform(-0.2, 0.6) * width), int(rng.uniform(0.15, 1.0) * height)
-        font = int(rng.choice(_FONTS))
-        inner, outer = (tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(2))
+        ink = np.zeros((height, width), np.uint8)
+        cv2.putText(ink, word, place, int(rng.choice(_FONTS)), scale, 255, int(rng.integers(1, 7)), cv2.LINE_AA)
+        ink = _grown(ink, int(scale * rng.uniform(0, 2)))
+        top, bottom, outer = rng.integers(0, 256, (3, 3)).astype(np.float32)
         if rng.random() < 0.5:
-            cv2.putText(bgr, word, place, font, scale, outer, thickness + 3, cv2.LINE_AA)
-        cv2.putText(bgr, word, place, font, scale, inner, thickness, cv2.LINE_AA)
+            bgr = _inked(bgr, _grown(ink, 1 + int(scale * rng.uniform(0, 2.5))), outer)
+        shade = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+        bgr = _inked(bgr, ink, top + (bottom - top) * shade if rng.random() < 0.5 else top)
     return bgr
+
+
+def _grown(ink: UInt8, by: int) -> UInt8:
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * by + 1, 2 * by + 1))
+    return np.asarray(cv2.dilate(ink, disc), np.uint8)
+
+
+def _inked(bgr: UInt8, ink: UInt8, colour: Float32) -> UInt8:
+    return np.asarray(bgr + (colour - bgr) * (ink[..., None] / np.float32(255)), np.uint8)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tracker.errors import ConfigError
-from .augment import Geometry
+from .augment import DISTURBANCES, Geometry
 
 CONFIGS = "configs"  # the folder beside this file
 BASE = "base"
@@ -53,15 +53,22 @@ class Vectors:
     """Labels and losses of GV.
 
     Attributes:
+        label: "bell", a whole bell at the exact place, or "quasi", the paper's Eq. 2: a bell of height 1 on the nearest
+            cell, which itself is `peak`.
         sigma: width of the bell, cells.
-        peak: height of the bell.
+        peak: height of the label.
         mse, coordinate: weights of the two terms for the landmarks.
     """
 
+    label: str = "bell"
     sigma: float = 1.2
     peak: float = 3.0
     mse: float = 10.0
     coordinate: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.label not in ("bell", "quasi"):
+            raise ConfigError(f"vectors.label: wanted 'bell' or 'quasi', got {self.label!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +226,7 @@ class Config:
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
         geometry: how far training crops stray.
+        disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         consistency: learning without labels.
         vectors, maps, discs: of the three kinds of labels; only the network's own counts.
         schedule: how long and how fast.
@@ -233,12 +241,19 @@ class Config:
     validation: str = ""
     validation_layout: str = "pts"
     geometry: Geometry = field(default_factory=Geometry)
+    disturbances: tuple[str, ...] = DISTURBANCES
     consistency: Consistency = field(default_factory=Consistency)
     vectors: Vectors = field(default_factory=Vectors)
     maps: Maps = field(default_factory=Maps)
     discs: Discs = field(default_factory=Discs)
     schedule: Schedule = field(default_factory=Schedule)
     card: Publication = field(default_factory=Publication)
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.disturbances) - set(DISTURBANCES):
+            raise ConfigError(
+                f"disturbances: wanted some of {', '.join(DISTURBANCES)}, got {', '.join(sorted(unknown))}"
+            )
 
     @property
     def box_scale(self) -> float:

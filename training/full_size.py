@@ -30,7 +30,7 @@ from ..tracker.errors import FacetrackError
 from .config import Config, Corpus, load
 from .publish import publish
 from .relabel import relabel
-from .train import Run, open_objective
+from .train import Run, open_objective, set_up_device
 
 log = logging.getLogger(__name__)
 
@@ -87,16 +87,14 @@ def unpack(campaign: Campaign) -> None:
 def train(campaign: Campaign, name: str, config: Config) -> bool:
     """Train one network for its share of the time; True when it is finished.
 
-    The first steps tell how fast it is and so how many there will be; that number is kept for later calls.
+    Some steps beforehand tell how fast it is and so how many there will be; that number is kept for later calls.
     """
     folder = campaign.work / name
     objective = open_objective(config, campaign.data, folder)
     known = folder / "steps"
+    set_up_device()
     if not known.is_file():
-        Run(_quiet(config, PROBE_STEPS // 3), objective, folder).train(PROBE_STEPS // 3)
-        began = time.monotonic()
-        Run(_quiet(config, PROBE_STEPS), objective, folder).train(PROBE_STEPS)
-        rate = (PROBE_STEPS - PROBE_STEPS // 3) / (time.monotonic() - began)
+        rate = Run(config, objective, folder).pace(PROBE_STEPS, skip=PROBE_STEPS // 3)
         steps = max(2 * PROBE_STEPS, math.floor(rate * campaign.train_minutes * 60))
         known.write_text(str(steps), encoding="ascii")
         log.info("%s: %.1f steps a second, %d steps", name, rate, steps)
@@ -106,12 +104,6 @@ def train(campaign: Campaign, name: str, config: Config) -> bool:
     run = Run(replace(config, schedule=schedule), objective, folder)
     run.train(seconds=campaign.left_s)
     return run.step == steps
-
-
-def _quiet(config: Config, steps: int) -> Config:
-    """The same run, validated and saved only where it stops."""
-    never = config.schedule.steps + 1
-    return replace(config, schedule=replace(config.schedule, validate_every=never, checkpoint_every=steps))
 
 
 def student_config(campaign: Campaign) -> Config:
@@ -130,19 +122,22 @@ def best_teacher(campaign: Campaign) -> str:
     return min(cards, key=lambda card: next(iter(card.measured.values()))).name
 
 
-def teach(campaign: Campaign) -> None:
-    """Write the pseudo-labels of the best network, once."""
+def teach(campaign: Campaign) -> bool:
+    """Write the pseudo-labels of the best network, each once; True when it has seen all pictures."""
     os.environ["FACETRACK_HOME"] = str(campaign.work / "published")
     teacher = best_teacher(campaign)
+    choices = Choices(model=teacher, backend="torch:cuda" if torch.cuda.is_available() else "auto")
     for folder in PSEUDO:
         target = campaign.data / "pseudo" / folder
         done = target.with_name(f".{folder}")
         if (campaign.data / folder).is_dir() and not done.exists():
-            backend = "torch:cuda" if torch.cuda.is_available() else "auto"
-            total, written = relabel(campaign.data / folder, target, Choices(model=teacher, backend=backend))
-            log.info("%s labels %d of %d pictures of %s", teacher, written, total, folder)
-            done.parent.mkdir(parents=True, exist_ok=True)  # nothing may have been sure enough to be written
+            asymmetry = load(CONFIGS / f"{teacher}.toml", campaign.overrides).geometry.asymmetry
+            found = relabel(campaign.data / folder, target, choices, asymmetry=asymmetry, ends=campaign.ends)
+            if not found.finished:
+                return False
+            log.info("%s labels %d of %d pictures of %s", teacher, found.written, found.seen, folder)
             done.touch()
+    return True
 
 
 def ship(campaign: Campaign) -> None:
@@ -178,10 +173,10 @@ def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
         card = campaign.work / "published" / "cards" / f"{name}.toml"
         if card.is_file():
             continue
-        if name == STUDENT:
-            teach(campaign)
+        if campaign.left_s <= 0 or (name == STUDENT and not teach(campaign)):
+            return False
         config = student_config(campaign) if name == STUDENT else load(CONFIGS / f"{name}.toml", campaign.overrides)
-        if campaign.left_s <= 0 or not train(campaign, name, config):
+        if not train(campaign, name, config):
             return False
         publish(config, campaign.work / name, campaign.data, campaign.work / "published")
     return True

@@ -1,35 +1,39 @@
 """Pseudo-labels: what a trained network finds in pictures without labels, or with poor ones, as a new corpus.
 
-    python -m facetrack.training.relabel FOLDER OUT [--model M]
+    python -m facetrack.training.relabel FOLDER OUT [--model M] [--asymmetry A]
 
 writes, for every picture below FOLDER in which the network is sure of one face, the picture and its landmarks in the
 300-W layout below OUT. A student that is trained on such a corpus learns what its teacher knows (distillation), and a
-network that is trained again on better labels than it was given learns from itself.
+network that is trained again on better labels than it was given learns from itself. Called again it goes on where it
+stopped: pictures that are in OUT already, or in OUT/refused.txt, are passed over. Another network wants another OUT.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..pipeline.open import Choices, open_engines
+from ..pipeline.open import Choices, Engines, open_engines
 from ..pipeline.search import FaceDetector
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, box_of_five, rotated_box
 from ..tracker.types import Float32, UInt8
 from .augment import mirror, mirror_points
-from .datasets import read_faces, read_images
+from .datasets import Sample, read_faces, read_images
 from .datasets.point_files import write_pts
 
 log = logging.getLogger(__name__)
 
 LEAST_CONFIDENCE = 0.6  # of the mean over all looks
 WIDEST_SPREAD = 0.03  # of the face's side: mean distance of a look's landmarks from the mean of all looks
-ASYMMETRY = 0.006  # of the annotations that the networks learnt from, see `augment.Geometry`
+ASYMMETRY = 0.006  # of 300-W: `geometry.asymmetry` of the shipped networks' configurations
+REFUSED = "refused.txt"  # names of the pictures in which the network was not sure of one face, a line each
 TURNS = (-0.12, 0.0, 0.12)  # radians: each look is at a crop turned a little, and at its mirror picture
 
 
@@ -53,20 +57,30 @@ class PseudoLabel:
         return self.confidence >= LEAST_CONFIDENCE and self.spread <= WIDEST_SPREAD
 
 
-def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform) -> PseudoLabel:
+@dataclass(frozen=True, slots=True)
+class Relabelled:
+    """How far a corpus is: pictures that were looked at, those of them that are written, and whether that was all."""
+
+    seen: int
+    written: int
+    finished: bool
+
+
+def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: float = ASYMMETRY) -> PseudoLabel:
     """Measure a face in turned and mirrored crops, round where a first look finds it.
 
     Args:
         aligner: the teacher.
         bgr: (H, W, 3) uint8.
         start: the crop of the first look.
+        asymmetry: of the annotations that the teacher learnt from, see `augment.Geometry`.
     """
     first = aligner.align(bgr, [start])[0].xy
     mirrored, back = mirror(bgr, first, aligner.markup)
     looks = aligner.align(bgr, _turned_crops(aligner, first))
     seen = aligner.align(mirrored, _turned_crops(aligner, back))
     side = box_centre_side(bounding_box(first))[1]
-    annotators = np.array([2 * ASYMMETRY * side, 0], np.float32)
+    annotators = np.array([2 * asymmetry * side, 0], np.float32)
     xy = [look.xy for look in looks]
     xy += [mirror_points(look.xy, aligner.markup, bgr.shape[1]) + annotators for look in seen]
     mean = np.mean(xy, 0)
@@ -92,36 +106,61 @@ def first_crop(detector: FaceDetector, aligner: Aligner, bgr: UInt8, points: Flo
     return aligner.crop_around(*box_of_five(found.points[0])) if len(found.points) else None
 
 
-def relabel(folder: Path, out: Path, choices: Choices) -> tuple[int, int]:
-    """Write the corpus; see the module.
+def relabel(
+    folder: Path, out: Path, choices: Choices, asymmetry: float = ASYMMETRY, ends: float = math.inf
+) -> Relabelled:
+    """Write the corpus, or go on with it; see the module.
 
     Args:
         folder: 300-W layout, or pictures alone.
         out: pictures keep their place below it.
         choices: which network, on what.
-    Returns:
-        How many pictures there were, and how many were written.
+        asymmetry: of the annotations that the network learnt from, see `augment.Geometry`.
+        ends: `time.monotonic` from which no further picture is begun.
     Raises:
         CardError, BackendError: the network cannot be had.
         SourceError: a picture is broken.
     """
     labelled = any(folder.rglob("*.pts"))
     samples = read_faces(folder, "pts") if labelled else read_images(folder)
-    total = written = 0
-    with open_engines(choices) as engines:
+    out.mkdir(parents=True, exist_ok=True)
+    seen = written = 0
+    with open_engines(choices) as engines, (out / REFUSED).open("a+", encoding="utf-8") as file:
+        file.seek(0)
+        refused = set(file.read().splitlines())
         for sample in samples:
-            total += 1
-            bgr = sample.bgr()
-            crop = first_crop(engines.detector, engines.aligner, bgr, sample.points)
-            label = look_often(engines.aligner, bgr, crop) if crop is not None else None
-            if label is None or not label.sure:
-                continue
-            written += 1
-            target = out / sample.path.relative_to(folder)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(sample.encoded)
-            write_pts(target.with_suffix(".pts"), label.xy)
-    return total, written
+            name = sample.path.relative_to(folder)
+            if not (_is_written(out / name) or name.as_posix() in refused):
+                if time.monotonic() >= ends:
+                    return Relabelled(seen, written, finished=False)
+                label = _label(engines, sample, asymmetry)
+                if label is not None and label.sure:
+                    _write(out / name, sample.encoded, label.xy)
+                else:
+                    print(name.as_posix(), file=file, flush=True)
+            seen += 1
+            written += _is_written(out / name)
+    return Relabelled(seen, written, finished=True)
+
+
+def _label(engines: Engines, sample: Sample, asymmetry: float) -> PseudoLabel | None:
+    """What is found in one picture; None where no face is."""
+    bgr = sample.bgr()
+    crop = first_crop(engines.detector, engines.aligner, bgr, sample.points)
+    return None if crop is None else look_often(engines.aligner, bgr, crop, asymmetry)
+
+
+def _is_written(picture: Path) -> bool:
+    return picture.is_file() and picture.with_suffix(".pts").is_file()
+
+
+def _write(picture: Path, encoded: bytes, xy: Float32) -> None:
+    """The picture, then its label in one piece: a kill leaves no half of it."""
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(encoded)
+    part = picture.with_suffix(".part")
+    write_pts(part, xy)
+    part.replace(picture.with_suffix(".pts"))
 
 
 def main() -> None:
@@ -130,9 +169,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default=Choices().model)
+    parser.add_argument("--asymmetry", type=float, default=ASYMMETRY, help="geometry.asymmetry of M's configuration")
     arguments = parser.parse_args()
-    total, written = relabel(arguments.folder, arguments.out, Choices(model=arguments.model))
-    print(f"{written} of {total} pictures labelled in {arguments.out}")
+    choices = Choices(model=arguments.model)
+    found = relabel(arguments.folder, arguments.out, choices, asymmetry=arguments.asymmetry)
+    print(f"{found.written} of {found.seen} pictures labelled in {arguments.out}")
 
 
 if __name__ == "__main__":

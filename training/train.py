@@ -88,6 +88,16 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def set_up_device() -> None:
+    """Let a GPU choose its fastest ways and multiply in TF32; let each of several processes on CPUs have one thread."""
+    if device().type == "cuda":
+        torch.cuda.set_device(device())
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    elif rank_and_world()[1] > 1:
+        torch.set_num_threads(1)
+
+
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
     """This process's share of every batch from step `start` up to step `end`."""
     rank, world = rank_and_world()
@@ -143,10 +153,15 @@ class Run:
         self.optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate)
         self.step = 0
         self.best = math.inf
-        if (folder / "checkpoint.pt").is_file():
-            self._restore(folder / "checkpoint.pt")
+        self._known: tuple[int, int] | None = None
+        self._catch_up()
 
-    def _restore(self, path: Path) -> None:
+    def _catch_up(self) -> None:
+        """Go on from the folder's checkpoint if it is another than the one this run read or wrote last."""
+        path = self.folder / "checkpoint.pt"
+        written = _written(path)
+        if written in (None, self._known):
+            return
         state = torch.load(path, map_location=self.device, weights_only=True)
         try:
             self.net.load_state_dict(state["net"])
@@ -156,7 +171,7 @@ class Run:
             raise ConfigError(
                 f"{path}: of another network than the configuration's; choose another folder: {error}"
             ) from error
-        self.step, self.best = state["step"], state["best"]
+        self.step, self.best, self._known = state["step"], state["best"], written
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
@@ -168,16 +183,40 @@ class Run:
             "step": self.step,
             "best": self.best,
         }
-        _save(state, self.folder / "checkpoint.pt")
+        path = self.folder / "checkpoint.pt"
+        _save(state, path)
+        self._known = _written(path)
 
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
         """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints.
+
+        What another run has written into the folder since this one was made is gone on from.
 
         Raises:
             ConfigError: another process trains in this folder.
         """
         with _alone_in(self.folder):
+            if rank_and_world()[1] > 1:
+                dist.barrier()  # the first process has the lock: from here on nobody else writes
+            self._catch_up()
             self._train(until, seconds)
+
+    def pace(self, steps: int, skip: int) -> float:
+        """Run so many steps more and give how many there are a second, from the one after the first `skip` on.
+
+        What happens but once does not count: processes that start, a GPU that looks for its fastest ways, validation
+        and the checkpoint, which is left to `save`.
+
+        Raises:
+            ConfigError: another process trains in this folder.
+        """
+        with _alone_in(self.folder):
+            self._catch_up()
+            ends = []
+            for batch in batches(self.objective, self.config.schedule, self.step, self.step + steps):
+                self._step(self.net, batch)
+                ends.append(time.monotonic())
+        return (steps - skip) / (ends[-1] - ends[skip - 1])
 
     def _train(self, until: int | None, seconds: float) -> None:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
@@ -344,6 +383,14 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
     return {key: round(value, 5) for key, value in values.items()}
 
 
+def _written(path: Path) -> tuple[int, int] | None:
+    """What tells one checkpoint of a folder from the next, which is another file; None without one."""
+    if not path.is_file():
+        return None
+    stat = path.stat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
 def _save(state: dict[str, Any], path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
@@ -357,12 +404,7 @@ def train(config: Config, objective: Objective, folder: Path) -> None:
         ConfigError: the folder's checkpoint is of another network.
     """
     _, world = rank_and_world()
-    if device().type == "cuda":
-        torch.cuda.set_device(device())
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    elif world > 1:
-        torch.set_num_threads(1)
+    set_up_device()
     if world > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
@@ -381,11 +423,14 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
         out: folder of the run; a checkpoint in it is gone on from.
         overrides: `key.key=value` settings that go before the file's.
     Raises:
-        ConfigError: a setting is unknown or cannot work, or something that the network builds on is not there.
+        ConfigError: a setting is unknown or cannot work, something that the network builds on is not there, or
+            another process trains in `out`, which is told before the data is read.
         SourceError: a folder of data is missing or broken.
     """
     config = load(config_path, overrides)
-    train(config, open_objective(config, data, out), out)
+    with _alone_in(out):
+        objective = open_objective(config, data, out)
+    train(config, objective, out)
 
 
 def open_objective(config: Config, data: Path, out: Path) -> Objective:

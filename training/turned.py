@@ -73,6 +73,7 @@ TURNED_RAD = np.deg2rad([25, 70])  # yaw of the results
 NODS_RAD, MOST_NOD_RAD = np.deg2rad(8), np.deg2rad(25)  # standard deviation of the pitch added; the most in all
 RELIEFS = (0.8, 1.05)  # depth of a head over the mean face's; children's noses are flatter
 QUALITY = 92  # of the JPEG files
+TURNED = "_turned"  # what a turned copy's name has after its photograph's
 
 Depth = Callable[[Float64], Float64]  # of places (V, 2) in upright camera millimetres, (V,)
 
@@ -393,7 +394,7 @@ def main() -> None:
     for sample, number, turned in turned_faces(read_pts_folder(options.data), options.per_face, options.seed):
         stem = options.out / sample.path.relative_to(options.data).with_suffix("")
         stem.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{stem.name}_turned{number}_yaw{np.rad2deg(turned.yaw_rad):+03.0f}"
+        name = f"{stem.name}{TURNED}{number}_yaw{np.rad2deg(turned.yaw_rad):+03.0f}"
         coded = cv2.imencode(".jpg", turned.bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
         stem.with_name(f"{name}.jpg").write_bytes(coded.tobytes())
         write_pts(stem.with_name(f"{name}.pts"), turned.points)

@@ -25,7 +25,7 @@ from ..augment import Geometry, annotators_shift, crop_over_background, disguise
 from ..config import Config
 from ..datasets import Sample
 from .networks import open_alignment
-from .objective import mapped, part, weighted
+from .objective import Labels, mapped, part, weighted
 
 NOTHING, UNLABELLED, LABELLED = 0, 1, 2
 CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # the spread of the calm crop
@@ -128,7 +128,7 @@ class SelfConsistency:
         is_face = torch.zeros(len(crops), device=crops.device)
         is_face[: 2 * faces] = 1
         answer = net(crops)
-        terms = self.inner.terms(answer, torch.cat((xy_calm[:known], xy_wild[:known])), is_face)
+        terms = self.inner.terms(answer, Labels(torch.cat((xy_calm[:known], xy_wild[:known]))), is_face)
         total, count = crops.new_zeros((), dtype=torch.float32), max(faces, 1)
         for start, length, first in ((0, known, 0), (2 * known, blank, known)):
             if length:

@@ -110,18 +110,18 @@ def focal_factors(attributes: Tensor) -> Tensor:
     return torch.where(attributes.bool(), len(has) / often, 1.0)
 
 
-def focal_wing(maps: Tensor, targets: Tensor, attributes: Tensor) -> Tensor:
+def focal_wing(maps: Tensor, targets: Tensor, attributes: Tensor | None = None) -> Tensor:
     """Adaptive Wing summed over maps, faces weighted by the mean of their focal factors (Eqs. 3 and 4).
 
     The paper sums the C factors; their mean keeps the scale, and with it the learning rate, of data without
-    attributes (C = 0 is allowed).
+    attributes.
 
     Args:
         maps: (F, K, h, w). targets: the same.
-        attributes: (F, C) bool.
+        attributes: (F, C) bool; without them every face counts the same.
     """
-    weight = focal_factors(attributes).mean(1) if attributes.shape[1] else maps.new_ones(len(maps))
-    return (weight * adaptive_wing(maps, targets).sum(1)).mean()
+    errors = adaptive_wing(maps, targets).sum(1)
+    return errors.mean() if attributes is None else (focal_factors(attributes).mean(1) * errors).mean()
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ from ...engines.nets import FromBytes
 from ...engines.nets.hourglass import Supervision
 from ...engines.nets.tab import TAB
 from ...tracker.errors import ConfigError
+from ...tracker.types import Float32
 from .. import span
 from ..config import Config
 from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
 from .losses import TINY, focal_wing, jensen_shannon, known_mean, map_centroid, soft_centroid
 from .maps import gaussian_maps, to_cells
-from .objective import Alignment, Terms
-from .targets import gaussian_vectors
+from .objective import Alignment, Labels, Terms
+from .targets import gaussian_vectors, quasi_gaussian_vectors
 
 STRIDE = 4  # crop pixels per cell of GV's vectors, TAB's and PropNet's maps
 NEAR = 3  # cells; the centroid round a peak that is farther off teaches nothing
@@ -42,12 +43,18 @@ class VectorAlignment(Alignment):
         """See `Alignment`."""
         return answer[1] if len(answer) > 1 else None
 
-    def landmark_terms(self, answer: tuple[Tensor, ...], xy: Tensor) -> tuple[Tensor, Terms]:
+    def wanted(self, xy: Float32, cells: int) -> Float32:
+        """What vectors of so many cells should be for points (F, N, 2) in crop pixels, (F, N, cells, 2)."""
+        label = self.config.vectors
+        if label.label == "quasi":
+            return quasi_gaussian_vectors(xy, cells, STRIDE, label.sigma, label.peak - 1)
+        return gaussian_vectors(xy, cells, STRIDE, label.sigma, label.peak)
+
+    def landmark_terms(self, answer: tuple[Tensor, ...], labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        vectors, weights = answer[0], self.config.vectors
+        vectors, weights, xy = answer[0], self.config.vectors, labels.xy
         cells = to_cells(xy, STRIDE)
-        drawn = gaussian_vectors(xy.cpu().numpy(), vectors.shape[2], STRIDE, weights.sigma, weights.peak)
-        bells = torch.from_numpy(drawn).to(xy.device)
+        bells = torch.from_numpy(self.wanted(xy.cpu().numpy(), vectors.shape[2])).to(xy.device)
         place, top = soft_centroid(vectors)
         # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the bell
         reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
@@ -139,9 +146,9 @@ class BoundaryAlignment(MapAlignment):
             net.net.freeze_boundaries()
         return net
 
-    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+    def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        weights = self.config.maps
+        weights, xy = self.config.maps, labels.xy
         place, terms = self.places(answer, xy)
         terms["maps"] = (weights.landmarks, _squares(answer.landmarks[-1], self.bells(answer, xy)))
         lines = with_union(curve_maps(xy, self.markup, _size(answer.boundaries[-1]), STRIDE))
@@ -153,22 +160,22 @@ class BoundaryAlignment(MapAlignment):
 class PropagationAlignment(MapAlignment):
     """PropNet's objective: Focal Wing on every stack's landmark and boundary maps (Eq. 4).
 
-    Our data sets carry no attributes, so that every face counts the same.
+    Of our data sets WFLW alone carries attributes; elsewhere, and in pairs (`consistency`), every face counts the same.
     """
 
-    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+    def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        weights = self.config.maps
+        weights, xy, attributes = self.config.maps, labels.xy, labels.attributes
         place, terms = self.places(answer, xy)
         bells = self.bells(answer, xy)
         lines = segment_maps(xy, self.markup, _size(bells), STRIDE)
-        plain = torch.zeros(len(xy), 0, dtype=torch.bool, device=xy.device)
         for name, weight, stages, wanted in (
             ("maps", weights.landmarks, answer.landmarks, bells),
             ("boundaries", weights.boundaries, answer.boundaries, lines),
         ):
             if stages:  # without propagation there are no boundaries
-                terms[name] = (weight, torch.stack([focal_wing(maps.float(), wanted, plain) for maps in stages]).sum())
+                errors = torch.stack([focal_wing(maps.float(), wanted, attributes) for maps in stages])
+                terms[name] = (weight, errors.sum())
         return place, terms
 
 
@@ -186,9 +193,9 @@ class FieldAlignment(Alignment):
         """See `Alignment`."""
         return answer.logits
 
-    def landmark_terms(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:
+    def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        terms, place = span.supervised_terms(answer, xy, self.markup)
+        terms, place = span.supervised_terms(answer, labels.xy, self.markup)
         weights = span.Weights()
         return _pixels(place, span.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...engines import nets
@@ -22,15 +24,29 @@ from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
 from ..config import Config
-from ..datasets import Sample, one_face_each, read_faces, read_images
+from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images
 
 GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
-WRITTEN = 0.15  # of the pieces without faces: round letters side by side are eyes to a small network
+WRITTEN = 0.25  # of the pieces without faces: round letters side by side are eyes to a small network
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
-Item = tuple[UInt8, Float32, np.float32]
+Picture = tuple[UInt8, Float32, np.float32]
+Item = tuple[UInt8, Float32, np.float32, *tuple[NDArray[np.bool_], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is annotated of F faces.
+
+    Attributes:
+        xy: (F, N, 2) crop pixels.
+        attributes: (F, C) bool, which of the corpora's attributes a face has; None where no corpus says so.
+    """
+
+    xy: Tensor
+    attributes: Tensor | None = None
 
 
 class Alignment(ABC):
@@ -38,6 +54,7 @@ class Alignment(ABC):
 
     Attributes:
         codec: how the network's deployed outputs are decoded, as a card says it.
+        attributes: names of what the corpora say of their faces, mostly nothing.
     """
 
     codec: dict[str, Any]
@@ -56,6 +73,8 @@ class Alignment(ABC):
             )
         self.config = config
         self.markup = markup.for_points(config.network.landmarks)
+        told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
+        self.attributes = tuple(dict.fromkeys(told))
         self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
         self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
         self.validation = self.faces(data / config.validation, config.validation_layout)
@@ -84,11 +103,17 @@ class Alignment(ABC):
             raise ConfigError(f"network {network.name} with {network.options}: {error}") from error
 
     def item(self, index: int, progress: float) -> Item:
-        """Training picture number `index`: crop (s, s, 3), points (N, 2) crop pixels, 1.0 if it shows a face."""
+        """Training picture number `index`.
+
+        Returns:
+            crop (s, s, 3); points (N, 2), crop pixels; 1.0 if it shows a face; and, if the corpora have C attributes,
+            (C,) which of them it has.
+        """
         rng = np.random.default_rng((self.config.schedule.seed, index))
         size = self.config.schedule.size(progress)
         if rng.random() < self.config.negative_share:
-            return self.negative(size, progress, rng)
+            crop, nothing, no_face = self.negative(size, progress, rng)
+            return crop, nothing, no_face, *self._flags(())
         sample = self.draw(progress, rng)
         points = sample.points[0]
         transform = random_crop(points, size, self.config.geometry, rng)
@@ -98,7 +123,14 @@ class Alignment(ABC):
         if rng.random() < self.config.geometry.flip:
             crop, xy = mirror(crop, xy, self.markup)
             xy += annotators_shift(xy, transform, self.config.geometry.asymmetry)
-        return disturb(crop, self.patches, rng), xy, np.float32(1)
+        return self._disturbed(crop, rng), xy, np.float32(1), *self._flags(sample.subsets)
+
+    def _disturbed(self, crop: UInt8, rng: np.random.Generator) -> UInt8:
+        return disturb(crop, self.patches, rng, self.config.disturbances)
+
+    def _flags(self, subsets: tuple[str, ...]) -> tuple[NDArray[np.bool_], ...]:
+        """Which attributes a face of these parts of its data set has, (C,); nothing where there are none."""
+        return (np.array([name in subsets for name in self.attributes]),) if self.attributes else ()
 
     def draw(self, progress: float, rng: np.random.Generator) -> Sample:
         """One face of the mixture as it is when this share of the run is over."""
@@ -108,7 +140,7 @@ class Alignment(ABC):
         samples = self.corpora[int(rng.choice(len(weights), p=weights / weights.sum()))]
         return samples[int(rng.integers(len(samples)))]
 
-    def negative(self, size: int, progress: float, rng: np.random.Generator) -> Item:
+    def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
         """No face: a piece of a picture without faces, some with writing on it, or what is beside a face."""
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if rng.random() < 0.8:
@@ -125,33 +157,36 @@ class Alignment(ABC):
         transform = CropTransform.around(centre, side, size, angle=rng.uniform(-np.pi, np.pi) * 0.3)
         background = self.patches[int(rng.integers(len(self.patches)))]
         crop = crop_over_background(bgr, transform, background, rng)
-        return disturb(crop, self.patches, rng), nothing, np.float32(0)
+        return self._disturbed(crop, rng), nothing, np.float32(0)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the terms and each of them by name.
 
         Args:
             net: the network.
-            batch: crops (B, s, s, 3) uint8, points (B, N, 2), 1.0 where there is a face (B,).
+            batch: crops (B, s, s, 3) uint8, points (B, N, 2), 1.0 where there is a face (B,), and attributes (B, C)
+                bool where the corpora have some.
         """
         order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
-        crops, xy, is_face = (values[order] for values in batch)
-        return weighted(self.terms(net(crops), xy[: int(is_face.sum())], is_face))
+        crops, xy, is_face, *flags = (values[order] for values in batch)
+        faces = int(is_face.sum())
+        labels = Labels(xy[:faces], *(values[:faces] for values in flags))
+        return weighted(self.terms(net(crops), labels, is_face))
 
-    def terms(self, answer: Any, xy: Tensor, is_face: Tensor) -> Terms:
+    def terms(self, answer: Any, labels: Labels, is_face: Tensor) -> Terms:
         """What an answer costs.
 
         Args:
             answer: of the network to B pictures, the L with labels first.
-            xy: (L, N, 2) crop pixels of those.
+            labels: of those.
             is_face: (B,) 1.0 where there is a face. Without labels nothing is said about their quality.
         """
-        labelled = len(xy)
+        labelled = len(labels.xy)
         terms: Terms = {"nothing": (0.0, _total(answer))}  # every output has a gradient
         quality = torch.zeros_like(is_face)
         if labelled:
-            place, terms = self.landmark_terms(part(answer, 0, labelled), xy)
-            quality[:labelled], nme = self._quality(place.detach(), xy)
+            place, terms = self.landmark_terms(part(answer, 0, labelled), labels)
+            quality[:labelled], nme = self._quality(place.detach(), labels.xy)
             terms["nme"] = (0.0, nme)
         logits = self.logits(answer)
         if logits is not None:
@@ -163,12 +198,12 @@ class Alignment(ABC):
         return terms
 
     @abstractmethod
-    def landmark_terms(self, answer: Any, xy: Tensor) -> tuple[Tensor, Terms]:
+    def landmark_terms(self, answer: Any, labels: Labels) -> tuple[Tensor, Terms]:
         """What the network's answer to F faces costs.
 
         Args:
             answer: of the network in training mode.
-            xy: (F, N, 2) crop pixels.
+            labels: of the F faces.
         Returns:
             Decoded places (F, N, 2) in crop pixels, and name -> (weight, term).
         """

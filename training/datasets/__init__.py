@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import ConfigError
-from .layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
+from .layouts import WFLW_ATTRIBUTES, list_300w, list_300w_train, list_wflw, list_wflw_train
 from .matlab_layouts import list_300w_lp, list_aflw, list_aflw2000, list_aflw_train, list_cofw, list_cofw_train
 from .point_files import list_point_table, list_pts_folder, read_pts
 from .samples import (
@@ -27,6 +27,7 @@ from .samples import (
 )
 
 __all__ = [
+    "ATTRIBUTES",
     "IMAGE_SUFFIXES",
     "LAYOUTS",
     "Broken",
@@ -57,6 +58,8 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
     "aflw2000": list_aflw2000,
     "300w-lp": list_300w_lp,
 }
+# layout -> what it says of its faces: those of a `Sample`'s subsets that are attributes
+ATTRIBUTES: dict[str, tuple[str, ...]] = {"wflw": WFLW_ATTRIBUTES, "wflw-train": WFLW_ATTRIBUTES}
 
 
 def list_faces(folder: Path, layout: str) -> list[Entry]:

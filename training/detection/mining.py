@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from ...engines import nets
-from ...engines.backend import Outputs
 from ...engines.card import ModelCard
 from ...engines.detector import Detector, DetectorSettings
+from ...engines.torch_backend import TorchBackend
 from ...tracker.geometry import CropTransform
 from ...tracker.types import UInt8
 from ..config import Config, load
@@ -31,24 +30,6 @@ LOUD = 1.6  # sum of the five responses, of which a real face has 4 to 5
 MOST = 6  # crops of one picture
 # Chance of a face before anything was fitted: the sum of the responses, less the misfit.
 UNFITTED = {"scan": [1.0] * 5 + [-0.6, 0.0, 0.0, -3.0], "refine": [0.0] * 13, "second_look": 0.0}
-
-
-class TorchBackend:
-    """A network in torch behind the seam of the runtimes."""
-
-    description = "torch, CPU"
-
-    def __init__(self, net: nn.Module) -> None:
-        self._net = net.eval()
-
-    def run(self, images: UInt8) -> Outputs:
-        """See `Backend`."""
-        with torch.inference_mode():
-            outputs = self._net(torch.from_numpy(images))
-        return tuple(o.numpy() for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
-
-    def close(self) -> None:
-        """See `Backend`."""
 
 
 def draft_card(config: Config) -> ModelCard:
@@ -87,7 +68,7 @@ def mine_for_run(config: Config, run: Path, data: Path) -> Path:
     """Mine with a run's newest average and write the next hardN.npz (array "crops") into its folder."""
     net = nets.FromBytes(nets.build(config.network.name, config.network.landmarks))
     net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["average"])
-    backend = TorchBackend(net)
+    backend = TorchBackend(net.eval())
     detector = Detector(draft_card(config), backend, backend, DetectorSettings(min_face=22))
     crops = mine(detector, (s.bgr() for s in faceless(config, data) if not held_out(s)))
     path = run / f"hard{1 + len(list(run.glob('hard*.npz')))}.npz"

@@ -20,7 +20,8 @@ from ...tracker.proposals import mean_of_highest
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
 from ..config import Config
-from ..datasets import Sample, read_faces, read_images
+from ..datasets import IMAGE_SUFFIXES, Sample, read_faces, read_images
+from ..turned import TURNED
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
 
@@ -29,8 +30,14 @@ Item = tuple[UInt8, UInt8, np.bool_]
 
 
 def held_out(sample: Sample) -> bool:
-    """True for the tenth of the pictures that are kept for validation, by the name's checksum."""
-    return zlib.crc32(sample.path.name.encode()) % 10 == 0
+    """True for the tenth of the pictures that are kept for validation, by the name's checksum, and their turned copies.
+
+    A copy by `training.turned` bears its photograph's name without the suffix: it is kept if a photograph of that name
+    and any suffix would be.
+    """
+    stem, turned, _ = sample.path.stem.partition(TURNED)
+    names = [stem + suffix for suffix in IMAGE_SUFFIXES] if turned else [sample.path.name]
+    return any(zlib.crc32(name.encode()) % 10 == 0 for name in names)
 
 
 def faceless(config: Config, data: Path) -> list[Sample]:
@@ -132,7 +139,7 @@ class Windows:
         background = self.patches[int(rng.integers(len(self.patches)))]
         bgr = crop_over_background(chip.bgr, doubled(transform), background, rng)
         if disturbed:
-            bgr = disturb(bgr, self.patches, rng)
+            bgr = disturb(bgr, self.patches, rng, self.config.disturbances)
         size = transform.size[0]
         small = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
         return np.asarray(small, np.uint8), draw_targets(chip, transform, size, self.config.discs)

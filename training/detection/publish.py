@@ -22,11 +22,11 @@ from ...engines.card_text import card_text
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
 from ...engines.quantise import quantise_onnx
-from ...engines.torch_backend import save_torch_weights
+from ...engines.torch_backend import TorchBackend, save_torch_weights
 from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
-from .mining import TorchBackend, draft_card
+from .mining import draft_card
 from .objectives import faceless, held_out
 from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
 
@@ -136,14 +136,13 @@ def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
 def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
     """Fit the scores of scan and second look on the first half of the pictures that were kept out."""
     faces, empty = kept_out(config, data, half=0)
-    calibration = dict(card.calibration)
-    detector = _open(replace(card, calibration=calibration), threshold=0.0)
-    scanned = measure(detector, faces, empty, refined=False)
-    calibration["scan"] = fit_logistic(scanned)
-    chance = logistic(scanned.features[scanned.is_face], calibration["scan"])
-    calibration["second_look"] = float(np.quantile(chance, SECOND_LOOK_LOSS))
-    calibration["refine"] = fit_logistic(measure(detector, faces, empty, refined=True))
-    return calibration
+    scanned = measure(_open(card, threshold=0.0), faces, empty, refined=False)
+    scan = fit_logistic(scanned)
+    chance = logistic(scanned.features[scanned.is_face], scan)
+    second_look = float(np.quantile(chance, SECOND_LOOK_LOSS))
+    card = replace(card, calibration={**card.calibration, "scan": scan, "second_look": second_look})
+    refine = fit_logistic(measure(_open(card, threshold=0.0), faces, empty, refined=True))
+    return {**card.calibration, "refine": refine}
 
 
 def _figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:

@@ -74,20 +74,21 @@ class Locate(Protocol):
 
 
 class InGivenBox:
-    """Landmarks in the annotation's own box, upright, as the papers have it."""
+    """Landmarks in the annotation's own box, upright, as the papers have it, or in a crop turned by an angle."""
 
-    def __init__(self, aligner: Aligner, data: Markup) -> None:
-        self._aligner, self._data = aligner, data
+    def __init__(self, aligner: Aligner, data: Markup, angle: float = 0.0) -> None:
+        self._aligner, self._data, self._angle = aligner, data, angle
         outlines = [len(markup.parts.get("contour", ())) > 1 for markup in (aligner.markup, data)]
         self._tight = aligner.markup.name == data.name or all(outlines)
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
         """Align once. Where only one of the markups draws the face's outline, the box is guessed from five points."""
         if self._tight:
-            crop = self._aligner.crop_around(*box_centre_side(bounding_box(truth)))
+            box = (*box_centre_side(bounding_box(truth)), 0.0)
         else:
-            crop = self._aligner.crop_around(*box_of_five(self._data.subset("five5", truth)))
-        return self._aligner.align(bgr, [crop])[0]
+            box = box_of_five(self._data.subset("five5", truth))
+        centre, side, roll = box
+        return self._aligner.align(bgr, [self._aligner.crop_around(centre, side, roll + self._angle)])[0]
 
 
 class ByDetector:

@@ -1,0 +1,62 @@
+"""What the tables of short trainings share: each run is trained to its end, measured once, and goes into the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from facetrack.engines.nets import FromBytes
+from facetrack.training.config import Config, Corpus
+from facetrack.training.train import Run, open_objective
+
+Figures = dict[str, float]  # test set -> NME io %
+Cell = TypeVar("Cell")
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where everything is.
+
+    Attributes:
+        data: root of the data sets.
+        out: gets a folder for every run, and table.md.
+        tests: what a test set is called -> its folder below `data`.
+    """
+
+    data: Path
+    out: Path
+    tests: Mapping[str, str]
+
+    def fill(self, runs: Iterable[tuple[Cell, str, Config]], table: Callable[[dict[Cell, Figures]], str]) -> None:
+        """Do what is missing of the runs (cell, folder's name, settings); write the table anew after each of them."""
+        figures: dict[Cell, Figures] = {}
+        for cell, name, config in runs:
+            figures[cell] = self.measured(name, config)
+            print(name, figures[cell], flush=True)
+            (self.out / "table.md").write_text(table(figures) + "\n", encoding="utf-8")
+        print(table(figures))
+
+    def measured(self, name: str, config: Config) -> Figures:
+        """Train one run to its end and measure it on every test set; done before, read what was measured."""
+        folder = self.out / name
+        file = folder / "measured.json"
+        if not file.exists():
+            Run(config, open_objective(config, self.data, folder), folder).train()
+            state = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)["average"]
+            found = {test: self._nme(config, place, state) for test, place in self.tests.items()}
+            file.write_text(json.dumps(found), encoding="utf-8")
+        figures: Figures = json.loads(file.read_text(encoding="utf-8"))
+        return figures
+
+    def _nme(self, config: Config, test: str, state: dict[str, torch.Tensor]) -> float:
+        tested = replace(config, corpora=(Corpus(test),), validation=test)
+        objective = open_objective(tested, self.data, self.data)
+        net = objective.build()
+        assert isinstance(net, FromBytes)
+        net.load_state_dict(state)
+        return objective.validate(net.eval())["nme"]

@@ -1,0 +1,86 @@
+"""A network's own labels as a corpus: written once each, however often the work is cut short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes_training import write_faces
+from test_mesh_labels import Annotator
+
+from facetrack.pipeline.open import Choices
+from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.types import Landmarks, UInt8
+from facetrack.training import relabel as module
+from facetrack.training.datasets import read_images, read_pts
+from facetrack.training.relabel import Relabelled, relabel
+
+
+class Teacher(Annotator):
+    """Is unsure of faces left of x = 103, and remembers where the faces are that it was shown a single crop of."""
+
+    def __init__(self, asymmetry: float = 0.0) -> None:
+        super().__init__(asymmetry)
+        self.firsts: list[float] = []
+
+    def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
+        found = super().align(bgr, crops)
+        if len(crops) == 1:
+            self.firsts.append(round(float(found[0].xy[:, 0].mean())))
+        sure = 1.0 if found[0].xy[:, 0].mean() > 103 else 0.1
+        return [Landmarks(face.xy, face.score, sure, sure, "ibug68") for face in found]
+
+
+@pytest.fixture
+def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
+    teacher = Teacher()
+
+    @contextmanager
+    def opened(_: Choices) -> Iterator[SimpleNamespace]:
+        yield SimpleNamespace(detector=None, aligner=teacher)
+
+    monkeypatch.setattr(module, "open_engines", opened)
+    return teacher
+
+
+def test_calls_that_end_early_go_on_where_they_stopped(
+    tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock says one o'clock before a call's first picture, two before its second: two fit until three."""
+    write_faces(tmp_path / "faces", 5)
+    progress = []
+    for _ in range(3):
+        hours = iter(range(1, 9))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda hours=hours: next(hours)))
+        progress.append(relabel(tmp_path / "faces", tmp_path / "out", Choices(), ends=3))
+    assert progress == [Relabelled(2, 1, False), Relabelled(4, 3, False), Relabelled(5, 4, True)]
+    assert len(teacher.firsts) == len(set(teacher.firsts)) == 5  # each picture was looked at once
+    assert (tmp_path / "out" / module.REFUSED).read_text() == "0.png\n"
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.p*")) == sorted(
+        f"{number}.{suffix}" for number in range(1, 5) for suffix in ("png", "pts")
+    )
+
+
+def test_a_picture_whose_label_was_cut_short_is_done_again(tmp_path: Path, teacher: Teacher) -> None:
+    write_faces(tmp_path / "faces", 2, first=1)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "1.png").write_bytes(b"half a pic")
+    assert relabel(tmp_path / "faces", tmp_path / "out", Choices()) == Relabelled(2, 2, True)
+    assert len(teacher.firsts) == 2
+    assert (tmp_path / "out" / "1.png").read_bytes() == (tmp_path / "faces" / "1.png").read_bytes()
+
+
+@pytest.mark.parametrize("asymmetry", [0.0, 0.01])
+def test_labels_are_what_the_teachers_annotators_would_have_marked(
+    asymmetry: float, tmp_path: Path, teacher: Teacher
+) -> None:
+    teacher.asymmetry = asymmetry
+    write_faces(tmp_path / "faces", 1, first=2)
+    relabel(tmp_path / "faces", tmp_path / "out", Choices(), asymmetry=asymmetry)
+    (sample,) = read_images(tmp_path / "faces")
+    wanted = teacher.annotate(sample.bgr())
+    np.testing.assert_allclose(read_pts(tmp_path / "out" / "2.pts"), wanted, atol=0.05)
