@@ -329,7 +329,8 @@ def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("settings", "settings differs"),
+        ("settings", "done again: settings differ: detect_every, raw"),
+        ("older", "done again: settings differ: smooth"),
         ("input", "input differs"),
         ("sidecar", "cannot be read"),
         ("no sidecar", "there is no moving.json"),
@@ -346,8 +347,12 @@ def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
         (out / "moving.json").write_text("{", encoding="utf-8")
     elif change == "no sidecar":
         (out / "moving.json").unlink()
-    choices = Choices(detect_every=3) if change == "settings" else Choices()
-    assert track([recording], Outputs(out, existing="resume"), choices=choices, notes=notes) == []
+    elif change == "older":
+        content = sidecar(out / "moving.json")
+        del content["settings"]["smooth"]
+        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
+    raw, choices = change == "settings", Choices(detect_every=3 if change == "settings" else Choices().detect_every)
+    assert track([recording], Outputs(out, raw=raw, existing="resume"), choices=choices, notes=notes) == []
     assert notes.advances == 5
     assert reason in caplog.text
     assert sidecar(out / "moving.json")["complete"] is True
