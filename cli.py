@@ -36,6 +36,9 @@ class _Commands(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         if args and args[0].startswith("-") and args[0] not in own:
+            command = next((word for word in args if word in self.commands), None)
+            if command:
+                raise click.UsageError(f"options go behind the command: facetrack {command} ... {args[0]}", ctx)
             args = ["live", *args]
         return super().parse_args(ctx, args)
 

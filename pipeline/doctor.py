@@ -99,8 +99,17 @@ def _folders() -> Iterator[Check]:
     except OSError as error:
         detail = f"{cache} cannot be written ({error.strerror}): every start compiles anew, which takes seconds"
         yield Check("compiled code", "absent", detail, "set NUMBA_CACHE_DIR to a folder of yours")
-    found = "" if home().is_dir() else " (does not exist: no models of your own)"
-    yield Check("your models", "ok", f"{home()}{found}")
+    yield _own_models()
+
+
+def _own_models() -> Check:
+    """A folder that was named and does not exist is most likely a slip of the hand; the usual one need not exist."""
+    if home().is_dir():
+        return Check("your models", "ok", str(home()))
+    if os.environ.get("FACETRACK_HOME"):
+        detail = f"FACETRACK_HOME is {home()}, which does not exist"
+        return Check("your models", "absent", detail, "correct it, or make that folder")
+    return Check("your models", "ok", f"{home()} (does not exist: no models of your own)")
 
 
 def _backend() -> Check:

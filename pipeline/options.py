@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,17 @@ def refuse_both(*, overwrite: bool, resume: bool) -> None:
     """
     if overwrite and resume:
         raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+
+
+class FiniteRange(click.FloatRange):
+    """Numbers from here to there, none of which is nan or infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number, or fail as bad usage."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -122,7 +134,7 @@ tracking = chain(
     ),
     click.option(
         "--min-face",
-        type=click.FloatRange(0),
+        type=FiniteRange(0),
         default=0,
         help="Smallest face to search for, pixels.  [default: by the frame's size, half of that in pictures]",
     ),

@@ -50,7 +50,7 @@ class Outcome:
 
     Attributes:
         error: why it broke off; "" where everything was read.
-        failed: (place, reason) of what was left out.
+        failed: (place, reason) of what could not be read, wholly or in part.
         dropped: frames that were never looked at, live.
         wall_s: from opening the source to the last row.
     """
@@ -85,6 +85,15 @@ def recorded_failures(path: Path) -> list[tuple[str, str]]:
     return [(entry["place"], entry["reason"]) for entry in json.loads(path.read_text(encoding="utf-8"))["failed"]]
 
 
+def _what_differs(key: str, wanted: Any, found: Any) -> str:
+    """A part of two sidecars that differs; of settings, which ones."""
+    settings = found.get(key) if isinstance(found, dict) else None
+    if key != "settings" or not isinstance(settings, dict):
+        return f"{key} differs"
+    names = [name for name in wanted | settings if wanted.get(name, ...) != settings.get(name, ...)]
+    return f"settings differ: {', '.join(names)}"
+
+
 def why_not_finished(path: Path, origin: Origin) -> str:
     """Say why the table beside this sidecar is not the whole answer to the same question; "" where it is."""
     try:
@@ -96,5 +105,5 @@ def why_not_finished(path: Path, origin: Origin) -> str:
     wanted = json.loads(json.dumps(origin.table()))
     for key, value in wanted.items():
         if not isinstance(found, dict) or found.get(key) != value:
-            return f"{key} differs"
+            return _what_differs(key, value, found)
     return "" if found.get("complete") is True else f"it is not whole: {found.get('error')}"

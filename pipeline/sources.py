@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from glob import escape
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import av
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
+from av.stream import Disposition
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame
@@ -29,6 +31,10 @@ Decoder = Literal["cpu", "cuda"]
 
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
+# by which a folder's videos are told from its other files; a video that is named may have any suffix
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
+)
 _MAGIC = re.compile(r"[*?\[]")  # what makes a path a glob
 
 
@@ -42,7 +48,7 @@ class Source(Protocol):
         size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
         rate: mean frames per second; None where unknown.
         frames: how many to expect, for a progress bar; None where unknown.
-        failed: (name, reason) of what could not be read and was left out, so far.
+        failed: (place, reason) of what could not be read, wholly or in part, so far.
     """
 
     name: str
@@ -159,8 +165,17 @@ class _Address:
 def _open_folder(folder: Path) -> Source:
     files = pictures_among(folder.iterdir())
     if not files:
-        raise SourceError(f"{folder}: a folder without pictures; wanted files such as .jpg or .png in it")
+        raise SourceError(f"{folder}: {_without_pictures(folder)}")
     return ImageSource(folder, files, folder.resolve().name)
+
+
+def _without_pictures(folder: Path) -> str:
+    """What such a folder is instead, and what to name."""
+    videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
+    if not videos:
+        return "a folder without pictures; wanted files such as .jpg or .png in it"
+    count, them = ("1 video", "it") if len(videos) == 1 else (f"{len(videos)} videos", "them")
+    return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
 
 
 def _open_glob(pattern: str) -> Source:
@@ -168,17 +183,23 @@ def _open_glob(pattern: str) -> Source:
     depth = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
     root = Path(*parts[:depth])
     try:
-        files = pictures_among(root.glob(str(Path(*parts[depth:]))))
+        matches = list(root.glob(str(Path(*parts[depth:]))))
     except ValueError as error:  # "**" beside other letters
         raise SourceError(f"{pattern}: is no pattern that can be searched for: {error}") from error
+    files = pictures_among(matches)
     if not files:
-        raise SourceError(f"{pattern}: matches no picture; wanted files such as .jpg or .png")
+        wanted = "matches no picture; wanted files such as .jpg or .png"
+        raise SourceError(f"{pattern}: {wanted if matches else 'matches no file'}")
     return ImageSource(root, files, root.resolve().name)
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:
     """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
-    return [p for p in paths if p.suffix.lower() in IMAGE_SUFFIXES and p.name[0] != "." and p.is_file()]
+    return _files_of(IMAGE_SUFFIXES, paths)
+
+
+def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
+    return [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
 
 
 def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
@@ -202,10 +223,21 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
             else f"it is not a video that can be read ({why(error)}); copy it again, or convert it to .mp4"
         )
         raise SourceError(f"{path}: {reason}") from error
-    if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
+    refusal = _no_video(container)
+    if refusal:
         container.close()
-        raise SourceError(f"{path}: it is a text, not a video; name a video or a picture")
+        raise SourceError(f"{path}: {refusal}; name a video or a picture")
     return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+
+
+def _no_video(container: InputContainer) -> str:
+    """What FFmpeg makes pictures of although it is no video; "" for all else."""
+    if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
+        return "it is a text, not a video"
+    pictures = container.streams.video
+    if pictures and all(stream.disposition & Disposition.attached_pic for stream in pictures):
+        return "holds no video, only a cover picture"
+    return ""
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:

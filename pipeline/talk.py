@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from hashlib import sha1, sha256
 from pathlib import Path
+from struct import pack
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from .progress import Progress
 
 SOME_FAILED = 3  # exit code: the other inputs are done
+KERNEL_SOURCES = ("codecs", "kalman", "proposals")  # of the tracker, which every start compiles
 log = logging.getLogger("facetrack")  # of all modules
 
 
@@ -32,9 +35,22 @@ def say(line: str) -> None:
 
 def announce_compilation() -> None:
     """Explain the one long start: Numba compiles for this very processor, and keeps what it made."""
-    cache = Path(os.environ["NUMBA_CACHE_DIR"])
-    if not any(cache.glob("**/*.nbi")):
+    sources = Path(__file__).parents[1] / "tracker"
+    if not all(_is_kept(sources / f"{name}.py") for name in KERNEL_SOURCES):
         say("first start: compiling for this processor, half a minute once")
+
+
+def _is_kept(source: Path) -> bool:
+    """Whether this Numba keeps a kernel of this very source, by its index files (`numba.core.caching`)."""
+    from .machine import version_of
+
+    folder = f"{source.parent.name}_{sha1(str(source.parent).encode()).hexdigest()}"
+    python = f"py{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
+    indices = Path(os.environ["NUMBA_CACHE_DIR"], folder).glob(f"{source.stem}.*.{python}.nbi")
+    # Numba's version comes first, then the source's hash; in earlier versions, the time of its change, pickled
+    stamps = sha256(source.read_bytes()).digest(), pack(">d", source.stat().st_mtime)
+    version = (version_of("numba") or "").encode()
+    return any(version in kept and any(stamp in kept for stamp in stamps) for kept in map(Path.read_bytes, indices))
 
 
 def show_progress(tasks: int = 1) -> Progress:

@@ -18,6 +18,8 @@ from fakes_pipeline import PaintedBackend, PaintedEngines, paint_video
 
 import facetrack
 from facetrack.cli import main
+from facetrack.pipeline.check import Check
+from facetrack.pipeline.doctor import examine
 from facetrack.pipeline.open import Choices
 
 CARD = """
@@ -255,6 +257,20 @@ def test_bad_usage_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFi
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_no_number_is_not_finite(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
+    assert "Error: Invalid value for '--min-face': " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("words", [("-q", "batch", "clip.mp4", "--out", "out"), ("-v", "doctor")], ids=" ".join)
+def test_options_before_the_command_are_sent_behind_it(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words) == 2
+    assert f"Error: options go behind the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert facetrack.__version__ in capsys.readouterr().out
@@ -363,6 +379,26 @@ def test_the_doctor_finds_altered_weights(card: Path, capsys: pytest.CaptureFixt
     assert checks["smoother"]["status"] == "ok"
     assert checks["numpy"]["status"] == "ok"
     assert checks["window"]["status"] == "absent" or sys.platform != "linux"
+
+
+def test_the_doctor_doubts_a_folder_of_models_that_was_named_and_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    named = Path(os.environ["FACETRACK_HOME"])
+    assert models_folder() == Check(
+        "your models", "absent", f"FACETRACK_HOME is {named}, which does not exist", "correct it, or make that folder"
+    )
+    named.mkdir()
+    assert models_folder() == Check("your models", "ok", str(named))
+    monkeypatch.delenv("FACETRACK_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert models_folder().status == "ok"
+
+
+def models_folder() -> Check:
+    """What the doctor says about it, before it has looked at anything slow."""
+    return next(check for check in examine(PaintedEngines()) if check.subject == "your models")
 
 
 def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from glob import glob
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from av.stream import Disposition
 from fakes import (
     noise,
     quadrants,
@@ -24,13 +26,24 @@ from facetrack.tracker.errors import SourceError
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
 
 
-def _audio(path: Path) -> None:
+def _audio(path: Path, *, cover: bool = False) -> None:
     with av.open(path, "w") as container:
         stream = container.add_stream("aac", rate=44_100)
+        if cover:
+            picture = container.add_stream("mjpeg", rate=1)
+            picture.width, picture.height, picture.pix_fmt = 64, 64, "yuvj420p"
+            picture.disposition = Disposition.attached_pic
+            container.mux(picture.encode(av.VideoFrame(64, 64, "yuvj420p")))
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
         frame.sample_rate, frame.pts = 44_100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _recordings(folder: Path, *names: str) -> None:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
 
 
 @pytest.mark.parametrize(
@@ -44,8 +57,12 @@ def _audio(path: Path) -> None:
         ("sound.mp4", _audio, "sound.mp4: holds no video stream, only audio"),
         ("still.avi", write_no_frames, "still.avi: no frame can be decoded: its video stream is empty"),
         ("bare.mp4", write_no_frames, "bare.mp4: holds no video stream"),
+        ("song.mp4", lambda path: _audio(path, cover=True), "song.mp4: holds no video, only a cover picture; name"),
         ("folder", lambda path: path.mkdir(), "folder: a folder without pictures"),
-        ("*.jpg", str, "matches no picture"),
+        ("clip", lambda path: _recordings(path, "1.MP4"), "clip: holds 1 video and no picture; name it, e.g. '"),
+        ("s1", lambda path: _recordings(path, "1.avi", "2.mov", "3.mov"), "s1: holds 3 videos and no picture; name"),
+        ("*.jpg", str, "*.jpg: matches no file"),
+        ("*.mp4", lambda path: (path.parent / "1.mp4").touch(), "*.mp4: matches no picture"),
         ("broken.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "broken.png: is not a whole picture"),
         ("empty.png", lambda path: path.touch(), "empty.png: the file is empty; copy or record it again"),
     ],
@@ -58,6 +75,14 @@ def test_what_cannot_be_a_source_is_refused_in_one_clear_line(
         list(source)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_glob_that_a_folder_of_videos_is_told_to_be_named_by_names_them(tmp_path: Path) -> None:
+    _recordings(tmp_path / "[s1]", "1.mp4", "2.mp4")
+    with pytest.raises(SourceError) as caught:
+        open_source(tmp_path / "[s1]")
+    named = str(caught.value).split("'")[1]
+    assert sorted(glob(named)) == sorted(map(str, (tmp_path / "[s1]").iterdir()))  # noqa: PTH207 - as a batch does
 
 
 def test_a_missing_camera_is_one_clear_line() -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
+import facetrack
+from facetrack.pipeline.talk import KERNEL_SOURCES, announce_compilation
 from facetrack.tracker.kernel_cache import choose_kernel_cache
 
+TRACKER = Path(facetrack.__file__).parent / "tracker"
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA")
 KERNEL = "import facetrack.tracker.kalman as k; k.process_noise(1.0, 0.1)"
+KERNELS = (
+    f"{KERNEL}; import numpy as np; from facetrack.tracker import codecs, proposals; "
+    "codecs._sign(1.0); proposals._is_peak(np.zeros((8, 8), np.float32), 0, 0)"
+)
 NETWORK = (
     "from facetrack.engines.card import find_card; from facetrack.engines.onnx_backend import OnnxBackend; "
     "import numpy as np; net = OnnxBackend(find_card('bbfcn', 'detect').weights['scan']); "
@@ -32,6 +42,47 @@ def left_by(code: str, home: Path) -> list[str]:
 def test_kernels_are_kept_in_the_users_cache_also_without_the_command_line(tmp_path: Path) -> None:
     found = left_by(KERNEL, tmp_path)
     assert any(name.startswith("kalman.process_noise") and name.endswith(".nbi") for name in found)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache with a kernel of each source that every start compiles."""
+    home = tmp_path_factory.mktemp("home")
+    left_by(KERNELS, home)
+    return next(home.rglob("*.nbi")).parents[1]
+
+
+def index_of(source: str, cache: Path) -> Path:
+    return next(cache.rglob(f"{source}.*.nbi"))
+
+
+@pytest.mark.parametrize("change", ["nothing", "source", "numba", "python", "place", "missing", "empty"])
+def test_a_start_is_announced_when_it_will_compile(
+    change: str, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = tmp_path / "numba"
+    shutil.copytree(kept, cache)
+    index = index_of("codecs", cache)
+    if change == "source":
+        index.write_bytes(index.read_bytes().replace(sha256((TRACKER / "codecs.py").read_bytes()).digest(), bytes(32)))
+    elif change == "numba":
+        index.write_bytes(index.read_bytes().replace(version("numba").encode(), b"0.0.0"))
+    elif change == "python":
+        index.rename(index.with_name(index.name.replace(".py3", ".py2")))
+    elif change == "place":
+        index.parent.rename(cache / "tracker_0123")
+    elif change == "missing":
+        index.unlink()
+    elif change == "empty":
+        shutil.rmtree(cache)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
+    announce_compilation()
+    assert bool(capsys.readouterr().err) == (change != "nothing")
+
+
+def test_every_source_of_kernels_is_looked_for_but_the_one_that_an_option_needs() -> None:
+    with_kernels = {file.stem for file in TRACKER.glob("*.py") if "\n@njit(" in file.read_text(encoding="utf-8")}
+    assert with_kernels == {*KERNEL_SOURCES, "rts"}
 
 
 def test_onnx_runtime_leaves_no_trace(tmp_path: Path) -> None:
