@@ -42,8 +42,8 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
     began = time.perf_counter()
     plan = _build(job, trt, hold, request)
     result: dict[str, Any] = {"build_s": round(time.perf_counter() - began, 1), "plan_mb": round(len(plan) / 1e6, 2)}
-    with_graphs = TensorRTBackend(trt, hold(), plan, request)
-    without = TensorRTBackend(trt, hold(), plan, request, graphs=False)
+    with_graphs = TensorRTBackend(trt, hold(), plan, request.precision)
+    without = TensorRTBackend(trt, hold(), plan, request.precision, graphs=False)
     try:
         _keep_outputs(with_graphs, job, request)
         result["description"] = with_graphs.description

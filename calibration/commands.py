@@ -40,7 +40,7 @@ def export(model: str, target: str, precision: str, batch: str, out: Path, crops
     """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
 
     ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
-    tensorrt` finds them.
+    tensorrt` finds them; of one model's it takes the one exported last.
     """
     from ..engines.convert import any_card, export_onnx_card, export_plans, report
     from ..engines.tensorrt_build import PlanRequest

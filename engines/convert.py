@@ -17,7 +17,7 @@ from .card_text import card_text
 from .onnx_backend import OnnxBackend
 from .plan_cache import PlanCache
 from .tensorrt_build import PlanRequest
-from .tensorrt_open import Toolkit, find_toolkit, open_tensorrt, plan_key
+from .tensorrt_open import Toolkit, find_toolkit, fitted, open_tensorrt, plan_key
 
 Proofs = Callable[[ModelCard, str], parity.Proof]
 
@@ -96,6 +96,8 @@ def export_plans(
 ) -> list[Exported]:
     """Build the TensorRT plans of a card where the program will look for them, and copy them to a folder.
 
+    From now on the program runs these, whatever it ran before.
+
     Raises:
         BackendError: no GPU, no TensorRT, or a plan's landmarks are off.
     """
@@ -103,9 +105,11 @@ def export_plans(
     out.mkdir(parents=True, exist_ok=True)
     exported = []
     for role, weights in card.weights.items():
-        backend = open_tensorrt(weights, proofs(card, role), request, toolkit, cache)
+        wanted = fitted(request, weights)
+        backend = open_tensorrt(weights, proofs(card, role), wanted, toolkit, cache)
         backend.close()
-        plan = cache.path(weights.path.stem, plan_key(toolkit, weights, request))
+        plan = cache.path(weights.path.stem, plan_key(toolkit, weights, wanted))
+        plan.with_suffix(".json").touch()  # the plan that was exported last is the one that is run
         for path in (plan, plan.with_suffix(".json")):
             shutil.copy(path, out)
         exported.append(Exported(role, out / plan.name, backend.description, cache.parity(plan)))

@@ -57,6 +57,12 @@ def is_symmetric_int8(content: bytes) -> bool:
     return _symmetric(_load(content))
 
 
+def takes_any_size(content: bytes) -> bool:
+    """Whether a file's input (B, h, w, 3) leaves h or w open, as a network's that scans whole pictures does."""
+    axes = _load(content).graph.input[0].type.tensor_type.shape.dim
+    return not all(axis.HasField("dim_value") for axis in axes[1:])
+
+
 def store_halves(content: bytes) -> bytes:
     """The same network with its 32-bit weights stored in 16, at half the size.
 

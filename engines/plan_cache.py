@@ -11,7 +11,8 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2  # 1: plans whose profiles TensorRT 8.6 keeps for a single context
 INSTALL = "pip install filelock"
 
 
@@ -103,6 +104,20 @@ class PlanCache:
         if hashlib.sha256(content).hexdigest() != sidecar.get("plan_sha256"):
             return None, f"{plan.name}: truncated or changed, {len(content)} bytes of {sidecar.get('plan_bytes')}"
         return content, ""
+
+    def latest(self, name: str, key: PlanKey) -> PlanKey:
+        """The key of the plan of this graph for this machine that was exported last; `key` itself if there is none.
+
+        It may have another precision and profile: a backend runs in parts what is more than its plan takes.
+        """
+        made: dict[PlanKey, int] = {}
+        for sidecar in self.folder.glob(f"{name}-*.json"):
+            found = (self._read_sidecar(sidecar) or {}).get("key") or {}
+            other = replace(key, precision=str(found.get("precision")), profile=str(found.get("profile")))
+            if found == asdict(other) and self.find(name, other)[0] is not None:
+                with suppress(OSError):  # another process may be replacing it
+                    made[other] = sidecar.stat().st_mtime_ns
+        return max(made, key=made.__getitem__, default=key)
 
     def get_or_build(self, name: str, key: PlanKey, build: Callable[[], Built]) -> bytes:
         """The plan for this key, built and stored if there is none.

@@ -11,7 +11,8 @@ import numpy as np
 
 from ..tracker.errors import BackendError
 from .cuda_driver import Buffer, Cuda
-from .tensorrt_build import PlanRequest, make_logger, profile_index
+from .parts import run_in_batches, run_in_tiles
+from .tensorrt_build import make_logger, profile_index
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -36,21 +37,24 @@ class _Lane:
 
 
 class TensorRTBackend:
-    """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the context and pops it again."""
+    """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the context and pops it again.
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, request: PlanRequest, *, graphs: bool = True) -> None:
+    Batches above the plan's largest run in parts; pictures above its largest, of a network that scans, run in tiles.
+    """
+
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, precision: str, *, graphs: bool = True) -> None:
         """Load a plan; its memory is reserved for the largest batch at once.
 
         Args:
             trt: TensorRT's bindings.
             cuda: the GPU, which this closes in the end.
-            plan: by `build_plan` with the same request, on the same machine.
-            request: what it was built for.
+            plan: by `build_plan`, on the same machine.
+            precision: of its graph, for the description.
             graphs: False runs kernel by kernel, for measuring what graphs give.
         Raises:
-            BackendError: TensorRT refuses the plan.
+            BackendError: TensorRT refuses the plan, or the GPU's memory is full.
         """
-        self._trt, self._cuda, self._request, self._graphs = trt, cuda, request, graphs
+        self._cuda, self._graphs = cuda, graphs
         with cuda.current():
             self._runtime = trt.Runtime(make_logger(trt))
             engine = self._runtime.deserialize_cuda_engine(plan)
@@ -58,14 +62,26 @@ class TensorRTBackend:
                 raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
             self._engine: Any = engine
             self._input, self._outputs = _tensor_names(trt, engine)
+            shapes = [engine.get_tensor_profile_shape(self._input, i)[2] for i in range(engine.num_optimization_profiles)]
+            self._batches = tuple(int(shape[0]) for shape in shapes)
+            self._largest: Shape = tuple(shapes[-1])
+            self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
             self._stream = cuda.stream()
             self._general: dict[int, Any] = {}
             self._lanes: dict[Shape, _Lane] = {}
             self._buffers = self._reserve()
-        self.description = f"TensorRT {trt.__version__} {request.precision}, {cuda.name}"
+        self.description = f"TensorRT {trt.__version__} {precision}, {cuda.name}"
 
     def run(self, images: UInt8) -> Outputs:
         """See `Backend`."""
+        return run_in_batches(self._run_batch, images, self._largest[0])
+
+    def _run_batch(self, images: UInt8) -> Outputs:
+        if self._any_size:
+            return run_in_tiles(self._run_whole, images, (self._largest[1], self._largest[2]))
+        return self._run_whole(images)
+
+    def _run_whole(self, images: UInt8) -> Outputs:
         with self._cuda.current():
             lane = self._lane(images.shape)
             source = self._buffers[self._input]
@@ -96,9 +112,8 @@ class TensorRTBackend:
         """The lane of a shape: kept for pictures of a fixed size in usual batches, made anew for all others."""
         if shape in self._lanes:
             return self._lanes[shape]
-        profile = profile_index(self._request.batches, shape[0])
-        fixed = shape[0] in self._request.batches and -1 not in tuple(self._engine.get_tensor_shape(self._input))[1:]
-        if fixed:
+        profile = profile_index(self._batches, shape[0])
+        if shape[0] in self._batches and not self._any_size:
             lane = self._lanes[shape] = self._prepared(self._context(profile), shape)
             return lane
         if profile not in self._general:
@@ -109,28 +124,29 @@ class TensorRTBackend:
         context = self._engine.create_execution_context()
         if context is None:
             raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
-        context.set_optimization_profile_async(profile, self._stream)
-        for name in (self._input, *self._outputs):
-            context.set_tensor_address(name, self._buffers[name].device)
+        if not context.set_optimization_profile_async(profile, self._stream):
+            raise BackendError(f"TensorRT cannot take profile {profile} of this plan; its reasons are in the log (-v)")
         return context
 
     def _prepared(self, context: Any, shape: Shape) -> _Lane:
-        if not context.set_input_shape(self._input, shape):
-            raise BackendError(f"pictures {shape}: not within what this plan was built for: {self._request}")
+        """A lane whose context has its shape and every address."""
+        self._set_shape(context, shape)
+        for name in (self._input, *self._outputs):
+            if not context.set_tensor_address(name, self._buffers[name].device):
+                raise BackendError(f"TensorRT refuses the memory for {name}; its reasons are in the log (-v)")
         return _Lane(context, tuple(tuple(context.get_tensor_shape(name)) for name in self._outputs))
+
+    def _set_shape(self, context: Any, shape: Shape) -> None:
+        if not context.set_input_shape(self._input, shape):
+            raise BackendError(f"pictures {shape}: not within what this plan was built for, at most {self._largest}")
 
     def _reserve(self) -> dict[str, Buffer]:
         """Buffers for the largest input and what comes out of it."""
-        largest = self._engine.get_tensor_profile_shape(self._input, len(self._request.batches) - 1)[2]
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
-        context.set_optimization_profile_async(len(self._request.batches) - 1, self._stream)
-        context.set_input_shape(self._input, tuple(largest))
-        sizes = {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
-        return {
-            name: self._cuda.buffer(size) for name, size in {self._input: int(np.prod(tuple(largest))), **sizes}.items()
-        }
+        context = self._context(len(self._batches) - 1)
+        self._set_shape(context, self._largest)
+        sizes = {self._input: int(np.prod(self._largest))}
+        sizes |= {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
+        return {name: self._cuda.buffer(size) for name, size in sizes.items()}
 
     def compute_s(self, images: UInt8, repeats: int) -> float:
         """Seconds of one run on the GPU alone, copies left out: the mean of `repeats`, one behind the other."""

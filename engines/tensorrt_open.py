@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,19 @@ def find_toolkit() -> Toolkit:
 
 
 def default_request(weights: Weights) -> PlanRequest:
-    """What the program runs with: 8 bits where the file was made for it, else 16."""
+    """What a plan is built for if the user says nothing: 8 bits where the file was made for it, else 16."""
     quantised = weights.precision == "int8" and graph.is_symmetric_int8(weights.read())
-    return PlanRequest("int8" if quantised else "fp16")
+    return fitted(PlanRequest("int8" if quantised else "fp16"), weights)
+
+
+def fitted(request: PlanRequest, weights: Weights) -> PlanRequest:
+    """A request as a network needs it: crops come in batches, pictures of any size are scanned one at a time.
+
+    Raises:
+        BackendError: onnx is not installed.
+        CardError: the weights are missing or altered.
+    """
+    return replace(request, batches=(1,)) if graph.takes_any_size(weights.read()) else request
 
 
 def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKey:
@@ -69,18 +79,18 @@ def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKe
 
 
 def open_ready(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCache | None = None) -> TensorRTBackend:
-    """Open a plan that is there already.
+    """Open the plan of this network that was exported last, whatever its precision and batches.
 
     Raises:
         BackendError: there is none for this machine, or no GPU, or no TensorRT; says why.
         CardError: the weights are missing or altered.
     """
-    toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
-    request = default_request(weights)
-    plan, reason = cache.find(weights.path.stem, plan_key(toolkit, weights, request))
+    toolkit, cache, name = toolkit or find_toolkit(), cache or PlanCache(), weights.path.stem
+    key = cache.latest(name, plan_key(toolkit, weights, default_request(weights)))
+    plan, reason = cache.find(name, key)
     if plan is None:
-        raise BackendError(f"{weights.path.stem}: no TensorRT plan: {reason}")
-    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+        raise BackendError(f"{name}: no TensorRT plan: {reason}")
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, key.precision)
 
 
 def open_tensorrt(
@@ -90,12 +100,12 @@ def open_tensorrt(
     toolkit: Toolkit | None = None,
     cache: PlanCache | None = None,
 ) -> TensorRTBackend:
-    """Open a plan; build, prove and store it first if there is none for exactly this machine.
+    """Open a plan; build, prove and store it first if there is none for exactly this graph and machine.
 
     Args:
         weights: an ONNX file of a card.
         proof: what a new plan is judged by; None forbids building.
-        request: default: `default_request`.
+        request: what the plan shall be good for; default: the plan that was exported last, else `default_request`.
         toolkit: default: `find_toolkit`.
         cache: default: the user's.
     Raises:
@@ -103,16 +113,19 @@ def open_tensorrt(
         CardError: the weights are missing or altered.
     """
     toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
-    request = request or default_request(weights)
-    key, name = plan_key(toolkit, weights, request), weights.path.stem
+    name, wanted = weights.path.stem, request or default_request(weights)
+    key = plan_key(toolkit, weights, wanted)
+    ready = key if request else cache.latest(name, key)
+    plan, _ = cache.find(name, ready)
 
     def build() -> Built:
         if proof is None:
             raise BackendError(f"{name}: no TensorRT plan yet; build it with `facetrack export MODEL --to tensorrt`")
-        return build_and_prove(toolkit, weights, request, proof, cache.timings(key))
+        return build_and_prove(toolkit, weights, wanted, proof, cache.timings(key))
 
-    plan = cache.get_or_build(name, key, build)
-    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+    if plan is None:
+        ready, plan = key, cache.get_or_build(name, key, build)
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, ready.precision)
 
 
 def build_and_prove(
@@ -128,7 +141,7 @@ def build_and_prove(
     plan = _build(toolkit, prepared, request, timings)
     build_s = time.perf_counter() - began
     reference = OnnxBackend(graph.as_fp32(content))
-    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request)
+    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request.precision)
     try:
         measured = parity.measure(reference, engine, proof, sorted({1, request.largest}))
     finally:

@@ -1,7 +1,8 @@
 """A GPU and a TensorRT that are not there: memory is arrays, and an engine computes with ONNX Runtime.
 
 They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
-before a run, everything freed before the context is released.
+before a run, everything freed before the context is released. An optimisation profile of release 8 belongs to one
+execution context at a time, unless the plan was built with the preview feature that shares profiles.
 """
 # ruff: noqa: ARG002, ARG005 - the arguments are those of the real ones
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import onnxruntime as ort
@@ -125,6 +127,7 @@ class Wishes:
         distort: changes the outputs of a run, given the batch.
         unreadable: reasons of a parser that refuses.
         unbuildable: the builder gives nothing.
+        refuse: name of a context's method that says no.
         flags: names of builder flags that were set.
         profiles: the shapes of each profile. builds: how many plans were made. timings: seen at each build.
     """
@@ -133,6 +136,7 @@ class Wishes:
     distort: Callable[[Any, int], Any] = lambda outputs, batch: outputs
     unreadable: Sequence[str] = ()
     unbuildable: bool = False
+    refuse: str = ""
     flags: list[str] = field(default_factory=list)
     network_flags: int = 0
     profiles: list[list[tuple[int, ...]]] = field(default_factory=list)
@@ -169,6 +173,7 @@ def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
         TacticSource=IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4}),
         TensorIOMode=IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2}),
         DataType=IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "UINT8": 5}),
+        PreviewFeature=IntEnum("PreviewFeature", {"PROFILE_SHARING_0806": 2 if major < 10 else 0}),
     )
     trt.Builder = lambda logger: _Builder(wishes)
     trt.OnnxParser = lambda network, logger: _Parser(network, wishes)
@@ -198,7 +203,8 @@ class _Builder:
     def build_serialized_network(self, network: Any, config: Any) -> Any:
         self.wishes.builds += 1
         self.wishes.profiles = [profile.shapes for profile in config.profiles]
-        head = json.dumps({"profiles": self.wishes.profiles}).encode()
+        shared = config.shares_profiles or not self.wishes.version.startswith("8.")
+        head = json.dumps({"profiles": self.wishes.profiles, "shared": shared}).encode()
         return None if self.wishes.unbuildable else len(head).to_bytes(4, "big") + head + network.graph
 
 
@@ -220,7 +226,11 @@ class _Parser:
 
 class _Config:
     def __init__(self, wishes: Wishes) -> None:
-        self.wishes, self.profiles = wishes, []
+        self.wishes, self.profiles, self.shares_profiles = wishes, [], False
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        assert feature.name == "PROFILE_SHARING_0806"
+        self.shares_profiles = enable
 
     def set_memory_pool_limit(self, pool: Any, size: int) -> None:
         assert size > 0
@@ -263,6 +273,8 @@ class _Runtime:
 class _Engine:
     def __init__(self, trt: Any, wishes: Wishes, memory: Memory, head: dict[str, Any], graph: bytes) -> None:
         self.trt, self.wishes, self.memory, self.profiles = trt, wishes, memory, head["profiles"]
+        self.num_optimization_profiles = len(self.profiles)
+        self.contexts: WeakSet[_Context] | None = None if head["shared"] else WeakSet()
         self.session = _session(graph)
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
         self.names = [*self.inputs, *(tensor.name for tensor in self.session.get_outputs())]
@@ -292,15 +304,26 @@ class _Context:
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.profile, self.addresses = engine, -1, {}
         self.outputs: Any = None
+        if engine.contexts is not None:
+            self.profile = -1 if self._taken(0) else 0  # as release 8 does by itself
+            engine.contexts.add(self)
+
+    def _taken(self, profile: int) -> bool:
+        return any(other is not self and other.profile == profile for other in self.engine.contexts or ())
+
+    def _refuses(self, method: str) -> bool:
+        return self.engine.wishes.refuse == method
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        if self._taken(profile) or self._refuses("set_optimization_profile_async"):
+            return False
         self.profile = profile
         return True
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         assert address in self.engine.memory.blocks
         self.addresses[name] = address
-        return True
+        return not self._refuses("set_tensor_address")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert self.profile >= 0, "a shape before a profile"
@@ -310,7 +333,7 @@ class _Context:
         if fits:
             zeros = np.zeros(shape, np.uint8)
             self.outputs = self.engine.session.run(None, {name: zeros})
-        return fits
+        return fits and not self._refuses("set_input_shape")
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return self.outputs[self.engine.names.index(name) - 1].shape

@@ -65,3 +65,25 @@ def small_net(size: tuple[int, int] | None = None, opset: int = 18, *, half: boo
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString()
     return content
+
+
+def scan_net() -> bytes:
+    """Pictures of any size -> maps (B, 2, h, w): sums of the 5x5 pixels round each, zero beyond the picture."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.linspace(-1, 1, 2 * 3 * 25, dtype=np.float32).reshape(2, 3, 5, 5)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Transpose", ["bgr"], ["moved"], perm=[0, 3, 1, 2], name="move"),
+            helper.make_node("Cast", ["moved"], ["floats"], to=TensorProto.FLOAT, name="cast"),
+            helper.make_node("Conv", ["floats", "kernel"], ["maps"], name="conv", pads=[2, 2, 2, 2]),
+        ],
+        "scan",
+        [helper.make_tensor_value_info("bgr", TensorProto.UINT8, ["batch", "height", "width", 3])],
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["batch", 2, "height", "width"])],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    model: Any = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString()
+    return content

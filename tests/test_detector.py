@@ -12,6 +12,7 @@ import pytest
 
 from facetrack.engines.card import ModelCard, find_card
 from facetrack.engines.detector import Detector, DetectorSettings, adaptive_min_face, level_scales, logistic
+from facetrack.engines.tensorrt_build import LARGEST, SMALLEST
 from facetrack.tracker.errors import CardError
 from facetrack.tracker.proposals import VIEWS, mean_of_highest
 
@@ -77,6 +78,17 @@ class PaintedRefine:
 
     def close(self) -> None:
         pass
+
+
+class SeenSizes(PaintedScan):
+    """A backbone that finds nothing and keeps the sizes of what it saw."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, ...]] = []
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        self.sizes.append(images.shape)
+        return (np.zeros((1, 5, *images.shape[1:3]), np.float32),)
 
 
 def detector(**settings: float) -> Detector:
@@ -223,6 +235,30 @@ def test_twenty_levels_of_the_papers_step_span_32_to_537_pixels():
     scales = level_scales(537, 32, 32, 1.16, 32)
     assert len(scales) == 20
     assert 537 * scales[-1] == pytest.approx(32, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("size", "min_face", "pictures"),
+    [
+        ((3000, 4000), 0, True),
+        ((4000, 3000), 0, True),
+        ((1920, 1080), 0, True),
+        ((2160, 3840), 0, True),
+        ((3840, 2160), 0, False),
+        ((1080, 1920), 14, False),
+        ((1, 1), 0, False),
+        ((2, 400), 0, True),
+    ],
+)
+def test_every_level_of_usual_pictures_is_one_that_a_tensorrt_plan_takes_whole(size, min_face, pictures):
+    scan = SeenSizes()
+    video = Detector(CARD, scan, PaintedRefine(), DetectorSettings(min_face=min_face))
+    (video.for_pictures() if pictures else video).detect(np.zeros((*size, 3), np.uint8))
+    assert scan.sizes
+    for batch, *level, _ in scan.sizes:
+        assert batch == 1
+        assert (np.array(SMALLEST) <= level).all()
+        assert (np.array(LARGEST) >= level).all()
 
 
 def test_the_smallest_face_grows_with_the_frame():

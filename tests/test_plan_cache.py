@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,30 @@ def test_any_difference_is_told_and_gives_no_plan(tmp_path: Path, field: str) ->
     plan, reason = stored(tmp_path).find("net", replace(KEY, **{field: "another"}))
     assert plan is None
     assert reason == f"the most similar plan is for {field} {getattr(KEY, field)}, here another"
+
+
+def test_the_latest_plan_may_differ_in_precision_and_profile(tmp_path: Path) -> None:
+    other = replace(KEY, precision="fp32", profile="batches (1, 2)")
+    cache = stored(tmp_path, other)
+    assert cache.latest("net", KEY) == other
+    stored(tmp_path, KEY)
+    for written, key in ((1, other), (2, KEY), (3, other)):
+        os.utime(cache.path("net", key).with_suffix(".json"), (written, written))
+    assert cache.latest("net", KEY) == other
+
+
+@pytest.mark.parametrize("field", sorted({*PlanKey.__slots__} - {"precision", "profile"}))
+def test_a_plan_of_another_graph_or_machine_is_not_the_latest(tmp_path: Path, field: str) -> None:
+    cache = stored(tmp_path, replace(KEY, precision="fp32", **{field: "another"}))
+    assert cache.latest("net", KEY) == KEY
+
+
+def test_a_damaged_plan_is_not_the_latest(tmp_path: Path) -> None:
+    other = replace(KEY, precision="fp32")
+    cache = stored(tmp_path, other)
+    cache.path("net", other).write_bytes(BUILT.plan[:-1])
+    cache.path("net", replace(KEY, precision="int8")).with_suffix(".json").write_text('{"key": []}', encoding="utf-8")
+    assert cache.latest("net", KEY) == KEY
 
 
 def test_of_several_the_most_similar_is_told(tmp_path: Path) -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes_gpu import H200, Wishes, fake_toolkit
-from fakes_onnx import small_net, weights_of
+from fakes_onnx import scan_net, small_net, weights_of
+from fakes_pipeline import painted_card
 
 from facetrack.engines import graph
+from facetrack.engines.convert import export_plans
 from facetrack.engines.cuda_probe import Gpu
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import Proof
 from facetrack.engines.plan_cache import PlanCache
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, make_logger
-from facetrack.engines.tensorrt_open import default_request, open_ready, open_tensorrt
+from facetrack.engines.tensorrt_open import default_request, fitted, open_ready, open_tensorrt
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
@@ -73,13 +77,58 @@ def test_pictures_of_any_size_run_without_graphs(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_what_the_plan_does_not_hold_is_refused_in_words(tmp_path: Path) -> None:
-    backend, _ = opened(tmp_path)
-    with pytest.raises(BackendError, match="at most 8; export one with --batch"):
-        backend.run(pictures(9))
-    with pytest.raises(BackendError, match="not within what this plan was built for"):
-        backend.run(pictures(1, 64, 16))
+@pytest.mark.parametrize("size", [None, (16, 16)])
+def test_a_batch_above_the_largest_runs_in_parts(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    backend, _ = opened(tmp_path, net=small_net(size=size))
+    images = pictures(19)
+    for got, wanted in zip(backend.run(images), OnnxBackend(small_net()).run(images), strict=True):
+        np.testing.assert_array_equal(got, wanted)
     backend.close()
+
+
+def test_a_picture_above_the_largest_runs_in_tiles(tmp_path: Path) -> None:
+    toolkit, _ = fake_toolkit()
+    weights, request = weights_of(scan_net(), tmp_path), PlanRequest("fp32", (1,), ((12, 12), (96, 96), (96, 104)))
+    judge = Proof(pictures(1), lambda outputs: outputs[0][:, :, :, :2].reshape(1, -1, 2))
+    backend = open_tensorrt(weights, judge, request, toolkit, PlanCache(tmp_path / "plans"))
+    for size in ((96, 104), (100, 400), (212, 96), (300, 296)):
+        (wanted,) = OnnxBackend(scan_net()).run(pictures(1, *size))
+        (got,) = backend.run(pictures(1, *size))
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=0.01)  # of sums of up to 10,000
+    backend.close()
+
+
+def test_pictures_that_cannot_be_taken_are_refused_in_words(tmp_path: Path) -> None:
+    backend, _ = opened(tmp_path)
+    with pytest.raises(BackendError, match="its answers cannot be put together"):  # its second one is no map
+        backend.run(pictures(1, 64, 16))
+    with pytest.raises(BackendError, match="not within what this plan was built for"):
+        backend.run(pictures(1, 4, 16))
+    backend.close()
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "10.16.1", "11.4.0"])
+def test_several_shapes_share_a_profile_in_every_release(tmp_path: Path, version: str) -> None:
+    """TensorRT 8.6 keeps a profile for one context, if it is not told otherwise when the plan is built."""
+    net = small_net(size=(16, 16))
+    backend, _ = opened(tmp_path, Wishes(version), net=net)
+    for batch in (4, 3, 4, 2, 8, 5, 1):  # 4 has a context of its own, 3 and 2 share another of the same profile
+        for got, wanted in zip(backend.run(pictures(batch)), OnnxBackend(net).run(pictures(batch)), strict=True):
+            np.testing.assert_array_equal(got, wanted)
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        ("set_optimization_profile_async", "cannot take profile 2 of this plan"),
+        ("set_input_shape", "not within what this plan was built for"),
+        ("set_tensor_address", "refuses the memory for bgr"),
+    ],
+)
+def test_whatever_a_context_refuses_is_said_and_nothing_is_computed(tmp_path: Path, method: str, told: str) -> None:
+    with pytest.raises(BackendError, match=told):
+        opened(tmp_path, Wishes(refuse=method))
 
 
 def test_closing_frees_all_and_is_harmless_twice(tmp_path: Path) -> None:
@@ -219,6 +268,43 @@ def test_auto_takes_a_ready_plan_and_never_builds_one(tmp_path: Path) -> None:
     ready = open_ready(weights, toolkit, cache)
     assert ready.description == "TensorRT 10.16.1 fp16, fake CUDA"
     ready.close()
+
+
+@pytest.mark.parametrize("proved_by", [proof, lambda: None])
+def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, proved_by: Any) -> None:
+    wishes = Wishes()
+    toolkit, _ = fake_toolkit(wishes)
+    cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
+    open_tensorrt(weights, proof(), PlanRequest("fp32", (1, 2)), toolkit, cache).close()
+    for backend in (open_ready(weights, toolkit, cache), open_tensorrt(weights, proved_by(), None, toolkit, cache)):
+        assert backend.description == "TensorRT 10.16.1 fp32, fake CUDA"
+        assert backend.run(pictures(5))[1].shape == (5, 6)
+        backend.close()
+    assert wishes.builds == 1
+
+
+def test_of_several_plans_the_one_exported_last_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path / "plans"))
+    wishes = Wishes()
+    toolkit, _ = fake_toolkit(wishes)
+    weights = weights_of(small_net(size=(16, 16)), tmp_path)
+    card = replace(painted_card(), weights={"net": weights})
+    for precision in ("fp32", "fp16", "fp32"):  # the last one is there already
+        for sidecar in (tmp_path / "plans").glob("*.json"):  # some clocks are too coarse to tell which is newer
+            os.utime(sidecar, (1, 1))
+        export_plans(card, PlanRequest(precision, (1, 2)), lambda *_: proof(), tmp_path / "out", toolkit)
+        ready = open_ready(weights, toolkit)
+        assert f" {precision}," in ready.description
+        ready.close()
+    assert wishes.builds == 2
+
+
+def test_crops_are_built_for_batches_and_pictures_of_any_size_for_one_at_a_time(tmp_path: Path) -> None:
+    crops, scan = weights_of(small_net(size=(16, 16)), tmp_path), weights_of(scan_net(), tmp_path, "scan")
+    assert default_request(crops).batches == (1, 4, 8)
+    assert default_request(scan).batches == (1,)
+    assert fitted(PlanRequest("fp32", (2, 3)), crops) == PlanRequest("fp32", (2, 3))
+    assert fitted(PlanRequest("fp32", (2, 3)), scan) == PlanRequest("fp32", (1,))
 
 
 def test_without_a_proof_nothing_is_built(tmp_path: Path) -> None:
