@@ -254,7 +254,7 @@ class _Run:
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.monotonic() - began_s
-            outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s)
+            outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
         write_sidecar(self.outputs.sidecar(self.task), self.origin, self.record.tally, outcome)
         self.reporter.ended(self.task, self._line(outcome))
         return self._failures(source, outcome)

@@ -110,7 +110,8 @@ class LiveRun:
             if record.tally.frames:
                 record.finish()
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
-                outcome = Outcome(reason, source.failed, self._pipeline.dropped, time.monotonic() - began_s)
+                wall_s, dropped = time.monotonic() - began_s, self._pipeline.dropped
+                outcome = Outcome(reason, source.failed, dropped, wall_s, self.engines.backend)
                 self._write_sidecar(spec, record.tally, outcome)
         if ended_by is not None:
             raise ended_by

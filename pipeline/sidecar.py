@@ -18,7 +18,7 @@ from .sinks import atomic_write_text
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a table depends on: two tables of the same origin have the same bytes.
+    """What a table depends on: two tables of the same origin, made on the same kind of machine, have the same bytes.
 
     Attributes:
         input: what identifies the input.
@@ -53,12 +53,14 @@ class Outcome:
         failed: (place, reason) of what could not be read, wholly or in part.
         dropped: frames that were never looked at, live.
         wall_s: from opening the source to the last row.
+        backend: what the network for the landmarks ran on, in words.
     """
 
     error: str
     failed: list[tuple[str, str]]
     dropped: int
     wall_s: float
+    backend: str
 
 
 def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) -> None:
@@ -75,6 +77,7 @@ def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) ->
         "failed": [{"place": place, "reason": reason} for place, reason in outcome.failed],
         "wall_s": round(outcome.wall_s, 3),
         "stages_ms": tally.stages.summary_ms(),
+        "backend": outcome.backend,
         "machine": describe_machine(),
     }
     atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -123,6 +123,11 @@ def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> N
     assert content["machine"]["packages"]["numpy"] == np.__version__
 
 
+def test_the_sidecar_tells_what_the_networks_ran_on(video: Path, tmp_path: Path) -> None:
+    track([video], Outputs(tmp_path))
+    assert sidecar(tmp_path / "moving.json")["backend"] == PaintedBackend().description
+
+
 def test_the_annotated_video_is_written_on_request(video: Path, tmp_path: Path) -> None:
     track([video], Outputs(tmp_path, video=True))
     assert {file.name for file in tmp_path.iterdir()} == {"moving.csv", "moving.json", "moving.mp4"}
