@@ -2,8 +2,9 @@
 
     python benchmarks/gpu_engines.py --out DIR [--python PYTHON] [--minutes 8] [--only gv,tab] [--page docs/gpu.md]
 
-Networks with a card are taken with their trained weights, the others with random ones, for their speed and their
-numbers. Every step that is done is kept in DIR: when the time is up, the same command goes on from there. PYTHON runs
+Networks with a card are taken with their trained weights, full-size ones without a card with random ones, for their
+speed and their numbers. Every step that is done is kept in DIR: when the time is up, the report names what was not run,
+and the same command goes on from there. PYTHON runs
 `gpu_worker.py`, for TensorRT whose bindings want another release of Python; `gpu_engines.sh` prepares one.
 
 fp16 comes first, then fp32 and int8. Parity is the distance of the landmarks from those of the fp32 graph on ONNX
@@ -19,9 +20,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +31,31 @@ import numpy as np
 
 import facetrack
 from facetrack.engines import graph, parity
-from facetrack.engines.card import all_cards
+from facetrack.engines.card import Weights, all_cards
 from facetrack.engines.graph_cost import Cost, Peaks, cost_of
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST
 from facetrack.pipeline.crops import crops_for, portrait_crops
-from facetrack.pipeline.machine import describe_machine
+from facetrack.pipeline.machine import describe_machine, source_commit
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
-BATCHES = (1, 8, 32)
+BATCHES = (1, 8, 32)  # of crops; pictures are scanned one at a time
 CROPS = 32
 SCAN_SIZE = (224, 296)  # the largest level of a 640x480 picture for faces of 34 pixels and more
 PRECISIONS = ("fp16", "fp32", "int8")
 JOB_LIMIT_S = 420
-# name -> network, landmarks, options; size of the crop. Those that the papers time.
+NOT_RUN = "not run: no time was left"
+LEAST_S = 20.0  # a job that has less time left is not begun
+# name -> network, landmarks, options: those that the papers time. The shipped ones are compact.
 UNTRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "tab": ("tab", 68, {}),
-    "propnet": ("propnet", 98, {}),
+    "tab-full": ("tab", 68, {}),
+    "propnet-full": ("propnet", 98, {}),
     "gv-resnet50": ("gv", 68, {"encoder": "resnet50v2"}),
-    "span": ("span", 68, {}),
+    "span-full": ("span", 68, {}),
 }
-UNTRAINED_SIZE = (256, 256)
+UNTRAINED_SIZE = (256, 256)  # of the crop; that of all full-size networks and of no compact one
 MATRIX, COPY_BYTES = 8192, 1 << 32
 
 
@@ -65,6 +69,7 @@ class Network:
         pictures: (32, h, w, 3) that prove it.
         proof: decodes; None where the weights are random.
         timed: (h, w) at which it is timed.
+        batches: in which it is run.
     """
 
     name: str
@@ -72,22 +77,27 @@ class Network:
     pictures: UInt8
     proof: parity.Proof | None
     timed: tuple[int, int]
+    batches: tuple[int, ...]
 
 
 def networks() -> Iterator[Network]:
-    """Those with cards, then those without."""
+    """Those with cards, then the full-size ones of which there is no card."""
     cards = all_cards()
     for card in cards:
         for role, weights in card.weights.items():
             pictures = np.take(crops_for(card, role), range(CROPS), 0, mode="wrap")
-            timed = SCAN_SIZE if role == "scan" else card.size
+            timed, batches = (SCAN_SIZE, (1,)) if role == "scan" else (card.size, BATCHES)
             name = card.name if role == "net" else f"{card.name}-{role}"
             proof = parity.proof_for(card, role, pictures)
-            yield Network(name, lambda weights=weights: graph.as_fp32(weights.read()), pictures, proof, timed)  # type: ignore[misc]
+            yield Network(name, partial(_fp32_graph, weights), pictures, proof, timed, batches)
+    pictures = portrait_crops(UNTRAINED_SIZE, 1.25, CROPS)
     for name, recipe in UNTRAINED.items():
-        if not any(card.network == name for card in cards):
-            pictures = portrait_crops(UNTRAINED_SIZE, 1.25, CROPS)
-            yield Network(name, lambda r=recipe, p=pictures: _export(r, p), pictures, None, UNTRAINED_SIZE)  # type: ignore[misc]
+        if not any((card.network, card.size) == (recipe[0], UNTRAINED_SIZE) for card in cards):
+            yield Network(name, partial(_export, recipe, pictures), pictures, None, UNTRAINED_SIZE, BATCHES)
+
+
+def _fp32_graph(weights: Weights) -> bytes:
+    return graph.as_fp32(weights.read())
 
 
 def _export(recipe: tuple[str, int, dict[str, Any]], pictures: UInt8) -> bytes:
@@ -115,9 +125,13 @@ def _export(recipe: tuple[str, int, dict[str, Any]], pictures: UInt8) -> bytes:
         return path.read_bytes()
 
 
+def _job(network: Network, precision: str, folder: Path) -> Path:
+    return folder / f"{network.name}-{precision}.json"
+
+
 def prepare(network: Network, precision: str, folder: Path) -> Path:
     """Write the graph, the pictures, the reference's outputs and the job; gives the job's path."""
-    job = folder / f"{network.name}-{precision}.json"
+    job = _job(network, precision, folder)
     full, pictures = folder / f"{network.name}.onnx", folder / f"{network.name}.pictures.npy"
     if not full.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,9 +156,9 @@ def prepare(network: Network, precision: str, folder: Path) -> Path:
         "outputs": str(job.with_suffix(".outputs.npz")),
         "timings": str(folder / "timings.cache"),
         "precision": precision,
-        "batches": list(BATCHES),
+        "batches": list(network.batches),
         "sizes": [SMALLEST, network.timed, LARGEST],
-        "timed": [(batch, *network.timed, 3) for batch in BATCHES],
+        "timed": [(batch, *network.timed, 3) for batch in network.batches],
     }
     job.write_text(json.dumps(description, indent=2), encoding="utf-8")
     return job
@@ -167,27 +181,46 @@ def run_job(job: Path, python: str, limit_s: float) -> None:
         error = "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.strip()[-2000:]}"
     except subprocess.TimeoutExpired:
         error = f"not done within {limit_s:.0f} s"
+    job.with_suffix(".error.txt").unlink(missing_ok=True)
     if error:
         job.with_suffix(".error.txt").write_text(error, encoding="utf-8")
 
 
-def judge(network: Network, job: Path) -> dict[str, Any]:
-    """What a finished job shows: its result with parity and the share of the roofline to come; or its error."""
-    head = {"network": network.name, "trained": network.proof is not None}
-    head["precision"] = json.loads(job.read_text(encoding="utf-8"))["precision"]
+def do_job(network: Network, precision: str, folder: Path, python: str, ends: float) -> None:
+    """Prepare a job and run it, unless it is done; what goes wrong is kept beside it.
+
+    Args:
+        ends: of the time that there is, on the monotonic clock.
+    """
+    job = _job(network, precision, folder)
+    if job.with_suffix(".result.json").exists():
+        return
+    try:
+        prepare(network, precision, folder)
+    except BackendError as error:
+        job.with_suffix(".error.txt").write_text(str(error), encoding="utf-8")
+        return
+    run_job(job, python, min(JOB_LIMIT_S, max(ends - time.monotonic(), LEAST_S)))
+
+
+def judge(network: Network, precision: str, folder: Path) -> dict[str, Any]:
+    """What a job shows: its result with parity and the share of the roofline to come; its error; or that it waits."""
+    head: dict[str, Any] = {"network": network.name, "trained": network.proof is not None, "precision": precision}
+    job = _job(network, precision, folder)
     result, error = job.with_suffix(".result.json"), job.with_suffix(".error.txt")
     if not result.exists():
-        return head | {"error": error.read_text(encoding="utf-8") if error.exists() else "not run"}
+        return head | {"error": error.read_text(encoding="utf-8") if error.exists() else NOT_RUN}
     head |= json.loads(result.read_text(encoding="utf-8"))
     with (
         np.load(job.with_suffix(".outputs.npz")) as got,
-        np.load(job.parent / f"{network.name}.reference.npz") as wanted,
+        np.load(folder / f"{network.name}.reference.npz") as wanted,
     ):
-        head["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in sorted({1, BATCHES[-1]})]
-    head["accepted"] = all(_acceptable(entry, head["precision"]) for entry in head["parity"])
-    content = (job.parent / f"{network.name}.onnx").read_bytes()
+        proved = sorted({1, network.batches[-1]})
+        head["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in proved]
+    head["accepted"] = all(_acceptable(entry, precision) for entry in head["parity"])
+    content = (folder / f"{network.name}.onnx").read_bytes()
     for run in head["runs"]:
-        run["cost"] = asdict(cost_of(content, tuple(run["shape"]), head["precision"]))
+        run["cost"] = asdict(cost_of(content, tuple(run["shape"]), precision))
     return head
 
 
@@ -256,20 +289,14 @@ def write_report(results: list[dict[str, Any]], peaks: dict[str, Peaks], out: Pa
     report = {
         "facetrack": facetrack.__version__,
         "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
+        "commit": source_commit(),
         "machine": describe_machine(),
         "peaks": {precision: asdict(values) for precision, values in peaks.items()},
         "engines": results,
     }
+    out.mkdir(parents=True, exist_ok=True)
     (out / "gpu_engines.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     page.write_text(page_text(report), encoding="utf-8")
-
-
-def _commit() -> str:
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or "unknown"
 
 
 def page_text(report: dict[str, Any]) -> str:
@@ -303,11 +330,20 @@ def page_text(report: dict[str, Any]) -> str:
             row += [shifts if engine["accepted"] else f"**{shifts}**"]
             lines.append(f"| {' | '.join(row)} |")
     failed = [engine for engine in report["engines"] if "runs" not in engine]
-    lines += ["", *(f"- {e['network']} {e['precision']}: {e['error'].splitlines()[-1]}" for e in failed)]
+    lines += ["", *(f"- {e['network']} {e['precision']}: {_outcome(e)}" for e in failed)]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> None:
+def _has_failed(network: Network, precision: str, folder: Path) -> bool:
+    """Such a job is tried again after all others, for it may fail again and take as long."""
+    return _job(network, precision, folder).with_suffix(".error.txt").exists()
+
+
+def _outcome(result: dict[str, Any]) -> str:
+    return "done" if "runs" in result else str(result["error"].splitlines()[-1])
+
+
+def main(words: Sequence[str] | None = None) -> None:
     """Go on until all is done or the time is up, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -315,26 +351,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--only", default="")
     parser.add_argument("--page", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     ends, folder = time.monotonic() + 60 * arguments.minutes, arguments.out / "work"
     only = tuple(filter(None, arguments.only.split(",")))
     chosen = [network for network in networks() if not only or network.name.startswith(only)]
-    jobs: list[tuple[Network, Path]] = []
-    for precision in PRECISIONS:
-        for network in chosen:
-            left_s = ends - time.monotonic()
-            if left_s < 20:
-                continue
-            try:
-                job = prepare(network, precision, folder)
-            except BackendError as error:
-                print(f"{network.name} {precision}: {error}", file=sys.stderr)
-                continue
-            jobs.append((network, job))
-            if not job.with_suffix(".result.json").exists():
-                run_job(job, arguments.python, min(JOB_LIMIT_S, max(ends - time.monotonic(), 20)))
-            print(job.stem, "done" if job.with_suffix(".result.json").exists() else "failed", flush=True)
-    results = [judge(network, job) for network, job in jobs]
+    wanted = [(network, precision) for precision in PRECISIONS for network in chosen]
+    for network, precision in sorted(wanted, key=lambda job: _has_failed(*job, folder)):
+        if ends - time.monotonic() >= LEAST_S:
+            do_job(network, precision, folder, arguments.python, ends)
+            print(network.name, precision, _outcome(judge(network, precision, folder)), flush=True)
+    results = [judge(network, precision, folder) for network, precision in wanted]
     write_report(results, gpu_peaks(), arguments.out, arguments.page or arguments.out / "gpu.md")
 
 

@@ -77,7 +77,7 @@ def calibrate() -> None:
 @opt.out_folder
 @_crops
 @click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True)
-@click.option("--limit", type=click.FloatRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
+@click.option("--limit", type=opt.FiniteRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
 @click.option("--least-weights", type=click.IntRange(0), default=0, help="Smaller convolutions stay in 32 bits.")
 @click.option("--for-cpu", is_flag=True, help="For ONNX Runtime on CPUs alone, in the model's own card.")
 @opt.talk
@@ -105,7 +105,7 @@ def calibrate_int8(
 @click.option("--board", default="9x6", show_default=True, metavar="CxR", help="Inner corners, where 4 squares meet.")
 @click.option(
     "--square-mm",
-    type=click.FloatRange(0, min_open=True),
+    type=opt.FiniteRange(0, min_open=True),
     default=25,
     show_default=True,
     help="Side of a square; only for the distances that are told.",

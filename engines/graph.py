@@ -57,6 +57,21 @@ def is_symmetric_int8(content: bytes) -> bool:
     return _symmetric(_load(content))
 
 
+def precision_of(content: bytes) -> str:
+    """In which a file's graph computes where it is run as it is: "int8", "fp16" or "fp32", the least of its products.
+
+    Weights that are only stored in 16 bits, and cast before they are used, compute in 32.
+    """
+    from onnx import TensorProto
+
+    model = _load(content)
+    inline_halves(model)
+    if any(node.op_type in QUANTISERS for node in model.graph.node):
+        return "int8"
+    halves = {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT16}
+    return "fp16" if any(halves.intersection(node.input) for node in model.graph.node) else "fp32"
+
+
 def takes_any_size(content: bytes) -> bool:
     """Whether a file's input (B, h, w, 3) leaves h or w open, as a network's that scans whole pictures does."""
     axes = _load(content).graph.input[0].type.tensor_type.shape.dim

@@ -49,12 +49,12 @@ class TensorRTBackend:
             trt: TensorRT's bindings.
             cuda: the GPU, which this closes in the end.
             plan: by `build_plan`, on the same machine.
-            precision: of its graph, for the description.
+            precision: of its graph.
             graphs: False runs kernel by kernel, for measuring what graphs give.
         Raises:
             BackendError: TensorRT refuses the plan, or the GPU's memory is full.
         """
-        self._cuda, self._graphs = cuda, graphs
+        self._cuda, self._graphs, self.precision = cuda, graphs, precision
         with cuda.current():
             self._runtime = trt.Runtime(make_logger(trt))
             engine = self._runtime.deserialize_cuda_engine(plan)
@@ -62,9 +62,9 @@ class TensorRTBackend:
                 raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
             self._engine: Any = engine
             self._input, self._outputs = _tensor_names(trt, engine)
-            shapes = [engine.get_tensor_profile_shape(self._input, i)[2] for i in range(engine.num_optimization_profiles)]
-            self._batches = tuple(int(shape[0]) for shape in shapes)
-            self._largest: Shape = tuple(shapes[-1])
+            profiles = range(engine.num_optimization_profiles)
+            shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
+            self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
             self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
             self._stream = cuda.stream()
             self._general: dict[int, Any] = {}

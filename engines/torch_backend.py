@@ -11,6 +11,7 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
 from .card import Weights, home
+from .plan_cache import replace_file
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,14 +47,17 @@ def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int,
         network, landmarks, options: what `nets.build` takes.
     Returns:
         The file's path.
+    Raises:
+        BackendError: it cannot be written.
     """
     sha256 = hashlib.sha256(onnx.read_bytes()).hexdigest()
     recipe = json.dumps({"network": network, "landmarks": landmarks, "options": dict(options), "onnx_sha256": sha256})
     path = onnx.with_suffix(".torch.npz")
     arrays: dict[str, Any] = {name: _stored(value.detach().cpu().numpy()) for name, value in net.state_dict().items()}
     arrays[RECIPE] = np.array(recipe)
-    with path.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    replace_file(path, content.getvalue())
     return path
 
 
@@ -119,6 +124,8 @@ def load_net(path: Path, onnx_sha256: str) -> nn.Module:
 
 class TorchBackend:
     """`Backend` on a network in torch, in fp32."""
+
+    precision = "fp32"
 
     def __init__(self, net: nn.Module, device: str = "cpu") -> None:
         """Take a network behind `nets.FromBytes`, in evaluation mode.

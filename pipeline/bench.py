@@ -16,13 +16,13 @@ import cv2
 import numpy as np
 
 from .. import __version__
-from ..tracker.codecs import decode_vectors
+from ..engines.codec import decoder
 from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Frame, Result, UInt8
 from .batch import Outputs, Task, track_all
-from .machine import describe_machine
+from .machine import describe_machine, source_commit
 from .open import Choices, Engines
 from .portrait import portrait
 from .progress import NoProgress
@@ -65,6 +65,7 @@ def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> di
         parts = _measure_parts(video, engines)
     return {
         "facetrack": __version__,
+        "commit": source_commit(),
         "machine": describe_machine(),
         "backend": engines.backend,
         "models": identify_models(engines.cards),
@@ -137,10 +138,10 @@ def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], obj
     yield "crop, one face", lambda: CropTransform(crop.matrix, crop.size).crop(bgr)
     for count in (1, 4):
         yield f"align, {count} face{'s' * (count > 1)}", partial(aligner.align, bgr, [crop] * count)
-    points, codec = aligner.markup.points, aligner.card.codec
-    rng = np.random.default_rng(0)
-    vectors = rng.random((1, points, aligner.card.size[0] // codec["stride"], 2), np.float32)
-    yield "decode, one face", lambda: decode_vectors(vectors, codec["stride"], codec["sigma"], codec["peak"])
+    outputs = tuple(output.copy() for output in aligner.backend.run(crop.crop(bgr)[None]))
+    decode = decoder(aligner.card.codec, aligner.markup, aligner.card.name)
+    yield "decode, one face", lambda: decode(outputs)
+    points, rng = aligner.markup.points, np.random.default_rng(0)
     smoother, clock = Smoother(SmootherSettings(), points), iter(np.arange(1, 1e6) / float(RATE))
     xy, score = 100 * rng.random((points, 2), np.float32), np.ones(points, np.float32)
     yield "smooth, one face", lambda: smoother.update(float(next(clock)), xy, score, 100.0)

@@ -105,10 +105,10 @@ def _plan(card: ModelCard) -> Check:
 
     toolkit, cache = find_toolkit(), PlanCache()
     for weights in card.weights.values():
-        key = plan_key(toolkit, weights, default_request(weights))
-        plan, reason = cache.find(weights.path.stem, key)
+        name = weights.path.stem
+        plan, reason = cache.find(name, cache.latest(name, plan_key(toolkit, weights, default_request(weights))))
         if plan is None:
-            detail = f"{weights.path.stem}: no plan for this machine: {reason}"
+            detail = f"{name}: no plan for this machine: {reason}"
             return Check(
                 f"plan of {card.name}", "absent", detail, f"facetrack export {card.name} --to tensorrt --out ."
             )

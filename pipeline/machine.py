@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from .. import __version__
+
+PACKAGE = Path(__file__).parent.parent
 WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime")
 
 
@@ -16,6 +20,21 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def source_commit(package: Path = PACKAGE) -> str:
+    """The commit of the sources that run, "-dirty" at its end if they were changed since; of a release its version.
+
+    A release has no `.git` of its own, and is not to be taken for a part of the repository that it is installed in.
+    """
+    if not (package / ".git").exists():
+        return __version__
+    words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    try:
+        done = subprocess.run(words, cwd=package, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return __version__
+    return done.stdout.strip() or __version__
 
 
 def describe_machine() -> dict[str, object]:

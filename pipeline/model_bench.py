@@ -16,11 +16,12 @@ import numpy as np
 from .. import __version__
 from ..engines.backend import Backend, open_backend, weights_for
 from ..engines.card import ModelCard, Weights, find_card
+from ..engines.graph import precision_of
 from ..engines.graph_cost import Peaks, cost_of
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
 from .crops import crops_for, portrait_proof
-from .machine import describe_machine
+from .machine import describe_machine, source_commit
 from .open import DETECTOR, Choices
 from .timing import Percentiles
 
@@ -71,6 +72,7 @@ def bench_networks(
                     missing.setdefault(kind, str(error))
     return {
         "facetrack": __version__,
+        "commit": source_commit(),
         "machine": describe_machine(),
         "peaks": asdict(device),
         "networks": runs,
@@ -96,7 +98,7 @@ def _runs(
 ) -> Iterator[dict[str, Any]]:
     for batch in batches:
         pictures = _pictures(card, role, batch)
-        running = "int8" if weights.precision == "int8" else "fp32"  # 16-bit files are unpacked when they are loaded
+        running = _precision(backend, weights)
         cost = cost_of(weights.read(), pictures.shape, running)
         times = _timed(backend, pictures)
         run = {
@@ -116,6 +118,11 @@ def _runs(
             least_ms = device.least_ms(cost)
             run |= {"roofline_ms": round(least_ms, 4), "of_roofline": round(least_ms / 1000 / times.at(50), 3)}
         yield run
+
+
+def _precision(backend: Backend, weights: Weights) -> str:
+    """In which a network runs: TensorRT's plans and torch have their own; ONNX Runtime runs the file as it is."""
+    return getattr(backend, "precision", None) or precision_of(weights.read())
 
 
 def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
@@ -144,15 +151,16 @@ def networks_as_table(report: dict[str, Any]) -> str:
     """The figures for people."""
     machine, peaks = report["machine"], report["peaks"]
     lines = [
-        f"facetrack {report['facetrack']} on {machine['processor']}, {machine['cores']} cores",
+        f"facetrack {report['facetrack']} ({report['commit']}) on {machine['processor']}, {machine['cores']} cores",
         f"at best {peaks['gmac_per_s']:.0f} GMAC/s and {peaks['gb_per_s']:.1f} GB/s ({peaks['how']})",
-        f"{'NETWORK':28} {'BACKEND':38} {'BATCH':>5} {'MS':>9} {'MS EACH':>9} {'GMAC/S':>8} {'OF ROOFLINE':>11}",
+        f"{'NETWORK':28} {'BACKEND':38} {'PRECISION':9} {'BATCH':>5} "
+        f"{'MS':>9} {'MS EACH':>9} {'GMAC/S':>8} {'OF ROOFLINE':>11}",
     ]
     for run in report["networks"]:
         share = f"{run['of_roofline']:.0%}" if "of_roofline" in run else ""
         lines.append(
-            f"{run['card'] + ' ' + run['role']:28} {run['backend']:38} {run['batch']:5} {run['ms']['p50']:9.3f} "
-            f"{run['ms_per_picture']:9.3f} {run['gmac_per_s']:8.1f} {share:>11}"
+            f"{run['card'] + ' ' + run['role']:28} {run['backend']:38} {run['precision']:9} {run['batch']:5} "
+            f"{run['ms']['p50']:9.3f} {run['ms_per_picture']:9.3f} {run['gmac_per_s']:8.1f} {share:>11}"
         )
     lines += [f"not measured: {kind}: {reason}" for kind, reason in report["not_measured"].items()]
     return "\n".join(lines)

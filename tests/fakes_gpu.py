@@ -163,6 +163,7 @@ def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
         10: {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1},
         11: {"STRONGLY_TYPED": 1},
     }
+    previews = {8: ["FASTER_DYNAMIC_SHAPES_0805", "PROFILE_SHARING_0806"], 10: ["PROFILE_SHARING_0806"]}
     builder_flags = ["TF32"] if major > 10 else ["FP16", "INT8", "TF32"]
     trt = SimpleNamespace(
         __version__=wishes.version,
@@ -173,7 +174,7 @@ def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
         TacticSource=IntEnum("TacticSource", {"EDGE_MASK_CONVOLUTIONS": 3, "JIT_CONVOLUTIONS": 4}),
         TensorIOMode=IntEnum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2}),
         DataType=IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "UINT8": 5}),
-        PreviewFeature=IntEnum("PreviewFeature", {"PROFILE_SHARING_0806": 2 if major < 10 else 0}),
+        PreviewFeature=IntEnum("PreviewFeature", previews.get(major, ["ALIASED_PLUGIN_IO_10_03"])),
     )
     trt.Builder = lambda logger: _Builder(wishes)
     trt.OnnxParser = lambda network, logger: _Parser(network, wishes)

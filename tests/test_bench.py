@@ -9,6 +9,7 @@ import pytest
 from fakes_pipeline import PaintedEngines
 
 from facetrack.pipeline.bench import SIZE, BenchSettings, moving_portraits, run_bench
+from facetrack.pipeline.machine import source_commit
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.tables import bench_as_table
 
@@ -31,5 +32,6 @@ def test_the_report_holds_the_whole_run_its_parts_and_the_machine() -> None:
     assert set(report["stages_ms"]) == {"capture", "detect", "align", "smooth"}
     assert {"detect, whole frame", "align, 4 faces", "decode, one face"} <= set(report["parts_ms"])
     assert report["machine"]["cores"] >= 1
+    assert report["commit"] == source_commit()
     assert json.loads(json.dumps(report)) == report
     assert "12 frames" in bench_as_table(report)

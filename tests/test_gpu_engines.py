@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,8 @@ import pytest
 from fakes_gpu import H200, Wishes, fake_toolkit
 from fakes_onnx import small_net
 
+from facetrack.engines.card import all_cards, find_card
+from facetrack.engines.convert import write_card
 from facetrack.engines.graph_cost import Peaks
 from facetrack.engines.parity import Proof
 
@@ -46,7 +49,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def network(*, trained: bool = True) -> Any:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     proof = Proof(pictures, lambda outputs: outputs[1].reshape(len(outputs[1]), -1, 2) * 100) if trained else None
-    return engines.Network("small", lambda: small_net(size=(16, 16)), pictures, proof, (16, 16))
+    return engines.Network("small", lambda: small_net(size=(16, 16)), pictures, proof, (16, 16), engines.BATCHES)
 
 
 def done(folder: Path, precision: str, wishes: Wishes | None = None, *, trained: bool = True) -> dict[str, Any]:
@@ -57,7 +60,7 @@ def done(folder: Path, precision: str, wishes: Wishes | None = None, *, trained:
     result = worker.measure(json.loads(job.read_text(encoding="utf-8")), toolkit.trt, toolkit.open_cuda)
     result |= {"tensorrt": "10.16.1", "gpu": {"name": H200.name, "driver": H200.driver, "cuda": H200.cuda}}
     job.with_suffix(".result.json").write_text(json.dumps(result), encoding="utf-8")
-    verdict: dict[str, Any] = engines.judge(net, job)
+    verdict: dict[str, Any] = engines.judge(net, precision, folder)
     return verdict
 
 
@@ -104,13 +107,71 @@ def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
     if os.name == "nt":
         pytest.skip("the stand-in is a shell script")
     engines.run_job(job, str(dying), 20)
-    assert engines.judge(network(), job)["error"] == "exit 139: no driver"
+    assert engines.judge(network(), "fp32", tmp_path)["error"] == "exit 139: no driver"
 
 
-def test_untrained_networks_that_have_no_card_are_among_those_measured() -> None:
+UNTRAINED = ["tab-full", "propnet-full", "gv-resnet50", "span-full"]
+
+
+def test_every_card_and_every_full_size_network_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    trained = [
+        name
+        for card in all_cards()
+        for name in ([card.name] if card.task == "align" else [f"{card.name}-scan", f"{card.name}-refine"])
+    ]
+    assert {"gv-mobilenetv3-68", "tab-compact-68", "propnet-compact-68", "span-compact-68"} <= {*trained}
+    assert [net.name for net in engines.networks()] == trained + UNTRAINED
+
+
+@pytest.mark.parametrize(("size", "left"), [((256, 256), UNTRAINED[1:]), ((128, 128), UNTRAINED)])
+def test_a_full_size_card_takes_the_place_of_random_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: tuple[int, int], left: list[str]
+) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    write_card(replace(find_card("tab", "align"), name="tab-of-mine", size=size), tmp_path)
     names = [net.name for net in engines.networks()]
-    assert "gv-resnet50" in names
-    assert len(names) == len(set(names))
+    assert names[0] == "tab-of-mine"
+    assert [name for name in names if name in UNTRAINED] == left
+
+
+def test_pictures_are_scanned_one_at_a_time_and_crops_in_batches(tmp_path: Path) -> None:
+    batches = {net.name: net.batches for net in engines.networks()}
+    assert batches.pop("bbfcn-5-scan") == (1,)
+    assert {*batches.values()} == {engines.BATCHES}
+    job = json.loads(engines.prepare(network(), "fp32", tmp_path).read_text(encoding="utf-8"))
+    assert job["batches"] == [1, 3]
+
+
+def report_of(folder: Path) -> dict[str, str]:
+    """What the report says about each job."""
+    report = json.loads((folder / "gpu_engines.json").read_text(encoding="utf-8"))
+    return {f"{engine['network']} {engine['precision']}": engine["error"] for engine in report["engines"]}
+
+
+def test_what_was_not_run_for_lack_of_time_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
+    engines.main(["--out", str(tmp_path / "fresh"), "--minutes", "0"])
+    page = (tmp_path / "fresh" / "gpu.md").read_text(encoding="utf-8")
+    for precision in ("fp16", "fp32", "int8"):
+        assert report_of(tmp_path / "fresh")[f"small {precision}"] == "not run: no time was left"
+        assert f"- small {precision}: not run: no time was left" in page
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_jobs_that_failed_are_named_and_tried_again_after_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
+    dying = tmp_path / "python"
+    dying.write_text("#!/bin/sh\necho no driver >&2\nexit 139\n")
+    dying.chmod(0o755)
+    work = tmp_path / "out" / "work"
+    work.mkdir(parents=True)
+    (work / "small-fp16.error.txt").write_text("not done within 20 s")
+    engines.main(["--out", str(tmp_path / "out"), "--python", str(dying)])
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["fp32", "int8", "fp16"]
+    assert {*report_of(tmp_path / "out").values()} == {"exit 139: no driver"}
 
 
 def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> None:

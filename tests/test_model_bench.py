@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from fakes_gpu import fake_toolkit
 from fakes_onnx import onnx, small_net
 
+from facetrack import __version__
+from facetrack.engines import graph, tensorrt_open
 from facetrack.engines.backend import weights_for
 from facetrack.engines.card import find_card
-from facetrack.engines.convert import write_card, write_weights
+from facetrack.engines.convert import any_card, export_plans, write_card, write_weights
 from facetrack.engines.graph_cost import Cost, Peaks, cost_of
+from facetrack.engines.quantise import QuantSettings, quantise_onnx
+from facetrack.engines.tensorrt_build import PlanRequest
 from facetrack.pipeline import model_bench
+from facetrack.pipeline.crops import portrait_proof
+from facetrack.pipeline.machine import source_commit
 from facetrack.pipeline.model_bench import bench_networks, cpu_peaks, networks_as_table
 from facetrack.pipeline.open import Choices
 from facetrack.tracker.errors import BackendError
@@ -104,6 +113,54 @@ def test_every_network_is_measured_at_every_batch_and_what_is_missing_is_said(
     assert on_cpu == {"int8" if ran.precision == "int8" else "fp32"}  # of the file that ran, not of the card's first
     assert "no torch weights" in report["not_measured"]["torch"]
     assert "not measured: torch:" in networks_as_table(report)
+    assert report["commit"] == source_commit()
+    assert f"({source_commit()})" in networks_as_table(report)
+
+
+@shipped
+def test_a_plan_is_measured_in_its_own_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path))
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
+    toolkit, _ = fake_toolkit()
+    monkeypatch.setattr(tensorrt_open, "find_toolkit", lambda: toolkit)
+    detector = find_card("bbfcn", "detect")  # without the scan, for which a fake GPU is too slow
+    refine = write_weights(tmp_path, "refine", detector.weights["refine"].read(), "fp16")
+    write_card(replace(detector, name="bbfcn", weights={"refine": refine}), tmp_path)
+    exported = {"gv": "fp16", "bbfcn": "fp32"}
+    for name, precision in exported.items():
+        export_plans(any_card(name), PlanRequest(precision, (1,)), portrait_proof, tmp_path / "out", toolkit)
+    report = bench_networks(Choices(backend="tensorrt"), (2,), lambda _: Peaks(50.0, 10.0, "made up"))
+    net, second_look = report["networks"]
+    assert [net["precision"], second_look["precision"]] == [*exported.values()]
+    cost = cost_of(find_card("gv", "align").weights["net"].read(), tuple(net["input"]), "fp16")
+    assert net["megabytes"] == round(cost.megabytes, 2)
+    assert " fp16 " in networks_as_table(report)
+
+
+def test_the_precision_of_a_graph_is_that_of_its_products_not_of_its_storage(tmp_path: Path) -> None:
+    assert graph.precision_of(small_net()) == "fp32"
+    assert graph.precision_of(small_net(half=True)) == "fp32"  # stored in 16 bits, unpacked before they are used
+    assert graph.precision_of(graph.for_tensorrt(small_net(half=True), "fp16")) == "fp16"
+    source, target = tmp_path / "full.onnx", tmp_path / "int8.onnx"
+    source.write_bytes(small_net())
+    quantise_onnx(source, target, [np.zeros((1, 8, 8, 3), np.uint8)], QuantSettings(symmetric=True))
+    assert graph.precision_of(target.read_bytes()) == "int8"
+
+
+def test_a_checkout_is_known_by_its_commit_and_a_release_by_its_version(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    if which("git") is None:
+        pytest.skip("no git here")
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "first"], check=True)
+    subprocess.run([*git, "tag", "v1"], check=True)
+    wanted = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert len(source_commit(tmp_path)) >= 7
+    assert wanted.startswith(source_commit(tmp_path))
+    installed = tmp_path / "site-packages" / "facetrack"  # in somebody's repository, and no part of it
+    installed.mkdir(parents=True)
+    assert source_commit(installed) == __version__
 
 
 @shipped

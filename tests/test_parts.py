@@ -21,7 +21,7 @@ def pictures(count: int, height: int, width: int) -> UInt8:
 
 
 def near_sums(images: UInt8) -> tuple[Any, ...]:
-    """A network that sees exactly as far as BB-FCN's: each pixel's sum with those `REACH` - 1 away, 0 beyond the edge."""
+    """A network that sees as far as BB-FCN's: each pixel's sum with those `REACH` - 1 away, 0 beyond the edge."""
     planes, far = images.astype(np.float32).transpose(0, 3, 1, 2), REACH - 1
     seen = np.pad(planes, ((0, 0), (0, 0), (far, far), (far, far)))
     height, width = planes.shape[2:]

@@ -61,6 +61,33 @@ def test_torch_and_onnx_runtime_agree(tmp_path: Path) -> None:
         np.testing.assert_allclose(got, wanted, atol=2e-4)
 
 
+def test_the_file_holds_the_weights_and_the_recipe_in_every_release_of_numpy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """numpy 2.0 knows no `allow_pickle` where it writes: whatever is given by name is stored."""
+    stored: dict[str, Any] = {}
+    monkeypatch.setattr(np, "savez_compressed", lambda _, **arrays: stored.update(arrays))
+    (tmp_path / "net.onnx").write_bytes(b"the exported network")
+    save_torch_weights(backbone(), tmp_path / "net.onnx", "bbfcn-backbone", 5, {})
+    assert {*stored} == {*backbone().state_dict(), "recipe"}
+
+
+def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"the exported network")
+    path = save_torch_weights(backbone(), tmp_path / "net.onnx", "bbfcn-backbone", 5, {})
+    old = path.read_bytes()
+
+    def break_off(file: Any, **_: Any) -> None:
+        file.write(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez_compressed", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        save_torch_weights(backbone(), tmp_path / "net.onnx", "bbfcn-backbone", 5, {})
+    assert path.read_bytes() == old
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "net.torch.npz"}
+
+
 def test_weights_of_another_onnx_file_are_refused(exported: Weights, tmp_path: Path) -> None:
     other = tmp_path / "net.onnx"
     other.write_bytes(exported.path.read_bytes() + b"\x00")
