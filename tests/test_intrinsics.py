@@ -227,7 +227,7 @@ def test_batch_and_live_take_the_camera_and_say_so_in_the_sidecar(video: Path, t
 def test_another_camera_is_another_table(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("batch", video, "--out", tmp_path / "out", "--resume")
     assert run(*words) == run(*words, "--intrinsics", camera_file(tmp_path, (480, 640))) == 0
-    assert "settings differs" in capsys.readouterr().err
+    assert "settings differ: intrinsics" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["batch", "live"])
