@@ -19,11 +19,12 @@ from ..tracker.types import Result
 from .camera_file import describe_intrinsics, refuse_other_aspect
 from .csv_sink import CsvColumns, CsvSink
 from .hindsight import with_pictures
+from .image_source import printable
 from .open import Choices, Engines, OpenEngines
 from .record import Record
 from .sidecar import Origin, Outcome, identify_models, recorded_failures, why_not_finished, write_sidecar
 from .sinks import exist_already, make_folder
-from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among, printable
+from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among
 from .video_sink import VideoSink
 from .workers import do_all
 

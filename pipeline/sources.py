@@ -21,11 +21,11 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame
 from .declared_size import declared_size
-from .image_source import IMAGE_SUFFIXES, ImageSource, printable
+from .image_source import IMAGE_SUFFIXES, ImageSource
 from .video_reader import why
 from .video_source import Kind, LiveSource, Retry, VideoSource
 
-__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source", "pictures_among", "printable"]
+__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source", "pictures_among"]
 
 Decoder = Literal["cpu", "cuda"]
 

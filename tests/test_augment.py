@@ -20,6 +20,7 @@ from facetrack.training.augment import (
     occlude,
     random_crop,
     relight,
+    written_on,
 )
 
 PLAIN = Geometry(roll_deg=0, wide_share=0, log_scale=0, shift=0, stretch=0, flip=0)
@@ -223,3 +224,18 @@ def test_the_shrunk_picture_is_averaged_and_not_aliased() -> None:
     assert crop.astype(float).std() < 4
     assert crop.mean() == pytest.approx(127.5, abs=2)
     assert cv2.warpAffine(picture, transform.matrix, (75, 75)).max() == 0  # bilinear hits the black squares alone
+
+
+def test_writing_covers_a_part_of_a_copy_in_few_colours_or_shades() -> None:
+    plain, changed, shaded = np.full((160, 160, 3), 90, np.uint8), 0, 0
+    for seed in range(40):
+        written = written_on(plain, generator(seed))
+        np.testing.assert_array_equal(written, written_on(plain, generator(seed)))
+        assert written.dtype == np.uint8
+        colours, counts = np.unique(written.reshape(-1, 3), axis=0, return_counts=True)
+        assert counts.max() > 0.1 * counts.sum()  # the ground, or a letter as large as the picture
+        changed += len(colours) > 1
+        shaded += len({tuple(row) for row in written[:, ::4].reshape(-1, 3)}) > 100
+    assert changed >= 36  # a word may lie outside
+    assert shaded >= 5
+    assert (plain == 90).all()

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .geometry import bounding_box, iou
+from .kalman import LEAST_STEP_S
 from .looks import known_cells, learnt, likeness, likeness_in_part
 from .types import Float32, Landmarks, State
 
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
 OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
 FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
-LEAST_STEP_S = 0.004  # no speed is read from a shorter step: stamps of a burst, not of a camera
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
 SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
 SURE = 0.8  # confidence from which a face is learnt by heart
