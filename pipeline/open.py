@@ -23,7 +23,7 @@ from ..tracker.tracks import TrackSettings
 from ..tracker.types import Frame, Result
 from .crops import portrait_proof
 from .hindsight import look_back
-from .memory import give_back, without_linear_algebra
+from .memory import give_back, without_compiler, without_linear_algebra
 from .pictures import each_alone
 from .portrait import portrait
 from .run import Pipeline, PipelineSettings
@@ -160,17 +160,17 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
         loader.submit(give_back)  # what the networks' loading and Numba's start have needed
         loader.submit(_fill_tables)
-        with without_linear_algebra():
+        with without_compiler(), without_linear_algebra():
             smooth.warm_up()
             proposals.warm_up()
             if choices.smooth == "rts":
                 rts.warm_up()
-        net, scan, refine = (_take(load, opened) for load in loading)
-        aligner = Aligner(align_card, net)
-        detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
-        cards = align_card, detect_card
-        engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices)
-        _warm_up(engines.pipeline(choices))
+            net, scan, refine = (_take(load, opened) for load in loading)
+            aligner = Aligner(align_card, net)
+            detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
+            cards = align_card, detect_card
+            engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices)
+            _warm_up(engines.pipeline(choices))
         loader.submit(give_back)
         yield engines
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,35 @@ def test_linear_algebra_that_is_loaded_already_stays() -> None:
 
     with without_linear_algebra():
         assert sys.modules["scipy.linalg"] is scipy.linalg
+
+
+KERNELS = """
+import sys
+from numba import njit
+from facetrack.pipeline.memory import without_compiler
+
+@njit(cache=True)
+def doubled(values):
+    total = 0.0
+    for value in values:
+        total += 2 * value
+    return total
+
+with without_compiler():
+    import numpy as np
+    print(doubled(np.ones(3)), sum(doubled.stats.cache_hits.values()), "numba.np.npyimpl" in sys.modules)
+print(doubled(np.ones(3, np.float32)), sum(doubled.stats.cache_misses.values()))
+"""
+
+
+def test_the_compiler_is_made_ready_only_where_a_kernel_is_missing(tmp_path: Path) -> None:
+    """The first process compiles both kernels, the second finds them in the cache."""
+    (tmp_path / "kernels.py").write_text(KERNELS, encoding="utf-8")
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    command = [sys.executable, str(tmp_path / "kernels.py")]
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+        for _ in range(2)
+    )
+    assert first == ["6.0", "0", "True", "6.0", "2"]
+    assert second == ["6.0", "1", "False", "6.0", "0"]

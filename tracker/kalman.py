@@ -92,7 +92,7 @@ def begin(state: State, measured: Float64, score: Float64, speed: float, tuning:
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
-    state.recent[1] = measured
+            state.recent[1, i, axis] = measured[i, axis]
     state.spread[points, 0] = tuning.shared_noise + 1 / precision
     for row in range(points + 1):
         state.spread[row, 1] = 0.0
@@ -121,8 +121,10 @@ def measure(
     """
     noise = noise_level(state, measured, score, share, tuning) if share > 0 else 1.0
     followed = advance(state, measured, score, dt, tuning)
-    state.recent[0] = state.recent[1]
-    state.recent[1] = measured
+    for i in range(len(measured)):
+        for axis in range(2):
+            state.recent[0, i, axis] = state.recent[1, i, axis]
+            state.recent[1, i, axis] = measured[i, axis]
     return followed, noise
 
 
@@ -184,7 +186,8 @@ def _predict(state: State, dt: float, tuning: Tuning) -> None:
         state.spread[row, 1] += dt * state.spread[row, 2] + pv
         state.spread[row, 2] += vv
         state.moving[row] *= calmer
-    state.prior[:] = state.spread
+        for column in range(3):
+            state.prior[row, column] = state.spread[row, column]
     state.shared_step[:] = 0.0
     state.own_step[:] = 0.0
 
@@ -228,12 +231,14 @@ def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tup
 def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
     """Let the points that were not seen make the motion that the seen ones made since `start`."""
     points = len(start)
-    unseen = 0
+    moved, unseen = np.empty((points, 2)), 0
     for i in range(points):
         unseen += variance[i] == np.inf
+        for axis in range(2):
+            moved[i, axis] = state.position[i, axis] - start[i, axis]
     if unseen == 0:
         return
-    shared = affine_part(start, state.position - start, variance)
+    shared = affine_part(start, moved, variance)
     for i in range(points):
         if variance[i] == np.inf:
             for axis in range(2):

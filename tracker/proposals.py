@@ -133,7 +133,7 @@ def find_peaks(maps: Float32, threshold: float, most: int) -> tuple[Int64, Float
                     total -= 1
                 at = total
                 while at > first and response[at - 1] < value:
-                    response[at], xy[at] = response[at - 1], xy[at - 1]
+                    response[at], xy[at, 0], xy[at, 1] = response[at - 1], xy[at - 1, 0], xy[at - 1, 1]
                     at -= 1
                 response[at] = value
                 xy[at, 0], xy[at, 1] = _disc_centroid(maps[k], y, x)
@@ -221,7 +221,8 @@ def _agree(kind: Int64, xy: Float64, height: Float64, views: Float64, limits: Fl
                 score = _refit(xy, height, view, chosen, limits, row)
                 if score > best[i]:
                     best[i] = score
-                    out[found] = row
+                    for column in range(20):
+                        out[found, column] = row[column]
                     have = True
         if have:
             found += 1
@@ -363,12 +364,14 @@ def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
                     at = held if held < count else count - 1
                     held = at + 1
                     while at > 0 and top[at - 1, 0] < value:
-                        top[at] = top[at - 1]
+                        top[at, 0], top[at, 1], top[at, 2] = top[at - 1, 0], top[at - 1, 1], top[at - 1, 2]
                         at -= 1
                     top[at, 0], top[at, 1], top[at, 2] = value, x, y
-            height[b, k] = top[:held, 0].sum() / max(held, 1)
-            xy[b, k, 0] = top[:held, 1].sum() / max(held, 1)
-            xy[b, k, 1] = top[:held, 2].sum() / max(held, 1)
+            total, sum_x, sum_y = 0.0, 0.0, 0.0
+            for n in range(held):
+                total, sum_x, sum_y = total + top[n, 0], sum_x + top[n, 1], sum_y + top[n, 2]
+            height[b, k] = total / max(held, 1)
+            xy[b, k, 0], xy[b, k, 1] = sum_x / max(held, 1), sum_y / max(held, 1)
     return xy, height
 
 
