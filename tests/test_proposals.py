@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrack.tracker.geometry import bounding_box, iou
+from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou
 from facetrack.tracker.proposals import (
-    MEAN_FIVE,
     VIEWS,
     Agreement,
     Candidates,

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit
 
+from .geometry import MEAN_FIVE
 from .types import Float32, Float64, Int64
 
-# Mean five5 points of 11,354 training faces (300-W, InfAnFace, YouTube, each with its mirror picture) in five groups
-# of yaw, aligned by similarity. Unit: the longer side of the 68 landmarks' tight box; origin: that box's centre.
+# Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
 _HALF_TURN = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
 _FULL_TURN = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
 _FRONTAL = ((-0.226, -0.303), (0.226, -0.303), (0.0, -0.022), (-0.203, 0.132), (0.203, 0.132))
@@ -30,10 +30,6 @@ VIEWS = np.array(
     [_FRONTAL, _HALF_TURN, _mirrored(_HALF_TURN), _FULL_TURN, _mirrored(_FULL_TURN)], np.float64
 )  # 5 views, 5 points, xy
 HALF_EXTENT = np.array([[0.5, 0.462], [0.5, 0.485], [0.5, 0.485], [0.5, 0.486], [0.5, 0.486]])  # of each view's box
-# The mean of all of them; symmetric. Used where a face has no known view.
-MEAN_FIVE = np.array(
-    [[-0.2124, -0.3048], [0.2124, -0.3048], [0.0, -0.0665], [-0.1861, 0.1489], [0.1861, 0.1489]], np.float32
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from ...tracker import markup
-from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
-from ...tracker.proposals import MEAN_FIVE, fit_mean_face
+from ...tracker.geometry import MEAN_FIVE, CropTransform, bounding_box, box_centre_side
+from ...tracker.proposals import fit_mean_face
 from ...tracker.types import Float32, Float64, UInt8
 from ..augment import mirror
 from ..config import Discs
