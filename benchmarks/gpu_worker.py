@@ -20,6 +20,7 @@ import numpy as np
 
 from facetrack.engines.cuda_driver import Cuda, open_cuda
 from facetrack.engines.cuda_probe import find_gpu
+from facetrack.engines.packed import lay_out, run_levels
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
 
@@ -30,12 +31,13 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
     """Do one job.
 
     Args:
-        job: "graph", "pictures", "outputs", "timings" (paths), "precision", "batches", "sizes", "timed" (shapes).
+        job: "graph", "pictures", "outputs", "timings" (paths), "precision", "batches", "sizes", "timed" (shapes),
+            "levels" (sizes; of networks that scan).
         trt: TensorRT's bindings.
         hold: retains the GPU's context.
     Returns:
-        Seconds of the build, size of the plan and times of each shape, milliseconds. The outputs of all pictures, in
-        batches of 1 and of the largest, are in the file "outputs".
+        Seconds of the build, size of the plan and times of each shape and of a scan, milliseconds. The outputs of all
+        pictures, in batches of 1 and of the largest, are in the file "outputs".
     """
     sizes = tuple(tuple(size) for size in job["sizes"])
     request = PlanRequest(job["precision"], tuple(job["batches"]), sizes)
@@ -48,6 +50,8 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
         _keep_outputs(with_graphs, job, request)
         result["description"] = with_graphs.description
         result["runs"] = [_times(with_graphs, without, tuple(shape)) for shape in job["timed"]]
+        if job["levels"]:
+            result["scan"] = _scan_times(with_graphs, [tuple(size) for size in job["levels"]])
     finally:
         with_graphs.close()
         without.close()
@@ -78,21 +82,33 @@ def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRe
     np.savez(job["outputs"], **kept)
 
 
+def _scan_times(backend: TensorRTBackend, sizes: list[tuple[int, int]]) -> dict[str, Any]:
+    """Both ways through a pyramid, with what they do in main memory."""
+    rng = np.random.default_rng(0)
+    levels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    largest, layout = backend.canvas, lay_out(sizes)
+    packed_ms = _median_ms(lambda: list(run_levels(backend, levels)))
+    backend.canvas = None
+    separate_ms = _median_ms(lambda: list(run_levels(backend, levels)))
+    backend.canvas = largest
+    return {"levels": sizes, "canvas": layout.size, "packed_ms": packed_ms, "separate_ms": separate_ms}
+
+
 def _times(with_graphs: TensorRTBackend, without: TensorRTBackend, shape: tuple[int, ...]) -> dict[str, Any]:
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return {
         "shape": list(shape),
-        "run_ms": _median_ms(with_graphs, images),
-        "run_without_graph_ms": _median_ms(without, images),
+        "run_ms": _median_ms(lambda: with_graphs.run(images)),
+        "run_without_graph_ms": _median_ms(lambda: without.run(images)),
         "compute_ms": 1e3 * with_graphs.compute_s(images, LAUNCHES),
     }
 
 
-def _median_ms(backend: TensorRTBackend, images: Any) -> float:
+def _median_ms(work: Callable[[], object]) -> float:
     times = []
     for _ in range(REPEATS + 5):
         began = time.perf_counter()
-        backend.run(images)
+        work()
         times.append(time.perf_counter() - began)
     return 1e3 * float(np.median(times[5:]))
 

@@ -30,7 +30,9 @@ KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "tor
 class Backend(Protocol):
     """One loaded network on one device.
 
-    One thread at a time; whoever opens a backend closes it.
+    One thread at a time; whoever opens a backend closes it. A backend may also have a `canvas`: the largest (h, w) on
+    which it would rather have small pictures side by side, in one run, than one after the other; see packed.py. Those
+    on a GPU do. Without it, or with None, every picture is run by itself.
     """
 
     @property

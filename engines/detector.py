@@ -26,6 +26,7 @@ from ..tracker.proposals import (
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
 from .card import ModelCard
+from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
 GREY = 127
@@ -127,20 +128,18 @@ class Detector:
 
     def scan(self, bgr: UInt8, *, small: bool = True) -> tuple[Candidates, Float32]:
         """Candidates in the whole picture and their chance of being faces, best first, by the backbone alone."""
-        found = [self._faces_on(level, bgr.shape) for level in self._levels(bgr, small=small)]
-        every = Candidates.joined(found)
+        sizes = self._sizes(bgr, small=small)
+        answers = run_levels(self._scan, _levels(bgr, sizes))
+        every = Candidates.joined([self._faces_in(m, s, bgr.shape) for m, s in zip(answers, sizes, strict=True)])
         chance = logistic(scan_features(every), self.card.calibration["scan"])
         order = suppress(every.centre, every.side, chance)
         return every.take(order), chance[order]
 
-    def _levels(self, bgr: UInt8, *, small: bool) -> Iterator[UInt8]:
-        """The pyramid, each level shrunk from the one before."""
+    def _sizes(self, bgr: UInt8, *, small: bool) -> list[tuple[int, int]]:
+        """Of the pyramid's levels, (h, w)."""
         height, width = bgr.shape[:2]
-        for scale in self._scales(bgr, small=small):
-            size = max(round(width * scale), 1), max(round(height * scale), 1)
-            way = cv2.INTER_AREA if size[0] < bgr.shape[1] else cv2.INTER_LINEAR
-            bgr = np.asarray(cv2.resize(bgr, size, interpolation=way), np.uint8)
-            yield bgr
+        scales = self._scales(bgr, small=small)
+        return [(max(round(height * scale), 1), max(round(width * scale), 1)) for scale in scales]
 
     def _scales(self, bgr: UInt8, *, small: bool) -> list[float]:
         height, width = bgr.shape[:2]
@@ -149,13 +148,10 @@ class Detector:
         scales = level_scales(min(height, width), smallest, base, self.settings.step, LAST_LEVEL)
         return scales if small else scales[1:] or scales
 
-    def _faces_on(self, level: UInt8, frame: tuple[int, ...]) -> Candidates:
-        height, width = level.shape[:2]
-        framed = np.full((_fours(height + 2 * MARGIN), _fours(width + 2 * MARGIN), 3), GREY, np.uint8)
-        framed[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = level
-        maps = self._scan.run(framed[None])[0][0]
+    def _faces_in(self, maps: Float32, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
+        """What the answers (5, h, w) to a level of this size say, in pixels of the frame."""
         kind, xy, response = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
-        return agree(kind, xy, response, self._agreement).enlarged((frame[1] / width, frame[0] / height), MARGIN)
+        return agree(kind, xy, response, self._agreement).enlarged((frame[1] / size[1], frame[0] / size[0]), MARGIN)
 
     def look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> tuple[Float32, Float32]:
         """Show each candidate upright and large to backbone and branches.
@@ -184,6 +180,16 @@ class Detector:
         """Free both backends."""
         self._scan.close()
         self._refine.close()
+
+
+def _levels(bgr: UInt8, sizes: list[tuple[int, int]]) -> Iterator[UInt8]:
+    """A pyramid of these sizes, each level shrunk from the one before, framed in grey."""
+    for height, width in sizes:
+        way = cv2.INTER_AREA if width < bgr.shape[1] else cv2.INTER_LINEAR
+        bgr = np.asarray(cv2.resize(bgr, (width, height), interpolation=way), np.uint8)
+        framed = np.full((_fours(height + 2 * MARGIN), _fours(width + 2 * MARGIN), 3), GREY, np.uint8)
+        framed[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = bgr
+        yield framed
 
 
 def scan_features(candidates: Candidates) -> Float32:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
 from .backend import Outputs
+from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -53,6 +54,7 @@ class OnnxBackend:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
         _refuse_another_provider(ort, self._session, wanted)
         self._input = self._session.get_inputs()[0].name
+        self.canvas = None if provider == "cpu" else LARGEST
         place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
         self.description = f"ONNX Runtime {ort.__version__}, {place}"
 

@@ -66,6 +66,7 @@ class TensorRTBackend:
             shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
             self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
             self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
+            self.canvas = (self._largest[1], self._largest[2]) if self._any_size else None
             self._stream = cuda.stream()
             self._general: dict[int, Any] = {}
             self._lanes: dict[Shape, _Lane] = {}

@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nvidia.com)'
 WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others reach for cuBLAS and cuDNN, which may not be there
-# (h, w) where pictures of any size may come. A picture of one pixel is 12 with its margins; 2304 holds the finest level
-# of 4K pictures and of 12-megapixel photographs, upright or not. What is larger is run in tiles.
-SMALLEST, USUAL, LARGEST = (12, 12), (256, 344), (2304, 2304)
+# (h, w) where pictures of any size may come. A picture of one pixel is 12 with its margins. Usual is the canvas for the
+# levels of 640x480. 2304 holds that of a 4K frame, and the finest level of 4K pictures and of photographs of 12
+# megapixels, upright or not. Levels whose canvas is larger are run one after the other, what is larger still in tiles.
+SMALLEST, USUAL, LARGEST = (12, 12), (224, 492), (2304, 2304)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..tracker.errors import BackendError
 from .card import Weights, home
 from .plan_cache import replace_file
+from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:
     from torch import nn
@@ -141,6 +142,7 @@ class TorchBackend:
                 "build: https://pytorch.org/get-started/locally"
             )
         self._torch, self._net, self._device = torch, net.to(device), device
+        self.canvas = None if device == "cpu" else LARGEST
         place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.description = f"torch {torch.__version__}, {place}"
 

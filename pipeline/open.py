@@ -30,7 +30,7 @@ from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
 from .sources import Decoder, Source
 
-DETECTOR = "bbfcn"
+DETECTOR, WITNESS = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,11 @@ class Engines:
 
     Attributes:
         detector, aligner: as `Pipeline` takes them.
-        cards: of the networks in use.
+        cards: of the networks in use, the aligner's first.
         backend: what the networks run on, in words.
         picture_detector: for pictures that have nothing to do with each other.
         choices: that they were opened with.
+        witness: must also see a face where the aligner, if that is another network, finds a new one.
     """
 
     detector: FaceDetector
@@ -88,6 +89,7 @@ class Engines:
     backend: str
     picture_detector: FaceDetector
     choices: Choices
+    witness: Aligner | None = None
 
     def track(self, source: Source) -> Generator[Result, None, None]:
         """Find and follow every face of one source, by the choices that the engines were opened with.
@@ -112,12 +114,12 @@ class Engines:
 
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos."""
-        return Pipeline(self.detector, self.aligner, self._settings(choices))
+        return Pipeline(self.detector, self.aligner, self._settings(choices), self.witness)
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched."""
         settings = self._settings(replace(choices, detect_every=1, smooth="none"))
-        return Pipeline(self.picture_detector, self.aligner, settings)
+        return Pipeline(self.picture_detector, self.aligner, settings, self.witness)
 
     def _settings(self, choices: Choices) -> PipelineSettings:
         return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
@@ -153,6 +155,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     cv2.setNumThreads(1)
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
+    witness_card = find_card(WITNESS, "align")
+    if witness_card.name != align_card.name:
+        wanted.append((witness_card, "net"))
     with ExitStack() as opened:
         # Python's time is what a start lacks: another thread does what Python has no part in, while Numba starts up.
         loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
@@ -165,11 +170,13 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
             proposals.warm_up()
             if choices.smooth == "rts":
                 rts.warm_up()
-            net, scan, refine = (_take(load, opened) for load in loading)
-            aligner = Aligner(align_card, net)
+            net, scan, refine, *others = (_take(load, opened) for load in loading)
+            aligner, witness = Aligner(align_card, net), None
             detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
-            cards = align_card, detect_card
-            engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices)
+            cards: tuple[ModelCard, ...] = align_card, detect_card
+            if others:
+                witness, cards = Aligner(witness_card, *others), (*cards, witness_card)
+            engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices, witness)
             _warm_up(engines.pipeline(choices))
         loader.submit(give_back)
         yield engines

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..tracker.geometry import bounding_box, box_of_five
+from ..tracker.geometry import bounding_box, box_of_five, rotated_box
 from ..tracker.looks import describe_looks
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
@@ -103,8 +103,10 @@ class DetectStage:
 class AlignStage:
     """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
 
-    def __init__(self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings) -> None:
-        self.aligner, self._search = aligner, Search(detector)
+    def __init__(
+        self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, witness: Aligner | None = None
+    ) -> None:
+        self.aligner, self._search, self._witness = aligner, Search(detector), witness
         self.book = TrackBook(settings.tracks)
 
     def __call__(self, job: Job) -> None:
@@ -130,8 +132,17 @@ class AlignStage:
         rough = self.aligner.align(frame.bgr, crops)
         likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
         sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
-        for face in sorted(sure, key=lambda face: -face.presence):
+        for face in sorted(self._witnessed(frame.bgr, sure), key=lambda face: -face.presence):
             self.book.admit(frame.time_s, face, self._looks(frame.bgr, face))
+
+    def _witnessed(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
+        """The faces, none of them more likely to be one than the witness finds."""
+        if self._witness is None:
+            return faces
+        boxes = [rotated_box(face.xy, self.aligner.markup.subset("five5", face.xy)) for face in faces]
+        seen = self._witness.align(bgr, [self._witness.crop_around(*box) for box in boxes])
+        pairs = zip(faces, seen, strict=True)
+        return [replace(face, presence=min(face.presence, other.presence)) for face, other in pairs]
 
     def _looks(self, bgr: UInt8, face: Landmarks) -> Float32:
         crop = self.aligner.crop_of_points(face.xy)
@@ -180,11 +191,18 @@ class SmoothStage:
 class Pipeline:
     """A detector, an aligner and a smoother over one video at a time.
 
-    The engines belong to the caller, who opened them; each `run` or `serial` starts with an empty memory.
+    The engines belong to the caller, who opened them; each `run` or `serial` starts with an empty memory. What a
+    witness does not take for a face, too, is not taken in as one.
     """
 
-    def __init__(self, detector: FaceDetector, aligner: Aligner, settings: PipelineSettings | None = None) -> None:
-        self.detector, self.aligner = detector, aligner
+    def __init__(
+        self,
+        detector: FaceDetector,
+        aligner: Aligner,
+        settings: PipelineSettings | None = None,
+        witness: Aligner | None = None,
+    ) -> None:
+        self.detector, self.aligner, self.witness = detector, aligner, witness
         self.settings = settings or PipelineSettings()
         self._captured: Channel[Job] | None = None
 
@@ -197,7 +215,7 @@ class Pipeline:
         settings = self.settings
         return [
             ("detect", DetectStage(self.detector, settings)),
-            ("align", AlignStage(self.aligner, self.detector, settings)),
+            ("align", AlignStage(self.aligner, self.detector, settings, self.witness)),
             ("smooth", SmoothStage(settings, self.aligner.markup.points)),
         ]
 

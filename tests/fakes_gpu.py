@@ -155,6 +155,23 @@ def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit
     return Toolkit(fake_tensorrt(wishes or Wishes(), memory), gpu, open_cuda), holds
 
 
+class OnnxRuntimeOnGpu:
+    """The module `onnxruntime` with a provider more, which computes on the CPU."""
+
+    def __init__(self, provider: str) -> None:
+        self.provider = provider
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ort, name)
+
+    def get_available_providers(self) -> list[str]:
+        return [self.provider, *ort.get_available_providers()]
+
+    def InferenceSession(self, network: Any, options: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
+        session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        return SimpleNamespace(run=session.run, get_inputs=session.get_inputs, get_providers=lambda: providers)
+
+
 def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
     """A module like `tensorrt`."""
     major = int(wishes.version.split(".")[0])

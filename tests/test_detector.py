@@ -12,7 +12,7 @@ import pytest
 
 from facetrack.engines.card import ModelCard, find_card
 from facetrack.engines.detector import Detector, DetectorSettings, adaptive_min_face, level_scales, logistic
-from facetrack.engines.tensorrt_build import LARGEST, SMALLEST
+from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL
 from facetrack.tracker.errors import CardError
 from facetrack.tracker.proposals import VIEWS, mean_of_highest
 
@@ -83,7 +83,8 @@ class PaintedRefine:
 class SeenSizes(PaintedScan):
     """A backbone that finds nothing and keeps the sizes of what it saw."""
 
-    def __init__(self) -> None:
+    def __init__(self, canvas: tuple[int, int] | None = None) -> None:
+        self.canvas = canvas
         self.sizes: list[tuple[int, ...]] = []
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -91,8 +92,14 @@ class SeenSizes(PaintedScan):
         return (np.zeros((1, 5, *images.shape[1:3]), np.float32),)
 
 
-def detector(**settings: float) -> Detector:
-    return Detector(CARD, PaintedScan(), PaintedRefine(), DetectorSettings(**settings))
+class PackedScan(PaintedScan):
+    """A backbone that wants all levels at once."""
+
+    canvas = LARGEST
+
+
+def detector(scan: PaintedScan | None = None, **settings: float) -> Detector:
+    return Detector(CARD, scan or PaintedScan(), PaintedRefine(), DetectorSettings(**settings))
 
 
 def painted(size: tuple[int, int], faces: list[tuple[float, float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
@@ -259,6 +266,38 @@ def test_every_level_of_usual_pictures_is_one_that_a_tensorrt_plan_takes_whole(s
         assert batch == 1
         assert (np.array(SMALLEST) <= level).all()
         assert (np.array(LARGEST) >= level).all()
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280), (1280, 720), (1080, 1920), (2160, 3840), (1, 1)])
+@pytest.mark.parametrize("small", [True, False])
+def test_all_levels_of_a_frame_fit_on_one_canvas_that_a_tensorrt_plan_takes_whole(size, small):
+    scan = SeenSizes(canvas=LARGEST)
+    detector(scan).detect(np.zeros((*size, 3), np.uint8), small=small)
+    ((batch, *canvas, _),) = scan.sizes
+    assert batch == 1
+    assert (np.array(SMALLEST) <= canvas).all()
+    assert (np.array(LARGEST) >= canvas).all()
+    if size == (480, 640) and small:
+        assert tuple(canvas) == USUAL
+
+
+@pytest.mark.parametrize(
+    ("canvas", "runs"), [(None, 4), ((224, 488), 4), ((220, 492), 4), ((224, 492), 1), ((492, 224), 4)]
+)
+def test_levels_that_no_canvas_holds_are_run_one_after_the_other(canvas, runs):
+    scan = SeenSizes(canvas)
+    detector(scan).detect(np.zeros((480, 640, 3), np.uint8))
+    assert len(scan.sizes) == runs
+    assert runs == 1 or [size[1:3] for size in scan.sizes] == [(224, 296), (116, 152), (64, 80), (36, 44)]
+
+
+@pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280)])
+def test_on_one_canvas_the_same_painted_faces_are_found_to_the_last_byte(size):
+    picture, points = painted(size, [(120, 120, 70, 0), (300, 260, 110, 20), (400, 400, 90, -30)])
+    alone, packed = (detector(scan).detect(picture) for scan in (PaintedScan(), PackedScan()))
+    assert len(alone) == len(points)
+    for name in ("boxes", "scores", "points"):
+        assert getattr(packed, name).tobytes() == getattr(alone, name).tobytes()
 
 
 def test_the_smallest_face_grows_with_the_frame():

@@ -11,12 +11,14 @@ import pytest
 from facetrack.engines import graph
 from facetrack.engines.backend import open_backend
 from facetrack.engines.card import ModelCard, find_card
+from facetrack.engines.detector import Detector
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import LIMITS_PX, measure
 from facetrack.engines.plan_cache import PlanCache
-from facetrack.engines.tensorrt_build import PlanRequest
+from facetrack.engines.tensorrt_build import LARGEST, PlanRequest
 from facetrack.engines.tensorrt_open import Toolkit, find_toolkit, open_tensorrt
 from facetrack.pipeline.crops import portrait_proof
+from facetrack.pipeline.portrait import portrait
 from facetrack.tracker.errors import FacetrackError
 
 pytestmark = pytest.mark.gpu
@@ -71,6 +73,19 @@ def test_auto_finds_the_plan_and_says_so(
     assert backend.description.startswith("TensorRT ")
     assert "backend auto takes TensorRT" in caplog.text
     backend.close()
+
+
+def test_a_scan_on_one_canvas_finds_the_faces_that_its_levels_find(toolkit: Toolkit, plans: Path) -> None:
+    detect = find_card("bbfcn", "detect")
+    engine = open_tensorrt(detect.weights["scan"], portrait_proof(detect, "scan"), None, toolkit, PlanCache(plans))
+    detector = Detector(detect, engine, OnnxBackend(detect.weights["refine"]))
+    assert engine.canvas == LARGEST
+    packed = detector.detect(portrait())
+    engine.canvas = None
+    separate = detector.detect(portrait())
+    assert len(packed) == len(separate) == 1
+    np.testing.assert_allclose(packed.boxes, separate.boxes, atol=1.0)
+    engine.close()
 
 
 def test_torch_works_before_between_and_after(toolkit: Toolkit, card: ModelCard, plans: Path) -> None:

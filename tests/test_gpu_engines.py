@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes_gpu import H200, Wishes, fake_toolkit
-from fakes_onnx import small_net
+from fakes_onnx import scan_net, small_net
 
 from facetrack.engines.card import all_cards, find_card
 from facetrack.engines.convert import write_card
 from facetrack.engines.graph_cost import Peaks
+from facetrack.engines.packed import lay_out
 from facetrack.engines.parity import Proof
+from facetrack.engines.tensorrt_build import USUAL
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -52,9 +54,16 @@ def network(*, trained: bool = True) -> Any:
     return engines.Network("small", lambda: small_net(size=(16, 16)), pictures, proof, (16, 16), engines.BATCHES)
 
 
-def done(folder: Path, precision: str, wishes: Wishes | None = None, *, trained: bool = True) -> dict[str, Any]:
+def scanning() -> Any:
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    return engines.Network("scan", scan_net, pictures, None, (24, 32), (1,), ((24, 32), (12, 16)))
+
+
+def done(
+    folder: Path, precision: str, wishes: Wishes | None = None, *, trained: bool = True, net: Any = None
+) -> dict[str, Any]:
     """Prepare a job, do it on the fake GPU and judge it."""
-    net = network(trained=trained)
+    net = net or network(trained=trained)
     job = engines.prepare(net, precision, folder)
     toolkit, _ = fake_toolkit(wishes)
     result = worker.measure(json.loads(job.read_text(encoding="utf-8")), toolkit.trt, toolkit.open_cuda)
@@ -84,6 +93,26 @@ def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path
     verdict = done(tmp_path, "fp16", trained=False)
     assert verdict["accepted"]
     assert "mean_px" not in verdict["parity"][0]
+
+
+def test_a_pyramid_is_timed_level_by_level_and_on_one_canvas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "LARGEST", engines.USUAL)
+    verdict = done(tmp_path, "fp32", net=scanning())
+    assert verdict["accepted"]
+    assert verdict["scan"]["levels"] == [[24, 32], [12, 16]]
+    assert verdict["scan"]["canvas"] == [24, 84]
+    assert min(verdict["scan"]["packed_ms"], verdict["scan"]["separate_ms"]) > 0
+    engines.write_report([verdict, done(tmp_path, "fp32")], {}, tmp_path, tmp_path / "page.md")
+    (line,) = (line for line in (tmp_path / "page.md").read_text().splitlines() if "one canvas" in line)
+    assert line.startswith("- scan fp32, 2 levels from 32x24 on: ")
+    assert line.endswith(" ms on one canvas of 84x24")
+
+
+def test_the_pyramid_that_is_timed_is_the_one_that_plans_are_made_for(tmp_path: Path) -> None:
+    assert lay_out(engines.LEVELS).size == USUAL
+    job = json.loads(engines.prepare(scanning(), "fp32", tmp_path).read_text(encoding="utf-8"))
+    assert tuple(job["sizes"][1]) == USUAL
+    assert {net.name: net.levels for net in engines.networks() if net.levels} == {"bbfcn-5-scan": engines.LEVELS}
 
 
 def test_the_report_has_the_roofline_and_the_page_a_row_for_each_batch(tmp_path: Path) -> None:

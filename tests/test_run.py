@@ -114,9 +114,12 @@ class Surveyor:
 
 
 def make(
-    detector: Watchman | None = None, aligner: Surveyor | None = None, settings: PipelineSettings = EVERY_FRAME
+    detector: Watchman | None = None,
+    aligner: Surveyor | None = None,
+    settings: PipelineSettings = EVERY_FRAME,
+    witness: Surveyor | None = None,
 ) -> Pipeline:
-    return Pipeline(detector or Watchman(), aligner or Surveyor(), settings)  # type: ignore[arg-type]
+    return Pipeline(detector or Watchman(), aligner or Surveyor(), settings, witness)  # type: ignore[arg-type]
 
 
 def fail(error: BaseException) -> Callable[[], object]:
@@ -290,6 +293,11 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     stage(Job(frame(100)))
     stage(Job(frame(103)))
     assert detector.searched[-1] == 100
+
+
+def test_a_new_face_needs_a_witness_and_a_known_one_does_not() -> None:
+    results = list(make(witness=Surveyor(lost={0, 1, 2, 5, 6})).serial(frames(8)))
+    assert [len(result.faces) for result in results] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
 def test_while_coasting_the_face_is_carried_on_and_nothing_is_measured() -> None:
