@@ -285,6 +285,8 @@ def test_eyes_without_width_or_with_unknown_points_give_nan() -> None:
     left, right = eye_aspect_ratio(half)
     assert math.isnan(left)
     assert right == pytest.approx(0.3)
+    half[43] = np.inf
+    assert math.isnan(eye_aspect_ratio(half)[0])
 
 
 def test_points_of_no_markup_are_refused() -> None:

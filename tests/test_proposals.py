@@ -47,6 +47,17 @@ def peaks_by_the_book(plane: np.ndarray, threshold: float) -> set[tuple[int, int
     return found
 
 
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_peak(broken: float):
+    maps = np.zeros((5, 12, 40), np.float32)
+    maps[:, 5, 5], maps[:, 6, 20], maps[1, 6, 30] = 1.0, 0.8, broken
+    maps[2, 6, 6] = np.nan  # beside a peak
+    kind, xy, height = find_peaks(maps, 0.3, 10)
+    assert kind.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    np.testing.assert_allclose(height, [1.0, 0.8] * 5)
+    np.testing.assert_allclose(xy, [(5, 5), (20, 6)] * 5)
+
+
 def test_peaks_are_those_of_a_plain_search_for_every_type():
     maps = np.random.default_rng(0).normal(0, 1, (5, 30, 40)).astype(np.float32)
     kind, xy, height = find_peaks(maps, 0.5, 1000)

@@ -173,6 +173,19 @@ def test_a_face_that_does_not_come_back_coasts_as_in_live_use() -> None:
     np.testing.assert_allclose(smoother.take(56)[0][50:], coasted, atol=1e-4)
 
 
+def test_a_frame_at_the_time_of_the_last_one_changes_nothing_else() -> None:
+    seen = measured(riding(4.0))[:60]
+    plain, doubled = (RtsSmoother(SmootherSettings(), 68) for _ in range(2))
+    for i, xy in enumerate(seen):
+        for smoother in (plain, doubled):
+            smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+        if i == 49:  # while it moves
+            doubled.coast(i / FPS)
+    wanted, got = plain.take(60)[0], doubled.take(61)[0]
+    np.testing.assert_allclose(np.delete(got, 50, 0), wanted, atol=1e-3)
+    np.testing.assert_allclose(got[50], wanted[49], atol=1e-3)
+
+
 def test_nothing_crosses_a_new_start() -> None:
     seen = measured(still(60))
     jumped = seen.copy()

@@ -613,6 +613,16 @@ def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> Non
     assert likeness(describe_looks(np.zeros((48, 48, 3), np.uint8)), describe_looks(left)) == 0
 
 
+def test_a_cell_that_is_as_light_as_the_mean_is_known() -> None:
+    """So is a face of one grey; only what is black is not."""
+    picture = np.full((48, 48, 3), 128, np.uint8)
+    assert known_cells(describe_looks(picture)).all()
+    picture[:24], picture[24:, :24] = 90, 166
+    assert known_cells(describe_looks(picture)).all()
+    picture[:, :12] = 0
+    assert known_cells(describe_looks(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
+
+
 def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):

@@ -122,6 +122,12 @@ def bounding_box(xy: Float32) -> Float32:
     return np.concatenate((xy.min(-2), xy.max(-2)), -1).astype(np.float32)
 
 
+def longer_side(box: Float32) -> float:
+    """Longer side of a box (x1, y1, x2, y2)."""
+    x1, y1, x2, y2 = box.tolist()
+    return float(max(x2 - x1, y2 - y1))
+
+
 def box_centre_side(box: Float32) -> tuple[tuple[float, float], float]:
     """Centre (x, y) and longer side of a box."""
     x1, y1, x2, y2 = (float(v) for v in box)

@@ -19,6 +19,7 @@ SKIN_CHROMA = np.array([12.0, 13.0], np.float32)  # a, b of CIELAB less 128: mea
 CHROMA_SPREAD = 12.0  # chroma that counts as much as one standard deviation of the thumbnail's lightness
 COLOURLESS, COLOURED = 1.5, 4.5  # chroma of half the thumbnail: a grey picture, one in colour; between them it fades
 BLACK = 0.25  # of a cell: with more black than this it lies outside the picture, and nothing is known of it
+TINY = np.float32(1e-3)  # lightness of a known cell that is as light as the mean: 0 would say that it is not known
 LEAST_KNOWN = 0.25  # of the cells that both looks know; of less than that nothing follows
 HALF_COSTS = 0.1  # of likeness: half a face is less proof than a whole one, see `likeness_in_part`
 
@@ -39,8 +40,10 @@ def describe_looks(upright_crop: UInt8) -> Float32:
     middle = np.array([mean[0, 0], 128.0, 128.0], np.float32)
     pixels: Float32 = np.subtract(lab.reshape(-1, 3), middle, dtype=np.float32)
     pixels[:, 0] /= deviation[0, 0] + 1e-3
+    pixels[pixels[:, 0] == 0, 0] = TINY
     # in a grey video the same distance from skin in every face would make all faces alike
-    chroma = np.sort(np.abs(pixels[:, 1]) + np.abs(pixels[:, 2]))[len(pixels) // 2] / 2
+    seen = pixels if known is None else pixels[known.ravel() != 0]
+    chroma = np.sort(np.abs(seen[:, 1]) + np.abs(seen[:, 2]))[len(seen) // 2] / 2 if len(seen) else 0.0
     colour = min(max((float(chroma) - COLOURLESS) / (COLOURED - COLOURLESS), 0.0), 1.0)
     pixels[:, 1:] -= SKIN_CHROMA * np.float32(colour)
     pixels[:, 1:] /= CHROMA_SPREAD

@@ -10,6 +10,7 @@ Source: OpenFace 2.2, `GetPose` and `RotationHelpers.h`, and its wiki page "Outp
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -217,7 +218,7 @@ def _openness(points: Float64, upper: Int64, lower: Int64) -> float:
         return float("nan")
     width = float(np.linalg.norm(points[upper[0]] - points[upper[-1]]))
     gaps = np.linalg.norm(points[upper[1:-1]] - points[lower[1:-1]], axis=1)
-    return float(gaps.mean()) / width if width > 0 else float("nan")
+    return float(gaps.mean()) / width if 0 < width < math.inf and np.isfinite(gaps).all() else float("nan")
 
 
 def _shows_a_face(points: Float64) -> bool:

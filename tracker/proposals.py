@@ -102,12 +102,13 @@ class Candidates:
 def find_peaks(maps: Float32, threshold: float, most: int) -> tuple[Int64, Float32, Float32]:
     """Local maxima of every map: non-maximum suppression per landmark type.
 
-    A peak exceeds `threshold` and everything within two pixels (equals count for the first in reading order). Its
+    A peak exceeds `threshold` and everything within two pixels (equals count for the first in reading order); what is
+    not finite is none. Its
     place is the centroid of the positive responses of the disc of 13 pixels around it.
 
     Args:
         maps: (K, h, w) responses.
-        most: at most so many peaks per type, the highest.
+        most: at most so many peaks per type, the highest; 1 or more.
     Returns:
         kind (P,), xy (P, 2) pixels, height (P,); per type from the highest down.
     """
@@ -121,7 +122,7 @@ def find_peaks(maps: Float32, threshold: float, most: int) -> tuple[Int64, Float
         for y in range(height):
             for x in range(width):
                 value = maps[k, y, x]
-                if value <= threshold or not _is_peak(maps[k], y, x):
+                if not threshold < value < np.inf or not _is_peak(maps[k], y, x):
                     continue
                 if total - first == most:
                     if value <= response[total - 1]:

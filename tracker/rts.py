@@ -12,7 +12,7 @@ Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Na
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numba import njit
@@ -68,7 +68,13 @@ class RtsSmoother:
     def coast(self, time_s: float) -> None:
         """Take a frame in which the face was not measured; errors are those of `Smoother.coast`."""
         self._filter.coast(time_s)
-        self._note(time_s, measured=False)
+        last = self._notes[-1] if self._notes else None
+        if last is not None and time_s <= last.time_s:  # nothing was predicted and nothing corrected
+            still = np.zeros_like(last.own_step)
+            again = replace(last, measured=False, prior=last.spread, shared_step=still, own_step=still)
+            self._notes.append(again)
+        else:
+            self._note(time_s, measured=False)
 
     def take(self, count: int) -> tuple[Float32, Float32]:
         """Give the oldest frames that wait, and forget them.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .geometry import bounding_box, iou
+from .geometry import bounding_box, iou, longer_side
 from .kalman import LEAST_STEP_S
 from .looks import known_cells, learnt, likeness, likeness_in_part
 from .types import Float32, Landmarks, State
@@ -102,7 +102,7 @@ class Track:
         """
         ahead = time_s - self.seen_s
         xy = self.landmarks.xy
-        side = float((self.box[2:] - self.box[:2]).max())
+        side = longer_side(self.box)
         if 0 < ahead <= FORESIGHT_S:
             step = self.motion * ahead
             length = math.hypot(*step) + 1e-6
@@ -387,7 +387,7 @@ class _Claim:
 
 def _as_large(old: Float32, new: Float32) -> bool:
     """Whether a box (4,) is between half and twice as large as another."""
-    grown = float((new[2:] - new[:2]).max()) / max(float((old[2:] - old[:2]).max()), 1e-3)
+    grown = longer_side(new) / max(longer_side(old), 1e-3)
     return 0.5 < grown < 2.0
 
 
