@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "onnxruntime", "tensorrt", "cv2", "numba", "av", "pygame", "rich", "scipy", "numpy")
 LAYERS = ("tracker", "engines", "pipeline", "calibration", "training")
-DATA_SUFFIXES = {".toml", ".onnx", ".npz", ".jpg", ".typed"}
+DATA_SUFFIXES = {".toml", ".onnx", ".npz", ".jpg", ".txt", ".typed"}
 
 
 def _run(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -101,8 +101,9 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions: tuple
     assert package == {f"facetrack/{name}" for name in _content()}
 
 
-def test_the_wheel_holds_the_licence(distributions: tuple[set[str], set[str]]) -> None:
-    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in distributions[0])
+@pytest.mark.parametrize("licence", ["LICENSE", "engines/weights/LICENSE.txt"])
+def test_the_wheel_holds_the_licences(distributions: tuple[set[str], set[str]], licence: str) -> None:
+    assert any(name.endswith(f".dist-info/licenses/{licence}") for name in distributions[0])
 
 
 def test_the_source_distribution_can_be_built_and_tested_from(distributions: tuple[set[str], set[str]]) -> None:
