@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .tracker.kernel_cache import choose_kernel_cache
+
 __version__ = "0.1.0"
 __all__ = [
     "Choices",
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .pipeline.sources import Source, open_source
     from .tracker.pose import Pose, eye_aspect_ratio, head_pose
     from .tracker.types import Face, Frame, Landmarks, Result
+
+choose_kernel_cache()  # before any module of any layer imports Numba
 
 _HOMES = {
     ".pipeline.open": ("Choices", "Engines", "open_engines"),

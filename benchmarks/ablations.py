@@ -180,7 +180,7 @@ def table(card: ModelCard, samples: list[Sample]) -> str:
     """The table of one card in Markdown."""
     aligner = Aligner(card, OnnxBackend(card.weights["net"]))
     seen = views(samples, aligner)
-    aligner.close()
+    aligner.backend.close()
     names = [f"crop {share * card.box_scale:.2f} boxes wide" for share in BOXES]
     lines = [f"| {card.name} | {' | '.join(names)} | of these, outside |", "|---" * (len(BOXES) + 2) + "|"]
     for name, decode in alternatives(aligner).items():

@@ -64,7 +64,6 @@ def portrait_row(looking: Detector, folder: Path) -> str:
 
 def milliseconds(bgr: UInt8, size: tuple[int, int], min_face: float) -> float:
     looking = detector(DetectorSettings().threshold, min_face)
-    looking.warm_up()
     picture = np.asarray(cv2.resize(bgr, size[::-1]), np.uint8)
     looking.detect(picture)
     times = []

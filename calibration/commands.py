@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from ..pipeline import options as opt
 from ..pipeline.talk import say
@@ -40,7 +42,8 @@ def export(model: str, target: str, precision: str, batch: str, out: Path, crops
     """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
 
     ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
-    tensorrt` finds them; of one model's it takes the one exported last.
+    tensorrt` finds them; of one model's it takes the one exported last. ONNX files of 8 bits are judged picture by
+    picture: `--batch` has no say there.
     """
     from ..engines.convert import any_card, export_onnx_card, export_plans, report
     from ..engines.tensorrt_build import PlanRequest
@@ -51,6 +54,11 @@ def export(model: str, target: str, precision: str, batch: str, out: Path, crops
         raise click.BadParameter(
             f"wanted ascending numbers from 1 on, such as 1,4,8, got {batch}", param_hint="--batch"
         ) from error
+    chosen = click.get_current_context().get_parameter_source("batch") is not ParameterSource.DEFAULT
+    if chosen and (target, precision) == ("onnx", "int8"):
+        raise click.BadParameter(
+            "ONNX files of 8 bits are judged picture by picture; leave it out", param_hint="--batch"
+        )
     card = any_card(model)
     proofs = _proofs(card, crops)
     if precision == "int8":
@@ -147,15 +155,17 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     from ..engines.backend import open_backend
     from ..engines.card import find_card
     from ..training.datasets import one_face_each, read_pts_folder
+    from ..training.evaluation.error_curves import require_matplotlib
     from . import noise, noise_report
 
+    if plot is not None:
+        require_matplotlib()
     card = find_card(model, "align")
-    net = open_backend(card.weights["net"], "auto", 1)
     samples, *others = (one_face_each(read_pts_folder(folder)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
-    learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
-    net.close()
+    with closing(open_backend(card.weights["net"], "auto", 1)) as net:
+        learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
     say(str(noise_report.write_calibration(card, learned, out)))
+    click.echo(noise_report.as_text(learned))
     if plot is not None:
         noise_report.plot(learned, plot)
-    click.echo(noise_report.as_text(learned))

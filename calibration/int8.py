@@ -17,7 +17,8 @@ import numpy as np
 from ..engines import graph, parity
 from ..engines.backend import Backend
 from ..engines.card import ModelCard, Weights
-from ..engines.convert import derived_card, derived_name, write_card, write_weights
+from ..engines.card_text import write_card, write_weights
+from ..engines.convert import derived_card, derived_name
 from ..engines.onnx_backend import OnnxBackend
 from ..engines.quantise import QuantSettings, convolutions, quantise_onnx
 from ..tracker.errors import BackendError, ConfigError
@@ -49,22 +50,39 @@ class Int8Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Search:
+    """What `quantise` found.
+
+    Attributes:
+        content: the 8-bit file.
+        kept: names of the convolutions that stay in 32 bits, without those that were wished for.
+        layers: dense convolutions of the wanted size, all of them.
+        judged: what the landmarks' shift was measured on, which had no part in the ranges.
+    """
+
+    content: bytes
+    kept: tuple[str, ...]
+    layers: int
+    judged: parity.Proof
+
+
+@dataclass(frozen=True, slots=True)
 class Quantised:
     """One network in 8 bits.
 
     Attributes:
         role: of the card.
         weights: the file.
-        parity: distance to the fp32 network, crop pixels, on pictures that did not set the ranges.
         layers: dense convolutions of the wanted size. kept: names of those that stay in 32 bits.
+        parity: distance to the fp32 network, crop pixels, on pictures that did not set the ranges.
         fp32_ms, int8_ms: median of one picture on one thread of this CPU.
     """
 
     role: str
     weights: Weights
-    parity: parity.Parity
     layers: int
     kept: tuple[str, ...]
+    parity: parity.Parity
     fp32_ms: float
     int8_ms: float
 
@@ -95,40 +113,45 @@ def quantise_card(
     Raises:
         BackendError: the landmarks stay off with as many layers in 32 bits as are allowed.
         ConfigError: the card is of 8 bits already, or there are fewer than two crops.
+        SinkError: a file cannot be written.
     """
-    done = []
     for role, weights in card.weights.items():
         if weights.precision == "int8":
             raise ConfigError(f"{card.name}: its network {role!r} is of 8 bits already; wanted an fp32 or fp16 file")
-        full, proof = graph.as_fp32(weights.read()), proofs(card, role)
-        content, kept = quantise(full, proof, settings)
-        content = graph.store_halves(content)
-        stored = write_weights(out, derived_name(weights.path.stem, "int8"), content, "int8")
-        done.append(_described(role, stored, full, proof, kept, settings))
+    searches, costs = {}, {}
+    for role, weights in card.weights.items():  # all are judged before one is written: a refusal leaves no file
+        full = graph.as_fp32(weights.read())
+        found = quantise(full, proofs(card, role), settings)
+        searches[role] = replace(found, content=graph.store_halves(found.content))
+        costs[role] = _cost(full, searches[role])
+    done = []
+    for role, found in searches.items():
+        name = derived_name(card.weights[role].path.stem, "int8")
+        stored = write_weights(out, name, found.content, "int8")
+        done.append(Quantised(role, stored, found.layers, found.kept, *costs[role]))
     if settings.for_cpu:
-        card = _with_cpu_files(card, done)
+        card = _with_cpu_files(card, done, out)
     else:
         card = derived_card(card, "int8", {e.role: e.weights for e in done}, {e.role: e.parity for e in done})
     return write_card(card, out), done
 
 
-def _with_cpu_files(card: ModelCard, done: list[Quantised]) -> ModelCard:
+def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelCard:
     """The card with the 8-bit files beside its own, which go to the same folder."""
     weights, measured = {}, dict(card.measured)
     for entry in done:
         full = card.weights[entry.role]
         path = entry.weights.path.with_name(full.path.name)
-        path.write_bytes(full.read())
+        if not (path.exists() and path.samefile(full.path)):
+            write_weights(out, full.path.stem, full.read(), full.precision)
         weights[entry.role] = replace(full, path=path, cpu=entry.weights)
         measured[f"{entry.role}: landmarks moved by 8 bits on a CPU, mean px"] = round(entry.parity.mean_px, 4)
     return replace(card, weights=weights, measured=measured)
 
 
-def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> tuple[bytes, tuple[str, ...]]:
+def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Search:
     """Quantise a network; where its landmarks shift too far, keep 1, 2, 4, ... of the worst layers in 32 bits.
 
-    Returns:
-        The 8-bit file and the names of the convolutions kept, without those that were wished for.
     Raises:
         BackendError: too many would have to be kept.
         ConfigError: there are fewer than two crops.
@@ -151,7 +174,7 @@ def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> tuple[
         content = restored(full, first, kept)
         shift = _shift(full, content, judged)
         if shift <= limit_px:
-            return content, kept
+            return Search(content, kept, len(dense), judged)
         worst = worst or layers_by_harm(full, first, judged, dense)
     raise BackendError(
         f"int8: the landmarks shift by {shift:.3f} px with {len(kept)} of {len(dense)} layers in fp32, wanted at most "
@@ -227,19 +250,12 @@ def _before_quantising(name: str, makers: dict[str, Any]) -> str:
     return name
 
 
-def _described(
-    role: str, weights: Weights, full: bytes, proof: parity.Proof, kept: tuple[str, ...], settings: Int8Settings
-) -> Quantised:
-    reference, backend = OnnxBackend(full), OnnxBackend(weights)
-    judged = replace(proof, pictures=proof.pictures[1::2])
-    measured = parity.measure(reference, backend, judged, (1,))[0]
-    picture = proof.pictures[:1]
-    times = _median_ms(reference, picture), _median_ms(backend, picture)
-    with TemporaryDirectory(prefix="facetrack-int8-") as folder:
-        path = Path(folder) / "full.onnx"
-        path.write_bytes(full)
-        layers = len(convolutions(path, settings.quant.least_weights)[0])
-    return Quantised(role, weights, measured, layers, kept, *times)
+def _cost(full: bytes, found: Search) -> tuple[parity.Parity, float, float]:
+    """Distance to the fp32 network, and how long that one and this one take, ms."""
+    reference, backend = OnnxBackend(full), OnnxBackend(found.content)
+    measured = parity.measure(reference, backend, found.judged, (1,))[0]
+    picture = found.judged.pictures[:1]
+    return measured, _median_ms(reference, picture), _median_ms(backend, picture)
 
 
 def _median_ms(backend: Backend, picture: UInt8) -> float:

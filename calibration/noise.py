@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.aligner import Aligner
+from ..engines.aligner import Aligner, sigmoid
 from ..engines.backend import Backend
 from ..engines.card import ModelCard
 from ..tracker import metrics
@@ -280,7 +280,7 @@ def logit(confidence: float) -> float:
 
 def chance(logits: Float64, fitted: tuple[float, float]) -> Float64:
     """(M,) calibrated confidences."""
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * (fitted[0] * logits + fitted[1])), np.float64)
+    return sigmoid(fitted[0] * logits + fitted[1])
 
 
 def reliability(confidence: Float64, good: Float64) -> tuple[tuple[float, int, float, float], ...]:

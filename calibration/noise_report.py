@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..engines.card import ModelCard
-from ..engines.card_text import card_text
-from ..pipeline.sinks import atomic_write_text
+from ..engines.card_text import card_path, card_text, write_card
+from ..engines.plan_cache import replace_file
 from ..tracker.errors import SinkError
 from .noise import Calibration
 
@@ -24,21 +24,16 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
         CardError: the weights are missing or altered.
         SinkError: a file cannot be written.
     """
-    path = out / "cards" / f"{card.name}.toml"
+    path = card_path(card.name, out)
     card = replace(card, calibration={**card.calibration, **calibration.table()})
     text = card_text(card)
-    try:
-        for folder in (path.parent, out / "weights"):
-            folder.mkdir(parents=True, exist_ok=True)
-        for weights in card.files.values():
-            copy = out / "weights" / weights.path.name
-            if not copy.exists():
-                copy.write_bytes(weights.read())
-        if path.exists():
-            text = with_table(path.read_text(encoding="utf-8"), text)
-    except OSError as error:
-        raise SinkError(f"{out}: cannot be written: {error.strerror or error}") from error
-    atomic_write_text(path, text)
+    for weights in card.files.values():
+        copy = out / "weights" / weights.path.name
+        if not copy.exists():
+            replace_file(copy, weights.read(), SinkError)
+    if path.exists():
+        text = with_table(path.read_text(encoding="utf-8"), text)
+    write_card(card, out, text)
     return path
 
 
@@ -69,6 +64,7 @@ def plot(calibration: Calibration, path: Path) -> None:
 
     Raises:
         ImportError: matplotlib is not installed.
+        SinkError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -85,4 +81,7 @@ def plot(calibration: Calibration, path: Path) -> None:
     right.plot(scores, [calibration.noise.sigma(score) for score in scores], "-", label="fitted")
     right.set(xlabel="score of a landmark", ylabel="sigma, face sizes", title="noise", yscale="log", xscale="log")
     right.legend()
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise SinkError(f"{path}: cannot be written: {error.strerror or error}") from error

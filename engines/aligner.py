@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..tracker import markup
 from ..tracker.geometry import CropTransform, rotated_box
@@ -13,6 +15,8 @@ from ..tracker.types import Float32, Landmarks, UInt8
 from .backend import Backend
 from .card import ModelCard
 from .codec import decoder
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 LARGEST_BATCH = 8  # faces in one run; more than this is split, so that memory stays bounded in a crowd
 SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one place, and that has no crop
@@ -75,27 +79,20 @@ class Aligner:
             for i, crop in enumerate(crops)
         ]
 
-    def warm_up(self) -> None:
-        """Run once on black, so that no live frame pays for compilation and first allocation."""
-        self.align(np.zeros((8, 8, 3), np.uint8), [self.crop_around((4.0, 4.0), 4.0)])
-
-    def close(self) -> None:
-        """Free the backend."""
-        self.backend.close()
-
 
 def _confidence(logits: Float32, slope: float, offset: float) -> Float32:
     """Chance that a crop shows a face whose landmarks are right, (F,): both logits (F, 2) must agree.
 
     Slope and offset are the card's calibration: the chance is that of an inter-ocular NME under 8 %.
     """
-    return _logistic(slope * logits.min(1) + offset)
+    return sigmoid(slope * logits.min(1) + offset)
 
 
 def _presence(logits: Float32) -> Float32:
     """Chance that a crop shows a face at all, (F,), by the first logit; profiles have faces and no good landmarks."""
-    return _logistic(logits[:, 0])
+    return sigmoid(logits[:, 0])
 
 
-def _logistic(logit: Float32) -> Float32:
-    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logit), np.float32)
+def sigmoid(logit: NDArray[Real]) -> NDArray[Real]:
+    """1 / (1 + exp(-logit)) of any logit without overflow, of the same shape and type."""
+    return np.asarray(0.5 + 0.5 * np.tanh(0.5 * logit), logit.dtype)

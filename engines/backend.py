@@ -28,16 +28,24 @@ KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "tor
 
 
 class Backend(Protocol):
-    """One loaded network on one device.
-
-    One thread at a time; whoever opens a backend closes it. A backend may also have a `canvas`: the largest (h, w) on
-    which it would rather have small pictures side by side, in one run, than one after the other; see packed.py. Those
-    on a GPU do. Without it, or with None, every picture is run by itself.
-    """
+    """One loaded network on one device. One thread at a time; whoever opens a backend closes it."""
 
     @property
     def description(self) -> str:
         """Runtime, version and device, in words."""
+        ...
+
+    @property
+    def precision(self) -> str | None:
+        """What the backend itself computes in, "fp32", "fp16" or "int8"; None: in what its file's graph does."""
+        ...
+
+    @property
+    def canvas(self) -> tuple[int, int] | None:
+        """Largest (h, w) on which it would rather have small pictures side by side than one run for each.
+
+        None: every picture is run by itself. Those on a GPU have one; see packed.py.
+        """
         ...
 
     def run(self, images: UInt8) -> Outputs:

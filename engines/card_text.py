@@ -1,12 +1,46 @@
-"""Model cards written as TOML, the way `card.read_card` reads them."""
+"""Model cards written as TOML, the way `card.read_card` reads them, and the files of weights beside them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from ..tracker.errors import SinkError
 from .card import ModelCard, Weights
+from .plan_cache import replace_file
+
+
+def write_card(card: ModelCard, out: Path, text: str | None = None) -> ModelCard:
+    """Write OUT/cards/NAME.toml, whole or not at all; gives the card back.
+
+    Args:
+        card: what is written.
+        out: folder of `cards` and `weights`.
+        text: of the card, if not that of `card_text`.
+    Raises:
+        SinkError: it cannot be written.
+    """
+    replace_file(card_path(card.name, out), (text or card_text(card)).encode(), SinkError)
+    return card
+
+
+def card_path(name: str, out: Path) -> Path:
+    """Where `write_card` puts the card of this name."""
+    return out / "cards" / f"{name}.toml"
+
+
+def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weights:
+    """Write OUT/weights/NAME.onnx, whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written.
+    """
+    path = out / "weights" / f"{name}.onnx"
+    replace_file(path, content, SinkError)
+    return Weights(path, hashlib.sha256(content).hexdigest(), precision)
 
 
 def card_text(card: ModelCard) -> str:

@@ -12,6 +12,7 @@ from ..tracker.markup import Markup
 from ..tracker.types import Float32
 from .backend import Outputs
 
+DISC = 13  # pixels of a disc of radius 2: a landmark of codec kind "discs" is the mean place of so many highest answers
 Decode = Callable[[Outputs], tuple[Float32, Float32]]
 KINDS = {
     "vectors": ("stride", "sigma", "peak"),

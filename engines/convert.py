@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from ..tracker.errors import CardError, ConfigError
 from . import graph, parity
 from .backend import Backend
 from .card import ModelCard, Weights, find_card
-from .card_text import card_text
+from .card_text import write_card, write_weights
 from .onnx_backend import OnnxBackend
 from .plan_cache import PlanCache
 from .tensorrt_build import PlanRequest
@@ -74,6 +73,7 @@ def export_onnx_card(
     Raises:
         BackendError: the new file's landmarks are off.
         ConfigError: int8 is wanted, which needs calibration.
+        SinkError: a file cannot be written.
     """
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
@@ -129,22 +129,6 @@ def derived_card(
         f"{role}: landmarks moved against {card.name}, mean px": round(p.mean_px, 4) for role, p in moved.items()
     }
     return replace(card, name=derived_name(card.name, precision), weights=weights, measured=measured)
-
-
-def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weights:
-    """Write OUT/weights/NAME.onnx."""
-    path = out / "weights" / f"{name}.onnx"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return Weights(path, hashlib.sha256(content).hexdigest(), precision)
-
-
-def write_card(card: ModelCard, out: Path) -> ModelCard:
-    """Write OUT/cards/NAME.toml; gives the card back."""
-    path = out / "cards" / f"{card.name}.toml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(card_text(card), encoding="utf-8")
-    return card
 
 
 def _measure(

@@ -13,19 +13,11 @@ import numpy as np
 
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform
-from ..tracker.proposals import (
-    Agreement,
-    Candidates,
-    agree,
-    find_peaks,
-    fit_views,
-    mean_of_highest,
-    suppress,
-    warm_up,
-)
+from ..tracker.proposals import Agreement, Candidates, agree, find_peaks, fit_views, mean_of_highest, suppress
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
 from .card import ModelCard
+from .codec import DISC
 from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
@@ -33,7 +25,6 @@ GREY = 127
 LAST_LEVEL = 26.0  # pixels of the shorter side; a face as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
 PICTURES = 0.5  # of the smallest face in a video's frame: the smallest one in a picture, which is searched once
-DISC = 13  # pixels of a disc of radius 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +160,6 @@ class Detector:
         size = self.card.size[0]
         side = float(candidates.side[i]) * self.card.box_scale
         return CropTransform.around((x, y), side, size, angle=float(candidates.roll[i]))
-
-    def warm_up(self) -> None:
-        """Compile and allocate everything once, so that no live frame pays for it."""
-        warm_up()
-        self.detect(np.zeros((64, 64, 3), np.uint8))
-        self._refine.run(np.zeros((1, *self.card.size, 3), np.uint8))
-
-    def close(self) -> None:
-        """Free both backends."""
-        self._scan.close()
-        self._refine.close()
 
 
 def _levels(bgr: UInt8, sizes: list[tuple[int, int]]) -> Iterator[UInt8]:

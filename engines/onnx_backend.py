@@ -28,6 +28,8 @@ class OnnxBackend:
     gain, and the pipeline keeps the other cores busy.
     """
 
+    precision = None
+
     def __init__(self, network: Weights | bytes, threads: int = 1, provider: str = "cpu") -> None:
         """Load a network.
 

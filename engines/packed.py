@@ -70,10 +70,10 @@ def run_levels(backend: Backend, levels: Iterable[UInt8]) -> Iterator[Float32]:
     """Response maps (K, h, w) of every level, each valid until the next one is asked for.
 
     Args:
-        backend: a network that scans. If it has a `canvas` that holds all levels, it runs once.
+        backend: a network that scans. If its `canvas` holds all levels, it runs once.
         levels: (h, w, 3) uint8 BGR, h and w divisible by 4, the largest first.
     """
-    most: Size | None = getattr(backend, "canvas", None)
+    most = backend.canvas
     if most is not None:
         levels = list(levels)
         layout = lay_out([level.shape[:2] for level in levels])

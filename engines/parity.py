@@ -17,12 +17,11 @@ from ..tracker.proposals import mean_of_highest
 from ..tracker.types import Float32, UInt8
 from .backend import Backend, Outputs
 from .card import ModelCard
-from .codec import decoder
+from .codec import DISC, decoder
 
 # Mean distance in crop pixels that a backend may be off. fp32 and fp16: the project's figures; int8 is a matter of the
 # network's error and reported with it, so that this bound only catches what is broken.
 LIMITS_PX = {"fp32": 0.01, "fp16": 0.1, "int8": 1.0}
-DISC = 13  # pixels of a response that place a landmark
 
 
 @dataclass(frozen=True, slots=True)

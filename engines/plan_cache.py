@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tracker.errors import BackendError
+from ..tracker.errors import BackendError, FacetrackError
 
 if TYPE_CHECKING:
     from .parity import Parity
@@ -208,16 +208,18 @@ class PlanCache:
         return f"the most similar plan is for {'; '.join(nearest)}"
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never half of it.
+def replace_file(path: Path, content: bytes, failure: type[FacetrackError] = BackendError) -> None:
+    """Write a file, in a folder that is made if need be, so that readers see the old content or the new, never half.
 
     Raises:
-        BackendError: it cannot be written.
+        BackendError, or another `failure`: it cannot be written.
     """
     passing = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         passing.write_bytes(content)
         passing.replace(path)
     except OSError as error:
-        passing.unlink(missing_ok=True)
-        raise BackendError(f"{path}: cannot be written ({error.strerror})") from error
+        with suppress(OSError):
+            passing.unlink()
+        raise failure(f"{path}: cannot be written ({error.strerror})") from error

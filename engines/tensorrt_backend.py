@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,23 +56,34 @@ class TensorRTBackend:
             BackendError: TensorRT refuses the plan, or the GPU's memory is full.
         """
         self._cuda, self._graphs, self.precision = cuda, graphs, precision
-        with cuda.current():
-            self._runtime = trt.Runtime(make_logger(trt))
-            engine = self._runtime.deserialize_cuda_engine(plan)
-            if engine is None:
-                raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
-            self._engine: Any = engine
-            self._input, self._outputs = _tensor_names(trt, engine)
-            profiles = range(engine.num_optimization_profiles)
-            shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
-            self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
-            self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
-            self.canvas = (self._largest[1], self._largest[2]) if self._any_size else None
-            self._stream = cuda.stream()
-            self._general: dict[int, Any] = {}
-            self._lanes: dict[Shape, _Lane] = {}
-            self._buffers = self._reserve()
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._stream = 0  # none yet
+        self._general: dict[int, Any] = {}
+        self._lanes: dict[Shape, _Lane] = {}
+        self._buffers: dict[str, Buffer] = {}
         self.description = f"TensorRT {trt.__version__} {precision}, {cuda.name}"
+        try:
+            with cuda.current():
+                self._load(trt, plan)
+        except BaseException as error:
+            clear_frames(error.__traceback__)  # engine and contexts in them would outlive the GPU's memory
+            self._free()
+            raise
+
+    def _load(self, trt: Any, plan: bytes) -> None:
+        self._runtime = trt.Runtime(make_logger(trt))
+        engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
+        self._input, self._outputs = _tensor_names(trt, engine)
+        profiles = range(engine.num_optimization_profiles)
+        shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
+        self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
+        self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
+        self.canvas = (self._largest[1], self._largest[2]) if self._any_size else None
+        self._stream = self._cuda.stream()
+        self._reserve()
 
     def run(self, images: UInt8) -> Outputs:
         """See `Backend`."""
@@ -141,13 +153,14 @@ class TensorRTBackend:
         if not context.set_input_shape(self._input, shape):
             raise BackendError(f"pictures {shape}: not within what this plan was built for, at most {self._largest}")
 
-    def _reserve(self) -> dict[str, Buffer]:
-        """Buffers for the largest input and what comes out of it."""
+    def _reserve(self) -> None:
+        """Take memory for the largest input and what comes out of it."""
         context = self._context(len(self._batches) - 1)
         self._set_shape(context, self._largest)
         sizes = {self._input: int(np.prod(self._largest))}
         sizes |= {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
-        return {name: self._cuda.buffer(size) for name, size in sizes.items()}
+        for name, size in sizes.items():
+            self._buffers[name] = self._cuda.buffer(size)
 
     def compute_s(self, images: UInt8, repeats: int) -> float:
         """Seconds of one run on the GPU alone, copies left out: the mean of `repeats`, one behind the other."""
@@ -163,16 +176,20 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """See `Backend`. Contexts go before the engine, the engine before the runtime, all before the GPU's memory."""
-        if self._engine is None:
-            return
+        if self._engine is not None:
+            self._free()
+
+    def _free(self) -> None:
         with self._cuda.current():
-            self._cuda.wait(self._stream)
+            if self._stream:
+                self._cuda.wait(self._stream)
             graphs = [lane.graph for lane in self._lanes.values() if lane.graph]
             self._lanes.clear()
             self._general.clear()
             self._engine = None
             self._runtime = None
-            self._cuda.free(buffers=list(self._buffers.values()), graphs=graphs, stream=self._stream)
+            if self._stream:
+                self._cuda.free(buffers=list(self._buffers.values()), graphs=graphs, stream=self._stream)
             self._buffers = {}
         self._cuda.close()
 

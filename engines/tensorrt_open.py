@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -140,13 +141,11 @@ def build_and_prove(
     prepared = graph.for_tensorrt(content, request.precision)
     plan = _build(toolkit, prepared, request, timings)
     build_s = time.perf_counter() - began
-    reference = OnnxBackend(graph.as_fp32(content))
-    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request.precision)
-    try:
+    with (
+        closing(OnnxBackend(graph.as_fp32(content))) as reference,
+        closing(TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request.precision)) as engine,
+    ):
         measured = parity.measure(reference, engine, proof, sorted({1, request.largest}))
-    finally:
-        engine.close()
-        reference.close()
     parity.demand(measured, request.precision, f"{weights.path.stem}, TensorRT plan")
     log.info("%s: built in %.0f s; %s", weights.path.stem, build_s, "; ".join(str(asdict(p)) for p in measured))
     return Built(plan, measured, build_s)

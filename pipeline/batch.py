@@ -8,19 +8,19 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..tracker.errors import ConfigError, SinkError, SourceError, told
-from ..tracker.intrinsics import Intrinsics
 from ..tracker.types import Result
-from .camera_file import describe_intrinsics, refuse_other_aspect
-from .csv_sink import CsvColumns, CsvSink
+from .camera_file import refuse_other_aspect
+from .csv_sink import CsvSink, TableOptions
 from .hindsight import with_pictures
 from .image_source import printable
 from .open import Choices, Engines, OpenEngines
+from .progress import Reporter, Task
 from .record import Record
 from .sidecar import Origin, Outcome, identify_models, recorded_failures, why_not_finished, write_sidecar
 from .sinks import exist_already, make_folder
@@ -30,13 +30,7 @@ from .workers import do_all
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One input and the stem of its outputs, with "/" where these go to folders of their own."""
-
-    spec: str
-    name: str
+Existing = Literal["refuse", "overwrite", "resume"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +40,14 @@ class Outputs:
     Attributes:
         folder: made if it is not there.
         video: also NAME.mp4, with the faces drawn.
-        raw, landmark_confidence: more columns, see `CsvColumns`.
-        intrinsics: of the camera, for the head's pose; None: OpenFace's.
+        columns: what the tables hold.
         existing: what to do about tables that are there already.
     """
 
     folder: Path
     video: bool = False
-    raw: bool = False
-    landmark_confidence: bool = False
-    intrinsics: Intrinsics | None = None
-    existing: Literal["refuse", "overwrite", "resume"] = "refuse"
+    columns: TableOptions = field(default_factory=TableOptions)
+    existing: Existing = "refuse"
 
     def table(self, task: Task) -> Path:
         """NAME.csv."""
@@ -84,19 +75,6 @@ class Failure:
 
     def __str__(self) -> str:
         return self.reason if self.reason.startswith(self.what) else f"{self.what}: {self.reason}"
-
-
-class Reporter(Protocol):
-    """Hears how far a batch has got, of which several tasks may be under way."""
-
-    def began(self, task: Task, frames: int | None) -> None:
-        """A task begins; it should have so many frames."""
-
-    def advanced(self, task: Task, frames: int = 1) -> None:
-        """So many more frames are written."""
-
-    def ended(self, task: Task, line: str) -> None:
-        """A task is over, in words."""
 
 
 def plan(
@@ -152,10 +130,8 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     return [Task(match, name) for match, name in zip(matches, names, strict=True)]
 
 
-def track_all(
-    tasks: Sequence[Task], outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter
-) -> list[Failure]:
-    """Do all tasks; the answer is what failed.
+def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:
+    """Do all tasks, by the choices that the engines were opened with; the answer is what failed.
 
     Raises:
         SinkError: the output folder cannot be made.
@@ -163,7 +139,7 @@ def track_all(
     """
     make_folder(outputs.folder)
     alone = len(tasks) == 1
-    return [failure for task in tasks for failure in _track(task, outputs, engines, choices, reporter, alone=alone)]
+    return [failure for task in tasks for failure in _track(task, outputs, engines, reporter, alone=alone)]
 
 
 def open_and_track_all(
@@ -177,8 +153,9 @@ def open_and_track_all(
     """Do all tasks, several at a time; the answer is what failed, in the order of the tasks.
 
     Args:
-        tasks, outputs, choices, reporter: as for `track_all`.
+        tasks, outputs, reporter: as for `track_all`.
         open_engines: is called once in each process.
+        choices: the engines are opened with.
         workers: processes; what is written does not depend on it.
     Raises:
         CardError, BackendError: of the first process that opens the engines.
@@ -202,19 +179,17 @@ class _Tracking:
     def open(self) -> Iterator[Callable[[Task, Reporter], list[Failure]]]:
         with self.open_engines(self.choices) as engines:
             make_folder(self.outputs.folder)
-            yield lambda task, reporter: _track(task, self.outputs, engines, self.choices, reporter, alone=self.alone)
+            yield lambda task, reporter: _track(task, self.outputs, engines, reporter, alone=self.alone)
 
     def lost(self, task: Task, reason: str, reporter: Reporter) -> list[Failure]:
         reporter.ended(task, f"failed: {reason}")
         return [Failure(task.spec, reason)]
 
 
-def _track(
-    task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter, *, alone: bool
-) -> list[Failure]:
+def _track(task: Task, outputs: Outputs, engines: Engines, reporter: Reporter, *, alone: bool) -> list[Failure]:
     """Do one task, whatever it meets."""
     try:
-        return _Run(task, outputs, engines, choices, reporter).track()
+        return _Run(task, outputs, engines, reporter).track()
     except KeyboardInterrupt:
         reporter.ended(task, f"interrupted; the rows so far are in {outputs.table(task)}.part")
         raise
@@ -229,16 +204,11 @@ def _track(
 class _Run:
     """One task from its input to its files."""
 
-    def __init__(self, task: Task, outputs: Outputs, engines: Engines, choices: Choices, reporter: Reporter) -> None:
-        self.task, self.outputs, self.engines, self.choices, self.reporter = task, outputs, engines, choices, reporter
-        self.record = Record()
-        columns = {
-            "raw": outputs.raw,
-            "landmark_confidence": outputs.landmark_confidence,
-            "video": outputs.video,
-            "intrinsics": describe_intrinsics(outputs.intrinsics),
-        }
-        self.origin = Origin(identify_input(task), asdict(choices) | columns, identify_models(engines.cards))
+    def __init__(self, task: Task, outputs: Outputs, engines: Engines, reporter: Reporter) -> None:
+        self.task, self.outputs, self.engines, self.reporter = task, outputs, engines, reporter
+        self.choices, self.record = engines.choices, Record()
+        settings = asdict(self.choices) | outputs.columns.settings() | {"video": outputs.video}
+        self.origin = Origin(identify_input(task), settings, identify_models(engines.cards))
 
     def track(self) -> list[Failure]:
         """Read, track, write; the answer is what had to be left out.
@@ -292,16 +262,11 @@ class _Run:
         return broken
 
     def _open_sinks(self, source: Source) -> None:
-        refuse_other_aspect(self.outputs.intrinsics, source)
+        refuse_other_aspect(self.outputs.columns.intrinsics, source)
         overwrite = self.outputs.existing != "refuse"
         make_folder(self.outputs.table(self.task).parent)
-        columns = CsvColumns(
-            self.engines.aligner.markup.points,
-            raw=self.outputs.raw,
-            landmark_confidence=self.outputs.landmark_confidence,
-            images=source.kind == "images",
-            intrinsics=self.outputs.intrinsics,
-        )
+        points, images = self.engines.aligner.markup.points, source.kind == "images"
+        columns = self.outputs.columns.for_faces(points, images=images)
         self.record.add(CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite))
         if self.outputs.video:
             self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))

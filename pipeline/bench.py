@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +22,14 @@ from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Frame, Result, UInt8
-from .batch import Outputs, Task, track_all
+from .batch import Outputs, track_all
 from .machine import describe_machine, source_commit
-from .open import Choices, Engines
+from .open import Engines
 from .portrait import portrait
-from .progress import NoProgress
+from .progress import NoProgress, Task
 from .sidecar import identify_models
 from .sources import open_source
-from .timing import Percentiles
+from .timing import measure
 from .video_sink import VideoSink
 
 SIZE = 480, 640  # of the picture that is made when no video is given
@@ -53,7 +54,7 @@ class BenchSettings:
     frames: int = 600
 
 
-def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> dict[str, Any]:
+def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
     """Measure; the answer is in JSON's types, durations in milliseconds.
 
     Raises:
@@ -61,7 +62,7 @@ def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> di
     """
     with TemporaryDirectory(prefix="facetrack-bench-") as folder:
         video = settings.video or write_moving_portrait(Path(folder) / "portrait.mp4", settings)
-        whole = _measure_whole(video, Path(folder) / "out", engines, choices)
+        whole = _measure_whole(video, Path(folder) / "out", engines)
         parts = _measure_parts(video, engines)
     return {
         "facetrack": __version__,
@@ -69,7 +70,7 @@ def run_bench(settings: BenchSettings, engines: Engines, choices: Choices) -> di
         "machine": describe_machine(),
         "backend": engines.backend,
         "models": identify_models(engines.cards),
-        "settings": asdict(choices),
+        "settings": asdict(engines.choices),
         "input": settings.video.name if settings.video else _describe(settings),
         **whole,
         "parts_ms": parts,
@@ -104,11 +105,11 @@ def moving_portraits(faces: int, frames: int) -> Iterator[UInt8]:
         yield np.asarray(np.tile(tile, (columns, columns, 1)), np.uint8)
 
 
-def _measure_whole(video: Path, folder: Path, engines: Engines, choices: Choices) -> dict[str, Any]:
+def _measure_whole(video: Path, folder: Path, engines: Engines) -> dict[str, Any]:
     """One batch run, tables written: wall and processor time per frame, and each stage."""
     task, outputs = Task(str(video), "bench"), Outputs(folder)
     cpu_s = time.process_time()
-    failures = track_all([task], outputs, engines, choices, NoProgress())
+    failures = track_all([task], outputs, engines, NoProgress())
     cpu_s = time.process_time() - cpu_s
     if failures:
         raise SourceError(failures[0].reason)
@@ -127,7 +128,7 @@ def _measure_parts(video: Path, engines: Engines) -> dict[str, dict[str, float]]
     """Each part alone on one thread, on the video's first frame."""
     with open_source(video) as source:
         frame = next(iter(source))
-    return {name: _timed(part).summary_ms() for name, part in _parts(frame.bgr, engines)}
+    return {name: measure(part, MOST_REPEATS, LONGEST_S).summary_ms() for name, part in _parts(frame.bgr, engines)}
 
 
 def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], object]]]:
@@ -142,16 +143,6 @@ def _parts(bgr: UInt8, engines: Engines) -> Iterator[tuple[str, Callable[[], obj
     decode = decoder(aligner.card.codec, aligner.markup, aligner.card.name)
     yield "decode, one face", lambda: decode(outputs)
     points, rng = aligner.markup.points, np.random.default_rng(0)
-    smoother, clock = Smoother(SmootherSettings(), points), iter(np.arange(1, 1e6) / float(RATE))
+    smoother, clock = Smoother(SmootherSettings(), points), itertools.count(1 / RATE, 1 / RATE)
     xy, score = 100 * rng.random((points, 2), np.float32), np.ones(points, np.float32)
     yield "smooth, one face", lambda: smoother.update(float(next(clock)), xy, score, 100.0)
-
-
-def _timed(part: Callable[[], object]) -> Percentiles:
-    times = Percentiles()
-    part()
-    while times.count < MOST_REPEATS and times.sum_s < LONGEST_S:
-        began = time.perf_counter()
-        part()
-        times.add(time.perf_counter() - began)
-    return times

@@ -13,6 +13,7 @@ from . import options as opt
 from .talk import SOME_FAILED, announce_compilation, say, show_progress
 
 if TYPE_CHECKING:
+    from .batch import Existing
     from .open import OpenEngines
 
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--record", type=opt.PATH, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
 @opt.osc
-@click.option("--no-window", "window", flag_value=False, default=True, help="Do not open a window.")
+@click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
 @opt.columns
 @opt.intrinsics
@@ -31,22 +32,23 @@ if TYPE_CHECKING:
 @opt.smooth_live
 @opt.talk
 @click.pass_obj
-def live(engines: OpenEngines, /, camera: str, jsonl: bool, **options: Any) -> None:
+def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **options: Any) -> None:
     """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
-    names = ("csv", "record", "osc", "window", "raw", "landmark_confidence", "intrinsics", "overwrite")
-    outputs = {name: options.pop(name) for name in names}
-    if not (jsonl or any(outputs[name] for name in ("window", "csv", "record", "osc"))):
+    written = {name: options.pop(name) for name in ("csv", "record", "osc", "overwrite")}
+    columns = {name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")}
+    if no_window and not (jsonl or any(written[name] for name in ("csv", "record", "osc"))):
         raise click.UsageError(
             "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
         )
     announce_compilation()
+    from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
     from .open import Choices
 
-    choices = Choices(**options)
-    with engines(choices) as opened:
-        run = LiveRun(opened, choices, LiveOutputs(jsonl=sys.stdout if jsonl else None, **outputs))
-        say(run.track(camera))
+    lines = sys.stdout if jsonl else None
+    outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
+    with engines(Choices(**options)) as opened:
+        say(LiveRun(opened, outputs).track(camera))
 
 
 @click.command()
@@ -75,6 +77,7 @@ def batch(
     overwrite: bool,
     resume: bool,
     keep_folders: bool,
+    video: bool,
     workers: int,
     shard: tuple[int, int],
     **options: Any,
@@ -82,10 +85,12 @@ def batch(
     """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from .batch import Outputs, open_and_track_all, plan
+    from .csv_sink import TableOptions
     from .open import Choices
 
-    written = {name: options.pop(name) for name in ("video", "raw", "landmark_confidence", "intrinsics")}
-    outputs = Outputs(out, existing="overwrite" if overwrite else "resume" if resume else "refuse", **written)
+    columns = TableOptions(**{name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")})
+    existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
+    outputs = Outputs(out, video=video, columns=columns, existing=existing)
     tasks, choices = plan(inputs, outputs, shard, keep_folders=keep_folders), Choices(**options)
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
@@ -156,5 +161,5 @@ def bench(
         click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))
         return
     with engines(choices) as opened:
-        report = run_bench(BenchSettings(video, int(faces), frames), opened, choices)
+        report = run_bench(BenchSettings(video, int(faces), frames), opened)
     click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from ..tracker.errors import SinkError
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import eye_aspect_ratio
 from ..tracker.types import Face, Float32, Float64, Frame, Result
+from .camera_file import describe_intrinsics
 from .sinks import PartFile, pose_of
 
 SCHEMA = 1
@@ -96,6 +98,29 @@ class CsvColumns:
         return [f"{name}_{i}" for i in range(self.points)]
 
 
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """What a user chooses of a table.
+
+    Attributes:
+        raw, landmark_confidence: more columns, see `CsvColumns`.
+        intrinsics: of the camera, for the head's pose; None: OpenFace's.
+    """
+
+    raw: bool = False
+    landmark_confidence: bool = False
+    intrinsics: Intrinsics | None = None
+
+    def for_faces(self, points: int, *, images: bool) -> CsvColumns:
+        """The columns for faces of so many points, of pictures or of a video."""
+        return CsvColumns(points, self.raw, self.landmark_confidence, images, self.intrinsics)
+
+    def settings(self) -> dict[str, Any]:
+        """For the sidecar, in JSON's types."""
+        names = {"raw": self.raw, "landmark_confidence": self.landmark_confidence}
+        return names | {"intrinsics": describe_intrinsics(self.intrinsics)}
+
+
 class CsvSink:
     """Writes a CSV file of schema 1: UTF-8, line feeds, "." for decimals, no spaces.
 
@@ -110,7 +135,7 @@ class CsvSink:
     def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False) -> None:
         self._columns = columns
         self._file = PartFile(path, overwrite=overwrite)
-        self._rows = 0
+        self._rows, self._closed = 0, False
         try:
             self._out = self._file.part.open("w", _BUFFER_BYTES, encoding="utf-8", newline="\n")
             self._out.write(",".join(columns.names()) + "\n")
@@ -132,21 +157,28 @@ class CsvSink:
         except OSError as error:
             raise self._file.error(error) from error
 
-    def close(self, *, complete: bool) -> None:
-        """Give the file its name if it is complete; see `sinks.Sink.close`."""
-        if self._out.closed:
-            return
-        if not complete:
-            with contextlib.suppress(OSError):  # the fault that ended the run has been told
-                self._out.close()
-            if not self._rows:
-                self._file.discard()
-            return
+    def finish(self) -> None:
+        """Write what is left to be written; see `sinks.Sink.finish`."""
         try:
             self._out.close()
         except OSError as error:
+            self._closed = True  # given up: it never gets its name
             raise self._file.error(error) from error
-        self._file.publish()
+
+    def close(self, *, complete: bool) -> None:
+        """Give the file its name if it is complete; see `sinks.Sink.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.finish()
+        except SinkError:
+            if complete:
+                raise
+        if complete:
+            self._file.publish()
+        elif not self._rows:
+            self._file.discard()
 
 
 def _numbers(values: Float32 | Float64, decimals: int) -> str:

@@ -21,14 +21,14 @@ from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
 from .check import Check
 from .doctor_gpu import examine_gpu
-from .machine import describe_machine, version_of
+from .machine import describe_machine, packages_of, version_of
 from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
 from .window import LiveWindow
 
 NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
-TRAINING = ("torch", "onnx", "onnxscript", "h5py")
+EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
 EYE_ERROR_PX = 4.0  # a tenth of the distance between them: a tracker that works is closer
 SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
 
@@ -69,13 +69,19 @@ def _packages() -> Iterator[Check]:
         else:
             yield Check(package, "failed", "not installed", f"pip install {package}")
     yield _opencv()
-    missing = [package for package in TRAINING if not version_of(package)]
-    found = ", ".join(f"{package} {version_of(package)}" for package in TRAINING if package not in missing)
+    for extra, subject in EXTRAS.items():
+        yield _extra(extra, subject)
+
+
+def _extra(extra: str, subject: str) -> Check:
+    """Whether all is there that an extra of this distribution installs."""
+    versions = {package: version_of(package) for package in packages_of(extra)}
+    missing = [package for package, version in versions.items() if not version]
     if missing:
-        detail = f"{', '.join(missing)} not installed"
-        yield Check("training", "absent", detail, 'pip install "facetrack[train]", if you want to train')
-    else:
-        yield Check("training", "ok", found)
+        return Check(subject, "absent", f"{', '.join(missing)} not installed", f'pip install "facetrack[{extra}]"')
+    if not versions:
+        return Check(subject, "absent", f"facetrack itself is not installed: what [{extra}] means is not known")
+    return Check(subject, "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
 def _opencv() -> Check:

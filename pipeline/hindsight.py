@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..tracker.errors import SourceError
-from ..tracker.geometry import bounding_box
+from ..tracker.geometry import bounding_box, longer_side
 from ..tracker.rts import RtsSmoother
 from ..tracker.smooth import SmootherSettings
 from ..tracker.types import Face, Float32, Frame, Result
@@ -124,8 +124,7 @@ class _Book:
         if face.measured is None:
             smoother.coast(time_s)
         else:
-            size_px = float((face.box[2:] - face.box[:2]).max())
-            smoother.update(time_s, face.measured.xy, face.measured.score, size_px)
+            smoother.update(time_s, face.measured.xy, face.measured.score, longer_side(face.box))
         return smoother
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from ..tracker.errors import ConfigError, SinkError, SourceError
-from ..tracker.intrinsics import Intrinsics
-from ..tracker.types import Result
-from .camera_file import describe_intrinsics, refuse_other_aspect
-from .csv_sink import CsvColumns, CsvSink
-from .open import Choices, Engines
+from .camera_file import refuse_other_aspect
+from .csv_sink import CsvSink, TableOptions
+from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, identify_models, write_sidecar
@@ -39,8 +36,7 @@ class LiveOutputs:
         jsonl: a line for each frame.
         osc: host and port that each frame is sent to.
         window: show the newest frame.
-        raw, landmark_confidence: more columns, see `CsvColumns`.
-        intrinsics: of the camera, for the head's pose; None: OpenFace's.
+        columns: what the table holds; its intrinsics are those of every output.
         overwrite: replace existing files.
     """
 
@@ -49,15 +45,17 @@ class LiveOutputs:
     jsonl: TextIO | None = None
     osc: tuple[str, int] | None = None
     window: bool = True
-    raw: bool = False
-    landmark_confidence: bool = False
-    intrinsics: Intrinsics | None = None
+    columns: TableOptions = field(default_factory=TableOptions)
     overwrite: bool = False
+
+    @property
+    def sidecar(self) -> Path | None:
+        """Beside the table."""
+        return self.csv and self.csv.with_suffix(".json")
 
     def files(self) -> list[Path]:
         """All files of a run."""
-        table = [] if self.csv is None else [self.csv, self.csv.with_suffix(".json")]
-        return table + ([] if self.record is None else [self.record])
+        return [file for file in (self.csv, self.sidecar, self.record) if file is not None]
 
     def refuse_collisions(self, spec: str) -> None:
         """See that no output takes the place of another one, of the source, or of a file that is to stay.
@@ -84,9 +82,9 @@ class LiveRun:
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
 
-    def __init__(self, engines: Engines, choices: Choices, outputs: LiveOutputs) -> None:
-        self.engines, self.choices, self.outputs = engines, choices, outputs
-        self._pipeline = engines.pipeline(choices)
+    def __init__(self, engines: Engines, outputs: LiveOutputs) -> None:
+        self.engines, self.outputs = engines, outputs
+        self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
 
     def track(self, spec: str) -> str:
@@ -101,13 +99,15 @@ class LiveRun:
         self.outputs.refuse_collisions(spec)
         began_s = time.monotonic()
         ended_by: SourceError | KeyboardInterrupt | None = None
-        with open_source(spec, realtime=True, decoder=self.choices.decoder) as source, Record() as record:
+        with open_source(spec, realtime=True, decoder=self.engines.choices.decoder) as source, Record() as record:
             self._open_sinks(source, record)
             try:
                 self._pump(source, record)
             except (SourceError, KeyboardInterrupt) as error:
                 ended_by = error
             if record.tally.frames:
+                if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the table that follows
+                    self.outputs.sidecar.unlink(missing_ok=True)
                 record.finish()
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
                 wall_s, dropped = time.monotonic() - began_s, self._pipeline.dropped
@@ -119,29 +119,24 @@ class LiveRun:
 
     def _open_sinks(self, source: Source, record: Record) -> None:
         outputs = self.outputs
-        refuse_other_aspect(outputs.intrinsics, source)
+        intrinsics = outputs.columns.intrinsics
+        refuse_other_aspect(intrinsics, source)
         if outputs.osc is not None:  # first: it waits for nobody, and an avatar should not wait for a file
-            record.add(OscSink(*outputs.osc, outputs.intrinsics))
+            record.add(OscSink(*outputs.osc, intrinsics))
         if outputs.csv is not None:
-            columns = CsvColumns(
-                self.engines.aligner.markup.points,
-                raw=outputs.raw,
-                landmark_confidence=outputs.landmark_confidence,
-                images=source.kind == "images",
-                intrinsics=outputs.intrinsics,
-            )
+            columns = outputs.columns.for_faces(self.engines.aligner.markup.points, images=source.kind == "images")
             record.add(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
-            record.add(JsonLinesSink(outputs.jsonl, outputs.intrinsics))
+            record.add(JsonLinesSink(outputs.jsonl, intrinsics))
         if outputs.window:
             self._window = LiveWindow(f"facetrack: {source.name}")
             record.add(self._window)
 
     def _pump(self, source: Source, record: Record) -> None:
         told_s, told = time.monotonic(), 0
-        with closing(self._results(source)) as results:
+        with closing(self._pipeline.run(source, live=source.live, idle=self._answer_window)) as results:
             for result in results:
                 record.write(result)
                 if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
@@ -149,9 +144,6 @@ class LiveRun:
                     log.info("%d frames dropped so far", told)
                 if self._window is not None and self._window.closed:
                     return
-
-    def _results(self, source: Source) -> Generator[Result, None, None]:
-        yield from self._pipeline.run(source, live=source.live, idle=self._answer_window)
 
     def _answer_window(self) -> bool:
         """Called while no frame comes; False once the user wants no more."""
@@ -161,13 +153,8 @@ class LiveRun:
         return not self._window.closed
 
     def _write_sidecar(self, spec: str, tally: Tally, outcome: Outcome) -> None:
-        if self.outputs.csv is None:
+        if self.outputs.sidecar is None:
             return
-        outputs = self.outputs
-        columns = {
-            "raw": outputs.raw,
-            "landmark_confidence": outputs.landmark_confidence,
-            "intrinsics": describe_intrinsics(outputs.intrinsics),
-        }
-        origin = Origin({"name": spec}, asdict(self.choices) | columns, identify_models(self.engines.cards))
-        write_sidecar(self.outputs.csv.with_suffix(".json"), origin, tally, outcome)
+        settings = asdict(self.engines.choices) | self.outputs.columns.settings()
+        origin = Origin({"name": spec}, settings, identify_models(self.engines.cards))
+        write_sidecar(self.outputs.sidecar, origin, tally, outcome)

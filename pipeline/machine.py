@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
 
 from .. import __version__
 
+DISTRIBUTION = "facetrack"
 PACKAGE = Path(__file__).parent.parent
 WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime")
 
@@ -20,6 +22,16 @@ def version_of(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
+
+
+def packages_of(extra: str) -> list[str]:
+    """What an extra of this distribution installs, by its metadata; nothing where it is not installed itself."""
+    try:
+        wanted = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+    own = re.compile(rf"""([\w.-]+).*;.*\bextra *== *["']{re.escape(extra)}["']""")
+    return [match[1] for match in map(own.match, wanted) if match]
 
 
 def source_commit(package: Path = PACKAGE) -> str:

@@ -6,8 +6,10 @@ import ctypes
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +22,44 @@ SMALLEST = 1 << 16  # bytes of a map; hundreds of smaller ones hold next to noth
 SWAPPED, OF_FILE, PRESENT = np.uint64(1 << 62), np.uint64(1 << 61), np.uint64(1 << 63)  # of a page, in pagemap
 
 
+class _Curtain:
+    """An import finder that hides scipy.linalg from some threads; all others import it as ever."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Leave a module to the finders behind this one.
+
+        Raises:
+            ModuleNotFoundError: it is hidden from this thread.
+        """
+        del path, target
+        if name == "scipy.linalg" and threading.get_ident() in self.threads:
+            raise ModuleNotFoundError(f"{name} is hidden from Numba for now", name=name)
+
+
+_curtain = _Curtain()
+_patching = threading.RLock()
+
+
 @contextmanager
 def without_linear_algebra() -> Iterator[None]:
     """Hide scipy.linalg from Numba, which loads it with the first kernel in case one needs it; none of ours does.
 
-    Saves 0.12 s of every start and 13 MB. (filterpy brings scipy along, but tracking does not load it.)
+    Saves 0.12 s of every start and 13 MB. (filterpy brings scipy along, but tracking does not load it.) It is hidden
+    from the calling thread alone. The finder that does it stays: another thread that is importing something may be
+    going through the list of finders, and would miss one if another were taken out.
     """
-    if "scipy.linalg" in sys.modules:
-        yield
-        return
-    sys.modules["scipy.linalg"] = None  # type: ignore[assignment] # Python's way to say that it cannot be imported
+    with _patching:
+        if _curtain not in sys.meta_path:
+            sys.meta_path.insert(0, _curtain)
+    thread = threading.get_ident()
+    _curtain.threads.append(thread)
     try:
         yield
     finally:
-        del sys.modules["scipy.linalg"]
+        _curtain.threads.remove(thread)
 
 
 @contextmanager
@@ -41,22 +67,26 @@ def without_compiler() -> Iterator[None]:
     """Let Numba load kernels from its cache without first getting its compiler ready, which none of them needs.
 
     A kernel that is not in the cache is compiled all the same: the compiler gets itself ready then. Saves 0.1 s.
+    Kernels of other threads are loaded as ever; a second thread that wants the same waits until the first is done.
     """
-    load = Cache.load_overload
+    with _patching:
+        load, thread = Cache.load_overload, threading.get_ident()
 
-    def load_alone(cache: Cache, signature: object, context: Any) -> object:
-        rtsys.initialize(context)  # the memory of arrays: the one part that kernels need
-        context.refresh = lambda: None
+        def load_alone(cache: Cache, signature: object, context: Any) -> object:
+            if threading.get_ident() != thread:
+                return load(cache, signature, context)
+            rtsys.initialize(context)  # the memory of arrays: the one part that kernels need
+            context.refresh = lambda: None  # nobody else sees it: Numba holds its lock of all compilers meanwhile
+            try:
+                return load(cache, signature, context)
+            finally:
+                del context.refresh
+
+        Cache.load_overload = load_alone
         try:
-            return load(cache, signature, context)
+            yield
         finally:
-            del context.refresh
-
-    Cache.load_overload = load_alone
-    try:
-        yield
-    finally:
-        Cache.load_overload = load
+            Cache.load_overload = load
 
 
 def give_back() -> None:
@@ -64,6 +94,11 @@ def give_back() -> None:
 
     They are maps of files: whatever is wanted again comes back by itself. Little is: not what a library needs once,
     to be loaded, nor Numba's compiler. A peak is kept low by giving back between the steps of a start.
+
+    The system is asked what is mapped, then told what to take: a map that another thread takes away between the two,
+    and whose place memory of its own takes at once, would be emptied. Only maps of libraries are touched, therefore:
+    Python unloads none, and files of data, which do come and go, are left alone. What remains is a library that
+    unloads another one in those very microseconds.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -75,20 +110,47 @@ def give_back() -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_DONTNEED)
 
 
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A line of /proc/self/maps."""
+
+    start: int
+    end: int
+    rights: str
+    file: tuple[str, str]  # device, inode
+
+    @classmethod
+    def read(cls, line: str) -> _Map:
+        span, rights, _, device, inode, *_ = line.split()
+        start, end = (int(place, 16) for place in span.split("-"))
+        return cls(start, end, rights, (device, inode))
+
+
 def _unwritten() -> Iterator[tuple[int, int]]:
-    """The larger read-only maps of files, from and to, in which no page differs from the file.
+    """The larger read-only maps of libraries, from and to, in which no page differs from the file.
 
     A loader writes to some maps, to relocate them, before it makes them read-only: such pages would not come back.
     Source: proc(5); Linux, Documentation/admin-guide/mm/pagemap.rst.
     """
+    maps = [_Map.read(line) for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()]
+    libraries = _libraries(maps)
     with Path("/proc/self/pagemap").open("rb", buffering=0) as pagemap:
-        for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
-            span, rights, _, _, inode, *_ = line.split()
-            start, end = (int(place, 16) for place in span.split("-"))
-            if rights[:2] != "r-" or inode == "0" or end - start < SMALLEST:
+        for map_ in maps:
+            if map_.rights[:2] != "r-" or map_.file not in libraries or map_.end - map_.start < SMALLEST:
                 continue
-            first, count = start // mmap.PAGESIZE, (end - start) // mmap.PAGESIZE
+            first, count = map_.start // mmap.PAGESIZE, (map_.end - map_.start) // mmap.PAGESIZE
             pages = np.frombuffer(os.pread(pagemap.fileno(), 8 * count, 8 * first), np.uint64)
             own = (pages & SWAPPED != 0) | (pages & (PRESENT | OF_FILE) == PRESENT)
             if not own.any():
-                yield start, end
+                yield map_.start, map_.end
+
+
+def _libraries(maps: Sequence[_Map]) -> set[tuple[str, str]]:
+    """Files with code whose last map can be written to.
+
+    That is the map which a loader makes last: where it is missing, a library is just being loaded, and its first map
+    still lies where others will.
+    """
+    last = {map_.file: map_.rights for map_ in maps}
+    code = {map_.file for map_ in maps if "x" in map_.rights and map_.file[1] != "0"}
+    return {file for file in code if "w" in last[file]}

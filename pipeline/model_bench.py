@@ -6,9 +6,9 @@ than its bytes at the measured rate of a large copy.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ from ..tracker.types import UInt8
 from .crops import crops_for, portrait_proof
 from .machine import describe_machine, source_commit
 from .open import DETECTOR, Choices
-from .timing import Percentiles
+from .timing import measure, seconds_of
 
 BATCHES = (1, 4, 8)
 SCAN_SIZE = (224, 296)  # the largest level of a 640x480 picture, with its margin, for the smallest face of 34 pixels
 MATRIX, COPY_MB = 1024, 256
 MOST_REPEATS, LONGEST_S = 100, 1.0  # of each figure, whichever comes first
+WARM_UPS = 3  # runs that do not count
 PEAK_TRIES = 5
 
 
@@ -37,10 +38,10 @@ def cpu_peaks(threads: int) -> Peaks:
     rng = np.random.default_rng(0)
     one, two = (rng.random((MATRIX, MATRIX), np.float32) for _ in range(2))
     product = np.empty_like(one)
-    product_s = min(_seconds(lambda: np.matmul(one, two, out=product)) for _ in range(PEAK_TRIES))
+    product_s = min(seconds_of(lambda: np.matmul(one, two, out=product)) for _ in range(PEAK_TRIES))
     source = np.ones(COPY_MB * 10**6, np.uint8)
     target = np.zeros_like(source)
-    copy_s = min(_seconds(lambda: np.copyto(target, source)) for _ in range(PEAK_TRIES))
+    copy_s = min(seconds_of(lambda: np.copyto(target, source)) for _ in range(PEAK_TRIES))
     how = f"numpy: product of {MATRIX}x{MATRIX} fp32 on one thread times {threads}, copy of {COPY_MB} MB"
     return Peaks(threads * MATRIX**3 / 1e9 / product_s, 2 * COPY_MB / 1e3 / copy_s, how)
 
@@ -100,7 +101,7 @@ def _runs(
         pictures = _pictures(card, role, batch)
         running = _precision(backend, weights)
         cost = cost_of(weights.read(), pictures.shape, running)
-        times = _timed(backend, pictures)
+        times = measure(partial(backend.run, pictures), MOST_REPEATS, LONGEST_S, before=WARM_UPS)
         run = {
             "card": card.name,
             "role": role,
@@ -122,7 +123,7 @@ def _runs(
 
 def _precision(backend: Backend, weights: Weights) -> str:
     """In which a network runs: TensorRT's plans and torch have their own; ONNX Runtime runs the file as it is."""
-    return getattr(backend, "precision", None) or precision_of(weights.read())
+    return backend.precision or precision_of(weights.read())
 
 
 def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
@@ -130,21 +131,6 @@ def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
     if role == "scan":
         return np.random.default_rng(0).integers(0, 256, (batch, *SCAN_SIZE, 3), np.uint8)
     return np.ascontiguousarray(np.take(crops_for(card, role), range(batch), 0, mode="wrap"))
-
-
-def _timed(backend: Backend, pictures: UInt8) -> Percentiles:
-    times = Percentiles()
-    for _ in range(3):
-        backend.run(pictures)
-    while times.count < MOST_REPEATS and times.sum_s < LONGEST_S:
-        times.add(_seconds(lambda: backend.run(pictures)))
-    return times
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def networks_as_table(report: dict[str, Any]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import get_args
@@ -17,7 +18,7 @@ from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
 from ..tracker import proposals, rts, smooth
-from ..tracker.errors import ConfigError
+from ..tracker.errors import ConfigError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
 from ..tracker.types import Frame, Result
@@ -29,6 +30,8 @@ from .portrait import portrait
 from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
 from .sources import Decoder, Source
+
+log = logging.getLogger(__name__)
 
 DETECTOR, WITNESS = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
@@ -163,14 +166,16 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
         give_back()  # what imports alone have needed
         loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
-        loader.submit(give_back)  # what the networks' loading and Numba's start have needed
-        loader.submit(_fill_tables)
+        for load in loading:  # at once: whatever goes wrong from here on, each that was loaded is closed
+            opened.callback(_close, load)
+        _spare(loader, give_back)  # what the networks' loading and Numba's start have needed
+        _spare(loader, _fill_tables)
         with without_compiler(), without_linear_algebra():
             smooth.warm_up()
             proposals.warm_up()
             if choices.smooth == "rts":
                 rts.warm_up()
-            net, scan, refine, *others = (_take(load, opened) for load in loading)
+            net, scan, refine, *others = (load.result() for load in loading)
             aligner, witness = Aligner(align_card, net), None
             detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
             cards: tuple[ModelCard, ...] = align_card, detect_card
@@ -178,7 +183,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 witness, cards = Aligner(witness_card, *others), (*cards, witness_card)
             engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices, witness)
             _warm_up(engines.pipeline(choices))
-        loader.submit(give_back)
+        _spare(loader, give_back)
         yield engines
 
 
@@ -187,10 +192,21 @@ def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:
     return open_backend(card.weights[role], choices.backend, choices.threads, proof)
 
 
-def _take(load: Future[Backend], opened: ExitStack) -> Backend:
-    backend = load.result()
-    opened.callback(backend.close)
-    return backend
+def _close(load: Future[Backend]) -> None:
+    """Close a network; one that has not begun to load never does."""
+    if not load.cancel() and load.exception() is None:
+        load.result().close()
+
+
+def _spare(loader: Executor, work: Callable[[], None]) -> None:
+    """Let the loader do what saves time or memory, and tell what it met: tracking works without."""
+    loader.submit(work).add_done_callback(_tell_failure)
+
+
+def _tell_failure(done: Future[None]) -> None:
+    error = done.exception()
+    if isinstance(error, Exception):
+        log.warning("while starting: %s", told(error))
 
 
 def _fill_tables() -> None:

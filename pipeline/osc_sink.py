@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 ROOT = "/facetrack"
 # What Ethernet carries in one piece: 1,500 bytes less the headers of IPv4 (20) and UDP (8). A face of 98 points in a
-# frame of 32 faces stays below; a larger datagram would be cut up, and lost with any of its pieces.
+# frame of 32 faces stays below, and one of 68 in a frame of 90; a larger datagram is cut up, and lost with any piece.
 DATAGRAM_BYTES = 1472
 
 
@@ -75,6 +75,9 @@ class OscSink:
                 if not self.lost:
                     log.warning("%s: a datagram was lost: %s; going on", self._label, error.strerror or error)
                 self.lost += 1
+
+    def finish(self) -> None:
+        """Nothing is left to do: every datagram has been sent."""
 
     def close(self, *, complete: bool) -> None:
         """Let go of the socket and tell how many datagrams were lost."""

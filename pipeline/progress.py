@@ -8,20 +8,35 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from .batch import Task
-
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
 LEAST_STEP = 0.01  # of a task; rich estimates from its last 1000 steps
 
 
-class Progress(AbstractContextManager["Progress"], Protocol):
-    """A `batch.Reporter` that is opened and closed."""
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One input and the stem of its outputs, with "/" where these go to folders of their own."""
 
-    def began(self, task: Task, frames: int | None) -> None: ...
-    def advanced(self, task: Task, frames: int = 1) -> None: ...
-    def ended(self, task: Task, line: str) -> None: ...
+    spec: str
+    name: str
+
+
+class Reporter(Protocol):
+    """Hears how far a batch has got, of which several tasks may be under way."""
+
+    def began(self, task: Task, frames: int | None) -> None:
+        """A task begins; it should have so many frames."""
+
+    def advanced(self, task: Task, frames: int = 1) -> None:
+        """So many more frames are written."""
+
+    def ended(self, task: Task, line: str) -> None:
+        """A task is over, in words."""
+
+
+class Progress(Reporter, AbstractContextManager["Progress"], Protocol):
+    """A reporter that is opened and closed."""
 
 
 def open_progress(tasks: int, stream: TextIO) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -71,11 +72,14 @@ class Record:
         self.tally.add(result)
 
     def finish(self) -> None:
-        """Close all sinks as complete.
+        """Bring all sinks to their ends; only then do files get their names.
 
         Raises:
-            SinkError: the end of one of them cannot be written.
+            SinkError: the end of one of them cannot be written, and no file gets its name; or one cannot be renamed,
+                and those before it have their names.
         """
+        for sink in self._sinks:
+            sink.finish()
         for sink in self._sinks:
             sink.close(complete=True)
 
@@ -85,5 +89,6 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sink in self._sinks:
-            sink.close(complete=False)
+        with ExitStack() as closing:  # each of them, whatever another one raises
+            for sink in reversed(self._sinks):
+                closing.callback(sink.close, complete=False)

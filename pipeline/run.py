@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..tracker.geometry import bounding_box, box_of_five, rotated_box
+from ..tracker.geometry import bounding_box, box_of_five, longer_side, rotated_box
 from ..tracker.looks import describe_looks
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
@@ -179,8 +179,7 @@ class SmoothStage:
         smoother = self._smoothers[seen.number]
         if not seen.measured:
             return smoother.coast(time_s)
-        box = bounding_box(raw.xy)
-        return smoother.update(time_s, raw.xy, raw.score, float((box[2:] - box[:2]).max()))
+        return smoother.update(time_s, raw.xy, raw.score, longer_side(bounding_box(raw.xy)))
 
     def _new_smoother(self) -> Smoother | OneEuro:
         if self.settings.smooth == "oneeuro":

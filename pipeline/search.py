@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..tracker.geometry import CropTransform
+from ..tracker.geometry import CropTransform, longer_side
 from ..tracker.types import Float32, Proposals, UInt8
 
 SMALL_EVERY = 4  # searches
@@ -46,11 +46,11 @@ class Search:
             missing: boxes (4,) of faces that were lost and may come back.
         """
         sure = self._detector.sure_side(bgr)
-        if self._spared and not any(_side(box) < sure for box in missing):
+        if self._spared and not any(longer_side(box) < sure for box in missing):
             self._spared -= 1
             return self._detector.detect(bgr, small=False)
         found = self._detector.detect(bgr)
-        self._spared = 0 if any(_side(box) < sure for box in found.boxes) else SMALL_EVERY - 1
+        self._spared = 0 if any(longer_side(box) < sure for box in found.boxes) else SMALL_EVERY - 1
         return found
 
     def turned(self, bgr: UInt8) -> Iterator[Proposals]:
@@ -73,7 +73,3 @@ class Search:
         corners = turn.to_frame(found.boxes.reshape(-1, 2, 2))
         boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
         return Proposals(boxes, found.scores, turn.to_frame(found.points))
-
-
-def _side(box: Float32) -> float:
-    return float(max(box[2] - box[0], box[3] - box[1]))

@@ -30,8 +30,16 @@ class Sink(Protocol):
         """
         ...
 
+    def finish(self) -> None:
+        """Write what is left to be written, short of a file's name; after it only `close` may follow.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
+        ...
+
     def close(self, *, complete: bool) -> None:
-        """Finish; further calls do nothing.
+        """Finish what is not finished and give files their names; further calls do nothing.
 
         Args:
             complete: every result has been written; a file then gets its name. Otherwise it stays behind as
@@ -171,8 +179,11 @@ class JsonLinesSink:
         except OSError as error:
             raise SinkError(f"JSON lines: cannot be written: {error.strerror or error}") from error
 
-    def close(self, *, complete: bool) -> None:
+    def finish(self) -> None:
         """Nothing is left to do: every line has been written."""
+
+    def close(self, *, complete: bool) -> None:
+        """Nothing is left to do."""
 
 
 def _face_object(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -51,6 +52,23 @@ class Percentiles:
             return {}
         values = {"mean": self.sum_s / self.count, "p50": self.at(50), "p90": self.at(90), "p99": self.at(99)}
         return {name: round(1000 * value, 3) for name, value in (*values.items(), ("max", self.max_s))}
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long a piece of work takes."""
+    began_s = time.perf_counter()
+    work()
+    return time.perf_counter() - began_s
+
+
+def measure(work: Callable[[], object], most: int, longest_s: float, *, before: int = 1) -> Percentiles:
+    """Do a piece of work again and again, until so many times or seconds are measured; the first runs do not count."""
+    for _ in range(before):
+        work()
+    times = Percentiles()
+    while times.count < most and times.sum_s < longest_s:
+        times.add(seconds_of(work))
+    return times
 
 
 class StageTimes:

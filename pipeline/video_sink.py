@@ -49,6 +49,7 @@ class VideoSink:
         self._to_yuv = VideoReformatter()
         self._start_s = 0.0
         self._pts = -1
+        self._closed = False
         self._stream: VideoStream | None = None
         try:
             # A file of our own: FFmpeg would open its only at the first frame, and crashes when it has to finish a
@@ -71,12 +72,23 @@ class VideoSink:
                 self._stream = self._add_stream(bgr)
             self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
 
-    def close(self, *, complete: bool) -> None:
-        """Give the file its name if it is complete; see `sinks.Sink.close`."""
+    def finish(self) -> None:
+        """Encode and write what is left; see `sinks.Sink.finish`."""
         if self._out.closed:
             return
+        with self._guarded():
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._out.close()
+
+    def close(self, *, complete: bool) -> None:
+        """Give the file its name if it is complete; see `sinks.Sink.close`."""
+        if self._closed:
+            return
+        self._closed = True
         try:
-            self._finish()
+            self.finish()
         except SinkError:
             if complete:
                 raise
@@ -85,19 +97,13 @@ class VideoSink:
         elif complete:
             self._file.publish()
 
-    def _finish(self) -> None:
-        with self._guarded():
-            if self._stream is not None:
-                self._container.mux(self._stream.encode(None))
-            self._container.close()
-            self._out.close()
-
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Turn a failure to write into a SinkError and give the file up."""
         try:
             yield
         except (av.FFmpegError, OSError) as error:
+            self._closed = True
             with contextlib.suppress(OSError):  # the same failure again
                 self._out.close()
             raise self._file.error(error) from error

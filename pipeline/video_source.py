@@ -39,9 +39,9 @@ class Retry:
 class VideoSource:
     """A recording: every frame, timed by its presentation time stamps.
 
-    `time_s` counts from the start of the stream and always rises. A frame without a time stamp comes one frame
-    period after the one before it; a stamp that does not rise is moved one tick behind the last; one that falls
-    back by more than a second starts a new clock that goes on where the old one stopped.
+    `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises. A frame
+    without a time stamp comes one frame period after the one before it; a stamp that does not rise is moved one tick
+    behind the last; one that falls back by more than a second starts a new clock that goes on where the old one ended.
 
     Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
@@ -151,8 +151,8 @@ class VideoSource:
 class LiveSource:
     """A camera or stream: frames as they come, timed by the clock on the wall.
 
-    `time_s` is seconds since the first frame. When the device or the connection is lost, it is opened again a
-    limited number of times; the frames' numbers and times go on.
+    `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. When the device or the
+    connection is lost, it is opened again a limited number of times; the frames' numbers and times go on.
 
     Args:
         container: the opened camera or stream; will be closed by the source.

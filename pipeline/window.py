@@ -68,6 +68,9 @@ class LiveWindow:
             ):
                 self.closed = True
 
+    def finish(self) -> None:
+        """Nothing is left to do: every frame has been shown."""
+
     def close(self, *, complete: bool) -> None:  # noqa: ARG002 - a window is never complete
         """Take the window away."""
         self.closed = True

@@ -26,12 +26,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..tracker.errors import BackendError
-
-if TYPE_CHECKING:
-    from .batch import Reporter, Task
+from .progress import Reporter, Task
 
 log = logging.getLogger(__name__)
 

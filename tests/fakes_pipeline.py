@@ -60,6 +60,8 @@ class PaintedBackend:
     calls: int = 0
     closed: bool = False
     description: str = "paint"
+    precision: str | None = None
+    canvas: tuple[int, int] | None = None
 
     def run(self, images: UInt8) -> Outputs:
         """Vectors (B, 68, 32, 2) and two logits (B, 2) of crops (B, 128, 128, 3)."""

@@ -87,13 +87,14 @@ def loose_answer(card: ModelCard) -> Float32:
     scan, refine = (open_backend(detector_card.weights[role], "onnx") for role in ("scan", "refine"))
     detector = Detector(detector_card, scan, refine)
     five: Float32 = detector.detect(portrait()).points[0]
-    detector.close()
+    for backend in (scan, refine):
+        backend.close()
     if card.task == "detect":
         return five
     aligner = Aligner(card, open_backend(card.weights["net"], "onnx"))
     first = aligner.align(portrait(), [aligner.crop_around(*box_of_five(five))])[0]
     second = aligner.align(portrait(), [aligner.crop_of_points(first.xy)])[0]
-    aligner.close()
+    aligner.backend.close()
     return second.xy
 
 

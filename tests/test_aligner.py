@@ -25,6 +25,7 @@ class Recorder:
     """A backend that remembers the pictures and answers with the same points and logits for each."""
 
     description = "recorder"
+    precision = canvas = None
 
     def __init__(self, xy: Float32, logits: tuple[float, float] = (4.0, 4.0)) -> None:
         self.xy, self.logits = xy, logits
@@ -150,18 +151,6 @@ def test_landmarks_on_one_spot_still_have_a_crop() -> None:
     crop = aligner.crop_of_points(np.full((68, 2), 30.0, np.float32))
     assert isinstance(crop, CropTransform)
     assert np.isfinite(crop.matrix).all()
-
-
-def test_warm_up_runs_the_network_once() -> None:
-    aligner, backend = recorder()
-    aligner.warm_up()
-    assert [images.shape for images in backend.seen] == [(1, 128, 128, 3)]
-
-
-def test_closing_the_aligner_closes_its_backend() -> None:
-    aligner, backend = recorder()
-    aligner.close()
-    assert backend.closed
 
 
 @pytest.mark.parametrize(

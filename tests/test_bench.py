@@ -26,7 +26,7 @@ def test_the_made_pictures_show_the_portrait_in_every_cell_and_move(faces: int) 
 
 def test_the_report_holds_the_whole_run_its_parts_and_the_machine() -> None:
     with PaintedEngines()(Choices()) as engines:
-        report = run_bench(BenchSettings(frames=12), engines, Choices())
+        report = run_bench(BenchSettings(frames=12), engines)
     assert report["counts"]["frames"] == 12
     assert report["wall_ms_per_frame"] > 0
     assert set(report["stages_ms"]) == {"capture", "detect", "align", "smooth"}

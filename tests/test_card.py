@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from facetrack.engines import card as cards
+from facetrack.engines import card_text
 from facetrack.engines.card import ModelCard, all_cards, find_card, home, read_card
-from facetrack.tracker.errors import CardError
+from facetrack.tracker.errors import CardError, SinkError
 
 CARD = """
 name = "{name}"
@@ -195,3 +198,21 @@ def test_what_ships_is_whole(card: ModelCard) -> None:
         assert weights.read()
     assert card.data
     assert card.licence
+
+
+def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    mine = read_card(write_card(tmp_path, "mine"))
+    assert card_text.write_card(mine, tmp_path / "out") is mine
+    (path,) = (tmp_path / "out" / "cards").iterdir()
+    assert path == card_text.card_path("mine", tmp_path / "out")
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(SinkError, match=r"mine\.toml: cannot be written \(No space left on device\)"):
+        card_text.write_card(replace(mine, gmac=0.2), tmp_path / "out")
+    assert [*path.parent.iterdir()] == [path]
+    assert path.read_bytes() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,10 +35,12 @@ def produce(channel: Channel[int], count: int) -> None:
 def until_blocked(channel: Channel[int], *, writing: bool) -> None:
     """Return once some thread sleeps on the channel; a look inside, because no outside event says so."""
     condition = channel._writable if writing else channel._readable
-    while True:
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
         with condition:
             if condition._waiters:  # type: ignore[attr-defined]
                 return
+    raise AssertionError("nobody waits")
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 1000])

@@ -225,10 +225,10 @@ def test_a_published_result_names_what_the_paper_reports(path: Path) -> None:
 @pytest.mark.parametrize("encoder", ["resnet50", "hrnet"])
 @pytest.mark.parametrize(("pictures", "scale"), [("300w", 1.0), ("cofw", 1.1), ("wflw", 1.25)])
 def test_gvs_boxes_labels_and_disturbances_are_the_papers(encoder: str, pictures: str, scale: float) -> None:
-    """Section 4.3 and Eq. 2 with theta = 3."""
+    """Section 4.3 and Eq. 2 with theta = 3; tau as its ablation has it."""
     loaded = load(CONFIGS / "papers" / f"gv-{encoder}-{pictures}.toml")
     assert loaded.box_scale == loaded.geometry.box_scale == scale
-    assert loaded.vectors == Vectors(label="quasi", sigma=2.0, peak=4.0, coordinate=0.0)
+    assert loaded.vectors == Vectors(label="quasi", sigma=2.0, peak=4.0, tau=2.0, coordinate=0.0)
     assert loaded.disturbances == ("occluders",)
 
 

@@ -50,6 +50,7 @@ class PaintedScan:
     """Stands in for the backbone."""
 
     description = "painted"
+    precision = canvas = None
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return (answers(images),)
@@ -62,6 +63,7 @@ class PaintedRefine:
     """Stands in for backbone and branches: the same answers at half and at full size, the latter in windows."""
 
     description = "painted"
+    precision = canvas = None
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         halves = np.stack([cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images])
@@ -220,12 +222,6 @@ def test_the_same_picture_gives_the_same_bytes_from_any_thread():
         for found in threads.map(lambda _: shared.detect(picture), range(8)):
             assert found.points.tobytes() == alone.points.tobytes()
             assert found.scores.tobytes() == alone.scores.tobytes()
-
-
-def test_warming_up_needs_no_face():
-    warm = detector()
-    warm.warm_up()
-    warm.close()
 
 
 def test_a_card_of_another_codec_is_refused():

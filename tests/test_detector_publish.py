@@ -9,8 +9,11 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
+from facetrack.engines.backend import Outputs
 from facetrack.engines.card import ModelCard
 from facetrack.engines.detector import logistic
+from facetrack.engines.packed import run_levels
+from facetrack.tracker.types import UInt8
 from facetrack.training.config import Config, Network
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
@@ -47,3 +50,19 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
     ]
     assert all(card.calibration == calibration for card, calibration, _ in seen)
     assert fitted == UNFITTED | half | {"refine": fit_logistic(answers[True])}
+
+
+def test_a_witness_sees_each_level_by_itself_even_for_a_backend_that_would_have_all_on_one_canvas() -> None:
+    class Anything:
+        description, precision, canvas = "anything", None, (2304, 2304)
+
+        def run(self, images: UInt8) -> Outputs:
+            return (np.zeros((1, 5, *images.shape[1:3]), np.float32),)
+
+        def close(self) -> None:
+            pass
+
+    witness = publish.Witness(Anything())
+    sizes = [(40, 60), (20, 32)]
+    assert len(list(run_levels(witness, [np.zeros((*size, 3), np.uint8) for size in sizes]))) == 2
+    assert [seen.shape for seen in witness.seen] == [(1, *size, 3) for size in sizes]

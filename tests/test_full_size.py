@@ -23,6 +23,7 @@ from facetrack.training.alignment import publish as alignment_publish
 from facetrack.training.full_size import Campaign, run, ship
 from facetrack.training.relabel import Relabelled
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 OVERRIDES = (
     "corpora=[{path='faces'}, {path='yt68', weight=0.3}]",
     "negatives=['grass']",
@@ -90,15 +91,16 @@ def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
 def test_a_networks_steps_fill_its_minutes_however_long_set_up_and_validation_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two steps a second for a minute and a half, on a device that was set up first."""
+    """Two steps a second for a quarter of a minute, on a device that was set up first."""
     objective, ready = Clockwork(), []
+    monkeypatch.setattr(full_size, "PROBE_STEPS", 12)
     monkeypatch.setattr(loop, "time", objective)
     monkeypatch.setattr(full_size, "open_objective", lambda *_: objective)
     monkeypatch.setattr(full_size, "set_up_device", lambda: ready.append(objective.losses))
-    campaign = Campaign(tmp_path, tmp_path, tmp_path, train_minutes=1.5, ends=float("inf"))
+    campaign = Campaign(tmp_path, tmp_path, tmp_path, train_minutes=0.25, ends=float("inf"))
     assert full_size.train(campaign, "line", config())
     assert ready == [0]
-    assert (tmp_path / "line" / "steps").read_text() == "180"
+    assert (tmp_path / "line" / "steps").read_text() == "30"
 
 
 def test_when_time_is_up_nothing_is_labelled_and_nothing_is_called_finished(

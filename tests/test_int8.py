@@ -68,32 +68,34 @@ def shift(content: bytes) -> float:
     return parity.measure(OnnxBackend(delicate_net()), OnnxBackend(content), proof(), (1,))[0].mean_px
 
 
+def everything_in_8_bits() -> bytes:
+    return quantise(delicate_net(), proof(), Int8Settings(limit=100.0)).content
+
+
 @pytest.mark.parametrize("method", ["minmax", "entropy"])
 def test_a_generous_limit_keeps_no_layer(method: str) -> None:
     settings = Int8Settings(QuantSettings(method, symmetric=True), limit=100.0)
-    content, kept = quantise(delicate_net(), proof(), settings)
-    assert kept == ()
-    assert graph.is_symmetric_int8(content)
+    found = quantise(delicate_net(), proof(), settings)
+    assert (found.kept, found.layers) == ((), 3)
+    assert graph.is_symmetric_int8(found.content)
+    np.testing.assert_array_equal(found.judged.pictures, proof().pictures[1::2])
 
 
 def test_the_layer_that_breaks_the_landmarks_stays_in_32_bits() -> None:
-    everything, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
-    assert shift(everything) > 1.0
+    assert shift(everything_in_8_bits()) > 1.0
     settings = Int8Settings(limit=0.1 / SIZE, most_kept=1.0)
-    content, kept = quantise(delicate_net(), proof(), settings)
-    assert "last" in kept
-    assert "first" not in kept
-    assert shift(content) < 0.1
+    found = quantise(delicate_net(), proof(), settings)
+    assert "last" in found.kept
+    assert "first" not in found.kept
+    assert shift(found.content) < 0.1
 
 
 def test_layers_are_ranked_by_what_their_return_gains() -> None:
-    content, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
-    assert layers_by_harm(delicate_net(), content, proof(), ["first", "fine", "last"])[0] == "last"
+    assert layers_by_harm(delicate_net(), everything_in_8_bits(), proof(), ["first", "fine", "last"])[0] == "last"
 
 
 def test_a_layer_that_is_restored_computes_with_its_own_weights() -> None:
-    content, _ = quantise(delicate_net(), proof(), Int8Settings(limit=100.0))
-    content = restored(delicate_net(), content, ("first", "fine", "last"))
+    content = restored(delicate_net(), everything_in_8_bits(), ("first", "fine", "last"))
     assert not {node.op_type for node in onnx.load_from_string(content).graph.node} & set(graph.QUANTISERS)
     pictures = proof().pictures
     np.testing.assert_allclose(OnnxBackend(content).run(pictures)[0], OnnxBackend(delicate_net()).run(pictures)[0])
@@ -173,6 +175,28 @@ def test_a_network_for_cpus_lies_beside_the_full_one_in_the_same_card(tmp_path: 
     assert stored.measured["NME"] == 3.6
 
 
+def test_a_network_for_cpus_can_be_added_where_the_model_itself_lies(tmp_path: Path) -> None:
+    """Its own file is not written again, which a full disk or a kill would leave broken."""
+    full = card(tmp_path)
+    (tmp_path / "weights").mkdir(exist_ok=True)
+    place = full.weights["net"].path.rename(tmp_path / "weights" / "delicate.onnx")
+    full = replace(full, weights={"net": replace(full.weights["net"], path=place)})
+    before = place.stat()
+    made, _ = quantise_card(full, lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path)
+    assert (place.stat().st_ino, place.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert read_card(tmp_path / "cards" / "delicate.toml") == made
+    assert {path.name for path in (tmp_path / "weights").iterdir()} == {"delicate.onnx", "delicate-int8.onnx"}
+
+
+def test_a_quantisation_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
+    whole = card(tmp_path)
+    both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
+    given = {"first": proof(), "second": proof(1)}
+    with pytest.raises(ConfigError, match="at least 2 crops"):
+        quantise_card(both, lambda _, role: given[role], Int8Settings(limit=100.0), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it(tmp_path: Path) -> None:
     made, _ = quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path)
     weights = made.weights["net"]
@@ -235,3 +259,11 @@ def test_batches_that_make_no_sense_are_bad_usage(shipped: Path) -> None:
     done = invoke("export", "gv", "--to", "onnx", "--batch", "8,1", "--out", str(shipped))
     assert done.exit_code == 2
     assert "ascending" in done.stderr
+
+
+def test_batches_that_an_onnx_file_of_8_bits_would_not_be_judged_in_are_bad_usage(shipped: Path) -> None:
+    words = ("export", "gv", "--to", "onnx", "--precision", "int8", "--out", str(shipped / "out"))
+    done = invoke(*words, "--batch", "1,8")
+    assert done.exit_code == 2
+    assert "picture by picture; leave it out" in " ".join(done.stderr.split())
+    assert not (shipped / "out").exists()

@@ -1,12 +1,16 @@
-"""What a live run refuses before it opens anything."""
+"""What a live run refuses before it opens anything, and what it leaves where it fails."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from fakes import PaintedSource
+from fakes_pipeline import PaintedEngines, paint_video
 
-from facetrack.pipeline.live import LiveOutputs
+from facetrack.pipeline.live import LiveOutputs, LiveRun
+from facetrack.pipeline.open import Choices
+from facetrack.pipeline.sinks import PartFile
 from facetrack.tracker.errors import ConfigError, SinkError
 
 
@@ -34,3 +38,21 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) ->
         LiveOutputs(**outputs).refuse_collisions("0")
     LiveOutputs(**outputs, overwrite=True).refuse_collisions("0")
     LiveOutputs().refuse_collisions("0")
+
+
+def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The power may fail at any moment; here it does once the table has its name."""
+    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=3)), tmp_path / "run.csv"
+    table.write_text("an earlier one", encoding="utf-8")
+    table.with_suffix(".json").write_text("{}", encoding="utf-8")
+    publish = PartFile.publish
+
+    def publish_and_end(file: PartFile) -> None:
+        publish(file)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartFile, "publish", publish_and_end)
+    with PaintedEngines()(Choices()) as engines, pytest.raises(KeyboardInterrupt):
+        LiveRun(engines, LiveOutputs(csv=table, window=False, overwrite=True)).track(str(video))
+    assert [file.name for file in tmp_path.glob("run*")] == ["run.csv"]
+    assert table.read_text(encoding="utf-8") != "an earlier one"

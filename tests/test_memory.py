@@ -7,12 +7,17 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import njit
+from numba.core.caching import Cache
 
-from facetrack.pipeline.memory import SMALLEST, give_back, without_linear_algebra
+from facetrack.pipeline.memory import SMALLEST, give_back, without_compiler, without_linear_algebra
 from facetrack.tracker.codecs import decode_vectors
 from facetrack.tracker.proposals import mean_of_highest
 
@@ -34,6 +39,7 @@ def resident_kb(library: str) -> int:
 def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
     vectors = np.ones((1, 2, 8, 2), np.float32)
     xy, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)
+    njit(lambda value: value + 1)(1)  # whatever was given back before, the compiler is there now
     before = resident_kb("libllvmlite")
     give_back()
     assert resident_kb("libllvmlite") < before / 4
@@ -42,23 +48,50 @@ def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
     mean_of_highest(vectors[..., :1], 1)  # and what is not is compiled
 
 
-@LINUX
-@pytest.mark.parametrize("written", [False, True])
-def test_a_read_only_map_holds_what_was_written_to_it_before(tmp_path: Path, *, written: bool) -> None:
-    file, size = tmp_path / "library", 4 * SMALLEST
-    file.write_bytes(b"a" * size)
-    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), size, mmap.MAP_PRIVATE) as map_:
+READ, CODE, WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_EXEC, mmap.PROT_READ | mmap.PROT_WRITE
+FOUR = 4 * SMALLEST
+
+
+@contextmanager
+def mapped(file: Path, *rights: int, written: bool = False) -> Iterator[mmap.mmap]:
+    """Map a new file for this process alone; each part of `FOUR` bytes gets its rights, the first is written before."""
+    file.write_bytes(b"a" * FOUR * len(rights))
+    with file.open("r+b") as opened, mmap.mmap(opened.fileno(), FOUR * len(rights), mmap.MAP_PRIVATE) as map_:
         if written:
             map_[SMALLEST] = ord("b")
-        assert map_[-1] == ord("a")
+        assert set(map_[SMALLEST + 1 :: mmap.PAGESIZE]) == {ord("a")}  # every page is there
         place = ctypes.addressof(ctypes.c_char.from_buffer(map_))
-        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(place), ctypes.c_size_t(size), mmap.PROT_READ) == 0
+        for part, right in enumerate(rights):
+            part_place = ctypes.c_void_p(place + part * FOUR)
+            assert ctypes.CDLL(None).mprotect(part_place, ctypes.c_size_t(FOUR), right) == 0
+        yield map_
+
+
+@LINUX
+@pytest.mark.parametrize("written", [False, True])
+def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_path: Path, *, written: bool) -> None:
+    file = tmp_path / "library"
+    with mapped(file, READ, CODE, WRITE, written=written) as map_:
         before = resident_kb(str(file))
         give_back()
         after = resident_kb(str(file))
-        assert (after == before) if written else (after == 0 < before)
+        left_kb = FOUR // 1024 if written else 0  # of the first two parts: the first as well, or the second alone
+        assert (after, before > after) == (left_kb, True)
         assert map_[SMALLEST] == ord("b" if written else "a")
-        assert map_[-1] == ord("a")
+        assert map_[FOUR + 1] == ord("a")
+
+
+@LINUX
+@pytest.mark.parametrize(
+    "rights", [(READ,), (READ, WRITE), (READ, CODE), (READ, WRITE, CODE)], ids=["data", "written", "code", "unfinished"]
+)
+def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Path, rights: tuple[int, ...]) -> None:
+    """Another thread may take such a map away, or lay another one over it, while memory is given back."""
+    file = tmp_path / "file"
+    with mapped(file, *rights):
+        before = resident_kb(str(file))
+        give_back()
+        assert resident_kb(str(file)) == before > 0
 
 
 def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:
@@ -78,11 +111,81 @@ print("there")
     assert done.stdout.split() == ["hidden", "there"]
 
 
+HIDDEN_HERE = """
+import threading
+from facetrack.pipeline.memory import without_linear_algebra
+
+def hidden():
+    try:
+        import scipy.linalg
+    except ImportError:
+        return True
+    return False
+
+began, over, found = threading.Event(), threading.Event(), []
+
+def elsewhere():
+    with without_linear_algebra():
+        began.set()
+        over.wait(60)
+        found.append(hidden())
+
+thread = threading.Thread(target=elsewhere)
+thread.start()
+with without_linear_algebra():
+    began.wait(60)
+    found.append(hidden())
+over.set()
+thread.join()
+with without_linear_algebra():
+    thread = threading.Thread(target=lambda: found.append(hidden()))
+    thread.start()
+    thread.join()
+print(found)
+"""
+
+
+def test_linear_algebra_is_hidden_from_those_threads_alone_that_ask_for_it() -> None:
+    """Two at once, one of which ends first; then another one imports it."""
+    done = subprocess.run([sys.executable, "-c", HIDDEN_HERE], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[True, True, False]"
+
+
 def test_linear_algebra_that_is_loaded_already_stays() -> None:
     import scipy.linalg
 
     with without_linear_algebra():
         assert sys.modules["scipy.linalg"] is scipy.linalg
+
+
+def test_numba_loads_kernels_as_before_once_all_calls_are_over() -> None:
+    """Each of two threads leaves as soon as the other one wants in."""
+    load, found = Cache.load_overload, []
+
+    def work() -> None:
+        for _ in range(100):
+            with without_compiler(), without_compiler():
+                found.append(Cache.load_overload is load)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Cache.load_overload is load
+    assert found == [False] * 200
+
+
+def test_the_folder_of_kernels_is_chosen_before_numba_reads_it(tmp_path: Path) -> None:
+    program = """
+import os, facetrack.pipeline.memory, numba.core.config
+print(numba.core.config.CACHE_DIR == os.environ["NUMBA_CACHE_DIR"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "LOCALAPPDATA")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=tmp_path)
+    assert done.stdout.strip() == "True"
 
 
 KERNELS = """

@@ -164,5 +164,8 @@ def test_every_face_of_a_photograph_gets_its_own_picture_unless_it_is_tiny(tmp_p
     (piece,) = (cv2.imread(str(path)) for path in (tmp_path / "out").iterdir())
     assert piece is not None
     assert piece.shape == (126, 126, 3)
+    (tmp_path / "full" / "two_0.jpg").mkdir(parents=True)  # stands for a disk that takes nothing
+    with pytest.raises(IsADirectoryError):
+        cut_faces(tmp_path, tmp_path / "full", "table")
     grey, whole = piece.mean(-1), photograph[32:158, 52:178].mean(-1)
     assert np.abs(grey - whole).mean() < 25  # noise survives JPEG poorly; another place would differ by 50

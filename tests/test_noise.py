@@ -8,20 +8,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from fakes import PaintedSource
 from fakes_pipeline import PaintedBackend, painted_card
 
 from facetrack.calibration import noise
+from facetrack.calibration.commands import calibrate
 from facetrack.calibration.noise import Calibration, Noise
 from facetrack.calibration.noise_report import as_text, plot, with_table, write_calibration
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights, read_card
 from facetrack.pipeline.open import smoother_settings
-from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.errors import BackendError, ConfigError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.types import Float32
 from facetrack.training.augment import Geometry, random_crop
 from facetrack.training.datasets import Sample
+from facetrack.training.evaluation import error_curves
 
 LEARNED = Calibration(
     confidence=(0.8, -0.2),
@@ -192,6 +195,17 @@ def test_a_card_that_is_there_keeps_its_comments_and_other_tables() -> None:
     new = 'name = "x"\n\n[measured]\n"a" = 2\n\n[calibration]\nconfidence = [3, 4]\n'
     assert with_table(old, new) == 'name = "x" # so\n\n[measured]\n"a" = 1\n\n[calibration]\nconfidence = [3, 4]\n'
     assert with_table(with_table(old, new), new) == with_table(old, new)
+
+
+def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(error_curves.importlib.util, "find_spec", lambda name: None)  # noqa: ARG005 - as it is called
+    words = ("noise", "gv", "--faces", str(tmp_path), "--out", str(tmp_path / "out"), "--plot", str(tmp_path / "a.png"))
+    done = CliRunner().invoke(calibrate, words)
+    assert isinstance(done.exception, BackendError)
+    assert "the curves need matplotlib" in str(done.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_report_names_fit_error_and_noise(tmp_path: Path) -> None:

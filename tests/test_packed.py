@@ -38,6 +38,7 @@ class FarSums:
     """
 
     description = "far sums"
+    precision = None
 
     def __init__(self, canvas: tuple[int, int] | None) -> None:
         self.canvas, self.runs = canvas, 0

@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from facetrack.pipeline.batch import Task
-from facetrack.pipeline.progress import BarProgress, LineProgress, open_progress
+from facetrack.pipeline.progress import BarProgress, LineProgress, Task, open_progress
 
 
 class Terminal(io.StringIO):

@@ -564,16 +564,18 @@ def silent(released: threading.Event) -> Iterator[Frame]:
 
 def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
     released, asked = threading.Event(), []
+    numbers: list[int] = []
 
     def idle() -> bool:
         asked.append(threading.current_thread())
-        if len(asked) == 3:
+        if numbers:  # before, the stages may be compiling
             released.set()
-        return len(asked) < 3
+        return not numbers
 
-    numbers, error = collect(make().run(silent(released), live=True, idle=idle))
-    assert (numbers, error) == ([0, 1][-len(numbers) :], None)
-    assert asked == [threading.current_thread()] * 3
+    for result in make().run(silent(released), live=True, idle=idle):
+        numbers.append(result.frame.index)
+    assert numbers in ([0], [1], [0, 1])
+    assert set(asked) == {threading.current_thread()}
 
 
 def test_what_idle_raises_ends_the_run() -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes_gpu import H200, Wishes, fake_toolkit
+from fakes_gpu import H200, FakeCuda, Wishes, fake_toolkit
 from fakes_onnx import scan_net, small_net, weights_of
 from fakes_pipeline import painted_card
 
 from facetrack.engines import graph
 from facetrack.engines.convert import export_plans
+from facetrack.engines.cuda_driver import Buffer
 from facetrack.engines.cuda_probe import Gpu
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import Proof
@@ -129,6 +130,29 @@ def test_several_shapes_share_a_profile_in_every_release(tmp_path: Path, version
 def test_whatever_a_context_refuses_is_said_and_nothing_is_computed(tmp_path: Path, method: str, told: str) -> None:
     with pytest.raises(BackendError, match=told):
         opened(tmp_path, Wishes(refuse=method))
+
+
+@pytest.mark.parametrize("method", ["set_optimization_profile_async", "set_input_shape", "buffer", ""])
+def test_a_plan_that_cannot_be_loaded_leaves_no_hold_on_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    toolkit, holds = fake_toolkit(Wishes(refuse=method))
+    prepared = graph.for_tensorrt(small_net(), "fp32")
+    plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, REQUEST, b"")
+    plan = plan if method else b"no plan"
+    cuda, sizes = toolkit.open_cuda(), []
+
+    def full(size: int) -> Buffer:
+        sizes.append(size)
+        if len(sizes) == 2:
+            raise BackendError("no room")
+        return FakeCuda.buffer(cuda, size)
+
+    if method == "buffer":
+        monkeypatch.setattr(cuda, "buffer", full)
+    with pytest.raises(BackendError):
+        TensorRTBackend(toolkit.trt, cuda, plan, "fp32")
+    assert cuda.closed
+    assert not cuda.memory.blocks
+    assert holds == [cuda]
 
 
 def test_closing_frees_all_and_is_harmless_twice(tmp_path: Path) -> None:

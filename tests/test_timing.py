@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from facetrack.pipeline.timing import BINS, FASTEST_S, SLOWEST_S, Percentiles, StageTimes
+from facetrack.pipeline.timing import BINS, FASTEST_S, SLOWEST_S, Percentiles, StageTimes, measure
 
 BIN = (SLOWEST_S / FASTEST_S) ** (1 / BINS)  # ratio of a bin's ends
 
@@ -55,3 +55,10 @@ def test_stages_are_counted_apart() -> None:
     stages.add({"detect": 0.004, "align": 0.002})
     stages.add({"align": 0.004})
     assert {name: times["mean"] for name, times in stages.summary_ms().items()} == {"detect": 4.0, "align": 3.0}
+
+
+def test_work_is_measured_so_many_times_or_so_long_and_the_first_runs_do_not_count() -> None:
+    done: list[int] = []
+    assert measure(lambda: done.append(1), 5, math.inf, before=2).count == 5
+    assert len(done) == 7
+    assert measure(lambda: done.append(1), 5, 1e-12).count == 1

@@ -158,6 +158,33 @@ def test_the_pace_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_time_is_up(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one's own clock is far ahead."""
+    told = []
+
+    def broadcast(over: Tensor, source: int) -> None:
+        assert source == 0
+        if rank == 0:
+            told.append(bool(over))
+        else:
+            over.fill_(len(told) == 4)
+            told.append(bool(over))
+
+    objective = Clockwork()
+    monkeypatch.setattr(loop, "time", objective)
+    monkeypatch.setattr(loop, "dist", SimpleNamespace(broadcast=broadcast, barrier=lambda: None))
+    monkeypatch.setattr(loop, "DistributedDataParallel", lambda net, **_: net)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    run = Run(config(validate_every=100), objective, tmp_path)
+    run.train(seconds=120.25 if rank == 0 else 0.0)  # four steps of 30 seconds, and half of another
+    assert told == [False] * 4 + [True]
+    assert run.step == 5
+
+
 def test_a_gpu_is_set_up_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     cudnn, matmul = SimpleNamespace(), SimpleNamespace()

@@ -25,10 +25,9 @@ def normalising_lengths(
     Args:
         truth: (F, N, 2) annotated points.
         markup: their markup.
-        kind: "io" outer eye corners, "ip" pupils or eye centres, "box" sqrt(width * height), "diag" diagonal,
-            "edge" (width + height) / 2.
-        boxes: (F, 4) annotated boxes for "box", "diag" and "edge", as AFLW has them; without them the points'
-            tight box.
+        kind: "io" outer eye corners, "ip" pupils or eye centres, "box" sqrt(width * height), "diag" diagonal of the
+            points' tight box, "edge" (width + height) / 2.
+        boxes: (F, 4) annotated boxes for "box" and "edge", as AFLW has them; without them the points' tight box.
     Returns:
         (F,) pixels.
     Raises:
@@ -39,7 +38,8 @@ def normalising_lengths(
     """
     points = _faces(truth, markup, "truth")
     if kind == "box" or kind == "diag" or kind == "edge":
-        lengths = _box_lengths(bounding_box(truth) if boxes is None else boxes, kind)
+        own = boxes is None or kind == "diag"
+        lengths = _box_lengths(bounding_box(truth) if own else boxes, kind)
     elif kind in markup.normalisers:
         first, second = (points[:, list(group)].mean(1) for group in markup.normalisers[kind])
         lengths = np.linalg.norm(first - second, axis=-1)

@@ -9,8 +9,8 @@ from the data alone, how far each measurement is trusted.
    has little noise and may be followed at once, while the wobble of single points is smoothed away. Each part has a
    covariance and a gain of its own.
 2. Surprise. An innovation of more than `surprise` standard deviations is a movement, not noise: the variance of the
-   velocity before the step is raised until the innovation is as large as expected (its maximum-likelihood value for a
-   sudden change of speed), so that the same frame is followed nearly in full. What moved counts as moving for a while.
+   velocity before the step is raised until each coordinate's variance is the innovation's squared length, so that the
+   same frame is followed nearly in full. What moved counts as moving for a while.
 3. Noise level. A point's distance from the straight line between its neighbours in time shows the noise of this
    video; where the median over the points exceeds the expected noise, all measurement variances grow with it.
 

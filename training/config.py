@@ -57,12 +57,14 @@ class Vectors:
             cell, which itself is `peak`.
         sigma: width of the bell, cells.
         peak: height of the label.
+        tau: height of a vector's end under which the landmark is taken to lie beyond it; 0: `peak`.
         mse, coordinate: weights of the two terms for the landmarks.
     """
 
     label: str = "bell"
     sigma: float = 1.2
     peak: float = 3.0
+    tau: float = 0.0
     mse: float = 10.0
     coordinate: float = 1.0
 

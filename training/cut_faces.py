@@ -11,15 +11,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..tracker.geometry import bounding_box, box_centre_side
+from .command_line import errors_in_one_line
 from .datasets import LAYOUTS, one_face_each, read_faces
+from .datasets.point_files import write_jpeg
 
 LEAST_SIDE = 15.0  # pixels of the points' box: smaller faces teach nothing about landmarks
 ROOM = 4.2  # side of the square over that of the box
-QUALITY = 95  # of the JPEG files
 
 
 def cut_faces(folder: Path, out: Path, layout: str) -> int:
@@ -32,6 +32,7 @@ def cut_faces(folder: Path, out: Path, layout: str) -> int:
     Returns:
         How many were large enough.
     Raises:
+        OSError: a picture cannot be written.
         SourceError: the folder does not have this layout, or a file is broken.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -43,8 +44,7 @@ def cut_faces(folder: Path, out: Path, layout: str) -> int:
             continue
         half = side * ROOM / 2
         x0, y0, x1, y1 = (max(0, round(v)) for v in (x - half, y - half, x + half, y + half))
-        piece = sample.bgr()[y0:y1, x0:x1]
-        cv2.imwrite(str(out / f"{sample.path.stem}_{number}.jpg"), piece, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        write_jpeg(out / f"{sample.path.stem}_{number}.jpg", sample.bgr()[y0:y1, x0:x1])
         written += 1
     return written
 
@@ -56,7 +56,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--layout", choices=sorted(LAYOUTS), default="table")
     arguments = parser.parse_args()
-    print(f"{cut_faces(arguments.folder, arguments.out, arguments.layout)} faces in {arguments.out}")
+    with errors_in_one_line("cut_faces"):
+        print(f"{cut_faces(arguments.folder, arguments.out, arguments.layout)} faces in {arguments.out}")
 
 
 if __name__ == "__main__":

@@ -20,22 +20,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from ..pipeline.sinks import atomic_write_text, make_folder
 from ..pipeline.sources import open_source
 from ..pipeline.talk import SOME_FAILED
-from ..tracker.errors import ConfigError, FacetrackError, SinkError, SourceError
+from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.geometry import bounding_box, box_centre_side
 from ..tracker.types import Float32, Frame, UInt8
-from .datasets.point_files import write_pts
+from .command_line import errors_in_one_line
+from .datasets.point_files import write_jpeg, write_pts
 from .evaluation.video_benchmark import AnnotatedVideo, excluded_frames, list_training_videos, read_annotation
 
 LAYOUTS = ("300vw", "videos")
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 SHOWN = 3.0  # sides of the face's box: a training crop shows 2.5 at most, turned and shifted a little more
-QUALITY = 95  # of the JPEG files
 ABOUT = "frames.json"
 
 
@@ -199,8 +198,7 @@ def _write(folder: Path, frame: Frame, video: AnnotatedVideo) -> bool | None:
             return None
         bgr, points = piece
         write_pts(stem.with_suffix(".pts"), points)
-    coded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-    stem.with_suffix(".jpg").write_bytes(coded.tobytes())
+    write_jpeg(stem.with_suffix(".jpg"), bgr)
     return number in video.annotations
 
 
@@ -234,13 +232,11 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=Selection().first)
     options = parser.parse_args()
     failed = False
-    try:
+    with errors_in_one_line("frames"):
         selection = Selection(options.layout, options.every, options.first)
         for taken in take_frames(list_footage(options.folder, selection.layout), options.out, selection):
             print(taken, file=sys.stderr if taken.reason else sys.stdout, flush=True)
             failed |= bool(taken.reason)
-    except FacetrackError as error:
-        raise SystemExit(f"frames: {error}") from error
     return SOME_FAILED if failed else 0
 
 

@@ -26,7 +26,7 @@ import torch
 
 from ..engines.card import read_card
 from ..pipeline.open import Choices
-from ..tracker.errors import FacetrackError
+from .command_line import errors_in_one_line
 from .config import Config, Corpus, load
 from .publish import publish
 from .relabel import relabel
@@ -196,9 +196,8 @@ def main() -> None:
     ends = time.monotonic() + 60 * given.minutes
     campaign = Campaign(given.tars, given.work, given.out, given.train_minutes, ends, tuple(given.overrides))
     try:
-        print("finished" if run(campaign, tuple(given.names)) else "call again")
-    except FacetrackError as error:
-        raise SystemExit(f"full_size: {error}") from error
+        with errors_in_one_line("full_size"):
+            print("finished" if run(campaign, tuple(given.names)) else "call again")
     finally:
         ship(campaign)
 

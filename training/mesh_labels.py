@@ -29,6 +29,7 @@ from ..tracker.markup import Markup
 from ..tracker.metrics import nme
 from ..tracker.types import Float32, Float64
 from .augment import mirror_points
+from .command_line import errors_in_one_line
 from .datasets import Sample
 from .datasets.point_files import read_pts, write_pts
 from .datasets.samples import read_bytes
@@ -348,7 +349,11 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", help="instead of writing labels, say how far off they are here")
     parser.add_argument("--hard", action="store_true", help="write the pictures whose sources are somewhat apart")
     parser.add_argument("--model", default=Choices().model)
-    arguments = parser.parse_args()
+    with errors_in_one_line("mesh_labels"):
+        _run(parser.parse_args())
+
+
+def _run(arguments: argparse.Namespace) -> None:
     pictures = Pictures.read(arguments.data, arguments.meshes)
     annotations = pictures.annotations(arguments.annotated)
     with open_engines(Choices(model=arguments.model)) as engines:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..tracker.errors import FacetrackError
 from .alignment.publish import publish_aligner
+from .command_line import errors_in_one_line
 from .config import Config, load
 from .detection.publish import publish_detector
 
@@ -45,10 +45,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    try:
+    with errors_in_one_line("publish"):
         print(publish(load(given.config), given.run, given.data, given.out))
-    except FacetrackError as error:
-        raise SystemExit(f"publish: {error}") from error
 
 
 if __name__ == "__main__":

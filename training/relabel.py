@@ -25,6 +25,7 @@ from ..pipeline.search import FaceDetector
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, box_of_five, rotated_box
 from ..tracker.types import Float32, UInt8
 from .augment import mirror, mirror_points
+from .command_line import errors_in_one_line
 from .datasets import Sample, read_faces, read_images
 from .datasets.point_files import write_pts
 
@@ -172,7 +173,8 @@ def main() -> None:
     parser.add_argument("--asymmetry", type=float, default=ASYMMETRY, help="geometry.asymmetry of M's configuration")
     arguments = parser.parse_args()
     choices = Choices(model=arguments.model)
-    found = relabel(arguments.folder, arguments.out, choices, asymmetry=arguments.asymmetry)
+    with errors_in_one_line("relabel"):
+        found = relabel(arguments.folder, arguments.out, choices, asymmetry=arguments.asymmetry)
     print(f"{found.written} of {found.seen} pictures labelled in {arguments.out}")
 
 

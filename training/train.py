@@ -190,6 +190,8 @@ class Run:
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
         """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints.
 
+        Of several processes the first one's time counts.
+
         What another run has written into the folder since this one was made is gone on from.
 
         Raises:
@@ -227,7 +229,7 @@ class Run:
         stop = time.monotonic() + seconds
         for batch in batches(self.objective, schedule, self.step, end):
             tally.add(self._step(wrapped, batch))
-            over = time.monotonic() > stop
+            over = self._is_over(stop)
             if rank == 0:
                 last = self.step == end
                 if last or self.step % schedule.validate_every == 0:
@@ -237,6 +239,15 @@ class Run:
                     self.save()
             if over:
                 return
+
+    def _is_over(self, stop: float) -> bool:
+        """Whether time is up, by the first process's clock: one that stopped alone would leave the others waiting."""
+        over = time.monotonic() > stop
+        if rank_and_world()[1] == 1 or math.isinf(stop):
+            return over
+        told = torch.tensor(over, dtype=torch.uint8, device=self.device)
+        dist.broadcast(told, 0)
+        return bool(told)
 
     def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, float]:
         """One step of the optimiser; gives the terms of the loss."""
@@ -283,7 +294,7 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
-        if first < self.best:
+        if first <= self.best:  # equal where the landmarks rest and the score learns (schedule.only): the newest
             self.best = first
             _save(
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},

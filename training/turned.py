@@ -24,8 +24,9 @@ from scipy.interpolate import RBFInterpolator
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, head_pose, rotation_matrix
 from ..tracker.types import Float32, Float64, Int64, UInt8
+from .command_line import errors_in_one_line
 from .datasets import Sample, read_pts_folder
-from .datasets.point_files import write_pts
+from .datasets.point_files import write_jpeg, write_pts
 
 # One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
 # sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's
@@ -391,14 +392,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     written = 0
-    for sample, number, turned in turned_faces(read_pts_folder(options.data), options.per_face, options.seed):
-        stem = options.out / sample.path.relative_to(options.data).with_suffix("")
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        name = f"{stem.name}{TURNED}{number}_yaw{np.rad2deg(turned.yaw_rad):+03.0f}"
-        coded = cv2.imencode(".jpg", turned.bgr, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1]
-        stem.with_name(f"{name}.jpg").write_bytes(coded.tobytes())
-        write_pts(stem.with_name(f"{name}.pts"), turned.points)
-        written += 1
+    with errors_in_one_line("turned"):
+        for sample, number, turned in turned_faces(read_pts_folder(options.data), options.per_face, options.seed):
+            stem = options.out / sample.path.relative_to(options.data).with_suffix("")
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            name = f"{stem.name}{TURNED}{number}_yaw{np.rad2deg(turned.yaw_rad):+03.0f}"
+            write_jpeg(stem.with_name(f"{name}.jpg"), turned.bgr, QUALITY)
+            write_pts(stem.with_name(f"{name}.pts"), turned.points)
+            written += 1
     print(f"{options.out}: {written} turned faces")
 
 

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..codec import DISC
+
 WINDOW = 24  # pixels of the window that a branch looks at
-DISC = 13  # pixels of a disc of radius 2
 
 
 def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> list[nn.Module]:

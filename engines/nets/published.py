@@ -45,7 +45,7 @@ PUBLISHED = (
     Published("TAB, 1 hourglass", "tab", 98, 256, "64.5 MB", {"stacks": 1}),
     Published("TAB, 2 hourglasses", "tab", 98, 256, "86.9 MB", {"stacks": 2}),
     Published("PropNet", "propnet", 98, 256, "36.30 M, 42.83 GFLOPs"),
-    Published("GV, ResNet50-V2", "gv", 68, 256, "", {"encoder": "resnet50v2"}),
+    Published("GV, ResNet50-V2", "gv", 68, 256, "", {"encoder": "resnet50v2", "width": 256}),
     Published("GV, HRNetV2-W32", "gv", 68, 256, "", {"encoder": "hrnetv2-w32"}),
     Published("GV, MobileNetV3", "gv", 68, 256, "", {"encoder": "mobilenetv3-large"}),
     Published("SPAN baseline", "shn", 68, 256, "16.05 M"),

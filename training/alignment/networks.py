@@ -36,7 +36,7 @@ class VectorAlignment(Alignment):
             "kind": "vectors",
             "stride": STRIDE,
             "sigma": config.vectors.sigma,
-            "peak": config.vectors.peak,
+            "peak": config.vectors.tau or config.vectors.peak,
         }
 
     def logits(self, answer: tuple[Tensor, ...]) -> Tensor | None:

@@ -17,7 +17,7 @@ from ...engines import graph, nets
 from ...engines.aligner import Aligner
 from ...engines.backend import open_backend
 from ...engines.card import ModelCard, Weights
-from ...engines.card_text import card_text
+from ...engines.card_text import card_path, write_card
 from ...engines.codec import decoder
 from ...engines.export import check_parity, export_onnx
 from ...engines.torch_backend import save_torch_weights
@@ -57,9 +57,8 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
     objective, network = open_alignment(config, data), config.network
     net = objective.build().eval()
     net.load_state_dict(torch.load(run / "best.pt", map_location="cpu", weights_only=True)["average"])
-    weights, path = out / "weights" / f"{config.card.name}.onnx", out / "cards" / f"{config.card.name}.toml"
-    for file in (weights, path):
-        file.parent.mkdir(parents=True, exist_ok=True)
+    weights = out / "weights" / f"{config.card.name}.onnx"
+    weights.parent.mkdir(parents=True, exist_ok=True)
     crops = _validation_crops(objective)
     export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
     check_parity(net, weights, crops[:16], 1e-3)
@@ -70,8 +69,8 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
     measured = _measure(card, objective.validation, pictures)
     measured["parity of the file with torch, px"] = _parity_px(card, net, crops)
     card = replace(card, measured={name: round(value, 3) for name, value in measured.items()})
-    path.write_text(card_text(card), encoding="utf-8")
-    return path
+    write_card(card, out)
+    return card_path(card.name, out)
 
 
 def _validation_crops(objective: Alignment) -> UInt8:

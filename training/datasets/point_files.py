@@ -7,11 +7,14 @@ import re
 from functools import partial
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from ...tracker.errors import SourceError
-from ...tracker.types import Float32
+from ...tracker.types import Float32, UInt8
 from .samples import Entry, Sample, images_below, read_bytes
+
+QUALITY = 95  # of the JPEG files that are made of other pictures
 
 
 def read_pts(path: Path) -> Float32:
@@ -44,6 +47,15 @@ def write_pts(path: Path, points: Float32) -> None:
     """Write landmarks (N, 2), counted from 0, as a `.pts` file, which counts from 1."""
     rows = "\n".join(f"{x + 1:.3f} {y + 1:.3f}" for x, y in points)
     path.write_text(f"version: 1\nn_points: {len(points)}\n{{\n{rows}\n}}\n", encoding="ascii")
+
+
+def write_jpeg(path: Path, bgr: UInt8, quality: int = QUALITY) -> None:
+    """Write a picture (H, W, 3) BGR.
+
+    Raises:
+        OSError: it cannot be written, of which OpenCV's own writing says nothing.
+    """
+    path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
 
 def read_pts_sample(image: Path, subsets: tuple[str, ...] = ()) -> Sample:

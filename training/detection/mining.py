@@ -21,6 +21,7 @@ from ...engines.detector import Detector, DetectorSettings
 from ...engines.torch_backend import TorchBackend
 from ...tracker.geometry import CropTransform
 from ...tracker.types import UInt8
+from ..command_line import errors_in_one_line
 from ..config import Config, load
 from .objectives import faceless, held_out
 
@@ -83,7 +84,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    print(mine_for_run(load(arguments.config), arguments.run, arguments.data))
+    with errors_in_one_line("mining"):
+        print(mine_for_run(load(arguments.config), arguments.run, arguments.data))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...engines import nets
-from ...engines.nets.bbfcn import BBFCN, DISC, cut_windows
+from ...engines.codec import DISC
+from ...engines.nets.bbfcn import BBFCN, cut_windows
 from ...tracker.geometry import CropTransform
 from ...tracker.proposals import mean_of_highest
 from ...tracker.types import Float32, UInt8

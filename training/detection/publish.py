@@ -18,7 +18,7 @@ from torch import nn
 from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs, open_backend
 from ...engines.card import ModelCard, Weights
-from ...engines.card_text import card_text
+from ...engines.card_text import card_path, write_card
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
 from ...engines.quantise import quantise_onnx
@@ -56,6 +56,7 @@ class Witness:
     """A backend that remembers what it was asked, to quantise with."""
 
     description = "witness"
+    precision = canvas = None  # each level is an example of its own
 
     def __init__(self, backend: Backend) -> None:
         self.seen: list[UInt8] = []
@@ -87,15 +88,13 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         BackendError: the exported networks do not compute what torch does.
     """
     pair = Pair.of_run(config, run)
-    path = out / "cards" / f"{config.card.name}.toml"
-    for folder in (path.parent, out / "weights"):
-        folder.mkdir(parents=True, exist_ok=True)
+    (out / "weights").mkdir(parents=True, exist_ok=True)
     weights = _store(config, pair, data, out / "weights")
     card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
     card = replace(card, calibration=fit(card, config, data))
     card = replace(card, measured=_figures(card, config, data))
-    path.write_text(card_text(_rounded(card)), encoding="utf-8")
-    return path
+    write_card(_rounded(card), out)
+    return card_path(card.name, out)
 
 
 def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, Weights]:

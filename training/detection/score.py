@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ...engines.aligner import sigmoid
 from ...engines.detector import Detector, scan_features
 from ...tracker.geometry import iou
 from ...tracker.proposals import fit_views
@@ -142,7 +143,7 @@ def fit_logistic(measured: Measured, ridge: float = 3.0, rounds: int = 30) -> li
     penalty = ridge * np.diag([*np.ones(x.shape[1]), 0.0])
     w = np.zeros(design.shape[1])
     for _ in range(rounds):
-        p = 1 / (1 + np.exp(-np.clip(design @ w, -30, 30)))
+        p = sigmoid(design @ w)
         gradient = design.T @ (share * (y - p)) - penalty @ w
         hessian = (design * (share * p * (1 - p) + 1e-9)[:, None]).T @ design + penalty
         w += np.linalg.solve(hessian, gradient)

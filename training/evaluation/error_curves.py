@@ -35,13 +35,13 @@ class Curve:
 
 
 def require_matplotlib() -> None:
-    """Find out before the work whether the curves can be drawn.
+    """Find out before the work whether curves can be drawn.
 
     Raises:
         BackendError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise BackendError('the error curves need matplotlib; run: pip install "facetrack[eval]"')
+        raise BackendError('the curves need matplotlib; run: pip install "facetrack[eval]"')
 
 
 def draw_curves(curves: Sequence[Curve], title: str, limit: float) -> tuple[bytes, bytes]:

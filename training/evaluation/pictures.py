@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...pipeline.batch import Reporter, Task
 from ...pipeline.open import Choices, Engines
+from ...pipeline.progress import Reporter, Task
 from ...pipeline.sinks import make_folder
 from ...tracker import markup
 from ..datasets import Broken, list_faces

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...pipeline.batch import Failure, Reporter, Task
+from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
+from ...pipeline.progress import Reporter, Task
 from ...pipeline.sinks import make_folder
 from ...pipeline.workers import do_all
 from ...tracker import metrics

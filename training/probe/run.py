@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...pipeline.batch import Outputs, Task, track_all
+from ...pipeline.batch import Outputs, track_all
+from ...pipeline.csv_sink import TableOptions
 from ...pipeline.open import Choices, Engines
-from ...pipeline.progress import NoProgress
+from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sinks import atomic_write_text
 from ...tracker.errors import SourceError
 from .clips import POINTS, Clip
@@ -33,20 +34,18 @@ def measure_probe(clips: Sequence[Clip], out: Path | None, engines: Engines, cho
         SinkError: out cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
-        results = list(_tracked(clips, out or Path(passing), engines, choices))
+        results = list(_tracked(clips, out or Path(passing), engines))
     report = compile_report(results, choices)
     if out is not None:
         atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     return report
 
 
-def _tracked(
-    clips: Sequence[Clip], out: Path, engines: Engines, choices: Choices
-) -> Iterator[tuple[Clip, TrackedClip]]:
-    outputs = Outputs(out, raw=True, existing="overwrite")
+def _tracked(clips: Sequence[Clip], out: Path, engines: Engines) -> Iterator[tuple[Clip, TrackedClip]]:
+    outputs = Outputs(out, columns=TableOptions(raw=True), existing="overwrite")
     for clip in clips:
         task = Task(str(clip.video), clip.name)
-        failures = track_all([task], outputs, engines, choices, NoProgress())
+        failures = track_all([task], outputs, engines, NoProgress())
         if failures:
             raise SourceError(str(failures[0]))
         yield clip, read_table(outputs.table(task))

@@ -1,0 +1,107 @@
+"""Engines are opened whole or not at all, also by two threads at once."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from numba.core.caching import Cache
+
+from facetrack.engines.backend import Backend, open_backend
+from facetrack.pipeline import open as open_module
+from facetrack.pipeline.open import Choices, open_engines
+from facetrack.pipeline.portrait import portrait
+from facetrack.tracker.errors import BackendError
+from facetrack.tracker.types import Frame
+
+
+@dataclass
+class Doorkeeper:
+    """Opens networks as ever, and counts those that are open.
+
+    Attributes:
+        failing: number of the one, from 0, that cannot be opened.
+        inside: what is open.
+        opened: how many have been.
+    """
+
+    failing: int = -1
+    inside: list[Backend] = field(default_factory=list)
+    opened: int = 0
+
+    def __call__(self, *arguments: Any) -> Backend:
+        self.opened += 1
+        if self.opened - 1 == self.failing:
+            raise BackendError("no room")
+        backend = open_backend(*arguments)
+        close = backend.close
+
+        def leave() -> None:
+            self.inside.remove(backend)
+            close()
+
+        backend.close = leave  # type: ignore[method-assign]
+        self.inside.append(backend)
+        return backend
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_network_that_cannot_be_loaded_leaves_none_open(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    doorkeeper = Doorkeeper(failing)
+    monkeypatch.setattr(open_module, "open_backend", doorkeeper)
+    with pytest.raises(BackendError, match="no room"), open_engines():
+        pytest.fail("opened")
+    assert doorkeeper.opened > failing
+    assert doorkeeper.inside == []
+
+
+def fail(*_: object) -> None:
+    raise ValueError("this one is odd")
+
+
+def test_a_warm_up_that_fails_leaves_no_network_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    doorkeeper = Doorkeeper()
+    monkeypatch.setattr(open_module, "open_backend", doorkeeper)
+    monkeypatch.setattr(open_module, "_warm_up", fail)
+    with pytest.raises(ValueError, match="odd"), open_engines():
+        pytest.fail("opened")
+    assert (doorkeeper.opened, doorkeeper.inside) == (3, [])
+
+
+def test_what_only_saves_time_may_fail_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    doorkeeper = Doorkeeper()
+    monkeypatch.setattr(open_module, "open_backend", doorkeeper)
+    monkeypatch.setattr(open_module, "_fill_tables", fail)
+    with caplog.at_level(logging.WARNING, "facetrack"), open_engines():
+        assert len(doorkeeper.inside) == 3
+    assert doorkeeper.inside == []
+    assert [record.getMessage() for record in caplog.records] == ["while starting: ValueError: this one is odd"]
+
+
+def in_threads(work: Callable[[], object], count: int) -> None:
+    """Run `work` in several threads and wait for all."""
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_two_threads_can_open_engines_at_once_and_both_find_the_face() -> None:
+    load, found, together = Cache.load_overload, [], threading.Barrier(2)
+
+    def work() -> None:
+        together.wait(60)
+        with open_engines(Choices()) as engines:
+            (result,) = engines.pipeline(engines.choices).serial([Frame(0, 0.0, 0.0, portrait())])
+            found.append(len(result.faces))
+
+    in_threads(work, 2)
+    assert found == [1, 1]
+    assert Cache.load_overload is load

@@ -1,0 +1,80 @@
+"""Sinks that are written together: all of them complete, or none; and all of them closed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from fakes import make_face, make_result
+
+from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
+from facetrack.pipeline.record import Record
+from facetrack.pipeline.sinks import Sink
+from facetrack.pipeline.video_sink import VideoSink
+from facetrack.tracker.errors import SinkError
+from facetrack.tracker.types import Result
+
+
+@dataclass
+class Diary:
+    """A sink that notes what is asked of it, and can be told what not to do."""
+
+    failing: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def _note(self, what: str) -> None:
+        self.notes.append(what)
+        if what == self.failing:
+            raise SinkError(f"cannot {what}")
+
+    def write(self, result: Result) -> None:
+        del result
+        self._note("write")
+
+    def finish(self) -> None:
+        self._note("finish")
+
+    def close(self, *, complete: bool) -> None:
+        self._note("publish" if complete else "close")
+
+
+def keep(sinks: Sequence[Sink], *results: Result) -> None:
+    """Write results to all sinks and end them together."""
+    with Record() as record:
+        for sink in sinks:
+            record.add(sink)
+        for result in results:
+            record.write(result)
+        record.finish()
+
+
+def files(folder: Path) -> list[Sink]:
+    return [CsvSink(folder / "a.csv", CsvColumns(68)), VideoSink(folder / "a.mp4")]
+
+
+def test_files_get_their_names_when_all_are_written_to_their_ends(tmp_path: Path) -> None:
+    keep(files(tmp_path), make_result(make_face()))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "a.mp4"]
+
+
+def test_where_one_sink_cannot_be_finished_no_file_gets_its_name(tmp_path: Path) -> None:
+    diary = Diary(failing="finish")
+    with pytest.raises(SinkError, match="cannot finish"):
+        keep([*files(tmp_path), diary], make_result(make_face()))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv.part", "a.mp4.part"]
+    assert diary.notes == ["write", "finish", "close"]
+
+
+def test_nothing_is_left_of_files_that_were_finished_without_a_result(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match="cannot finish"):
+        keep([*files(tmp_path), Diary(failing="finish")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sink_that_cannot_be_closed_keeps_none_of_the_others_open() -> None:
+    diaries = [Diary(failing="finish"), Diary(failing="close"), Diary()]
+    with pytest.raises(SinkError, match="cannot close"):
+        keep(diaries)
+    assert [diary.notes for diary in diaries] == [["finish", "close"], ["close"], ["close"]]
