@@ -38,8 +38,7 @@ def normalising_lengths(
     """
     points = _faces(truth, markup, "truth")
     if kind == "box" or kind == "diag" or kind == "edge":
-        own = boxes is None or kind == "diag"
-        lengths = _box_lengths(bounding_box(truth) if own else boxes, kind)
+        lengths = _box_lengths(bounding_box(truth) if boxes is None or kind == "diag" else boxes, kind)
     elif kind in markup.normalisers:
         first, second = (points[:, list(group)].mean(1) for group in markup.normalisers[kind])
         lengths = np.linalg.norm(first - second, axis=-1)
