@@ -107,7 +107,7 @@ folder = click.argument("folder", type=PATH, metavar="DIR")
 out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the results.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there.")
 workers = click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes, a video each."
+    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes, a video each."
 )
 shard = click.option(
     "--shard",
@@ -121,7 +121,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 backend = chain(
     click.option("--model", default="gv", show_default=True, help="Network or card; see `facetrack models`."),
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
-    click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each network."),
+    click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of each network."),
 )
 tracking = chain(
     backend,
