@@ -19,7 +19,7 @@ CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard norma
 STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
 ROBUST_ROUNDS = 4
 BISECTIONS = 12
-LEAST_STEP_S = 0.004  # no speed is read from a shorter step: stamps of a burst, not of a camera
+LEAST_STEP_S = 0.004  # no speed is read from a shorter step at any rate: stamps of a burst, not of a camera
 FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
 
 
@@ -67,6 +67,7 @@ class Tuning(NamedTuple):
     outlier: float
     outlier_frames: int
     jump: float
+    least_step_s: float  # a speed is read from no shorter step
 
 
 @njit(cache=True, nogil=True)
@@ -148,14 +149,15 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
     if length > tuning.jump:
         return False
     shared_variance = tuning.shared_noise + min(3, points) / precision  # 3 coefficients of a motion on each axis
-    gains = _gains(state, points, length, shared_variance, dt, tuning.surprise)
+    step = dt if dt >= tuning.least_step_s else 0.0
+    gains = _gains(state, points, length, shared_variance, step, tuning.surprise)
     for i in range(points):
         _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         if variance[i] < np.inf and not _is_outlier(state, i, x**2 + y**2, tuning):
-            own = _gains(state, i, x**2 + y**2, variance[i], dt, tuning.surprise)
+            own = _gains(state, i, x**2 + y**2, variance[i], step, tuning.surprise)
             _correct(state, state.own_step, i, x, y, own)
-    _carry(state, start, variance, dt)
+    _carry(state, start, variance, step)
     return True
 
 
@@ -193,7 +195,9 @@ def _predict(state: State, dt: float, tuning: Tuning) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gains(state: State, row: int, length: float, variance: float, dt: float, surprise: float) -> tuple[float, float]:
+def _gains(
+    state: State, row: int, length: float, variance: float, step: float, surprise: float
+) -> tuple[float, float]:
     """Update one covariance for a measurement and give the Kalman gains of position and velocity.
 
     Args:
@@ -201,13 +205,15 @@ def _gains(state: State, row: int, length: float, variance: float, dt: float, su
         row: the point; N for the shared motion.
         length: squared length of the innovation, px^2.
         variance: that of one coordinate of the measurement, px^2.
-        dt: seconds since the last prediction.
+        step: seconds since the last frame; 0 where these are too few to say how fast a movement was.
         surprise: the largest `length` over its expected variance that passes for noise.
     """
     pp, pv, vv = state.spread[row, 0], state.spread[row, 1], state.spread[row, 2]
     if length > surprise * (pp + variance):
-        excess, step = length - (pp + variance), max(dt, LEAST_STEP_S)
-        pp, pv, vv = pp + excess, pv + excess / step, vv + excess / step**2
+        excess = length - (pp + variance)
+        pp += excess
+        if step > 0:
+            pv, vv = pv + excess / step, vv + excess / step**2
         state.moving[row] = 1.0
         state.prior[row, 0], state.prior[row, 1], state.prior[row, 2] = pp, pv, vv
     of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
@@ -228,7 +234,7 @@ def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tup
 
 
 @njit(cache=True, nogil=True)
-def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
+def _carry(state: State, start: Float64, variance: Float64, step: float) -> None:
     """Let the points that were not seen make the motion that the seen ones made since `start`."""
     points = len(start)
     moved, unseen = np.empty((points, 2)), 0
@@ -242,7 +248,8 @@ def _carry(state: State, start: Float64, variance: Float64, dt: float) -> None:
     for i in range(points):
         if variance[i] == np.inf:
             for axis in range(2):
-                position, velocity = start[i, axis] + shared[i, axis], shared[i, axis] / max(dt, LEAST_STEP_S)
+                position = start[i, axis] + shared[i, axis]
+                velocity = shared[i, axis] / step if step > 0 else state.velocity[i, axis]
                 state.own_step[i, axis] = position - state.position[i, axis]
                 state.own_step[i, 2 + axis] = velocity - state.velocity[i, axis]
                 state.position[i, axis], state.velocity[i, axis] = position, velocity

@@ -10,7 +10,8 @@ from the data alone, how far each measurement is trusted.
    covariance and a gain of its own.
 2. Surprise. An innovation of more than `surprise` standard deviations is a movement, not noise: the variance of the
    velocity before the step is raised until each coordinate's variance is the innovation's squared length, so that the
-   same frame is followed nearly in full. What moved counts as moving for a while.
+   same frame is followed nearly in full. What moved counts as moving for a while. Over a step of less than half the
+   usual one (a frame that came late, a doubled time stamp) only the position is followed: speed would be far too high.
 3. Noise level. A point's distance from the straight line between its neighbours in time shows the noise of this
    video; where the median over the points exceeds the expected noise, all measurement variances grow with it.
 
@@ -43,11 +44,13 @@ from typing import Literal
 import numpy as np
 
 from .errors import ConfigError
-from .kalman import State, Tuning, begin, blank, drift, measure
+from .kalman import LEAST_STEP_S, State, Tuning, begin, blank, drift, measure
 from .types import Float32, Float64
 
 # "kalman" is this module, "oneeuro" and "rts" are the modules of these names, "none" leaves points as measured
 Smoothing = Literal["kalman", "oneeuro", "rts", "none"]
+PACE = 0.1  # weight of the last step in the mean of steps
+HURRIED = 0.5  # of that mean: a shorter step is a late frame's or a doubled stamp's, and tells no speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class Smoother:
         self._state = blank(points)
         self._time_s = math.nan  # of the state
         self._recent_s: tuple[float, ...] = ()  # times of the last measurements since the start, at most two
+        self._pace_s = 0.0  # mean of the last steps
         self._size_px = 0.0
         self._noisier = 1.0  # variance of the video's noise over the expected one
 
@@ -152,6 +156,7 @@ class Smoother:
         if not trust @ trust > 0:
             return self.coast(time_s)
         share, dt = self._share(time_s), time_s - self._time_s
+        self._pace_s += (PACE if self._pace_s else 1.0) * (dt - self._pace_s)
         followed, noise = measure(self._state, measured, trust, dt, share, self._tuning())
         if not followed:
             return self._start(time_s, measured, trust)
@@ -234,6 +239,7 @@ class Smoother:
             outlier=settings.outlier**2 * area,
             outlier_frames=settings.outlier_frames,
             jump=settings.restart_jump**2 * area,
+            least_step_s=max(LEAST_STEP_S, HURRIED * self._pace_s),
         )
 
     def _answer(self) -> tuple[Float32, Float32]:
