@@ -73,6 +73,11 @@ class Reader:
             container.close()
             raise
 
+    @property
+    def container(self) -> str:
+        """FFmpeg's name of the format."""
+        return self._container.format.name
+
     def read(self) -> VideoFrame | None:
         """Decode the next picture; None at the end and after `close`.
 
@@ -126,44 +131,56 @@ class Reader:
 
 
 class MediaClock:
-    """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource)."""
+    """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource).
 
-    def __init__(self, stream: VideoStream) -> None:
+    AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
+    decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
+    """
+
+    def __init__(self, stream: VideoStream, container: str = "") -> None:
+        """Start a clock.
+
+        Args:
+            stream: whose pictures come.
+            container: FFmpeg's name of the format.
+        """
         base = stream.time_base or Fraction(1, 90_000)
         self._numerator, self._denominator = base.numerator, base.denominator
         self._tick_s = max(float(base), 1e-6)  # a CSV time stamp has six decimals
         self._period_s = float(1 / (mean_rate(stream) or UNKNOWN_RATE))
-        self._start = stream.start_time
+        self._by_decoding = container == "avi"
+        self._start = None if self._by_decoding else stream.start_time
         self._last_s: float | None = None
         self._shift_s = 0.0
 
     def time_of(self, picture: VideoFrame) -> float:
         """Give the time of the next picture in seconds; one call per picture, in order."""
-        self._last_s = self._first(picture) if self._last_s is None else self._next(picture, self._last_s)
+        stamp = picture.dts if self._by_decoding else picture.pts
+        self._last_s = self._first(stamp) if self._last_s is None else self._next(stamp, self._last_s)
         return self._last_s
 
-    def _first(self, picture: VideoFrame) -> float:
-        if picture.pts is None:
+    def _first(self, stamp: int | None) -> float:
+        if stamp is None:
             return 0.0
-        if self._start is None or self._start > picture.pts:
-            self._start = picture.pts
-        return self._stamp_s(picture.pts)
+        if self._start is None or self._start > stamp:
+            self._start = stamp
+        return self._stamp_s(stamp)
 
-    def _next(self, picture: VideoFrame, last_s: float) -> float:
-        if picture.pts is None:
+    def _next(self, stamp: int | None, last_s: float) -> float:
+        if stamp is None:
             return last_s + self._period_s
         if self._start is None:
-            self._start, self._shift_s = picture.pts, last_s + self._period_s
-        stamp_s = self._stamp_s(picture.pts)
-        if stamp_s > last_s:
+            self._start, self._shift_s = stamp, last_s + self._period_s
+        stamp_s = self._stamp_s(stamp)
+        if stamp_s > last_s + self._tick_s / 2:
             return stamp_s
         if last_s - stamp_s < CLOCK_BREAK_S:
             return last_s + self._tick_s
         self._shift_s += last_s + self._period_s - stamp_s
         return last_s + self._period_s
 
-    def _stamp_s(self, pts: int) -> float:
-        return (pts - (self._start or 0)) * self._numerator / self._denominator + self._shift_s
+    def _stamp_s(self, stamp: int) -> float:
+        return (stamp - (self._start or 0)) * self._numerator / self._denominator + self._shift_s
 
 
 class ToBgr:

@@ -110,7 +110,7 @@ class VideoSource:
         self._reader.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
-        clock = MediaClock(self._reader.stream)
+        clock = MediaClock(self._reader.stream, self._reader.container)
         began_s = time.monotonic()
         index = 0
         picture = self._reader.first

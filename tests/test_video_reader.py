@@ -27,8 +27,8 @@ class _Stamped:
     time_base = Fraction(1, 1000)
     average_rate = guessed_rate = Fraction(25)
 
-    def __init__(self, pts: int | None = None, start_time: int | None = None) -> None:
-        self.pts, self.start_time = pts, start_time
+    def __init__(self, pts: int | None = None, start_time: int | None = None, dts: int | None = None) -> None:
+        self.pts, self.start_time, self.dts = pts, start_time, dts
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,13 @@ class _Stamped:
 def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
     clock = MediaClock(_Stamped())  # type: ignore[arg-type]
     np.testing.assert_allclose([clock.time_of(_Stamped(pts)) for pts in stamps_ms], wanted_s, atol=1e-9)  # type: ignore[arg-type]
+
+
+def test_avi_files_are_timed_by_the_order_of_decoding() -> None:
+    """As FFmpeg numbers the pictures of H.264 with B-frames in AVI, which has no presentation time stamps."""
+    clock = MediaClock(_Stamped(start_time=0), "avi")  # type: ignore[arg-type]
+    pictures = [_Stamped(pts, dts=dts) for pts, dts in ((40, 80), (120, 120), (80, 160), (240, 200), (200, 240))]
+    np.testing.assert_allclose([clock.time_of(p) for p in pictures], [0, 0.04, 0.08, 0.12, 0.16], atol=1e-9)  # type: ignore[arg-type]
 
 
 @pytest.fixture
