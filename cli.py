@@ -1,6 +1,7 @@
 """The command line: words -> one call -> exit code.
 
-0 done, 1 an error in one line, 2 bad usage, 3 some files of a batch failed and the others are done, 130 Ctrl-C.
+0 done, 1 an error in one line, 2 bad usage, 3 some files of a batch failed and the others are done, 130 Ctrl-C. SIGTERM
+and SIGHUP end a command as Ctrl-C does, with 143 and 129; where SIGHUP is ignored (nohup), it stays so.
 Data goes to stdout, talk to stderr. Each command stands in `commands.py` of the layer that does its work.
 """
 
@@ -9,10 +10,13 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import click
 
@@ -59,20 +63,80 @@ def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = N
     _prepare_process()
     log.handlers = [Talk()]
     log.setLevel(logging.WARNING)
+    with _some_stderr(), _ToldToEnd() as told_to_end:
+        return _run(arguments, engines or _open_engines, told_to_end)
+
+
+def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _ToldToEnd) -> int:
     try:
-        code = _commands.main(arguments, prog_name="facetrack", standalone_mode=False, obj=engines or _open_engines)
+        code = _commands.main(arguments, prog_name="facetrack", standalone_mode=False, obj=engines)
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return INTERRUPTED
+        return told_to_end.exit_code
     except FacetrackError as error:
         return _fail(error, str(error))
     except OSError as error:
+        if told_to_end.by:  # the terminal that talk went to has gone
+            return told_to_end.exit_code
         if error.errno is None:  # not the system's refusal: a mistake of ours
             raise
         return _fail(error, f"{error.filename or 'a file'}: cannot be read or written: {error.strerror}")
     return code or 0
+
+
+class _ToldToEnd:
+    """Makes SIGTERM and SIGHUP a KeyboardInterrupt, once: what then keeps the rows is not interrupted again.
+
+    Those that are ignored stay ignored, as nohup wants it. Outside the main thread, which alone hears signals, nothing
+    is changed.
+
+    Attributes:
+        by: the signal that came; 0 if none did.
+    """
+
+    def __init__(self) -> None:
+        self.by = 0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it for a program that a signal ended."""
+        return 128 + self.by if self.by else INTERRUPTED
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if not self.by:
+            self.by = number
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+                number = getattr(signal, name, None)
+                if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _some_stderr() -> Iterator[None]:
+    """Where stderr is closed, nobody hears the talk; nor may a file that is opened next take its number, 2."""
+    if sys.stderr is not None:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as sys.stderr:  # noqa: PTH123 - no file
+        try:
+            yield
+        finally:
+            sys.stderr = None
 
 
 def _fail(error: Exception, line: str) -> int:

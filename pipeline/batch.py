@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,7 +23,15 @@ from .image_source import printable
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
-from .sidecar import Origin, Outcome, identify_models, recorded_failures, why_not_finished, write_sidecar
+from .sidecar import (
+    Origin,
+    Outcome,
+    identify_models,
+    recorded_failures,
+    whose_table,
+    why_not_finished,
+    write_sidecar,
+)
 from .sinks import exist_already, make_folder
 from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among
 from .video_sink import VideoSink
@@ -122,12 +131,17 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
         name = path.resolve().name if path.is_dir() else path.stem
         return [Task(spec, name or "input")]
     matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
-    root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    root = _fixed_part(path)
     if all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches):
         return [Task(spec, root.resolve().name)]
     stems = [Path(match) if Path(match).is_dir() else Path(match).with_suffix("") for match in matches]
     names = [stem.relative_to(root).as_posix() if keep_folders else stem.name for stem in stems]
     return [Task(match, name) for match, name in zip(matches, names, strict=True)]
+
+
+def _fixed_part(path: Path) -> Path:
+    """The part of a glob without wildcards."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:
@@ -209,6 +223,8 @@ class _Run:
         self.choices, self.record = engines.choices, Record()
         settings = asdict(self.choices) | outputs.columns.settings() | {"video": outputs.video}
         self.origin = Origin(identify_input(task), settings, identify_models(engines.cards))
+        self.input_path = "" if "://" in task.spec else printable(os.path.realpath(task.spec))
+        self.table: CsvSink | None = None
 
     def track(self) -> list[Failure]:
         """Read, track, write; the answer is what had to be left out.
@@ -216,8 +232,11 @@ class _Run:
         Raises:
             FacetrackError: nothing could be read, or something could not be written.
         """
+        sidecar = self.outputs.sidecar(self.task)
+        if sidecar.is_dir():
+            raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
         if self.outputs.existing == "resume" and self._is_finished():
-            return self._left_out(recorded_failures(self.outputs.sidecar(self.task)))
+            return self._left_out(recorded_failures(sidecar))
         began_s = time.monotonic()
         with open_source(self.task.spec, decoder=self.choices.decoder) as source:
             if source.live:
@@ -226,7 +245,8 @@ class _Run:
             error = self._write(source)
             wall_s = time.monotonic() - began_s
             outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
-        write_sidecar(self.outputs.sidecar(self.task), self.origin, self.record.tally, outcome)
+        size = self.table.size_bytes if self.table else None
+        write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, table_bytes=size)
         self.reporter.ended(self.task, self._line(outcome))
         return self._failures(source, outcome)
 
@@ -234,11 +254,13 @@ class _Run:
         missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
         if len(missing) == len(self.outputs.files(self.task)):
             return False
-        reason = (
-            f"there is no {missing[0]}" if missing else why_not_finished(self.outputs.sidecar(self.task), self.origin)
-        )
+        table, sidecar = self.outputs.table(self.task), self.outputs.sidecar(self.task)
+        other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
+        if other:
+            raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders")
+        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, table)
         if reason:
-            log.warning("%s: done again: %s", self.outputs.table(self.task), reason)
+            log.warning("%s: done again: %s", table, reason)
             return False
         self.reporter.ended(self.task, "finished before")
         return True
@@ -267,9 +289,12 @@ class _Run:
         make_folder(self.outputs.table(self.task).parent)
         points, images = self.engines.aligner.markup.points, source.kind == "images"
         columns = self.outputs.columns.for_faces(points, images=images)
-        self.record.add(CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite))
-        if self.outputs.video:
-            self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
+        self.table = CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite)
+        try:  # the table is opened first and gets its name last, so that its lock is the video's too
+            if self.outputs.video:
+                self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
+        finally:
+            self.record.add(self.table)
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
         """What the engines find; where it comes in hindsight, pictures for a video are read a second time."""
@@ -303,17 +328,19 @@ class _Run:
 def identify_input(task: Task) -> dict[str, Any]:
     """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
 
-    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change.
+    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change. The
+    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from.
     """
     path = Path(task.spec)
     if path.is_dir():
-        files = pictures_among(path.iterdir())
+        root, files = path, pictures_among(path.iterdir())
+        path = path.resolve() if path.name in ("", "..") else path
     elif path.exists():
-        files = [path]
+        root, files = path.parent, [path]
     else:
         matches = (Path(match) for match in glob.glob(task.spec, recursive=True))  # noqa: PTH207
-        files = pictures_among(matches)
-    stats = [(printable(file.as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
+        root, files = _fixed_part(path), pictures_among(matches)
+    stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
     listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
     return {
         "name": printable(path.name or task.spec),

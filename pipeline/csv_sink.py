@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -128,18 +129,25 @@ class CsvSink:
         path: NAME.csv; it is NAME.csv.part until it is complete.
         columns: which columns it has.
         overwrite: replace an existing file.
+
+    Attributes:
+        size_bytes: of the whole file, once it is finished.
+
     Raises:
-        SinkError: the file exists, or cannot be written.
+        SinkError: the file exists, another process is writing it, or it cannot be written.
     """
 
     def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False) -> None:
         self._columns = columns
         self._file = PartFile(path, overwrite=overwrite)
         self._rows, self._closed = 0, False
+        self.size_bytes = 0
+        self._file.lock()
         try:
             self._out = self._file.part.open("w", _BUFFER_BYTES, encoding="utf-8", newline="\n")
             self._out.write(",".join(columns.names()) + "\n")
         except OSError as error:
+            self._file.release()
             raise self._file.error(error) from error
 
     def write(self, result: Result) -> None:
@@ -159,16 +167,26 @@ class CsvSink:
 
     def finish(self) -> None:
         """Write what is left to be written; see `sinks.Sink.finish`."""
+        if self._out.closed:
+            return
         try:
-            self._out.close()
+            with self._out:
+                self._out.flush()
+                os.fsync(self._out.fileno())
+                self.size_bytes = os.fstat(self._out.fileno()).st_size
         except OSError as error:
             self._closed = True  # given up: it never gets its name
             raise self._file.error(error) from error
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete; see `sinks.Sink.close`."""
-        if self._closed:
-            return
+        try:
+            if not self._closed:
+                self._end(complete=complete)
+        finally:
+            self._file.release()
+
+    def _end(self, *, complete: bool) -> None:
         self._closed = True
         try:
             self.finish()

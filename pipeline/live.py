@@ -94,7 +94,7 @@ class LiveRun:
             SourceError: the source cannot be opened, or was lost.
             SinkError: an output cannot be written or exists, or there is no display.
             ConfigError: the pictures have another aspect than the intrinsics, or outputs get in each other's way.
-            KeyboardInterrupt: Ctrl-C.
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
         """
         self.outputs.refuse_collisions(spec)
         began_s = time.monotonic()

@@ -33,6 +33,7 @@ from .sources import Decoder, Source
 
 log = logging.getLogger(__name__)
 
+LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 DETECTOR, WITNESS = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -45,8 +46,8 @@ class Choices:
         backend: one of `engines.backend.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway.
         detect_every: frames between two searches while every known face is tracked.
-        min_face: smallest face that is searched for, pixels of its landmarks' box; 0 chooses by the frame's size, and
-            half of that in pictures.
+        min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more; 0 chooses by the frame's
+            size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
         decoder: what decodes recordings and streams.
@@ -69,8 +70,10 @@ class Choices:
         for name in ("threads", "detect_every", "max_faces"):
             if not getattr(self, name) >= 1:
                 raise ConfigError(f"{name}: wanted 1 or more, got {getattr(self, name)}")
-        if not 0 <= self.min_face < math.inf:
-            raise ConfigError(f"min_face: wanted a number of pixels, or 0 to choose by the frame, got {self.min_face}")
+        if self.min_face != 0 and not LEAST_FACE <= self.min_face < math.inf:
+            raise ConfigError(
+                f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+LEAST_FACE = 8  # pixels, as `Choices` wants it
 BACKENDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 PATH = click.Path(path_type=Path)
 
@@ -51,6 +52,20 @@ class FiniteRange(click.FloatRange):
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class FaceSide(FiniteRange):
+    """Pixels of a face that can be searched for, or 0."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number, or fail as bad usage."""
+        number = super().convert(value, param, ctx)
+        if 0 < number < LEAST_FACE:
+            self.fail(f"wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {value}", param, ctx)
         return number
 
 
@@ -121,7 +136,9 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 backend = chain(
     click.option("--model", default="gv", show_default=True, help="Network or card; see `facetrack models`."),
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
-    click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of each network."),
+    click.option(
+        "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of each network."
+    ),
 )
 tracking = chain(
     backend,
@@ -134,9 +151,9 @@ tracking = chain(
     ),
     click.option(
         "--min-face",
-        type=FiniteRange(0),
+        type=FaceSide(),
         default=0,
-        help="Smallest face to search for, pixels.  [default: by the frame's size, half of that in pictures]",
+        help="Smallest face to search for, 8 pixels or more.  [default: by the frame's size, half of that in pictures]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
 )

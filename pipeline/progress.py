@@ -39,8 +39,10 @@ class Progress(Reporter, AbstractContextManager["Progress"], Protocol):
     """A reporter that is opened and closed."""
 
 
-def open_progress(tasks: int, stream: TextIO) -> Progress:
-    """Bars with the time left if the stream is a terminal, else a line per task."""
+def open_progress(tasks: int, stream: TextIO | None) -> Progress:
+    """Bars with the time left if the stream is a terminal, else a line per task; nothing if it is closed (None)."""
+    if stream is None:
+        return NoProgress()
     return BarProgress(tasks, stream) if stream.isatty() else LineProgress(stream)
 
 

@@ -63,14 +63,23 @@ class Outcome:
     backend: str
 
 
-def write_sidecar(path: Path, origin: Origin, tally: Tally, outcome: Outcome) -> None:
+def write_sidecar(
+    path: Path, origin: Origin, tally: Tally, outcome: Outcome, *, input_path: str = "", table_bytes: int | None = None
+) -> None:
     """Write the sidecar.
 
+    Args:
+        path, origin, tally, outcome: where, and what it tells.
+        input_path: where the input is, which does not have to be the same for the table to be the same; "": unknown.
+        table_bytes: the size of the table.
     Raises:
         SinkError: it cannot be written.
     """
     counts = {**tally.counts(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
-    content = origin.table() | {
+    content = origin.table()
+    content |= {"path": input_path} if input_path else {}
+    content |= {} if table_bytes is None else {"table_bytes": table_bytes}
+    content |= {
         "complete": not outcome.error,
         "error": outcome.error or None,
         "counts": counts,
@@ -97,16 +106,45 @@ def _what_differs(key: str, wanted: Any, found: Any) -> str:
     return f"settings differ: {', '.join(names)}"
 
 
-def why_not_finished(path: Path, origin: Origin) -> str:
+def _are_failures(found: Any) -> bool:
+    """Whether a sidecar's "failed" is what `recorded_failures` reads."""
+    return isinstance(found, list) and all(
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("place", "reason"))
+        for entry in found
+    )
+
+
+def whose_table(path: Path, origin: Origin, input_path: str) -> str:
+    """The path of the other input that a complete table is of, by its sidecar; "" where it is of this one.
+
+    An input that has changed where it was is no other one. Sidecars that have no path, or cannot be read, tell nothing.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    if not isinstance(found, dict) or found.get("complete") is not True or not isinstance(found.get("path"), str):
+        return ""
+    same = found.get("input") == json.loads(json.dumps(origin.input)) or found["path"] == input_path
+    return "" if same else found["path"]
+
+
+def why_not_finished(path: Path, origin: Origin, table: Path) -> str:
     """Say why the table beside this sidecar is not the whole answer to the same question; "" where it is."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        size = table.stat().st_size
     except FileNotFoundError:
         return "it was not finished"
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return f"{path.name} cannot be read"
     wanted = json.loads(json.dumps(origin.table()))
     for key, value in wanted.items():
         if not isinstance(found, dict) or found.get(key) != value:
             return _what_differs(key, value, found)
-    return "" if found.get("complete") is True else f"it is not whole: {found.get('error')}"
+    if found.get("complete") is not True:
+        return f"it is not whole: {found.get('error')}"
+    if not _are_failures(found.get("failed")):
+        return f"{path.name} cannot be read"
+    written = found.get("table_bytes", size)  # sidecars of before do not tell
+    return "" if written == size else f"the table has {size} bytes, {written} were written"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -17,6 +18,9 @@ from ..tracker.errors import SinkError
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import MEAN_FACE_MM, Pose, eye_aspect_ratio, head_pose
 from ..tracker.types import Face, Result
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class Sink(Protocol):
@@ -63,8 +67,13 @@ class PartFile:
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
-        self._path = path
+        self._path, self._overwrite = path, overwrite
+        self._locked: int | None = None  # a file descriptor that holds the lock
         self.part = path.with_name(f"{path.name}.part")
+        self._check()
+
+    def _check(self) -> None:
+        path = self._path
         try:
             has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
         except OSError as error:
@@ -73,8 +82,61 @@ class PartFile:
             raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
         if is_folder:
             raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
-        if exists and not overwrite:
+        if exists and not self._overwrite:
             raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
+
+    def lock(self) -> None:
+        """Keep other processes that lock it too from writing the file, until it is published, discarded or released.
+
+        It is there from then on, with what an earlier run left in it. Nothing is locked on Windows, and on file systems
+        that have no locks.
+
+        Raises:
+            SinkError: another process has locked it, or has published it meanwhile and it must not be overwritten; or
+                it cannot be written.
+        """
+        if sys.platform == "win32":
+            return
+        try:
+            while self._locked is None:
+                self._locked = self._try_to_lock()
+        except BlockingIOError as error:
+            raise SinkError(
+                f"{self._path}: another process is writing this table; wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise self.error(error) from error
+        try:
+            self._check()
+        except SinkError:
+            self.discard()
+            raise
+
+    def _try_to_lock(self) -> int | None:
+        """A descriptor with the lock; None where the file had got its name, or gone away, before it was locked."""
+        descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # this file system has no locks
+                return descriptor
+            if os.path.samestat(os.fstat(descriptor), self.part.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def release(self) -> None:
+        """Let other processes write the file."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
 
     def publish(self) -> None:
         """Give the file its name.
@@ -86,10 +148,15 @@ class PartFile:
             self.part.replace(self._path)
         except OSError as error:
             raise self.error(error) from error
+        finally:
+            self.release()
 
     def discard(self) -> None:
         """Remove the file."""
-        self.part.unlink(missing_ok=True)
+        try:
+            self.part.unlink(missing_ok=True)
+        finally:
+            self.release()
 
     def error(self, error: Exception) -> SinkError:
         """Say in one line that the file cannot be written, and why."""

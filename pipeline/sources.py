@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from glob import escape
+from glob import escape, iglob
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
@@ -29,8 +30,11 @@ __all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source"
 
 Decoder = Literal["cpu", "cuda"]
 
+log = logging.getLogger(__name__)
+
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
+MOST_KINDS = 5  # of files that are left out, by name
 # by which a folder's videos are told from its other files; a video that is named may have any suffix
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
@@ -92,7 +96,8 @@ def open_source(
     Args:
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
             a URL that FFmpeg opens (rtsp, http, udp, ...) or "lavfi:" and a filter graph that makes pictures.
-            A string of digits is always a camera: write "./0" for a file of that name.
+            Digits name a camera, unless there is a file or folder of that name and `realtime` is not wanted; "./0" is
+            always a path and "/dev/video0" always a camera.
         realtime: give the frames of a recording when their time has come, as a camera would.
         retry: how often a lost camera or stream is opened again; default `Retry()`.
         decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras have nothing to
@@ -103,9 +108,9 @@ def open_source(
         SourceError: in one line, what is wrong with it.
     """
     text = str(spec)
-    camera = re.fullmatch(r"(?:/dev/video)?([0-9]+)", text)
-    if camera:
-        return _open_camera(int(camera[1]), retry or Retry())
+    camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
+    if camera and (realtime or camera[1] or not Path(text).exists()):
+        return _open_camera(int(camera[2]), retry or Retry())
     if text.startswith("lavfi:"):
         return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
     if "://" in text:
@@ -163,10 +168,20 @@ class _Address:
 
 
 def _open_folder(folder: Path) -> Source:
-    files = pictures_among(folder.iterdir())
+    found = list(folder.iterdir())
+    files = pictures_among(found)
     if not files:
         raise SourceError(f"{folder}: {_without_pictures(folder)}")
+    _tell_left_out(folder, set(found).difference(files))
     return ImageSource(folder, files, folder.resolve().name)
+
+
+def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
+    """Warn of files that are no pictures by their names; nobody misses what starts with a dot."""
+    files = [file for file in others if file.name[0] != "." and file.is_file()]
+    if files:
+        kinds = ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
+        log.warning("%s: %d other file%s left out (%s)", folder, len(files), "s" * (len(files) > 1), kinds)
 
 
 def _without_pictures(folder: Path) -> str:
@@ -189,8 +204,18 @@ def _open_glob(pattern: str) -> Source:
     files = pictures_among(matches)
     if not files:
         wanted = "matches no picture; wanted files such as .jpg or .png"
-        raise SourceError(f"{pattern}: {wanted if matches else 'matches no file'}")
+        raise SourceError(f"{pattern}: {wanted if matches else _why_no_match(pattern)}")
     return ImageSource(root, files, root.resolve().name)
+
+
+def _why_no_match(pattern: str) -> str:
+    """Say so; and what to write, where a folder's own name has been taken for a pattern."""
+    path = Path(pattern)
+    folder = next(parent for parent in path.parents if parent.exists())  # at last "." or "/"
+    meant = str(Path(escape(str(folder)), path.relative_to(folder)))
+    if _MAGIC.search(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
+        return f"matches no file; for the folder {folder}, whose name looks like a pattern, write '{meant}'"
+    return "matches no file"
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:
@@ -240,6 +265,13 @@ def _no_video(container: InputContainer) -> str:
     return ""
 
 
+def _advice_on(camera: str) -> str:
+    number = camera.removeprefix("camera")
+    if Path(number).exists():
+        return f"plug one in, or write ./{number} for what is here of that name"
+    return f"plug one in, or name a video instead; there is no file or folder {number} here"
+
+
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -274,7 +306,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
     try:
         container = address.open()
     except av.FFmpegError as error:
-        advice = "plug one in, or name a video instead" if address.kind == "camera" else "check the address"
+        advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and container.duration is not None:  # a recording that lies on a server
         return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,11 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, make_face, make_result, write_video
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video
 
 from facetrack.pipeline.batch import Failure, Outputs, open_and_track_all, plan, track_all
-from facetrack.pipeline.csv_sink import TableOptions
+from facetrack.pipeline.csv_sink import CsvColumns, CsvSink, TableOptions
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.pictures import each_alone
 from facetrack.pipeline.progress import Task
@@ -388,6 +389,117 @@ def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, cap
     track([cut_video], Outputs(out))
     assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
     assert "it is not whole: " in caplog.text
+
+
+def finished(inputs: Sequence[Path | str], out: Path) -> bool:
+    """Whether --resume finds nothing to do."""
+    notes = Notes()
+    assert track(inputs, Outputs(out, existing="resume"), notes=notes) == []
+    return notes.lines == [line for line in notes.lines if line.endswith(": finished before")]
+
+
+def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_path: Path) -> None:
+    for place, frames in (("s1", 5), ("s2", 6)):
+        (tmp_path / place).mkdir()
+        paint_video(tmp_path / place / "clip.mp4", PaintedSource(count=frames))
+    first, second, out = tmp_path / "s1/clip.mp4", tmp_path / "s2/clip.mp4", tmp_path / "out"
+    track([first], Outputs(out))
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    (failure,) = track([second], Outputs(out, existing="resume"), choices=Choices(detect_every=3))
+    wanted = f"clip.csv: is the table of {first.resolve()}; choose another --out or --keep-folders"
+    assert failure.reason.endswith(wanted)
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    content = sidecar(out / "clip.json")
+    del content["path"]  # as it was written before: done again
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert track([second], Outputs(out, existing="resume")) == []
+    assert len(rows(out / "clip.csv")) == 6
+
+
+def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, there = tmp_path / "out", tmp_path / "there"
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=5))
+    paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    paint_pictures(tmp_path / "others", PaintedSource(count=1), ["1.png"])
+    there.mkdir()
+    shutil.copy2(tmp_path / "clip.mp4", there)  # as on another mount
+    monkeypatch.chdir(tmp_path)
+    track(["clip.mp4", "shots", "others/*.png"], Outputs(out))
+    assert finished([tmp_path / "clip.mp4", tmp_path / "shots", f"{tmp_path}/others/*.png"], out)
+    assert finished(["there/../clip.mp4", "./shots/", "./others/*.png"], out)
+    assert finished([there / "clip.mp4"], out)
+    monkeypatch.chdir(tmp_path / "shots")
+    assert finished(["."], out)
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_resume_does_a_table_again_that_has_lost_rows(
+    kept: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    whole = (out / "clip.csv").read_bytes()
+    (out / "clip.csv").write_bytes(whole[:kept])
+    assert not finished([recording], out)
+    assert f"done again: the table has {kept} bytes, {len(whole)} were written" in caplog.text
+    assert (out / "clip.csv").read_bytes() == whole
+
+
+def test_resume_takes_a_sidecar_without_the_size_of_its_table(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    content = sidecar(out / "clip.json")
+    assert content.pop("table_bytes") == (out / "clip.csv").stat().st_size
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert finished([recording], out)
+
+
+@pytest.mark.parametrize("failed", [None, 1, ["1.png"], [{"place": "1.png"}]])
+def test_resume_does_again_what_has_a_sidecar_without_its_failures(
+    failed: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    content = sidecar(out / "clip.json")
+    del content["failed"]
+    (out / "clip.json").write_text(json.dumps(content | ({} if failed is None else {"failed": failed})))
+    assert not finished([recording], out)
+    assert "done again: clip.json cannot be read" in caplog.text
+
+
+def test_resume_does_again_what_has_an_endlessly_nested_sidecar(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    (out / "clip.json").write_text("[" * 500_000, encoding="utf-8")
+    assert not finished([recording], out)
+    assert "done again: clip.json cannot be read" in caplog.text
+
+
+def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    recording, out, notes = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
+    (out / "clip.json").mkdir(parents=True)
+    (failure,) = track([recording], Outputs(out, existing="resume"), notes=notes)
+    assert failure.reason.endswith("clip.json: is a folder; remove it, or choose another --out")
+    assert notes.advances == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_files_that_another_process_is_writing_are_left_alone(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out, video=True))
+    other = CsvSink(out / "clip.csv", CsvColumns(68), overwrite=True)
+    other.write(make_result(make_face()))
+    other.finish()
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    (failure,) = track([recording], Outputs(out, video=True, existing="overwrite"))
+    assert failure.reason.endswith(
+        "clip.csv: another process is writing this table; wait for it, or choose another --out"
+    )
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    other.close(complete=True)
+    assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
 
 
 # side by side

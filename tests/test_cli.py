@@ -7,6 +7,7 @@ import errno
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,10 +21,13 @@ from packaging.requirements import Requirement
 
 import facetrack
 from facetrack.cli import main
+from facetrack.pipeline import options
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
-from facetrack.pipeline.open import Choices
+from facetrack.pipeline.open import LEAST_FACE, Choices
+from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.types import Float32, UInt8
 
 CARD = """
 name = "pebble-68"
@@ -266,6 +270,15 @@ def test_no_number_is_not_finite(value: str, capsys: pytest.CaptureFixture[str])
     assert "Error: Invalid value for '--min-face': " in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("value", ["1e-300", "0.5", "7.9"])
+def test_no_face_is_smaller_than_a_search_can_hold(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
+    assert f"wanted {LEAST_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(ConfigError, match=f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to"):
+        Choices(min_face=float(value))
+    assert Choices(min_face=LEAST_FACE).min_face == options.LEAST_FACE
+
+
 @pytest.mark.parametrize("words", [("-q", "batch", "clip.mp4", "--out", "out"), ("-v", "doctor")], ids=" ".join)
 def test_options_before_the_command_are_sent_behind_it(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
@@ -325,6 +338,63 @@ def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> No
     assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
+
+
+PROGRAM = """
+import sys
+from fakes_pipeline import PaintedEngines
+from facetrack.cli import main
+sys.exit(main(sys.argv[1:], PaintedEngines()))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere signals do not reach other processes")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_to_end_is_a_good_end_of_a_live_table(
+    name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NUMBA_CACHE_DIR")  # what is compiled already
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    clip = paint_video(tmp_path / "long.mp4", PaintedSource(count=900))  # half a minute
+    words = ("live", "--camera", str(clip), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE) as live:
+        assert live.stdout is not None
+        for _ in range(2):  # with the second line the first frame is written to every output, and counts
+            assert live.stdout.readline().startswith(b"{")
+        live.send_signal(getattr(signal, name))
+        live.stdout.read()
+        assert live.wait(60) == code
+    sidecar = json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))
+    with (tmp_path / "live.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sidecar["complete"] is True
+    assert 0 < len(rows) < 900
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGHUP")
+def test_a_signal_that_is_ignored_stays_so_and_handlers_come_back(video: Path, tmp_path: Path) -> None:
+    class Ring(PaintedBackend):
+        def run(self, images: UInt8) -> tuple[Float32, ...]:
+            os.kill(os.getpid(), signal.SIGHUP)
+            return super().run(images)
+
+    def mine(*_: object) -> None: ...
+
+    hang_up, end = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGTERM, mine)
+    try:
+        assert run("batch", video, "--out", tmp_path, engines=PaintedEngines(Ring())) == 0
+        assert (signal.getsignal(signal.SIGHUP), signal.getsignal(signal.SIGTERM)) == (signal.SIG_IGN, mine)
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+        signal.signal(signal.SIGTERM, end)
+
+
+def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    assert run("batch", video, "--out", tmp_path / "out") == 0
+    assert run("batch", tmp_path / "missing.mp4", "--out", tmp_path / "out") == 1
+    assert run("juggle") == 2
+    assert sys.stderr is None
 
 
 def test_no_display_is_one_line_and_leaves_nothing(

@@ -108,6 +108,13 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert b" " not in first
 
 
+def test_a_finished_table_knows_its_size(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68))
+    sink.write(make_result(make_face()))
+    sink.close(complete=True)
+    assert sink.size_bytes == (tmp_path / "a.csv").stat().st_size > 0
+
+
 def test_a_face_of_another_markup_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="wanted faces of 68 points, got 5"):
         list(CsvColumns(68).rows(make_result(make_face(np.ones((5, 2))))))

@@ -38,6 +38,18 @@ def test_a_folder_gives_its_pictures_in_natural_order_with_their_names(tmp_path:
     assert [frame.size for frame in frames] == [(11, 12), (10, 12), (9, 12), (8, 12)]
 
 
+def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path, "a.png")
+    for name in ("b.HEIC", "c.gif", "d.heic", "README", ".hidden"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder").mkdir()
+    with open_source(tmp_path) as source:
+        assert len(list(source)) == 1
+    assert [r.getMessage() for r in caplog.records] == [
+        f"{tmp_path}: 4 other files left out (.gif, .heic, without a suffix)"
+    ]
+
+
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
     write_images(tmp_path / "day", "one/a1.png", "two/a1.png", "two/b1.png", "two/a1.jpg")
     with open_source(str(tmp_path / "day" / "*" / "a*.png")) as source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 
-from facetrack.pipeline.progress import BarProgress, LineProgress, Task, open_progress
+from facetrack.pipeline.progress import BarProgress, LineProgress, NoProgress, Task, open_progress
 
 
 class Terminal(io.StringIO):
@@ -47,6 +47,7 @@ def test_the_bar_does_without_a_known_length() -> None:
 def test_the_stream_decides() -> None:
     assert isinstance(open_progress(1, io.StringIO()), LineProgress)
     assert isinstance(open_progress(1, Terminal()), BarProgress)
+    assert isinstance(open_progress(1, None), NoProgress)
 
 
 def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:

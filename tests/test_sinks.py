@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,6 +146,53 @@ def test_a_small_file_is_written_in_one_step(tmp_path: Path) -> None:
 def test_publishing_a_file_that_went_away_is_a_sink_error(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be written"):
         PartFile(tmp_path / "a").publish()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+def test_a_table_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    first = csv_sink(tmp_path / "out.x")
+    first.write(make_result(make_face()))
+    first.finish()
+    before = (tmp_path / "out.x.part").read_bytes()
+    with pytest.raises(SinkError, match=r"out\.x: another process is writing this table; wait for it, or choose"):
+        csv_sink(tmp_path / "out.x", overwrite=True)
+    assert (tmp_path / "out.x.part").read_bytes() == before
+    first.close(complete=True)
+    assert names(tmp_path) == ["out.x"]
+    assert (tmp_path / "out.x").read_bytes() == before
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_table_that_was_closed_can_be_written_again(tmp_path: Path, *, complete: bool) -> None:
+    for index in range(2):
+        sink = csv_sink(tmp_path / "out.x", overwrite=True)
+        sink.write(make_result(make_face(), index=index))
+        sink.close(complete=complete)
+    assert names(tmp_path) == ["out.x" if complete else "out.x.part"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_table_that_got_its_name_before_it_could_be_locked_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, overwrite: bool
+) -> None:
+    import fcntl
+
+    first, flock = csv_sink(tmp_path / "out.x"), fcntl.flock
+    first.write(make_result(make_face()))
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        first.close(complete=True)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    if overwrite:
+        csv_sink(tmp_path / "out.x", overwrite=True).close(complete=False)
+    else:
+        with pytest.raises(SinkError, match="exists already"):
+            csv_sink(tmp_path / "out.x")
+    assert names(tmp_path) == ["out.x"]
+    assert len(read_csv(tmp_path / "out.x")) == 1
 
 
 def test_json_lines_carry_one_object_per_frame() -> None:

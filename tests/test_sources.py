@@ -91,6 +91,31 @@ def test_a_missing_camera_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_number_is_what_lies_here_of_that_name_except_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("097").mkdir()
+    assert cv2.imwrite("097/a.png", quadrants())
+    with open_source("097") as source:
+        assert (source.name, source.kind) == ("097", "images")
+    with pytest.raises(SourceError, match=r"^camera 98: .*there is no file or folder 98 here$"):
+        open_source("98")
+    Path("97").mkdir()
+    with pytest.raises(SourceError, match=r"^camera 97: .*write \./97 for what is here"):
+        open_source("97", realtime=True)
+
+
+def test_a_folder_whose_name_looks_like_a_glob_is_told_to_be_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _recordings(Path("br[1]x"), "1.mp4")
+    with pytest.raises(SourceError, match="matches no file; for the folder ") as caught:
+        open_source("br[1]x/*.mp4")
+    assert glob(str(caught.value).split("'")[1]) == [os.path.join("br[1]x", "1.mp4")]  # noqa: PTH118, PTH207
+    with pytest.raises(SourceError, match=r"matches no file$"):
+        open_source("br[1]x/*.avi")
+
+
 def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password() -> None:
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/live: cannot be opened: ") as caught:
         open_source("rtsp://user:secret@127.0.0.1:9/live")

@@ -195,9 +195,7 @@ def _predict(state: State, dt: float, tuning: Tuning) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _gains(
-    state: State, row: int, length: float, variance: float, step: float, surprise: float
-) -> tuple[float, float]:
+def _gains(state: State, row: int, length: float, variance: float, step: float, surprise: float) -> tuple[float, float]:
     """Update one covariance for a measurement and give the Kalman gains of position and velocity.
 
     Args:
