@@ -125,7 +125,7 @@ def plan(
 
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     path = Path(spec)
-    if spec.isdecimal():
+    if spec.isdecimal() and not path.exists():
         raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
     if "://" in spec or path.exists() or not glob.has_magic(spec):
         name = path.resolve().name if path.is_dir() else path.stem

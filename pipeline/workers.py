@@ -274,8 +274,10 @@ def _do_jobs(pipe: Connection, work: Work[Any, Any], post: _Post) -> None:
 
 
 def _on_told_to_end(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
-    for told in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told, answer)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; under nohup it is ignored and stays so
+        told = getattr(signal, name, None)
+        if told is not None and not (name == "SIGHUP" and signal.getsignal(told) == signal.SIG_IGN):
+            signal.signal(told, answer)
 
 
 def _jobs(pipe: Connection) -> Iterator[Any]:

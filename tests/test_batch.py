@@ -311,9 +311,12 @@ def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_p
         plan([str(video)], Outputs(tmp_path, video=True))
 
 
-def test_a_camera_is_no_recording(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="facetrack live --camera 0"):
-        plan(["0"], Outputs(tmp_path))
+def test_a_camera_is_no_recording_but_a_folder_of_that_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="facetrack live --camera 001"):
+        plan(["001"], Outputs(tmp_path))
+    Path("001").mkdir()
+    assert plan(["001"], Outputs(tmp_path)) == [Task("001", "001")]
 
 
 def test_a_glob_of_videos_is_a_task_for_each_and_one_of_pictures_a_single_task(tmp_path: Path) -> None:
