@@ -275,6 +275,25 @@ def test_an_outlier_is_not_believed_for_two_frames() -> None:
     assert x[32] > 0.29 * SIZE_PX
 
 
+def test_a_point_that_was_believed_once_too_often_does_not_fly_on() -> None:
+    """Off by less than an outlier for one frame, it is an outlier when it comes back; meanwhile its face carries it."""
+    seen = riding(4.0)[:70].astype(np.float32)
+    seen[50, 30, 0] += 0.19 * SIZE_PX
+    off = smoothed(seen)[:, 30, 0] - riding(4.0)[:70, 30, 0]
+    assert np.abs(off[51:53]).max() < 0.2 * SIZE_PX
+    assert np.abs(off[54:]).max() < 2.0
+
+
+def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
+    """The chin's tip moves by 4 px a frame; one frame has the stamp of the one before it, a millisecond later."""
+    seen = still(40).astype(np.float32)
+    seen[:, 8, 1] += 4 * np.clip(np.arange(40) - 10, 0, 20)
+    smoother = Smoother(SmootherSettings(), 68)
+    stamps_s = [0.04 * (i if i != 20 else 19.025) for i in range(40)]
+    out = np.stack([smoother.update(t, xy, CLEAR, SIZE_PX)[0] for t, xy in zip(stamps_s, seen, strict=True)])
+    assert np.abs(out - seen).max() < 4.5
+
+
 @pytest.mark.parametrize("later_s", [0.0, -3.0, 1.5])
 def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
     smoother = Smoother(SmootherSettings(), 68)

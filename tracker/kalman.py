@@ -154,7 +154,9 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
     for i in range(points):
         _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
-        if variance[i] < np.inf and not _is_outlier(state, i, x**2 + y**2, tuning):
+        if variance[i] < np.inf and _is_outlier(state, i, x**2 + y**2, tuning):
+            variance[i] = np.inf  # as good as unseen
+        if variance[i] < np.inf:
             own = _gains(state, i, x**2 + y**2, variance[i], step, tuning.surprise)
             _correct(state, state.own_step, i, x, y, own)
     _carry(state, start, variance, step)
@@ -233,7 +235,7 @@ def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tup
 
 @njit(cache=True, nogil=True)
 def _carry(state: State, start: Float64, variance: Float64, step: float) -> None:
-    """Let the points that were not seen make the motion that the seen ones made since `start`."""
+    """Let the points that were not seen, or not believed, make the motion that the others made since `start`."""
     points = len(start)
     moved, unseen = np.empty((points, 2)), 0
     for i in range(points):

@@ -76,7 +76,7 @@ class SmootherSettings:
         moving_s: time constant with which it comes to rest.
         surprise: innovations of more standard deviations than this are movements; infinity turns it off.
         first_speed: sigma of the speed of a face that was just found, sizes / s.
-        outlier: a point that is this far from where its face would carry it is not believed, sizes.
+        outlier: a point that is this far from where its face would carry it is not believed and carried on, sizes.
         outlier_frames: ... unless it stays there for more frames than this.
         restart_jump: a face that jumps by more than this in one step is a new start without speed, sizes.
         restart_gap_s: so is a face that was not measured for longer than this.
