@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplo
     for name in ("b.HEIC", "c.gif", "d.heic", "README", ".hidden"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
-    with open_source(tmp_path) as source:
+    with caplog.at_level(logging.WARNING, "facetrack"), open_source(tmp_path) as source:
         assert len(list(source)) == 1
     assert [r.getMessage() for r in caplog.records] == [
         f"{tmp_path}: 4 other files left out (.gif, .heic, without a suffix)"
