@@ -87,10 +87,13 @@ def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
         open_backend(tiny_weights(tmp_path), "cuda")
 
 
-def test_the_command_line_offers_every_backend() -> None:
-    from facetrack.pipeline.options import BACKENDS
+def test_the_command_line_offers_every_backend_and_every_face_that_can_be_searched_for() -> None:
+    """It keeps copies, for it loads no runtime."""
+    from facetrack.pipeline import open as opening
+    from facetrack.pipeline import options
 
-    assert BACKENDS == KINDS
+    assert options.BACKENDS == KINDS
+    assert options.LEAST_FACE == opening.LEAST_FACE
 
 
 def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
