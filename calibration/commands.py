@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from click.core import ParameterSource
 
 from ..pipeline import options as opt
 from ..pipeline.talk import say
@@ -34,11 +33,11 @@ def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], P
 @click.argument("model")
 @click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
-@click.option("--batch", default="1,4,8", show_default=True, metavar="N,N,...", help="Usual batch sizes, ascending.")
+@opt.batches("Usual batch sizes, ascending.")
 @opt.out_folder
 @_crops
 @opt.talk
-def export(model: str, target: str, precision: str, batch: str, out: Path, crops: Path | None) -> None:
+def export(model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None) -> None:
     """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
 
     ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
@@ -48,14 +47,7 @@ def export(model: str, target: str, precision: str, batch: str, out: Path, crops
     from ..engines.convert import any_card, export_onnx_card, export_plans, report
     from ..engines.tensorrt_build import PlanRequest
 
-    try:
-        request = PlanRequest(precision, tuple(int(number) for number in batch.split(",")))
-    except ValueError as error:
-        raise click.BadParameter(
-            f"wanted ascending numbers from 1 on, such as 1,4,8, got {batch}", param_hint="--batch"
-        ) from error
-    chosen = click.get_current_context().get_parameter_source("batch") is not ParameterSource.DEFAULT
-    if chosen and (target, precision) == ("onnx", "int8"):
+    if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
         raise click.BadParameter(
             "ONNX files of 8 bits are judged picture by picture; leave it out", param_hint="--batch"
         )
@@ -69,9 +61,9 @@ def export(model: str, target: str, precision: str, batch: str, out: Path, crops
             click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
             return
     if target == "onnx":
-        card, exported = export_onnx_card(card, precision, request.batches, proofs, out)
+        card, exported = export_onnx_card(card, precision, batches, proofs, out)
     else:
-        exported = export_plans(card, request, proofs, out)
+        exported = export_plans(card, PlanRequest(precision, batches), proofs, out)
     click.echo(json.dumps(report(card, exported), indent=2))
 
 

@@ -18,6 +18,7 @@ from .codec import decoder
 
 Real = TypeVar("Real", np.float32, np.float64)
 
+View = tuple[UInt8, CropTransform]  # a picture and the crop of it
 LARGEST_BATCH = 8  # faces in one run; more than this is split, so that memory stays bounded in a crowd
 SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one place, and that has no crop
 
@@ -52,6 +53,11 @@ class Aligner:
         """The upright crop for a face whose landmarks (N, 2) are known, for instance from the last frame."""
         return self.crop_around(*rotated_box(xy, self.markup.subset("five5", xy)))
 
+    @property
+    def together(self) -> int:
+        """How many crops are best measured at once: see `Backend`."""
+        return min(self.backend.together, LARGEST_BATCH)
+
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
         """Measure the landmarks in each crop of one picture.
 
@@ -61,22 +67,32 @@ class Aligner:
         Returns:
             One Landmarks per crop, in frame pixels.
         """
+        return self.align_views([(bgr, crop) for crop in crops])
+
+    def align_views(self, views: Sequence[View]) -> list[Landmarks]:
+        """Measure the landmarks in crops of several pictures, the neighbouring frames of a video for instance.
+
+        Args:
+            views: pictures (H, W, 3) uint8, each with a crop of it of the card's size.
+        Returns:
+            One Landmarks per view, in its picture's pixels.
+        """
         found: list[Landmarks] = []
-        runs = math.ceil(len(crops) / LARGEST_BATCH)
+        runs = math.ceil(len(views) / LARGEST_BATCH)
         for i in range(runs):  # of equal lengths: nine faces are five and four
-            found += self._align(bgr, crops[len(crops) * i // runs : len(crops) * (i + 1) // runs])
+            found += self._align(views[len(views) * i // runs : len(views) * (i + 1) // runs])
         return found
 
-    def _align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
-        batch = self._crops[: len(crops)]
-        for crop, out in zip(crops, batch, strict=True):
+    def _align(self, views: Sequence[View]) -> list[Landmarks]:
+        batch = self._crops[: len(views)]
+        for (bgr, crop), out in zip(views, batch, strict=True):
             crop.crop(bgr, out)
         outputs = self.backend.run(batch)
         xy, score = self._decode(outputs)
         confidence, presence = _confidence(outputs[-1], *self._trust), _presence(outputs[-1])
         return [
             Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), float(presence[i]), self.markup.name)
-            for i, crop in enumerate(crops)
+            for i, (_, crop) in enumerate(views)
         ]
 
 

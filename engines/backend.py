@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Outputs = tuple[NDArray[np.float32], ...]
 BYTE_PRODUCTS = ("avx512vnni", "avxvnni", "dotprod")  # LLVM's names
+GPU_TOGETHER = 8
 KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
@@ -45,6 +46,14 @@ class Backend(Protocol):
         """Largest (h, w) on which it would rather have small pictures side by side than one run for each.
 
         None: every picture is run by itself. Those on a GPU have one; see packed.py.
+        """
+        ...
+
+    @property
+    def together(self) -> int:
+        """How many pictures it would rather run at once than one after the other.
+
+        1 on a CPU, whose time goes by pictures; on a GPU a few take little longer than one.
         """
         ...
 

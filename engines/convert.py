@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..tracker.errors import CardError, ConfigError
+from ..tracker.errors import BackendError, CardError, ConfigError
 from . import graph, parity
-from .backend import Backend
+from .backend import Backend, open_backend
 from .card import ModelCard, Weights, find_card
 from .card_text import write_card, write_weights
 from .onnx_backend import OnnxBackend
@@ -114,6 +114,43 @@ def export_plans(
             shutil.copy(path, out)
         exported.append(Exported(role, out / plan.name, backend.description, cache.parity(plan)))
     return exported
+
+
+def open_in(
+    precision: str, weights: Weights, kind: str, threads: int, proof: parity.Proof | None, batches: tuple[int, ...]
+) -> tuple[Backend, bytes]:
+    """A network in another precision than a backend would run it in, and the ONNX file that it was made of.
+
+    Args:
+        precision: "fp32", "fp16" or "int8".
+        weights: from a card.
+        kind, threads, proof: see `backend.open_backend`; not "auto".
+        batches: of a TensorRT plan.
+    Raises:
+        BackendError: the backend cannot be had, or the network not in this precision.
+    """
+    runtime, _, device = kind.partition(":")
+    if runtime == "torch":
+        if precision != "fp32":
+            raise BackendError(f"backend torch: wanted {precision}, but it computes in fp32 alone")
+        return open_backend(weights, kind, threads), weights.read()
+    if runtime == "tensorrt":
+        return open_tensorrt(weights, proof, fitted(PlanRequest(precision, batches), weights)), weights.read()
+    content = _in_precision(precision, weights)
+    return OnnxBackend(content, threads, provider=device or "cpu"), content
+
+
+def _in_precision(precision: str, weights: Weights) -> bytes:
+    """An ONNX file that computes so."""
+    if precision == "int8":
+        for stored in (weights, weights.cpu):
+            if stored is not None and stored.precision == "int8":
+                return stored.read()
+        raise BackendError(
+            f"{weights.path.stem}: wanted int8, got no file of 8 bits; make one with `facetrack calibrate int8`"
+        )
+    full = graph.as_fp32(weights.read())
+    return full if precision == "fp32" else graph.for_tensorrt(full, precision)
 
 
 def derived_name(name: str, precision: str) -> str:

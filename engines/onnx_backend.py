@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
-from .backend import Outputs
+from .backend import GPU_TOGETHER, Outputs
 from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class OnnxBackend:
         _refuse_another_provider(ort, self._session, wanted)
         self._input = self._session.get_inputs()[0].name
         self.canvas = None if provider == "cpu" else LARGEST
+        self.together = 1 if provider == "cpu" else GPU_TOGETHER
         place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
         self.description = f"ONNX Runtime {ort.__version__}, {place}"
 

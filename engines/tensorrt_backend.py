@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tracker.errors import BackendError
+from .backend import GPU_TOGETHER
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
 from .tensorrt_build import make_logger, profile_index
@@ -82,6 +83,7 @@ class TensorRTBackend:
         self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
         self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
         self.canvas = (self._largest[1], self._largest[2]) if self._any_size else None
+        self.together = min(self._largest[0], GPU_TOGETHER)
         self._stream = self._cuda.stream()
         self._reserve()
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
+from .backend import GPU_TOGETHER
 from .card import Weights, home
 from .plan_cache import replace_file
 from .tensorrt_build import LARGEST
@@ -143,6 +144,7 @@ class TorchBackend:
             )
         self._torch, self._net, self._device = torch, net.to(device), device
         self.canvas = None if device == "cpu" else LARGEST
+        self.together = 1 if device == "cpu" else GPU_TOGETHER
         place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.description = f"torch {torch.__version__}, {place}"
 

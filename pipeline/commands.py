@@ -131,6 +131,14 @@ def doctor(engines: OpenEngines, /, as_json: bool) -> int:
 @click.option("--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="In the made video.")
 @click.option("--frames", type=click.IntRange(10), default=600, show_default=True, help="Of the made video.")
 @click.option("--networks", is_flag=True, help="Measure each network alone, by backend and batch, against the device.")
+@opt.batches("With --networks: pictures in one run, ascending.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="With --networks, as often as you like: compute in it.  [default: as it is run]",
+)
 @opt.as_json
 @opt.tracking
 @opt.decoder
@@ -144,6 +152,8 @@ def bench(
     faces: str,
     frames: int,
     networks: bool,
+    batches: tuple[int, ...],
+    precisions: tuple[str, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -152,12 +162,14 @@ def bench(
     from .open import Choices
     from .tables import bench_as_table
 
+    if (opt.was_given("batches") or precisions) and not networks:
+        raise click.UsageError("--batch and --precision are for networks alone: give --networks, too")
     choices = Choices(**options)
     announce_compilation()
     if networks:
         from .model_bench import bench_networks, networks_as_table
 
-        measured = bench_networks(choices)
+        measured = bench_networks(choices, batches, precisions=precisions or (None,))
         click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))
         return
     with engines(choices) as opened:

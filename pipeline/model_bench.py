@@ -6,16 +6,18 @@ than its bytes at the measured rate of a large copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from .. import __version__
 from ..engines.backend import Backend, open_backend, weights_for
-from ..engines.card import ModelCard, Weights, find_card
+from ..engines.card import ModelCard, find_card
+from ..engines.convert import open_in
 from ..engines.graph import precision_of
 from ..engines.graph_cost import Peaks, cost_of
 from ..tracker.errors import BackendError
@@ -47,30 +49,33 @@ def cpu_peaks(threads: int) -> Peaks:
 
 
 def bench_networks(
-    choices: Choices, batches: Iterable[int] = BATCHES, peaks: Callable[[int], Peaks] = cpu_peaks
+    choices: Choices,
+    batches: Iterable[int] = BATCHES,
+    peaks: Callable[[int], Peaks] = cpu_peaks,
+    precisions: Sequence[str | None] = (None,),
 ) -> dict[str, Any]:
     """Measure every network of a detector and an aligner; the answer is in JSON's types.
 
     Args:
         choices: model, backend and threads; backend "auto" measures all that can be had.
-        batches: pictures in one run.
+        batches: pictures in one run, ascending.
         peaks: measures the device, given the threads.
+        precisions: of "fp32", "fp16" and "int8"; None: the one in which the backend runs the network anyway.
     Raises:
-        BackendError: the backend that was asked for cannot be had.
+        BackendError: the one backend that was asked for cannot be had, in the one precision.
     """
     kinds = ("onnx", "tensorrt", "torch") if choices.backend == "auto" else (choices.backend,)
     device, batches = peaks(choices.threads), tuple(batches)
     runs: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     for card in (find_card(choices.model, "align"), find_card(DETECTOR, "detect")):
-        for role in card.weights:
-            for kind in kinds:
-                try:
-                    runs += _bench_network(card, role, kind, choices.threads, batches, device)
-                except BackendError as error:
-                    if len(kinds) == 1:
-                        raise
-                    missing.setdefault(kind, str(error))
+        for role, kind, precision in product(card.weights, kinds, precisions):
+            try:
+                runs += _bench_network(card, role, kind, precision, choices.threads, batches, device)
+            except BackendError as error:
+                if len(kinds) == len(precisions) == 1:
+                    raise
+                missing.setdefault(kind if precision is None else f"{kind} in {precision}", str(error))
     return {
         "facetrack": __version__,
         "commit": source_commit(),
@@ -82,25 +87,34 @@ def bench_networks(
 
 
 def _bench_network(
-    card: ModelCard, role: str, kind: str, threads: int, batches: tuple[int, ...], device: Peaks
+    card: ModelCard,
+    role: str,
+    kind: str,
+    precision: str | None,
+    threads: int,
+    batches: tuple[int, ...],
+    device: Peaks,
 ) -> list[dict[str, Any]]:
     weights = card.weights[role]
     proof = portrait_proof(card, role) if kind == "tensorrt" else None
-    backend = open_backend(weights, kind, threads, proof)
+    if precision is None:
+        backend, content = open_backend(weights, kind, threads, proof), weights_for(kind, weights).read()
+    else:
+        backend, content = open_in(precision, weights, kind, threads, proof, batches)
     try:
         on_cpu = kind in ("onnx", "torch")
-        return list(_runs(card, role, weights_for(kind, weights), backend, batches, device if on_cpu else None))
+        return list(_runs(card, role, content, backend, batches, device if on_cpu else None))
     finally:
         backend.close()
 
 
 def _runs(
-    card: ModelCard, role: str, weights: Weights, backend: Backend, batches: tuple[int, ...], device: Peaks | None
+    card: ModelCard, role: str, content: bytes, backend: Backend, batches: tuple[int, ...], device: Peaks | None
 ) -> Iterator[dict[str, Any]]:
+    running = backend.precision or precision_of(content)  # ONNX Runtime runs the file as it is
     for batch in batches:
         pictures = _pictures(card, role, batch)
-        running = _precision(backend, weights)
-        cost = cost_of(weights.read(), pictures.shape, running)
+        cost = cost_of(content, pictures.shape, running)
         times = measure(partial(backend.run, pictures), MOST_REPEATS, LONGEST_S, before=WARM_UPS)
         run = {
             "card": card.name,
@@ -119,11 +133,6 @@ def _runs(
             least_ms = device.least_ms(cost)
             run |= {"roofline_ms": round(least_ms, 4), "of_roofline": round(least_ms / 1000 / times.at(50), 3)}
         yield run
-
-
-def _precision(backend: Backend, weights: Weights) -> str:
-    """In which a network runs: TensorRT's plans and torch have their own; ONNX Runtime runs the file as it is."""
-    return backend.precision or precision_of(weights.read())
 
 
 def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from .talk import log
 
@@ -42,6 +43,11 @@ def refuse_both(*, overwrite: bool, resume: bool) -> None:
     """
     if overwrite and resume:
         raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+
+
+def was_given(parameter: str) -> bool:
+    """Whether the user has set a parameter of the present command."""
+    return click.get_current_context().get_parameter_source(parameter) is not ParameterSource.DEFAULT
 
 
 class FiniteRange(click.FloatRange):
@@ -88,6 +94,14 @@ def _read_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> t
     return place, count
 
 
+def _read_batches(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    """The numbers of "1,4,8"."""
+    numbers = [int(part) if part.isdecimal() else 0 for part in value.split(",")]
+    if numbers != sorted(set(numbers)) or numbers[0] < 1:
+        raise click.BadParameter(f"wanted ascending numbers from 1 on, such as 1,4,8, got {value}", ctx, parameter)
+    return tuple(numbers)
+
+
 def _read_intrinsics(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Intrinsics | None:
     """Read the file at once: a mistake in it shows before any network is loaded."""
     del ctx, parameter
@@ -107,6 +121,13 @@ def _parse_address(ctx: click.Context, parameter: click.Parameter, value: str | 
         return parse_address(value)
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, parameter) from error
+
+
+def batches(told: str) -> Callable[[Command], Command]:
+    """`--batch`, and what it is for."""
+    return click.option(
+        "--batch", "batches", default="1,4,8", show_default=True, metavar="N,N,...", callback=_read_batches, help=told
+    )
 
 
 def _smooth(*kinds: str) -> Callable[[Command], Command]:

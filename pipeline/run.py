@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -28,6 +29,7 @@ from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
 from ..tracker.tracks import TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
+from .foresight import Foresight
 from .search import FaceDetector, Search
 
 log = logging.getLogger(__name__)
@@ -77,9 +79,10 @@ class Seen:
 
 @dataclass(slots=True)
 class Job:
-    """One frame on its way through the stages."""
+    """One frame on its way through the stages; `ahead` are those that come next, where the align stage wants them."""
 
     frame: Frame
+    ahead: Sequence[Frame] = ()
     proposals: Proposals | None = None
     seen: tuple[Seen, ...] = ()
     faces: tuple[Face, ...] = ()
@@ -107,12 +110,12 @@ class AlignStage:
         self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, witness: Aligner | None = None
     ) -> None:
         self.aligner, self._search, self._witness = aligner, Search(detector), witness
-        self.book = TrackBook(settings.tracks)
+        self.book, self._foresight = TrackBook(settings.tracks), Foresight(aligner)
 
     def __call__(self, job: Job) -> None:
         frame, book = job.frame, self.book
-        crops = [self.aligner.crop_of_points(track.aim(frame.time_s)) for track in book.live]
-        found = self.aligner.align(frame.bgr, crops)
+        found = self._foresight.align(frame, book.live, job.ahead)
+        job.ahead = ()
         book.observe(frame.time_s, found, [self._looks(frame.bgr, face) for face in found])
         if job.proposals is None and book.wants_detection:
             job.proposals = self._search(frame.bgr, book.missing)
@@ -221,7 +224,7 @@ class Pipeline:
     def serial(self, frames: Iterable[Frame]) -> Generator[Result, None, None]:
         """Everything on the caller's thread, frame by frame: the reference for `run`."""
         stages = self._stages()
-        for job in _jobs(frames):
+        for job in _foreseen(_jobs(frames), self.aligner.together):
             for name, work in stages:
                 _do(name, work, job)
             yield _result(job)
@@ -249,7 +252,8 @@ class Pipeline:
         for name, work in self._stages():
             outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS[name])
             gate = permits if name == "detect" else None
-            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate))
+            known = self.aligner.together if name == "align" and not live else 1
+            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate, known))
             links.append(outbox)
         try:
             for thread in threads:
@@ -333,10 +337,12 @@ def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
         outbox.end()
 
 
-def _stage(name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: threading.Semaphore | None) -> None:
+def _stage(
+    name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: threading.Semaphore | None, known: int
+) -> None:
     try:
         with inbox:
-            for job in _permitted(inbox, gate):
+            for job in _foreseen(_permitted(inbox, gate), known):
                 _do(name, work, job)
                 outbox.put(job)
     except Abandoned:
@@ -356,6 +362,25 @@ def _permitted(inbox: Channel[Job], gate: threading.Semaphore | None) -> Iterato
             if gate is not None:
                 gate.acquire()
             yield inbox.get()
+
+
+def _foreseen(jobs: Iterator[Job], known: int) -> Iterator[Job]:
+    """The jobs, each once so many are known, itself included, or no more come; an error comes after all before it."""
+    waiting: deque[Job] = deque()
+    end: BaseException | None = None
+    while True:
+        while end is None and len(waiting) < known:
+            try:
+                waiting.append(next(jobs))
+            except BaseException as error:  # noqa: BLE001 - raised below
+                end = error
+        if not waiting:
+            break
+        job = waiting.popleft()
+        job.ahead = tuple(other.frame for other in waiting)
+        yield job
+    if end is not None and not isinstance(end, StopIteration):
+        raise end
 
 
 def _do(name: str, work: Stage, job: Job) -> None:

@@ -62,6 +62,7 @@ class PaintedBackend:
     description: str = "paint"
     precision: str | None = None
     canvas: tuple[int, int] | None = None
+    together: int = 1
 
     def run(self, images: UInt8) -> Outputs:
         """Vectors (B, 68, 32, 2) and two logits (B, 2) of crops (B, 128, 128, 3)."""

@@ -115,6 +115,14 @@ def test_the_squares_centre_and_edges_land_on_those_of_the_crop() -> None:
     np.testing.assert_allclose(transform.to_crop(xy), [[49.5, 49.5], [-0.5, -0.5], [99.5, 99.5]], atol=1e-4)
 
 
+def test_how_far_crops_are_apart_is_told_in_sides() -> None:
+    crop = CropTransform.around((50.0, 40.0), 30.0, 64, angle=0.4)
+    assert crop.off(crop) == pytest.approx(0, abs=1e-6)
+    assert crop.off(CropTransform.around((50.0, 43.0), 30.0, 64, angle=0.4)) == pytest.approx(0.1, rel=1e-4)
+    wider = CropTransform.around((50.0, 40.0), 33.0, 64, angle=0.4)  # its corners lie half of 3 pixels away in x and y
+    assert crop.off(wider) == pytest.approx(0.05 * 2**0.5, rel=0.02)
+
+
 def test_a_tilted_face_stands_upright_in_its_crop() -> None:
     tilted = turned(FIVE, 0.6, shift=(160, 120))
     five = CropTransform.around((160, 120), 200, 128, angle=0.6).to_crop(tilted)

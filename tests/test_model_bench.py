@@ -169,7 +169,34 @@ def test_a_backend_that_was_asked_for_and_is_missing_is_an_error(bare: str) -> N
         bench_networks(Choices(model=bare, backend="torch"), (1,), lambda _: Peaks(50.0, 10.0, "made up"))
 
 
-def test_the_command_offers_it() -> None:
+@shipped
+def test_networks_are_measured_in_the_precisions_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
+    monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
+    choices, peaks = Choices(backend="onnx"), Peaks(50.0, 10.0, "made up")
+    report = bench_networks(choices, (2,), lambda _: peaks, ("fp32", "fp16", "int8"))
+    measured = [(run["role"], run["precision"]) for run in report["networks"]]
+    assert measured == [(role, p) for role in ("net", "scan", "refine") for p in ("fp32", "fp16", "int8")]
+    sizes = {run["precision"]: run["megabytes"] for run in report["networks"] if run["role"] == "net"}
+    assert sizes["int8"] < sizes["fp32"]
+    assert sizes["fp16"] < sizes["fp32"]
+    assert report["not_measured"] == {}
+
+
+@shipped
+def test_a_precision_that_a_backend_has_not_is_said(bare: str) -> None:
+    measured = bench_networks(
+        Choices(model=bare, backend="onnx"), (1,), lambda _: Peaks(50.0, 10.0, "made up"), ("fp32", "int8")
+    )
+    assert "facetrack calibrate int8" in measured["not_measured"]["onnx in int8"]
+    with pytest.raises(BackendError, match="computes in fp32 alone"):
+        bench_networks(Choices(backend="torch"), (1,), lambda _: Peaks(50.0, 10.0, "made up"), ("fp16",))
+
+
+@pytest.mark.parametrize("words", [("--batch", "2"), ("--precision", "fp16")])
+def test_batches_and_precisions_are_of_networks_alone(words: tuple[str, str]) -> None:
     from facetrack.cli import _commands
 
-    assert "--networks" in CliRunner().invoke(_commands, ["bench", "--help"]).output
+    done = CliRunner().invoke(_commands, ["bench", *words])
+    assert done.exit_code == 2
+    assert "give --networks, too" in done.output

@@ -13,7 +13,7 @@ import pytest
 from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
-from facetrack.engines.aligner import Aligner
+from facetrack.engines.aligner import Aligner, View
 from facetrack.pipeline import run as run_module
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
 from facetrack.tracker import markup
@@ -97,6 +97,7 @@ class Surveyor:
     score_of: dict[int, float] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     markup = IBUG
+    together = 1
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
         return CropTransform.around(centre, side, 48, angle=angle)
@@ -111,6 +112,9 @@ class Surveyor:
         score = np.full(68, self.score_of.get(number, 1.0))
         confidence, presence = (0.0, 0.0) if number in self.lost else (0.9, 1.0)
         return [Landmarks(FACE_XY, score, confidence, presence, "ibug68") for _ in crops]
+
+    def align_views(self, views: list[View]) -> list[Landmarks]:
+        return [self.align(bgr, [crop])[0] for bgr, crop in views]
 
 
 def make(

@@ -102,6 +102,12 @@ class CropTransform:
         (a, b, _), (c, d, _) = self.matrix.tolist()
         return math.sqrt(abs(a * d - b * c))
 
+    def off(self, other: CropTransform) -> float:
+        """How far the corners of another crop of the same size are from this one's at most, in sides of this one."""
+        height, width = self.size
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32)
+        return float(np.hypot(*(self.to_crop(other.to_frame(corners)) - corners).T).max()) / width
+
     def to_crop(self, xy: Float32) -> Float32:
         """Move points (..., 2) from frame to crop pixels."""
         return (xy @ self.matrix[:, :2].T + self.matrix[:, 2]).astype(np.float32)

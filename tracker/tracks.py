@@ -94,12 +94,17 @@ class Track:
     aimed: Float32 | None = None
 
     def aim(self, time_s: float) -> Float32:
-        """Which landmarks (N, 2) the next crop should be laid round, at a media time soon after the last measurement.
+        """Which landmarks (N, 2) the next crop is laid round, at a media time soon after the last measurement.
 
         Those that the motion leads to: a crop that lags behind a moving face draws its landmarks back, at 8 pixels a
         frame by almost one. While these stay where the last crop was aimed at, so does the crop: one that follows its
         own noise adds to it.
         """
+        self.aimed = self.aim_from_here(time_s)
+        return self.aimed
+
+    def aim_from_here(self, time_s: float) -> Float32:
+        """What `aim` would give, were nothing measured until then; the track is left as it is."""
         ahead = time_s - self.seen_s
         xy = self.landmarks.xy
         side = longer_side(self.box)
@@ -107,9 +112,9 @@ class Track:
             step = self.motion * ahead
             length = math.hypot(*step) + 1e-6
             xy = xy + step * (min(max(length - HOLD * side, 0.0), LONGEST_STEP * side) / length)
-        if self.aimed is None or np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() > HOLD * side:
-            self.aimed = np.asarray(xy, np.float32)
-        return self.aimed
+        if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= HOLD * side:
+            return self.aimed
+        return np.asarray(xy, np.float32)
 
     def place(self, time_s: float) -> Float32:
         """The box (4,) where the face should be, out of sight since the last measurement: it goes on as it went."""

@@ -57,6 +57,7 @@ class Witness:
 
     description = "witness"
     precision = canvas = None  # each level is an example of its own
+    together = 1
 
     def __init__(self, backend: Backend) -> None:
         self.seen: list[UInt8] = []

@@ -1,0 +1,131 @@
+"""Frames are measured together where guesses hold, and nothing but the number of runs changes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
+
+from facetrack.engines.aligner import Aligner
+from facetrack.pipeline.run import Pipeline, PipelineSettings
+from facetrack.tracker.types import Frame, Result
+
+COUNT = 33
+QUANTUM = 0.05  # pixels by which what is read from a painted face depends on the crop
+STILL = PaintedFace((90, 110), width=70)
+
+
+class Shaken(PaintedSource):
+    """A source whose faces jump to and fro so far that no guess can be right."""
+
+    def picture(self, index: int) -> np.ndarray:
+        return np.roll(super().picture(index), 12 * (index % 2), axis=1)
+
+
+class Broken(PaintedSource):
+    """A source that ends after eleven frames, with an error."""
+
+    def __iter__(self) -> Iterator[Frame]:
+        for frame in super().__iter__():
+            if frame.index == 11:
+                raise OSError("torn")
+            yield frame
+
+
+def source(*faces: PaintedFace, kind: type[PaintedSource] = PaintedSource) -> PaintedSource:
+    return kind(count=COUNT, shape=(220, 320), faces=list(faces), rate=50)
+
+
+def pipeline(together: int, failing: dict[int, BaseException] | None = None) -> tuple[Pipeline, PaintedBackend]:
+    backend = PaintedBackend(together=together, failing=failing or {})
+    settings = PipelineSettings(detect_every=100, smooth="none")
+    return Pipeline(PaintedDetector(), Aligner(painted_card(), backend), settings), backend
+
+
+def tracked(together: int, seen: PaintedSource) -> tuple[list[Result], int]:
+    """All results, and how often the network ran."""
+    line, backend = pipeline(together)
+    return list(line.serial(seen)), backend.calls
+
+
+def furthest(one: list[Result], two: list[Result]) -> float:
+    """The largest distance between the same landmarks, pixels, where the same faces are in the same states."""
+    distances = [0.0]
+    for a, b in zip(one, two, strict=True):
+        assert [(f.track, f.state) for f in a.faces] == [(f.track, f.state) for f in b.faces]
+        distances += [float(np.abs(f.smoothed - g.smoothed).max()) for f, g in zip(a.faces, b.faces, strict=True)]
+    return max(distances)
+
+
+def test_a_face_at_rest_takes_an_eighth_of_the_runs_and_its_landmarks_are_the_same() -> None:
+    (alone, runs), (ahead, fewer) = tracked(1, source(STILL)), tracked(8, source(STILL))
+    frames_a_run = [2, 4, 8, 8, 8, 2]
+    assert sum(frames_a_run) == COUNT - 1  # the first frame's face is measured twice: as it was proposed, and as it is
+    assert (runs, fewer) == (COUNT - 1 + 2, len(frames_a_run) + 2)
+    assert furthest(alone, ahead) == 0
+
+
+def test_steady_motion_is_foreseen() -> None:
+    moving = PaintedFace((60, 60), velocity=(70, 40), width=60, spin=0.2), PaintedFace((250, 120), width=60)
+    (alone, runs), (ahead, fewer) = tracked(1, source(*moving)), tracked(8, source(*moving))
+    assert fewer < runs / 2
+    assert furthest(alone, ahead) < QUANTUM
+
+
+def test_where_every_guess_is_wrong_each_frame_is_measured_by_itself() -> None:
+    (alone, runs), (ahead, as_many) = tracked(1, source(STILL, kind=Shaken)), tracked(8, source(STILL, kind=Shaken))
+    assert furthest(alone, ahead) == 0
+    assert as_many == runs
+
+
+def test_faces_that_come_and_go_do_so_in_the_same_frames() -> None:
+    faces = STILL, PaintedFace((240, 110), width=60, seen=range(9, 22))
+    line, _ = pipeline(8)
+    line.settings = PipelineSettings(detect_every=1, smooth="none")
+    ahead = list(line.serial(source(*faces)))
+    assert [len([f for f in result.faces if f.measured]) for result in ahead] == [1] * 9 + [2] * 13 + [1] * 11
+    assert all(
+        np.abs(face.measured.xy - truth).max() < 1
+        for result in ahead
+        for face, truth in zip(result.faces, source(*faces).truth(result.frame.index), strict=False)
+        if face.measured is not None
+    )
+
+
+def test_a_crowd_that_fills_a_run_is_not_looked_ahead_for() -> None:
+    five = [PaintedFace((32 + 64 * i, 60 + 25 * i), width=36) for i in range(5)]
+    assert tracked(8, source(*five))[1] == tracked(1, source(*five))[1]
+
+
+def test_threads_change_nothing() -> None:
+    faces = PaintedFace((60, 60), velocity=(70, 40), width=60), PaintedFace((250, 120), width=60, seen=range(7, 20))
+    line, _ = pipeline(8)
+    assert furthest(list(line.serial(source(*faces))), list(line.run(source(*faces)))) == 0
+
+
+def test_live_every_frame_is_measured_when_it_comes() -> None:
+    line, backend = pipeline(8)
+    results = list(line.run(source(STILL), live=True))
+    assert backend.calls == len(results) - 1 + 2
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_an_error_of_the_source_comes_after_all_frames_that_were_known(*, threaded: bool) -> None:
+    line, _ = pipeline(8)
+    results = (line.run if threaded else line.serial)(source(STILL, kind=Broken))
+    seen = []
+    with pytest.raises(OSError, match="torn"):
+        seen.extend(result.frame.index for result in results)
+    assert seen == list(range(11))
+
+
+def test_an_error_of_the_network_comes_after_the_frames_that_were_measured_before() -> None:
+    line, _ = pipeline(8, failing={5: RuntimeError("out of memory")})  # frames 0, 0, 1 to 2, 3 to 6, 7 to 14, 15
+    seen = []
+    with pytest.raises(RuntimeError, match="out of memory") as caught:
+        seen.extend(result.frame.index for result in line.run(source(STILL)))
+    assert seen == list(range(15))
+    assert "in stage align at frame 16" in caught.value.__notes__
