@@ -45,7 +45,7 @@ LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
 DISTANCE_MM = 600.0
 
 KALMAN = SmootherSettings()
-FIXED = replace(KALMAN, surprise=np.inf, noisiest=1.0)
+FIXED = replace(KALMAN, maneuver=np.inf, noisiest=1.0)
 Track = Callable[[Float32], Float32]  # (T, 68, 2) measurements -> what a smoother makes of them
 
 

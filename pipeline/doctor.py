@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import __version__
 from ..engines.backend import has_byte_products
-from ..engines.card import all_cards, home
+from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
@@ -30,13 +30,15 @@ NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
 EYE_ERROR_PX = 4.0  # a tenth of the distance between them: a tracker that works is closer
+REINSTALL = "in the checkout that facetrack was installed from: pip install --force-reinstall --no-deps ."
 SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
 
 
 def examine(open_engines: OpenEngines) -> Iterator[Check]:
     """All checks, one after the other; the last ones run the whole program on a packaged picture."""
     machine = describe_machine()
-    where = f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}"
+    memory = f"{machine['memory_gb']} GB" if machine["memory_gb"] else "memory unknown"
+    where = f"{machine['processor']}, {machine['cores']} cores, {memory}, {machine['system']}"
     yield Check("machine", "ok", where)
     yield Check("facetrack", "ok", f"{__version__}, Python {platform.python_version()}")
     yield from _packages()
@@ -85,14 +87,29 @@ def _extra(extra: str, subject: str) -> Check:
 
 
 def _opencv() -> Check:
-    """Exactly one distribution may own the module cv2."""
+    """One distribution should own the module cv2; whichever it is, and even if it is several, the module counts."""
     found = [f"{package} {version}" for package in OPENCV if (version := version_of(package))]
+    remedy = f"pip uninstall -y {' '.join(OPENCV)} && pip install {OPENCV[0]}"
+    fault = _fault_of_cv2()
+    if fault:
+        return Check("opencv", "failed", f"{' and '.join(found) or 'not installed'}: {fault}", remedy)
     if len(found) == 1:
         return Check("opencv", "ok", found[0])
     if not found:
-        return Check("opencv", "failed", "not installed", f"pip install {OPENCV[0]}")
-    remedy = f"pip uninstall -y {' '.join(OPENCV)} && pip install {OPENCV[0]}"
-    return Check("opencv", "failed", f"{' and '.join(found)} overwrite each other's files", remedy)
+        return Check("opencv", "ok", "cv2 works; which package it is of is not known")
+    return Check("opencv", "absent", f"{' and '.join(found)} overwrite each other's files; cv2 works so far", remedy)
+
+
+def _fault_of_cv2() -> str:
+    """Why the module cv2 cannot be used; "" where a small picture is shrunk, encoded and decoded again."""
+    try:
+        import cv2
+
+        grey = np.asarray(cv2.resize(np.full((4, 4, 3), 90, np.uint8), (2, 2), interpolation=cv2.INTER_AREA), np.uint8)
+        read = cv2.imdecode(cv2.imencode(".png", grey)[1], cv2.IMREAD_COLOR)
+    except Exception as error:  # noqa: BLE001 - files of several versions side by side may fail in any way
+        return f"{type(error).__name__}: {error}"
+    return "" if np.array_equal(read, grey) else "cv2 does not give back the picture that it was given"
 
 
 def _folders() -> Iterator[Check]:
@@ -151,19 +168,20 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 def _models() -> Iterator[Check]:
     """Every card that is found, its weights read and their hashes compared."""
-    try:
-        cards = all_cards()
-    except FacetrackError as error:
-        yield Check("models", "failed", str(error), "mend or remove that card")
-        return
+    cards = all_cards()
     for task in ("align", "detect"):
         if not any(card.task == task for card in cards):
-            yield Check("models", "failed", f"none to {task} with", "pip install --force-reinstall facetrack")
+            yield Check("models", "failed", f"none to {task} with", REINSTALL)
+    for name, error in broken_cards().items():
+        yield Check(name, "failed", str(error), "mend or remove that card, or reinstall what it came with")
     for card in cards:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
         except FacetrackError as error:
-            yield Check(card.name, "failed", str(error), "pip install --force-reinstall facetrack")
+            own = not next(iter(card.files.values())).path.is_relative_to(SHIPPED)
+            yield Check(
+                card.name, "failed", str(error), "write that model anew, or remove its card" if own else REINSTALL
+            )
         else:
             yield Check(card.name, "ok", f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card")
 
@@ -201,14 +219,14 @@ def _smoother() -> Check:
 def smoother_against_filterpy() -> float:
     """Largest difference in pixels between the smoother and filterpy's Kalman filter.
 
-    Where all points move alike and nothing is taken for a surprise, the smoother is one constant-velocity filter for
+    Where all points move alike and nothing is taken for a maneuver, the smoother is one constant-velocity filter for
     the whole face, which filterpy can compute too.
     """
     from filterpy.common import Q_discrete_white_noise
     from filterpy.kalman import KalmanFilter
 
     points, size_px, frames, dt = 68, 100.0, 40, 1 / 30
-    settings = SmootherSettings(surprise=math.inf, noisiest=1.0)
+    settings = SmootherSettings(maneuver=math.inf, noisiest=1.0)
     noise, shared = (settings.noise * size_px) ** 2, (settings.shared_noise * size_px) ** 2
     oracle = KalmanFilter(dim_x=2, dim_z=1)
     oracle.F, oracle.H = np.array([[1, dt], [0, 1]]), np.array([[1.0, 0.0]])

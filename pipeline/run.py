@@ -22,8 +22,8 @@ import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
+from ..tracker.appearance import describe_appearance
 from ..tracker.geometry import bounding_box, box_of_five, longer_side, rotated_box
-from ..tracker.looks import describe_looks
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
 from ..tracker.tracks import TrackBook, TrackSettings
@@ -38,7 +38,7 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the second must convince
-LOOKS_SIDE = 48  # pixels of the picture that tells what a face looks like
+APPEARANCE_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
@@ -116,7 +116,7 @@ class AlignStage:
         frame, book = job.frame, self.book
         found = self._foresight.align(frame, book.live, job.ahead)
         job.ahead = ()
-        book.observe(frame.time_s, found, [self._looks(frame.bgr, face) for face in found])
+        book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
         if job.proposals is None and book.wants_detection:
             job.proposals = self._search(frame.bgr, book.missing)
         if job.proposals is not None:
@@ -136,7 +136,7 @@ class AlignStage:
         likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
         sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
         for face in sorted(self._witnessed(frame.bgr, sure), key=lambda face: -face.presence):
-            self.book.admit(frame.time_s, face, self._looks(frame.bgr, face))
+            self.book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
 
     def _witnessed(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
         """The faces, none of them more likely to be one than the witness finds."""
@@ -147,12 +147,14 @@ class AlignStage:
         pairs = zip(faces, seen, strict=True)
         return [replace(face, presence=min(face.presence, other.presence)) for face, other in pairs]
 
-    def _looks(self, bgr: UInt8, face: Landmarks) -> Float32:
+    def _appearance(self, bgr: UInt8, face: Landmarks) -> Float32:
         crop = self.aligner.crop_of_points(face.xy)
-        # Sampled, not averaged over the area: `describe_looks` averages anyway (likeness of both ways 0.99 and more on
-        # every clip), and a large face costs 20 us instead of 150.
-        matrix = crop.matrix * (LOOKS_SIDE / crop.size[0])
-        return describe_looks(np.asarray(cv2.warpAffine(bgr, matrix, (LOOKS_SIDE, LOOKS_SIDE)), np.uint8))
+        # Sampled, not averaged over the area: `describe_appearance` averages anyway (similarity of both ways 0.99 and
+        # more on every clip), and a large face costs 20 us instead of 150.
+        matrix = crop.matrix * (APPEARANCE_SIDE / crop.size[0])
+        return describe_appearance(
+            np.asarray(cv2.warpAffine(bgr, matrix, (APPEARANCE_SIDE, APPEARANCE_SIDE)), np.uint8)
+        )
 
 
 class SmoothStage:

@@ -51,10 +51,10 @@ def smoothed(seen: Float32, *, wait: int = 1000) -> Float32:
 # Against filterpy
 
 
-@pytest.mark.parametrize("surprise", [np.inf, 4.0])
-def test_one_point_at_uneven_times_is_filterpys_rts_smoother(surprise: float) -> None:
+@pytest.mark.parametrize("maneuver", [np.inf, 4.0])
+def test_one_point_at_uneven_times_is_filterpys_rts_smoother(maneuver: float) -> None:
     settings = SmootherSettings(
-        surprise=surprise, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf, moving=1.0
+        maneuver=maneuver, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf, moving=1.0
     )
     rng = np.random.default_rng(1)
     times_s = np.cumsum(rng.uniform(0.01, 0.1, 60))
@@ -66,14 +66,14 @@ def test_one_point_at_uneven_times_is_filterpys_rts_smoother(surprise: float) ->
         point, score = np.array([[x, 5.0]], np.float32), np.full(1, 0.5, np.float32)
         smoother.update(time_s, point, score, SIZE_PX)
         copy.update(time_s, point, score, SIZE_PX)
-        (pp, pv, vv), (prior_pp, prior_pv, prior_vv) = copy.state.spread[1], copy.state.prior[1]
+        (pp, pv, vv), (prior_pp, prior_pv, prior_vv) = copy.state.covariance[1], copy.state.prior[1]
         step = np.array([[1, times_s[i] - times_s[i - 1] if i else 0.0], [0, 1]])
         prior = np.array([[prior_pp, prior_pv], [prior_pv, prior_vv]])
         transitions.append(step)
         noises.append(prior - step @ covariances[-1] @ step.T if i else np.zeros((2, 2)))
         means.append([copy.state.position[0, 0], copy.state.velocity[0, 0]])
         covariances.append(np.array([[pp, pv], [pv, vv]]))
-    if surprise == np.inf:
+    if maneuver == np.inf:
         dt = times_s[1] - times_s[0]
         np.testing.assert_allclose(noises[1], Q_discrete_white_noise(2, dt, (3.0 * SIZE_PX) ** 2), rtol=1e-6, atol=1e-6)
     wanted, *_ = KalmanFilter(2, 1).rts_smoother(np.array(means), np.array(covariances), transitions, noises)
@@ -85,14 +85,14 @@ def test_one_point_at_uneven_times_is_filterpys_rts_smoother(surprise: float) ->
 
 def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None:
     rng, points, frames = np.random.default_rng(2), 7, 12
-    time_s, spread = np.arange(frames) / FPS, np.tile([2.0, 0.5, 30.0], (frames, points + 1, 1))
+    time_s, covariance = np.arange(frames) / FPS, np.tile([2.0, 0.5, 30.0], (frames, points + 1, 1))
     prior = np.tile([3.0, 1.5, 40.0], (frames, points + 1, 1))
     position, velocity = rng.normal(0, 5, (2, frames, points, 2))
     steps = rng.normal(0, 1, (frames, points, 4))
     part = rng.uniform(-1, 2, (frames, points, 1))
     one, speed_of_one = position.copy(), velocity.copy()
-    rts.look_back(one, speed_of_one, time_s, spread, prior, steps, np.zeros_like(steps))
-    rts.look_back(position, velocity, time_s, spread, prior, part * steps, (1 - part) * steps)
+    rts.smooth_backward(one, speed_of_one, time_s, covariance, prior, steps, np.zeros_like(steps))
+    rts.smooth_backward(position, velocity, time_s, covariance, prior, part * steps, (1 - part) * steps)
     np.testing.assert_allclose(position, one, atol=1e-9)
     np.testing.assert_allclose(velocity, speed_of_one, atol=1e-7)
 
@@ -203,6 +203,6 @@ def test_taking_what_is_not_there_is_refused() -> None:
 
 def test_warming_up_compiles_the_kernel() -> None:
     rts.warm_up()
-    before = len(rts.look_back.signatures)
+    before = len(rts.smooth_backward.signatures)
     smoothed(measured(still(3)))
-    assert len(rts.look_back.signatures) == before == 1
+    assert len(rts.smooth_backward.signatures) == before == 1

@@ -53,7 +53,7 @@ def test_process_noise_is_filterpys(dt: float) -> None:
 
 
 def test_one_point_at_uneven_times_with_changing_scores_is_filterpys_kalman_filter() -> None:
-    settings = SmootherSettings(surprise=np.inf, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf)
+    settings = SmootherSettings(maneuver=np.inf, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf)
     rng = np.random.default_rng(1)
     noise, shared = (settings.noise * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
     smoother, oracle, time_s = Smoother(settings, 1), KalmanFilter(dim_x=2, dim_z=1), 0.0
@@ -75,7 +75,7 @@ def test_one_point_at_uneven_times_with_changing_scores_is_filterpys_kalman_filt
 
 
 def test_68_points_that_move_alike_are_one_filterpy_filter() -> None:
-    settings = SmootherSettings(surprise=np.inf, noisiest=1.0)
+    settings = SmootherSettings(maneuver=np.inf, noisiest=1.0)
     noise, shared = (settings.noise / 0.65 * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
     oracle = KalmanFilter(dim_x=2, dim_z=1)
     oracle.F, oracle.H = np.array([[1, 1 / FPS], [0, 1]]), np.array([[1.0, 0.0]])
@@ -98,21 +98,22 @@ def test_68_points_that_move_alike_are_one_filterpy_filter() -> None:
 
 def test_the_gains_of_a_point_are_filterpys() -> None:
     rng, state = np.random.default_rng(3), Smoother(SmootherSettings(), 1)._state
-    state.spread[0] = 2.0, 0.5, 30.0
+    state.covariance[0] = 2.0, 0.5, 30.0
     oracle = KalmanFilter(dim_x=2, dim_z=1)
     oracle.H, oracle.P = np.array([[1.0, 0.0]]), np.array([[2.0, 0.5], [0.5, 30.0]])
     for variance in rng.uniform(0.1, 5, 20):
         oracle.R = variance
         oracle.update(0.0)
-        gains = kalman._gains(state, 0, 0.0, variance, 0.03, 16.0)
+        gains = kalman._gains(state, 0, variance)
         np.testing.assert_allclose(gains, oracle.K[:, 0], rtol=1e-9)
-        np.testing.assert_allclose(state.spread[0], oracle.P[[0, 0, 1], [0, 1, 1]], rtol=1e-9)
+        np.testing.assert_allclose(state.covariance[0], oracle.P[[0, 0, 1], [0, 1, 1]], rtol=1e-9)
 
 
-def test_a_surprise_makes_the_innovation_as_large_as_expected() -> None:
+def test_at_a_maneuver_the_innovation_is_as_large_as_expected() -> None:
     state, dt = Smoother(SmootherSettings(), 1)._state, 1 / 30
-    state.spread[0] = 0.01, 0.0, 0.1
-    of_position, of_velocity = kalman._gains(state, 0, 64.0, 0.09, dt, 16.0)
+    state.covariance[0] = 0.01, 0.0, 0.1
+    kalman._follow_maneuver(state, 0, 64.0, 0.09, dt, 16.0)
+    of_position, of_velocity = kalman._gains(state, 0, 0.09)
     assert of_position == pytest.approx(1 - 0.09 / 64)
     assert of_velocity == pytest.approx((64 - 0.1) / dt / 64)  # all of the step becomes speed
     assert state.moving[0] == 1
@@ -424,7 +425,7 @@ def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
 
 def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
     warm_up()
-    kernels = (kalman.begin, kalman.measure, kalman.drift)
+    kernels = (kalman.begin, kalman.update, kalman.coast)
     before = [len(kernel.signatures) for kernel in kernels]
     track = smoothed(measured(still(5)))
     smoother = Smoother(SmootherSettings(), 68)

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.looks import describe_looks, known_cells, learnt, likeness, likeness_in_part
+from facetrack.tracker.appearance import blended, describe_appearance, known_cells, similarity, similarity_in_part
 from facetrack.tracker.tracks import EXPECTED, HOLD, SEEK_EVERY, SEEK_S, SURE, WAIT_S, Track, TrackBook, TrackSettings
 from facetrack.tracker.types import Float32, Landmarks, State, UInt8
 
@@ -23,9 +23,9 @@ def look(person: int) -> Float32:
     return PEOPLE[person]
 
 
-def between(a: Float32, b: Float32, likeness: float) -> Float32:
-    """A look of this likeness to `a`, turned towards `b`."""
-    return (likeness * a + np.sqrt(1 - likeness**2) * b).astype(np.float32)
+def between(a: Float32, b: Float32, similarity: float) -> Float32:
+    """A look of this similarity to `a`, turned towards `b`."""
+    return (similarity * a + np.sqrt(1 - similarity**2) * b).astype(np.float32)
 
 
 def face(x: float, y: float = 200.0, presence: float = 1.0, size: float = SIZE, confidence: float = 0.9) -> Landmarks:
@@ -232,11 +232,11 @@ def test_of_two_remembered_faces_the_more_alike_comes_back() -> None:
 
 
 def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
-    likeness = (SETTINGS.other_looks + SETTINGS.same_looks) / 2
+    similarity = (SETTINGS.other_appearance + SETTINGS.same_appearance) / 2
     for x, number in ((115.0, 0), (300.0, 1)):
         book = book_of(1)
         book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
-        back = book.admit(1 / RATE, face(x), between(look(1), look(2), likeness))
+        back = book.admit(1 / RATE, face(x), between(look(1), look(2), similarity))
         assert back is not None
         assert back.number == number
 
@@ -301,9 +301,11 @@ def test_faces_that_cross_keep_their_numbers() -> None:
 
 def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> None:
     book = book_of(1, 2)
-    likeness = (SETTINGS.other_looks + SETTINGS.same_looks) / 2  # not clearly somebody else, but not the same either
-    alike = between(look(1), look(2), likeness)
-    book.live[1].looks = alike
+    similarity = (
+        SETTINGS.other_appearance + SETTINGS.same_appearance
+    ) / 2  # not clearly somebody else, but not the same either
+    alike = between(look(1), look(2), similarity)
+    book.live[1].appearance = alike
     book.live[0].box = book.live[0].box + np.float32([140, 0, 140, 0])
     book.observe(1 / RATE, [face(300), face(300)], [alike, alike])
     assert states(book) == {0: "coasting", 1: "tracked"}
@@ -408,7 +410,7 @@ def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
 def test_two_stamps_close_together_make_no_speed_of_noise() -> None:
     book = book_of(1)
     book.observe(1e-5, [face(101)], [look(1)])
-    assert np.abs(book.live[0].motion).max() <= 250  # px/s: 1 px in 4 ms
+    assert np.abs(book.live[0].velocity).max() <= 250  # px/s: 1 px in 4 ms
     assert np.abs(book.live[0].place(0.5) - book.live[0].box).max() <= 125
 
 
@@ -455,7 +457,23 @@ def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
         book.admit(0.0, face(300), look(2))
         for frame in range(1, 20):
             book.observe(frame / RATE, [face(x, confidence=confidence), face(300)], [other_day, look(2)])
-        assert (likeness(book.live[0].looks, look(1)) < 0.999) == learns
+        assert (similarity(book.live[0].appearance, look(1)) < 0.999) == learns
+
+
+@pytest.mark.parametrize("rate", [30, 5, 4, 2])
+def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
+    book, other_day = book_of(1), between(look(1), look(5), 0.9)
+    for frame in range(1, 3 * rate + 1):
+        book.observe(frame / rate, [face(100)], [other_day])
+    assert similarity(book.live[0].appearance, other_day) > 0.985  # 0.9 at the start
+
+
+@pytest.mark.parametrize(("rate", "followed"), [(30, True), (5, True), (4, False)])
+def test_a_motion_is_followed_from_five_frames_a_second_on(rate: int, *, followed: bool) -> None:
+    book = book_of(1)
+    for frame in range(1, 40):
+        book.observe(frame / rate, [face(100 + frame)], [look(1)])
+        assert (book.live[0].velocity is not None) == followed
 
 
 def test_something_that_moves_in_front_slowly_ends_no_track_and_is_not_learnt() -> None:
@@ -464,13 +482,13 @@ def test_something_that_moves_in_front_slowly_ends_no_track_and_is_not_learnt() 
         seen = between(look(1), look(6), 1 - frame / 15)
         book.observe(frame / RATE, [face(100)], [seen])
         assert states(book) == {0: "tracked"}
-    assert likeness(book.live[0].looks, look(1)) > SETTINGS.same_looks
+    assert similarity(book.live[0].appearance, look(1)) > SETTINGS.same_appearance
 
 
 def covered(book: TrackBook) -> None:
     """Something comes in front of everybody, slowly: first the network is at a loss, then nothing of them is seen."""
     found = [lost(track) for track in book.live]
-    book.observe(0.1, found, [between(track.looks, look(8), 0.6) for track in book.live])
+    book.observe(0.1, found, [between(track.appearance, look(8), 0.6) for track in book.live])
     book.observe(0.5, found, [look(8) for _ in found])
     assert book.live == []
 
@@ -498,7 +516,7 @@ def test_likeness_goes_before_the_place() -> None:
     covered(book)
     alike = between(look(2), look(1), 0.85)
     other = between(look(1), look(2), 0.6)
-    assert likeness(look(1), alike) < likeness(other, look(1)) < SETTINGS.same_looks
+    assert similarity(look(1), alike) < similarity(other, look(1)) < SETTINGS.same_appearance
     back = book.admit(1.0, face(100), alike)  # the second, where the first was lost
     assert back is not None
     assert back.number == 1
@@ -567,7 +585,7 @@ def portrait(seed: int) -> UInt8:
 
 def test_looks_are_unit_vectors() -> None:
     for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
-        looks = describe_looks(picture)
+        looks = describe_appearance(picture)
         assert looks.dtype == np.float32
         assert np.linalg.norm(looks) == pytest.approx(1, abs=1e-3) or not looks.any()
 
@@ -580,47 +598,49 @@ def test_looks_stay_the_same_in_other_light_noise_and_framing() -> None:
         noisy = (picture + rng.normal(0, 8, picture.shape)).clip(0, 255).astype(np.uint8)
         shifted = np.roll(picture, 2, axis=1)
         for changed in (darker, noisy, shifted):
-            assert describe_looks(picture) @ describe_looks(changed) > SETTINGS.same_looks
+            assert describe_appearance(picture) @ describe_appearance(changed) > SETTINGS.same_appearance
 
 
 def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
-    likeness = {"colour": [], "grey": []}
+    similarity = {"colour": [], "grey": []}
     for seed in range(0, 60, 2):
         a, b = portrait(seed), portrait(seed + 1)
-        likeness["colour"].append(describe_looks(a) @ describe_looks(b))
+        similarity["colour"].append(describe_appearance(a) @ describe_appearance(b))
         grey_a, grey_b = (np.repeat(p.mean(2, keepdims=True), 3, 2).astype(np.uint8) for p in (a, b))
-        likeness["grey"].append(describe_looks(grey_a) @ describe_looks(grey_b))
-    assert np.median(likeness["colour"]) < SETTINGS.other_looks
-    assert np.median(likeness["grey"]) < SETTINGS.other_looks
+        similarity["grey"].append(describe_appearance(grey_a) @ describe_appearance(grey_b))
+    assert np.median(similarity["colour"]) < SETTINGS.other_appearance
+    assert np.median(similarity["grey"]) < SETTINGS.other_appearance
 
 
 def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
     for seed in range(20):
         whole, cut = portrait(seed), portrait(seed)
         cut[:, :18] = 0
-        looks = describe_looks(cut)
+        looks = describe_appearance(cut)
         assert known_cells(looks).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
-        assert likeness(describe_looks(whole), looks) > 0.9
-        assert likeness(looks, describe_looks(whole)) == pytest.approx(likeness(describe_looks(whole), looks), abs=1e-6)
+        assert similarity(describe_appearance(whole), looks) > 0.9
+        assert similarity(looks, describe_appearance(whole)) == pytest.approx(
+            similarity(describe_appearance(whole), looks), abs=1e-6
+        )
 
 
 def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> None:
     left, right = portrait(1), portrait(1)
     left[:, 24:] = 0
     right[:, :24] = 0
-    assert likeness(describe_looks(left), describe_looks(right)) == 0
-    assert likeness_in_part(describe_looks(left), describe_looks(right)) <= 0
-    assert likeness(describe_looks(np.zeros((48, 48, 3), np.uint8)), describe_looks(left)) == 0
+    assert similarity(describe_appearance(left), describe_appearance(right)) == 0
+    assert similarity_in_part(describe_appearance(left), describe_appearance(right)) <= 0
+    assert similarity(describe_appearance(np.zeros((48, 48, 3), np.uint8)), describe_appearance(left)) == 0
 
 
 def test_a_cell_that_is_as_light_as_the_mean_is_known() -> None:
     """So is a face of one grey; only what is black is not."""
     picture = np.full((48, 48, 3), 128, np.uint8)
-    assert known_cells(describe_looks(picture)).all()
+    assert known_cells(describe_appearance(picture)).all()
     picture[:24], picture[24:, :24] = 90, 166
-    assert known_cells(describe_looks(picture)).all()
+    assert known_cells(describe_appearance(picture)).all()
     picture[:, :12] = 0
-    assert known_cells(describe_looks(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
+    assert known_cells(describe_appearance(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
 
 
 def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
@@ -628,8 +648,8 @@ def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
     for seed in range(20):
         covered = portrait(seed)
         covered[:, :16] = rng.integers(20, 120, 3)
-        one, other = describe_looks(portrait(seed)), describe_looks(covered)
-        assert likeness_in_part(one, other) > max(likeness(one, other) - 1e-6, 0.8)
+        one, other = describe_appearance(portrait(seed)), describe_appearance(covered)
+        assert similarity_in_part(one, other) > max(similarity(one, other) - 1e-6, 0.8)
 
 
 def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_little() -> None:
@@ -638,14 +658,14 @@ def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_lit
         looks = []
         for width in range(0, 17, 2):
             grey[:, :width] = (200, 90, 60)
-            looks.append(describe_looks(grey))
-        assert min(likeness(a, b) for a, b in pairwise(looks)) > 0.5
+            looks.append(describe_appearance(grey))
+        assert min(similarity(a, b) for a, b in pairwise(looks)) > 0.5
 
 
 def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
-    one, other = describe_looks(portrait(1)), describe_looks(portrait(2))
-    np.testing.assert_allclose(learnt(one, other, 0.0), one, atol=1e-5)
-    np.testing.assert_allclose(learnt(one, other, 1.0), other, atol=1e-5)
-    grown = learnt(hidden(one), one, 0.0)
+    one, other = describe_appearance(portrait(1)), describe_appearance(portrait(2))
+    np.testing.assert_allclose(blended(one, other, 0.0), one, atol=1e-5)
+    np.testing.assert_allclose(blended(one, other, 1.0), other, atol=1e-5)
+    grown = blended(hidden(one), one, 0.0)
     assert known_cells(grown).all()
-    np.testing.assert_allclose(learnt(one, hidden(one), 0.0), one, atol=1e-5)
+    np.testing.assert_allclose(blended(one, hidden(one), 0.0), one, atol=1e-5)

@@ -14,6 +14,7 @@ import pytest
 
 import facetrack
 from facetrack.pipeline.talk import KERNEL_SOURCES, announce_compilation
+from facetrack.tracker import kernel_cache
 from facetrack.tracker.kernel_cache import choose_kernel_cache
 
 TRACKER = Path(facetrack.__file__).parent / "tracker"
@@ -42,6 +43,25 @@ def left_by(code: str, home: Path) -> list[str]:
 def test_kernels_are_kept_in_the_users_cache_also_without_the_command_line(tmp_path: Path) -> None:
     found = left_by(KERNEL, tmp_path)
     assert any(name.startswith("kalman.process_noise") and name.endswith(".nbi") for name in found)
+
+
+def test_another_version_whose_kernels_take_other_types_has_a_cache_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders, changed = [], tmp_path / "kalman.py"
+    changed.write_text(kernel_cache.TYPES.read_text(encoding="utf-8").replace("FilterState", "State"), encoding="utf-8")
+    for types in (kernel_cache.TYPES, changed, kernel_cache.TYPES):
+        monkeypatch.setattr(kernel_cache, "TYPES", types)
+        monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        choose_kernel_cache()
+        folders.append(os.environ["NUMBA_CACHE_DIR"])
+    assert folders[0] == folders[2] != folders[1]
+
+
+def test_kernels_take_types_of_one_file_alone() -> None:
+    defining = {file.name for file in TRACKER.glob("*.py") if "(NamedTuple)" in file.read_text(encoding="utf-8")}
+    assert defining == {kernel_cache.TYPES.name}
 
 
 @pytest.fixture(scope="module")

@@ -23,26 +23,26 @@ LEAST_STEP_S = 0.004  # no speed is read from a shorter step at any rate: stamps
 FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
 
 
-class State(NamedTuple):
-    """What is known of N points; row N of `spread` and `moving` belongs to the motion that they share."""
+class FilterState(NamedTuple):
+    """What is known of N points; row N of `covariance` and `moving` belongs to the motion that they share."""
 
     position: Float64  # (N, 2) px
     velocity: Float64  # (N, 2) px/s
-    spread: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
+    covariance: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
     moving: Float64  # (N + 1,) 1 at a movement, fading to 0
     doubted: Int64  # (N,) frames for which a point has been an outlier
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
-    prior: Float64  # (N + 1, 3) `spread` before the last measurement; infinite at a start
+    prior: Float64  # (N + 1, 3) `covariance` before the last measurement; infinite at a start
     shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y, and their speeds
     own_step: Float64  # (N, 4) what it changed beside that
 
 
-def blank(points: int) -> State:
+def blank(points: int) -> FilterState:
     """Give room for the state of N points; `begin` fills it."""
-    return State(
+    return FilterState(
         position=np.zeros((points, 2)),
         velocity=np.zeros((points, 2)),
-        spread=np.zeros((points + 1, 3)),
+        covariance=np.zeros((points + 1, 3)),
         moving=np.zeros(points + 1),
         doubted=np.zeros(points, np.int64),
         recent=np.zeros((2, points, 2)),
@@ -63,10 +63,10 @@ class Tuning(NamedTuple):
     rest_own: float
     moving: float
     moving_s: float
-    surprise: float
-    outlier: float
+    maneuver: float
+    outlier_px2: float
     outlier_frames: int
-    jump: float
+    jump_px2: float
     least_step_s: float  # a speed is read from no shorter step
 
 
@@ -83,21 +83,21 @@ def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True)
-def begin(state: State, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
+def begin(state: FilterState, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
     """Put the points where they were measured, at rest, with the given variance of their speed."""
     points, precision = len(measured), 0.0
     for i in range(points):
-        state.spread[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
-        precision += 1 / state.spread[i, 0]
+        state.covariance[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
+        precision += 1 / state.covariance[i, 0]
         state.doubted[i] = 0
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
             state.recent[1, i, axis] = measured[i, axis]
-    state.spread[points, 0] = tuning.shared_noise + 1 / precision
+    state.covariance[points, 0] = tuning.shared_noise + 1 / precision
     for row in range(points + 1):
-        state.spread[row, 1] = 0.0
-        state.spread[row, 2] = speed
+        state.covariance[row, 1] = 0.0
+        state.covariance[row, 2] = speed
         state.moving[row] = 0.0
     state.prior[:] = np.inf
     state.shared_step[:] = 0.0
@@ -105,8 +105,8 @@ def begin(state: State, measured: Float64, score: Float64, speed: float, tuning:
 
 
 @njit(cache=True, nogil=True)
-def measure(
-    state: State, measured: Float64, score: Float64, dt: float, share: float, tuning: Tuning
+def update(
+    state: FilterState, measured: Float64, score: Float64, dt: float, share: float, tuning: Tuning
 ) -> tuple[bool, float]:
     """Take a measurement: all that one frame needs, in one call.
 
@@ -121,7 +121,7 @@ def measure(
         Whether the face could be followed (else `begin` anew), and the noise over the expected one.
     """
     noise = noise_level(state, measured, score, share, tuning) if share > 0 else 1.0
-    followed = advance(state, measured, score, dt, tuning)
+    followed = predict_and_correct(state, measured, score, dt, tuning)
     for i in range(len(measured)):
         for axis in range(2):
             state.recent[0, i, axis] = state.recent[1, i, axis]
@@ -130,7 +130,7 @@ def measure(
 
 
 @njit(cache=True, nogil=True)
-def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
+def predict_and_correct(state: FilterState, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
     """Predict over dt seconds, take the measurement; False if the face as a whole jumped too far for that."""
     start = state.position.copy()
     _predict(state, dt, tuning)
@@ -143,28 +143,29 @@ def advance(state: State, measured: Float64, score: Float64, dt: float, tuning: 
         variance[i] = _variance(score[i], tuning)
         precision += 1 / variance[i]
     shared = affine_part(state.position, innovation, variance)
-    length = 0.0
+    moved_px2 = 0.0
     for i in range(points):
-        length += (shared[i, 0] ** 2 + shared[i, 1] ** 2) / points
-    if length > tuning.jump:
+        moved_px2 += (shared[i, 0] ** 2 + shared[i, 1] ** 2) / points
+    if moved_px2 > tuning.jump_px2:
         return False
     shared_variance = tuning.shared_noise + min(3, points) / precision  # 3 coefficients of a motion on each axis
     step = dt if dt >= tuning.least_step_s else 0.0
-    gains = _gains(state, points, length, shared_variance, step, tuning.surprise)
+    _follow_maneuver(state, points, moved_px2, shared_variance, step, tuning.maneuver)
+    gains = _gains(state, points, shared_variance)
     for i in range(points):
         _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         if variance[i] < np.inf and _is_outlier(state, i, x**2 + y**2, tuning):
             variance[i] = np.inf  # as good as unseen
         if variance[i] < np.inf:
-            own = _gains(state, i, x**2 + y**2, variance[i], step, tuning.surprise)
-            _correct(state, state.own_step, i, x, y, own)
+            _follow_maneuver(state, i, x**2 + y**2, variance[i], step, tuning.maneuver)
+            _correct(state, state.own_step, i, x, y, _gains(state, i, variance[i]))
     _carry(state, start, variance, step)
     return True
 
 
 @njit(cache=True, nogil=True)
-def drift(state: State, dt: float, fading_s: float, tuning: Tuning) -> None:
+def coast(state: FilterState, dt: float, fading_s: float, tuning: Tuning) -> None:
     """Move the points over dt seconds by the motion that they share, its speed fading."""
     points = len(state.position)
     shared = affine_part(state.position, state.velocity, np.ones(points))
@@ -177,7 +178,7 @@ def drift(state: State, dt: float, fading_s: float, tuning: Tuning) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _predict(state: State, dt: float, tuning: Tuning) -> None:
+def _predict(state: FilterState, dt: float, tuning: Tuning) -> None:
     points = len(state.position)
     for i in range(points):
         state.position[i, 0] += dt * state.velocity[i, 0]
@@ -186,45 +187,55 @@ def _predict(state: State, dt: float, tuning: Tuning) -> None:
     for row in range(points + 1):
         rest = tuning.rest_own if row < points else tuning.rest_shared
         pp, pv, vv = process_noise(rest + state.moving[row] * tuning.moving, dt)
-        state.spread[row, 0] += 2 * dt * state.spread[row, 1] + dt**2 * state.spread[row, 2] + pp
-        state.spread[row, 1] += dt * state.spread[row, 2] + pv
-        state.spread[row, 2] += vv
+        state.covariance[row, 0] += 2 * dt * state.covariance[row, 1] + dt**2 * state.covariance[row, 2] + pp
+        state.covariance[row, 1] += dt * state.covariance[row, 2] + pv
+        state.covariance[row, 2] += vv
         state.moving[row] *= calmer
         for column in range(3):
-            state.prior[row, column] = state.spread[row, column]
+            state.prior[row, column] = state.covariance[row, column]
     state.shared_step[:] = 0.0
     state.own_step[:] = 0.0
 
 
 @njit(cache=True, nogil=True)
-def _gains(state: State, row: int, length: float, variance: float, step: float, surprise: float) -> tuple[float, float]:
-    """Update one covariance for a measurement and give the Kalman gains of position and velocity.
+def _follow_maneuver(
+    state: FilterState, row: int, innovation_px2: float, variance: float, step: float, maneuver: float
+) -> None:
+    """Widen one prior covariance until an innovation that is no noise is expected, and note that the row moves.
 
     Args:
-        state: its `spread` and `moving` change.
+        state: its `covariance`, `prior` and `moving` change.
         row: the point; N for the shared motion.
-        length: squared length of the innovation, px^2.
+        innovation_px2: squared length of the innovation.
         variance: that of one coordinate of the measurement, px^2.
         step: seconds since the last frame; 0 where these are too few to say how fast a movement was.
-        surprise: the largest `length` over its expected variance that passes for noise.
+        maneuver: the largest `innovation_px2` over its expected variance that passes for noise.
     """
-    pp, pv, vv = state.spread[row, 0], state.spread[row, 1], state.spread[row, 2]
-    if length > surprise * (pp + variance):
-        excess = length - (pp + variance)
-        pp += excess
-        if step > 0:
-            pv, vv = pv + excess / step, vv + excess / step**2
-        state.moving[row] = 1.0
-        state.prior[row, 0], state.prior[row, 1], state.prior[row, 2] = pp, pv, vv
+    pp, pv, vv = state.covariance[row, 0], state.covariance[row, 1], state.covariance[row, 2]
+    if innovation_px2 <= maneuver * (pp + variance):
+        return
+    excess = innovation_px2 - (pp + variance)
+    pp += excess
+    if step > 0:
+        pv, vv = pv + excess / step, vv + excess / step**2
+    state.moving[row] = 1.0
+    state.covariance[row, 0], state.covariance[row, 1], state.covariance[row, 2] = pp, pv, vv
+    state.prior[row, 0], state.prior[row, 1], state.prior[row, 2] = pp, pv, vv
+
+
+@njit(cache=True, nogil=True)
+def _gains(state: FilterState, row: int, variance: float) -> tuple[float, float]:
+    """Turn one prior covariance into the posterior one and give the Kalman gains of position and velocity."""
+    pp, pv, vv = state.covariance[row, 0], state.covariance[row, 1], state.covariance[row, 2]
     of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
-    state.spread[row, 0] = (1 - of_position) * pp
-    state.spread[row, 1] = (1 - of_position) * pv
-    state.spread[row, 2] = vv - of_velocity * pv
+    state.covariance[row, 0] = (1 - of_position) * pp
+    state.covariance[row, 1] = (1 - of_position) * pv
+    state.covariance[row, 2] = vv - of_velocity * pv
     return of_position, of_velocity
 
 
 @njit(cache=True, nogil=True)
-def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
+def _correct(state: FilterState, step: Float64, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
     """Move point i by its gains times an innovation (x, y), and note in its row of `step` what that changed."""
     step[i, 0], step[i, 1] = gains[0] * x, gains[0] * y
     step[i, 2], step[i, 3] = gains[1] * x, gains[1] * y
@@ -234,7 +245,7 @@ def _correct(state: State, step: Float64, i: int, x: float, y: float, gains: tup
 
 
 @njit(cache=True, nogil=True)
-def _carry(state: State, start: Float64, variance: Float64, step: float) -> None:
+def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -> None:
     """Let the points that were not seen, or not believed, make the motion that the others made since `start`."""
     points = len(start)
     moved, unseen = np.empty((points, 2)), 0
@@ -256,8 +267,8 @@ def _carry(state: State, start: Float64, variance: Float64, step: float) -> None
 
 
 @njit(cache=True, nogil=True)
-def _is_outlier(state: State, i: int, length: float, tuning: Tuning) -> bool:
-    state.doubted[i] = state.doubted[i] + 1 if length > tuning.outlier else 0
+def _is_outlier(state: FilterState, i: int, innovation_px2: float, tuning: Tuning) -> bool:
+    state.doubted[i] = state.doubted[i] + 1 if innovation_px2 > tuning.outlier_px2 else 0
     return bool(0 < state.doubted[i] <= tuning.outlier_frames)
 
 
@@ -273,7 +284,7 @@ def _variance(score: float, tuning: Tuning) -> float:
 
 
 @njit(cache=True, nogil=True)
-def noise_level(state: State, measured: Float64, score: Float64, share: float, tuning: Tuning) -> float:
+def noise_level(state: FilterState, measured: Float64, score: Float64, share: float, tuning: Tuning) -> float:
     """Give the variance of the noise over the expected one, the median over the points.
 
     Args:

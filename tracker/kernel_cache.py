@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from zlib import crc32
+
+TYPES = Path(__file__).with_name("kalman.py")
 
 
 def choose_kernel_cache() -> None:
@@ -17,7 +20,16 @@ def choose_kernel_cache() -> None:
         from platformdirs import user_cache_path
     except ImportError:  # no dependencies here, so no Numba either: a GPU machine that only runs engines
         return
-    os.environ["NUMBA_CACHE_DIR"] = str(_writable(user_cache_path("facetrack", appauthor=False) / "numba"))
+    folder = user_cache_path("facetrack", appauthor=False) / "numba" / _types()
+    os.environ["NUMBA_CACHE_DIR"] = str(_writable(folder))
+
+
+def _types() -> str:
+    """A name that changes with the types that kernels take, all of them in kalman.py.
+
+    A cache names its kernels' types: Numba cannot even open one of an earlier version if one of them is gone.
+    """
+    return f"{crc32(TYPES.read_bytes()):08x}"
 
 
 def _writable(folder: Path) -> Path:

@@ -30,6 +30,8 @@ VIEWS = np.array(
     [_FRONTAL, _HALF_TURN, _mirrored(_HALF_TURN), _FULL_TURN, _mirrored(_FULL_TURN)], np.float64
 )  # 5 views, 5 points, xy
 HALF_EXTENT = np.array([[0.5, 0.462], [0.5, 0.485], [0.5, 0.485], [0.5, 0.486], [0.5, 0.486]])  # of each view's box
+SMALLEST, LARGEST, STEEPEST, REACH, RESIDUAL, FEWEST = range(6)  # in the limits of `_agree`
+HEIGHTS, POINTS, COLUMNS = 5, 10, 20  # in its rows: after centre, side, roll and residual come heights, then points
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,12 @@ def agree(kind: Int64, xy: Float32, height: Float32, settings: Agreement) -> Can
     )
     rows32 = rows.astype(np.float32)
     return Candidates(
-        rows32[:, 0:2], rows32[:, 2], rows32[:, 3], rows32[:, 5:10], rows32[:, 4], rows32[:, 10:20].reshape(-1, 5, 2)
+        centre=rows32[:, 0:2],
+        side=rows32[:, 2],
+        roll=rows32[:, 3],
+        heights=rows32[:, HEIGHTS:POINTS],
+        residual=rows32[:, 4],
+        points=rows32[:, POINTS:].reshape(-1, 5, 2),
     )
 
 
@@ -189,12 +196,12 @@ def agree(kind: Int64, xy: Float32, height: Float32, settings: Agreement) -> Can
 def _agree(kind: Int64, xy: Float64, height: Float64, views: Float64, limits: Float64) -> Float64:
     """Rows of centre 2, side, roll, residual, heights 5, points 10; one per peak that is part of a face."""
     peaks = len(kind)
-    smallest, largest, steepest, reach = limits[0], limits[1], limits[2], limits[3]
-    out = np.empty((peaks, 20))
+    smallest, largest, steepest, reach = limits[SMALLEST], limits[LARGEST], limits[STEEPEST], limits[REACH]
+    out = np.empty((peaks, COLUMNS))
     found = 0
     best = np.zeros(peaks)
-    row = np.empty(20)
-    chosen = np.empty(5, np.int64)
+    row = np.empty(COLUMNS)
+    chosen, expected = np.empty(5, np.int64), np.empty((5, 2))
     for i in range(peaks):
         have = False
         for j in range(peaks):
@@ -214,11 +221,12 @@ def _agree(kind: Int64, xy: Float64, height: Float64, views: Float64, limits: Fl
                     continue
                 ox = xy[i, 0] - (cos * view[kind[i], 0] - sin * view[kind[i], 1])
                 oy = xy[i, 1] - (sin * view[kind[i], 0] + cos * view[kind[i], 1])
-                _support(kind, xy, height, view, ox, oy, cos, sin, reach * side + 0.7, chosen)
+                _expect(view, ox, oy, cos, sin, expected)
+                _support(kind, xy, height, expected, reach * side + 0.7, chosen)
                 score = _refit(xy, height, view, chosen, limits, row)
                 if score > best[i]:
                     best[i] = score
-                    for column in range(20):
+                    for column in range(COLUMNS):
                         out[found, column] = row[column]
                     have = True
         if have:
@@ -227,26 +235,21 @@ def _agree(kind: Int64, xy: Float64, height: Float64, views: Float64, limits: Fl
 
 
 @njit(cache=True, nogil=True)
-def _support(
-    kind: Int64,
-    xy: Float64,
-    height: Float64,
-    view: Float64,
-    ox: float,
-    oy: float,
-    cos: float,
-    sin: float,
-    radius: float,
-    chosen: Int64,
-) -> None:
+def _expect(view: Float64, x: float, y: float, cos: float, sin: float, expected: Float64) -> None:
+    """Where the five points of a view (5, 2) lie in a face of this centre, turned and scaled by (cos, sin)."""
+    for k in range(5):
+        expected[k, 0] = x + cos * view[k, 0] - sin * view[k, 1]
+        expected[k, 1] = y + sin * view[k, 0] + cos * view[k, 1]
+
+
+@njit(cache=True, nogil=True)
+def _support(kind: Int64, xy: Float64, height: Float64, expected: Float64, radius: float, chosen: Int64) -> None:
     """For each type the highest peak near its expected place, or -1; near counts more than far."""
     chosen[:] = -1
     value = np.zeros(5)
     for p in range(len(kind)):
         k = kind[p]
-        ex = ox + cos * view[k, 0] - sin * view[k, 1]
-        ey = oy + sin * view[k, 0] + cos * view[k, 1]
-        apart = ((xy[p, 0] - ex) ** 2 + (xy[p, 1] - ey) ** 2) / (radius * radius)
+        apart = ((xy[p, 0] - expected[k, 0]) ** 2 + (xy[p, 1] - expected[k, 1]) ** 2) / (radius * radius)
         if apart < 1.0:
             worth = height[p] * (1.0 - 0.5 * apart)
             if worth > value[k]:
@@ -265,7 +268,7 @@ def _refit(xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: F
             my += xy[chosen[k], 1]
             ux += view[k, 0]
             uy += view[k, 1]
-    if n < limits[5]:
+    if n < limits[FEWEST]:
         return 0.0
     mx, my, ux, uy = mx / n, my / n, ux / n, uy / n
     norm, cos, sin = 0.0, 0.0, 0.0
@@ -278,24 +281,24 @@ def _refit(xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: F
             sin += dy * tx - dx * ty
     cos, sin = cos / norm, sin / norm
     side, roll = np.sqrt(cos * cos + sin * sin), np.arctan2(sin, cos)
-    if side < limits[0] or side > limits[1] or abs(roll) > limits[2]:
+    if side < limits[SMALLEST] or side > limits[LARGEST] or abs(roll) > limits[STEEPEST]:
         return 0.0
     ox, oy = mx - (cos * ux - sin * uy), my - (sin * ux + cos * uy)
     misfit, total = 0.0, 0.0
     for k in range(5):
         ex, ey = ox + cos * view[k, 0] - sin * view[k, 1], oy + sin * view[k, 0] + cos * view[k, 1]
-        row[5 + k] = 0.0
+        row[HEIGHTS + k] = 0.0
         if chosen[k] >= 0:
             p = chosen[k]
             misfit += (xy[p, 0] - ex) ** 2 + (xy[p, 1] - ey) ** 2
-            row[5 + k] = height[p]
+            row[HEIGHTS + k] = height[p]
             total += min(height[p], 1.0)
             ex, ey = xy[p, 0], xy[p, 1]
-        row[10 + 2 * k], row[11 + 2 * k] = ex, ey
+        row[POINTS + 2 * k], row[POINTS + 2 * k + 1] = ex, ey
     residual = np.sqrt(misfit / n) / side
-    if residual > limits[4]:
+    if residual > limits[RESIDUAL]:
         return 0.0
-    row[0], row[1], row[2], row[3], row[4] = ox, oy, side, roll, residual
+    row[0], row[1], row[2], row[3], row[4] = ox, oy, side, roll, residual  # as far as HEIGHTS
     score: float = total * (1.0 - 2.0 * residual)
     return score
 

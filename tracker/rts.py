@@ -23,13 +23,13 @@ from .types import Float32, Float64
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the filter knew of N points at one time; the arrays are those of `kalman.State`."""
+    """What the filter knew of N points at one time; the arrays are those of `kalman.FilterState`."""
 
     time_s: float
     measured: bool
     position: Float64
     velocity: Float64
-    spread: Float64
+    covariance: Float64
     prior: Float64
     shared_step: Float64
     own_step: Float64
@@ -71,7 +71,7 @@ class RtsSmoother:
         last = self._notes[-1] if self._notes else None
         if last is not None and time_s <= last.time_s:  # nothing was predicted and nothing corrected
             still = np.zeros_like(last.own_step)
-            again = replace(last, measured=False, prior=last.spread, shared_step=still, own_step=still)
+            again = replace(last, measured=False, prior=last.covariance, shared_step=still, own_step=still)
             self._notes.append(again)
         else:
             self._note(time_s, measured=False)
@@ -91,13 +91,13 @@ class RtsSmoother:
             raise ValueError(f"RTS smoother: wanted 1 to {len(self._notes)} frames, which wait, got {count}")
         notes = self._notes
         position, velocity = (np.stack([getattr(note, name) for note in notes]) for name in ("position", "velocity"))
-        look_back(
+        smooth_backward(
             position,
             velocity,
             np.array([note.time_s for note in notes]),
             *(
                 np.stack([getattr(note, name) for note in notes])
-                for name in ("spread", "prior", "shared_step", "own_step")
+                for name in ("covariance", "prior", "shared_step", "own_step")
             ),
         )
         _bridge(self._before, notes, position, velocity)
@@ -109,16 +109,16 @@ class RtsSmoother:
 
     def _note(self, time_s: float, *, measured: bool) -> None:
         state = self._filter.state
-        arrays = (state.position, state.velocity, state.spread, state.prior, state.shared_step, state.own_step)
+        arrays = (state.position, state.velocity, state.covariance, state.prior, state.shared_step, state.own_step)
         self._notes.append(_Note(time_s, measured, *(array.copy() for array in arrays)))
 
 
 @njit(cache=True, nogil=True)
-def look_back(
+def smooth_backward(
     position: Float64,
     velocity: Float64,
     time_s: Float64,
-    spread: Float64,
+    covariance: Float64,
     prior: Float64,
     shared_step: Float64,
     own_step: Float64,
@@ -129,7 +129,7 @@ def look_back(
         position: (T, N, 2) px, as filtered.
         velocity: (T, N, 2) px/s, as filtered.
         time_s: (T,)
-        spread: (T, N + 1, 3) covariances after each measurement, as in `kalman.State`.
+        covariance: (T, N + 1, 3) covariances after each measurement, as in `kalman.FilterState`.
         prior: (T, N + 1, 3) before it; infinite where the filter started anew.
         shared_step: (T, N, 4) what the measurement changed through the shared motion.
         own_step: (T, N, 4) what it changed beside that.
@@ -140,8 +140,8 @@ def look_back(
     for t in range(frames - 2, -1, -1):
         dt = time_s[t + 1] - time_s[t]
         for i in range(points):
-            _carry_back(shared[i], spread[t, points], prior[t + 1, points], dt)
-            _carry_back(own[i], spread[t, i], prior[t + 1, i], dt)
+            _carry_back(shared[i], covariance[t, points], prior[t + 1, points], dt)
+            _carry_back(own[i], covariance[t, i], prior[t + 1, i], dt)
             for axis in range(2):
                 position[t, i, axis] += shared[i, axis] + own[i, axis]
                 velocity[t, i, axis] += shared[i, 2 + axis] + own[i, 2 + axis]
@@ -151,13 +151,13 @@ def look_back(
 
 
 @njit(cache=True, nogil=True)
-def _carry_back(change: Float64, spread: Float64, prior: Float64, dt: float) -> None:
+def _carry_back(change: Float64, covariance: Float64, prior: Float64, dt: float) -> None:
     """Replace a change (x, y, and their speeds) of one state by what it says of the state dt seconds before."""
     if prior[0] == np.inf:
         change[:] = 0.0
         return
-    pp, pv = spread[0] + dt * spread[1], spread[1]  # the covariance of this state with the predicted one
-    vp, vv = spread[1] + dt * spread[2], spread[2]
+    pp, pv = covariance[0] + dt * covariance[1], covariance[1]  # the covariance of this state with the predicted one
+    vp, vv = covariance[1] + dt * covariance[2], covariance[2]
     determinant = prior[0] * prior[2] - prior[1] * prior[1]
     for axis in range(2):
         x = (prior[2] * change[axis] - prior[1] * change[2 + axis]) / determinant

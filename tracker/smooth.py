@@ -8,7 +8,7 @@ from the data alone, how far each measurement is trusted.
    the whole face, fitted robustly to all points, and what each point does beyond it. A motion averaged over 68 points
    has little noise and may be followed at once, while the wobble of single points is smoothed away. Each part has a
    covariance and a gain of its own.
-2. Surprise. An innovation of more than `surprise` standard deviations is a movement, not noise: the variance of the
+2. Maneuvers. An innovation of more than `maneuver` standard deviations is a movement, not noise: the variance of the
    velocity before the step is raised until each coordinate's variance is the innovation's squared length, so that the
    same frame is followed nearly in full. What moved counts as moving for a while. Over a step of less than half the
    usual one (a frame that came late, a doubled time stamp) only the position is followed: speed would be far too high.
@@ -44,7 +44,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import ConfigError
-from .kalman import LEAST_STEP_S, State, Tuning, begin, blank, drift, measure
+from .kalman import LEAST_STEP_S, FilterState, Tuning, begin, blank, coast, update
 from .types import Float32, Float64
 
 # "kalman" is this module, "oneeuro" and "rts" are the modules of these names, "none" leaves points as measured
@@ -74,7 +74,7 @@ class SmootherSettings:
         rest_own: sigma of the acceleration of a point at rest in its face, sizes / s^2.
         moving: sigma of the acceleration of whatever has just moved, sizes / s^2.
         moving_s: time constant with which it comes to rest.
-        surprise: innovations of more standard deviations than this are movements; infinity turns it off.
+        maneuver: innovations of more standard deviations than this are movements; infinity turns it off.
         first_speed: sigma of the speed of a face that was just found, sizes / s.
         outlier: a point that is this far from where its face would carry it is not believed and carried on, sizes.
         outlier_frames: ... unless it stays there for more frames than this.
@@ -93,7 +93,7 @@ class SmootherSettings:
     rest_own: float = 0.001
     moving: float = 4.0
     moving_s: float = 0.2
-    surprise: float = 4.0
+    maneuver: float = 4.0
     first_speed: float = 0.5
     outlier: float = 0.2
     outlier_frames: int = 2
@@ -157,7 +157,7 @@ class Smoother:
             return self.coast(time_s)
         share, dt = self._share(time_s), time_s - self._time_s
         self._pace_s += (PACE if self._pace_s else 1.0) * (dt - self._pace_s)
-        followed, noise = measure(self._state, measured, trust, dt, share, self._tuning())
+        followed, noise = update(self._state, measured, trust, dt, share, self._tuning())
         if not followed:
             return self._start(time_s, measured, trust)
         self._learn_noise(noise, time_s - self._recent_s[-1])
@@ -177,12 +177,12 @@ class Smoother:
         if not self._recent_s or not math.isfinite(time_s):
             raise ValueError(f"smoother: wanted a finite time after a measurement, got {time_s}")
         if time_s > self._time_s:
-            drift(self._state, time_s - self._time_s, self._settings.coast_s, self._tuning())
+            coast(self._state, time_s - self._time_s, self._settings.coast_s, self._tuning())
             self._time_s = time_s
         return self._answer()
 
     @property
-    def state(self) -> State:
+    def state(self) -> FilterState:
         """What is known after the last update or coast; the next one changes it in place."""
         return self._state
 
@@ -235,10 +235,10 @@ class Smoother:
             rest_own=settings.rest_own**2 * area,
             moving=settings.moving**2 * area,
             moving_s=settings.moving_s,
-            surprise=settings.surprise**2,
-            outlier=settings.outlier**2 * area,
+            maneuver=settings.maneuver**2,
+            outlier_px2=settings.outlier**2 * area,
             outlier_frames=settings.outlier_frames,
-            jump=settings.restart_jump**2 * area,
+            jump_px2=settings.restart_jump**2 * area,
             least_step_s=max(LEAST_STEP_S, HURRIED * self._pace_s),
         )
 

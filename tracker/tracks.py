@@ -12,26 +12,25 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from .appearance import blended, known_cells, similarity, similarity_in_part
 from .geometry import bounding_box, iou, longer_side
 from .kalman import LEAST_STEP_S
-from .looks import known_cells, learnt, likeness, likeness_in_part
 from .types import Float32, Landmarks, State
 
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
 OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
-FORESIGHT_S = 0.2  # motion older than this says nothing about where a face is now
+FORESIGHT_S = 0.21  # motion older than this says nothing about where a face is now; at 5 frames/s it is followed
 LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
 SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
 SURE = 0.8  # confidence from which a face is learnt by heart
 LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer-by is in front of a face
 DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
 BEHIND = 0.5  # of its box: a face so much covered by another is not found
-CLEARLY = 0.15  # more likeness than another track by so much makes a face its own; less is noise
-EXPECTED = 0.25  # likeness of a face that comes out from behind another where one should; half of strangers have less
+CLEARLY = 0.15  # more similarity than another track by so much makes a face its own; less is noise
+EXPECTED = 0.25  # similarity of a face that comes out from behind another where one should; half of strangers have less
 CROP = 1.2  # the picture that looks are taken from, over the box
 WAIT_S = 0.5  # how long a face that is half in sight may go without a number, so that it gets the right one
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
-STILL = np.zeros(2, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,9 @@ class TrackSettings:
         keep: least presence for a known face to go on (lower: a known face deserves more trust than a new one).
         coast_s: how long a face that was lost is carried on before it is taken off the picture.
         memory_s: how long a face that left may come back under its old number.
-        same_looks: least similarity of looks in [-1, 1] for a face that returns at another place.
-        other_looks: under this similarity to itself and to the last frame a track's face is not there any more (a cut).
+        same_appearance: least similarity in [-1, 1] for a face that returns at another place.
+        other_appearance: under this similarity to itself and to the last frame a track's face is not there any more
+            (a cut).
         jump: largest move between two frames as a share of the face's box side; more is not a motion.
         duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
         most_faces: faces measured at the same time; further ones are not taken in.
@@ -54,8 +54,8 @@ class TrackSettings:
     keep: float = 0.85
     coast_s: float = 0.25
     memory_s: float = 8.0
-    same_looks: float = 0.65
-    other_looks: float = 0.45
+    same_appearance: float = 0.65
+    other_appearance: float = 0.45
     jump: float = 0.75
     duplicate_iou: float = 0.5
     most_faces: int = 32
@@ -72,9 +72,11 @@ class Track:
         box: (4,) tight round these landmarks, frame pixels.
         seen_s: media time of that measurement.
         looks: unit vector, what the face looks like when it is plain to see: the mean of such frames.
-        latest: unit vector, what it looked like in that measurement.
-        motion: (2,) mean speed of the landmarks between the last two measurements, pixels per second.
-        drift: (2,) the same while the face was plain to see, evened out: what it is taken to keep where it is hidden.
+        last_appearance: unit vector, what it looked like in that measurement.
+        velocity: (2,) mean speed of the landmarks between the last two measurements, pixels per second; None where
+            these are none or too far apart.
+        mean_velocity: (2,) the same while the face was plain to see, evened out: what it is taken to keep where it is
+            hidden; None where it is not known.
         behind: it was lost behind another face.
         cut: it was lost because something else altogether was in its place.
         aimed: (N, 2) the landmarks that the last crop was laid round, if there was one.
@@ -85,10 +87,10 @@ class Track:
     landmarks: Landmarks
     box: Float32
     seen_s: float
-    looks: Float32
-    latest: Float32
-    motion: Float32 = field(default_factory=lambda: STILL)
-    drift: Float32 = field(default_factory=lambda: STILL)
+    appearance: Float32
+    last_appearance: Float32
+    velocity: Float32 | None = None
+    mean_velocity: Float32 | None = None
     behind: bool = False
     cut: bool = False
     aimed: Float32 | None = None
@@ -108,8 +110,8 @@ class Track:
         ahead = time_s - self.seen_s
         xy = self.landmarks.xy
         side = longer_side(self.box)
-        if 0 < ahead <= FORESIGHT_S:
-            step = self.motion * ahead
+        if 0 < ahead <= FORESIGHT_S and self.velocity is not None:
+            step = self.velocity * ahead
             length = math.hypot(*step) + 1e-6
             xy = xy + step * (min(max(length - HOLD * side, 0.0), LONGEST_STEP * side) / length)
         if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= HOLD * side:
@@ -118,7 +120,9 @@ class Track:
 
     def place(self, time_s: float) -> Float32:
         """The box (4,) where the face should be, out of sight since the last measurement: it goes on as it went."""
-        step = self.drift * min(max(time_s - self.seen_s, 0.0), SEEK_S)
+        if self.mean_velocity is None:
+            return self.box
+        step = self.mean_velocity * min(max(time_s - self.seen_s, 0.0), SEEK_S)
         return np.asarray(self.box + np.tile(step, 2), np.float32)
 
     @property
@@ -136,9 +140,9 @@ class TrackBook:
     def __init__(self, settings: TrackSettings | None = None) -> None:
         self.settings = settings or TrackSettings()
         self.live: list[Track] = []
-        self._gone: list[Track] = []
+        self._lost: list[Track] = []
         self._missed = self._seeks = False
-        self._arrivals: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
+        self._pending: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
         self._frames = 0
         self._born = 0
 
@@ -150,7 +154,7 @@ class TrackBook:
     @property
     def missing(self) -> list[Float32]:
         """Last boxes (4,) of the faces that may come back: those that coast and those that are remembered."""
-        return [track.box for track in self.live if not track.measured] + [track.box for track in self._gone]
+        return [track.box for track in self.live if not track.measured] + [track.box for track in self._lost]
 
     def observe(self, time_s: float, found: list[Landmarks], looks: list[Float32]) -> None:
         """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
@@ -162,7 +166,7 @@ class TrackBook:
         Args:
             time_s: media time of the frame.
             found: one per track.
-            looks: `describe_looks` at what was found, sure or not; at a lost face it tells a blur from a cut.
+            looks: `describe_appearance` at what was found, sure or not; at a lost face it tells a blur from a cut.
         """
         claims = [
             _Claim(track, landmarks, bounding_box(landmarks.xy), look, alone)
@@ -175,14 +179,14 @@ class TrackBook:
             self._take(claim, time_s)
         for claim in kept[self.settings.most_faces :]:  # somebody had taken the place of one that coasted
             claim.track.state = State.COASTING
-            self._gone.append(claim.track)
+            self._lost.append(claim.track)
         for claim in lost:
             self._release(claim, time_s)
         self._missed = bool(lost)
         self._frames += 1
         # a stream that starts again has times before those remembered
-        self._gone = [t for t in self._gone if abs(time_s - t.seen_s) <= self.settings.memory_s]
-        self._arrivals = [(box, since) for box, since in self._arrivals if abs(time_s - since) <= 2 * WAIT_S]
+        self._lost = [t for t in self._lost if abs(time_s - t.seen_s) <= self.settings.memory_s]
+        self._pending = [(box, since) for box, since in self._pending if abs(time_s - since) <= 2 * WAIT_S]
         self._seeks = self._worth_a_search(time_s)
 
     def _contest(self, claims: list[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
@@ -196,7 +200,7 @@ class TrackBook:
             rival = self._rival(claim, kept)
             if rival is None:
                 kept.append(claim)
-            elif claim.likeness > rival.likeness + CLEARLY:
+            elif claim.similarity > rival.similarity + CLEARLY:
                 kept[kept.index(rival)] = claim
                 lost.append(rival)
             else:
@@ -211,8 +215,8 @@ class TrackBook:
         return kept[best] if overlap[best] >= self.settings.duplicate_iou else None
 
     def _worth_a_search(self, time_s: float) -> bool:
-        away = [t for t in (*self.live, *self._gone) if not t.measured and abs(time_s - t.seen_s) <= SEEK_S]
-        if self._arrivals or any(track.behind and not self._covered(track.place(time_s)) for track in away):
+        away = [t for t in (*self.live, *self._lost) if not t.measured and abs(time_s - t.seen_s) <= SEEK_S]
+        if self._pending or any(track.behind and not self._covered(track.place(time_s)) for track in away):
             return True
         return bool(away) and self._frames % SEEK_EVERY == 0
 
@@ -240,30 +244,31 @@ class TrackBook:
         Of a face that was lost in between a moment ago says nothing, for one picture may have dissolved into another;
         but what hid it may still cover a part.
         """
-        limit = self.settings.other_looks
-        if claim.likeness >= limit:
+        limit = self.settings.other_appearance
+        if claim.similarity >= limit:
             return False
         if claim.track.measured:
-            return likeness(claim.track.latest, claim.look) < limit
-        return likeness_in_part(claim.track.looks, claim.look) < limit
+            return similarity(claim.track.last_appearance, claim.look) < limit
+        return similarity_in_part(claim.track.appearance, claim.look) < limit
 
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
         track, landmarks, look = claim.track, claim.landmarks, claim.look
         elapsed = time_s - track.seen_s
-        moved = (landmarks.xy - track.landmarks.xy).mean(0)
-        follows = 0 < elapsed <= FORESIGHT_S
-        track.motion = np.asarray(moved / max(elapsed, LEAST_STEP_S), np.float32) if follows else STILL
-        if not follows:
-            track.drift = STILL
-        elif claim.alone and landmarks.confidence >= SURE:
-            newest = 1.0 if track.drift is STILL else min(elapsed / DRIFT_S, 1.0)
-            track.drift = track.drift + np.float32(newest) * (track.motion - track.drift)
+        if 0 < elapsed <= FORESIGHT_S:
+            moved = (landmarks.xy - track.landmarks.xy).mean(0)
+            track.velocity = np.asarray(moved / max(elapsed, LEAST_STEP_S), np.float32)
+        else:
+            track.velocity = track.mean_velocity = None
+        if claim.alone and landmarks.confidence >= SURE and elapsed > 0:
+            if track.velocity is not None:
+                mean = track.velocity if track.mean_velocity is None else track.mean_velocity
+                track.mean_velocity = mean + np.float32(min(elapsed / DRIFT_S, 1.0)) * (track.velocity - mean)
             # an unusual look is more often an obstacle than a change
-            weight = min(elapsed / LEARN_S, 1.0) * max(claim.likeness, 0.0) ** 2
-            track.looks = learnt(track.looks, look, weight)
+            weight = min(elapsed / LEARN_S, 1.0) * max(claim.similarity, 0.0) ** 2
+            track.appearance = blended(track.appearance, look, weight)
         track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, claim.box, time_s
-        track.latest, track.behind, track.cut = look, False, False
+        track.last_appearance, track.behind, track.cut = look, False, False
         self._show(track)
 
     def _show(self, track: Track) -> None:
@@ -278,8 +283,8 @@ class TrackBook:
         track.cut = track.cut or (was_measured and unlike and not track.behind)
         if follower is None and not unlike and abs(time_s - track.seen_s) <= self.settings.coast_s:
             self._show(track)
-        elif follower is None or likeness(track.looks, follower.looks) < self.settings.same_looks:
-            self._gone.append(track)
+        elif follower is None or similarity(track.appearance, follower.appearance) < self.settings.same_appearance:
+            self._lost.append(track)
         # else it was the follower's own face under a second number, which nobody will miss
 
     def _beside(self, box: Float32) -> bool:
@@ -323,7 +328,7 @@ class TrackBook:
             self._show(track)
             return track
         self.live = [t for t in self.live if t is not track]
-        self._gone = [t for t in self._gone if t is not track]
+        self._lost = [t for t in self._lost if t is not track]
         self._take(_Claim(track, landmarks, box, look, alone=False), time_s)
         return track
 
@@ -332,27 +337,27 @@ class TrackBook:
 
         A new number now would stay.
         """
-        missing = any(not track.measured for track in (*self.live, *self._gone))
+        missing = any(not track.measured for track in (*self.live, *self._lost))
         if not missing or not (self._beside(box) or not known_cells(look).all()):
             return False
-        same = [iou(box[None], seen[None])[0, 0] > OWN_PLACE_IOU for seen, _ in self._arrivals]
-        since = min((first for (_, first), is_it in zip(self._arrivals, same, strict=True) if is_it), default=time_s)
-        others = [arrival for arrival, is_it in zip(self._arrivals, same, strict=True) if not is_it]
-        self._arrivals = [*others, (box, since)]
+        same = [iou(box[None], seen[None])[0, 0] > OWN_PLACE_IOU for seen, _ in self._pending]
+        since = min((first for (_, first), is_it in zip(self._pending, same, strict=True) if is_it), default=time_s)
+        others = [arrival for arrival, is_it in zip(self._pending, same, strict=True) if not is_it]
+        self._pending = [*others, (box, since)]
         return abs(time_s - since) < WAIT_S
 
     def _returning(self, time_s: float, box: Float32, look: Float32) -> Track | None:
         """The lost track that this face continues: same looks, and of those the most alike.
 
-        Where a face reappears soon where it was lost or where its way led, the place speaks for it and less likeness
+        Where a face reappears soon where it was lost or where its way led, the place speaks for it and less similarity
         will do; not so if it was lost to a cut. Elsewhere it must be about as large as it was: what can be seen of a
         small face is like many a large one.
         """
         best, best_score = None, -np.inf
-        for track in (*self.live, *self._gone):
+        for track in (*self.live, *self._lost):
             if track.measured:
                 continue
-            alike = likeness_in_part(track.looks, look)
+            alike = similarity_in_part(track.appearance, look)
             near = self._near(track, time_s, box)
             if not near and not _as_large(track.box, box):
                 continue
@@ -362,10 +367,10 @@ class TrackBook:
         return best
 
     def _needed(self, track: Track, *, near: bool) -> float:
-        """Least likeness for a face that may be a lost track's."""
+        """Least similarity for a face that may be a lost track's."""
         if not near:
-            return self.settings.same_looks
-        return EXPECTED if track.behind else self.settings.other_looks
+            return self.settings.same_appearance
+        return EXPECTED if track.behind else self.settings.other_appearance
 
     def _near(self, track: Track, time_s: float, box: Float32) -> bool:
         """Whether a face (4,) is where a lost track may be by now."""
@@ -384,10 +389,10 @@ class _Claim:
     box: Float32
     look: Float32
     alone: bool
-    likeness: float = field(init=False)
+    similarity: float = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "likeness", likeness(self.track.looks, self.look))
+        object.__setattr__(self, "similarity", similarity(self.track.appearance, self.look))
 
 
 def _as_large(old: Float32, new: Float32) -> bool:

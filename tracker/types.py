@@ -53,7 +53,7 @@ class Frame:
         index: 0-based number of the decoded frame; a gap means that frames were dropped.
         time_s: media time: seconds since the start of a recording, by its time stamps, or since the first frame of a
             camera or stream, by the clock; of pictures 0, 1, 2, ...
-        taken_s: time.monotonic() at capture.
+        taken_s: time.perf_counter() at capture.
         bgr: (H, W, 3) uint8.
         name: the file's name where the frames are single pictures, else "".
     """

@@ -1,7 +1,7 @@
-"""What a face looks like, in 192 numbers: enough to tell the faces of one video apart, not to recognise people.
+"""A face's appearance in 192 numbers: enough to tell the faces of one video apart, not to recognise people.
 
-A look is a thumbnail of the face's upright crop as a unit vector, three numbers for each cell. Cells of which nothing
-is known, for they lie outside the picture, are zero; two looks are compared over the cells that both know.
+It is a thumbnail of the face's upright crop as a unit vector, three numbers for each cell. Cells of which nothing
+is known, for they lie outside the picture, are zero; two are compared over the cells that both know.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 
 from .types import Float32, UInt8
 
-DESCRIPTOR_SIDE = 8  # pixels of the thumbnail that stands for a face's looks
+DESCRIPTOR_SIDE = 8  # pixels of the thumbnail
 SKIN_CHROMA = np.array([12.0, 13.0], np.float32)  # a, b of CIELAB less 128: mean of the 300-W training faces
 CHROMA_SPREAD = 12.0  # chroma that counts as much as one standard deviation of the thumbnail's lightness
 COLOURLESS, COLOURED = 1.5, 4.5  # chroma of half the thumbnail: a grey picture, one in colour; between them it fades
 BLACK = 0.25  # of a cell: with more black than this it lies outside the picture, and nothing is known of it
 TINY = np.float32(1e-3)  # lightness of a known cell that is as light as the mean: 0 would say that it is not known
-LEAST_KNOWN = 0.25  # of the cells that both looks know; of less than that nothing follows
-HALF_COSTS = 0.1  # of likeness: half a face is less proof than a whole one, see `likeness_in_part`
+LEAST_KNOWN = 0.25  # of the cells that both know; of less than that nothing follows
+HALF_COSTS = 0.1  # of similarity: half a face is less proof than a whole one, see `similarity_in_part`
 
 
-def describe_looks(upright_crop: UInt8) -> Float32:
-    """What an upright face crop (s, s, 3) looks like, as a unit vector; the dot product of two tells their likeness.
+def describe_appearance(upright_crop: UInt8) -> Float32:
+    """What an upright face crop (s, s, 3) looks like, as a unit vector; the dot product of two tells their similarity.
 
     Lightness, without its mean and contrast, and chroma, as it differs from the usual skin's: cheap (30 microseconds)
     and good for minutes of one video. What is black lies outside the picture and says nothing. On 3,462 YouTube frames
-    of 350 persons, crops off by 4 %, 99 % of the likenesses within a shot exceed 0.45 and 95 % exceed 0.61 (0.32 and
+    of 350 persons, crops off by 4 %, 99 % of the similarities within a shot exceed 0.45 and 95 % exceed 0.61 (0.32 and
     0.53 with a third of the crop outside the picture); of those between two persons half are under 0.24, 95 % under
     0.60 and 99 % under 0.71 (0.26, 0.65, 0.75).
     """
@@ -65,22 +65,24 @@ def _unit(vector: Float32) -> Float32:
     return np.asarray(vector / (math.sqrt(np.vdot(vector, vector)) + 1e-6), np.float32)
 
 
-def known_cells(look: Float32) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def known_cells(appearance: Float32) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which cells of a thumbnail (C,) lie inside the picture."""
-    return np.asarray(look[::3] != 0)
+    return np.asarray(appearance[::3] != 0)
 
 
-def learnt(looks: Float32, look: Float32, weight: float) -> Float32:
-    """What is known of a face's looks with a new look counted in by a weight in [0, 1]; of a new cell wholly."""
-    blend = (1 - weight) * looks + weight * look
-    both = known_cells(looks) & known_cells(look)
+def blended(appearance: Float32, newest: Float32, weight: float) -> Float32:
+    """A face's appearance with the newest counted in by a weight in [0, 1]; of a new cell wholly."""
+    blend = (1 - weight) * appearance + weight * newest
+    both = known_cells(appearance) & known_cells(newest)
     if not both.all():
-        blend = np.where(np.repeat(both, 3), blend, looks + look)  # of a cell that one of them does not know, its is 0
+        blend = np.where(
+            np.repeat(both, 3), blend, appearance + newest
+        )  # of a cell that one of them does not know, its is 0
     return _unit(blend)
 
 
-def likeness(one: Float32, other: Float32) -> float:
-    """How alike two looks are, in [-1, 1]: the cosine over what both know; 0 where that is too little."""
+def similarity(one: Float32, other: Float32) -> float:
+    """How alike two appearances are, in [-1, 1]: the cosine over what both know; 0 where that is too little."""
     both = known_cells(one) & known_cells(other)
     if both.all():
         return float(one @ other)
@@ -90,16 +92,16 @@ def likeness(one: Float32, other: Float32) -> float:
     return float(_unit(one[cells]) @ _unit(other[cells]))
 
 
-def likeness_in_part(one: Float32, other: Float32) -> float:
-    """How alike two looks are where something may cover a part of one: of the whole, or of the best half less a cost.
+def similarity_in_part(one: Float32, other: Float32) -> float:
+    """How alike two appearances are where something may cover a part of one: the whole, or the best half less a cost.
 
-    With a third of the crop covered (same frames as above), 81 % of the likenesses within a shot exceed 99 % of those
+    With a third of the crop covered (same frames as above), 81 % of the similarities within a shot exceed 99 % of those
     between persons, 38 % without halves; of whole faces 89 % both ways.
     """
-    return max(likeness(one, other), _half_likeness(one, other) - HALF_COSTS)
+    return max(similarity(one, other), _half_similarity(one, other) - HALF_COSTS)
 
 
-def _half_likeness(one: Float32, other: Float32) -> float:
+def _half_similarity(one: Float32, other: Float32) -> float:
     """Likeness of the best half (left, right, upper or lower), -1 where too little of each is known."""
     side = math.isqrt(len(one) // 3)
     half = side // 2
@@ -111,8 +113,8 @@ def _half_likeness(one: Float32, other: Float32) -> float:
     return max((float(x @ y) for x, y in parts), default=-1.0)
 
 
-def _part(looks: Float32, known: Any) -> Float32:
+def _part(appearance: Float32, known: Any) -> Float32:
     """The known cells (h, w) of a part (h, w, 3) of a thumbnail, as a unit vector, its own mean lightness taken off."""
-    part = looks[known].copy()
+    part = appearance[known].copy()
     part[:, 0] -= part[:, 0].mean()
     return _unit(part.ravel())
