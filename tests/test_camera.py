@@ -51,32 +51,33 @@ VIEWS = [
 
 @cache
 def rays() -> Float64:
-    """(h, w, 2) x/z and y/z of what each sample of a picture sees: the lens's own equations, solved by iteration."""
+    """(3, h w) x/z, y/z and 1 of what each sample of a picture sees: the lens's own equations, solved by iteration."""
     height, width = CAMERA.size
     place = [(np.arange(n * SAMPLES) + 0.5) / SAMPLES - 0.5 for n in (width, height)]
-    seen = np.stack(np.meshgrid(*place), -1)
-    wanted = (seen - [CAMERA.cx, CAMERA.cy]) / [CAMERA.fx, CAMERA.fy]
+    seen_x, seen_y = (axis.ravel() for axis in np.meshgrid(*place))
+    wanted_x, wanted_y = (seen_x - CAMERA.cx) / CAMERA.fx, (seen_y - CAMERA.cy) / CAMERA.fy
     k1, k2, p1, p2 = CAMERA.distortion
-    ray = wanted.copy()
+    x, y = wanted_x, wanted_y
     for _ in range(15):  # each makes the error five times smaller
-        x, y = ray[..., 0], ray[..., 1]
         r2 = x * x + y * y
-        aside = np.stack((2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y), -1)
-        ray = (wanted - aside) / (1 + r2 * (k1 + r2 * k2))[..., None]
-    return ray
+        aside_x, aside_y = 2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        stretch = 1 + r2 * (k1 + r2 * k2)
+        x, y = (wanted_x - aside_x) / stretch, (wanted_y - aside_y) / stretch
+    return np.stack((x, y, np.ones(x.shape)))
 
 
+@cache
 def draw(turn_deg: tuple[float, ...], place_mm: tuple[float, ...]) -> UInt8:
     """What the camera shows of a board of 10x7 squares with a white border, on grey."""
     turn = Rotation.from_euler("XYZ", turn_deg, degrees=True).as_matrix()
-    direction = np.concatenate((rays(), np.ones((*rays().shape[:2], 1))), -1)
-    far = (turn[:, 2] @ np.array(place_mm)) / (direction @ turn[:, 2])
-    on_board = (direction * far[..., None] - np.array(place_mm)) @ turn
-    square = on_board[..., :2] / BOARD.square_mm + [(BOARD.columns + 1) / 2, (BOARD.rows + 1) / 2]
-    beyond = np.maximum(-square, square - [BOARD.columns + 1, BOARD.rows + 1]).max(-1)
-    grey = np.where(np.floor(square).sum(-1) % 2 == 0, 25.0, 225.0)
-    grey[beyond > 0] = 225
-    grey[beyond > 1] = 120
+    middle, direction = turn.T @ place_mm, turn.T @ rays()  # from the board's side
+    far = middle[2] / direction[2]
+    columns, rows = BOARD.columns + 1, BOARD.rows + 1
+    x = (direction[0] * far - middle[0]) / BOARD.square_mm + columns / 2
+    y = (direction[1] * far - middle[1]) / BOARD.square_mm + rows / 2
+    beyond = np.maximum(np.maximum(-x, x - columns), np.maximum(-y, y - rows))
+    dark = (np.floor(x).astype(np.int64) + np.floor(y).astype(np.int64)) % 2 == 0
+    grey = np.where(beyond > 1, 120.0, np.where((beyond > 0) | ~dark, 225.0, 25.0))
     height, width = CAMERA.size
     soft = cv2.GaussianBlur(grey.reshape(height, SAMPLES, width, SAMPLES).mean((1, 3)), (0, 0), BLUR_PX)
     return np.repeat(np.rint(soft).astype(np.uint8)[..., None], 3, -1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
+from facetrack.tracker.types import Float32
 from facetrack.training.evaluation.locate import InGivenBox, common_points
 from facetrack.training.evaluation.pictures import EvaluationSettings, check, evaluate
 
@@ -44,18 +46,34 @@ def row(table: str, name: str) -> list[str]:
     return line.removeprefix(name).split()
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation in given boxes: the annotations, where the data and the results are, and the table."""
+
+    truths: list[Float32]
+    data: Path
+    out: Path
+    table: str
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("results") / "out"
+    truths = write_300w(data, NAMES, SHIFT)
+    return Measured(truths, data, out, run(EvaluationSettings("300w", data, out)))
+
+
 # numbers
 
 
-def test_annotations_off_by_five_pixels_have_errors_of_five_over_the_eye_distance(tmp_path: Path) -> None:
-    truths = write_300w(tmp_path / "data", NAMES, SHIFT)
-    table = run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
-    eyes = np.array([eye_distance(xy) for xy in truths])
+def test_annotations_off_by_five_pixels_have_errors_of_five_over_the_eye_distance(measured: Measured) -> None:
+    out, table = measured.out, measured.table
+    eyes = np.array([eye_distance(xy) for xy in measured.truths])
     tolerance = 100 * READING_PX / eyes.min()
     for column, part in (("common", eyes[:4]), ("challenging", eyes[4:]), ("full", eyes)):
         expected = 100 * np.mean(5 / part)
-        assert summary(tmp_path / "out")["figures_percent"]["NME io"][column] == pytest.approx(expected, abs=tolerance)
-    with (tmp_path / "out/300w-gt.csv").open(encoding="utf-8") as file:
+        assert summary(out)["figures_percent"]["NME io"][column] == pytest.approx(expected, abs=tolerance)
+    with (out / "300w-gt.csv").open(encoding="utf-8") as file:
         faces = list(csv.DictReader(file))
     assert [face["face"] for face in faces] == NAMES
     assert [float(face["nme_io_percent"]) for face in faces] == pytest.approx((500 / eyes).tolist(), abs=tolerance)
@@ -83,12 +101,11 @@ def test_the_summary_follows_from_the_table_of_faces(tmp_path: Path) -> None:
     assert "a missed face counts as a failure" in table
 
 
-def test_found_by_itself_a_face_is_as_right_as_in_the_given_box(tmp_path: Path) -> None:
-    write_300w(tmp_path / "data", NAMES, SHIFT)
-    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
-    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes="detector"))
+def test_found_by_itself_a_face_is_as_right_as_in_the_given_box(measured: Measured, tmp_path: Path) -> None:
+    run(EvaluationSettings("300w", measured.data, tmp_path, boxes="detector"))
     given, own = (
-        summary(tmp_path / "out", f"300w-{boxes}")["figures_percent"]["NME io"]["full"] for boxes in ("gt", "detector")
+        summary(out, f"300w-{boxes}")["figures_percent"]["NME io"]["full"]
+        for out, boxes in ((measured.out, "gt"), (tmp_path, "detector"))
     )
     assert own == pytest.approx(given, abs=0.5)
 
@@ -162,29 +179,26 @@ def test_without_an_outline_the_box_is_guessed_from_five_points() -> None:
 # files
 
 
-def test_the_report_is_a_table_json_curves_and_a_contact_sheet(tmp_path: Path) -> None:
-    write_300w(tmp_path / "data", NAMES, SHIFT)
-    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measured) -> None:
+    out = measured.out
     names = {"300w-gt.csv", "300w-gt.json", "300w-gt-ced.png", "300w-gt-ced.svg", "300w-gt-worst.jpg"}
-    assert {file.name for file in (tmp_path / "out").iterdir()} == names
-    plot = cv2.imread(str(tmp_path / "out/300w-gt-ced.png"))
+    assert {file.name for file in out.iterdir()} == names
+    plot = cv2.imread(str(out / "300w-gt-ced.png"))
     assert plot is not None
     assert plot.std() > 10
-    assert "challenging (3)" in (tmp_path / "out/300w-gt-ced.svg").read_text(encoding="utf-8")
-    sheet = cv2.imread(str(tmp_path / "out/300w-gt-worst.jpg"))
+    assert "challenging (3)" in (out / "300w-gt-ced.svg").read_text(encoding="utf-8")
+    sheet = cv2.imread(str(out / "300w-gt-worst.jpg"))
     assert sheet is not None
     assert sheet.shape == (2 * 240, 6 * 240, 3)
-    content = summary(tmp_path / "out")
+    content = summary(out)
     assert content["models"] == [{"name": "painted-68", "task": "align", "sha256": {"net": "0" * 64}}]
     assert content["settings"]["model"] == "gv"
 
 
-def test_the_same_evaluation_gives_the_same_plots(tmp_path: Path) -> None:
-    write_300w(tmp_path / "data", NAMES[:2])
-    for out in ("a", "b"):
-        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / out))
+def test_the_same_evaluation_gives_the_same_plots(measured: Measured, tmp_path: Path) -> None:
+    run(EvaluationSettings("300w", measured.data, tmp_path))
     for name in ("300w-gt-ced.png", "300w-gt-ced.svg", "300w-gt.csv", "300w-gt-worst.jpg"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+        assert (measured.out / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_results_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None:

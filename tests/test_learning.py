@@ -75,7 +75,7 @@ def learn(net: FromBytes, objective: VectorAlignment, batch: list[Tensor], steps
     For the second half the normalisations hold their statistics: those of so small a batch differ from their running
     mean by more than what is to be learnt.
     """
-    optimiser = torch.optim.Adam(net.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(net.parameters(), 3e-3, fused=True)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     normalisations = [module for module in net.train().modules() if isinstance(module, nn.BatchNorm2d)]
     for step in range(steps):

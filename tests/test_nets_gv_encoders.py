@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch", reason="the networks need the `train` extra
 from facetrack.engines import nets  # noqa: E402
 from facetrack.engines.nets.encoders import Exchange, HRNet, PreActivated, ResNetV2  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def on_meta(encoder, width=64, **options):
     with torch.device("meta"):
