@@ -26,6 +26,8 @@ from facetrack.training.detection.chips import FIVE, Chip, draw_targets, mirrore
 from facetrack.training.detection.discs import UNKNOWN, WITHOUT_LANDMARK, disc_maps, selective_l2  # noqa: E402
 from facetrack.training.detection.objectives import held_out  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def test_a_held_out_photographs_turned_copies_are_held_out_too():
     def sample(name):

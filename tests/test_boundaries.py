@@ -22,6 +22,8 @@ from facetrack.training.alignment.boundaries import (  # noqa: E402
     with_union,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IBUG = markup.load("ibug68")
 MARKUPS = ["ibug68", "wflw98", "cofw29", "aflw19"]
 

@@ -24,6 +24,8 @@ from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.config import Config, Consistency, Corpus, Network  # noqa: E402
 from facetrack.training.train import open_objective  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IBUG = markup.load("ibug68")
 RULES = Consistency(weight=2.0, unlabelled=(Corpus("weak"),))
 

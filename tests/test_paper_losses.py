@@ -25,6 +25,8 @@ from facetrack.training.alignment.losses import (  # noqa: E402
 )
 from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 IBUG = markup.load("ibug68")
 MIRROR = IBUG.mirror.tolist()
 
