@@ -110,7 +110,7 @@ def calibrate_int8(
     show_default=True,
     help="Side of a square; only for the distances that are told.",
 )
-@click.option("--out", type=opt.PATH, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
+@click.option("--out", type=opt.FILE, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
 @opt.overwrite
 @opt.talk
 def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> None:
@@ -139,21 +139,21 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 )
 @click.option("--test", "tests", multiple=True, type=opt.PATH, metavar="DIR", help="More, to measure on alone.")
 @click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Gets cards/ and weights/.")
-@click.option("--plot", type=opt.PATH, metavar="FILE", help="Draw the result, PNG or SVG.")
+@click.option("--plot", type=opt.FILE, metavar="FILE", help="Draw the result, PNG or SVG.")
 @click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
     """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
     from ..engines.backend import open_backend
     from ..engines.card import find_card
-    from ..training.datasets import one_face_each, read_pts_folder
+    from ..tracker import markup
     from ..training.evaluation.error_curves import require_matplotlib
     from . import noise, noise_report
 
     if plot is not None:
         require_matplotlib()
     card = find_card(model, "align")
-    samples, *others = (one_face_each(read_pts_folder(folder)) for folder in (faces, *tests))
+    samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(open_backend(card.weights["net"], "auto", 1)) as net:
         learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from ..engines.card import ModelCard
 from ..tracker import metrics
 from ..tracker.errors import ConfigError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, Int64
 from ..training.augment import Geometry, crop_over_background, disturb, random_crop
-from ..training.datasets import Sample
+from ..training.datasets import Sample, one_face_each, read_pts_folder
 
 GOOD_NME = 0.08  # the failure threshold of 300-W and 300VW
 BINS = 10
@@ -117,6 +119,23 @@ def plain_aligner(card: ModelCard, net: Backend) -> Aligner:
     """The aligner without what an earlier calibration said of its confidence."""
     rest = {name: value for name, value in card.calibration.items() if name != "confidence"}
     return Aligner(replace(card, calibration=rest), net)
+
+
+def annotated_faces(folder: Path, marks: Markup) -> list[Sample]:
+    """All faces of a folder of pictures with a .pts beside each, one to a sample.
+
+    Raises:
+        ConfigError: a face has not all points of the markup.
+        SourceError: no picture has its .pts, or one of the files is broken.
+    """
+    samples = one_face_each(read_pts_folder(folder))
+    for sample in samples:
+        if sample.points.shape[1] != marks.points or np.isnan(sample.points).any():
+            raise ConfigError(
+                f"{sample.path}: wanted all {marks.points} points of {marks.name}, which the model has, got "
+                f"{int(np.isfinite(sample.points[0]).all(1).sum())}; choose photographs that are annotated so"
+            )
+    return samples
 
 
 def calibrate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -24,7 +25,7 @@ SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one pl
 
 
 class Aligner:
-    """Finds the landmarks of faces whose rough place is known. One thread at a time."""
+    """Finds the landmarks of faces whose rough place is known. Calls from several threads wait for each other."""
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         """Take a card and its loaded network.
@@ -37,6 +38,7 @@ class Aligner:
         self._decode = decoder(card.codec, self.markup, card.name)
         self._trust: tuple[float, float] = tuple(card.calibration.get("confidence", (1.0, 0.0)))
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
+        self._lock = threading.Lock()  # of the crops, and of what the backend gave until it is decoded
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
         """The crop that the network wants for a face.
@@ -84,12 +86,13 @@ class Aligner:
         return found
 
     def _align(self, views: Sequence[View]) -> list[Landmarks]:
-        batch = self._crops[: len(views)]
-        for (bgr, crop), out in zip(views, batch, strict=True):
-            crop.crop(bgr, out)
-        outputs = self.backend.run(batch)
-        xy, score = self._decode(outputs)
-        confidence, presence = _confidence(outputs[-1], *self._trust), _presence(outputs[-1])
+        with self._lock:
+            batch = self._crops[: len(views)]
+            for (bgr, crop), out in zip(views, batch, strict=True):
+                crop.crop(bgr, out)
+            outputs = self.backend.run(batch)
+            xy, score = self._decode(outputs)
+            confidence, presence = _confidence(outputs[-1], *self._trust), _presence(outputs[-1])
         return [
             Landmarks(crop.to_frame(xy[i]), score[i], float(confidence[i]), float(presence[i]), self.markup.name)
             for i, (_, crop) in enumerate(views)

@@ -135,7 +135,8 @@ def _open_best(weights: Weights, threads: int) -> Backend:
     if backend is None:
         from .onnx_backend import OnnxBackend
 
-        backend = OnnxBackend(weights_for("onnx", weights), threads)
+        weights = weights_for("onnx", weights)
+        backend = OnnxBackend(weights, threads)
     log.info("%s: backend auto takes %s%s", weights.path.name, backend.description, reason and f" ({reason})")
     return backend
 

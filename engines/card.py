@@ -7,10 +7,12 @@ are found in `$FACETRACK_HOME/cards` and `$FACETRACK_HOME/weights` (default: the
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +20,7 @@ from ..tracker.errors import CardError
 
 SHIPPED = Path(__file__).parent
 TASKS = ("align", "detect")
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -165,28 +168,82 @@ def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
     return value
 
 
-def all_cards() -> list[ModelCard]:
-    """Every card that can be found, the user's own before the shipped ones, each name once."""
-    cards: dict[str, ModelCard] = {}
-    for folder in (home() / "cards", SHIPPED / "cards"):
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """What a folder of cards holds.
+
+    Attributes:
+        cards: those that can be read, by their names.
+        broken: the file's name without its end, which should be the card's, -> what is wrong with it.
+    """
+
+    cards: Mapping[str, ModelCard]
+    broken: Mapping[str, CardError]
+
+    @classmethod
+    def read(cls, folder: Path) -> Folder:
+        """Read all cards of a folder; of two with one name the first counts."""
+        cards: dict[str, ModelCard] = {}
+        broken: dict[str, CardError] = {}
         for path in sorted(folder.glob("*.toml")):
-            card = read_card(path)
-            cards.setdefault(card.name, card)
-    return list(cards.values())
+            try:
+                card = read_card(path)
+            except CardError as error:
+                broken[path.stem] = error
+            else:
+                cards.setdefault(card.name, card)
+        return cls(cards, broken)
+
+
+def _folders() -> tuple[Folder, Folder]:
+    """The user's own and the shipped ones."""
+    return Folder.read(home() / "cards"), Folder.read(SHIPPED / "cards")
+
+
+def all_cards() -> list[ModelCard]:
+    """Every card that can be read, the user's own before the shipped ones, each name once."""
+    own, shipped = _folders()
+    return [*own.cards.values(), *(card for name, card in shipped.cards.items() if name not in own.cards)]
+
+
+def broken_cards() -> dict[str, CardError]:
+    """What is wrong with each card that cannot be read, by its file's name without the end."""
+    own, shipped = _folders()
+    return {**shipped.broken, **own.broken}
 
 
 def find_card(name: str, task: str) -> ModelCard:
-    """The card of this name, or the default (first) card of the network of this name.
+    """The card of this name, or the default card of the network of this name.
+
+    A user's own card goes before a shipped one of its name. A network's default is the shipped card, or the user's own
+    of just that name; only of a network without a shipped card it is the user's first. Cards that cannot be read and
+    are not asked for are told in the log and left out.
 
     Raises:
-        CardError: nothing of that name does this task.
+        CardError: nothing of that name does this task, or its card cannot be read.
     """
-    cards = [card for card in all_cards() if card.task == task]
-    for card in cards:
-        if card.name == name:
-            return card
-    for card in cards:
-        if card.network == name:
-            return card
-    known = ", ".join(f"{card.name} ({card.network})" for card in cards) or "none"
+    folders = own, shipped = _folders()
+    cards = [card for folder in (shipped, own) for card in folder.cards.values() if card.task == task]
+    default = next((card.name for card in cards if card.network == name), name)
+    for wanted in (name, default):
+        for folder in folders:
+            if wanted in folder.cards and folder.cards[wanted].task == task:
+                _tell_broken(own, shipped)
+                return folder.cards[wanted]
+            if wanted in folder.broken:
+                raise folder.broken[wanted]
+    _tell_broken(own, shipped)
+    known = ", ".join(f"{card.name} ({card.network})" for card in all_cards() if card.task == task) or "none"
     raise CardError(f"no model {name!r} to {task} with; there is {known}; `facetrack models` lists them all")
+
+
+def _tell_broken(*folders: Folder) -> None:
+    for folder in folders:
+        for error in folder.broken.values():
+            _warn(f"{error}; it is left out: mend or remove it")
+
+
+@cache
+def _warn(line: str) -> None:
+    """Tell something once: a start looks for several cards."""
+    log.warning("%s", line)

@@ -43,7 +43,7 @@ class OnnxBackend:
         """
         import onnxruntime as ort
 
-        source, name = (network, "ONNX") if isinstance(network, bytes) else (_proved(network), str(network.path))
+        source, name = (network, "ONNX") if isinstance(network, bytes) else (_checked_path(network), str(network.path))
         wanted = PROVIDERS[provider]
         if wanted not in ort.get_available_providers():
             raise BackendError(
@@ -70,7 +70,7 @@ class OnnxBackend:
         self._session = None
 
 
-def _proved(weights: Weights) -> str:
+def _checked_path(weights: Weights) -> str:
     """The path of weights that are the card's; a session that is given their bytes keeps these as well."""
     weights.read()
     return str(weights.path)

@@ -112,7 +112,7 @@ class PlanCache:
         """
         made: dict[PlanKey, int] = {}
         for sidecar in self.folder.glob(f"{name}-*.json"):
-            found = (self._read_sidecar(sidecar) or {}).get("key") or {}
+            found = self._key_of(sidecar)
             other = replace(key, precision=str(found.get("precision")), profile=str(found.get("profile")))
             if found == asdict(other) and self.find(name, other)[0] is not None:
                 with suppress(OSError):  # another process may be replacing it
@@ -195,12 +195,17 @@ class PlanCache:
             return None
         return report if isinstance(report, dict) else None
 
+    def _key_of(self, plan: Path) -> dict[str, Any]:
+        """The key in a plan's sidecar; nothing where there is none or it is damaged."""
+        key = (self._read_sidecar(plan) or {}).get("key")
+        return key if isinstance(key, dict) else {}
+
     def _nearest(self, name: str, key: PlanKey) -> str:
         """Why none fits: in what the most similar plan of this network differs."""
         wanted = asdict(key)
         differing: list[list[str]] = []
         for path in sorted(self.folder.glob(f"{name}-*.plan")):
-            found = (self._read_sidecar(path) or {}).get("key") or {}
+            found = self._key_of(path)
             differing.append([f"{k} {found.get(k)}, here {wanted[k]}" for k in wanted if found.get(k) != wanted[k]])
         if not differing:
             return "there is none yet"

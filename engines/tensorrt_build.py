@@ -102,14 +102,24 @@ def build_plan(trt: Any, logger: Any, graph: bytes, request: PlanRequest, timing
     config = builder.create_builder_config()
     _configure(trt, config, request.precision)
     _share_profiles(trt, config)
-    cache = config.create_timing_cache(timings)
-    config.set_timing_cache(cache, False)
+    _use_timings(config, timings)
     for profile in _profiles(builder, network.get_input(0), request):
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BackendError(f"TensorRT {trt.__version__} cannot build this network; its reasons are in the log (-v)")
+    if config.get_timing_cache() is None:  # it took none, not even an empty one
+        return bytes(plan), b""
     return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def _use_timings(config: Any, timings: bytes) -> None:
+    """Begin with kernels' measured times; with none where they are damaged or another release's."""
+    for known in (timings, b""):
+        cache = config.create_timing_cache(known)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+        log.debug("TensorRT does not take %d bytes of measured times", len(known))
 
 
 def _network_flags(trt: Any) -> int:

@@ -26,14 +26,15 @@ from .record import Record
 from .sidecar import (
     Origin,
     Outcome,
-    identify_models,
+    claimed_video,
+    models_that_run,
     recorded_failures,
     whose_table,
     why_not_finished,
     write_sidecar,
 )
 from .sinks import exist_already, make_folder
-from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among
+from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among, without_credentials
 from .video_sink import VideoSink
 from .workers import do_all
 
@@ -66,13 +67,13 @@ class Outputs:
         """NAME.json."""
         return self.folder / f"{task.name}.json"
 
-    def picture(self, task: Task) -> Path:
+    def video_file(self, task: Task) -> Path:
         """NAME.mp4."""
         return self.folder / f"{task.name}.mp4"
 
     def files(self, task: Task) -> list[Path]:
         """All files of a task."""
-        return [self.table(task), self.sidecar(task)] + [self.picture(task)] * self.video
+        return [self.table(task), self.sidecar(task)] + [self.video_file(task)] * self.video
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,11 @@ def plan(
         ConfigError: two inputs would write the same files, or one would be written over.
         SinkError: outputs of this share exist that must not be overwritten.
     """
-    tasks = list(dict.fromkeys(task for spec in inputs for task in _expand(spec, keep_folders=keep_folders)))
+    found: dict[tuple[str, str], Task] = {}
+    for spec in inputs:
+        for task in _expand(spec, keep_folders=keep_folders):
+            found.setdefault((where(task.spec), task.name), task)
+    tasks = list(found.values())
     names: dict[str, Task] = {}
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
@@ -124,7 +129,7 @@ def plan(
 
 
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
-    path = Path(spec)
+    path = Path(without_credentials(spec) if "://" in spec else spec)
     if spec.isdecimal() and not path.exists():
         raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
     if "://" in spec or path.exists() or not glob.has_magic(spec):
@@ -222,9 +227,10 @@ class _Run:
         self.task, self.outputs, self.engines, self.reporter = task, outputs, engines, reporter
         self.choices, self.record = engines.choices, Record()
         settings = asdict(self.choices) | outputs.columns.settings() | {"video": outputs.video}
-        self.origin = Origin(identify_input(task), settings, identify_models(engines.cards))
-        self.input_path = "" if "://" in task.spec else printable(os.path.realpath(task.spec))
+        self.origin = Origin(identify_input(task), settings, models_that_run(engines))
+        self.input_path = where(task.spec)
         self.table: CsvSink | None = None
+        self.video: VideoSink | None = None
 
     def track(self) -> list[Failure]:
         """Read, track, write; the answer is what had to be left out.
@@ -245,8 +251,9 @@ class _Run:
             error = self._write(source)
             wall_s = time.monotonic() - began_s
             outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
-        size = self.table.size_bytes if self.table else None
-        write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, table_bytes=size)
+        sinks = {"table_bytes": self.table, "video_bytes": self.video}
+        sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
+        write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, sizes=sizes)
         self.reporter.ended(self.task, self._line(outcome))
         return self._failures(source, outcome)
 
@@ -258,7 +265,8 @@ class _Run:
         other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
         if other:
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders")
-        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, table)
+        files = {"table": table} | ({"video": self.outputs.video_file(self.task)} if self.outputs.video else {})
+        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, files)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False
@@ -279,9 +287,19 @@ class _Run:
                 if not record.tally.frames:
                     raise
                 broken = error
+            outdated = self._outdated_video()
             self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
             record.finish()
+            if outdated is not None:
+                outdated.unlink(missing_ok=True)
         return broken
+
+    def _outdated_video(self) -> Path | None:
+        """The annotated video of the table that is there, if this run makes another table and no video."""
+        video = self.outputs.video_file(self.task)
+        if self.outputs.video or where(self.task.spec) == where(str(video)):
+            return None
+        return video if claimed_video(self.outputs.sidecar(self.task), video) else None
 
     def _open_sinks(self, source: Source) -> None:
         refuse_other_aspect(self.outputs.columns.intrinsics, source)
@@ -292,7 +310,9 @@ class _Run:
         self.table = CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite)
         try:  # the table is opened first and gets its name last, so that its lock is the video's too
             if self.outputs.video:
-                self.record.add(VideoSink(self.outputs.picture(self.task), rate=source.rate, overwrite=overwrite))
+                file = self.outputs.video_file(self.task)
+                self.video = VideoSink(file, rate=source.rate, overwrite=overwrite)
+                self.record.add(self.video)
         finally:
             self.record.add(self.table)
 
@@ -325,12 +345,21 @@ class _Run:
         return [Failure(f"{self.task.spec}: {name}", reason) for name, reason in pictures]
 
 
+def where(spec: str) -> str:
+    """The one path of an input by whatever path it is named, or its URL without credentials."""
+    return without_credentials(spec) if "://" in spec else printable(os.path.realpath(spec))
+
+
 def identify_input(task: Task) -> dict[str, Any]:
     """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
 
     The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change. The
-    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from.
+    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from. Of a
+    URL it is of the URL, without credentials: nothing tells whether what lies there has changed.
     """
+    if "://" in task.spec:
+        url = without_credentials(task.spec)
+        return {"name": Path(url).name, "files": 0, "bytes": 0, "digest": _digest(url)}
     path = Path(task.spec)
     if path.is_dir():
         root, files = path, pictures_among(path.iterdir())
@@ -346,5 +375,9 @@ def identify_input(task: Task) -> dict[str, Any]:
         "name": printable(path.name or task.spec),
         "files": len(stats),
         "bytes": sum(stat.st_size for _, stat in stats),
-        "digest": hashlib.sha256(listing.encode()).hexdigest()[:16],
+        "digest": _digest(listing),
     }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(printable(text).encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ from .machine import describe_machine, source_commit
 from .open import Engines
 from .portrait import portrait
 from .progress import NoProgress, Task
-from .sidecar import identify_models
+from .sidecar import models_that_run
 from .sources import open_source
 from .timing import measure
 from .video_sink import VideoSink
@@ -69,7 +69,7 @@ def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
         "commit": source_commit(),
         "machine": describe_machine(),
         "backend": engines.backend,
-        "models": identify_models(engines.cards),
+        "models": models_that_run(engines),
         "settings": asdict(engines.choices),
         "input": settings.video.name if settings.video else _describe(settings),
         **whole,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import asdict
 from pathlib import Path
@@ -86,7 +87,13 @@ def _number(path: Path, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{path}: {name}: wanted a number, got {got}; calibrate the camera again or mend the file")
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ConfigError(f"{path}: {name}: wanted a finite number, got {number}; mend the file")
+    return number
 
 
 def _quoted(text: str) -> str:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--camera", required=True, metavar="0|URL|FILE", help="What to watch; a FILE plays at its own speed.")
-@click.option("--csv", type=opt.PATH, metavar="FILE", help="Write the landmarks, FILE.json beside.")
-@click.option("--record", type=opt.PATH, metavar="FILE", help="Write an mp4 with the faces drawn.")
+@click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, FILE.json beside.")
+@click.option("--record", type=opt.FILE, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
 @opt.osc
 @click.option("--no-window", is_flag=True, help="Do not open a window.")

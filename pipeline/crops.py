@@ -12,12 +12,13 @@ from ..engines.parity import Proof, proof_for
 from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform
 from ..tracker.types import UInt8
+from .image_source import read_image
 from .portrait import EYES, portrait
+from .sources import IMAGE_SUFFIXES, pictures_among
 
 COUNT = 16
 FACE_PX = 95.0  # longer side of the landmarks' box in the portrait
 SCAN = (96, 96), 3.2  # size of the pictures for a network that scans, and their side over the face's
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
 def portrait_crops(size: tuple[int, int], box_scale: float, count: int = COUNT) -> UInt8:
@@ -44,15 +45,10 @@ def folder_crops(folder: Path, size: tuple[int, int]) -> UInt8:
     Raises:
         SourceError: there is no picture, or one cannot be read.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(pictures_among(folder.glob("*")))
     if not paths:
-        raise SourceError(f"{folder}: wanted pictures of faces ({', '.join(SUFFIXES)}), found none")
-    crops = []
-    for path in paths:
-        picture = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-        if picture is None:
-            raise SourceError(f"{path}: not a picture that can be read")
-        crops.append(cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA))
+        raise SourceError(f"{folder}: wanted pictures of faces ({', '.join(sorted(IMAGE_SUFFIXES))}), found none")
+    crops = [cv2.resize(read_image(path), size[::-1], interpolation=cv2.INTER_AREA) for path in paths]
     return np.asarray(np.stack(crops), np.uint8)
 
 

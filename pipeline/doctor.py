@@ -109,7 +109,7 @@ def _fault_of_cv2() -> str:
         read = cv2.imdecode(cv2.imencode(".png", grey)[1], cv2.IMREAD_COLOR)
     except Exception as error:  # noqa: BLE001 - files of several versions side by side may fail in any way
         return f"{type(error).__name__}: {error}"
-    return "" if np.array_equal(read, grey) else "cv2 does not give back the picture that it was given"
+    return "" if read is not None and np.array_equal(read, grey) else "cv2 gives back another picture"
 
 
 def _folders() -> Iterator[Check]:

@@ -33,20 +33,20 @@ class _Waiting:
 
 
 def look_back(
-    results: Iterable[Result], settings: SmootherSettings | None = None, look_ahead_s: float = LOOK_AHEAD_S
+    results: Iterable[Result], settings: SmootherSettings, look_ahead_s: float = LOOK_AHEAD_S
 ) -> Generator[Result, None, None]:
     """Smooth the faces of a recording with what comes before and after.
 
     Args:
         results: of a pipeline with `smooth="rts"`, which leaves the points as measured.
-        settings: of the filter.
+        settings: of the filter; those of the network that measured, see `open.smoother_settings`.
         look_ahead_s: how much of what follows a frame is used for it.
     Yields:
         The results in their order; their frames are black, see `with_pictures`.
     Raises:
         Whatever `results` raised, after all results before it.
     """
-    book = _Book(settings or SmootherSettings())
+    book = _Book(settings)
     try:
         for result in results:
             book.add(result)

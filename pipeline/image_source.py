@@ -25,7 +25,7 @@ IMAGE_SUFFIXES = frozenset(
 class ImageSource:
     """Pictures in their natural order, each a frame that carries its file's name.
 
-    Pictures have no clock: they count as one second apart, so that nothing is smoothed from one to the next. A
+    Pictures have no clock: they count as one second apart, and are tracked each by itself (`pictures.each_alone`). A
     picture that cannot be read is noted in `failed` and the rest goes on. Grey becomes BGR, 16 bits become 8, alpha is
     left out and the camera's orientation (EXIF) is applied.
 
@@ -78,7 +78,7 @@ class ImageSource:
             except SourceError as error:
                 self.failed.append((name, str(error).removeprefix(f"{file}: ")))
                 continue
-            yield Frame(index, float(index), time.monotonic(), bgr, name)
+            yield Frame(index, float(index), time.perf_counter(), bgr, name)
             index += 1
         if index == 0:
             (name, reason), others = self.failed[0], len(self.failed) - 1

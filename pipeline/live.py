@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from ..tracker.errors import ConfigError, SinkError, SourceError
+from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, identify_models, write_sidecar
+from .sidecar import Origin, Outcome, models_that_run, write_sidecar
 from .sinks import JsonLinesSink, exist_already
-from .sources import Source, open_source
+from .sources import Source, open_source, without_credentials
 from .video_sink import VideoSink
 from .window import LiveWindow
 
@@ -105,6 +107,7 @@ class LiveRun:
                 self._pump(source, record)
             except (SourceError, KeyboardInterrupt) as error:
                 ended_by = error
+            _tell_failed(source)
             if record.tally.frames:
                 if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the table that follows
                     self.outputs.sidecar.unlink(missing_ok=True)
@@ -136,7 +139,7 @@ class LiveRun:
 
     def _pump(self, source: Source, record: Record) -> None:
         told_s, told = time.monotonic(), 0
-        with closing(self._pipeline.run(source, live=source.live, idle=self._answer_window)) as results:
+        with closing(self._results(source)) as results:
             for result in results:
                 record.write(result)
                 if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
@@ -144,6 +147,12 @@ class LiveRun:
                     log.info("%d frames dropped so far", told)
                 if self._window is not None and self._window.closed:
                     return
+
+    def _results(self, source: Source) -> Generator[Result, None, None]:
+        """What the engines find: in pictures each by itself, as in a batch."""
+        if source.kind == "images":
+            return self.engines.track(source)
+        return self._pipeline.run(source, live=source.live, idle=self._answer_window)
 
     def _answer_window(self) -> bool:
         """Called while no frame comes; False once the user wants no more."""
@@ -156,5 +165,12 @@ class LiveRun:
         if self.outputs.sidecar is None:
             return
         settings = asdict(self.engines.choices) | self.outputs.columns.settings()
-        origin = Origin({"name": spec}, settings, identify_models(self.engines.cards))
+        origin = Origin({"name": without_credentials(spec)}, settings, models_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
+
+
+def _tell_failed(source: Source) -> None:
+    """Warn of what could not be read, wholly or in part."""
+    if source.failed:
+        (place, reason), count = source.failed[0], len(source.failed)
+        log.warning("%s: failed in %d place%s, at first %s: %s", source.name, count, "s" * (count > 1), place, reason)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba.core.caching import Cache
-from numba.core.runtime import rtsys
 
+log = logging.getLogger(__name__)
+# what we bring with us, by its folder (numpy or numpy.libs), and what Python itself stands on, by how its files begin
+OURS = {"llvmlite", "numba", "numpy", "onnxruntime", "cv2", "av", "tensorrt", "tensorrt_libs"}
+OURS |= {f"opencv_{kind}" for kind in ("python", "python_headless", "contrib_python", "contrib_python_headless")}
+PYTHONS = ("libpython", "libcrypto", "libstdc++", "libc.so")
 MADV_DONTNEED = 4  # sys/mman.h
 SMALLEST = 1 << 16  # bytes of a map; hundreds of smaller ones hold next to nothing
 SWAPPED, OF_FILE, PRESENT = np.uint64(1 << 62), np.uint64(1 << 61), np.uint64(1 << 63)  # of a page, in pagemap
@@ -68,29 +72,51 @@ def without_compiler() -> Iterator[None]:
 
     A kernel that is not in the cache is compiled all the same: the compiler gets itself ready then. Saves 0.1 s.
     Kernels of other threads are loaded as ever; a second thread that wants the same waits until the first is done.
+    This reaches into Numba; one that is made otherwise loads its kernels in its own way.
     """
     with _patching:
-        load, thread = Cache.load_overload, threading.get_ident()
-
-        def load_alone(cache: Cache, signature: object, context: Any) -> object:
-            if threading.get_ident() != thread:
-                return load(cache, signature, context)
-            rtsys.initialize(context)  # the memory of arrays: the one part that kernels need
-            context.refresh = lambda: None  # nobody else sees it: Numba holds its lock of all compilers meanwhile
-            try:
-                return load(cache, signature, context)
-            finally:
-                del context.refresh
-
-        Cache.load_overload = load_alone
+        undo = _let_this_thread_load_alone()
         try:
             yield
         finally:
-            Cache.load_overload = load
+            undo()
+
+
+def _let_this_thread_load_alone() -> Callable[[], None]:
+    """Do what `without_compiler` says; gives what undoes it."""
+    try:
+        from numba.core.caching import Cache
+        from numba.core.runtime import rtsys
+
+        load, initialize = Cache.load_overload, rtsys.initialize
+    except (ImportError, AttributeError):
+        log.debug("Numba has no cache or runtime of the known shape", exc_info=True)
+        return lambda: None
+    thread = threading.get_ident()
+
+    def load_alone(cache: object, *arguments: Any, **named: Any) -> object:
+        if threading.get_ident() == thread:
+            try:
+                _, context = arguments  # signature, compiler
+                initialize(context)  # the memory of arrays: the one part that kernels need
+                context.refresh = lambda: None  # nobody else sees it: Numba holds its lock of all compilers meanwhile
+                try:
+                    return load(cache, *arguments, **named)
+                finally:
+                    del context.refresh
+            except Exception:
+                log.debug("Numba loads a kernel in its own way", exc_info=True)
+        return load(cache, *arguments, **named)
+
+    def undo() -> None:
+        Cache.load_overload = load
+
+    Cache.load_overload = load_alone
+    return undo
 
 
 def give_back() -> None:
-    """On Linux, return freed heap and the code and constants of all libraries: 65 MB after the imports, in 10 ms.
+    """On Linux, return freed heap and the code and constants of our libraries: 65 MB after the imports, in 10 ms.
 
     They are maps of files: whatever is wanted again comes back by itself. Little is: not what a library needs once,
     to be loaded, nor Numba's compiler. A peak is kept low by giving back between the steps of a start.
@@ -118,12 +144,13 @@ class _Map:
     end: int
     rights: str
     file: tuple[str, str]  # device, inode
+    path: str
 
     @classmethod
     def read(cls, line: str) -> _Map:
-        span, rights, _, device, inode, *_ = line.split()
+        span, rights, _, device, inode, *path = line.split(maxsplit=5)
         start, end = (int(place, 16) for place in span.split("-"))
-        return cls(start, end, rights, (device, inode))
+        return cls(start, end, rights, (device, inode), "".join(path))
 
 
 def _unwritten() -> Iterator[tuple[int, int]]:
@@ -146,11 +173,16 @@ def _unwritten() -> Iterator[tuple[int, int]]:
 
 
 def _libraries(maps: Sequence[_Map]) -> set[tuple[str, str]]:
-    """Files with code whose last map can be written to.
+    """Files of ours with code whose last map can be written to; what a host program has loaded is not ours to take.
 
     That is the map which a loader makes last: where it is missing, a library is just being loaded, and its first map
     still lies where others will.
     """
     last = {map_.file: map_.rights for map_ in maps}
-    code = {map_.file for map_ in maps if "x" in map_.rights and map_.file[1] != "0"}
+    code = {map_.file for map_ in maps if "x" in map_.rights and map_.file[1] != "0" and _is_ours(map_.path)}
     return {file for file in code if "w" in last[file]}
+
+
+def _is_ours(path: str) -> bool:
+    file = Path(path)
+    return file.name.startswith(PYTHONS) or any(part.partition(".")[0] in OURS for part in file.parent.parts)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
@@ -21,7 +23,7 @@ from ..tracker import proposals, rts, smooth
 from ..tracker.errors import ConfigError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
-from ..tracker.types import Frame, Result
+from ..tracker.types import Face, Frame, Result, UInt8
 from .crops import portrait_proof
 from .hindsight import look_back
 from .memory import give_back, without_compiler, without_linear_algebra
@@ -33,6 +35,7 @@ from .sources import Decoder, Source
 
 log = logging.getLogger(__name__)
 
+PROPOSED = 0.1  # least chance of a face that is shown to the aligner, which knows better: hidden mouths, half faces
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 DETECTOR, WITNESS = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
@@ -78,7 +81,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True)
 class Engines:
-    """A detector and an aligner, ready to run.
+    """A detector and an aligner, ready to run, from several threads too: their runs wait for each other.
 
     Attributes:
         detector, aligner: as `Pipeline` takes them.
@@ -118,6 +121,20 @@ class Engines:
             with closing(self.pipeline(self.choices).run(source)) as measured:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
 
+    def detect(self, bgr: UInt8) -> tuple[Face, ...]:
+        """Find every face of one still picture, by itself: just what `track` finds in a picture of a folder.
+
+        Args:
+            bgr: (H, W, 3) uint8, blue first, of one pixel or more.
+        Returns:
+            The faces; each is new, and its landmarks are as measured.
+        Raises:
+            ValueError: it is no such array.
+        """
+        picture = _checked_picture(bgr)
+        (result,) = self.pipeline_for_pictures(self.choices).serial([Frame(0, 0.0, time.monotonic(), picture)])
+        return result.faces
+
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos."""
         return Pipeline(self.detector, self.aligner, self._settings(choices), self.witness)
@@ -129,6 +146,15 @@ class Engines:
 
     def _settings(self, choices: Choices) -> PipelineSettings:
         return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
+
+
+def _checked_picture(bgr: UInt8) -> UInt8:
+    wanted = "wanted a NumPy array (H, W, 3) of uint8, blue first, as cv2.imread gives it"
+    if not isinstance(bgr, np.ndarray):
+        raise ValueError(f"picture: {wanted}, got {type(bgr).__name__}")  # noqa: TRY004 - as for any other wrong shape
+    if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8 or not bgr.size:
+        raise ValueError(f"picture: {wanted}, got {bgr.shape} of {bgr.dtype}; see cv2.cvtColor")
+    return np.ascontiguousarray(bgr)
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
@@ -148,23 +174,46 @@ def smoother_settings(card: ModelCard) -> SmootherSettings:
     return SmootherSettings(noise=own, shared_noise=shared, score_power=power)
 
 
+class _OneOpenCVThread:
+    """Holds OpenCV to one thread, the whole process, until the last who wanted it has left."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = cv2.getNumThreads()
+            self._inside += 1
+            cv2.setNumThreads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cv2.setNumThreads(self._before)
+
+
+_one_opencv_thread = _OneOpenCVThread()
+
+
 @contextmanager
 def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     """Load the networks and warm everything up; they are closed on leaving.
 
-    OpenCV is held to one thread: the stages run side by side, and its own threads only get in their way.
+    OpenCV is held to one thread meanwhile: the stages run side by side, and its own threads only get in their way.
 
     Raises:
         CardError: a card or its weights are missing, broken or altered.
         BackendError: the backend that was asked for cannot be had.
     """
-    cv2.setNumThreads(1)
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     witness_card = find_card(WITNESS, "align")
     if witness_card.name != align_card.name:
         wanted.append((witness_card, "net"))
     with ExitStack() as opened:
+        opened.enter_context(_one_opencv_thread)
         # Python's time is what a start lacks: another thread does what Python has no part in, while Numba starts up.
         loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
         give_back()  # what imports alone have needed
@@ -180,7 +229,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 rts.warm_up()
             net, scan, refine, *others = (load.result() for load in loading)
             aligner, witness = Aligner(align_card, net), None
-            detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
+            detector = Detector(
+                detect_card, scan, refine, DetectorSettings(min_face=choices.min_face, threshold=PROPOSED)
+            )
             cards: tuple[ModelCard, ...] = align_card, detect_card
             if others:
                 witness, cards = Aligner(witness_card, *others), (*cards, witness_card)

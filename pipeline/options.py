@@ -50,6 +50,19 @@ def was_given(parameter: str) -> bool:
     return click.get_current_context().get_parameter_source(parameter) is not ParameterSource.DEFAULT
 
 
+class NewFile(click.Path):
+    """The path of a file to write: neither empty nor a folder."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a path, or fail as bad usage."""
+        if not str(value):
+            self.fail("wanted the name of a file, got an empty one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class FiniteRange(click.FloatRange):
     """Numbers from here to there, none of which is nan or infinite."""
 
@@ -134,6 +147,8 @@ def _smooth(*kinds: str) -> Callable[[Command], Command]:
     told = "How landmarks are smoothed" + ("; rts also looks at what follows." if "rts" in kinds else ".")
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
 
+
+FILE = NewFile()
 
 talk = chain(
     click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),

@@ -122,8 +122,8 @@ class AlignStage:
         if job.proposals is not None:
             self._admit(frame, job.proposals)
             if not book.live:
-                for turned in self._search.turned(frame.bgr):
-                    self._admit(frame, turned)
+                for proposals in self._search.harder(frame.bgr):
+                    self._admit(frame, proposals)
                     if book.live:
                         break
         job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from ..tracker.geometry import CropTransform, longer_side
 from ..tracker.types import Float32, Proposals, UInt8
 
 SMALL_EVERY = 4  # searches
-TURNS = (1, 3, 2)  # quarters of a circle: a face on either side is likelier than one upside down
+EQUALISED = 0
+# Upright with more contrast, and quarters of a circle: a face on either side is likelier than one upside down.
+FIRST, LATER = (EQUALISED, 1, 3, 2), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
+CLIP, TILES = 4.0, 4  # of the equalisation
+LIKELY = 0.5  # least chance of a face that shows there alone: more contrast makes textures look like faces, too
 
 
 class FaceDetector(Protocol):
@@ -36,7 +41,7 @@ class Search:
     def __init__(self, detector: FaceDetector) -> None:
         self._detector = detector
         self._spared = 0  # searches to come without small faces
-        self._turned = 0  # times that turned faces were asked for
+        self._fruitless = 0  # times that harder searches were asked for
 
     def __call__(self, bgr: UInt8, missing: Iterable[Float32] = ()) -> Proposals:
         """Search a picture (H, W, 3).
@@ -53,23 +58,42 @@ class Search:
         self._spared = 0 if any(longer_side(box) < sure for box in found.boxes) else SMALL_EVERY - 1
         return found
 
-    def turned(self, bgr: UInt8) -> Iterator[Proposals]:
-        """Search a picture (H, W, 3) without an upright face for faces that lie or stand on their head.
+    def harder(self, bgr: UInt8) -> Iterator[Proposals]:
+        """Search a picture (H, W, 3) in which nobody was found for faces that are hard to see, that lie or hang.
 
-        The detector knows faces that are turned by up to 55 degrees to either side. The first time the picture is
-        turned by each of `TURNS` and searched as thoroughly as it can be, until the caller has seen enough; later, as
-        videos often show nobody at all, every `SMALL_EVERY`th time by one of them and not for the smallest faces.
+        The detector was trained on well-lit pictures and knows faces turned by up to 55 degrees to either side. The
+        first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the caller has
+        seen enough; later, as videos often show nobody at all, every `SMALL_EVERY`th time in one of `LATER` and not for
+        the smallest faces.
         """
-        times, self._turned = self._turned, self._turned + 1
+        times, self._fruitless = self._fruitless, self._fruitless + 1
         if not times:
-            yield from (self._turned_by(turns, bgr, small=True) for turns in TURNS)
+            yield from (self._in(way, bgr, small=True) for way in FIRST)
         elif not times % SMALL_EVERY:
-            yield self._turned_by(TURNS[times // SMALL_EVERY % len(TURNS)], bgr, small=False)
+            yield self._in(LATER[(times // SMALL_EVERY - 1) % len(LATER)], bgr, small=False)
 
-    def _turned_by(self, turns: int, bgr: UInt8, *, small: bool) -> Proposals:
-        height, width = bgr.shape[:2]
-        turn = CropTransform.quarter_turns(turns, (height, width))
-        found = self._detector.detect(np.ascontiguousarray(np.rot90(bgr, turns)), small=small)
+    def _in(self, way: int, bgr: UInt8, *, small: bool) -> Proposals:
+        return self._equalised(bgr, small=small) if way == EQUALISED else self._turned(way, bgr, small=small)
+
+    def _equalised(self, bgr: UInt8, *, small: bool) -> Proposals:
+        found = self._detector.detect(equalised(bgr), small=small)
+        likely = found.scores >= LIKELY
+        return Proposals(found.boxes[likely], found.scores[likely], found.points[likely])
+
+    def _turned(self, quarters: int, bgr: UInt8, *, small: bool) -> Proposals:
+        turn = CropTransform.quarter_turns(quarters, bgr.shape[:2])
+        found = self._detector.detect(np.ascontiguousarray(np.rot90(bgr, quarters)), small=small)
         corners = turn.to_frame(found.boxes.reshape(-1, 2, 2))
         boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
         return Proposals(boxes, found.scores, turn.to_frame(found.points))
+
+
+def equalised(bgr: UInt8) -> UInt8:
+    """A picture (H, W, 3) in grey whose contrast is as large in fog, in the dark and under coloured light as elsewhere.
+
+    Contrast-limited adaptive histogram equalisation of the largest of the three colours.
+    Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994.
+    """
+    blue, green, red = cv2.split(bgr)
+    value = cv2.createCLAHE(CLIP, (TILES, TILES)).apply(cv2.max(cv2.max(blue, green), red))
+    return np.asarray(cv2.merge((value, value, value)), np.uint8)

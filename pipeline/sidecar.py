@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from ..engines.backend import weights_for
 from ..engines.card import ModelCard
 from .csv_sink import SCHEMA
+from .image_source import printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
+
+if TYPE_CHECKING:
+    from .open import Engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,31 @@ class Origin:
 
 
 def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
-    """Names and weights of cards, in JSON's types."""
+    """Names and weights of cards, in JSON's types: all files, of which `models_that_run` tells those in use."""
     return [
         {"name": card.name, "task": card.task, "sha256": {role: w.sha256 for role, w in card.files.items()}}
         for card in cards
     ]
+
+
+def models_that_run(engines: Engines) -> list[dict[str, Any]]:
+    """Names of the networks in use and, by role, the files that run and what is computed in, in JSON's types."""
+    kind, computes_in = engines.choices.backend, engines.aligner.backend.precision
+    if kind == "auto":
+        kind = "tensorrt" if engines.backend.startswith("TensorRT") else "onnx"
+    models = []
+    for card in engines.cards:
+        files = {role: weights_for(kind, weights) for role, weights in card.weights.items()}
+        models.append(
+            {
+                "name": card.name,
+                "task": card.task,
+                "file": {role: weights.path.name for role, weights in files.items()},
+                "sha256": {role: weights.sha256 for role, weights in files.items()},
+                "precision": {role: computes_in or weights.precision for role, weights in files.items()},
+            }
+        )
+    return models
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +89,27 @@ class Outcome:
 
 
 def write_sidecar(
-    path: Path, origin: Origin, tally: Tally, outcome: Outcome, *, input_path: str = "", table_bytes: int | None = None
+    path: Path,
+    origin: Origin,
+    tally: Tally,
+    outcome: Outcome,
+    *,
+    input_path: str = "",
+    sizes: Mapping[str, int] | None = None,
 ) -> None:
     """Write the sidecar.
 
     Args:
         path, origin, tally, outcome: where, and what it tells.
         input_path: where the input is, which does not have to be the same for the table to be the same; "": unknown.
-        table_bytes: the size of the table.
+        sizes: of the files beside it, by the names that `why_not_finished` looks for.
     Raises:
         SinkError: it cannot be written.
     """
     counts = {**tally.counts(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
     content = origin.table()
     content |= {"path": input_path} if input_path else {}
-    content |= {} if table_bytes is None else {"table_bytes": table_bytes}
+    content |= sizes or {}
     content |= {
         "complete": not outcome.error,
         "error": outcome.error or None,
@@ -89,7 +120,7 @@ def write_sidecar(
         "backend": outcome.backend,
         "machine": describe_machine(),
     }
-    atomic_write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    atomic_write_text(path, printable(json.dumps(content, indent=2, ensure_ascii=False)) + "\n")
 
 
 def recorded_failures(path: Path) -> list[tuple[str, str]]:
@@ -101,7 +132,7 @@ def _what_differs(key: str, wanted: Any, found: Any) -> str:
     """A part of two sidecars that differs; of settings, which ones."""
     settings = found.get(key) if isinstance(found, dict) else None
     if key != "settings" or not isinstance(settings, dict):
-        return f"{key} differs"
+        return f"{key} {'differ' if key == 'models' else 'differs'}"
     names = [name for name in wanted | settings if wanted.get(name, ...) != settings.get(name, ...)]
     return f"settings differ: {', '.join(names)}"
 
@@ -129,11 +160,25 @@ def whose_table(path: Path, origin: Origin, input_path: str) -> str:
     return "" if same else found["path"]
 
 
-def why_not_finished(path: Path, origin: Origin, table: Path) -> str:
-    """Say why the table beside this sidecar is not the whole answer to the same question; "" where it is."""
+def claimed_video(path: Path, video: Path) -> bool:
+    """Whether a sidecar says that this video was written with its table, in the size that it has."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        size = table.stat().st_size
+        return found["settings"]["video"] is True and video.stat().st_size == found["video_bytes"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return False
+
+
+def why_not_finished(path: Path, origin: Origin, files: Mapping[str, Path]) -> str:
+    """Say why the files beside this sidecar are not the whole answer to the same question; "" where they are.
+
+    Args:
+        path, origin: where the sidecar is, and the question.
+        files: "table" and, if it is wanted, "video": their sizes were recorded as table_bytes and video_bytes.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        sizes = {name: file.stat().st_size for name, file in files.items()}
     except FileNotFoundError:
         return "it was not finished"
     except (OSError, ValueError, RecursionError):
@@ -146,5 +191,8 @@ def why_not_finished(path: Path, origin: Origin, table: Path) -> str:
         return f"it is not whole: {found.get('error')}"
     if not _are_failures(found.get("failed")):
         return f"{path.name} cannot be read"
-    written = found.get("table_bytes", size)  # sidecars of before do not tell
-    return "" if written == size else f"the table has {size} bytes, {written} were written"
+    for name, size in sizes.items():
+        written = found.get(f"{name}_bytes", size)  # sidecars of before do not tell
+        if written != size:
+            return f"the {name} has {size} bytes, {written} were written"
+    return ""

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -168,6 +169,7 @@ def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
 
     Raises:
         SinkError: it cannot be written.
+        UnicodeEncodeError: the text is none.
     """
     file = PartFile(path, overwrite=overwrite)
     try:
@@ -175,8 +177,12 @@ def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
-    except OSError as error:
-        raise file.error(error) from error
+    except BaseException as error:
+        with suppress(OSError):
+            file.discard()
+        if isinstance(error, OSError):
+            raise file.error(error) from error
+        raise
     file.publish()
 
 

@@ -26,7 +26,16 @@ from .image_source import IMAGE_SUFFIXES, ImageSource
 from .video_reader import why
 from .video_source import Kind, LiveSource, Retry, VideoSource
 
-__all__ = ["IMAGE_SUFFIXES", "Decoder", "Kind", "Retry", "Source", "open_source", "pictures_among"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Decoder",
+    "Kind",
+    "Retry",
+    "Source",
+    "open_source",
+    "pictures_among",
+    "without_credentials",
+]
 
 Decoder = Literal["cpu", "cuda"]
 
@@ -180,15 +189,21 @@ def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
     """Warn of files that are no pictures by their names; nobody misses what starts with a dot."""
     files = [file for file in others if file.name[0] != "." and file.is_file()]
     if files:
-        kinds = ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
-        log.warning("%s: %d other file%s left out (%s)", folder, len(files), "s" * (len(files) > 1), kinds)
+        log.warning("%s: %d other file%s left out (%s)", folder, len(files), "s" * (len(files) > 1), _kinds_of(files))
+
+
+def _kinds_of(files: Iterable[Path]) -> str:
+    """Their suffixes, in words."""
+    return ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
 
 
 def _without_pictures(folder: Path) -> str:
     """What such a folder is instead, and what to name."""
     videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
     if not videos:
-        return "a folder without pictures; wanted files such as .jpg or .png in it"
+        others = [file for file in folder.iterdir() if file.name[0] != "." and file.is_file()]
+        found = f" (its files: {_kinds_of(others)})" if others else ""
+        return f"a folder without pictures{found}; wanted files such as .jpg or .png in it"
     count, them = ("1 video", "it") if len(videos) == 1 else (f"{len(videos)} videos", "them")
     return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
 
@@ -272,10 +287,18 @@ def _advice_on(camera: str) -> str:
     return f"plug one in, or name a video instead; there is no file or folder {number} here"
 
 
+def without_credentials(url: str) -> str:
+    """A URL without the name and the password that may stand before its host."""
+    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
+
+
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
-    parts = urlsplit(url)
+    label = without_credentials(url)  # no password in messages
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise SourceError(f"{label}: is no address: {error}; wanted one such as rtsp://host/path") from error
     host = parts.hostname or ""
-    label = url.replace(parts.netloc, parts.netloc.rpartition("@")[2], 1)  # no password in messages
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}

@@ -6,8 +6,9 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from fractions import Fraction
+from itertools import islice
 from typing import cast
 
 import av
@@ -26,7 +27,7 @@ from ..tracker.types import UInt8
 
 DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
 PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take the networks' time
-CLOCK_BREAK_S = 1.0  # a time stamp that falls back further than this comes from a new clock, not from a glitch
+LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed if the next one does not take it back
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 BAD_PACKETS = 300  # in a row; longer than the wait for a key frame after joining a broadcast
 ASPECT_TOLERANCE = 0.01  # encoders round: 3416:3417 is meant to be square
@@ -62,6 +63,7 @@ class Reader:
         self._cut = cut
         self._lock = threading.Lock()
         self._closed = False
+        self._ahead: list[VideoFrame] = []  # a picture that was peeked at
         try:
             self.stream = _video_stream(container, label)
             # Threads over frames are the faster ones, but each of them delays the picture by a frame.
@@ -85,7 +87,19 @@ class Reader:
             av.FFmpegError: the container cannot be read further.
         """
         with self._lock:
-            return None if self._closed else next(self._pictures, None)
+            if self._closed:
+                return None
+            return self._ahead.pop() if self._ahead else next(self._pictures, None)
+
+    def peek(self) -> VideoFrame | None:
+        """The picture that `read` gives next; None also where it cannot be read, which `read` then says."""
+        with self._lock:
+            if not self._ahead and not self._closed:
+                try:
+                    self._ahead.extend(islice(self._pictures, 1))
+                except av.FFmpegError as error:
+                    self._pictures = _broken(error)
+            return self._ahead[0] if self._ahead else None
 
     def close(self) -> None:
         """Let go of the file or device; waits for a read that is under way in another thread."""
@@ -130,8 +144,22 @@ class Reader:
             raise error
 
 
+def _broken(error: av.FFmpegError) -> Generator[VideoFrame, None, None]:
+    """Pictures the first of which cannot be read."""
+    raise error
+    yield
+
+
+def _no_picture() -> None:
+    return None
+
+
 class MediaClock:
     """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource).
+
+    A stamp is judged by those before it. One that falls no further back than behind the newest is a glitch, or out of
+    order: the clock waits until it is caught up with. One that falls to the second newest, or further, is of a new
+    clock, which goes on a period after the last time.
 
     AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
     decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
@@ -149,35 +177,65 @@ class MediaClock:
         self._tick_s = max(float(base), 1e-6)  # a CSV time stamp has six decimals
         self._period_s = float(1 / (mean_rate(stream) or UNKNOWN_RATE))
         self._by_decoding = container == "avi"
+        self._period = self._period_s / float(base)  # in the stamps' unit
         self._start = None if self._by_decoding else stream.start_time
         self._last_s: float | None = None
         self._shift_s = 0.0
+        self._newest: int | None = None  # stamp of the present clock
+        self._second: float = 0.0  # newest before it
 
-    def time_of(self, picture: VideoFrame) -> float:
-        """Give the time of the next picture in seconds; one call per picture, in order."""
-        stamp = picture.dts if self._by_decoding else picture.pts
-        self._last_s = self._first(stamp) if self._last_s is None else self._next(stamp, self._last_s)
+    def time_of(self, picture: VideoFrame, following: Callable[[], VideoFrame | None] = _no_picture) -> float:
+        """Give the time of the next picture in seconds; one call per picture, in order.
+
+        Args:
+            picture: the next one.
+            following: gives the one after it, if there is one; asked where the stamp leaps ahead, which is the truth
+                unless the stamp after it is nearer to the one before.
+        """
+        stamp = self._stamp(picture)
+        if self._last_s is None:
+            self._last_s = self._first(stamp)
+        else:
+            wild = stamp is not None and self._leaps(stamp) and self._is_taken_back(stamp, following())
+            self._last_s = self._next(None if wild else stamp, self._last_s)
         return self._last_s
+
+    def _stamp(self, picture: VideoFrame) -> int | None:
+        return picture.dts if self._by_decoding else picture.pts
+
+    def _leaps(self, stamp: int) -> bool:
+        return self._newest is not None and stamp - self._newest > LEAP_PERIODS * self._period
+
+    def _is_taken_back(self, stamp: int, following: VideoFrame | None) -> bool:
+        after = None if following is None else self._stamp(following)
+        return after is not None and self._newest is not None and stamp - after > abs(after - self._newest)
 
     def _first(self, stamp: int | None) -> float:
         if stamp is None:
             return 0.0
         if self._start is None or self._start > stamp:
             self._start = stamp
+        self._begin(stamp)
         return self._stamp_s(stamp)
 
     def _next(self, stamp: int | None, last_s: float) -> float:
         if stamp is None:
             return last_s + self._period_s
-        if self._start is None:
+        if self._newest is None and self._start is None:
             self._start, self._shift_s = stamp, last_s + self._period_s
+        if self._newest is None:
+            self._begin(stamp)
+        elif stamp > self._newest:
+            self._newest, self._second = stamp, self._newest
+        elif stamp <= self._second:
+            self._shift_s += last_s + self._period_s - self._stamp_s(stamp)
+            self._begin(stamp)
         stamp_s = self._stamp_s(stamp)
-        if stamp_s > last_s + self._tick_s / 2:
-            return stamp_s
-        if last_s - stamp_s < CLOCK_BREAK_S:
-            return last_s + self._tick_s
-        self._shift_s += last_s + self._period_s - stamp_s
-        return last_s + self._period_s
+        return stamp_s if stamp_s > last_s + self._tick_s / 2 else last_s + self._tick_s
+
+    def _begin(self, stamp: int) -> None:
+        """Take a stamp for the first one of a clock."""
+        self._newest, self._second = stamp, stamp - self._period
 
     def _stamp_s(self, stamp: int) -> float:
         return (stamp - (self._start or 0)) * self._numerator / self._denominator + self._shift_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -38,6 +39,10 @@ class VideoSink:
         path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played.
         rate: the source's mean frames per second, from which the clock of the file is chosen; None: unknown.
         overwrite: replace an existing file.
+
+    Attributes:
+        size_bytes: of the whole file, once it is finished.
+
     Raises:
         SinkError: the file exists, or cannot be written.
     """
@@ -50,6 +55,7 @@ class VideoSink:
         self._start_s = 0.0
         self._pts = -1
         self._closed = False
+        self.size_bytes = 0
         self._stream: VideoStream | None = None
         try:
             # A file of our own: FFmpeg would open its only at the first frame, and crashes when it has to finish a
@@ -80,6 +86,8 @@ class VideoSink:
             if self._stream is not None:
                 self._container.mux(self._stream.encode(None))
             self._container.close()
+            self._out.flush()
+            self.size_bytes = os.fstat(self._out.fileno()).st_size
             self._out.close()
 
     def close(self, *, complete: bool) -> None:

@@ -41,7 +41,8 @@ class VideoSource:
 
     `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises. A frame
     without a time stamp comes one frame period after the one before it; a stamp that does not rise is moved one tick
-    behind the last; one that falls back by more than a second starts a new clock that goes on where the old one ended.
+    behind the last; one that falls back to the second newest or further starts a new clock that goes on where the old
+    one ended; and one that leaps ahead, and is taken back by the next, counts as none.
 
     Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
@@ -91,6 +92,7 @@ class VideoSource:
         self.size: tuple[int, int] | None = first_bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
+        self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._frames = self._deliver(first_bgr)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -111,16 +113,16 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         clock = MediaClock(self._reader.stream, self._reader.container)
-        began_s = time.monotonic()
+        began_s = time.perf_counter()
         index = 0
         picture = self._reader.first
         while picture is not None:
-            time_s = clock.time_of(picture)
+            time_s = clock.time_of(picture, self._reader.peek)
             if picture.is_corrupt:
                 self.failed.append((f"frame {index + 1} ({time_s:.3f} s)", "damaged, decoded as far as it goes"))
-            if self.live and self._stopped.wait(began_s + time_s - time.monotonic()):
+            if self.live and self._stopped.wait(began_s + time_s - time.perf_counter()):
                 return
-            yield Frame(index, time_s, time.monotonic(), bgr)
+            yield Frame(index, time_s, time.perf_counter(), bgr)
             index += 1
             try:
                 picture = self._read(index)
@@ -132,10 +134,10 @@ class VideoSource:
             self._check_whole(index, time_s)
 
     def _read(self, index: int) -> VideoFrame | None:
-        damaged = self._reader.damaged
         picture = self._reader.read()
-        for _ in range(self._reader.damaged - damaged):
+        for _ in range(self._reader.damaged - self._damaged):
             self.failed.append((f"packet after frame {index}", self._reader.reason))
+        self._damaged = self._reader.damaged
         return picture
 
     def _check_whole(self, index: int, time_s: float) -> None:
@@ -184,7 +186,7 @@ class LiveSource:
         self._reopen, self._label, self._retry = reopen, label, retry
         self._stopped = threading.Event()
         self._connect(container)
-        self._began_s = time.monotonic()
+        self._began_s = time.perf_counter()
         self.size: tuple[int, int] | None = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self._frames = self._deliver()
@@ -229,7 +231,7 @@ class LiveSource:
             reason = self._advance()
             if reason:
                 more = self._connect_again(index, taken_s - self._began_s, reason)
-            taken_s = time.monotonic()
+            taken_s = time.perf_counter()
 
     def _advance(self) -> str:
         """Take the next picture; the answer is "" or why there is none."""

@@ -34,7 +34,7 @@ class LiveWindow:
         SinkError: there is no display.
     """
 
-    def __init__(self, title: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, title: str, *, clock: Callable[[], float] = time.perf_counter) -> None:
         self.closed = False
         self._title = title
         self._clock = clock

@@ -96,7 +96,15 @@ class _Worker:
         """In words."""
         self.process.join()
         code = self.process.exitcode or 0
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+        return f"killed by {_signal_name(-code)}" if code < 0 else f"it ended with exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    """SIGKILL, or what can be said of one of the real-time signals, most of which Python has no names for."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 class _Crew(Generic[Job, Answer]):

@@ -68,13 +68,17 @@ class PaintedFace:
 
     def paint(self, bgr: UInt8, time_s: float) -> None:
         """Draw it as a chart: red is full, blue rises to the face's right side, green towards its chin."""
-        height, width = bgr.shape[:2]
-        inverse = cv2.invertAffineTransform(self.matrix(time_s))
-        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        matrix, size = self.matrix(time_s), bgr.shape[1::-1]
+        reach = _HALF * np.abs(matrix[:, :2]).sum(1)  # of the turned square, along x and y
+        left, top = np.clip(np.floor(matrix[:, 2] - reach), 0, size).astype(int)
+        right, bottom = np.clip(np.ceil(matrix[:, 2] + reach) + 1, 0, size).astype(int)
+        x, y = np.arange(left, right), np.arange(top, bottom)[:, None]
+        inverse = cv2.invertAffineTransform(matrix)
         u = inverse[0, 0] * x + inverse[0, 1] * y + inverse[0, 2]
         v = inverse[1, 0] * x + inverse[1, 1] * y + inverse[1, 2]
         inside = (abs(u) <= _HALF) & (abs(v) <= _HALF)
-        bgr[inside] = np.stack((_level(u[inside]), _level(v[inside]), np.full(inside.sum(), 255)), -1)
+        painted = np.stack((_level(u[inside]), _level(v[inside]), np.full(inside.sum(), 255)), -1)
+        bgr[top:bottom, left:right][inside] = painted
 
 
 _HALF = 0.5 + _MARGIN
@@ -161,7 +165,7 @@ class PaintedSource:
         for index in range(self.count):
             if index == self.fail_at:
                 raise SourceError(f"{self.name}: breaks off after frame {index} ({self.time_of(index):.3f} s)")
-            yield Frame(index, self.time_of(index), time.monotonic(), self.picture(index))
+            yield Frame(index, self.time_of(index), time.perf_counter(), self.picture(index))
 
     def __enter__(self) -> Self:
         return self

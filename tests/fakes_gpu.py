@@ -130,6 +130,7 @@ class Wishes:
         refuse: name of a context's method that says no.
         flags: names of builder flags that were set.
         profiles: the shapes of each profile. builds: how many plans were made. timings: seen at each build.
+        damaged_timings, foreign_timings: those of which no cache can be made, and those that are another GPU's.
     """
 
     version: str = "10.16.1"
@@ -142,6 +143,8 @@ class Wishes:
     profiles: list[list[tuple[int, ...]]] = field(default_factory=list)
     timings: list[bytes] = field(default_factory=list)
     builds: int = 0
+    damaged_timings: bytes | None = None
+    foreign_timings: bytes | None = None
 
 
 def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit, list[FakeCuda]]:
@@ -264,10 +267,15 @@ class _Config:
 
     def create_timing_cache(self, content: bytes) -> Any:
         self.wishes.timings.append(content)
-        return SimpleNamespace(serialize=lambda: content + b"t")
+        if content == self.wishes.damaged_timings:
+            return None
+        return SimpleNamespace(content=content, serialize=lambda: content + b"t")
 
-    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> None:
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        if cache.content == self.wishes.foreign_timings:
+            return False
         self.cache = cache
+        return True
 
     def get_timing_cache(self) -> Any:
         return self.cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class Errands:
                 os._exit(3)
             case "crash again":
                 os.abort()
+            case "strange signal":
+                os.kill(os.getpid(), signal.SIGRTMIN + 1)
             case "raise":
                 raise LookupError("nothing here")
             case "raise strangely":

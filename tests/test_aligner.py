@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -144,6 +145,43 @@ def test_extreme_logits_neither_overflow_nor_leave_the_unit_interval(logit: floa
     aligner, _ = recorder(logits=(logit, logit))
     (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
     assert face.confidence == face.presence == float(logit > 0)
+
+
+class Meeting(PaintedBackend):
+    """Lets the first of two callers wait inside until the second one has come in, too, if anybody lets it in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.together_inside = threading.Barrier(2), False
+
+    def run(self, images: UInt8) -> Outputs:
+        try:
+            self.inside.wait(0.5)
+            self.together_inside = True
+        except threading.BrokenBarrierError:  # nobody came
+            pass
+        return super().run(images)
+
+
+def test_two_threads_with_pictures_of_their_own_get_the_landmarks_of_their_own() -> None:
+    """As two videos that are tracked at once on the same engines."""
+    backend, found = Meeting(), {}
+    aligner = Aligner(painted_card(), backend)
+    views = {width: painted(PaintedFace((320, 240), width=width)) for width in (60.0, 200.0)}
+
+    def work(width: float) -> None:
+        bgr, (truth,) = views[width]
+        found[width] = aligner.align(bgr, [aligner.crop_of_points(truth)])[0].xy
+
+    threads = [threading.Thread(target=work, args=(width,)) for width in views]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not backend.together_inside
+    for width, (_, (truth,)) in views.items():
+        crop = aligner.crop_of_points(truth)
+        assert np.abs(crop.to_crop(found[width]) - crop.to_crop(truth)).max() < TOLERANCE_CROP_PX
 
 
 def test_landmarks_on_one_spot_still_have_a_crop() -> None:

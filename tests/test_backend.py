@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -103,6 +104,19 @@ def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptu
         open_backend(tiny_weights(tmp_path), "auto")
     assert "backend auto takes ONNX Runtime" in caplog.text
     assert "(the package tensorrt is not installed)" in caplog.text
+
+
+def test_auto_names_the_file_that_it_takes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facetrack.engines.backend.has_byte_products", lambda: True)
+    monkeypatch.setattr("facetrack.engines.backend._ready_plan", lambda _: (None, ""))
+    weights = tiny_weights(tmp_path)
+    cpu = replace(weights, path=weights.path.with_name("for-cpus.onnx"))
+    cpu.path.write_bytes(weights.path.read_bytes())
+    with caplog.at_level("INFO"):
+        open_backend(replace(weights, cpu=cpu), "auto")
+    assert "for-cpus.onnx: backend auto takes" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["onnx:cuda", "onnx:tensorrt"])

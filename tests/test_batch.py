@@ -8,21 +8,32 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, make_face, make_result, write_video
-from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video
+from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
-from facetrack.pipeline.batch import Failure, Outputs, open_and_track_all, plan, track_all
+from facetrack.engines.card import Weights
+from facetrack.pipeline.batch import (
+    Existing,
+    Failure,
+    Outputs,
+    identify_input,
+    open_and_track_all,
+    plan,
+    track_all,
+    where,
+)
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink, TableOptions
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.pictures import each_alone
 from facetrack.pipeline.progress import Task
 from facetrack.pipeline.run import Pipeline
+from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Frame, Result
 
@@ -87,11 +98,12 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(path, (MOVING.picture(index) for index in range(MOVING.count)), LOSSLESS)
 
 
-@pytest.fixture
-def cut_video(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def cut_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = VideoRecipe(mux={"movflags": "faststart"}, options={"crf": "10", "g": "5"})
     source = PaintedSource(count=60, faces=(PaintedFace(velocity=(60.0, 0.0)),))
-    whole = write_video(tmp_path / "cut.mp4", (source.picture(i) for i in range(source.count)), recipe)
+    path = tmp_path_factory.mktemp("videos") / "cut.mp4"
+    whole = write_video(path, (source.picture(i) for i in range(source.count)), recipe)
     whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     return whole
 
@@ -130,6 +142,28 @@ def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> N
 def test_the_sidecar_tells_what_the_networks_ran_on(video: Path, tmp_path: Path) -> None:
     track([video], Outputs(tmp_path))
     assert sidecar(tmp_path / "moving.json")["backend"] == PaintedBackend().description
+
+
+@pytest.mark.parametrize(
+    ("backend", "byte_products", "ran"), [("auto", True, 1), ("onnx", False, 0), ("torch", True, 0)]
+)
+def test_the_sidecar_names_the_files_that_ran(
+    backend: str, byte_products: bool, ran: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facetrack.engines.backend.has_byte_products", lambda: byte_products)
+    cpu = Weights(Path("weights/a-int8.onnx"), "1" * 64, "int8")
+    card = replace(painted_card(), weights={"net": Weights(Path("weights/a.onnx"), "0" * 64, "fp32", cpu)})
+    with PaintedEngines()(Choices(backend=backend)) as engines:
+        (model,) = models_that_run(replace(engines, cards=(card,)))
+    assert model["file"] == {"net": ("a.onnx", "a-int8.onnx")[ran]}
+    assert model["sha256"] == {"net": str(ran) * 64}
+    assert model["precision"] == {"net": ("fp32", "int8")[ran]}
+
+
+def test_the_precision_in_which_a_backend_computes_is_told() -> None:
+    with PaintedEngines(PaintedBackend(precision="fp16"))(Choices()) as engines:
+        (model,) = models_that_run(engines)
+    assert model["precision"] == {"net": "fp16"}
 
 
 def test_the_annotated_video_is_written_on_request(video: Path, tmp_path: Path) -> None:
@@ -210,6 +244,16 @@ def test_a_picture_whose_name_is_no_text_is_tracked_too(tmp_path: Path) -> None:
 
 
 # what goes wrong
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
+def test_a_video_that_breaks_off_and_whose_name_is_no_text_has_its_sidecar(cut_video: Path, tmp_path: Path) -> None:
+    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
+    shutil.copy(cut_video, named)
+    assert len(track([named], Outputs(tmp_path / "out"))) == 1
+    assert sorted(file.suffix for file in (tmp_path / "out").iterdir()) == [".csv", ".json"]
+    (written,) = (tmp_path / "out").glob("*.json")
+    assert "\ufffd.mp4: breaks off after frame" in sidecar(written)["error"]
 
 
 def test_one_broken_file_does_not_stop_the_others(video: Path, tmp_path: Path) -> None:
@@ -293,6 +337,15 @@ def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path:
     assert written == {f"{name}.{kind}" for name in ("s1/v", "s2/deep/v") for kind in ("csv", "json", "mp4")}
 
 
+def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.mp4").touch()
+    Path("shots").mkdir()
+    named = ["a.mp4", "./a.mp4", str(tmp_path / "a.mp4"), "a.*4", "shots", "./shots/"]
+    assert plan(named, Outputs(tmp_path)) == [Task("a.mp4", "a"), Task("shots", "shots")]
+    assert plan(named[::-1], Outputs(tmp_path)) == [Task("./shots/", "shots"), Task("a.mp4", "a")]
+
+
 def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="written over by its own output"):
@@ -344,6 +397,7 @@ def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
         ("settings", "done again: settings differ: detect_every, raw"),
         ("older", "done again: settings differ: smooth"),
         ("input", "input differs"),
+        ("file", "models differ"),
         ("sidecar", "cannot be read"),
         ("no sidecar", "there is no moving.json"),
     ],
@@ -355,6 +409,10 @@ def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
     track([recording], Outputs(out))
     if change == "input":
         os.utime(recording, (1, 1))
+    elif change == "file":
+        content = sidecar(out / "moving.json")
+        content["models"][0]["sha256"]["net"] = "1" * 64
+        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
     elif change == "sidecar":
         (out / "moving.json").write_text("{", encoding="utf-8")
     elif change == "no sidecar":
@@ -419,6 +477,26 @@ def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_p
     assert len(rows(out / "clip.csv")) == 6
 
 
+def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
+    for place, frames in (("s1", 5), ("s2", 6)):
+        (tmp_path / place).mkdir()
+        paint_video(tmp_path / place / "clip.mp4", PaintedSource(count=frames))
+    first, second, out = f"file://{tmp_path}/s1/clip.mp4", f"file://{tmp_path}/s2/clip.mp4", tmp_path / "out"
+    track([first], Outputs(out))
+    assert finished([first], out)
+    (failure,) = track([second], Outputs(out, existing="resume"))
+    assert f"clip.csv: is the table of {first}; choose another --out" in failure.reason
+    assert len(rows(out / "clip.csv")) == 5
+
+
+def test_no_password_of_an_address_is_written_down() -> None:
+    (task,) = plan(["rtsp://me:s@cret@host.org"], Outputs(Path("out")))
+    assert (where(task.spec), task.name, identify_input(task)["name"]) == ("rtsp://host.org", "host", "host.org")
+    others = [identify_input(Task(spec, "a")) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
+    assert others[0] == identify_input(task)
+    assert len({other["digest"] for other in others}) == 3
+
+
 def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, there = tmp_path / "out", tmp_path / "there"
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=5))
@@ -446,6 +524,39 @@ def test_resume_does_a_table_again_that_has_lost_rows(
     assert not finished([recording], out)
     assert f"done again: the table has {kept} bytes, {len(whole)} were written" in caplog.text
     assert (out / "clip.csv").read_bytes() == whole
+
+
+def test_resume_does_an_annotated_video_again_that_was_emptied(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    outputs = Outputs(out, video=True, existing="resume")
+    track([recording], outputs)
+    size = (out / "clip.mp4").stat().st_size
+    assert sidecar(out / "clip.json")["video_bytes"] == size
+    (out / "clip.mp4").write_bytes(b"")
+    assert track([recording], outputs) == []
+    assert f"done again: the video has 0 bytes, {size} were written" in caplog.text
+    assert (out / "clip.mp4").stat().st_size == size
+
+
+@pytest.mark.parametrize("existing", ["overwrite", "resume"])
+def test_no_annotated_video_of_an_earlier_run_stands_beside_a_table(existing: Existing, tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out, video=True))
+    track([recording], Outputs(out, existing=existing), choices=Choices(smooth="none"))
+    assert {file.name for file in out.iterdir()} == {"clip.csv", "clip.json"}
+
+
+@pytest.mark.parametrize("whose", ["nobody's", "another one", "the input"])
+def test_a_video_that_no_table_claims_stays(whose: str, tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out, video=whose != "nobody's"))
+    if whose != "the input":
+        (out / "clip.mp4").write_bytes(b"something else")
+    again = out / "clip.mp4" if whose == "the input" else recording
+    assert track([again], Outputs(out, existing="overwrite")) == []
+    assert (out / "clip.mp4").exists()
 
 
 def test_resume_takes_a_sidecar_without_the_size_of_its_table(tmp_path: Path) -> None:
@@ -579,8 +690,8 @@ class Impatient(Notes):
 
 
 def test_ctrl_c_keeps_the_complete_rows_of_workers(tmp_path: Path) -> None:
-    notes, source = Impatient(), PaintedSource(count=300, faces=(PaintedFace(velocity=(10.0, 0.0)),))
-    inputs = [paint_video(tmp_path / "first.mp4", source), tmp_path / "second.mp4"]
+    notes, still = Impatient(), PaintedSource().picture(0)
+    inputs = [write_video(tmp_path / "first.mp4", [still] * 300), tmp_path / "second.mp4"]
     with pytest.raises(KeyboardInterrupt):
         track_side_by_side(inputs, Outputs(tmp_path / "out"), notes)
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["first.csv.part"]

@@ -11,7 +11,7 @@ import pytest
 
 from facetrack.engines import card as cards
 from facetrack.engines import card_text
-from facetrack.engines.card import ModelCard, all_cards, find_card, home, read_card
+from facetrack.engines.card import ModelCard, all_cards, broken_cards, find_card, home, read_card
 from facetrack.tracker.errors import CardError, SinkError
 
 CARD = """
@@ -141,7 +141,7 @@ def test_the_users_own_cards_come_first_and_hide_shipped_ones_of_their_name(
     assert find_card("second", "align").weights["net"].path.parent == mine.parent.parent / "weights"
 
 
-def test_a_networks_name_stands_for_its_first_card(
+def test_a_networks_name_stands_for_its_first_shipped_card_whatever_the_users_own_are(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "shipped"
@@ -152,8 +152,44 @@ def test_a_networks_name_stands_for_its_first_card(
     assert find_card("gv", "align").name == "gv-a"
     assert find_card("tab", "align").name == "tab-a"
     assert find_card("gv-b", "align").name == "gv-b"
-    write_card(own_home, "gv-mine")
-    assert find_card("gv", "align").name == "gv-mine"
+    write_card(own_home, "a-gv-of-mine")
+    assert find_card("gv", "align").name == "gv-a"
+    assert find_card("a-gv-of-mine", "align").network == "gv"
+    mine = write_card(own_home, "gv-a")
+    assert find_card("gv", "align").weights["net"].path.parent == mine.parent.parent / "weights"
+
+
+def test_of_a_network_that_does_not_ship_the_users_first_card_is_the_default(own_home: Path) -> None:
+    for name in ("pebble-b", "pebble-a"):
+        write_card(own_home, name, network="pebble")
+    assert find_card("pebble", "align").name == "pebble-a"
+
+
+def test_a_broken_card_is_an_error_only_where_it_is_asked_for(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
+    write_card(tmp_path / "shipped", "gv-a")
+    broken = write_card(own_home, "mine", text="name = ")
+    assert find_card("gv", "align") == find_card("gv-a", "align") == all_cards()[0]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]  # once, however often cards are looked for
+    assert str(broken) in caplog.text
+    assert broken_cards().keys() == {"mine"}
+    with pytest.raises(CardError, match=r"mine\.toml: not a usable model card"):
+        find_card("mine", "align")
+    with pytest.raises(CardError, match=r"no model 'gw' to align with; there is gv-a \(gv\);"):
+        find_card("gw", "align")
+
+
+def test_a_broken_card_in_the_place_of_a_shipped_one_is_not_passed_over(
+    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
+    write_card(tmp_path / "shipped", "gv-a")
+    write_card(own_home, "gv-a", text="name = ")
+    for name in ("gv", "gv-a"):
+        with pytest.raises(CardError, match=r"home/cards/gv-a\.toml: not a usable model card"):
+            find_card(name, "align")
 
 
 def test_a_full_name_goes_before_a_networks_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
@@ -264,6 +265,23 @@ def test_bad_usage_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFi
     assert captured.out == ""
 
 
+@pytest.mark.parametrize("file", [".", "", "..", "/"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("live", "--camera", "clip.mp4", "--no-window", "--csv"),
+        ("live", "--camera", "clip.mp4", "--no-window", "--record"),
+        ("calibrate", "camera", "clip.mp4", "--out"),
+    ],
+    ids=" ".join,
+)
+def test_a_folder_or_no_name_in_place_of_a_files_is_bad_usage(
+    words: tuple[str, ...], file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*words, file) == 2
+    assert f"Error: Invalid value for '{words[-1]}': " in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
 def test_no_number_is_not_finite(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
@@ -340,6 +358,13 @@ def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> No
     assert (tmp_path / "live.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def slow_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Half a minute of five frames a second."""
+    recipe, source = VideoRecipe(rate=Fraction(5)), PaintedSource()
+    return write_video(tmp_path_factory.mktemp("videos") / "slow.mp4", [source.picture(0)] * 150, recipe)
+
+
 PROGRAM = """
 import sys
 from fakes_pipeline import PaintedEngines
@@ -351,12 +376,11 @@ sys.exit(main(sys.argv[1:], PaintedEngines()))
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere signals do not reach other processes")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
 def test_a_signal_to_end_is_a_good_end_of_a_live_table(
-    name: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, code: int, slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NUMBA_CACHE_DIR")  # what is compiled already
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    clip = paint_video(tmp_path / "long.mp4", PaintedSource(count=900))  # half a minute
-    words = ("live", "--camera", str(clip), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
+    words = ("live", "--camera", str(slow_video), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
         for _ in range(2):  # with the second line the first frame is written to every output, and counts
@@ -368,7 +392,7 @@ def test_a_signal_to_end_is_a_good_end_of_a_live_table(
     with (tmp_path / "live.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert sidecar["complete"] is True
-    assert 0 < len(rows) < 900
+    assert 0 < len(rows) < 150
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGHUP")
@@ -430,6 +454,17 @@ def test_an_export_that_has_no_crops_to_be_judged_by_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_with_a_picture_that_cannot_be_read_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "crops").mkdir()
+    (tmp_path / "crops/1.jpg").touch()
+    words = ("export", "gv", "--to", "onnx", "--crops", tmp_path / "crops", "--out", tmp_path / "out")
+    assert run(*words) == 1
+    assert "1.jpg: the file is empty" in only_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert card.is_file()
     assert run("models") == 0
@@ -444,6 +479,14 @@ def test_models_as_json_can_be_read_by_programs(card: Path, capsys: pytest.Captu
     entry = next(entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "pebble-68")
     assert entry["measured"] == {"nme_beach": 3.5}
     assert entry["bytes"] == 4
+
+
+def test_models_names_a_broken_card_and_lists_the_others(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (card.parent / "rock.toml").write_text("name = ", encoding="utf-8")
+    assert run("models", "--json") == 0
+    out, err = capsys.readouterr()
+    assert "pebble-68" in [entry["name"] for entry in json.loads(out)]
+    assert err.startswith(f"facetrack: broken: {card.parent / 'rock.toml'}: not a usable model card")
 
 
 def test_an_unknown_model_is_one_line_that_names_the_known(
@@ -507,7 +550,7 @@ def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[st
     run("doctor")
     out = capsys.readouterr().out
     assert "NO  pebble-68" in out
-    assert "    -> pip install" in out
+    assert "    -> write that model anew, or remove its card" in out
 
 
 def test_training_without_a_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

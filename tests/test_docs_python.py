@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from fakes import PaintedSource
+from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 import facetrack
@@ -26,6 +28,7 @@ def test_the_printed_programs_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
+    paint_pictures(tmp_path, PaintedSource(count=1), ["group.jpg"])
     monkeypatch.chdir(tmp_path)
     known: dict[str, object] = {}
     for block in blocks(name):
@@ -51,6 +54,39 @@ def test_pictures_of_a_folder_are_looked_at_each_by_itself(tmp_path: Path) -> No
     with PaintedEngines()(Choices()) as engines, open_source(tmp_path / "p") as source:
         states = [face.state.value for result in engines.track(source) for face in result.faces]
     assert states == ["new"] * 3
+
+
+def test_one_picture_is_looked_at_as_a_folders_pictures_are(tmp_path: Path) -> None:
+    crowd = PaintedSource(count=3, faces=(PaintedFace((90, 110), (30, 10), 60), PaintedFace((230, 120), width=70)))
+    paint_pictures(tmp_path / "p", crowd, ["1.png", "2.png", "3.png"])
+    with PaintedEngines()(Choices()) as engines, open_source(tmp_path / "p") as source:
+        in_folder = [repr(result.faces) for result in engines.track(source)]
+        alone = [engines.detect(crowd.picture(index)) for index in range(3)]
+        mirrored = engines.detect(crowd.picture(0)[:, ::-1][:, ::-1])
+    assert [repr(faces) for faces in alone] == in_folder
+    assert repr(mirrored) == in_folder[0]
+    assert [[face.track for face in faces] for faces in alone] == [[0, 1]] * 3
+
+
+def test_a_picture_of_one_pixel_has_no_faces() -> None:
+    with PaintedEngines()(Choices()) as engines:
+        assert engines.detect(np.zeros((1, 1, 3), np.uint8)) == ()
+
+
+@pytest.mark.parametrize(
+    ("picture", "got"),
+    [
+        (np.zeros((4, 5), np.uint8), r"\(4, 5\) of uint8"),
+        (np.zeros((4, 5, 4), np.uint8), r"\(4, 5, 4\) of uint8"),
+        (np.zeros((4, 5, 3), np.float32), r"\(4, 5, 3\) of float32"),
+        (np.zeros((0, 5, 3), np.uint8), r"\(0, 5, 3\) of uint8"),
+        (None, "NoneType"),
+        ([[[0, 0, 0]]], "list"),
+    ],
+)
+def test_what_is_no_picture_is_refused(picture: Any, got: str) -> None:
+    with PaintedEngines()(Choices()) as engines, pytest.raises(ValueError, match=f"wanted .* as cv2.imread .*{got}"):
+        engines.detect(picture)
 
 
 def test_in_hindsight_is_not_as_measured(tmp_path: Path) -> None:

@@ -17,13 +17,18 @@ from fakes_benchmarks import AVI, pts_text, write_300vw_video
 from fakes_pipeline import PaintedBackend, PaintedEngines
 
 from facetrack.cli import main
+from facetrack.engines.aligner import Aligner
 from facetrack.pipeline.batch import Failure, Task
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.pipeline.portrait import portrait
 from facetrack.pipeline.progress import NoProgress
+from facetrack.pipeline.sources import open_source
+from facetrack.tracker import markup, metrics
 from facetrack.tracker.errors import CardError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Float32, Float64
+from facetrack.training.evaluation.measure_video import VideoMeasuring, measure_video
+from facetrack.training.evaluation.video_benchmark import list_test_videos
 from facetrack.training.evaluation.videos import VideoSettings, check_videos, evaluate_videos
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -181,6 +186,22 @@ def test_frames_in_which_the_tracker_has_no_face_are_lost_and_counted(
     }
 
 
+def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_is_measured(tmp_path: Path) -> None:
+    source = PaintedSource(count=20, faces=(PaintedFace((120, 110), (60, -40), 90, spin=1.0),))
+    truths = write_300vw_video(tmp_path / "114", source, [(0, 0)] * 20)
+    (video,) = list_test_videos(tmp_path)
+    choices = Choices(smooth="rts")
+    with PaintedEngines()(choices) as opened, open_source(video.path) as frames:
+        card = replace(opened.aligner.card, calibration={"noise": [0.004, 0.001, 3.0]})
+        engines = replace(opened, aligner=Aligner(card, PaintedBackend()))
+        smoothed = np.stack([result.faces[0].smoothed for result in engines.track(frames)])
+        measured = measure_video(video, VideoMeasuring(tmp_path, "detector", choices), engines)
+    ibug = markup.load("ibug68")
+    truth = np.stack(truths)
+    expected = metrics.normalised_errors(smoothed, truth, metrics.normalising_lengths(truth, ibug, "io"))
+    np.testing.assert_allclose(measured.errors["io", 68], expected, rtol=1e-4)
+
+
 def test_a_video_whose_face_is_never_found_is_named(tmp_path: Path) -> None:
     nobody = PaintedSource(count=4, faces=(PaintedFace(seen=range(0)),))
     write_300vw_video(tmp_path / "data/203", nobody, [(0, 0)] * 4)
@@ -315,7 +336,9 @@ class Impatient(NoProgress):
 
 def test_ctrl_c_stops_the_workers_in_the_middle_of_their_videos(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
-    write_300vw_video(tmp_path / "data/203", PaintedSource(count=250, shape=(480, 640)), [(0, 0)] * 250)
+    write_300vw_video(tmp_path / "data/203", PaintedSource(count=1), [(0, 0)] * 250)
+    still = PaintedSource(shape=(480, 640)).picture(0)
+    write_video(tmp_path / "data/203/vid.avi", [still] * 250, AVI)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", workers=2)
     with pytest.raises(KeyboardInterrupt):
         evaluate_videos(settings, PaintedEngines(), CHOICES, Impatient())

@@ -15,6 +15,7 @@ from facetrack.tracker.types import Face, Float32, Frame, Landmarks, Result, Sta
 FPS = 30.0
 SHAPE = np.random.default_rng(0).uniform(100, 200, (68, 2)).astype(np.float32)
 SCORE = np.full(68, 0.65, np.float32)
+SETTINGS = SmootherSettings()
 
 
 def frame(index: int) -> Frame:
@@ -40,7 +41,7 @@ def results(count: int, *tracks: range) -> Iterator[Result]:
 
 
 def smoothed_alone(track: int, present: range) -> Float32:
-    smoother = RtsSmoother(SmootherSettings(), 68)
+    smoother = RtsSmoother(SETTINGS, 68)
     for i in present:
         box = bounding_box(seen(i, track))
         smoother.update(i / FPS, seen(i, track), SCORE, float((box[2:] - box[:2]).max()))
@@ -49,7 +50,7 @@ def smoothed_alone(track: int, present: range) -> Float32:
 
 def test_every_face_is_smoothed_as_if_it_were_alone_over_its_whole_stay() -> None:
     stays = (range(50), range(10, 35), range(40, 50))
-    out = list(look_back(results(50, *stays)))
+    out = list(look_back(results(50, *stays), SETTINGS))
     assert [result.frame.index for result in out] == list(range(50))
     for number, stay in enumerate(stays):
         track = np.stack([f.smoothed for result in out for f in result.faces if f.track == number])
@@ -62,14 +63,14 @@ def test_a_track_that_comes_back_is_smoothed_anew() -> None:
             away = 15 <= result.frame.index < 25
             yield Result(result.frame, () if away else result.faces)
 
-    out = list(look_back(gone_for_a_while()))
+    out = list(look_back(gone_for_a_while(), SETTINGS))
     assert [len(result.faces) for result in out] == [1] * 15 + [0] * 10 + [1] * 15
     back = np.stack([result.faces[0].smoothed for result in out[25:]])
     np.testing.assert_array_equal(back, smoothed_alone(0, range(25, 40)))
 
 
 def test_the_box_goes_round_the_smoothed_points_and_what_was_measured_stays() -> None:
-    for before, after in zip(results(30, range(30)), look_back(results(30, range(30))), strict=True):
+    for before, after in zip(results(30, range(30)), look_back(results(30, range(30)), SETTINGS), strict=True):
         np.testing.assert_array_equal(after.faces[0].box, bounding_box(after.faces[0].smoothed))
         assert after.faces[0].measured is not None
         assert before.faces[0].measured is not None
@@ -87,20 +88,20 @@ def test_what_waits_has_no_pictures_and_is_bounded() -> None:
             yield result
 
     most = LOOK_AHEAD_S * FPS + 2 * BLOCK
-    for out, result in enumerate(look_back(counted())):
+    for out, result in enumerate(look_back(counted(), SETTINGS)):
         assert given - out <= most
         assert result.frame.size == (20, 30)
         assert result.frame.bgr.strides == (0, 0, 0)  # one pixel stands for all
 
 
 def test_results_without_faces_pass_through_in_order() -> None:
-    assert [result.frame.index for result in look_back(results(100))] == list(range(100))
-    assert list(look_back(iter(()))) == []
+    assert [result.frame.index for result in look_back(results(100), SETTINGS)] == list(range(100))
+    assert list(look_back(iter(()), SETTINGS)) == []
 
 
 def test_times_that_do_not_advance_do_not_let_memory_grow() -> None:
     frozen = (Result(Frame(i, 0.0, 0.0, frame(0).bgr), ()) for i in range(3000))
-    assert len(list(look_back(frozen))) == 3000
+    assert len(list(look_back(frozen, SETTINGS))) == 3000
 
 
 @pytest.mark.parametrize("error", [SourceError("broken off"), KeyboardInterrupt()])
@@ -111,7 +112,7 @@ def test_all_results_before_an_error_come_out_before_it(error: BaseException) ->
 
     out: list[Result] = []
     with pytest.raises(type(error)):
-        out.extend(look_back(broken()))
+        out.extend(look_back(broken(), SETTINGS))
     assert len(out) == 23
 
 
@@ -120,17 +121,17 @@ def test_coasting_faces_stay_coasting() -> None:
         for i in range(30):
             yield Result(frame(i), (face(i, 0, measured=not 10 <= i < 14),))
 
-    out = list(look_back(hidden()))
+    out = list(look_back(hidden(), SETTINGS))
     assert [i for i, result in enumerate(out) if result.faces[0].measured is None] == [10, 11, 12, 13]
     assert np.abs(out[12].faces[0].smoothed - SHAPE).max() < 1.0
 
 
 def test_pictures_come_back_to_their_results() -> None:
     pictures = (frame(i) for i in range(30))
-    for result in with_pictures(look_back(results(30, range(30))), pictures):
+    for result in with_pictures(look_back(results(30, range(30)), SETTINGS), pictures):
         assert (result.frame.bgr == 9).all()
 
 
 def test_a_recording_that_became_shorter_is_told() -> None:
     with pytest.raises(SourceError, match="second reading: wanted frame 21"):
-        list(with_pictures(look_back(results(30)), (frame(i) for i in range(20))))
+        list(with_pictures(look_back(results(30), SETTINGS), (frame(i) for i in range(20))))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from fakes import PaintedSource
-from fakes_pipeline import PaintedEngines, paint_video
+from fakes import PaintedFace, PaintedSource, read_csv
+from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
+from facetrack.pipeline.batch import Outputs, plan, track_all
 from facetrack.pipeline.live import LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.progress import NoProgress
 from facetrack.pipeline.sinks import PartFile
 from facetrack.tracker.errors import ConfigError, SinkError
 
@@ -56,3 +59,16 @@ def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monke
         LiveRun(engines, LiveOutputs(csv=table, window=False, overwrite=True)).track(str(video))
     assert [file.name for file in tmp_path.glob("run*")] == ["run.csv"]
     assert table.read_text(encoding="utf-8") != "an earlier one"
+
+
+def test_pictures_are_tracked_each_by_itself_as_in_a_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = PaintedSource(count=3, faces=(PaintedFace(velocity=(30.0, 0.0)),))
+    shots = paint_pictures(tmp_path / "shots", source, ["1.png", "2.png", "3.png"])
+    (shots / "4.png").write_text("no picture", encoding="utf-8")
+    with PaintedEngines()(Choices()) as engines:
+        LiveRun(engines, LiveOutputs(csv=tmp_path / "live.csv", window=False)).track(str(shots))
+        track_all(plan([str(shots)], outputs := Outputs(tmp_path / "out")), outputs, engines, NoProgress())
+    assert (tmp_path / "live.csv").read_bytes() == (tmp_path / "out/shots.csv").read_bytes()
+    assert [(row["face_id"], row["state"]) for row in read_csv(tmp_path / "live.csv")] == [("0", "new")] * 3
+    assert json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))["counts"]["failed"] == 1
+    assert "shots: failed in 1 place, at first 4.png: is not a whole picture" in caplog.text

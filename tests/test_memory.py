@@ -11,13 +11,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numba import njit
 from numba.core.caching import Cache
 
-from facetrack.pipeline.memory import SMALLEST, give_back, without_compiler, without_linear_algebra
+from facetrack.pipeline.memory import OURS, SMALLEST, give_back, without_compiler, without_linear_algebra
 from facetrack.tracker.codecs import decode_vectors
 from facetrack.tracker.proposals import mean_of_highest
 
@@ -68,10 +69,16 @@ def mapped(file: Path, *rights: int, written: bool = False) -> Iterator[mmap.mma
         yield map_
 
 
+def library(folder: Path, of: str = "llvmlite") -> Path:
+    """Where a library of this package would be."""
+    (folder / of).mkdir()
+    return folder / of / "lib one.so"
+
+
 @LINUX
 @pytest.mark.parametrize("written", [False, True])
 def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_path: Path, *, written: bool) -> None:
-    file = tmp_path / "library"
+    file = library(tmp_path)
     with mapped(file, READ, CODE, WRITE, written=written) as map_:
         before = resident_kb(str(file))
         give_back()
@@ -88,11 +95,28 @@ def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_pa
 )
 def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Path, rights: tuple[int, ...]) -> None:
     """Another thread may take such a map away, or lay another one over it, while memory is given back."""
-    file = tmp_path / "file"
+    file = library(tmp_path)
     with mapped(file, *rights):
         before = resident_kb(str(file))
         give_back()
         assert resident_kb(str(file)) >= MOST * before > 0
+
+
+@LINUX
+@pytest.mark.parametrize("ours", ["av", "numpy.libs", "opencv_python_headless.libs"])
+def test_what_the_host_program_has_loaded_is_left_alone(tmp_path: Path, ours: str) -> None:
+    others, own = library(tmp_path, "torch"), library(tmp_path, ours)
+    with mapped(others, READ, CODE, WRITE), mapped(own, READ, CODE, WRITE):
+        before = resident_kb(str(others))
+        give_back()
+        assert resident_kb(str(others)) >= MOST * before > 0
+        assert resident_kb(str(own)) == 0
+
+
+def test_the_packages_whose_libraries_are_ours_are_those_that_are_loaded() -> None:
+    packages = Path(np.__file__).parents[1]
+    assert {name for name in ("llvmlite", "numpy", "onnxruntime", "cv2", "av") if (packages / name).is_dir()} <= OURS
+    assert {path.name.partition(".")[0] for path in packages.glob("opencv*.libs")} <= OURS
 
 
 def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:
@@ -175,6 +199,57 @@ def test_numba_loads_kernels_as_before_once_all_calls_are_over() -> None:
         thread.join()
     assert Cache.load_overload is load
     assert found == [False] * 200
+
+
+class Strict:
+    """A compiler that takes no other attributes."""
+
+    __slots__ = ()
+
+
+class Fresh:
+    """A compiler that cannot do without being refreshed."""
+
+    fresh = False
+
+    def refresh(self) -> None:
+        self.fresh = True
+
+
+def load_when_fresh(_: object, signature: str, context: Fresh) -> str:
+    context.refresh()
+    if not context.fresh:
+        raise TypeError("not ready")
+    return signature
+
+
+@pytest.mark.parametrize(
+    ("load", "arguments", "named"),
+    [
+        (lambda _, signature, context, how: signature, ("kernel", Fresh(), "quickly"), {}),  # noqa: ARG005
+        (lambda _, signature, *, target: signature, ("kernel",), {"target": Fresh()}),  # noqa: ARG005
+        (lambda _, signature, context: signature, ("kernel", Strict()), {}),  # noqa: ARG005
+        (load_when_fresh, ("kernel", Fresh()), {}),
+    ],
+    ids=["more arguments", "named ones", "no other attributes", "wants refreshing"],
+)
+def test_a_numba_of_another_shape_loads_kernels_in_its_own_way(
+    load: Any, arguments: tuple[Any, ...], named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cache, "load_overload", load)
+    with without_compiler():
+        assert Cache.load_overload(object(), *arguments, **named) == "kernel"
+    assert Cache.load_overload is load
+
+
+@pytest.mark.parametrize("missing", ["numba.core.caching", "numba.core.runtime"])
+def test_a_numba_without_the_parts_that_are_reached_into_is_left_as_it_is(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Cache.load_overload
+    monkeypatch.setitem(sys.modules, missing, None)
+    with without_compiler():
+        assert Cache.load_overload is load
 
 
 def test_the_folder_of_kernels_is_chosen_before_numba_reads_it(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import PaintedSource
+from fakes_benchmarks import pts_text
 from fakes_pipeline import PaintedBackend, painted_card
+from fakes_training import write_faces
 
 from facetrack.calibration import noise
 from facetrack.calibration.commands import calibrate
@@ -195,6 +197,20 @@ def test_a_card_that_is_there_keeps_its_comments_and_other_tables() -> None:
     new = 'name = "x"\n\n[measured]\n"a" = 2\n\n[calibration]\nconfidence = [3, 4]\n'
     assert with_table(old, new) == 'name = "x" # so\n\n[measured]\n"a" = 1\n\n[calibration]\nconfidence = [3, 4]\n'
     assert with_table(with_table(old, new), new) == with_table(old, new)
+
+
+def test_photographs_with_other_points_than_the_models_are_refused_before_anything_is_measured(
+    tmp_path: Path,
+) -> None:
+    write_faces(tmp_path / "faces", 2)
+    (tmp_path / "faces/1.pts").write_text(pts_text(np.ones((29, 2), np.float32)), encoding="utf-8")
+    words = ("noise", "gv", "--faces", str(tmp_path / "faces"), "--out", str(tmp_path / "out"))
+    done = CliRunner().invoke(calibrate, words)
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).endswith(
+        "1.png: wanted all 68 points of ibug68, which the model has, got 29; choose photographs that are annotated so"
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(

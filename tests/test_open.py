@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import cv2
 import pytest
 from numba.core.caching import Cache
 
@@ -105,3 +107,38 @@ def test_two_threads_can_open_engines_at_once_and_both_find_the_face() -> None:
     in_threads(work, 2)
     assert found == [1, 1]
     assert Cache.load_overload is load
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """OpenCV has three threads; afterwards what it had."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(3)
+    yield
+    cv2.setNumThreads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_opencv_has_one_thread_until_the_last_engines_are_closed_then_what_it_had() -> None:
+    """The first ones to be opened are closed first, and opened again."""
+    first, second = ExitStack(), ExitStack()
+    seen = []
+    for stack in (first, second, first):
+        stack.enter_context(open_engines())
+        seen.append(cv2.getNumThreads())
+        if stack is second:
+            first.close()
+            seen.append(cv2.getNumThreads())
+    second.close()
+    seen.append(cv2.getNumThreads())
+    first.close()
+    assert seen == [1] * 5
+    assert cv2.getNumThreads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_engines_that_cannot_be_opened_leave_opencv_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_module, "open_backend", Doorkeeper(0))
+    with pytest.raises(BackendError, match="no room"), open_engines():
+        pytest.fail("opened")
+    assert cv2.getNumThreads() == 3

@@ -58,6 +58,16 @@ def test_a_damaged_plan_is_not_the_latest(tmp_path: Path) -> None:
     assert cache.latest("net", KEY) == KEY
 
 
+@pytest.mark.parametrize("key", ['"of iron"', '["iron"]', "7", "null"])
+def test_a_sidecar_whose_key_is_none_counts_as_damaged(tmp_path: Path, key: str) -> None:
+    cache = stored(tmp_path)
+    cache.path("net", KEY).with_suffix(".json").write_text(f'{{"key": {key}}}', encoding="utf-8")
+    assert cache.latest("net", KEY) == KEY
+    assert cache.find("net", replace(KEY, precision="int8"))[0] is None
+    stored(tmp_path)
+    assert cache.find("net", KEY)[0] == BUILT.plan
+
+
 def test_of_several_the_most_similar_is_told(tmp_path: Path) -> None:
     stored(tmp_path, replace(KEY, gpu="A", driver="1", precision="fp32"))
     stored(tmp_path, replace(KEY, driver="1"))

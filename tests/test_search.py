@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from facetrack.pipeline.search import SMALL_EVERY, TURNS, Search
+from facetrack.pipeline.search import FIRST, LATER, LIKELY, SMALL_EVERY, Search, equalised
 from facetrack.tracker.types import Float32, Proposals, UInt8
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
@@ -94,6 +94,8 @@ class Upright:
 
     def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
         self.searches.append(small)
+        if not (bgr == 100).any():  # another contrast than the network knows
+            return Proposals.none()
         (ex, ey), (mx, my) = (np.argwhere(bgr[..., 0] == value)[0][::-1] for value in (100, 200))
         if ex != mx or ey >= my:
             return Proposals.none()
@@ -111,7 +113,7 @@ def test_a_face_that_lies_is_where_it_was_drawn(mouth: tuple[int, int], box_of_i
     picture[eye[1], eye[0]], picture[mouth[1], mouth[0]] = 100, 200
     search = Search(Upright())
     assert len(search(picture)) == 0
-    (found,) = (proposals for proposals in search.turned(picture) if len(proposals))
+    (found,) = (proposals for proposals in search.harder(picture) if len(proposals))
     np.testing.assert_array_equal(found.points[0], [eye, eye, eye, mouth, mouth])
     np.testing.assert_array_equal(found.boxes[0], box_of_it)
 
@@ -121,6 +123,45 @@ def test_an_empty_video_is_searched_in_every_direction_once_and_seldom_after_tha
     picture[20, 30], picture[30, 40] = 100, 200  # askew: never a face
     detector = Upright()
     search = Search(detector)
-    counts = [sum(1 for _ in search.turned(picture)) for _ in range(1 + len(TURNS) * SMALL_EVERY)]
-    assert counts == [len(TURNS), *([0] * (SMALL_EVERY - 1) + [1]) * len(TURNS)]
-    assert detector.searches == [True] * len(TURNS) + [False] * len(TURNS)
+    counts = [sum(1 for _ in search.harder(picture)) for _ in range(1 + len(LATER) * SMALL_EVERY)]
+    assert counts == [len(FIRST), *([0] * (SMALL_EVERY - 1) + [1]) * len(LATER)]
+    assert detector.searches == [True] * len(FIRST) + [False] * len(LATER)
+
+
+@dataclass
+class Unsure:
+    """A detector that finds two faces, one of them unlikely, wherever there is much contrast."""
+
+    seen: list[UInt8] = field(default_factory=list)
+
+    def sure_side(self, bgr: UInt8) -> float:
+        del bgr
+        return SURE
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        del small
+        self.seen.append(bgr)
+        if np.ptp(bgr) < 100:
+            return Proposals.none()
+        boxes = np.stack([box(30.0), box(60.0)])
+        return Proposals(boxes, np.array([LIKELY, LIKELY - 0.01], np.float32), np.zeros((2, 5, 2), np.float32))
+
+
+def test_where_nobody_is_found_the_picture_is_searched_with_more_contrast_for_likely_faces() -> None:
+    fog = np.random.default_rng(0).integers(150, 190, (64, 80, 3)).astype(np.uint8)
+    detector = Unsure()
+    search = Search(detector)
+    assert len(search(fog)) == 0
+    found = next(search.harder(fog))
+    np.testing.assert_array_equal(found.boxes, [box(30.0)])
+    np.testing.assert_array_equal(detector.seen[1], equalised(fog))
+
+
+def test_equalising_is_blind_to_the_colour_and_the_strength_of_the_light() -> None:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (64, 64, 1)).astype(np.float64)
+    white = np.rint(grey * np.ones(3)).astype(np.uint8)
+    red, dim = (np.rint(grey * light).astype(np.uint8) for light in ((0.0, 0.2, 1.0), (0.5, 0.5, 0.5)))
+    np.testing.assert_array_equal(equalised(red), equalised(white))
+    assert np.abs(equalised(dim).astype(int) - equalised(white)).mean() < 5  # of the 255 that it spans
+    assert (equalised(white)[..., :1] == equalised(white)).all()

@@ -143,6 +143,13 @@ def test_a_small_file_is_written_in_one_step(tmp_path: Path) -> None:
         atomic_write_text(tmp_path / "b" / "a.json", "")
 
 
+@pytest.mark.parametrize("text", ["half a \udcff", 7])
+def test_nothing_is_left_of_a_small_file_that_cannot_be_written(text: str, tmp_path: Path) -> None:
+    with pytest.raises((UnicodeEncodeError, TypeError)):
+        atomic_write_text(tmp_path / "a.json", text)
+    assert names(tmp_path) == []
+
+
 def test_publishing_a_file_that_went_away_is_a_sink_error(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be written"):
         PartFile(tmp_path / "a").publish()

@@ -59,6 +59,11 @@ def _recordings(folder: Path, *names: str) -> None:
         ("bare.mp4", write_no_frames, "bare.mp4: holds no video stream"),
         ("song.mp4", lambda path: _audio(path, cover=True), "song.mp4: holds no video, only a cover picture; name"),
         ("folder", lambda path: path.mkdir(), "folder: a folder without pictures"),
+        (
+            "shots",
+            lambda path: _recordings(path, "1.HEIC", "2"),
+            "pictures (its files: .heic, without a suffix); wanted",
+        ),
         ("clip", lambda path: _recordings(path, "1.MP4"), "clip: holds 1 video and no picture; name it, e.g. '"),
         ("s1", lambda path: _recordings(path, "1.avi", "2.mov", "3.mov"), "s1: holds 3 videos and no picture; name"),
         ("*.jpg", str, "*.jpg: matches no file"),
@@ -119,6 +124,13 @@ def test_a_folder_whose_name_looks_like_a_glob_is_told_to_be_escaped(
 def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password() -> None:
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/live: cannot be opened: ") as caught:
         open_source("rtsp://user:secret@127.0.0.1:9/live")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://[foo", "http://user:secret@[foo/a.mp4"])
+def test_what_is_no_address_is_refused_in_one_clear_line(url: str) -> None:
+    with pytest.raises(SourceError, match=r"^http://\[foo.*: is no address: .*wanted one such as") as caught:
+        open_source(url)
     assert "secret" not in str(caught.value)
 
 

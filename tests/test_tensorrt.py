@@ -264,6 +264,17 @@ def test_kernel_times_of_one_build_serve_the_next(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "wishes", [Wishes(damaged_timings=b"t"), Wishes(foreign_timings=b"t")], ids=["no", "another's"]
+)
+def test_kernel_timings_that_cannot_be_used_are_measured_anew(tmp_path: Path, wishes: Wishes) -> None:
+    for batches in ((1, 8), (1, 4)):
+        opened(tmp_path, wishes, PlanRequest("fp32", batches, REQUEST.sizes))[0].close()
+    assert wishes.timings == [b"", b"t", b""]
+    (kept,) = (tmp_path / "plans").glob("timings-*.cache")
+    assert kept.read_bytes() == b"t"  # as after the first build
+
+
+@pytest.mark.parametrize(
     ("gpu", "version", "told"),
     [
         (Gpu("NVIDIA H100", "9.0", 80.0, "580.159.03", "13.0"), "10.16.1", "gpu NVIDIA H200, here NVIDIA H100"),

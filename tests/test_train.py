@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -26,7 +27,7 @@ from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
-from facetrack.training.config import Config, Network, Schedule  # noqa: E402
+from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.train import (  # noqa: E402
     Run,
     batches,
@@ -218,14 +219,27 @@ def test_a_resumed_run_draws_the_items_that_the_killed_one_would_have(tmp_path: 
 
 def test_every_process_takes_its_share_and_together_they_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
     schedule, shares = config().schedule, []
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    for rank in range(4):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in range(3):
         monkeypatch.setenv("RANK", str(rank))
         objective = Fit()
         assert len(list(batches(objective, schedule, 2, 5))) == 3
         shares.append([index for index, _ in objective.drawn])
-    assert shares[0] == [12, 16, 18, 22, 24, 28]
+    assert shares[0] == [12, 15, 18, 21, 24, 27]
     assert sorted(chain(*shares)) == list(range(2 * 6, 5 * 6))
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(4, 8), (7, 7)])
+def test_a_batch_without_equal_shares_for_all_processes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, batch: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    told = f"schedule.batch: wanted a multiple of .*, got 6 for {processes}; set schedule.batch={batch}"
+    with pytest.raises(ConfigError, match=told):
+        Run(config(), Fit(), tmp_path)
+    (tmp_path / "run.toml").write_text("[schedule]\nbatch = 6\n")
+    with pytest.raises(ConfigError, match=told):  # before any data is read
+        run_config(tmp_path / "run.toml", tmp_path / "no data", tmp_path / "out")
 
 
 def test_batches_are_drawn_by_worker_processes_too() -> None:
@@ -410,6 +424,45 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: of another network than the configuration's"):
         Run(config(), Fit(width=5), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (config(seed=1), "schedule.seed 0, now 1;"),
+        (config(steps=13, batch=7), "schedule.steps 12, now 13; schedule.batch 6, now 7;"),
+        (replace(config(), network=Network(options={"width": 3})), 'network.options {}, now {"width": 3};'),
+        (replace(config(), corpora=(Corpus("more"),)), 'corpora [], now [{"path": "more", '),
+        (replace(config(), validation="others"), 'validation "", now "others";'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_does_not_go_on_with_other_settings_than_it_began_with(
+    tmp_path: Path, changed: Config, told: str
+) -> None:
+    Run(config(), Fit(), tmp_path).train(3)
+    with pytest.raises(ConfigError, match=rf"checkpoint\.pt: .* with other settings: {re.escape(told)}"):
+        Run(changed, Fit(), tmp_path)
+
+
+def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path) -> None:
+    whole = parameters_after(tmp_path / "whole", Fit())
+    Run(config(), Fit(), tmp_path / "parts").train(3)
+    other = replace(config(validate_every=2, checkpoint_every=7, workers=1), card=Publication("another name"))
+    parts = parameters_after(tmp_path / "parts", Fit(), other)
+    assert all(torch.equal(value, whole[name]) for name, value in parts.items())
+
+
+def test_a_checkpoint_of_another_release_is_compared_in_what_both_know(tmp_path: Path) -> None:
+    """Earlier ones say nothing of their settings; some may know more of them, or fewer."""
+    Run(config(), Fit(), tmp_path).train(3)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    settings = state.pop("settings")
+    fewer = {name: value for name, value in settings.items() if name != "schedule.ema"}
+    for known in ({}, {"settings": {**fewer, "schedule.moon": "full"}}):
+        torch.save({**state, **known}, path)
+        assert Run(config(), Fit(), tmp_path).step == 3
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) -> None:

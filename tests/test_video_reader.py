@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import av
@@ -46,13 +47,49 @@ class _Stamped:
         ([None, None, 500, 540], [0, 0.04, 0.08, 0.12]),
         # a new clock: goes on where the old one stopped
         ([90_000, 90_040, 0, 40], [0, 0.04, 0.08, 0.12]),
+        # another new clock, of a recording too short to fall far
+        ([0, 40, 80, 0, 40, 80, 0, 40], [0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28]),
+        # a new clock with steps of its own
+        ([0, 40, 80, 120, 0, 20, 50], [0, 0.04, 0.08, 0.12, 0.16, 0.18, 0.21]),
+        # a new clock after the first picture
+        ([90_000, 0, 40], [0, 0.04, 0.08]),
+        # stamps out of order cost no time
+        ([0, 120, 40, 80, 160, 280, 200], [0, 0.12, 0.121, 0.122, 0.16, 0.28, 0.281]),
         # a long pause is the truth
         ([0, 40, 60_000], [0, 0.04, 60]),
+        ([0, 40, 60_000, 60_040], [0, 0.04, 60, 60.04]),
+        ([0, 40, 60_000, 59_990, 60_040], [0, 0.04, 60, 60.001, 60.04]),
+        # unless it is taken back
+        ([40, 80, 8_000_000, 160, 200], [0.0, 0.04, 0.08, 0.12, 0.16]),
+        ([40, 80, 8_000_000, 100, 140], [0.0, 0.04, 0.08, 0.081, 0.1]),
+        ([40, 80, 500, 160, 200], [0.0, 0.04, 0.08, 0.12, 0.16]),
     ],
 )
 def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
-    clock = MediaClock(_Stamped())  # type: ignore[arg-type]
-    np.testing.assert_allclose([clock.time_of(_Stamped(pts)) for pts in stamps_ms], wanted_s, atol=1e-9)  # type: ignore[arg-type]
+    clock, pictures = MediaClock(_Stamped()), [_Stamped(pts) for pts in stamps_ms]  # type: ignore[arg-type]
+    pairs = zip_longest(pictures, pictures[1:])
+    found = [clock.time_of(picture, lambda after=after: after) for picture, after in pairs]  # type: ignore[arg-type, misc]
+    np.testing.assert_allclose(found, wanted_s, atol=1e-9)
+
+
+def test_a_picture_that_was_peeked_at_is_read_next(clip: Path) -> None:
+    reader = Reader(av.open(clip), "clip")
+    assert reader.peek() is reader.peek() is not None
+    ahead = reader.peek()
+    assert reader.read() is ahead
+    assert [reader.read() is None for _ in range(3)] == [False, False, True]
+    assert reader.peek() is None
+    reader.close()
+    assert reader.peek() is None
+
+
+def test_where_peeking_breaks_off_so_does_reading(clip: Path) -> None:
+    reader = Reader(Unplugged(av.open(clip), 2), "clip")  # type: ignore[arg-type]
+    assert reader.read() is not None
+    assert reader.peek() is None
+    with pytest.raises(av.error.OSError):
+        reader.read()
+    reader.close()
 
 
 def test_avi_files_are_timed_by_the_order_of_decoding() -> None:
@@ -65,6 +102,21 @@ def test_avi_files_are_timed_by_the_order_of_decoding() -> None:
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     return write_video(tmp_path / "clip.mkv", noise(4), VideoRecipe("ffv1", "bgr0", options={}))
+
+
+class Unplugged:
+    """A container that cannot be read further after so many packets."""
+
+    def __init__(self, container: InputContainer, packets: int) -> None:
+        self._container, self._packets = container, packets
+        self.streams = container.streams
+
+    def demux(self, stream: object) -> Iterator[object]:
+        yield from islice(self._container.demux(stream), self._packets)
+        raise av.error.OSError(5, "Input/output error")
+
+    def close(self) -> None:
+        self._container.close()
 
 
 class Drowsy:

@@ -87,6 +87,12 @@ def test_variable_frame_rate_keeps_each_time_stamp_relative_to_the_start(tmp_pat
     np.testing.assert_allclose(times(open_source(path)), stamps, atol=1.1e-3)  # Matroska counts milliseconds
 
 
+def test_a_recording_of_two_that_were_put_together_takes_as_long_as_both(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "half.ts", noise(15))
+    path.write_bytes(path.read_bytes() * 2)
+    np.testing.assert_allclose(times(open_source(path)), np.arange(30) / 30, atol=1e-4)
+
+
 def test_frames_without_time_stamps_follow_each_other_by_the_frame_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "raw.h264", noise(6), VideoRecipe(options={"tune": "zerolatency"}))
     np.testing.assert_allclose(times(open_source(path)), np.arange(6) / 25, atol=1e-6)  # raw H.264: FFmpeg assumes 25
@@ -356,6 +362,14 @@ def test_a_live_graph_counts_frames_and_takes_its_time_from_the_clock() -> None:
     for frame in frames:
         assert frame.time_s == pytest.approx(frame.taken_s - began_s)
     assert all(a.time_s < b.time_s for a, b in pairwise(frames))
+
+
+def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows before Python 3.13."""
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.2") as source:
+        frames = list(source)
+    assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
 
 
 @pytest.mark.parametrize("fail", [0, 2])

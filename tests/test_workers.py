@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +73,13 @@ def test_a_worker_that_dies_costs_its_job_alone_and_is_replaced(tmp_path: Path) 
     assert "killed by SIGABRT" in answers[3]
     assert notes.lines["crash"] == notes.lines["crash again"] == "lost"
     assert 3 <= openings(tmp_path) <= 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals")
+def test_a_signal_without_a_name_costs_its_job_alone(tmp_path: Path) -> None:
+    answers = do_all(["strange signal", "b"], Errands(tmp_path), Notes(), 2)
+    assert f"killed by signal {signal.SIGRTMIN + 1}" in answers[0]
+    assert answers[1] == "B"
 
 
 def test_an_error_in_a_worker_is_raised_here_with_its_place_and_nothing_else_is_said(

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Protocol
@@ -39,6 +40,9 @@ from .config import Config, Schedule, load
 from .detection.objectives import BackboneDetection, BranchRefinement
 
 log = logging.getLogger(__name__)
+
+# settings that may change while a run is under way: its curve does not depend on them
+FREE = ("schedule.validate_every", "schedule.checkpoint_every", "schedule.workers", "card.")
 
 
 class Objective(Protocol):
@@ -111,6 +115,28 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
     yield from loader
 
 
+def demand_equal_shares(schedule: Schedule) -> None:
+    """See that every process gets as many pictures: gradients are averaged over processes, not over pictures.
+
+    Raises:
+        ConfigError: the batch cannot be divided so.
+    """
+    _, world = rank_and_world()
+    if schedule.batch % world:
+        raise ConfigError(
+            f"schedule.batch: wanted a multiple of the number of processes, got {schedule.batch} for {world}; "
+            f"set schedule.batch={math.ceil(schedule.batch / world) * world}, or start another number of processes"
+        )
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What the curve of a run depends on, by dotted names, in JSON's types."""
+    settings: dict[str, Any] = {}
+    for name, value in json.loads(json.dumps(asdict(config))).items():
+        settings |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in settings.items() if not name.startswith(FREE)}
+
+
 def learning_rate(step: int, schedule: Schedule) -> float:
     """Linear warm-up, then half a cosine down to zero; or the schedule's drops, where it has some."""
     if step < schedule.warm_up:
@@ -132,10 +158,12 @@ class Run:
         """Start a run, or go on where the folder's checkpoint was written.
 
         Raises:
-            ConfigError: the checkpoint is of another network.
+            ConfigError: the checkpoint is of another network or was made with other settings, or the batch has no equal
+                shares for all processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
+        demand_equal_shares(schedule)
         torch.manual_seed(schedule.seed)
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -163,6 +191,7 @@ class Run:
         if written in (None, self._known):
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
+        _refuse_other_settings(path, state.get("settings", {}), settings_of(self.config))
         try:
             self.net.load_state_dict(state["net"])
             self.average.load_state_dict(state["average"])
@@ -182,6 +211,7 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "best": self.best,
+            "settings": settings_of(self.config),
         }
         path = self.folder / "checkpoint.pt"
         _save(state, path)
@@ -353,6 +383,21 @@ class _Tally:
         return self._steps / (time.monotonic() - self._began)
 
 
+def _refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """See that a run goes on as it began; what only one of both knows, as of another release, is not compared.
+
+    Raises:
+        ConfigError: it would not; names what differs.
+    """
+    differing = [name for name in new if name in old and old[name] != new[name]]
+    if differing:
+        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
+        raise ConfigError(
+            f"{path}: a run that was begun with other settings: {told}; set them back, or choose another folder "
+            "(`start` may be this run's best.pt)"
+        )
+
+
 def start_file(start: str) -> Path:
     """The file that a configuration's `start` means: it is the file's path, or a model's name.
 
@@ -412,7 +457,8 @@ def train(config: Config, objective: Objective, folder: Path) -> None:
     """Train to the end, going on from the folder's checkpoint if there is one; under torchrun with all processes.
 
     Raises:
-        ConfigError: the folder's checkpoint is of another network.
+        ConfigError: the folder's checkpoint is of another network or of other settings, or the batch has no equal
+            shares for all processes.
     """
     _, world = rank_and_world()
     set_up_device()
@@ -434,11 +480,12 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
         out: folder of the run; a checkpoint in it is gone on from.
         overrides: `key.key=value` settings that go before the file's.
     Raises:
-        ConfigError: a setting is unknown or cannot work, something that the network builds on is not there, or
-            another process trains in `out`, which is told before the data is read.
+        ConfigError: a setting is unknown, cannot work or is another than that of the checkpoint, something that the
+            network builds on is not there, or another process trains in `out`, which is told before the data is read.
         SourceError: a folder of data is missing or broken.
     """
     config = load(config_path, overrides)
+    demand_equal_shares(config.schedule)  # before the data is read
     with _alone_in(out):
         objective = open_objective(config, data, out)
     train(config, objective, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...pipeline.hindsight import look_back
 from ...pipeline.open import Choices, Engines
 from ...pipeline.sidecar import identify_models
 from ...pipeline.sinks import atomic_write_text
@@ -21,7 +20,7 @@ from ...pipeline.sources import open_source
 from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
-from ...tracker.types import Float32, Float64, Int64, Result
+from ...tracker.types import Float32, Float64, Int64
 from .locate import Boxes, InGivenBox, overlapping
 from .video_benchmark import AnnotatedVideo, read_annotation
 
@@ -133,7 +132,7 @@ def _follow(
         if how.boxes == "gt":
             yield from _in_given_boxes(video, engines, source, advanced)
             return
-        with closing(_tracked(how.choices, engines, source)) as results:
+        with closing(engines.track(source)) as results:  # as `facetrack batch` does
             for result in results:
                 number = result.frame.index + 1
                 if number in video.annotations:
@@ -141,12 +140,6 @@ def _follow(
                     face = overlapping(result.faces, truth)
                     yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
                 advanced()
-
-
-def _tracked(choices: Choices, engines: Engines, source: Any) -> Generator[Result, None, None]:
-    """The pipeline of `facetrack batch`."""
-    with closing(engines.pipeline(choices).run(source)) as results:
-        yield from look_back(results) if choices.smooth == "rts" else results
 
 
 def _in_given_boxes(

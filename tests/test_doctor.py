@@ -1,0 +1,79 @@
+"""What `facetrack doctor` says where something is odd, without looking at all the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fakes_pipeline import PaintedEngines, painted_card
+
+from facetrack.engines import card as cards
+from facetrack.engines.card_text import write_card
+from facetrack.pipeline import doctor
+from facetrack.pipeline.check import Check
+from facetrack.pipeline.doctor import REINSTALL, examine
+
+OURS, CONTRIB = "opencv-python-headless", "opencv-contrib-python"
+
+
+def check_of(subject: str) -> Check:
+    """The first finding about it; nothing is looked at after that."""
+    return next(check for check in examine(PaintedEngines()) if check.subject == subject)
+
+
+def installed(*packages: str) -> Callable[[str], str | None]:
+    """A machine on which all that is not OpenCV is installed, and of OpenCV just these packages."""
+    return lambda package: "4.11" if package in packages or package not in doctor.OPENCV else None
+
+
+def test_memory_that_is_not_known_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"processor": "abacus", "cores": 2, "memory_gb": None, "system": "wood"}
+    monkeypatch.setattr(doctor, "describe_machine", lambda: machine)
+    assert check_of("machine").detail == "abacus, 2 cores, memory unknown, wood"
+
+
+@pytest.mark.parametrize(
+    ("packages", "status"), [((OURS,), "ok"), ((CONTRIB,), "ok"), ((OURS, CONTRIB), "absent"), ((), "ok")]
+)
+def test_whoever_brings_opencv_it_is_not_broken_as_long_as_it_works(
+    packages: tuple[str, ...], status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "version_of", installed(*packages))
+    check = check_of("opencv")
+    assert check.status == status
+    assert all(f"{package} 4.11" in check.detail for package in packages)
+
+
+@pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])
+def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "version_of", installed(*packages))
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    check = check_of("opencv")
+    assert (check.status, check.remedy[:13]) == ("failed", "pip uninstall")
+    assert "ModuleNotFoundError" in check.detail
+
+
+def test_a_broken_card_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    (tmp_path / "cards").mkdir()
+    (tmp_path / "cards" / "rock.toml").write_text("name = ", encoding="utf-8")
+    check = check_of("rock")
+    assert check.status == "failed"
+    assert check.detail.startswith(f"{tmp_path / 'cards' / 'rock.toml'}: not a usable model card")
+    assert check_of("gv-mobilenetv3-68").status == "ok"
+
+
+def test_weights_that_are_not_those_of_the_card_come_anew_from_where_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the package from its checkout, for no registry has it; those of the user's own from nowhere."""
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(cards, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(doctor, "SHIPPED", tmp_path / "package")
+    for name, place in (("rock", "package"), ("pebble", "home")):
+        write_card(painted_card(name), tmp_path / place)
+    assert check_of("rock").remedy == REINSTALL
+    assert "--no-deps ." in REINSTALL
+    assert "remove its card" in check_of("pebble").remedy
