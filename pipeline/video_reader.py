@@ -159,7 +159,7 @@ class MediaClock:
 
     A stamp is judged by those before it. One that falls no further back than behind the newest is a glitch, or out of
     order: the clock waits until it is caught up with. One that falls to the second newest, or further, is of a new
-    clock, which goes on a period after the last time.
+    clock, which goes on a period after the last time, unless the next one is of the old clock again.
 
     AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
     decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
@@ -189,26 +189,30 @@ class MediaClock:
 
         Args:
             picture: the next one.
-            following: gives the one after it, if there is one; asked where the stamp leaps ahead, which is the truth
-                unless the stamp after it is nearer to the one before.
+            following: gives the one after it, if there is one; asked where the stamp leaps ahead or falls back, which
+                counts unless the stamp after it is nearer to the one before.
         """
         stamp = self._stamp(picture)
         if self._last_s is None:
             self._last_s = self._first(stamp)
         else:
-            wild = stamp is not None and self._leaps(stamp) and self._is_taken_back(stamp, following())
+            wild = stamp is not None and self._is_doubtful(stamp) and self._is_taken_back(stamp, following())
             self._last_s = self._next(None if wild else stamp, self._last_s)
         return self._last_s
 
     def _stamp(self, picture: VideoFrame) -> int | None:
         return picture.dts if self._by_decoding else picture.pts
 
-    def _leaps(self, stamp: int) -> bool:
-        return self._newest is not None and stamp - self._newest > LEAP_PERIODS * self._period
+    def _is_doubtful(self, stamp: int) -> bool:
+        """Whether it leaps ahead, or falls so far back that it may be of a new clock."""
+        if self._newest is None:
+            return False
+        return stamp <= self._second or stamp - self._newest > LEAP_PERIODS * self._period
 
     def _is_taken_back(self, stamp: int, following: VideoFrame | None) -> bool:
+        """Whether the stamp after it is nearer to the one before."""
         after = None if following is None else self._stamp(following)
-        return after is not None and self._newest is not None and stamp - after > abs(after - self._newest)
+        return after is not None and self._newest is not None and abs(stamp - after) > abs(after - self._newest)
 
     def _first(self, stamp: int | None) -> float:
         if stamp is None:

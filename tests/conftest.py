@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def as_talkative_as_before() -> Iterator[None]:
+    """A command that was told -v or -q leaves the log's level for the tests after it as it found it."""
+    log = logging.getLogger("facetrack")
+    level = log.level
+    yield
+    log.setLevel(level)
