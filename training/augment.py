@@ -231,17 +231,18 @@ def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
         y1, x1, y2, x2 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
         if y2 - y1 < 2 or x2 - x1 < 2:
             continue
-        filling = _filling((y2 - y1, x2 - x1), patches, rng)
+        filled = filling((y2 - y1, x2 - x1), patches, rng)
         if rng.random() < 0.5:
-            bgr[y1:y2, x1:x2] = filling
+            bgr[y1:y2, x1:x2] = filled
         else:
             mask = np.zeros((y2 - y1, x2 - x1), np.uint8)
             cv2.ellipse(mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1)
-            np.copyto(bgr[y1:y2, x1:x2], filling, where=mask[..., None].astype(bool))
+            np.copyto(bgr[y1:y2, x1:x2], filled, where=mask[..., None].astype(bool))
     return bgr
 
 
-def _filling(size: tuple[int, int], patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+def filling(size: tuple[int, ...], patches: list[UInt8], rng: np.random.Generator) -> UInt8:
+    """What an occluder of (h, w) pixels looks like: one colour, noise, or a piece of another picture."""
     kind = rng.random()
     if kind < 0.3 or not patches:
         return np.broadcast_to(rng.integers(0, 256, 3, np.uint8), (*size, 3)).copy()

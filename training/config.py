@@ -131,6 +131,7 @@ class Discs:
         positives: share of the pictures that show a face.
         hard_share: share of the negative pictures that come from mined false alarms, once there are any.
         people: "folder/name" of pictures among the negatives that show people; they are left out.
+        covered, veiled, cut: shares of the disturbed pictures that are spoilt as `detection.hidden` says.
     """
 
     face_px: tuple[float, float] = (14.0, 32.0)
@@ -142,6 +143,9 @@ class Discs:
     positives: float = 0.5
     hard_share: float = 0.5
     people: tuple[str, ...] = ()
+    covered: float = 0.0
+    veiled: float = 0.0
+    cut: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

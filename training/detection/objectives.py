@@ -25,6 +25,7 @@ from ..datasets import IMAGE_SUFFIXES, Sample, read_faces, read_images
 from ..turned import TURNED
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
+from .hidden import cover, cut, veil
 
 Picture = tuple[UInt8, UInt8]
 Item = tuple[UInt8, UInt8, np.bool_]
@@ -139,11 +140,31 @@ class Windows:
         """Draw at twice the size, spoil the picture there, halve it: cameras blur before we shrink."""
         background = self.patches[int(rng.integers(len(self.patches)))]
         bgr = crop_over_background(chip.bgr, doubled(transform), background, rng)
-        if disturbed:
-            bgr = disturb(bgr, self.patches, rng, self.config.disturbances)
         size = transform.size[0]
+        maps = draw_targets(chip, transform, size, self.config.discs)
+        if disturbed:
+            bgr, maps = self._disturbed(chip, doubled(transform), bgr, maps, rng)
         small = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA)
-        return np.asarray(small, np.uint8), draw_targets(chip, transform, size, self.config.discs)
+        return np.asarray(small, np.uint8), maps
+
+    def _disturbed(
+        self, chip: Chip, transform: CropTransform, bgr: UInt8, maps: UInt8, rng: np.random.Generator
+    ) -> Picture:
+        """Spoil what a transform shows of a chip, and hide its faces as often as configured.
+
+        What is configured never to happen draws nothing.
+        """
+        discs, faces = self.config.discs, len(chip.boxes)
+        if discs.covered and faces and rng.random() < discs.covered:
+            eyes, mouths = transform.to_crop(chip.points[:, :2]), transform.to_crop(chip.mouths)
+            bgr = cover(bgr, eyes, mouths, self.patches, rng)
+        bgr = disturb(bgr, self.patches, rng, self.config.disturbances)
+        if discs.veiled and rng.random() < discs.veiled:
+            bgr = veil(bgr, rng)
+        if discs.cut and faces and rng.random() < discs.cut:  # the last, for nothing spoils a frame
+            centre, side = transform.to_crop(chip.boxes[0, :2]), chip.boxes[0, 2] * transform.scale
+            bgr, maps = cut(bgr, maps, np.array([*centre, side], np.float32), rng)
+        return bgr, maps
 
 
 class BackboneDetection:
