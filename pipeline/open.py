@@ -35,7 +35,6 @@ from .sources import Decoder, Source
 
 log = logging.getLogger(__name__)
 
-PROPOSED = 0.1  # least chance of a face that is shown to the aligner, which knows better: hidden mouths, half faces
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 DETECTOR, WITNESS = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
@@ -132,7 +131,7 @@ class Engines:
             ValueError: it is no such array.
         """
         picture = _checked_picture(bgr)
-        (result,) = self.pipeline_for_pictures(self.choices).serial([Frame(0, 0.0, time.monotonic(), picture)])
+        (result,) = self.pipeline_for_pictures(self.choices).serial([Frame(0, 0.0, time.perf_counter(), picture)])
         return result.faces
 
     def pipeline(self, choices: Choices) -> Pipeline:
@@ -229,9 +228,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 rts.warm_up()
             net, scan, refine, *others = (load.result() for load in loading)
             aligner, witness = Aligner(align_card, net), None
-            detector = Detector(
-                detect_card, scan, refine, DetectorSettings(min_face=choices.min_face, threshold=PROPOSED)
-            )
+            detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
             cards: tuple[ModelCard, ...] = align_card, detect_card
             if others:
                 witness, cards = Aligner(witness_card, *others), (*cards, witness_card)

@@ -26,7 +26,7 @@ from ..tracker.appearance import describe_appearance
 from ..tracker.geometry import bounding_box, box_of_five, longer_side, rotated_box
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
-from ..tracker.tracks import TrackBook, TrackSettings
+from ..tracker.tracks import SURE, TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight
@@ -120,23 +120,32 @@ class AlignStage:
         if job.proposals is None and book.wants_detection:
             job.proposals = self._search(frame.bgr, book.missing)
         if job.proposals is not None:
-            self._admit(frame, job.proposals)
-            if not book.live:
-                for proposals in self._search.harder(frame.bgr):
-                    self._admit(frame, proposals)
-                    if book.live:
-                        break
+            found = self._found(frame.bgr, job.proposals)
+            if not book.live and not _any_sure(found):
+                found = self._harder(frame.bgr, found)
+            for face in sorted(found, key=lambda face: -face.confidence):
+                book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
         job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
 
-    def _admit(self, frame: Frame, proposals: Proposals) -> None:
-        """Align what was found beside the known faces, twice: the second crop follows the first landmarks."""
+    def _harder(self, bgr: UInt8, found: list[Landmarks]) -> list[Landmarks]:
+        """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.
+
+        Upright, a face that lies may be taken for another one.
+        """
+        for proposals in self._search.harder(bgr):
+            found = found + self._found(bgr, proposals)
+            if _any_sure(found):
+                break
+        return found
+
+    def _found(self, bgr: UInt8, proposals: Proposals) -> list[Landmarks]:
+        """Align what was proposed beside the known faces, twice: the second crop follows the first landmarks."""
         chosen = self.book.unclaimed(proposals.boxes)
         crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
-        rough = self.aligner.align(frame.bgr, crops)
+        rough = self.aligner.align(bgr, crops)
         likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
-        sure = self.aligner.align(frame.bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
-        for face in sorted(self._witnessed(frame.bgr, sure), key=lambda face: -face.presence):
-            self.book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
+        sure = self.aligner.align(bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
+        return self._witnessed(bgr, sure)
 
     def _witnessed(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
         """The faces, none of them more likely to be one than the witness finds."""
@@ -155,6 +164,10 @@ class AlignStage:
         return describe_appearance(
             np.asarray(cv2.warpAffine(bgr, matrix, (APPEARANCE_SIDE, APPEARANCE_SIDE)), np.uint8)
         )
+
+
+def _any_sure(faces: Iterable[Landmarks]) -> bool:
+    return any(face.confidence >= SURE for face in faces)
 
 
 class SmoothStage:

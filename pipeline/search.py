@@ -14,9 +14,8 @@ from ..tracker.types import Float32, Proposals, UInt8
 SMALL_EVERY = 4  # searches
 EQUALISED = 0
 # Upright with more contrast, and quarters of a circle: a face on either side is likelier than one upside down.
-FIRST, LATER = (EQUALISED, 1, 3, 2), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
+FIRST, LATER = (1, 3, 2, EQUALISED), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
 CLIP, TILES = 4.0, 4  # of the equalisation
-LIKELY = 0.5  # least chance of a face that shows there alone: more contrast makes textures look like faces, too
 
 
 class FaceDetector(Protocol):
@@ -59,7 +58,7 @@ class Search:
         return found
 
     def harder(self, bgr: UInt8) -> Iterator[Proposals]:
-        """Search a picture (H, W, 3) in which nobody was found for faces that are hard to see, that lie or hang.
+        """Search a picture (H, W, 3) in which nobody was surely found for faces that are hard to see, that lie or hang.
 
         The detector was trained on well-lit pictures and knows faces turned by up to 55 degrees to either side. The
         first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the caller has
@@ -73,12 +72,9 @@ class Search:
             yield self._in(LATER[(times // SMALL_EVERY - 1) % len(LATER)], bgr, small=False)
 
     def _in(self, way: int, bgr: UInt8, *, small: bool) -> Proposals:
-        return self._equalised(bgr, small=small) if way == EQUALISED else self._turned(way, bgr, small=small)
-
-    def _equalised(self, bgr: UInt8, *, small: bool) -> Proposals:
-        found = self._detector.detect(equalised(bgr), small=small)
-        likely = found.scores >= LIKELY
-        return Proposals(found.boxes[likely], found.scores[likely], found.points[likely])
+        if way == EQUALISED:
+            return self._detector.detect(equalised(bgr), small=small)
+        return self._turned(way, bgr, small=small)
 
     def _turned(self, quarters: int, bgr: UInt8, *, small: bool) -> Proposals:
         turn = CropTransform.quarter_turns(quarters, bgr.shape[:2])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -286,6 +286,25 @@ def test_a_face_that_lies_is_found_in_the_first_frame_and_tracked_without_furthe
     assert [[face.track for face in result.faces] for result in results] == [[0]] * 9
     assert detector.searched[0] == 0
     assert len(detector.searched) == 2  # one direction was enough
+
+
+class Doubter(Surveyor):
+    """An aligner that is not sure of the first face it is shown, twice as every new one is."""
+
+    shown = 0
+
+    def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
+        found = super().align(bgr, crops)
+        self.shown += len(found)
+        return [replace(face, confidence=0.5) for face in found] if self.shown <= 2 else found
+
+
+def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_the_surer_face_is_taken() -> None:
+    detector = Watchman()
+    results = list(make(detector, Doubter(), PipelineSettings(detect_every=100)).run(frames(3)))
+    assert [[face.track for face in result.faces] for result in results] == [[0]] * 3
+    assert results[0].faces[0].confidence == pytest.approx(0.9)
+    assert len(detector.searched) == 2  # upright, and one direction was enough
 
 
 def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped() -> None:
