@@ -121,7 +121,7 @@ class AlignStage:
             job.proposals = self._search(frame.bgr, book.missing)
         if job.proposals is not None:
             found = self._found(frame.bgr, job.proposals)
-            if not book.live and not _any_sure(found):
+            if not book.live and not self._is_any_sure(found):
                 found = self._harder(frame.bgr, found)
             for face in sorted(found, key=lambda face: -face.confidence):
                 book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
@@ -134,9 +134,13 @@ class AlignStage:
         """
         for proposals in self._search.harder(bgr):
             found = found + self._found(bgr, proposals)
-            if _any_sure(found):
+            if self._is_any_sure(found):
                 break
         return found
+
+    def _is_any_sure(self, faces: list[Landmarks]) -> bool:
+        birth = self.book.settings.birth
+        return any(face.presence >= birth and face.confidence >= SURE for face in faces)
 
     def _found(self, bgr: UInt8, proposals: Proposals) -> list[Landmarks]:
         """Align what was proposed beside the known faces, twice: the second crop follows the first landmarks."""
@@ -164,10 +168,6 @@ class AlignStage:
         return describe_appearance(
             np.asarray(cv2.warpAffine(bgr, matrix, (APPEARANCE_SIDE, APPEARANCE_SIDE)), np.uint8)
         )
-
-
-def _any_sure(faces: Iterable[Landmarks]) -> bool:
-    return any(face.confidence >= SURE for face in faces)
 
 
 class SmoothStage:

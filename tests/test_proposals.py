@@ -224,3 +224,10 @@ def test_the_mean_face_is_fitted_to_the_points_that_are_known():
     assert centre == pytest.approx((7, 9), abs=1e-3)
     assert side == pytest.approx(40, rel=1e-5)
     assert roll == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("side", "stays"), [(20.0, [0]), (29.0, [0]), (31.0, [0, 1]), (60.0, [0, 1])])
+def test_a_face_that_is_much_larger_than_a_better_one_inside_it_stays(side: float, stays: list[int]) -> None:
+    centre, sides = np.float32([[50, 50], [52, 51]]), np.float32([20, side])
+    assert suppress(centre, sides, np.float32([0.99, 0.98])).tolist() == stays
+    assert suppress(centre, sides, np.float32([0.98, 0.99])).tolist() == [1]  # the better one of both covers the other

@@ -30,6 +30,7 @@ VIEWS = np.array(
     [_FRONTAL, _HALF_TURN, _mirrored(_HALF_TURN), _FULL_TURN, _mirrored(_FULL_TURN)], np.float64
 )  # 5 views, 5 points, xy
 HALF_EXTENT = np.array([[0.5, 0.462], [0.5, 0.485], [0.5, 0.485], [0.5, 0.486], [0.5, 0.486]])  # of each view's box
+LARGER = 1.5  # by so much a face is too large to be another look at the one that it is laid over
 SMALLEST, LARGEST, STEEPEST, REACH, RESIDUAL, FEWEST = range(6)  # in the limits of `_agree`
 HEIGHTS, POINTS, COLUMNS = 5, 10, 20  # in its rows: after centre, side, roll and residual come heights, then points
 
@@ -307,7 +308,7 @@ def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.
     """Non-maximum suppression of faces of any size.
 
     A face goes if a better one covers more than `overlap` of the smaller of the two squares: parts of a face must
-    not survive inside it.
+    not survive inside it. Only one that is larger by more than `LARGER` stays: what is inside may be but a part of it.
 
     Returns:
         Numbers of the faces that stay, best first.
@@ -329,7 +330,7 @@ def _suppress(centre: Float64, side: Float64, overlap: float) -> Int64:
             smaller = min(side[i], side[j])
             w = min(reach - abs(centre[i, 0] - centre[j, 0]), smaller)
             h = min(reach - abs(centre[i, 1] - centre[j, 1]), smaller)
-            if w > 0 and h > 0 and w * h > overlap * smaller * smaller:
+            if w > 0 and h > 0 and w * h > overlap * smaller * smaller and side[i] <= LARGER * side[j]:
                 free = False
                 break
         if free:
