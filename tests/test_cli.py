@@ -365,8 +365,12 @@ def slow_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("videos") / "slow.mp4", [source.picture(0)] * 150, recipe)
 
 
+COMPILED = os.environ["NUMBA_CACHE_DIR"]  # by `import facetrack`, or by whoever runs the tests
 PROGRAM = """
+import signal
 import sys
+for name in ("SIGTERM", "SIGHUP"):  # the tests may run under nohup, where a hang-up stays ignored
+    signal.signal(getattr(signal, name), signal.SIG_DFL)
 from fakes_pipeline import PaintedEngines
 from facetrack.cli import main
 sys.exit(main(sys.argv[1:], PaintedEngines()))
@@ -378,7 +382,7 @@ sys.exit(main(sys.argv[1:], PaintedEngines()))
 def test_a_signal_to_end_is_a_good_end_of_a_live_table(
     name: str, code: int, slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("NUMBA_CACHE_DIR")  # what is compiled already
+    monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     words = ("live", "--camera", str(slow_video), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE) as live:
