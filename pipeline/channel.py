@@ -55,9 +55,11 @@ class Channel(Generic[T]):
         self._error: BaseException | None = None
         self._abandoned = False
         self._dropped = 0
-        lock = threading.Lock()
-        self._readable = threading.Condition(lock)  # an item has come, or the end
-        self._writable = threading.Condition(lock)  # a place is free, or the consumer has gone
+        # Entered by itself, not through a condition: a signal may interrupt a condition between taking its lock and the
+        # block that gives it back, and everybody would wait for ever.
+        self._lock = threading.Lock()
+        self._readable = threading.Condition(self._lock)  # an item has come, or the end
+        self._writable = threading.Condition(self._lock)  # a place is free, or the consumer has gone
 
     @property
     def dropped(self) -> int:
@@ -75,7 +77,7 @@ class Channel(Generic[T]):
             Abandoned: the consumer has gone, before or during the wait.
             RuntimeError: the channel has been ended.
         """
-        with self._writable:
+        with self._lock:
             while not self._drops and len(self._items) >= self._capacity and not self._closed:
                 self._writable.wait()
             if self._abandoned:
@@ -99,7 +101,7 @@ class Channel(Generic[T]):
             TimeoutError: nothing came in time.
             BaseException: the error that the channel was ended with, once the items before it are taken.
         """
-        with self._readable:
+        with self._lock:
             if not self._readable.wait_for(lambda: self._items or self._closed, timeout_s):
                 raise TimeoutError(f"Channel: nothing came in {timeout_s} s")
             if self._items:
@@ -112,7 +114,7 @@ class Channel(Generic[T]):
 
     def end(self, error: BaseException | None = None) -> None:
         """Say that nothing more will come, and why if it is an error; only the first call counts."""
-        with self._readable:
+        with self._lock:
             if self._ended:
                 return
             self._ended = True
@@ -121,7 +123,7 @@ class Channel(Generic[T]):
 
     def abandon(self) -> None:
         """Say that nobody takes items any more: waiting producers stop, what is left is thrown away."""
-        with self._readable:
+        with self._lock:
             self._abandoned = True
             self._items.clear()
             self._wake_all()

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 
 import cv2
 import numpy as np
@@ -43,6 +44,7 @@ IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
 Stage = Callable[["Job"], None]
+Permits = SimpleQueue[None]  # a semaphore that no signal can interrupt half-way
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +262,7 @@ class Pipeline:
             stage and frame.
         """
         capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
-        permits = threading.Semaphore(FRAMES_IN_FLIGHT) if live else None
+        permits = _permits(FRAMES_IN_FLIGHT) if live else None
         self._captured = capture
         links = [capture]
         threads = [_thread("capture", _capture, frames, capture)]
@@ -276,12 +278,12 @@ class Pipeline:
             for job in _arrivals(links[-1], idle):
                 yield _result(job)
                 if permits is not None:
-                    permits.release()
+                    permits.put(None)
         finally:
             for link in links:
                 link.abandon()
             if permits is not None:
-                permits.release()  # the detect stage may be waiting for it
+                permits.put(None)  # the detect stage may be waiting for it
             _join(threads)
 
 
@@ -291,6 +293,13 @@ class _Fault(Exception):  # noqa: N818 - not raised to anybody: a parcel for an 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
         self.error = error
+
+
+def _permits(count: int) -> Permits:
+    permits: Permits = SimpleQueue()
+    for _ in range(count):
+        permits.put(None)
+    return permits
 
 
 def _thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
@@ -352,9 +361,7 @@ def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
         outbox.end()
 
 
-def _stage(
-    name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: threading.Semaphore | None, known: int
-) -> None:
+def _stage(name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: Permits | None, known: int) -> None:
     try:
         with inbox:
             for job in _foreseen(_permitted(inbox, gate), known):
@@ -370,12 +377,12 @@ def _stage(
         outbox.end()
 
 
-def _permitted(inbox: Channel[Job], gate: threading.Semaphore | None) -> Iterator[Job]:
+def _permitted(inbox: Channel[Job], gate: Permits | None) -> Iterator[Job]:
     """The inbox's jobs, each taken only when the gate lets another frame in."""
     with suppress(Ended):
         while True:
             if gate is not None:
-                gate.acquire()
+                gate.get()
             yield inbox.get()
 
 
