@@ -60,10 +60,10 @@ class Search:
     def harder(self, bgr: UInt8) -> Iterator[Proposals]:
         """Search a picture (H, W, 3) in which nobody was surely found for faces that are hard to see, that lie or hang.
 
-        The detector was trained on well-lit pictures and knows faces turned by up to 55 degrees to either side. The
-        first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the caller has
-        seen enough; later, as videos often show nobody at all, every `SMALL_EVERY`th time in one of `LATER` and not for
-        the smallest faces.
+        Fog, the dark and coloured light hide faces from the detector, and it knows those turned by up to 55 degrees to
+        either side. The first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the
+        caller has seen enough; later, as videos often show nobody at all, every `SMALL_EVERY`th time in one of `LATER`
+        and not for the smallest faces.
         """
         times, self._fruitless = self._fruitless, self._fruitless + 1
         if not times:

@@ -460,6 +460,12 @@ def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
         assert (similarity(book.live[0].appearance, look(1)) < 0.999) == learns
 
 
+def test_no_more_faces_are_taken_in_than_fit_however_often_it_is_searched() -> None:
+    book = TrackBook(TrackSettings(most_faces=2))
+    taken = [book.admit(0.0, face(100 + 200 * number), look(number)) is not None for number in range(3)]
+    assert taken == [True, True, False]
+
+
 @pytest.mark.parametrize("rate", [30, 5, 4, 2])
 def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
     book, other_day = book_of(1), between(look(1), look(5), 0.9)

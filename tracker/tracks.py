@@ -314,10 +314,11 @@ class TrackBook:
         """Take in a face found by detection: a coasting or remembered one under its number, else a new one.
 
         Returns:
-            The track, or None if the face is too uncertain or is already followed.
+            The track, or None if the face is too uncertain, is already followed or is one too many.
         """
         box = bounding_box(landmarks.xy)
-        if not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
+        full = sum(track.measured for track in self.live) >= self.settings.most_faces
+        if full or not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
             return None
         track = self._returning(time_s, box, look)
         if track is None and self._waits(time_s, box, look):
