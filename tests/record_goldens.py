@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 
 from facetrack.engines.aligner import Aligner
-from facetrack.engines.backend import open_backend
 from facetrack.engines.card import SHIPPED, ModelCard, Weights, read_card
 from facetrack.engines.detector import Detector
 from facetrack.engines.onnx_backend import OnnxBackend
@@ -82,16 +81,19 @@ def tight_answer(card: ModelCard, name: str, weights: Weights) -> Float32:
 
 
 def loose_answer(card: ModelCard) -> Float32:
-    """(N, 2) landmarks in the portrait's pixels: its JPEG decoded, the face detected, aligned, and aligned again."""
+    """(N, 2) landmarks in the portrait's pixels: its JPEG decoded, the face detected, aligned, and aligned again.
+
+    By the cards' own files: which CPUs would take the ones in 8 bits differs from machine to machine.
+    """
     detector_card = next(c for c in shipped_cards() if c.task == "detect")
-    scan, refine = (open_backend(detector_card.weights[role], "onnx") for role in ("scan", "refine"))
+    scan, refine = (OnnxBackend(detector_card.weights[role]) for role in ("scan", "refine"))
     detector = Detector(detector_card, scan, refine)
     five: Float32 = detector.detect(portrait()).points[0]
     for backend in (scan, refine):
         backend.close()
     if card.task == "detect":
         return five
-    aligner = Aligner(card, open_backend(card.weights["net"], "onnx"))
+    aligner = Aligner(card, OnnxBackend(card.weights["net"]))
     first = aligner.align(portrait(), [aligner.crop_around(*box_of_five(five))])[0]
     second = aligner.align(portrait(), [aligner.crop_of_points(first.xy)])[0]
     aligner.backend.close()
