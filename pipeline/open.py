@@ -19,7 +19,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..tracker import proposals, rts, smooth
+from ..tracker import appearance, proposals, rts, smooth
 from ..tracker.errors import ConfigError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
@@ -220,9 +220,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         for load in loading:  # at once: whatever goes wrong from here on, each that was loaded is closed
             opened.callback(_close, load)
         _spare(loader, give_back)  # what the networks' loading and Numba's start have needed
-        _spare(loader, _fill_tables)
         with without_compiler(), without_linear_algebra():
             smooth.warm_up()
+            appearance.warm_up()
             proposals.warm_up()
             if choices.smooth == "rts":
                 rts.warm_up()
@@ -258,11 +258,6 @@ def _tell_failure(done: Future[None]) -> None:
     error = done.exception()
     if isinstance(error, Exception):
         log.warning("while starting: %s", told(error))
-
-
-def _fill_tables() -> None:
-    """Let OpenCV fill its tables for Lab, in which looks are compared: a twelfth of a second, once."""
-    cv2.cvtColor(np.zeros((1, 1, 3), np.uint8), cv2.COLOR_BGR2LAB)
 
 
 def _warm_up(pipeline: Pipeline) -> None:

@@ -19,7 +19,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
-import cv2
 import numpy as np
 
 from ..engines.aligner import Aligner
@@ -39,7 +38,6 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the second must convince
-APPEARANCE_SIDE = 48  # pixels of the picture that tells what a face looks like
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
@@ -163,13 +161,7 @@ class AlignStage:
         return [replace(face, presence=min(face.presence, other.presence)) for face, other in pairs]
 
     def _appearance(self, bgr: UInt8, face: Landmarks) -> Float32:
-        crop = self.aligner.crop_of_points(face.xy)
-        # Sampled, not averaged over the area: `describe_appearance` averages anyway (similarity of both ways 0.99 and
-        # more on every clip), and a large face costs 20 us instead of 150.
-        matrix = crop.matrix * (APPEARANCE_SIDE / crop.size[0])
-        return describe_appearance(
-            np.asarray(cv2.warpAffine(bgr, matrix, (APPEARANCE_SIDE, APPEARANCE_SIDE)), np.uint8)
-        )
+        return describe_appearance(bgr, self.aligner.crop_of_points(face.xy))
 
 
 class SmoothStage:

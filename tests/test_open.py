@@ -79,11 +79,12 @@ def test_what_only_saves_time_may_fail_and_is_told(
 ) -> None:
     doorkeeper = Doorkeeper()
     monkeypatch.setattr(open_module, "open_backend", doorkeeper)
-    monkeypatch.setattr(open_module, "_fill_tables", fail)
+    caller = threading.current_thread()
+    monkeypatch.setattr(open_module, "give_back", lambda: threading.current_thread() is caller or fail())
     with caplog.at_level(logging.WARNING, "facetrack"), open_engines():
         assert len(doorkeeper.inside) == 3
     assert doorkeeper.inside == []
-    assert [record.getMessage() for record in caplog.records] == ["while starting: ValueError: this one is odd"]
+    assert {record.getMessage() for record in caplog.records} == {"while starting: ValueError: this one is odd"}
 
 
 def in_threads(work: Callable[[], object], count: int) -> None:

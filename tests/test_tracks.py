@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.appearance import blended, describe_appearance, known_cells, similarity, similarity_in_part
+from facetrack.tracker.appearance import similarity
 from facetrack.tracker.tracks import EXPECTED, HOLD, SEEK_EVERY, SEEK_S, SURE, WAIT_S, Track, TrackBook, TrackSettings
-from facetrack.tracker.types import Float32, Landmarks, State, UInt8
+from facetrack.tracker.types import Float32, Landmarks, State
 
 RATE = 30.0
 SIZE = 100.0
@@ -577,101 +574,3 @@ def test_a_missing_face_that_comes_in_from_the_edge_has_its_number_at_once() -> 
     back = book.admit(3.0, face(500), hidden(look(2)))
     assert back is not None
     assert back.number == 1
-
-
-# looks
-
-
-def portrait(seed: int) -> UInt8:
-    """Something as smooth and as skin-coloured as a face."""
-    rng = np.random.default_rng(seed)
-    small = rng.normal((110, 130, 165), 35, (5, 5, 3)).clip(0, 255).astype(np.uint8)
-    return np.asarray(cv2.resize(small, (48, 48), interpolation=cv2.INTER_CUBIC), np.uint8)
-
-
-def test_looks_are_unit_vectors() -> None:
-    for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
-        looks = describe_appearance(picture)
-        assert looks.dtype == np.float32
-        assert np.linalg.norm(looks) == pytest.approx(1, abs=1e-3) or not looks.any()
-
-
-def test_looks_stay_the_same_in_other_light_noise_and_framing() -> None:
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        picture = portrait(seed)
-        darker = (picture * 0.7).astype(np.uint8)
-        noisy = (picture + rng.normal(0, 8, picture.shape)).clip(0, 255).astype(np.uint8)
-        shifted = np.roll(picture, 2, axis=1)
-        for changed in (darker, noisy, shifted):
-            assert describe_appearance(picture) @ describe_appearance(changed) > SETTINGS.same_appearance
-
-
-def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
-    similarity = {"colour": [], "grey": []}
-    for seed in range(0, 60, 2):
-        a, b = portrait(seed), portrait(seed + 1)
-        similarity["colour"].append(describe_appearance(a) @ describe_appearance(b))
-        grey_a, grey_b = (np.repeat(p.mean(2, keepdims=True), 3, 2).astype(np.uint8) for p in (a, b))
-        similarity["grey"].append(describe_appearance(grey_a) @ describe_appearance(grey_b))
-    assert np.median(similarity["colour"]) < SETTINGS.other_appearance
-    assert np.median(similarity["grey"]) < SETTINGS.other_appearance
-
-
-def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
-    for seed in range(20):
-        whole, cut = portrait(seed), portrait(seed)
-        cut[:, :18] = 0
-        looks = describe_appearance(cut)
-        assert known_cells(looks).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
-        assert similarity(describe_appearance(whole), looks) > 0.9
-        assert similarity(looks, describe_appearance(whole)) == pytest.approx(
-            similarity(describe_appearance(whole), looks), abs=1e-6
-        )
-
-
-def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> None:
-    left, right = portrait(1), portrait(1)
-    left[:, 24:] = 0
-    right[:, :24] = 0
-    assert similarity(describe_appearance(left), describe_appearance(right)) == 0
-    assert similarity_in_part(describe_appearance(left), describe_appearance(right)) <= 0
-    assert similarity(describe_appearance(np.zeros((48, 48, 3), np.uint8)), describe_appearance(left)) == 0
-
-
-def test_a_cell_that_is_as_light_as_the_mean_is_known() -> None:
-    """So is a face of one grey; only what is black is not."""
-    picture = np.full((48, 48, 3), 128, np.uint8)
-    assert known_cells(describe_appearance(picture)).all()
-    picture[:24], picture[24:, :24] = 90, 166
-    assert known_cells(describe_appearance(picture)).all()
-    picture[:, :12] = 0
-    assert known_cells(describe_appearance(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
-
-
-def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
-    rng = np.random.default_rng(0)
-    for seed in range(20):
-        covered = portrait(seed)
-        covered[:, :16] = rng.integers(20, 120, 3)
-        one, other = describe_appearance(portrait(seed)), describe_appearance(covered)
-        assert similarity_in_part(one, other) > max(similarity(one, other) - 1e-6, 0.8)
-
-
-def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_little() -> None:
-    for seed in range(20):
-        grey = np.repeat(portrait(seed).mean(2, keepdims=True), 3, 2).astype(np.uint8)
-        looks = []
-        for width in range(0, 17, 2):
-            grey[:, :width] = (200, 90, 60)
-            looks.append(describe_appearance(grey))
-        assert min(similarity(a, b) for a, b in pairwise(looks)) > 0.5
-
-
-def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
-    one, other = describe_appearance(portrait(1)), describe_appearance(portrait(2))
-    np.testing.assert_allclose(blended(one, other, 0.0), one, atol=1e-5)
-    np.testing.assert_allclose(blended(one, other, 1.0), other, atol=1e-5)
-    grown = blended(hidden(one), one, 0.0)
-    assert known_cells(grown).all()
-    np.testing.assert_allclose(blended(one, hidden(one), 0.0), one, atol=1e-5)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numba import njit
 
 from .types import Float32, Float64, UInt8, frozen_array
 
@@ -175,11 +176,20 @@ def rotated_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float,
     """
     angle = roll(five)
     cos, sin = math.cos(angle), math.sin(angle)
-    x, y = xy[:, 0].astype(np.float64), xy[:, 1].astype(np.float64)
-    across, down = cos * x + sin * y, cos * y - sin * x  # turned by -angle
-    left, right, top, bottom = float(across.min()), float(across.max()), float(down.min()), float(down.max())
+    left, right, top, bottom = _turned_box(xy, cos, sin)
     cx, cy = (left + right) / 2, (top + bottom) / 2
     return (cos * cx - sin * cy, sin * cx + cos * cy), max(right - left, bottom - top), angle
+
+
+@njit(cache=True)
+def _turned_box(xy: Float32, cos: float, sin: float) -> tuple[float, float, float, float]:
+    """Left, right, top and bottom of points (N, 2) turned by the angle whose cosine and negative sine these are."""
+    left = top = math.inf
+    right = bottom = -math.inf
+    for i in range(len(xy)):
+        across, down = cos * xy[i, 0] + sin * xy[i, 1], cos * xy[i, 1] - sin * xy[i, 0]
+        left, right, top, bottom = min(left, across), max(right, across), min(top, down), max(bottom, down)
+    return left, right, top, bottom
 
 
 # Mean five5 points of 11,354 training faces of all yaws (300-W, InfAnFace, YouTube, each with its mirror picture), from

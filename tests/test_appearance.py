@@ -1,0 +1,161 @@
+"""What a face looks like: the same in other light, another for another face, silent on what is not seen."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from skimage.color import rgb2lab
+
+from facetrack.tracker.appearance import (
+    CHROMA_SPREAD,
+    blended,
+    describe_appearance,
+    known_cells,
+    similarity,
+    similarity_in_part,
+)
+from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.tracks import TrackSettings
+from facetrack.tracker.types import Float32, UInt8
+
+SETTINGS = TrackSettings()
+
+
+def hidden(look: Float32) -> Float32:
+    """The look of a face whose left half is outside the picture."""
+    cells = look.reshape(8, 8, 3).copy()
+    cells[:, :4] = 0
+    return cells.ravel() / np.float32(np.linalg.norm(cells))
+
+
+def portrait(seed: int) -> UInt8:
+    """Something as smooth and as skin-coloured as a face."""
+    rng = np.random.default_rng(seed)
+    small = rng.normal((110, 130, 165), 35, (5, 5, 3)).clip(0, 255).astype(np.uint8)
+    return np.asarray(cv2.resize(small, (48, 48), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def described(picture: UInt8) -> Float32:
+    """What is told of a picture that is a crop already."""
+    height, width = picture.shape[:2]
+    return describe_appearance(
+        picture, CropTransform.around(((width - 1) / 2, (height - 1) / 2), max(height, width), 96)
+    )
+
+
+def smooth_picture(height: int, width: int) -> UInt8:
+    small = np.random.default_rng(7).integers(30, 230, (5, 6, 3), np.uint8)
+    return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+@pytest.mark.parametrize("colour", [(128, 128, 128), (20, 60, 220), (250, 10, 5), (90, 120, 170), (3, 2, 9)])
+def test_its_colours_are_those_of_scikit_image(colour: tuple[int, int, int]) -> None:
+    """Two colours; the differences of their chromas, in the description's own units, are CIELAB's."""
+    picture = np.full((48, 48, 3), (90, 140, 180), np.uint8)
+    picture[:, :24] = colour
+    lab = rgb2lab(picture[..., ::-1])
+    cells = described(picture).reshape(8, 8, 3)
+    expected, found = (place[0, 0] - place[0, -1] for place in (lab, cells))
+    contrast = abs(expected[0]) / 2 + 1e-3
+    units = np.array([contrast, CHROMA_SPREAD, CHROMA_SPREAD])
+    np.testing.assert_allclose(
+        found / np.linalg.norm(found), expected / units / np.linalg.norm(expected / units), atol=2e-3
+    )
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.6, -2.0])
+@pytest.mark.parametrize("side", [40.0, 90.0, 400.0])
+def test_it_is_that_of_the_pixels_in_the_crop(side: float, angle: float) -> None:
+    """Cut out first by `CropTransform.crop`, or looked at where it is."""
+    picture = smooth_picture(240, 320)
+    crop = CropTransform.around((150.0, 110.0), side, 96, angle=angle)
+    assert similarity(describe_appearance(picture, crop), described(crop.crop(picture))) > 0.995
+
+
+def test_looks_are_unit_vectors() -> None:
+    for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
+        looks = described(picture)
+        assert looks.dtype == np.float32
+        assert np.linalg.norm(looks) == pytest.approx(1, abs=1e-3) or not looks.any()
+
+
+def test_looks_stay_the_same_in_other_light_noise_and_framing() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        picture = portrait(seed)
+        darker = (picture * 0.7).astype(np.uint8)
+        noisy = (picture + rng.normal(0, 8, picture.shape)).clip(0, 255).astype(np.uint8)
+        shifted = np.roll(picture, 2, axis=1)
+        for changed in (darker, noisy, shifted):
+            assert described(picture) @ described(changed) > SETTINGS.same_appearance
+
+
+def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
+    similarity = {"colour": [], "grey": []}
+    for seed in range(0, 60, 2):
+        a, b = portrait(seed), portrait(seed + 1)
+        similarity["colour"].append(described(a) @ described(b))
+        grey_a, grey_b = (np.repeat(p.mean(2, keepdims=True), 3, 2).astype(np.uint8) for p in (a, b))
+        similarity["grey"].append(described(grey_a) @ described(grey_b))
+    assert np.median(similarity["colour"]) < SETTINGS.other_appearance
+    assert np.median(similarity["grey"]) < SETTINGS.other_appearance
+
+
+def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
+    for seed in range(20):
+        whole, cut = portrait(seed), portrait(seed)
+        cut[:, :18] = 0
+        looks = described(cut)
+        assert known_cells(looks).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
+        assert similarity(described(whole), looks) > 0.9
+        assert similarity(looks, described(whole)) == pytest.approx(similarity(described(whole), looks), abs=1e-6)
+
+
+def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> None:
+    left, right = portrait(1), portrait(1)
+    left[:, 24:] = 0
+    right[:, :24] = 0
+    assert similarity(described(left), described(right)) == 0
+    assert similarity_in_part(described(left), described(right)) <= 0
+    assert similarity(described(np.zeros((48, 48, 3), np.uint8)), described(left)) == 0
+
+
+def test_a_cell_that_is_as_light_as_the_mean_is_known() -> None:
+    """So is a face of one grey; only what is black is not."""
+    picture = np.full((48, 48, 3), 128, np.uint8)
+    assert known_cells(described(picture)).all()
+    picture[:24], picture[24:, :24] = 90, 166
+    assert known_cells(described(picture)).all()
+    picture[:, :12] = 0
+    assert known_cells(described(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
+
+
+def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        covered = portrait(seed)
+        covered[:, :16] = rng.integers(20, 120, 3)
+        one, other = described(portrait(seed)), described(covered)
+        assert similarity_in_part(one, other) > max(similarity(one, other) - 1e-6, 0.8)
+
+
+def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_little() -> None:
+    for seed in range(20):
+        grey = np.repeat(portrait(seed).mean(2, keepdims=True), 3, 2).astype(np.uint8)
+        looks = []
+        for width in range(0, 17, 2):
+            grey[:, :width] = (200, 90, 60)
+            looks.append(described(grey))
+        assert min(similarity(a, b) for a, b in pairwise(looks)) > 0.5
+
+
+def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
+    one, other = described(portrait(1)), described(portrait(2))
+    np.testing.assert_allclose(blended(one, other, 0.0), one, atol=1e-5)
+    np.testing.assert_allclose(blended(one, other, 1.0), other, atol=1e-5)
+    grown = blended(hidden(one), one, 0.0)
+    assert known_cells(grown).all()
+    np.testing.assert_allclose(blended(one, hidden(one), 0.0), one, atol=1e-5)
