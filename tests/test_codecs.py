@@ -31,8 +31,8 @@ def reference(vectors: Float32) -> tuple[Float32, Float32]:
         vector = np.nan_to_num(np.maximum(vectors[f, n, :, axis].astype(np.float64), 0.0))
         top = int(vector.argmax())
         height = max(vector[top], LOWEST)
-        if top in (0, CELLS - 1) and height < PEAK:
-            beyond = min(np.sqrt(-2 * np.log(height / PEAK)), FARTHEST) * SIGMA
+        if top in (0, CELLS - 1):
+            beyond = min(np.sqrt(-2 * np.log(min(height / PEAK, 1.0))), FARTHEST) * SIGMA
             place = -beyond if top == 0 else CELLS - 1 + beyond
         else:
             near = np.arange(max(top - REACH, 0), min(top + REACH, CELLS - 1) + 1)
@@ -82,6 +82,15 @@ def test_eq_7_inverts_the_tail_of_a_bell_outside_the_crop(distance: float, end: 
     wanted = min(farthest, floor)
     assert xy[0, 0] == pytest.approx(pixel_of(-wanted if end == "first" else cell + wanted), abs=2e-3)
     assert score[0, 0] == pytest.approx(np.exp(-(wanted**2) / (2 * SIGMA**2)), rel=1e-3)
+
+
+@pytest.mark.parametrize("height", [1.0, 1.2])
+def test_a_whole_bell_on_an_end_cell_is_there_and_not_drawn_inwards(height: float) -> None:
+    """Though half of it lies outside, and be it higher than a network has learnt."""
+    ends = np.array([[[pixel_of(0), pixel_of(CELLS - 1)], [pixel_of(CELLS - 1), pixel_of(0)]]], np.float32)
+    xy, score = decode(height * label(ends))
+    np.testing.assert_allclose(xy, ends, atol=1e-3)
+    np.testing.assert_allclose(score, 1.0, atol=1e-5)
 
 
 @pytest.mark.parametrize("outside_px", [4.0, 9.5, 20.0])

@@ -37,8 +37,8 @@ def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, 
                     if height < vectors[f, n, i, axis] < np.inf:
                         top, height = i, vectors[f, n, i, axis]
                 height = max(height, LOWEST)
-                if (top == 0 or top == cells - 1) and height < peak:
-                    beyond = min(np.sqrt(-2.0 * np.log(height / peak)), FARTHEST) * sigma
+                if top == 0 or top == cells - 1:
+                    beyond = min(np.sqrt(-2.0 * np.log(min(height / peak, 1.0))), FARTHEST) * sigma
                     place = -beyond if top == 0 else cells - 1 + beyond
                 else:
                     weights = moment = 0.0
@@ -56,8 +56,8 @@ def _decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float, 
 def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -> tuple[Float32, Float32]:
     """Place each landmark where its two vectors have their maximum, inside the crop or beyond it.
 
-    Inside, the place is the centroid of the values to the power 1.5 round the maximum. If the maximum is an end cell
-    and lower than a whole bell, the bell stands outside and its distance follows from that height (Eqs. 6 and 7).
+    Inside, the place is the centroid of the values to the power 1.5 round the maximum. If the maximum is an end cell,
+    the bell stands outside, and its distance follows from that height (Eqs. 6 and 7): none for a whole bell's.
 
     Args:
         vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; what is negative or not finite counts as 0.
