@@ -27,6 +27,7 @@ LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer
 DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
 BEHIND = 0.5  # of its box: a face so much covered by another is not found
 CLEARLY = 0.15  # more similarity than another track by so much makes a face its own; less is noise
+FASTEST = 6.0  # of its sides: what a face moves in a second at most
 EXPECTED = 0.25  # similarity of a face that comes out from behind another where one should; half of strangers have less
 CROP = 1.2  # the picture that looks are taken from, over the box
 WAIT_S = 0.5  # how long a face that is half in sight may go without a number, so that it gets the right one
@@ -79,6 +80,7 @@ class Track:
             hidden; None where it is not known.
         behind: it was lost behind another face.
         cut: it was lost because something else altogether was in its place.
+        learnt: it has been plain to see; before that, its looks tell little.
         aimed: (N, 2) the landmarks that the last crop was laid round, if there was one.
     """
 
@@ -93,6 +95,7 @@ class Track:
     mean_velocity: Float32 | None = None
     behind: bool = False
     cut: bool = False
+    learnt: bool = False
     aimed: Float32 | None = None
 
     def aim(self, time_s: float) -> Float32:
@@ -265,8 +268,8 @@ class TrackBook:
                 mean = track.velocity if track.mean_velocity is None else track.mean_velocity
                 track.mean_velocity = mean + np.float32(min(elapsed / DRIFT_S, 1.0)) * (track.velocity - mean)
             # an unusual look is more often an obstacle than a change
-            weight = min(elapsed / LEARN_S, 1.0) * max(claim.similarity, 0.0) ** 2
-            track.appearance = blended(track.appearance, look, weight)
+            weight = min(elapsed / LEARN_S, 1.0) * max(claim.similarity, 0.0) ** 2 if track.learnt else 1.0
+            track.appearance, track.learnt = blended(track.appearance, look, weight), True
         track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, claim.box, time_s
         track.last_appearance, track.behind, track.cut = look, False, False
         self._show(track)
@@ -324,7 +327,8 @@ class TrackBook:
         if track is None and self._waits(time_s, box, look):
             return None
         if track is None:
-            track = Track(self._born, State.NEW, landmarks, box, time_s, look, look)
+            learnt = landmarks.confidence >= SURE
+            track = Track(self._born, State.NEW, landmarks, box, time_s, look, look, learnt=learnt)
             self._born += 1
             self._show(track)
             return track
@@ -351,8 +355,8 @@ class TrackBook:
         """The lost track that this face continues: same looks, and of those the most alike.
 
         Where a face reappears soon where it was lost or where its way led, the place speaks for it and less similarity
-        will do; not so if it was lost to a cut. Elsewhere it must be about as large as it was: what can be seen of a
-        small face is like many a large one.
+        will do; not so if it was lost to a cut. Elsewhere it must be as near and as large as it can be by now (what can
+        be seen of a small face is like many a large one), and like no other known face.
         """
         best, best_score = None, -np.inf
         for track in (*self.live, *self._lost):
@@ -360,12 +364,22 @@ class TrackBook:
                 continue
             alike = similarity_in_part(track.appearance, look)
             near = self._near(track, time_s, box)
-            if not near and not _as_large(track.box, box):
+            if not near and not (self._within_reach(track, time_s, box) and self._is_like_no_other(track, look, alike)):
                 continue
             score = alike + (CLEARLY if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
         return best
+
+    def _within_reach(self, track: Track, time_s: float, box: Float32) -> bool:
+        """Whether a lost face that is known by its looks may be at another place (4,), and of that size, by now."""
+        moved = np.abs((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])).max() / 2
+        farthest = (1 + FASTEST * abs(time_s - track.seen_s)) * max(longer_side(track.box), longer_side(box))
+        return track.learnt and bool(moved <= farthest) and _as_large(track.box, box)
+
+    def _is_like_no_other(self, track: Track, look: Float32, alike: float) -> bool:
+        others = (similarity(other.appearance, look) for other in (*self.live, *self._lost) if other is not track)
+        return alike > max(others, default=-1.0) + CLEARLY
 
     def _needed(self, track: Track, *, near: bool) -> float:
         """Least similarity for a face that may be a lost track's."""
