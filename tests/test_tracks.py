@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from facetrack.tracker.appearance import similarity
-from facetrack.tracker.tracks import EXPECTED, HOLD, SEEK_EVERY, SEEK_S, SURE, WAIT_S, Track, TrackBook, TrackSettings
+from facetrack.tracker.tracks import (
+    EXPECTED,
+    HOLD,
+    SEEK_EVERY,
+    SEEK_S,
+    STEADY,
+    SURE,
+    WAIT_S,
+    Track,
+    TrackBook,
+    TrackSettings,
+)
 from facetrack.tracker.types import Float32, Landmarks, State
 
 RATE = 30.0
@@ -203,6 +214,44 @@ def test_a_face_that_comes_back_elsewhere_is_about_as_large_as_it_was(size: floa
     assert back.number == number
 
 
+@pytest.mark.parametrize(("away_s", "number"), [(1.0, 1), (1.5, 0)])
+def test_a_face_comes_back_no_farther_away_than_it_can_be_by_now(away_s: float, number: int) -> None:
+    """Eight of its sides away."""
+    book = book_of(1)
+    leave(book, away_s)
+    back = book.admit(away_s, face(100 + 8 * SIZE), look(1))
+    assert back is not None
+    assert back.number == number
+
+
+@pytest.mark.parametrize(("confidence", "number"), [(SURE, 0), (SURE - 0.01, 1)])
+def test_only_a_face_that_has_been_plain_to_see_is_known_again_elsewhere(confidence: float, number: int) -> None:
+    book = TrackBook()
+    book.admit(0.0, face(100, confidence=confidence), look(1))
+    leave(book, 1.0)
+    back = book.admit(1.0, face(400), look(1))
+    assert back is not None
+    assert back.number == number
+
+
+def test_looks_that_were_first_seen_poorly_are_those_of_the_first_plain_sight() -> None:
+    book = TrackBook()
+    book.admit(0.0, face(100, confidence=0.3), look(1))
+    plain = between(look(1), look(2), 0.8)
+    book.observe(1 / RATE, [face(100)], [plain])
+    assert similarity(book.live[0].appearance, plain) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:
+    alike = (look(1) + look(2)) / np.float32(np.sqrt(2))
+    for others, number in (((1, 2), 2), ((1, 3), 0)):  # 0.71 like each of the first two
+        book = book_of(*others)
+        leave(book, 1.0)
+        back = book.admit(1.0, face(500), alike)
+        assert back is not None
+        assert back.number == number
+
+
 def test_a_stranger_at_the_old_place_gets_a_new_number() -> None:
     book = book_of(1)
     leave(book, 1.0)
@@ -325,6 +374,17 @@ def test_a_cut_to_no_face_at_all_leaves_no_ghost() -> None:
     book.observe(1 / RATE, [lost(book.live[0])], [look(7)])
     assert states(book) == {}
     assert book.wants_detection
+
+
+@pytest.mark.parametrize(("similarity", "goes_on"), [(STEADY - 0.05, False), (STEADY + 0.05, True)])
+def test_a_face_that_no_longer_looks_as_learnt_ends_with_a_cut_and_not_before(
+    similarity: float, *, goes_on: bool
+) -> None:
+    """Looks change little from one frame to the next."""
+    book = book_of(1)
+    book.live[0].appearance = between(look(1), look(5), SETTINGS.other_appearance)
+    book.observe(1 / RATE, [face(102)], [between(look(1), look(2), similarity)])
+    assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
 def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:

@@ -27,6 +27,7 @@ LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer
 DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
 BEHIND = 0.5  # of its box: a face so much covered by another is not found
 CLEARLY = 0.15  # more similarity than another track by so much makes a face its own; less is noise
+STEADY = 0.6  # least similarity of one face's looks in two successive frames: 0.66 and more on clips, 0.46 at a cut
 FASTEST = 6.0  # of its sides: what a face moves in a second at most
 EXPECTED = 0.25  # similarity of a face that comes out from behind another where one should; half of strangers have less
 CROP = 1.2  # the picture that looks are taken from, over the box
@@ -251,7 +252,7 @@ class TrackBook:
         if claim.similarity >= limit:
             return False
         if claim.track.measured:
-            return similarity(claim.track.last_appearance, claim.look) < limit
+            return similarity(claim.track.last_appearance, claim.look) < STEADY
         return similarity_in_part(claim.track.appearance, claim.look) < limit
 
     def _take(self, claim: _Claim, time_s: float) -> None:
@@ -280,8 +281,8 @@ class TrackBook:
     def _release(self, claim: _Claim, time_s: float) -> None:
         """Let a lost track coast, or take it off the picture: its time is up, or something else is in its place."""
         track = claim.track
-        was_measured, track.state = track.measured, State.COASTING
-        follower, unlike = self._follower(track.box), self._unlike(claim)
+        was_measured, unlike = track.measured, self._unlike(claim)
+        follower, track.state = self._follower(track.box), State.COASTING
         track.behind = track.behind or self._beside(track.box)
         track.cut = track.cut or (was_measured and unlike and not track.behind)
         if follower is None and not unlike and abs(time_s - track.seen_s) <= self.settings.coast_s:
