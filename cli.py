@@ -1,7 +1,9 @@
 """The command line: words -> one call -> exit code.
 
-0 done, 1 an error in one line, 2 bad usage, 3 some files of a batch failed and the others are done, 130 Ctrl-C. SIGTERM
-and SIGHUP end a command as Ctrl-C does, with 143 and 129; where SIGHUP is ignored (nohup), it stays so.
+0 done; 1 an error in one line, such as an input that is missing or an output that is there; 2 bad usage: words that the
+program does not know, or an option's value that cannot be; 3 a part of a batch failed, of a folder or of a recording,
+and the rest is done; 130 Ctrl-C. SIGTERM and SIGHUP end a command as Ctrl-C does, with 143 and 129; where SIGHUP is
+ignored (nohup), it stays so.
 Data goes to stdout, talk to stderr. Each command stands in `commands.py` of the layer that does its work.
 """
 
@@ -15,23 +17,28 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import click
+INTERRUPTED = 130
 
-from . import __version__
-from .calibration.commands import calibrate, export
-from .pipeline.commands import batch, bench, doctor, live
-from .pipeline.talk import Talk, log, say
-from .tracker.errors import FacetrackError
-from .training.commands import evaluate, models, probe, train
+try:
+    import click
+
+    from . import __version__
+    from .calibration.commands import calibrate, export
+    from .pipeline.commands import batch, bench, doctor, live
+    from .pipeline.talk import Talk, log, say
+    from .tracker.errors import FacetrackError
+    from .training.commands import evaluate, models, probe, train
+except KeyboardInterrupt:  # nothing has begun: no traceback
+    sys.exit(INTERRUPTED)
 
 if TYPE_CHECKING:
     from .pipeline.open import Choices, Engines, OpenEngines
 
 COMMANDS = (live, batch, evaluate, export, models, doctor, bench, train, calibrate, probe)
-INTERRUPTED = 130
 
 
 class _Commands(click.Group):
@@ -45,6 +52,15 @@ class _Commands(click.Group):
                 raise click.UsageError(f"options go behind the command: facetrack {command} ... {args[0]}", ctx)
             args = ["live", *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; after Ctrl-C end the line in which a terminal shows ^C, and no other."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            if sys.stderr.isatty():
+                say("")
+            raise click.Abort from interrupt
 
 
 @click.group(cls=_Commands, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +88,7 @@ def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _To
         code = _commands.main(arguments, prog_name="facetrack", standalone_mode=False, obj=engines)
     except click.ClickException as error:
         error.show()
+        _hint_at_dashes(error, sys.argv[1:] if arguments is None else arguments)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return told_to_end.exit_code
@@ -84,6 +101,13 @@ def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _To
             raise
         return _fail(error, f"{error.filename or 'a file'}: cannot be read or written: {error.strerror}")
     return code or 0
+
+
+def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> None:
+    """Say how to name a file that was taken for an option."""
+    files = [word for word in arguments if word.startswith("-") and Path(word).exists()]
+    if files and isinstance(error, click.NoSuchOption):
+        say(f"Write ./{files[0]} for the file of that name, or -- before it.")
 
 
 class _ToldToEnd:

@@ -19,7 +19,7 @@ from facetrack.engines.backend import open_backend
 from facetrack.engines.card import find_card
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.tracker import metrics
-from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.geometry import CropTransform, box_of_five
 from facetrack.tracker.types import Float32, Landmarks, UInt8
 from facetrack.training.datasets import Sample, read_pts_folder
 from facetrack.training.evaluation.locate import ByDetector, InGivenBox, Locate
@@ -33,6 +33,16 @@ def twice(locate: Locate, aligner: Aligner) -> Locate:
         return None if first is None else aligner.align(bgr, [aligner.crop_of_points(first.xy)])[0]
 
     return locate_twice
+
+
+def guessed(aligner: Aligner) -> Locate:
+    """In a box that is guessed from the annotation's five points, as where a data set draws no outline."""
+
+    def locate_guessed(bgr: UInt8, truth: Float32) -> Landmarks | None:
+        box = box_of_five(aligner.markup.subset("five5", truth))
+        return aligner.align(bgr, [aligner.crop_around(*box)])[0]
+
+    return locate_guessed
 
 
 def turned(locate: Locate, quarters: int) -> Locate:
@@ -68,6 +78,7 @@ def main() -> None:
     ways: dict[str, Locate] = {
         "given box": given,
         "given box, two passes": twice(given, aligner),
+        "box guessed from five points": guessed(aligner),
         "given box, crop turned 30 degrees": InGivenBox(aligner, aligner.markup, np.pi / 6),
         "given box, crop turned 60 degrees": InGivenBox(aligner, aligner.markup, np.pi / 3),
     }

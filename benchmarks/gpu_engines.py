@@ -1,11 +1,12 @@
 """Build, prove and measure TensorRT engines of every network and precision on a GPU machine; one JSON and one page.
 
-    python benchmarks/gpu_engines.py --out DIR [--python PYTHON] [--minutes 8] [--only gv,tab] [--page docs/gpu.md]
+    python benchmarks/gpu_engines.py --out DIR [--work DIR] [--python PYTHON] [--minutes 8] [--only gv,tab]
 
 Networks with a card are taken with their trained weights, full-size ones without a card with random ones, for their
-speed and their numbers. Every step that is done is kept in DIR: when the time is up, the report names what was not run,
-and the same command goes on from there. PYTHON runs
-`gpu_worker.py`, for TensorRT whose bindings want another release of Python; `gpu_engines.sh` prepares one.
+speed and their numbers. Every step that is done is kept in `work` (OUT/work), which must last from one call to the
+next: when the time is up, the step that was under way is given up, the report names what was not run, and the same
+command goes on from there. The report is written anew after every job. PYTHON runs `gpu_worker.py`, for TensorRT whose
+bindings want another release of Python; `gpu_engines.sh` prepares one.
 
 fp16 comes first, then fp32 and int8. Parity is the distance of the landmarks from those of the fp32 graph on ONNX
 Runtime, crop pixels, in batches of 1 and of the largest; of networks with random weights, whose landmarks mean
@@ -21,9 +22,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +37,21 @@ from facetrack.engines import graph, parity
 from facetrack.engines.card import Weights, all_cards
 from facetrack.engines.graph_cost import Cost, Peaks, cost_of
 from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL
 from facetrack.pipeline.crops import crops_for, portrait_crops
-from facetrack.pipeline.machine import describe_machine, source_commit
-from facetrack.tracker.errors import BackendError
+from facetrack.pipeline.machine import describe_machine, source_commit, usable_cores
+from facetrack.tracker.errors import BackendError, told
 from facetrack.tracker.types import UInt8
 
+CHECKOUT = Path(__file__).parent.parent / ".typecheck"  # where the sources are called facetrack
+WORKER = Path(__file__).with_name("gpu_worker.py")
 BATCHES = (1, 8, 32)  # of crops; pictures are scanned one at a time
 CROPS = 32
 LEVELS = ((224, 296), (116, 152), (64, 80), (36, 44))  # of a 640x480 picture, for faces of 34 pixels and more
 PRECISIONS = ("fp16", "fp32", "int8")
-JOB_LIMIT_S = 420
+JOB_LIMIT_S = 420  # of each of a job's two steps
 NOT_RUN = "not run: no time was left"
 LEAST_S = 20.0  # a job that has less time left is not begun
 # name -> network, landmarks, options: those that the papers time. The shipped ones are compact.
@@ -70,7 +76,7 @@ class Network:
         proof: decodes; None where the weights are random.
         timed: (h, w) at which it is timed.
         batches: in which it is run.
-        levels: (h, w) of a pyramid that is also scanned, one level after the other and all on one canvas.
+        levels: (h, w) of a pyramid that is also scanned, one level after the other and all in one atlas.
     """
 
     name: str
@@ -131,26 +137,70 @@ def _job(network: Network, precision: str, folder: Path) -> Path:
     return folder / f"{network.name}-{precision}.json"
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of this command.
+
+    Attributes:
+        folder: of everything that must last from one call to the next.
+        python: runs the worker.
+        ends: on the monotonic clock, when its last step must be over.
+    """
+
+    folder: Path
+    python: str
+    ends: float
+
+    @property
+    def has_time(self) -> bool:
+        """Whether another job is worth beginning."""
+        return self.ends - time.monotonic() >= LEAST_S
+
+    def run(self, *words: str) -> None:
+        """Run a step in a process of its own, which can be given up at any time.
+
+        Raises:
+            OutOfTimeError: the call ends first.
+            BackendError: the step failed, or takes longer than any may.
+        """
+        limit_s = min(JOB_LIMIT_S, self.ends - time.monotonic())
+        search = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONPATH": search}
+        try:
+            done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=max(limit_s, 0), check=False)
+        except subprocess.TimeoutExpired:
+            if limit_s < JOB_LIMIT_S:
+                raise OutOfTimeError from None
+            raise BackendError(f"not done within {limit_s:.0f} s") from None
+        if done.returncode:
+            raise BackendError(f"exit {done.returncode}: {done.stderr.strip()[-2000:]}")
+
+
+class OutOfTimeError(Exception):
+    """A step was given up because the call ends; the next one begins it anew."""
+
+
 def prepare(network: Network, precision: str, folder: Path) -> Path:
-    """Write the graph, the pictures, the reference's outputs and the job; gives the job's path."""
+    """Write the graph, the pictures, the reference's outputs and the job, each whole or not at all, each once.
+
+    Returns:
+        The job's path.
+    """
     job = _job(network, precision, folder)
     full, pictures = folder / f"{network.name}.onnx", folder / f"{network.name}.pictures.npy"
     if not full.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        full.write_bytes(network.read())
+        replace_file(full, network.read())
     reference = folder / f"{network.name}.reference.npz"
     if not reference.exists():
         np.save(pictures, network.pictures)
-        backend = OnnxBackend(full.read_bytes(), threads=os.cpu_count() or 1)
-        outputs = [backend.run(picture[None]) for picture in network.pictures]
-        np.savez(reference, **{f"{i}": np.concatenate(parts) for i, parts in enumerate(zip(*outputs, strict=True))})
+        replace_file(reference, _reference(full.read_bytes(), network.pictures))
     prepared = folder / f"{network.name}-{precision}.onnx"
     if not prepared.exists():
         source = full
         if precision == "int8":
             source = folder / f"{network.name}.qdq.onnx"
             quantise_onnx(full, source, [network.pictures[:8]], QuantSettings(symmetric=True))
-        prepared.write_bytes(graph.for_tensorrt(source.read_bytes(), precision))
+        replace_file(prepared, graph.for_tensorrt(source.read_bytes(), precision))
     description = {
         "network": network.name,
         "graph": str(prepared),
@@ -163,68 +213,82 @@ def prepare(network: Network, precision: str, folder: Path) -> Path:
         "timed": [(batch, *network.timed, 3) for batch in network.batches],
         "levels": network.levels,
     }
-    job.write_text(json.dumps(description, indent=2), encoding="utf-8")
+    replace_file(job, json.dumps(description, indent=2).encode())
     return job
 
 
-def run_job(job: Path, python: str, limit_s: float) -> None:
-    """Run the worker; its result, or its error, lies beside the job afterwards."""
-    package = Path(facetrack.__file__).parent.parent
-    search = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
-    worker = [python, str(Path(__file__).with_name("gpu_worker.py")), str(job)]
+def _reference(full: bytes, pictures: UInt8) -> bytes:
+    """What the fp32 graph gives for each picture by itself, as an archive of arrays "0", "1", ..."""
+    with closing(OnnxBackend(full, threads=usable_cores())) as backend:
+        outputs = [backend.run(picture[None]) for picture in pictures]
+    content = BytesIO()
+    np.savez(content, **{f"{i}": np.concatenate(parts) for i, parts in enumerate(zip(*outputs, strict=True))})
+    return content.getvalue()
+
+
+def preparing(network: Network, precision: str, folder: Path) -> tuple[str, ...]:
+    """The command that prepares a job: torch's exporter and the quantiser cannot be stopped in time otherwise."""
+    return sys.executable, str(Path(__file__)), "--out", str(folder), "--prepare", network.name, precision
+
+
+def do_job(network: Network, precision: str, call: Call) -> None:
+    """Prepare a job, run it and judge it, unless it is done; what goes wrong is kept beside it."""
+    job = _job(network, precision, call.folder)
+    if _verdict(job).exists():
+        return
+    error = ""
     try:
-        done = subprocess.run(
-            worker,
-            env={**os.environ, "PYTHONPATH": search},
-            capture_output=True,
-            text=True,
-            timeout=limit_s,
-            check=False,
-        )
-        error = "" if done.returncode == 0 else f"exit {done.returncode}: {done.stderr.strip()[-2000:]}"
-    except subprocess.TimeoutExpired:
-        error = f"not done within {limit_s:.0f} s"
+        if not job.exists():
+            call.run(*preparing(network, precision, call.folder))
+        if not job.with_suffix(".result.json").exists():
+            call.run(call.python, str(WORKER), str(job))
+        replace_file(_verdict(job), json.dumps(judge(network, precision, call.folder)).encode())
+    except OutOfTimeError:
+        return
+    except (
+        BackendError,
+        ValueError,
+        KeyError,
+    ) as failure:  # the latter two: outputs of other shapes than the reference's
+        error = told(failure)
     job.with_suffix(".error.txt").unlink(missing_ok=True)
     if error:
-        job.with_suffix(".error.txt").write_text(error, encoding="utf-8")
+        replace_file(job.with_suffix(".error.txt"), error.encode())
 
 
-def do_job(network: Network, precision: str, folder: Path, python: str, ends: float) -> None:
-    """Prepare a job and run it, unless it is done; what goes wrong is kept beside it.
-
-    Args:
-        ends: of the time that there is, on the monotonic clock.
-    """
+def outcome(network: Network, precision: str, folder: Path) -> dict[str, Any]:
+    """The verdict on a job; what went wrong with it; or that it waits."""
     job = _job(network, precision, folder)
-    if job.with_suffix(".result.json").exists():
-        return
-    try:
-        prepare(network, precision, folder)
-    except BackendError as error:
-        job.with_suffix(".error.txt").write_text(str(error), encoding="utf-8")
-        return
-    run_job(job, python, min(JOB_LIMIT_S, max(ends - time.monotonic(), LEAST_S)))
+    if _verdict(job).exists():
+        verdict: dict[str, Any] = json.loads(_verdict(job).read_text(encoding="utf-8"))
+        return verdict
+    error = job.with_suffix(".error.txt")
+    return _head(network, precision) | {"error": error.read_text(encoding="utf-8") if error.exists() else NOT_RUN}
+
+
+def _verdict(job: Path) -> Path:
+    return job.with_suffix(".verdict.json")
+
+
+def _head(network: Network, precision: str) -> dict[str, Any]:
+    return {"network": network.name, "trained": network.proof is not None, "precision": precision}
 
 
 def judge(network: Network, precision: str, folder: Path) -> dict[str, Any]:
-    """What a job shows: its result with parity and the share of the roofline to come; its error; or that it waits."""
-    head: dict[str, Any] = {"network": network.name, "trained": network.proof is not None, "precision": precision}
+    """The result of a job that has run, with parity and what its runs cost at least."""
     job = _job(network, precision, folder)
-    result, error = job.with_suffix(".result.json"), job.with_suffix(".error.txt")
-    if not result.exists():
-        return head | {"error": error.read_text(encoding="utf-8") if error.exists() else NOT_RUN}
-    head |= json.loads(result.read_text(encoding="utf-8"))
+    verdict = _head(network, precision) | json.loads(job.with_suffix(".result.json").read_text(encoding="utf-8"))
     with (
         np.load(job.with_suffix(".outputs.npz")) as got,
         np.load(folder / f"{network.name}.reference.npz") as wanted,
     ):
         proved = sorted({1, network.batches[-1]})
-        head["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in proved]
-    head["accepted"] = all(_acceptable(entry, precision) for entry in head["parity"])
+        verdict["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in proved]
+    verdict["accepted"] = all(_acceptable(entry, precision) for entry in verdict["parity"])
     content = (folder / f"{network.name}.onnx").read_bytes()
-    for run in head["runs"]:
+    for run in verdict["runs"]:
         run["cost"] = asdict(cost_of(content, tuple(run["shape"]), precision))
-    return head
+    return verdict
 
 
 LARGEST_RELATIVE = {"fp32": 1e-3, "fp16": 3e-2, "int8": 0.5}
@@ -246,6 +310,18 @@ def _acceptable(entry: dict[str, Any], precision: str) -> bool:
     if "mean_px" in entry:
         return bool(entry["mean_px"] <= parity.LIMITS_PX[precision])
     return bool(entry["relative"] <= LARGEST_RELATIVE[precision])
+
+
+def known_peaks(call: Call) -> dict[str, Peaks]:
+    """What the GPU does at best, by precision, measured once; empty where it cannot be measured, which is told."""
+    file = call.folder / "peaks.json"
+    try:
+        if not file.exists():
+            call.run(sys.executable, str(Path(__file__)), "--out", str(call.folder), "--peaks")
+    except (OutOfTimeError, BackendError) as error:
+        print(f"no roofline: {error or NOT_RUN}", flush=True)
+        return {}
+    return {name: Peaks(**values) for name, values in json.loads(file.read_text(encoding="utf-8")).items()}
 
 
 def gpu_peaks() -> dict[str, Peaks]:
@@ -339,12 +415,12 @@ def page_text(report: dict[str, Any]) -> str:
 
 
 def _scan_line(engine: dict[str, Any]) -> str:
-    """What is gained by one canvas."""
+    """What is gained by one atlas."""
     scan = engine["scan"]
-    largest, canvas = ("x".join(map(str, reversed(size))) for size in (scan["levels"][0], scan["canvas"]))
+    largest, atlas = ("x".join(map(str, reversed(size))) for size in (scan["levels"][0], scan["atlas"]))
     return (
         f"- {engine['network']} {engine['precision']}, {len(scan['levels'])} levels from {largest} on: "
-        f"{scan['separate_ms']:.3f} ms one after the other, {scan['packed_ms']:.3f} ms on one canvas of {canvas}"
+        f"{scan['separate_ms']:.3f} ms one after the other, {scan['packed_ms']:.3f} ms in one atlas of {atlas}"
     )
 
 
@@ -357,25 +433,62 @@ def _outcome(result: dict[str, Any]) -> str:
     return "done" if "runs" in result else str(result["error"].splitlines()[-1])
 
 
+def check_worker(call: Call) -> None:
+    """Find out, before minutes go into preparing, that the worker has a GPU and TensorRT.
+
+    Raises:
+        SystemExit: it has not; says why.
+    """
+    try:
+        call.run(call.python, str(WORKER), "--check")
+    except (OutOfTimeError, BackendError) as error:
+        raise SystemExit(f"gpu_engines: {call.python} cannot build engines: {error or NOT_RUN}") from error
+
+
+def do_jobs(wanted: Sequence[tuple[Network, str]], call: Call, out: Path, page: Path) -> None:
+    """Go on until all is done or the time is up, with a report after every job."""
+    waiting = [(network, p) for network, p in wanted if not _verdict(_job(network, p, call.folder)).exists()]
+    peaks: dict[str, Peaks] = {}
+    if waiting and call.has_time:
+        check_worker(call)
+    if call.has_time:
+        peaks = known_peaks(call)
+    write_report([outcome(*job, call.folder) for job in wanted], peaks, out, page)
+    for network, precision in sorted(waiting, key=lambda job: _has_failed(*job, call.folder)):
+        if not call.has_time:
+            return
+        do_job(network, precision, call)
+        print(network.name, precision, _outcome(outcome(network, precision, call.folder)), flush=True)
+        write_report([outcome(*job, call.folder) for job in wanted], peaks, out, page)
+
+
 def main(words: Sequence[str] | None = None) -> None:
-    """Go on until all is done or the time is up, then report."""
+    """Read the arguments and do one call's share, or one step of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="gets gpu_engines.json and gpu.md")
+    parser.add_argument("--work", type=Path, help="lasts from one call to the next; default: OUT/work")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--only", default="")
-    parser.add_argument("--page", type=Path)
-    arguments = parser.parse_args(words)
-    ends, folder = time.monotonic() + 60 * arguments.minutes, arguments.out / "work"
-    only = tuple(filter(None, arguments.only.split(",")))
+    parser.add_argument("--page", type=Path, help="default: OUT/gpu.md")
+    parser.add_argument("--prepare", nargs=2, metavar=("NETWORK", "PRECISION"), help=argparse.SUPPRESS)
+    parser.add_argument("--peaks", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(words)
+    if given.prepare:
+        name, precision = given.prepare
+        prepare(next(network for network in networks() if network.name == name), precision, given.out)
+        return
+    if given.peaks:
+        peaks = {precision: asdict(values) for precision, values in gpu_peaks().items()}
+        if not peaks:
+            raise SystemExit("torch is missing or sees no GPU")
+        replace_file(given.out / "peaks.json", json.dumps(peaks).encode())
+        return
+    call = Call(given.work or given.out / "work", given.python, time.monotonic() + 60 * given.minutes)
+    only = tuple(filter(None, given.only.split(",")))
     chosen = [network for network in networks() if not only or network.name.startswith(only)]
     wanted = [(network, precision) for precision in PRECISIONS for network in chosen]
-    for network, precision in sorted(wanted, key=lambda job: _has_failed(*job, folder)):
-        if ends - time.monotonic() >= LEAST_S:
-            do_job(network, precision, folder, arguments.python, ends)
-            print(network.name, precision, _outcome(judge(network, precision, folder)), flush=True)
-    results = [judge(network, precision, folder) for network, precision in wanted]
-    write_report(results, gpu_peaks(), arguments.out, arguments.page or arguments.out / "gpu.md")
+    do_jobs(wanted, call, given.out, given.page or given.out / "gpu.md")
 
 
 if __name__ == "__main__":

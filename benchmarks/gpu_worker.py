@@ -1,6 +1,6 @@
 """Build one TensorRT plan, run it and measure it, in a process of its own: what goes wrong ends this job alone.
 
-    python benchmarks/gpu_worker.py JOB.json
+    python benchmarks/gpu_worker.py JOB.json | --check
 
 Started by `gpu_engines.py`, perhaps by another Python than the one that facetrack runs on: TensorRT's bindings exist
 for single releases of Python, and this needs 3.10 with numpy and pycuda or cuda-bindings, nothing else.
@@ -20,7 +20,8 @@ import numpy as np
 
 from facetrack.engines.cuda_driver import Cuda, open_cuda
 from facetrack.engines.cuda_probe import find_gpu
-from facetrack.engines.packed import lay_out, run_levels
+from facetrack.engines.packed import pack_levels, run_levels
+from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
 
@@ -66,7 +67,7 @@ def _build(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda], request: Pla
             plan, known = build_plan(trt, make_logger(trt), Path(job["graph"]).read_bytes(), request, known)
     finally:
         cuda.close()
-    timings.write_bytes(known)
+    replace_file(timings, known)
     return plan
 
 
@@ -86,12 +87,12 @@ def _scan_times(backend: TensorRTBackend, sizes: list[tuple[int, int]]) -> dict[
     """Both ways through a pyramid, with what they do in main memory."""
     rng = np.random.default_rng(0)
     levels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    largest, layout = backend.canvas, lay_out(sizes)
+    largest, layout = backend.max_atlas, pack_levels(sizes)
     packed_ms = _median_ms(lambda: list(run_levels(backend, levels)))
-    backend.canvas = None
+    backend.max_atlas = None
     separate_ms = _median_ms(lambda: list(run_levels(backend, levels)))
-    backend.canvas = largest
-    return {"levels": sizes, "canvas": layout.size, "packed_ms": packed_ms, "separate_ms": separate_ms}
+    backend.max_atlas = largest
+    return {"levels": sizes, "atlas": layout.size, "packed_ms": packed_ms, "separate_ms": separate_ms}
 
 
 def _times(with_graphs: TensorRTBackend, without: TensorRTBackend, shape: tuple[int, ...]) -> dict[str, Any]:
@@ -114,13 +115,16 @@ def _median_ms(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Do the job and write its result beside it."""
-    path = Path(sys.argv[1])
+    """Do the job and write its result beside it; or find out that jobs could be done."""
     gpu = find_gpu()  # before TensorRT: its runtime ends the process where there is no driver
     trt = import_tensorrt()
+    if sys.argv[1] == "--check":
+        open_cuda().close()
+        return
+    path = Path(sys.argv[1])
     result = measure(json.loads(path.read_text(encoding="utf-8")), trt, open_cuda)
     result |= {"tensorrt": trt.__version__, "gpu": asdict(gpu), "python": sys.version.split()[0]}
-    path.with_suffix(".result.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
+    replace_file(path.with_suffix(".result.json"), json.dumps(result, indent=2).encode())
 
 
 if __name__ == "__main__":

@@ -144,8 +144,8 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
     """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
-    from ..engines.backend import open_backend
     from ..engines.card import find_card
+    from ..engines.onnx_backend import OnnxBackend
     from ..tracker import markup
     from ..training.evaluation.error_curves import require_matplotlib
     from . import noise, noise_report
@@ -155,7 +155,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     card = find_card(model, "align")
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
-    with closing(open_backend(card.weights["net"], "auto", 1)) as net:
+    with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run
         learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
     say(str(noise_report.write_calibration(card, learned, out)))
     click.echo(noise_report.as_text(learned))

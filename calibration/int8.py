@@ -23,6 +23,7 @@ from ..engines.onnx_backend import OnnxBackend
 from ..engines.quantise import QuantSettings, convolutions, quantise_onnx
 from ..tracker.errors import BackendError, ConfigError
 from ..tracker.types import UInt8
+from ..training.evaluation.card_figures import EIGHT_BITS
 
 # Mean shift of the landmarks over the crop's width. 0.3 px in 128: added in quadrature to an error of 1.6 px, which
 # the default network has, it costs 1.7 % of it; the project ships nothing that costs 2 %.
@@ -122,7 +123,7 @@ def quantise_card(
     for role, weights in card.weights.items():  # all are judged before one is written: a refusal leaves no file
         full = graph.as_fp32(weights.read())
         found = quantise(full, proofs(card, role), settings)
-        searches[role] = replace(found, content=graph.store_halves(found.content))
+        searches[role] = replace(found, content=graph.store_fp16(found.content))
         costs[role] = _cost(full, searches[role])
     done = []
     for role, found in searches.items():
@@ -137,8 +138,11 @@ def quantise_card(
 
 
 def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelCard:
-    """The card with the 8-bit files beside its own, which go to the same folder."""
-    weights, measured = {}, dict(card.measured)
+    """The card with the 8-bit files beside its own, which go to the same folder.
+
+    Figures of former 8-bit files do not hold for these; `training.publish` measures them.
+    """
+    weights, measured = {}, {name: value for name, value in card.measured.items() if not name.endswith(EIGHT_BITS)}
     for entry in done:
         full = card.weights[entry.role]
         path = entry.weights.path.with_name(full.path.name)
@@ -229,7 +233,7 @@ def restored(full: bytes, quantised: bytes, layers: Sequence[str]) -> bytes:
         before = _before_quantising(output.name, makers)
         if before in makers and makers[before].name in originals:
             makers[output.name].CopyFrom(onnx.helper.make_node("Identity", [before], [output.name]))
-    graph.drop_dead_ends(model)
+    graph.remove_dead_nodes(model)
     return bytes(model.SerializeToString())
 
 

@@ -2,10 +2,11 @@
 
 Two things are learned from photographs with annotated landmarks that the network was not trained on.
 
-Confidence: the chance that a face's inter-ocular error is under `GOOD_NME`. Crops are shifted, turned, scaled, covered,
-blurred and spoilt by noise, from as mild as in tracking to hopeless; a logistic regression on the network's own logit
-(Platt's scaling: two numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on
-photographs that it was not fitted to.
+Confidence: the chance that a face's error is under `GOOD_NME` of the distance of its outer eye corners, or of its box
+where the markup has no such points (AFLW's 19). Crops are shifted, turned, scaled, covered, blurred and spoilt by
+noise, from as mild as in tracking to hopeless; a logistic regression on the network's own logit (Platt's scaling: two
+numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on photographs that it
+was not fitted to.
 
 Noise: the same photographs under fresh sensor noise, in crops that differ as those of successive frames do. What
 changes from one to the next is noise for the Kalman filter; what is wrong in all of them is not. It is split, as the
@@ -34,6 +35,7 @@ from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, Int64
 from ..training.augment import Geometry, crop_over_background, disturb, random_crop
 from ..training.datasets import Sample, one_face_each, read_pts_folder
+from ..training.evaluation.card_figures import usual_normaliser
 
 GOOD_NME = 0.08  # the failure threshold of 300-W and 300VW
 BINS = 10
@@ -55,7 +57,7 @@ class Judged:
     Attributes:
         picture: (M,) number of the photograph.
         logit: (M,) of the network's own confidence.
-        nme: (M,) inter-ocular error, a fraction.
+        nme: (M,) error, a fraction of the normalising length.
     """
 
     picture: Int64
@@ -171,7 +173,7 @@ def calibrate(
 
 def judge(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.Generator) -> Judged:
     """Align spoilt crops of photographs, half of them mild and half wild, and compare with the annotation."""
-    rows = []
+    rows, kind = [], usual_normaliser(aligner.markup)
     still = CropTransform(np.eye(2, 3), aligner.card.size)
     for number, sample in enumerate(faces):
         bgr, other = sample.bgr(), faces[int(rng.integers(len(faces)))].bgr()
@@ -181,7 +183,7 @@ def judge(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.
             crop = disturb(crop_over_background(bgr, transform, other, rng), [other], rng)
             (found,) = aligner.align(crop, [still])
             truth = transform.to_crop(sample.points[0])
-            error = metrics.nme(found.xy[None], truth[None], aligner.markup)[0]
+            error = metrics.nme(found.xy[None], truth[None], aligner.markup, kind)[0]
             rows.append((number, logit(found.confidence), error))
     numbers, logits, errors = np.array(rows, np.float64).reshape(-1, 3).T
     return Judged(numbers.astype(np.int64), logits, errors)
@@ -193,7 +195,7 @@ def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np
     Raises:
         ConfigError: there are too few photographs on which the aligner does well.
     """
-    own, shared, scores = [], [], []
+    own, shared, scores, kind = [], [], [], usual_normaliser(aligner.markup)
     for sample in faces:
         bgr = sample.bgr()
         _, side = box_centre_side(bounding_box(sample.points[0]))
@@ -205,7 +207,8 @@ def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np
             noisy = bgr + SENSOR_NOISE * rng.standard_normal(bgr.shape, np.float32)
             found += aligner.align(np.clip(noisy, 0, 255).astype(np.uint8), [transform])
         places = np.stack([face.xy for face in found]).astype(np.float64) / side
-        if metrics.nme(np.mean([face.xy for face in found], 0)[None], sample.points[:1], aligner.markup)[0] >= GOOD_NME:
+        mean = np.mean([face.xy for face in found], 0)
+        if metrics.nme(mean[None], sample.points[:1], aligner.markup, kind)[0] >= GOOD_NME:
             continue
         common, rest = split_noise(places)
         own.append(rest)

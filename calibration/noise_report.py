@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from ..engines.card import ModelCard
 from ..engines.card_text import card_path, card_text, write_card
 from ..engines.plan_cache import replace_file
 from ..tracker.errors import SinkError
+from ..training.evaluation.card_figures import with_table
 from .noise import Calibration
-
-TABLE = re.compile(r"\n*^\[calibration\]\n(?:(?!\[).*\n?)*", re.MULTILINE)
 
 
 def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> Path:
@@ -32,16 +30,9 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
         if not copy.exists():
             replace_file(copy, weights.read(), SinkError)
     if path.exists():
-        text = with_table(path.read_text(encoding="utf-8"), text)
+        text = with_table(path.read_text(encoding="utf-8"), text, "calibration")
     write_card(card, out, text)
     return path
-
-
-def with_table(old: str, new: str) -> str:
-    """The text of a card with the [calibration] table of another text of it."""
-    table = TABLE.search(new)
-    assert table is not None
-    return TABLE.sub("\n\n", old).rstrip("\n") + "\n\n" + table[0].strip("\n") + "\n"
 
 
 def as_text(calibration: Calibration) -> str:

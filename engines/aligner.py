@@ -56,9 +56,9 @@ class Aligner:
         return self.crop_around(*rotated_box(xy, self.markup.subset("five5", xy)))
 
     @property
-    def together(self) -> int:
+    def preferred_batch(self) -> int:
         """How many crops are best measured at once: see `Backend`."""
-        return min(self.backend.together, LARGEST_BATCH)
+        return min(self.backend.preferred_batch, LARGEST_BATCH)
 
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
         """Measure the landmarks in each crop of one picture.

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Outputs = tuple[NDArray[np.float32], ...]
-BYTE_PRODUCTS = ("avx512vnni", "avxvnni", "dotprod")  # LLVM's names
-GPU_TOGETHER = 8
+INT8_DOT_FEATURES = ("avx512vnni", "avxvnni", "dotprod")  # LLVM's names of the instructions
+GPU_BATCH = 8  # crops that a GPU runs in little more time than one
+CLOSED = "this network was closed: use engines inside their `with` block, or open them again"
 KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
@@ -38,27 +39,28 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str | None:
-        """What the backend itself computes in, "fp32", "fp16" or "int8"; None: in what its file's graph does."""
+        """What it computes in, "fp32", "fp16" or "int8"; None: in the precision of its file's graph."""
         ...
 
     @property
-    def canvas(self) -> tuple[int, int] | None:
-        """Largest (h, w) on which it would rather have small pictures side by side than one run for each.
+    def max_atlas(self) -> tuple[int, int] | None:
+        """Largest (h, w) of an atlas that it runs faster than the levels packed into it one after the other.
 
-        None: every picture is run by itself. Those on a GPU have one; see packed.py.
+        Backends on a GPU have one; None: every level is run by itself. See packed.py.
         """
         ...
 
     @property
-    def together(self) -> int:
-        """How many pictures it would rather run at once than one after the other.
-
-        1 on a CPU, whose time goes by pictures; on a GPU a few take little longer than one.
-        """
+    def preferred_batch(self) -> int:
+        """Pictures in a run that is worth waiting for: 1 on a CPU; on a GPU a few take little longer than one."""
         ...
 
     def run(self, images: UInt8) -> Outputs:
-        """Give the outputs for (B, h, w, 3) uint8 BGR pictures; the arrays are valid until the next run."""
+        """Give the network's outputs, which are valid until the next run, for (B, h, w, 3) uint8 BGR pictures.
+
+        Raises:
+            BackendError: it was closed.
+        """
         ...
 
     def close(self) -> None:
@@ -70,11 +72,10 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     """Load weights into a runtime.
 
     Args:
-        weights: the file and its hash, from a card; which of its forms is taken, `weights_for` says.
-        kind: one of `KINDS`, a runtime and the device or provider that it shall use. "auto" takes TensorRT where a
-            plan of this network has been built and proved on this very machine, else ONNX Runtime on the CPU; it
-            never spends minutes on building.
-        threads: that one run may use; CPU alone.
+        weights: the file and its hash, from a card; `weights_for` chooses between it and its form for CPUs.
+        kind: one of `KINDS`: a runtime, and the device or provider that it uses. "auto" takes TensorRT where the plan
+            cache has a plan of this network for this machine, else ONNX Runtime on the CPU; it never builds a plan.
+        threads: that one run may use, on the CPU.
         proof: pictures and decoding that a newly built TensorRT plan is judged by; without them none is built.
     Raises:
         BackendError: the runtime is not one of ours, cannot be had (what is missing and the line that installs it),
@@ -99,27 +100,27 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     return OnnxBackend(weights_for(kind, weights), threads, provider=device or "cpu")
 
 
-def weights_for(kind: str, weights: Weights, *, byte_products: bool | None = None) -> Weights:
+def weights_for(kind: str, weights: Weights, *, int8_dot_product: bool | None = None) -> Weights:
     """The file that a backend of this kind runs.
 
     Args:
         kind: see `open_backend`.
-        weights: from a card. ONNX Runtime takes its file for CPUs where the CPU computes faster in 8 bits.
-        byte_products: whether it does; None looks at the CPU of this machine.
+        weights: from a card. On a CPU that is faster in 8 bits, ONNX Runtime takes its 8-bit file, if there is one.
+        int8_dot_product: whether the CPU is; default: asks this machine's.
     """
     if kind != "onnx" or weights.cpu is None:
         return weights
-    if byte_products is None:
-        byte_products = has_byte_products()
-    return weights.cpu if byte_products else weights
+    if int8_dot_product is None:
+        int8_dot_product = has_int8_dot_product()
+    return weights.cpu if int8_dot_product else weights
 
 
 @cache
-def has_byte_products() -> bool:
-    """Whether this CPU adds up products of bytes in one instruction: VNNI on x86, the dot product on ARM.
+def has_int8_dot_product() -> bool:
+    """Whether this CPU has an 8-bit dot product: VNNI on x86, SDOT on ARM.
 
-    Without it networks in 8 bits are slower than in 32 (a scan for faces by a fifth, on a first EPYC), and sums of
-    products overflow 16 bits.
+    Without it networks are slower in 8 bits than in 32 (the detector's scan by a fifth on a first-generation EPYC), and
+    sums of products overflow 16 bits.
     """
     from llvmlite import binding  # Numba's, which every run loads anyway
 
@@ -127,11 +128,11 @@ def has_byte_products() -> bool:
         features = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM cannot tell on this system
         return False
-    return any(features.get(name, False) for name in BYTE_PRODUCTS)
+    return any(features.get(name, False) for name in INT8_DOT_FEATURES)
 
 
 def _open_best(weights: Weights, threads: int) -> Backend:
-    backend, reason = _ready_plan(weights)
+    backend, reason = _cached_plan(weights)
     if backend is None:
         from .onnx_backend import OnnxBackend
 
@@ -141,13 +142,13 @@ def _open_best(weights: Weights, threads: int) -> Backend:
     return backend
 
 
-def _ready_plan(weights: Weights) -> tuple[Backend | None, str]:
-    """A backend on a plan that is there already, else why there is none."""
+def _cached_plan(weights: Weights) -> tuple[Backend | None, str]:
+    """A backend on a plan from the cache, or None and the reason in words."""
     if find_spec("tensorrt") is None:
         return None, "the package tensorrt is not installed"
-    from .tensorrt_open import open_ready
+    from .tensorrt_open import open_cached
 
     try:
-        return open_ready(weights), ""
+        return open_cached(weights), ""
     except BackendError as error:
         return None, str(error)

@@ -117,26 +117,25 @@ def export_plans(
 
 
 def open_in(
-    precision: str, weights: Weights, kind: str, threads: int, proof: parity.Proof | None, batches: tuple[int, ...]
+    request: PlanRequest, weights: Weights, kind: str, threads: int, proof: parity.Proof | None
 ) -> tuple[Backend, bytes]:
     """A network in another precision than a backend would run it in, and the ONNX file that it was made of.
 
     Args:
-        precision: "fp32", "fp16" or "int8".
+        request: the precision, and of a TensorRT plan what else it shall be good for.
         weights: from a card.
         kind, threads, proof: see `backend.open_backend`; not "auto".
-        batches: of a TensorRT plan.
     Raises:
         BackendError: the backend cannot be had, or the network not in this precision.
     """
     runtime, _, device = kind.partition(":")
     if runtime == "torch":
-        if precision != "fp32":
-            raise BackendError(f"backend torch: wanted {precision}, but it computes in fp32 alone")
+        if request.precision != "fp32":
+            raise BackendError(f"backend torch: wanted {request.precision}, but it computes in fp32 alone")
         return open_backend(weights, kind, threads), weights.read()
     if runtime == "tensorrt":
-        return open_tensorrt(weights, proof, fitted(PlanRequest(precision, batches), weights)), weights.read()
-    content = _in_precision(precision, weights)
+        return open_tensorrt(weights, proof, fitted(request, weights)), weights.read()
+    content = _in_precision(request.precision, weights)
     return OnnxBackend(content, threads, provider=device or "cpu"), content
 
 

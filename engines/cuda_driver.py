@@ -1,7 +1,7 @@
-"""The few lines of CUDA that an engine needs: context, stream, pinned buffers, copies, graphs.
+"""What an engine needs of CUDA: context, stream, pinned buffers, copies, graphs.
 
-pycuda gives them, or cuda-bindings where pycuda cannot be built. Both retain the device's primary context, which is
-the one that torch and the CUDA runtime use, so that they work side by side in one process.
+On pycuda, or on cuda-bindings where pycuda cannot be built. Both retain the device's primary context, which torch and
+the CUDA runtime use too, so that all of them work in one process.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED: other threads may allocate meanwh
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """The same bytes twice.
+    """Host memory and device memory of the same size.
 
     Attributes:
-        host: (n,) uint8 page-locked, so that copies need no further copy and do not wait.
+        host: (n,) uint8, page-locked: copies are asynchronous and need no staging.
         device: address on the GPU.
-        owner: what the driver needs for freeing it.
+        owner: what the driver needs to free them.
     """
 
     host: UInt8
@@ -41,12 +41,12 @@ class Buffer:
 
 
 class Cuda(Protocol):
-    """One GPU. Everything but `current` needs the context to be current."""
+    """One GPU. All methods but `current` and `close` need the context to be current."""
 
     name: str
 
     def current(self) -> AbstractContextManager[None]:
-        """Make the context current in this thread, and what was current before on leaving."""
+        """Push the context in this thread, and pop it on leaving."""
         ...
 
     def stream(self) -> int:
@@ -54,7 +54,7 @@ class Cuda(Protocol):
         ...
 
     def buffer(self, size: int) -> Buffer:
-        """Reserve `size` bytes here and there."""
+        """Allocate `size` bytes on the host and on the GPU."""
         ...
 
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
@@ -65,20 +65,20 @@ class Cuda(Protocol):
         """Copy the first `size` bytes from the GPU without waiting."""
         ...
 
-    def wait(self, stream: int) -> None:
-        """Until everything on the stream is done."""
+    def synchronize(self, stream: int) -> None:
+        """Wait until all work on the stream is done."""
         ...
 
-    def record(self, work: Callable[[], None], stream: int) -> int:
-        """Handle of a graph of everything that `work` puts on the stream; nothing of it is run."""
+    def capture(self, work: Callable[[], None], stream: int) -> int:
+        """Handle of a graph of all that `work` enqueues on the stream, which does not run meanwhile."""
         ...
 
-    def replay(self, graph: int, stream: int) -> None:
-        """Put a recorded graph on the stream."""
+    def launch(self, graph: int, stream: int) -> None:
+        """Enqueue a captured graph."""
         ...
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
-        """Give back what one engine has reserved."""
+        """Free what one engine has allocated."""
         ...
 
     def close(self) -> None:
@@ -103,12 +103,12 @@ def open_cuda() -> Cuda:
 
 
 class _Graphs:
-    """Graphs by the driver's own C interface: pycuda has no names for it."""
+    """Graphs by the driver's C interface, which pycuda does not cover."""
 
     def __init__(self, library: Any) -> None:
         self._cuda = library
 
-    def record(self, work: Callable[[], None], stream: int) -> int:
+    def capture(self, work: Callable[[], None], stream: int) -> int:
         """See `Cuda`."""
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         check(self._cuda.cuStreamBeginCapture_v2(ctypes.c_void_p(stream), RELAXED), "cuStreamBeginCapture")
@@ -122,12 +122,12 @@ class _Graphs:
         check(self._cuda.cuGraphDestroy(graph), "cuGraphDestroy")
         return int(executable.value or 0)
 
-    def replay(self, graph: int, stream: int) -> None:
+    def launch(self, graph: int, stream: int) -> None:
         """See `Cuda`."""
         check(self._cuda.cuGraphLaunch(ctypes.c_void_p(graph), ctypes.c_void_p(stream)), "cuGraphLaunch")
 
     def destroy(self, graph: int) -> None:
-        """Free a recorded graph."""
+        """Free a captured graph."""
         check(self._cuda.cuGraphExecDestroy(ctypes.c_void_p(graph)), "cuGraphExecDestroy")
 
 
@@ -144,7 +144,7 @@ class PyCuda:
         self._context: Any = driver.Device(0).retain_primary_context()
         self._streams: dict[int, Any] = {}
         self.name = f"pycuda {pycuda.VERSION_TEXT}"
-        self.replay, self.record = self._graphs.replay, self._graphs.record
+        self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -174,7 +174,7 @@ class PyCuda:
         """See `Cuda`."""
         self._driver.memcpy_dtoh_async(buffer.host[:size], buffer.device, self._streams[stream])
 
-    def wait(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
         self._streams[stream].synchronize()
 
@@ -190,9 +190,8 @@ class PyCuda:
     def close(self) -> None:
         """See `Cuda`.
 
-        pycuda takes the release of a primary context for the end of a context of its own, which CUDA would take off
-        the thread's stack by itself; so it is taken off by hand. It releases nothing at all from a thread that has not
-        made the context current.
+        pycuda's `detach` wants the context to be current, releases it, and expects CUDA to pop it as when a context is
+        destroyed. CUDA does not pop a primary context that is released, so it is popped here.
         """
         self._context.push()
         check(self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p())), "cuCtxPopCurrent")
@@ -209,58 +208,58 @@ class CudaBindings:
         from cuda.bindings import driver
 
         self._driver, self._graphs = driver, _Graphs(library)
-        self._do(driver.cuInit(0))
-        self._device = self._do(driver.cuDeviceGet(0))
-        self._context = self._do(driver.cuDevicePrimaryCtxRetain(self._device))
+        self._checked(driver.cuInit(0))
+        self._device = self._checked(driver.cuDeviceGet(0))
+        self._context = self._checked(driver.cuDevicePrimaryCtxRetain(self._device))
         self.name = f"cuda-bindings {version('cuda-bindings')}"
-        self.replay, self.record = self._graphs.replay, self._graphs.record
+        self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
-    def _do(self, answer: tuple[Any, ...]) -> Any:
-        """The value that a call gives behind its status."""
+    def _checked(self, answer: tuple[Any, ...]) -> Any:
+        """The result of a call, which returns a tuple of status and result."""
         check(int(answer[0]), "a call by cuda-bindings")
         return answer[1] if len(answer) > 1 else None
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """See `Cuda`."""
-        self._do(self._driver.cuCtxPushCurrent(self._context))
+        self._checked(self._driver.cuCtxPushCurrent(self._context))
         try:
             yield
         finally:
-            self._do(self._driver.cuCtxPopCurrent())
+            self._checked(self._driver.cuCtxPopCurrent())
 
     def stream(self) -> int:
         """See `Cuda`."""
-        return int(self._do(self._driver.cuStreamCreate(NON_BLOCKING)))
+        return int(self._checked(self._driver.cuStreamCreate(NON_BLOCKING)))
 
     def buffer(self, size: int) -> Buffer:
         """See `Cuda`."""
-        device = self._do(self._driver.cuMemAlloc(size))
-        address = int(self._do(self._driver.cuMemHostAlloc(size, 0)))
+        device = self._checked(self._driver.cuMemAlloc(size))
+        address = int(self._checked(self._driver.cuMemHostAlloc(size, 0)))
         host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return Buffer(host, int(device), (device, address))
 
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._do(self._driver.cuMemcpyHtoDAsync(buffer.device, buffer.owner[1], size, stream))
+        self._checked(self._driver.cuMemcpyHtoDAsync(buffer.device, buffer.owner[1], size, stream))
 
     def download(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._do(self._driver.cuMemcpyDtoHAsync(buffer.owner[1], buffer.device, size, stream))
+        self._checked(self._driver.cuMemcpyDtoHAsync(buffer.owner[1], buffer.device, size, stream))
 
-    def wait(self, stream: int) -> None:
+    def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
-        self._do(self._driver.cuStreamSynchronize(stream))
+        self._checked(self._driver.cuStreamSynchronize(stream))
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
         """See `Cuda`."""
         for graph in graphs:
             self._graphs.destroy(graph)
         for buffer in buffers:
-            self._do(self._driver.cuMemFree(buffer.owner[0]))
-            self._do(self._driver.cuMemFreeHost(buffer.owner[1]))
-        self._do(self._driver.cuStreamDestroy(stream))
+            self._checked(self._driver.cuMemFree(buffer.owner[0]))
+            self._checked(self._driver.cuMemFreeHost(buffer.owner[1]))
+        self._checked(self._driver.cuStreamDestroy(stream))
 
     def close(self) -> None:
         """See `Cuda`."""
-        self._do(self._driver.cuDevicePrimaryCtxRelease(self._device))
+        self._checked(self._driver.cuDevicePrimaryCtxRelease(self._device))

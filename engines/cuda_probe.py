@@ -1,6 +1,6 @@
-"""Is there an NVIDIA driver and a GPU, and if not, why not: asked of the driver itself, no package needed.
+"""Finds the NVIDIA driver and GPU, or the reason why there is none, through the driver's C interface alone.
 
-TensorRT's runtime ends the process where there is no driver, so this comes before it is touched.
+TensorRT's runtime ends the process where there is no driver, so this is called first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Gpu:
         name: trade name.
         capability: "major.minor" of its compute capability.
         memory_gb: 10^9 bytes.
-        driver: version of the driver, e.g. "580.159.03"; "" where it does not tell.
+        driver: version of the driver, e.g. "580.159.03"; "" where it is not known.
         cuda: the newest CUDA that the driver supports, e.g. "13.0".
     """
 
@@ -50,7 +50,7 @@ def find_gpu() -> Gpu:
     """Describe the first visible GPU.
 
     Raises:
-        BackendError: there is no driver or no GPU; says which and what to do.
+        BackendError: there is no driver or no GPU; the message says what to do.
     """
     cuda = load_driver()
     device, major, minor = (ctypes.c_int() for _ in range(3))
@@ -71,10 +71,10 @@ def find_gpu() -> Gpu:
 
 
 def load_driver(library: str = DRIVER) -> Any:
-    """The driver's library, started.
+    """Load and initialise the driver's library.
 
     Raises:
-        BackendError: it is not there, or does not start.
+        BackendError: it is missing, or cannot be initialised.
     """
     try:
         cuda = ctypes.CDLL(library)
@@ -88,17 +88,17 @@ def load_driver(library: str = DRIVER) -> Any:
 
 
 def check(status: int, call: str) -> None:
-    """Raise what a call of the driver reports.
+    """Check the status of a call of the driver.
 
     Raises:
-        BackendError: status is not 0.
+        BackendError: it is not 0 (CUDA_SUCCESS).
     """
     if status:
         raise BackendError(f"NVIDIA driver: {call} gives {status}: {REASONS.get(status, 'see CUresult in cuda.h')}")
 
 
 def _driver_version() -> str:
-    """From the management library; "" where that is missing, as in some containers."""
+    """The driver's version from NVML; "" where that is missing, as in some containers."""
     try:
         nvml = ctypes.CDLL(MANAGEMENT)
     except OSError:

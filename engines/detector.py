@@ -1,4 +1,4 @@
-"""BB-FCN in use: scan a pyramid with the backbone, look again at every candidate with backbone and branches."""
+"""BB-FCN in use: scan a pyramid with the backbone, refine every candidate with backbone and branches."""
 
 from __future__ import annotations
 
@@ -13,30 +13,40 @@ import numpy as np
 
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform
-from ..tracker.proposals import Agreement, Candidates, agree, find_peaks, fit_views, mean_of_highest, suppress
+from ..tracker.proposals import (
+    Candidates,
+    GroupingSettings,
+    find_peaks,
+    fit_views,
+    group_peaks,
+    mean_of_highest,
+    suppress,
+)
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
 from .card import ModelCard
 from .codec import DISC
 from .packed import run_levels
 
-MARGIN = 4  # grey pixels round every level, so that faces at the picture's edge are seen whole by the network
+MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
 GREY = 127
 LAST_LEVEL = 26.0  # pixels of the shorter side; a face as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
-PICTURES = 0.5  # of the smallest face in a video's frame: the smallest one in a picture, which is searched once
+STILL_SHARE = 0.5  # smallest face in a picture, which is searched once, over that in a video's frame
+MOST_RESPONSE = 1.2  # responses are clipped here; a landmark's is about 1
 
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    """How hard to look.
+    """What is searched for, and how thoroughly.
 
     Attributes:
-        min_face: longer side of the smallest face's landmark box, frame pixels; 0 chooses by the frame's size.
-        share: of the size that is chosen so.
-        step: ratio of neighbouring pyramid levels.
-        threshold: chance of being a face that a proposal needs.
-        most: at most so many candidates get a second look.
+        min_face: longer side of the smallest face's landmark box, frame pixels; 0 takes `share` times
+            `adaptive_min_face`.
+        share: factor on the adaptive size.
+        step: ratio of the sizes of neighbouring pyramid levels.
+        threshold: lowest probability of a proposal.
+        most: largest number of candidates that are refined; the most probable ones are.
     """
 
     min_face: float = 0.0
@@ -47,10 +57,10 @@ class DetectorSettings:
 
 
 def adaptive_min_face(height: int, width: int) -> float:
-    """Smallest face worth its time: 14 pixels and 4 % of the shorter side, in large pictures 30 pixels and 1 %.
+    """Longer side in pixels of the smallest face that is searched for in a frame of this size, pixels.
 
-    24 pixels in 320x240, where a search costs little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160: whoever films a
-    crowd takes a large picture.
+    14 pixels and 4 % of the shorter side, in large frames 30 pixels and 1 %: 24 in 320x240, where a search costs
+    little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160, for crowds are filmed in high resolution.
     """
     shorter = min(height, width)
     return min(14.0 + 0.041 * shorter, 30.0 + 0.01 * shorter)
@@ -64,6 +74,8 @@ def level_scales(shorter: float, min_face: float, base: float, step: float, last
         min_face: the smallest face to find, pixels; the first level shows it `base` pixels large.
         step: ratio of neighbouring levels.
         last: wanted shorter side of the last level, pixels.
+    Returns:
+        Level pixels per frame pixel, descending; one at least.
     Source: BB-FCN, section III-E: 13 levels of step 1.16 (7 of 1.35) for faces of 80 pixels in 640x480 with base and
         last level of 32 pixels.
     """
@@ -78,18 +90,26 @@ class Detector:
     def __init__(
         self, card: ModelCard, scan: Backend, refine: Backend, settings: DetectorSettings | None = None
     ) -> None:
-        """Take a card of codec kind "discs" and its two networks: "scan" for whole pictures, "refine" for crops."""
+        """Take a card and its networks.
+
+        Args:
+            card: of codec kind "discs".
+            scan: its network for whole pictures.
+            refine: its network for crops of faces.
+            settings: default: for frames of a video.
+        Raises:
+            CardError: the card is of another codec kind.
+        """
         if card.codec.get("kind") != "discs":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
         self.card, self.settings = card, settings or DetectorSettings()
-        self._scan, self._refine = scan, refine
+        self._scan_backend, self._refine_backend = scan, refine
         self._lock = threading.Lock()
-        self._agreement = Agreement()
 
     def for_pictures(self) -> Detector:
-        """The same networks, which wait for each other, for pictures: faces of half the size are worth their time."""
+        """A detector for single pictures, with faces of half the size, on the same networks and the same lock."""
         other = copy.copy(self)
-        other.settings = replace(self.settings, share=PICTURES)
+        other.settings = replace(self.settings, share=STILL_SHARE)
         return other
 
     def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
@@ -98,36 +118,46 @@ class Detector:
         Args:
             bgr: the picture.
             small: False leaves out the finest level of the pyramid, which takes three quarters of the time; faces of
-                less than `sure_side` may then be missed.
+                less than `min_reliable_face` may then be missed.
+        Returns:
+            Tight boxes, probabilities and five5 points, in frame pixels.
         """
         with self._lock:
-            candidates, chance = self.scan(bgr, small=small)
-            worth = np.flatnonzero(chance >= self.card.calibration["second_look"])[: self.settings.most]
-            if not len(worth):
+            candidates, probability = self.scan(bgr, small=small)
+            likely = np.flatnonzero(probability >= self.card.calibration["second_look"])[: self.settings.most]
+            if not len(likely):
                 return Proposals.none()
-            points, features = self.look_again(bgr, candidates.take(worth), chance[worth])
+            points, features = self.refine(bgr, candidates.take(likely), probability[likely])
         score = logistic(features, self.card.calibration["refine"])
         fit = fit_views(points)
         order = suppress(fit.centre, fit.side, score)
         order = order[score[order] >= self.settings.threshold]
         return Proposals(fit.boxes[order], score[order], points[order])
 
-    def sure_side(self, bgr: UInt8) -> float:
-        """Longer side in pixels of the smallest face that a search without `small` shows the network large enough."""
+    def min_reliable_face(self, bgr: UInt8) -> float:
+        """Longer side of the smallest face that is reliably found without `small`, pixels of this (H, W, 3) frame."""
         scales = self._scales(bgr, small=False)
         return float(self.card.codec["face_px"]) / scales[0]
 
     def scan(self, bgr: UInt8, *, small: bool = True) -> tuple[Candidates, Float32]:
-        """Candidates in the whole picture and their chance of being faces, best first, by the backbone alone."""
-        sizes = self._sizes(bgr, small=small)
-        answers = run_levels(self._scan, _levels(bgr, sizes))
-        every = Candidates.joined([self._faces_in(m, s, bgr.shape) for m, s in zip(answers, sizes, strict=True)])
-        chance = logistic(scan_features(every), self.card.calibration["scan"])
-        order = suppress(every.centre, every.side, chance)
-        return every.take(order), chance[order]
+        """Find candidates in the whole picture with the backbone alone.
 
-    def _sizes(self, bgr: UInt8, *, small: bool) -> list[tuple[int, int]]:
-        """Of the pyramid's levels, (h, w)."""
+        Args:
+            bgr: (H, W, 3) uint8 picture.
+            small: see `detect`.
+        Returns:
+            C candidates in frame pixels and their probabilities (C,) float32 of being faces, descending.
+        """
+        sizes = self._level_sizes(bgr, small=small)
+        responses = run_levels(self._scan_backend, _pyramid(bgr, sizes))
+        levels = zip(responses, sizes, strict=True)
+        found = Candidates.joined([self._candidates(maps, size, bgr.shape) for maps, size in levels])
+        probability = logistic(scan_features(found), self.card.calibration["scan"])
+        order = suppress(found.centre, found.side, probability)
+        return found.take(order), probability[order]
+
+    def _level_sizes(self, bgr: UInt8, *, small: bool) -> list[tuple[int, int]]:
+        """(h, w) of the pyramid's levels, without their margins, the largest first."""
         height, width = bgr.shape[:2]
         scales = self._scales(bgr, small=small)
         return [(max(round(height * scale), 1), max(round(width * scale), 1)) for scale in scales]
@@ -139,21 +169,28 @@ class Detector:
         scales = level_scales(min(height, width), smallest, base, self.settings.step, LAST_LEVEL)
         return scales if small else scales[1:] or scales
 
-    def _faces_in(self, maps: Float32, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
-        """What the answers (5, h, w) to a level of this size say, in pixels of the frame."""
+    def _candidates(self, maps: Float32, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
+        """Decode the response maps (5, h, w) of a level of this size (without margins), in pixels of the frame."""
         kind, xy, response = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
-        return agree(kind, xy, response, self._agreement).enlarged((frame[1] / size[1], frame[0] / size[0]), MARGIN)
+        found = group_peaks(kind, xy, response, GroupingSettings())
+        return found.to_frame((frame[1] / size[1], frame[0] / size[0]), MARGIN)
 
-    def look_again(self, bgr: UInt8, candidates: Candidates, chance: Float32) -> tuple[Float32, Float32]:
-        """Show each candidate upright and large to backbone and branches.
+    def refine(self, bgr: UInt8, candidates: Candidates, probability: Float32) -> tuple[Float32, Float32]:
+        """Run backbone and branches on an upright crop of each candidate.
 
+        Args:
+            bgr: (H, W, 3) uint8 picture.
+            candidates: C of them, at least one, in frame pixels.
+            probability: (C,) float32 that `scan` gave them.
         Returns:
-            points: (C, 5, 2) refined, frame pixels. features: (C, 12) for the score.
+            points: (C, 5, 2) float32 refined five5 points, frame pixels.
+            features: (C, 12) float32 for the score.
         """
         crops = [self._crop(candidates, i) for i in range(len(candidates))]
-        in_crops, features = read_crops(*self._refine.run(np.stack([crop.crop(bgr) for crop in crops])))
+        in_crops, features = decode_crops(*self._refine_backend.run(np.stack([crop.crop(bgr) for crop in crops])))
         points = np.stack([crop.to_frame(xy) for crop, xy in zip(crops, in_crops, strict=True)])
-        return points, np.column_stack((features, np.log(chance / (1 - chance)))).astype(np.float32)
+        logit = np.log(probability / (1 - probability))
+        return points, np.column_stack((features, logit)).astype(np.float32)
 
     def _crop(self, candidates: Candidates, i: int) -> CropTransform:
         x, y = (float(v) for v in candidates.centre[i])
@@ -162,55 +199,65 @@ class Detector:
         return CropTransform.around((x, y), side, size, angle=float(candidates.roll[i]))
 
 
-def _levels(bgr: UInt8, sizes: list[tuple[int, int]]) -> Iterator[UInt8]:
-    """A pyramid of these sizes, each level shrunk from the one before, framed in grey."""
+def _pyramid(bgr: UInt8, sizes: list[tuple[int, int]]) -> Iterator[UInt8]:
+    """Levels of these sizes (h, w), each shrunk from the one before, with grey margins to sides divisible by 4."""
     for height, width in sizes:
-        way = cv2.INTER_AREA if width < bgr.shape[1] else cv2.INTER_LINEAR
-        bgr = np.asarray(cv2.resize(bgr, (width, height), interpolation=way), np.uint8)
-        framed = np.full((_fours(height + 2 * MARGIN), _fours(width + 2 * MARGIN), 3), GREY, np.uint8)
-        framed[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = bgr
-        yield framed
+        interpolation = cv2.INTER_AREA if width < bgr.shape[1] else cv2.INTER_LINEAR
+        bgr = np.asarray(cv2.resize(bgr, (width, height), interpolation=interpolation), np.uint8)
+        padded = np.full((_round_up_to_4(height + 2 * MARGIN), _round_up_to_4(width + 2 * MARGIN), 3), GREY, np.uint8)
+        padded[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = bgr
+        yield padded
 
 
 def scan_features(candidates: Candidates) -> Float32:
-    """What tells a face from a chance agreement, (C, 8): sorted responses of eyes, nose, mouth; misfit; count."""
-    heights = np.clip(candidates.heights, 0.0, 1.2)
-    return np.column_stack(
-        (
-            np.sort(heights[:, :2], 1),
-            heights[:, 2],
-            np.sort(heights[:, 3:], 1),
-            candidates.residual * 10,
-            (heights > 0).sum(1),
-            np.minimum(heights.sum(1) - 3.0, 0.0),
-        )
-    ).astype(np.float32)
+    """What tells a face from peaks that fit together by accident.
+
+    Returns:
+        (C, 8) float32: responses as `_response_features` has them (5), misfit, inliers, what their sum lacks to 3.
+    """
+    clipped = np.clip(candidates.responses, 0.0, MOST_RESPONSE)
+    misfit, inliers = candidates.residual * 10, (clipped > 0).sum(1)
+    lack = np.minimum(clipped.sum(1) - 3.0, 0.0)
+    return np.column_stack((_response_features(candidates.responses), misfit, inliers, lack)).astype(np.float32)
 
 
-def read_crops(coarse: Float32, fine: Float32, corner: Float32) -> tuple[Float32, Float32]:
-    """Decode what the whole network says about face crops.
+def decode_crops(coarse: Float32, fine: Float32, corner: Float32) -> tuple[Float32, Float32]:
+    """Decode the outputs of backbone and branches for face crops of 64x64 pixels.
 
     Args:
-        coarse: (F, 5, 32, 32) responses of the backbone.
-        fine: (F, 5, 24, 24) responses of the branches in their windows. corner: (F, 5, 2) where those lie.
+        coarse: (F, 5, 32, 32) float32 responses of the backbone.
+        fine: (F, 5, 24, 24) float32 responses of the branches in their windows.
+        corner: (F, 5, 2) float32 crop pixel of each window's first pixel, x and y.
     Returns:
-        points: (F, 5, 2) pixels of the 64-pixel crop, the mean place of the 13 highest fine responses. features:
-            (F, 11) for the score.
+        points: (F, 5, 2) float32 crop pixels, the mean place of the 13 highest fine responses.
+        features: (F, 11) float32: responses of backbone and branches, five each, and misfit.
+    Source: BB-FCN, section III-E.
     """
-    _, loud = mean_of_highest(coarse, DISC)
-    places, sharp = mean_of_highest(fine, DISC)
-    points = places + corner
-    residual = fit_views(points).residual
-    loud, sharp = np.clip(loud, 0.0, 1.2), np.clip(sharp, 0.0, 1.2)
-    columns = [np.column_stack((np.sort(h[:, :2], 1), h[:, 2], np.sort(h[:, 3:], 1))) for h in (loud, sharp)]
-    return points, np.column_stack((*columns, residual * 10)).astype(np.float32)
+    _, coarse_response = mean_of_highest(coarse, DISC)
+    in_windows, fine_response = mean_of_highest(fine, DISC)
+    points = in_windows + corner
+    responses = [_response_features(response) for response in (coarse_response, fine_response)]
+    return points, np.column_stack((*responses, fit_views(points).residual * 10)).astype(np.float32)
+
+
+def _response_features(responses: Float32) -> Float32:
+    """Five5 responses (F, 5), clipped; eyes and mouth corners are sorted, so that left and right do not matter."""
+    eyes, nose, mouth = np.split(np.clip(responses, 0.0, MOST_RESPONSE), (2, 3), axis=1)
+    return np.column_stack((np.sort(eyes, 1), nose, np.sort(mouth, 1)))
 
 
 def logistic(features: Float32, weights: list[float]) -> Float32:
-    """Chance by logistic regression; the last weight is the constant."""
+    """Probability by logistic regression.
+
+    Args:
+        features: (F, n) float32.
+        weights: n + 1; the last one is the constant.
+    Returns:
+        (F,) float32 in (0, 1).
+    """
     z = features @ np.asarray(weights[:-1], np.float32) + np.float32(weights[-1])
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -15, 15))), np.float32)
 
 
-def _fours(length: int) -> int:
+def _round_up_to_4(length: int) -> int:
     return -(-length // 4) * 4

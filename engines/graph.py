@@ -1,6 +1,6 @@
-"""Rewriting ONNX graphs so that precision lives in them and every TensorRT from 8.6 on can read them; needs onnx.
+"""Passes over ONNX graphs, which make their precision explicit and readable for TensorRT from 8.6 on; need onnx.
 
-All functions change the model that they are given; `for_tensorrt`, `as_fp32` and `store_halves` work on a file's bytes.
+Functions of a `model` change it in place; those of a `content` take a file's bytes.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ from ..tracker.errors import BackendError
 INSTALL = "pip install onnx"
 OPSET = 17  # the newest that the parser of TensorRT 8.6 knows
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
-SMALLEST_HALF = 256  # values; rounding fewer would save nothing
+MIN_FP16_VALUES = 256  # of a weight that is stored in 16 bits; smaller ones save nothing
 # Reductions took their axes as an attribute before opset 18 (ReduceSum before 13).
 REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
 
 def for_tensorrt(content: bytes, precision: str) -> bytes:
-    """The graph that TensorRT shall build from.
+    """The graph that a TensorRT plan is built from.
 
     Args:
         content: an ONNX file of ours.
         precision: "fp32", "fp16", or "int8" for a file with symmetric Q/DQ pairs.
     Raises:
-        BackendError: int8 is wanted of a file without such pairs, or an operator is unknown to older parsers.
+        BackendError: int8 is wanted of a file without such pairs, or an operator has no equal in opset 17.
     """
     model = _load(content)
     if precision == "int8" and not _symmetric(model):
         raise BackendError("int8: this network has no symmetric Q/DQ pairs; make it with `facetrack calibrate int8`")
-    inline_halves(model)
+    inline_fp16(model)
     if precision != "int8":
         remove_quantisers(model)
     cast_first(model)
     lower_opset(model)
     if precision == "fp16":
-        to_half(model)
+        to_fp16(model)
     _check(model)
     return bytes(model.SerializeToString())
 
 
 def as_fp32(content: bytes) -> bytes:
-    """The same network without 16-bit storage and without 8-bit arithmetic: what others are compared with."""
+    """The same network with 32-bit weights and without Q/DQ pairs: the reference for parity."""
     model = _load(content)
-    inline_halves(model)
+    inline_fp16(model)
     remove_quantisers(model)
     _check(model)
     return bytes(model.SerializeToString())
 
 
 def is_symmetric_int8(content: bytes) -> bool:
-    """Whether a file has Q/DQ pairs and all of them have the zero point 0, as TensorRT wants."""
+    """Whether a file has Q/DQ pairs, all of them with zero point 0, as TensorRT demands."""
     return _symmetric(_load(content))
 
 
 def precision_of(content: bytes) -> str:
-    """In which a file's graph computes where it is run as it is: "int8", "fp16" or "fp32", the least of its products.
+    """The lowest precision that a file's graph computes in: "int8", "fp16" or "fp32".
 
-    Weights that are only stored in 16 bits, and cast before they are used, compute in 32.
+    Weights that are stored in 16 bits and cast before they are used count as fp32.
     """
     from onnx import TensorProto
 
     model = _load(content)
-    inline_halves(model)
+    inline_fp16(model)
     if any(node.op_type in QUANTISERS for node in model.graph.node):
         return "int8"
     halves = {weight.name for weight in model.graph.initializer if weight.data_type == TensorProto.FLOAT16}
@@ -73,16 +73,16 @@ def precision_of(content: bytes) -> str:
 
 
 def takes_any_size(content: bytes) -> bool:
-    """Whether a file's input (B, h, w, 3) leaves h or w open, as a network's that scans whole pictures does."""
+    """Whether h or w of a file's input (B, h, w, 3) is dynamic, as for networks that scan whole pictures."""
     axes = _load(content).graph.input[0].type.tensor_type.shape.dim
     return not all(axis.HasField("dim_value") for axis in axes[1:])
 
 
-def store_halves(content: bytes) -> bytes:
-    """The same network with its 32-bit weights stored in 16, at half the size.
+def store_fp16(content: bytes) -> bytes:
+    """The same network with its 32-bit weights stored in 16 bits, at half the size.
 
-    A cast behind every weight brings it back to 32 bits when the file is loaded; the arithmetic stays fp32 and the
-    runtime folds the casts away. Biases, scales and constants stay as they are.
+    Each is followed by a cast to 32 bits, which runtimes fold when they load the file; the arithmetic stays fp32.
+    Biases, scales and small constants are not changed.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -90,7 +90,7 @@ def store_halves(content: bytes) -> bytes:
     graph = model.graph
     for weight in list(graph.initializer):
         values = numpy_helper.to_array(weight)
-        if values.dtype != np.float32 or values.ndim < 2 or values.size < SMALLEST_HALF:
+        if values.dtype != np.float32 or values.ndim < 2 or values.size < MIN_FP16_VALUES:
             continue
         stored = f"{weight.name}.half"
         graph.initializer.remove(weight)
@@ -101,8 +101,8 @@ def store_halves(content: bytes) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def inline_halves(model: Any) -> None:
-    """Replace casts of stored 16-bit weights by 32-bit weights: TensorRT wants weights, not tensors."""
+def inline_fp16(model: Any) -> None:
+    """Replace 16-bit weights and their casts by 32-bit weights, as TensorRT takes no casts for weights."""
     from onnx import TensorProto, numpy_helper
 
     stored = {weight.name: weight for weight in model.graph.initializer}
@@ -111,11 +111,11 @@ def inline_halves(model: Any) -> None:
             values = numpy_helper.to_array(stored[node.input[0]]).astype(np.float32)
             model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
             model.graph.node.remove(node)
-    _drop_unused(model)
+    _remove_unused_weights(model)
 
 
 def remove_quantisers(model: Any) -> None:
-    """Give back the fp32 graph of a quantised one, its weights rounded as they were."""
+    """Replace Q/DQ pairs by what they quantise: weights stay rounded, activations are passed through."""
     from onnx import helper, numpy_helper
 
     stored = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
@@ -134,16 +134,21 @@ def remove_quantisers(model: Any) -> None:
             model.graph.node.insert(index, helper.make_node("Identity", [sources[node.input[0]]], [name]))
         else:
             renamed[name] = sources[node.input[0]]
+    _rename_inputs(model, renamed)
+    _remove_unused_weights(model)
+
+
+def _rename_inputs(model: Any, renamed: dict[str, str]) -> None:
+    """Let every node take the tensors that others, which are gone, were made of."""
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             while name in renamed:
                 name = renamed[name]
             node.input[i] = name
-    _drop_unused(model)
 
 
 def _dequantised(node: Any, stored: dict[str, Any]) -> Any:
-    """What a DequantizeLinear makes of stored weights."""
+    """The float32 weights that a DequantizeLinear computes from stored ones."""
     values, scale = (stored[name] for name in node.input[:2])
     zero = stored[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros_like(scale, np.int32)
     if scale.ndim:
@@ -154,20 +159,24 @@ def _dequantised(node: Any, stored: dict[str, Any]) -> Any:
 
 
 def cast_first(model: Any) -> None:
-    """Cast the bytes of the input before anything else: TensorRT moves bytes in and out but computes with none."""
+    """Cast the uint8 input before its transposition: TensorRT takes uint8 inputs but computes only with floats.
+
+    Raises:
+        BackendError: anything but a cast follows the transposition.
+    """
     graph = model.graph
     picture = graph.input[0].name
-    for move in [node for node in graph.node if picture in node.input and node.op_type == "Transpose"]:
-        casts = [node for node in graph.node if move.output[0] in node.input]
+    for transpose in [node for node in graph.node if picture in node.input and node.op_type == "Transpose"]:
+        casts = [node for node in graph.node if transpose.output[0] in node.input]
         if any(node.op_type != "Cast" for node in casts):
-            raise BackendError(f"the graph computes with bytes behind {move.name}; export it again")
+            raise BackendError(f"the graph computes with bytes behind {transpose.name}; export it again")
         for cast in casts:
-            moved, made = move.output[0], cast.output[0]
-            cast.input[0], cast.output[0] = picture, f"{made}.cast"
-            move.input[0], move.output[0] = cast.output[0], made
-            graph.node.remove(move)
-            graph.node.insert(list(graph.node).index(cast) + 1, move)
-            _forget_types(graph, (moved, made))
+            between, result = transpose.output[0], cast.output[0]
+            cast.input[0], cast.output[0] = picture, f"{result}.cast"
+            transpose.input[0], transpose.output[0] = cast.output[0], result
+            graph.node.remove(transpose)
+            graph.node.insert(list(graph.node).index(cast) + 1, transpose)
+            _forget_types(graph, (between, result))
 
 
 def _forget_types(graph: Any, names: tuple[str, ...]) -> None:
@@ -176,10 +185,10 @@ def _forget_types(graph: Any, names: tuple[str, ...]) -> None:
 
 
 def lower_opset(model: Any) -> None:
-    """Say in opset 17 what was said in 18: the exporter starts at 18, the parser of TensorRT 8.6 ends at 17.
+    """Convert opset 18, the exporter's lowest, to 17, the highest that TensorRT 8.6 parses.
 
     Raises:
-        BackendError: an operator has no equal there.
+        BackendError: the opset is above 18, or an operator has no equal in 17.
     """
     standard = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if standard.version <= OPSET:
@@ -190,11 +199,11 @@ def lower_opset(model: Any) -> None:
         _LOWERED.get(node.op_type, _unchanged)(model, node)
     standard.version = OPSET
     model.ir_version = min(model.ir_version, 8)
-    _drop_unused(model)
+    _remove_unused_weights(model)
 
 
 def _unchanged(model: Any, node: Any) -> None:
-    """Most operators are the same in both."""
+    """Leave an operator that is the same in both opsets."""
 
 
 def _axes_as_attribute(model: Any, node: Any) -> None:
@@ -215,7 +224,7 @@ def _sizes_instead_of_count(model: Any, node: Any) -> None:
 
 
 def _without(*names: str) -> Callable[[Any, Any], None]:
-    """Drop attributes that opset 18 added, which must have no effect."""
+    """A conversion that removes attributes which opset 18 added and which have no effect here."""
 
     def lower(model: Any, node: Any) -> None:
         del model
@@ -243,43 +252,67 @@ _LOWERED: dict[str, Callable[[Any, Any], None]] = {
 }
 
 
-def to_half(model: Any) -> None:
-    """Compute in 16 bits, between the cast of the input's bytes and casts of the outputs to 32 bits.
+def to_fp16(model: Any) -> None:
+    """Compute in 16 bits, between the cast of the uint8 input and casts of the outputs to 32 bits.
 
     A pass of our own: onnxruntime's converter leaves casts in front of the constant scales of Resize, which TensorRT
     does not accept.
-    """
-    from onnx import TensorProto, helper, numpy_helper
 
-    graph = model.graph
-    keep = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
-    shared = keep & {n for node in graph.node for n in node.input[: 1 if node.op_type == "Resize" else None]}
+    Raises:
+        BackendError: a scale of Resize, which must stay in 32 bits, is used elsewhere too.
+    """
+    scales = _resize_scales(model.graph)
+    _constants_to_fp16(model.graph, scales)
+    del model.graph.value_info[:]
+    _cast_outputs(model.graph)
+
+
+def _resize_scales(graph: Any) -> set[str]:
+    """Names of the tensors that say by how much Resize scales."""
+    scales = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
+    shared = scales & {n for node in graph.node for n in node.input[: 1 if node.op_type == "Resize" else None]}
     if shared:
         raise BackendError(f"{', '.join(sorted(shared))}: a scale of Resize that is used elsewhere; export it again")
+    return scales
+
+
+def _constants_to_fp16(graph: Any, but: set[str]) -> None:
+    """Convert weights, constants and casts to 16 bits, but for the tensors with these names."""
+    from onnx import TensorProto
+
     for weight in graph.initializer:
-        if weight.data_type == TensorProto.FLOAT and weight.name not in keep:
-            weight.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(weight)), weight.name))
+        if weight.data_type == TensorProto.FLOAT and weight.name not in but:
+            _tensor_to_fp16(weight)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
                 attribute.i = TensorProto.FLOAT16
-            elif (
-                attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT and node.output[0] not in keep
-            ):
-                attribute.t.CopyFrom(numpy_helper.from_array(_half(numpy_helper.to_array(attribute.t))))
-    del graph.value_info[:]
+            elif attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT and node.output[0] not in but:
+                _tensor_to_fp16(attribute.t)
+
+
+def _tensor_to_fp16(tensor: Any) -> None:
+    from onnx import numpy_helper
+
+    tensor.CopyFrom(numpy_helper.from_array(_as_fp16(numpy_helper.to_array(tensor)), tensor.name))
+
+
+def _as_fp16(values: Any) -> Any:
+    """Round values to 16 bits; those beyond the range become the largest of it."""
+    most = np.finfo(np.float16).max
+    return np.clip(values, -most, most).astype(np.float16)
+
+
+def _cast_outputs(graph: Any) -> None:
+    """Cast the outputs of a graph to 32 bits, under the names that they had."""
+    from onnx import TensorProto, helper
+
     for output in graph.output:
         inner = f"{output.name}.half"
         for node in graph.node:
             node.input[:] = [inner if name == output.name else name for name in node.input]
             node.output[:] = [inner if name == output.name else name for name in node.output]
         graph.node.append(helper.make_node("Cast", [inner], [output.name], to=TensorProto.FLOAT))
-
-
-def _half(values: Any) -> Any:
-    """16-bit values; what is beyond their range becomes the largest of them."""
-    most = np.finfo(np.float16).max
-    return np.clip(values, -most, most).astype(np.float16)
 
 
 def _load(content: bytes) -> Any:
@@ -312,7 +345,11 @@ def _attribute(node: Any, name: str, default: Any = None) -> Any:
 
 
 def _constant(model: Any, name: str) -> Any:
-    """A constant's values, stored or made by a node."""
+    """The values of a constant: of an initializer or a Constant node.
+
+    Raises:
+        BackendError: there is none of this name.
+    """
     from onnx import numpy_helper
 
     for weight in model.graph.initializer:
@@ -324,18 +361,18 @@ def _constant(model: Any, name: str) -> Any:
     raise BackendError(f"{name}: wanted a constant")
 
 
-def drop_dead_ends(model: Any) -> None:
-    """Remove nodes whose outputs nobody takes, and weights that nobody uses."""
+def remove_dead_nodes(model: Any) -> None:
+    """Remove nodes and weights that no output of the graph depends on."""
     wanted = {output.name for output in model.graph.output}
     for node in reversed(list(model.graph.node)):
         if wanted.isdisjoint(node.output):
             model.graph.node.remove(node)
         else:
             wanted.update(node.input)
-    _drop_unused(model)
+    _remove_unused_weights(model)
 
 
-def _drop_unused(model: Any) -> None:
+def _remove_unused_weights(model: Any) -> None:
     used = {name for node in model.graph.node for name in node.input} | {o.name for o in model.graph.output}
     for weight in [w for w in model.graph.initializer if w.name not in used]:
         model.graph.initializer.remove(weight)

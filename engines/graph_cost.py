@@ -1,4 +1,7 @@
-"""What one run of an ONNX graph costs at least: multiplications, and bytes that have to be moved; needs onnx."""
+"""The least cost of a run of an ONNX graph, for a roofline: multiplications and memory traffic; needs onnx.
+
+Source: Williams et al., "Roofline: an insightful visual performance model", CACM 2009.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class Cost:
 
     Attributes:
         gmac: 10^9 multiplications of convolutions and linear layers.
-        megabytes: 10^6 bytes of input, outputs and weights, each moved once; what stays inside is not counted.
+        megabytes: 10^6 bytes of input, outputs and weights, each moved once; intermediate tensors are not counted.
     """
 
     gmac: float
@@ -28,7 +31,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """What a device does at best.
+    """Peak rates of a device.
 
     Attributes:
         gmac_per_s: 10^9 multiplications and additions a second, in a large fp32 matrix product.
@@ -41,17 +44,17 @@ class Peaks:
     how: str
 
     def least_ms(self, cost: Cost) -> float:
-        """The roofline: the longer of calculating and moving, milliseconds."""
+        """The roofline, milliseconds: the larger of the times for the arithmetic and for the memory traffic."""
         return max(cost.gmac / self.gmac_per_s * 1e3, cost.megabytes / self.gb_per_s)
 
 
 def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
-    """Count a graph for an input (B, h, w, 3).
+    """Count the cost of a graph.
 
     Args:
         content: an ONNX file of ours.
-        shape: of the input.
-        precision: in which weights are kept while it runs: "fp32", "fp16" or "int8".
+        shape: (B, h, w, 3) of the input.
+        precision: of the weights in memory: "fp32", "fp16" or "int8".
     Raises:
         BackendError: onnx is not installed.
     """

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
-from .backend import GPU_TOGETHER, Outputs
+from .backend import CLOSED, GPU_BATCH, Outputs
 from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:
@@ -56,13 +56,15 @@ class OnnxBackend:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
         _refuse_another_provider(ort, self._session, wanted)
         self._input = self._session.get_inputs()[0].name
-        self.canvas = None if provider == "cpu" else LARGEST
-        self.together = 1 if provider == "cpu" else GPU_TOGETHER
+        self.max_atlas = None if provider == "cpu" else LARGEST
+        self.preferred_batch = 1 if provider == "cpu" else GPU_BATCH
         place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
         self.description = f"ONNX Runtime {ort.__version__}, {place}"
 
     def run(self, images: UInt8) -> Outputs:
         """See `Backend`."""
+        if self._session is None:
+            raise BackendError(CLOSED)
         return tuple(self._session.run(None, {self._input: images}))
 
     def close(self) -> None:

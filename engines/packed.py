@@ -1,8 +1,10 @@
-"""The levels of a pyramid side by side on one canvas: one run of the network in place of one for each level.
+"""The levels of a pyramid packed into one atlas: one run of the network in place of one for each level.
 
-Meant for GPUs, where beginning a run (launches, copies, another shape than the last) should cost more than the pixels
-of a small picture; no GPU has run it yet. A CPU's time goes by pixels, of which a canvas has more: there the levels run
-one after the other.
+Meant for GPUs, where the fixed cost of a run (launches, copies, a new shape) should exceed that of the pixels of a
+small picture; no GPU has run it yet. A CPU's time is proportional to the pixels, of which an atlas has more: there the
+levels run one after the other.
+
+Source: Dubout and Fleuret, "Exact acceleration of linear object detectors", ECCV 2012 (patchworks of pyramid levels).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .parts import REACH
+from .parts import HALO
 
 if TYPE_CHECKING:
     from ..tracker.types import Float32, UInt8
@@ -21,19 +23,19 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-# Between levels, so that none has a part in another's answers. As all of them begin and end with a cell of the pooling,
-# 32 would do; see `REACH`.
-GUTTER = REACH
-# Beyond a picture the network sees zeros, in every layer. Of a grey this is true in the first one alone, and nearly.
+# Pixels between levels, so that none influences the responses to another. 32 would do, as all levels begin and end with
+# a cell of the pooling; see `HALO`.
+GUTTER = HALO
+# Beyond a picture every layer sees zeros (its padding). Grey is about zero for the first layer, and for it alone.
 FILL = 127
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Where levels lie on a canvas.
+class AtlasLayout:
+    """Where levels lie in an atlas.
 
     Attributes:
-        size: (h, w) of the canvas, pixels.
+        size: (h, w) of the atlas, pixels.
         corners: (y, x) of each level's first pixel.
     """
 
@@ -42,56 +44,59 @@ class Layout:
 
     @property
     def area(self) -> int:
-        """Pixels of the canvas."""
+        """Pixels of the atlas."""
         return self.size[0] * self.size[1]
 
 
-def lay_out(sizes: Sequence[Size]) -> Layout:
-    """Put the first level to the left of all others or above them, whichever needs less room; and so on.
+def pack_levels(sizes: Sequence[Size]) -> AtlasLayout:
+    """Pack levels into an atlas: the first to the left of all others or above them, whichever area is smaller.
 
     Args:
         sizes: (h, w) of each level (at least one), divisible by 4, the largest first.
     """
     (height, width), others = sizes[0], sizes[1:]
     if not others:
-        return Layout((height, width), ((0, 0),))
-    rest = lay_out(others)
+        return AtlasLayout((height, width), ((0, 0),))
+    rest = pack_levels(others)
     right, down = width + GUTTER, height + GUTTER
-    beside = Layout((max(height, rest.size[0]), right + rest.size[1]), _moved(rest, 0, right))
-    below = Layout((down + rest.size[0], max(width, rest.size[1])), _moved(rest, down, 0))
+    beside = AtlasLayout((max(height, rest.size[0]), right + rest.size[1]), _offset(rest, 0, right))
+    below = AtlasLayout((down + rest.size[0], max(width, rest.size[1])), _offset(rest, down, 0))
     return min(beside, below, key=lambda layout: layout.area)
 
 
-def _moved(rest: Layout, down: int, right: int) -> tuple[Size, ...]:
+def _offset(rest: AtlasLayout, down: int, right: int) -> tuple[Size, ...]:
+    """The corners of the first level and of the others, which are moved by so many pixels."""
     return ((0, 0), *((y + down, x + right) for y, x in rest.corners))
 
 
 def run_levels(backend: Backend, levels: Iterable[UInt8]) -> Iterator[Float32]:
-    """Response maps (K, h, w) of every level, each valid until the next one is asked for.
+    """Response maps of every level, each valid until the next one is asked for.
 
     Args:
-        backend: a network that scans. If its `canvas` holds all levels, it runs once.
+        backend: a fully convolutional network. It runs once if all levels fit into its `max_atlas`.
         levels: (h, w, 3) uint8 BGR, h and w divisible by 4, the largest first.
+    Yields:
+        (K, h, w) float32, one for each level.
     """
-    most = backend.canvas
-    if most is not None:
+    limit = backend.max_atlas
+    if limit is not None:
         levels = list(levels)
-        layout = lay_out([level.shape[:2] for level in levels])
-        if layout.size[0] <= most[0] and layout.size[1] <= most[1]:
+        layout = pack_levels([level.shape[:2] for level in levels])
+        if layout.size[0] <= limit[0] and layout.size[1] <= limit[1]:
             yield from _run_packed(backend, levels, layout)
             return
     for level in levels:
         yield backend.run(level[None])[0][0]
 
 
-def _run_packed(backend: Backend, levels: Sequence[UInt8], layout: Layout) -> Iterator[Float32]:
-    canvas = np.full((*layout.size, 3), FILL, np.uint8)
-    places = [
+def _run_packed(backend: Backend, levels: Sequence[UInt8], layout: AtlasLayout) -> Iterator[Float32]:
+    atlas = np.full((*layout.size, 3), FILL, np.uint8)
+    windows = [
         (slice(y, y + level.shape[0]), slice(x, x + level.shape[1]))
         for level, (y, x) in zip(levels, layout.corners, strict=True)
     ]
-    for level, place in zip(levels, places, strict=True):
-        canvas[place] = level
-    maps = backend.run(canvas[None])[0][0]
-    for rows, columns in places:
+    for level, window in zip(levels, windows, strict=True):
+        atlas[window] = level
+    maps = backend.run(atlas[None])[0][0]
+    for rows, columns in windows:
         yield np.ascontiguousarray(maps[:, rows, columns])

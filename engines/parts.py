@@ -1,4 +1,4 @@
-"""Runs of more than a runtime takes at once: batches in parts, pictures in tiles that overlap."""
+"""Inputs that are larger than a runtime takes: batches are split, pictures are cut into overlapping tiles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .backend import Outputs
 
 Run = Callable[["UInt8"], "Outputs"]
-# Pixels that a tile shows beyond those that count. BB-FCN's backbone sees 35 to either side: 4 by its convolutions in
-# full size, 12 in half, 16 in a quarter, 3 within a cell of its pooling. Of cells of 4, so that these stay in step.
-REACH = 36
+# Border pixels of a tile whose responses are discarded. The receptive field of BB-FCN's backbone reaches 35 pixels to
+# either side: 4 by its convolutions at full size, 12 at half, 16 at a quarter, 3 within a cell of its pooling. Rounded
+# up to a multiple of 4, so that all tiles have the same pooling cells.
+HALO = 36
 
 
 def run_in_batches(run: Run, images: UInt8, most: int) -> Outputs:
-    """Run (B, h, w, 3) pictures in batches of at most `most`."""
+    """Run a network on (B, h, w, 3) uint8 pictures in batches of at most `most`, and join its outputs."""
     if len(images) <= most:
         return run(images)
     starts = range(0, len(images), most)
@@ -31,14 +32,15 @@ def run_in_batches(run: Run, images: UInt8, most: int) -> Outputs:
 
 
 def run_in_tiles(run: Run, images: UInt8, most: tuple[int, int]) -> Outputs:
-    """Run (B, h, w, 3) pictures through a network that gives maps (B, C, h, w), in tiles of at most `most`.
+    """Run a network in tiles; the outputs are those of the whole pictures, up to rounding.
 
     Args:
-        run: the network; a map's pixel depends on the picture within `REACH` pixels of it.
-        images: h and w divisible by 4.
-        most: (h, w) of a tile, divisible by 4 and more than twice the reach.
+        run: a fully convolutional network that gives maps (B, C, h, w), with a receptive field of at most `HALO`
+            pixels to either side.
+        images: (B, h, w, 3) uint8, h and w divisible by 4.
+        most: (h, w) of a tile, divisible by 4 and more than twice `HALO`.
     Raises:
-        BackendError: the network gives something else than maps of its pictures' size.
+        BackendError: the network's outputs are not maps of its pictures' size.
     """
     batch, *size = images.shape[:3]
     if all(length <= limit for length, limit in zip(size, most, strict=True)):
@@ -51,14 +53,14 @@ def run_in_tiles(run: Run, images: UInt8, most: tuple[int, int]) -> Outputs:
         if any(part.shape[2:] != tile.shape[1:3] for part in maps):
             raise BackendError(f"pictures {images.shape}: wanted at most {most}; its answers cannot be put together")
         whole = whole or [np.empty((batch, part.shape[1], *size), np.float32) for part in maps]
-        top, left = y and y + REACH, x and x + REACH  # what lies beyond the far edges is written over by the next tile
+        top, left = y and y + HALO, x and x + HALO  # the halo at the far edges is overwritten by the next tile
         for part, target in zip(maps, whole, strict=True):
             target[:, :, top : y + most[0], left : x + most[1]] = part[:, :, top - y :, left - x :]
     return tuple(whole)
 
 
 def _starts(length: int, limit: int) -> Iterator[int]:
-    """Where tiles begin, so that each ends `REACH` behind the place from which the next one counts."""
+    """First pixels of the tiles along an axis, which overlap by twice the halo."""
     last = max(length - limit, 0)
-    yield from range(0, last, limit - 2 * REACH)
+    yield from range(0, last, limit - 2 * HALO)
     yield last

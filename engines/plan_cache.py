@@ -1,11 +1,12 @@
-"""TensorRT plans that were built on this machine, each beside a sidecar that says what it is and how it was proved.
+"""TensorRT plans that were built on this machine, each with a sidecar file that holds its key and its parity.
 
-A plan fits one graph on one GPU with one driver and one TensorRT. Whatever differs, it is built anew, with a line in
-the log that says what differs. Processes that want the same plan at the same time wait for the first.
+A plan is valid for one graph, GPU, driver and TensorRT version. If any of them differs it is built anew, and the log
+says what differs. A lock between processes keeps them from building the same plan twice.
 """
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = 2  # 1: plans whose profiles TensorRT 8.6 keeps for a single context
+DIGITS = 16  # hexadecimal, of a hash in a file's name
 INSTALL = "pip install filelock"
 
 
@@ -32,8 +34,8 @@ class PlanKey:
     """All that a plan depends on.
 
     Attributes:
-        onnx_sha256: of the network's file, before its preparation for TensorRT.
-        tensorrt: its version.
+        onnx_sha256: of the network's file, before `graph.for_tensorrt`.
+        tensorrt: version.
         gpu, capability, driver, cuda: as `cuda_probe.Gpu` has them.
         precision: of the graph.
         profile: batches and sizes, as text.
@@ -50,18 +52,18 @@ class PlanKey:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits that name the file."""
-        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:16]
+        """Hexadecimal digits that name the file."""
+        return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:DIGITS]
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a builder hands over.
+    """A new plan, which has passed its parity check.
 
     Attributes:
-        plan: to be stored.
-        parity: how far its landmarks are from the reference's, at each batch size.
-        build_s: seconds that the building took.
+        plan: its bytes.
+        parity: distances between its landmarks and the reference's, at each batch size.
+        build_s: duration of the build, seconds.
     """
 
     plan: bytes
@@ -83,15 +85,15 @@ class PlanCache:
     """Plans in one folder, as NAME-DIGEST.plan with NAME-DIGEST.json beside it."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Take the folder of `plans_folder`, or another."""
+        """Use a folder; default: `plans_folder`."""
         self.folder = folder or plans_folder()
 
     def path(self, name: str, key: PlanKey) -> Path:
-        """Where the plan of a network is or would be."""
+        """The file of a network's plan, whether there is one or not."""
         return self.folder / f"{name}-{key.digest}.plan"
 
     def find(self, name: str, key: PlanKey) -> tuple[bytes | None, str]:
-        """The plan of a network for exactly this key; otherwise None and why there is none, in words."""
+        """The plan of a network for exactly this key and "", or None and the reason in words."""
         plan, sidecar = self.path(name, key), self._read_sidecar(self.path(name, key))
         if sidecar is None:
             return None, self._nearest(name, key)
@@ -111,7 +113,7 @@ class PlanCache:
         It may have another precision and profile: a backend runs in parts what is more than its plan takes.
         """
         made: dict[PlanKey, int] = {}
-        for sidecar in self.folder.glob(f"{name}-*.json"):
+        for sidecar in self._files(name, ".json"):
             found = self._key_of(sidecar)
             other = replace(key, precision=str(found.get("precision")), profile=str(found.get("profile")))
             if found == asdict(other) and self.find(name, other)[0] is not None:
@@ -125,7 +127,7 @@ class PlanCache:
         Args:
             name: of the network's file.
             key: all that the plan depends on.
-            build: makes the plan and proves it; raises rather than hand over one that fails.
+            build: builds a plan and checks its parity; raises if it fails.
         Raises:
             BackendError: the folder cannot be written, or the build's own.
         """
@@ -142,19 +144,19 @@ class PlanCache:
         return built.plan
 
     def parity(self, plan: Path) -> tuple[Parity, ...]:
-        """How a stored plan was proved."""
+        """The parity in a stored plan's sidecar, by batch size; () without one."""
         from .parity import Parity
 
         report = self._read_sidecar(plan) or {}
         return tuple(Parity(**entry) for entry in report.get("parity", ()))
 
-    def timings(self, key: PlanKey) -> Path:
-        """Where the kernels' measured times on this GPU are kept; they serve every network."""
+    def timing_cache(self, key: PlanKey) -> Path:
+        """The file of kernels' measured times on this GPU, which the builds of all networks share."""
         machine = hashlib.sha256(json.dumps([key.tensorrt, key.gpu, key.capability, key.driver]).encode())
-        return self.folder / f"timings-{machine.hexdigest()[:16]}.cache"
+        return self.folder / f"timings-{machine.hexdigest()[:DIGITS]}.cache"
 
     def lock(self, path: Path) -> Any:
-        """A lock between processes that the system frees if its holder dies.
+        """A lock between processes, which the system releases if its holder exits.
 
         Raises:
             BackendError: the folder cannot be written, or filelock is missing.
@@ -173,7 +175,7 @@ class PlanCache:
         return filelock.FileLock(path)
 
     def _store(self, name: str, key: PlanKey, built: Built) -> None:
-        """Plan first, sidecar second: a plan without one does not count."""
+        """Write the plan, then its sidecar: a plan without one is ignored."""
         path = self.path(name, key)
         report = {
             "schema": SCHEMA,
@@ -187,6 +189,10 @@ class PlanCache:
         replace_file(path, built.plan)
         replace_file(path.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
 
+    def _files(self, name: str, suffix: str) -> list[Path]:
+        """A network's files of this suffix, but not those of a network whose name begins alike."""
+        return sorted(self.folder.glob(f"{glob.escape(name)}-{'[0-9a-f]' * DIGITS}{suffix}"))
+
     def _read_sidecar(self, plan: Path) -> dict[str, Any] | None:
         """The sidecar of a plan; None where there is none or it is no JSON object."""
         try:
@@ -196,15 +202,15 @@ class PlanCache:
         return report if isinstance(report, dict) else None
 
     def _key_of(self, plan: Path) -> dict[str, Any]:
-        """The key in a plan's sidecar; nothing where there is none or it is damaged."""
+        """The key in a plan's sidecar; {} where there is none or it is damaged."""
         key = (self._read_sidecar(plan) or {}).get("key")
         return key if isinstance(key, dict) else {}
 
     def _nearest(self, name: str, key: PlanKey) -> str:
-        """Why none fits: in what the most similar plan of this network differs."""
+        """Why no plan has this key: in what the most similar one of this network differs."""
         wanted = asdict(key)
         differing: list[list[str]] = []
-        for path in sorted(self.folder.glob(f"{name}-*.plan")):
+        for path in self._files(name, ".plan"):
             found = self._key_of(path)
             differing.append([f"{k} {found.get(k)}, here {wanted[k]}" for k in wanted if found.get(k) != wanted[k]])
         if not differing:
@@ -214,17 +220,21 @@ class PlanCache:
 
 
 def replace_file(path: Path, content: bytes, failure: type[FacetrackError] = BackendError) -> None:
-    """Write a file, in a folder that is made if need be, so that readers see the old content or the new, never half.
+    """Write a file atomically, by renaming a temporary one; creates the folder if need be.
 
+    Args:
+        path: of the file.
+        content: its new bytes.
+        failure: class of the error that is raised.
     Raises:
         BackendError, or another `failure`: it cannot be written.
     """
-    passing = path.with_name(f"{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        passing.write_bytes(content)
-        passing.replace(path)
+        temporary.write_bytes(content)
+        temporary.replace(path)
     except OSError as error:
         with suppress(OSError):
-            passing.unlink()
+            temporary.unlink()
         raise failure(f"{path}: cannot be written ({error.strerror})") from error

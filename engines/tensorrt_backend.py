@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tracker.errors import BackendError
-from .backend import GPU_TOGETHER
+from .backend import CLOSED, GPU_BATCH
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
 from .tensorrt_build import make_logger, profile_index
@@ -21,16 +21,17 @@ if TYPE_CHECKING:
     from .backend import Outputs
 
 Shape = tuple[int, ...]
+_CANNOT_RUN = "TensorRT cannot run this plan; its reasons are in the log (-v)"
 
 
 @dataclass(slots=True)
-class _Lane:
-    """A way through the engine for one shape of input.
+class _BoundContext:
+    """An execution context whose profile, input shape and addresses are set.
 
     Attributes:
-        context: with its profile, shapes and addresses set.
+        context: TensorRT's.
         shapes: of the outputs.
-        graph: recorded; 0 until there is one. A graph is bound to its context, which then keeps its shape for good.
+        graph: handle of the captured CUDA graph; 0 until there is one. From then on the context must keep its shape.
     """
 
     context: Any
@@ -39,20 +40,20 @@ class _Lane:
 
 
 class TensorRTBackend:
-    """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the context and pops it again.
+    """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the CUDA context and pops it again.
 
-    Batches above the plan's largest run in parts; pictures above its largest, of a network that scans, run in tiles.
+    Batches above the plan's largest are split; pictures above its largest run in tiles if the network takes any size.
     """
 
     def __init__(self, trt: Any, cuda: Cuda, plan: bytes, precision: str, *, graphs: bool = True) -> None:
-        """Load a plan; its memory is reserved for the largest batch at once.
+        """Load a plan and reserve memory for its largest batch.
 
         Args:
             trt: TensorRT's bindings.
             cuda: the GPU, which this closes in the end.
             plan: by `build_plan`, on the same machine.
             precision: of its graph.
-            graphs: False runs kernel by kernel, for measuring what graphs give.
+            graphs: False launches kernel by kernel, to measure what CUDA graphs save.
         Raises:
             BackendError: TensorRT refuses the plan, or the GPU's memory is full.
         """
@@ -60,15 +61,15 @@ class TensorRTBackend:
         self._runtime: Any = None
         self._engine: Any = None
         self._stream = 0  # none yet
-        self._general: dict[int, Any] = {}
-        self._lanes: dict[Shape, _Lane] = {}
+        self._unbound: dict[int, Any] = {}
+        self._bound: dict[Shape, _BoundContext] = {}
         self._buffers: dict[str, Buffer] = {}
         self.description = f"TensorRT {trt.__version__} {precision}, {cuda.name}"
         try:
             with cuda.current():
                 self._load(trt, plan)
         except BaseException as error:
-            clear_frames(error.__traceback__)  # engine and contexts in them would outlive the GPU's memory
+            clear_frames(error.__traceback__)  # they hold engine and contexts, which must go before the CUDA context
             self._free()
             raise
 
@@ -82,13 +83,15 @@ class TensorRTBackend:
         shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
         self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
         self._any_size = -1 in tuple(engine.get_tensor_shape(self._input))[1:]
-        self.canvas = (self._largest[1], self._largest[2]) if self._any_size else None
-        self.together = min(self._largest[0], GPU_TOGETHER)
+        self.max_atlas = (self._largest[1], self._largest[2]) if self._any_size else None
+        self.preferred_batch = min(self._largest[0], GPU_BATCH)
         self._stream = self._cuda.stream()
         self._reserve()
 
     def run(self, images: UInt8) -> Outputs:
         """See `Backend`."""
+        if self._engine is None:
+            raise BackendError(CLOSED)
         return run_in_batches(self._run_batch, images, self._largest[0])
 
     def _run_batch(self, images: UInt8) -> Outputs:
@@ -98,44 +101,44 @@ class TensorRTBackend:
 
     def _run_whole(self, images: UInt8) -> Outputs:
         with self._cuda.current():
-            lane = self._lane(images.shape)
+            bound = self._context_for(images.shape)
             source = self._buffers[self._input]
             source.host[: images.nbytes].reshape(images.shape)[...] = images
-            if lane.graph:
-                self._cuda.replay(lane.graph, self._stream)
+            if bound.graph:
+                self._cuda.launch(bound.graph, self._stream)
             else:
-                self._enqueue(lane, images.nbytes)
-            self._cuda.wait(self._stream)
-            if self._graphs and not lane.graph and images.shape in self._lanes:
+                self._enqueue(bound, images.nbytes)
+            self._cuda.synchronize(self._stream)
+            if self._graphs and not bound.graph and images.shape in self._bound:
                 # the first run has set up whatever the context defers, which must not end up in the graph
-                lane.graph = self._cuda.record(partial(self._enqueue, lane, images.nbytes), self._stream)
-        return tuple(self._answer(name, shape) for name, shape in zip(self._outputs, lane.shapes, strict=True))
+                bound.graph = self._cuda.capture(partial(self._enqueue, bound, images.nbytes), self._stream)
+        return tuple(self._output(name, shape) for name, shape in zip(self._outputs, bound.shapes, strict=True))
 
-    def _answer(self, name: str, shape: Shape) -> Any:
+    def _output(self, name: str, shape: Shape) -> Any:
         size = 4 * int(np.prod(shape))
         return self._buffers[name].host[:size].view(np.float32).reshape(shape)
 
-    def _enqueue(self, lane: _Lane, size: int) -> None:
+    def _enqueue(self, bound: _BoundContext, size: int) -> None:
         """Copy in, compute, copy out: all in order on the stream, none waited for."""
         self._cuda.upload(self._buffers[self._input], size, self._stream)
-        if not lane.context.execute_async_v3(self._stream):
-            raise BackendError("TensorRT cannot run this plan; its reasons are in the log (-v)")
-        for name, shape in zip(self._outputs, lane.shapes, strict=True):
+        if not bound.context.execute_async_v3(self._stream):
+            raise BackendError(_CANNOT_RUN)
+        for name, shape in zip(self._outputs, bound.shapes, strict=True):
             self._cuda.download(self._buffers[name], 4 * int(np.prod(shape)), self._stream)
 
-    def _lane(self, shape: Shape) -> _Lane:
-        """The lane of a shape: kept for pictures of a fixed size in usual batches, made anew for all others."""
-        if shape in self._lanes:
-            return self._lanes[shape]
+    def _context_for(self, shape: Shape) -> _BoundContext:
+        """A context of its own for each of the plan's batch sizes; for other shapes one per profile, bound anew."""
+        if shape in self._bound:
+            return self._bound[shape]
         profile = profile_index(self._batches, shape[0])
         if shape[0] in self._batches and not self._any_size:
-            lane = self._lanes[shape] = self._prepared(self._context(profile), shape)
-            return lane
-        if profile not in self._general:
-            self._general[profile] = self._context(profile)
-        return self._prepared(self._general[profile], shape)
+            bound = self._bound[shape] = self._bind(self._create_context(profile), shape)
+            return bound
+        if profile not in self._unbound:
+            self._unbound[profile] = self._create_context(profile)
+        return self._bind(self._unbound[profile], shape)
 
-    def _context(self, profile: int) -> Any:
+    def _create_context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
         if context is None:
             raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
@@ -143,21 +146,21 @@ class TensorRTBackend:
             raise BackendError(f"TensorRT cannot take profile {profile} of this plan; its reasons are in the log (-v)")
         return context
 
-    def _prepared(self, context: Any, shape: Shape) -> _Lane:
-        """A lane whose context has its shape and every address."""
+    def _bind(self, context: Any, shape: Shape) -> _BoundContext:
+        """Set a context's input shape and all addresses."""
         self._set_shape(context, shape)
         for name in (self._input, *self._outputs):
             if not context.set_tensor_address(name, self._buffers[name].device):
                 raise BackendError(f"TensorRT refuses the memory for {name}; its reasons are in the log (-v)")
-        return _Lane(context, tuple(tuple(context.get_tensor_shape(name)) for name in self._outputs))
+        return _BoundContext(context, tuple(tuple(context.get_tensor_shape(name)) for name in self._outputs))
 
     def _set_shape(self, context: Any, shape: Shape) -> None:
         if not context.set_input_shape(self._input, shape):
             raise BackendError(f"pictures {shape}: not within what this plan was built for, at most {self._largest}")
 
     def _reserve(self) -> None:
-        """Take memory for the largest input and what comes out of it."""
-        context = self._context(len(self._batches) - 1)
+        """Allocate buffers for the largest input and its outputs."""
+        context = self._create_context(len(self._batches) - 1)
         self._set_shape(context, self._largest)
         sizes = {self._input: int(np.prod(self._largest))}
         sizes |= {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
@@ -165,29 +168,29 @@ class TensorRTBackend:
             self._buffers[name] = self._cuda.buffer(size)
 
     def compute_s(self, images: UInt8, repeats: int) -> float:
-        """Seconds of one run on the GPU alone, copies left out: the mean of `repeats`, one behind the other."""
+        """Mean seconds of a run on the GPU without its copies, of `repeats` that are enqueued at once."""
         self.run(images)
         with self._cuda.current():
-            context = self._lane(images.shape).context
+            context = self._context_for(images.shape).context
             began = time.perf_counter()
             for _ in range(repeats):
                 if not context.execute_async_v3(self._stream):
-                    raise BackendError("TensorRT cannot run this plan; its reasons are in the log (-v)")
-            self._cuda.wait(self._stream)
+                    raise BackendError(_CANNOT_RUN)
+            self._cuda.synchronize(self._stream)
             return (time.perf_counter() - began) / repeats
 
     def close(self) -> None:
-        """See `Backend`. Contexts go before the engine, the engine before the runtime, all before the GPU's memory."""
+        """See `Backend`. Frees contexts, engine, runtime and memory in this order."""
         if self._engine is not None:
             self._free()
 
     def _free(self) -> None:
         with self._cuda.current():
             if self._stream:
-                self._cuda.wait(self._stream)
-            graphs = [lane.graph for lane in self._lanes.values() if lane.graph]
-            self._lanes.clear()
-            self._general.clear()
+                self._cuda.synchronize(self._stream)
+            graphs = [bound.graph for bound in self._bound.values() if bound.graph]
+            self._bound.clear()
+            self._unbound.clear()
             self._engine = None
             self._runtime = None
             if self._stream:

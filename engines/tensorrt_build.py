@@ -18,22 +18,24 @@ log = logging.getLogger(__name__)
 
 INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nvidia.com)'
 WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
-TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others reach for cuBLAS and cuDNN, which may not be there
-# (h, w) where pictures of any size may come. A picture of one pixel is 12 with its margins. Usual is the canvas for the
-# levels of 640x480. 2304 holds that of a 4K frame, and the finest level of 4K pictures and of photographs of 12
-# megapixels, upright or not. Levels whose canvas is larger are run one after the other, what is larger still in tiles.
+TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others need cuBLAS and cuDNN, which may be missing
+# (h, w) for networks that take any size. A picture of one pixel has 12 with its margins; 224x492 is the atlas of a
+# 640x480 frame; 2304x2304 holds the atlas of a 4K frame, and the finest level of 4K pictures and of photographs of 12
+# megapixels in either orientation. Larger atlases are not packed, larger levels run in tiles.
 SMALLEST, USUAL, LARGEST = (12, 12), (224, 492), (2304, 2304)
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """What a plan shall be good for.
+    """The precision and the input shapes that a plan is built for.
 
     Attributes:
-        precision: "fp32", "fp16" or "int8", the one that the graph has.
+        precision: "fp32", "fp16" or "int8", that of the graph.
         batches: ascending. Batch n runs with the kernels chosen for the smallest of these that is not below n; at
-            exactly these sizes it is one CUDA graph. What is above the largest runs in parts.
-        sizes: least, usual and greatest (h, w), for graphs that take pictures of any size.
+            exactly these sizes it is one CUDA graph. Batches above the largest are split.
+        sizes: smallest, usual and largest (h, w), for graphs that take pictures of any size.
+    Raises:
+        ValueError: another precision, or batches that do not ascend from 1 on.
     """
 
     precision: str
@@ -66,30 +68,32 @@ def import_tensorrt() -> ModuleType:
 
 
 def make_logger(trt: Any) -> Any:
-    """TensorRT's messages in this program's log, one level lower: what is a warning there is of no use to a user."""
+    """A logger that passes TensorRT's errors on as warnings and everything else as debug messages."""
 
     class _Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, text: str) -> None:
-            grave = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
-            log.log(logging.WARNING if grave else logging.DEBUG, "TensorRT: %s", text)
+            is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
+            log.log(logging.WARNING if is_error else logging.DEBUG, "TensorRT: %s", text)
 
     return _Logger()
 
 
-def build_plan(trt: Any, logger: Any, graph: bytes, request: PlanRequest, timings: bytes = b"") -> tuple[bytes, bytes]:
-    """Build a plan; takes from seconds to minutes. The context must be current.
+def build_plan(
+    trt: Any, logger: Any, graph: bytes, request: PlanRequest, timing_cache: bytes = b""
+) -> tuple[bytes, bytes]:
+    """Build a plan, in seconds to minutes. The CUDA context must be current.
 
     Args:
         trt: TensorRT's bindings.
         logger: by `make_logger`.
         graph: ONNX of one input (B, h, w, 3) uint8, prepared by `graph.for_tensorrt`.
-        request: what it shall be good for.
-        timings: kernels' measured times of an earlier build on this GPU, which shorten this one.
+        request: precision, batches and sizes of the plan.
+        timing_cache: kernels' times that an earlier build on this GPU measured, which shorten this one.
     Returns:
-        The plan and the measured times.
+        The plan and the new timing cache.
     Raises:
         BackendError: TensorRT cannot parse the graph or build from it.
     """
@@ -102,24 +106,24 @@ def build_plan(trt: Any, logger: Any, graph: bytes, request: PlanRequest, timing
     config = builder.create_builder_config()
     _configure(trt, config, request.precision)
     _share_profiles(trt, config)
-    _use_timings(config, timings)
+    _set_timing_cache(config, timing_cache)
     for profile in _profiles(builder, network.get_input(0), request):
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BackendError(f"TensorRT {trt.__version__} cannot build this network; its reasons are in the log (-v)")
-    if config.get_timing_cache() is None:  # it took none, not even an empty one
+    if config.get_timing_cache() is None:  # it refused even an empty one
         return bytes(plan), b""
     return bytes(plan), bytes(config.get_timing_cache().serialize())
 
 
-def _use_timings(config: Any, timings: bytes) -> None:
-    """Begin with kernels' measured times; with none where they are damaged or another release's."""
-    for known in (timings, b""):
+def _set_timing_cache(config: Any, content: bytes) -> None:
+    """Start from a timing cache; from an empty one where it is damaged or of another GPU or release."""
+    for known in (content, b""):
         cache = config.create_timing_cache(known)
         if cache is not None and config.set_timing_cache(cache, False):
             return
-        log.debug("TensorRT does not take %d bytes of measured times", len(known))
+        log.debug("TensorRT refuses a timing cache of %d bytes", len(known))
 
 
 def _network_flags(trt: Any) -> int:
@@ -141,14 +145,14 @@ def _configure(trt: Any, config: Any, precision: str) -> None:
 
 
 def _share_profiles(trt: Any, config: Any) -> None:
-    """Let several contexts hold one profile at the same time: 8.6 wants to be asked, later releases always do."""
+    """Let several contexts use one profile at the same time: a preview feature of 8.6, the default later."""
     sharing = getattr(trt.PreviewFeature, "PROFILE_SHARING_0806", None)
     if sharing is not None:
         config.set_preview_feature(sharing, True)
 
 
 def _profiles(builder: Any, picture: Any, request: PlanRequest) -> list[Any]:
-    """One range of shapes for each batch size, together covering 1 to the largest."""
+    """An optimisation profile up to each batch size, from the one before plus 1; they cover 1 to the largest."""
     shape, profiles = tuple(picture.shape), []
     for least, most in zip((1, *(b + 1 for b in request.batches)), request.batches, strict=False):
         profile = builder.create_optimization_profile()
@@ -163,5 +167,5 @@ def _profiles(builder: Any, picture: Any, request: PlanRequest) -> list[Any]:
 
 
 def profile_index(batches: Sequence[int], batch: int) -> int:
-    """The first profile that holds a batch, which is at most the largest."""
+    """Number of the first profile that covers a batch, which is at most the largest of `batches`."""
     return next(index for index, most in enumerate(batches) if batch <= most)

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Toolkit:
-    """What the machine offers.
+    """TensorRT and the GPU of this machine.
 
     Attributes:
         trt: TensorRT's bindings.
-        gpu: the GPU.
-        open_cuda: retains the GPU's context; each engine has its own hold on it.
+        gpu: the first visible one.
+        open_cuda: retains the GPU's primary context, once for each engine, which releases it.
     """
 
     trt: Any
@@ -39,7 +39,7 @@ class Toolkit:
 
 
 def find_toolkit() -> Toolkit:
-    """The driver first, for TensorRT ends the process where there is none.
+    """Find the GPU, then TensorRT, whose runtime ends the process where there is no driver.
 
     Raises:
         BackendError: driver, GPU or TensorRT is missing; says which and what to do.
@@ -49,13 +49,13 @@ def find_toolkit() -> Toolkit:
 
 
 def default_request(weights: Weights) -> PlanRequest:
-    """What a plan is built for if the user says nothing: 8 bits where the file was made for it, else 16."""
+    """The default plan: int8 where the file has symmetric Q/DQ pairs, else fp16."""
     quantised = weights.precision == "int8" and graph.is_symmetric_int8(weights.read())
     return fitted(PlanRequest("int8" if quantised else "fp16"), weights)
 
 
 def fitted(request: PlanRequest, weights: Weights) -> PlanRequest:
-    """A request as a network needs it: crops come in batches, pictures of any size are scanned one at a time.
+    """The request with batches of 1 alone for a network that takes any size: it scans one picture at a time.
 
     Raises:
         BackendError: onnx is not installed.
@@ -65,7 +65,7 @@ def fitted(request: PlanRequest, weights: Weights) -> PlanRequest:
 
 
 def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKey:
-    """All that a plan depends on, here and now."""
+    """The key of a plan of these weights on this machine."""
     gpu = toolkit.gpu
     return PlanKey(
         onnx_sha256=weights.sha256,
@@ -79,7 +79,7 @@ def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKe
     )
 
 
-def open_ready(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCache | None = None) -> TensorRTBackend:
+def open_cached(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCache | None = None) -> TensorRTBackend:
     """Open the plan of this network that was exported last, whatever its precision and batches.
 
     Raises:
@@ -106,7 +106,7 @@ def open_tensorrt(
     Args:
         weights: an ONNX file of a card.
         proof: what a new plan is judged by; None forbids building.
-        request: what the plan shall be good for; default: the plan that was exported last, else `default_request`.
+        request: what the plan is for; default: what the plan exported last is for, else `default_request`.
         toolkit: default: `find_toolkit`.
         cache: default: the user's.
     Raises:
@@ -116,21 +116,21 @@ def open_tensorrt(
     toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
     name, wanted = weights.path.stem, request or default_request(weights)
     key = plan_key(toolkit, weights, wanted)
-    ready = key if request else cache.latest(name, key)
-    plan, _ = cache.find(name, ready)
+    found = key if request else cache.latest(name, key)
+    plan, _ = cache.find(name, found)
 
     def build() -> Built:
         if proof is None:
             raise BackendError(f"{name}: no TensorRT plan yet; build it with `facetrack export MODEL --to tensorrt`")
-        return build_and_prove(toolkit, weights, wanted, proof, cache.timings(key))
+        return build_and_prove(toolkit, weights, wanted, proof, cache.timing_cache(key))
 
     if plan is None:
-        ready, plan = key, cache.get_or_build(name, key, build)
-    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, ready.precision)
+        found, plan = key, cache.get_or_build(name, key, build)
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, found.precision)
 
 
 def build_and_prove(
-    toolkit: Toolkit, weights: Weights, request: PlanRequest, proof: parity.Proof, timings: Path
+    toolkit: Toolkit, weights: Weights, request: PlanRequest, proof: parity.Proof, timing_cache: Path
 ) -> Built:
     """Build a plan and compare its landmarks with the fp32 graph's on ONNX Runtime, alone and in the largest batch.
 
@@ -139,7 +139,7 @@ def build_and_prove(
     """
     content, began = weights.read(), time.perf_counter()
     prepared = graph.for_tensorrt(content, request.precision)
-    plan = _build(toolkit, prepared, request, timings)
+    plan = _build(toolkit, prepared, request, timing_cache)
     build_s = time.perf_counter() - began
     with (
         closing(OnnxBackend(graph.as_fp32(content))) as reference,
@@ -151,13 +151,13 @@ def build_and_prove(
     return Built(plan, measured, build_s)
 
 
-def _build(toolkit: Toolkit, prepared: bytes, request: PlanRequest, timings: Path) -> bytes:
+def _build(toolkit: Toolkit, prepared: bytes, request: PlanRequest, timing_cache: Path) -> bytes:
     cuda = toolkit.open_cuda()
     try:
         with cuda.current():
-            known = timings.read_bytes() if timings.exists() else b""
+            known = timing_cache.read_bytes() if timing_cache.exists() else b""
             plan, known = build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, request, known)
     finally:
         cuda.close()
-    replace_file(timings, known)
+    replace_file(timing_cache, known)
     return plan

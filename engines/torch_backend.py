@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
-from .backend import GPU_TOGETHER
+from .backend import CLOSED, GPU_BATCH
 from .card import Weights, home
 from .plan_cache import replace_file
 from .tensorrt_build import LARGEST
@@ -41,12 +41,14 @@ def torch_file(onnx: Path) -> Path:
 
 
 def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int, options: Mapping[str, Any]) -> Path:
-    """Keep the weights of a network for `TorchBackend`, beside the ONNX file that was exported from it.
+    """Save the weights of a network for `TorchBackend`, beside the ONNX file that was exported from it.
 
     Args:
-        net: behind `nets.FromBytes`.
-        onnx: as it is published; its hash is kept.
-        network, landmarks, options: what `nets.build` takes.
+        net: in `nets.FromBytes`.
+        onnx: the published file, whose hash is saved too.
+        network: name, for `nets.build`.
+        landmarks: how many, for `nets.build`.
+        options: for `nets.build`.
     Returns:
         The file's path.
     Raises:
@@ -64,12 +66,12 @@ def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int,
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:
-    """Large weights in 16 bits, as the ONNX file has them; everything else as it is."""
+    """Weights of layers in 16 bits, as in the ONNX file; biases and all else unchanged."""
     return values.astype(np.float16) if values.dtype == np.float32 and values.ndim > 1 else values
 
 
 def read_state(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays of a file of torch weights, in 32 bits, and its recipe.
+    """The arrays of a file of torch weights, in 32 bits, and how to build their network.
 
     Raises:
         OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: the file is missing or not one of ours.
@@ -90,13 +92,13 @@ def open_torch(weights: Weights, device: str = "cpu", threads: int = 1) -> Torch
         import torch
     except ImportError as error:
         raise BackendError(f"backend torch: {error}; run: {INSTALL}") from error
-    weights.read()  # the card's file is what is rebuilt: it must be there and be itself
+    weights.read()  # checks that the file is there and has the card's hash
     torch.set_num_threads(threads)
     return TorchBackend(load_net(torch_file(weights.path), weights.sha256), device)
 
 
 def load_net(path: Path, onnx_sha256: str) -> nn.Module:
-    """The network behind `nets.FromBytes`, ready to run.
+    """Build a network with its weights, in `nets.FromBytes` and in evaluation mode.
 
     Raises:
         BackendError: the file is missing, unreadable, or of another ONNX file.
@@ -130,10 +132,13 @@ class TorchBackend:
     precision = "fp32"
 
     def __init__(self, net: nn.Module, device: str = "cpu") -> None:
-        """Take a network behind `nets.FromBytes`, in evaluation mode.
+        """Move a network to a device.
 
+        Args:
+            net: in `nets.FromBytes` and in evaluation mode.
+            device: "cpu" or "cuda".
         Raises:
-            BackendError: the device is not there.
+            BackendError: torch sees no GPU.
         """
         import torch
 
@@ -142,14 +147,17 @@ class TorchBackend:
                 f"backend torch: torch {torch.__version__} sees no GPU; `facetrack doctor` says why, or install a CUDA "
                 "build: https://pytorch.org/get-started/locally"
             )
-        self._torch, self._net, self._device = torch, net.to(device), device
-        self.canvas = None if device == "cpu" else LARGEST
-        self.together = 1 if device == "cpu" else GPU_TOGETHER
+        self._torch, self._device = torch, device
+        self._net: Any = net.to(device)
+        self.max_atlas = None if device == "cpu" else LARGEST
+        self.preferred_batch = 1 if device == "cpu" else GPU_BATCH
         place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.description = f"torch {torch.__version__}, {place}"
 
     def run(self, images: UInt8) -> Outputs:
         """See `Backend`."""
+        if self._net is None:
+            raise BackendError(CLOSED)
         with self._torch.inference_mode():
             outputs = self._net(self._torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -157,4 +165,4 @@ class TorchBackend:
 
     def close(self) -> None:
         """See `Backend`."""
-        self._net = self._net.cpu()
+        self._net = None

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
-import os
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..tracker.errors import ConfigError, SinkError, SourceError, told
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .hindsight import with_pictures
-from .image_source import printable
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
@@ -27,18 +24,23 @@ from .sidecar import (
     Origin,
     Outcome,
     claimed_video,
+    fixed_part,
+    identify_input,
     models_that_run,
     recorded_failures,
+    where,
     whose_table,
     why_not_finished,
     write_sidecar,
 )
-from .sinks import exist_already, make_folder
-from .sources import IMAGE_SUFFIXES, Source, open_source, pictures_among, without_credentials
+from .sinks import exist_already, make_folder, part_of
+from .sources import IMAGE_SUFFIXES, Source, counted, holds_pictures, open_source, without_credentials
 from .video_sink import VideoSink
-from .workers import do_all
+from .workers import run_jobs
 
 log = logging.getLogger(__name__)
+
+ROUND_RATE = 10  # frames a second; slower ones are told with two digits
 
 Existing = Literal["refuse", "overwrite", "resume"]
 
@@ -78,13 +80,25 @@ class Outputs:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What could not be read or written, and why, in one line."""
+    """What could not be read or written, as it was named, and why, in one line that holds no password.
+
+    Attributes:
+        what, reason: as told.
+        in_part: the rest of the input has its rows.
+    """
 
     what: str
     reason: str
+    in_part: bool = False
 
     def __str__(self) -> str:
-        return self.reason if self.reason.startswith(self.what) else f"{self.what}: {self.reason}"
+        what = without_credentials(self.what)
+        return self.reason if self.reason.startswith(what) else f"{what}: {self.reason}"
+
+    @property
+    def bare_reason(self) -> str:
+        """The reason without the name, for lines that begin with it."""
+        return self.reason.removeprefix(f"{without_credentials(self.what)}: ")
 
 
 def plan(
@@ -102,7 +116,7 @@ def plan(
             tasks in the order of their names.
         keep_folders: matches of a glob keep their place below its part without wildcards.
     Raises:
-        ConfigError: two inputs would write the same files, or one would be written over.
+        ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name.
         SinkError: outputs of this share exist that must not be overwritten.
     """
     found: dict[tuple[str, str], Task] = {}
@@ -115,10 +129,10 @@ def plan(
         other = names.setdefault(task.name.casefold(), task)
         if other is not task:
             raise ConfigError(
-                f"{other.spec} and {task.spec} would both be written to {outputs.table(task)}; rename one of "
+                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; rename one of "
                 "them, give them different --out folders, or let matches of a glob keep theirs (--keep-folders)"
             )
-        if Path(task.spec).is_file() and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
+        if _is_file(task.spec) and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
     if shard != (1, 1):
         tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
@@ -129,14 +143,18 @@ def plan(
 
 
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
-    path = Path(without_credentials(spec) if "://" in spec else spec)
+    if not spec:
+        raise ConfigError("input: wanted a file, a folder, a glob or a URL, got an empty name; is a variable not set?")
+    if "://" in spec:
+        return [Task(spec, _name_of_url(without_credentials(spec)))]
+    path = Path(spec)
     if spec.isdecimal() and not path.exists():
         raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
-    if "://" in spec or path.exists() or not glob.has_magic(spec):
+    if path.exists() or not glob.has_magic(spec):
         name = path.resolve().name if path.is_dir() else path.stem
         return [Task(spec, name or "input")]
     matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
-    root = _fixed_part(path)
+    root = fixed_part(path)
     if all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches):
         return [Task(spec, root.resolve().name)]
     stems = [Path(match) if Path(match).is_dir() else Path(match).with_suffix("") for match in matches]
@@ -144,9 +162,14 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     return [Task(match, name) for match, name in zip(matches, names, strict=True)]
 
 
-def _fixed_part(path: Path) -> Path:
-    """The part of a glob without wildcards."""
-    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+def _is_file(spec: str) -> bool:
+    return "://" not in spec and Path(spec).is_file()  # a URL may be longer than a path can be, which is an error
+
+
+def _name_of_url(url: str) -> str:
+    """The stem of its file; where it names none, what is behind the last slash tells it from others."""
+    file = Path(re.split("[?#]", url, maxsplit=1)[0])
+    return (file if file.suffix else Path(url)).stem or "input"
 
 
 def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:
@@ -182,7 +205,7 @@ def open_and_track_all(
         KeyboardInterrupt: the rows so far are in NAME.csv.part.
     """
     work = _Tracking(outputs, open_engines, choices, alone=len(tasks) == 1)
-    return [failure for failures in do_all(tasks, work, reporter, workers) for failure in failures]
+    return [failure for failures in run_jobs(tasks, work, reporter, workers) for failure in failures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +232,12 @@ def _track(task: Task, outputs: Outputs, engines: Engines, reporter: Reporter, *
     """Do one task, whatever it meets."""
     try:
         return _Run(task, outputs, engines, reporter).track()
-    except KeyboardInterrupt:
-        reporter.ended(task, f"interrupted; the rows so far are in {outputs.table(task)}.part")
-        raise
     except Exception as error:
-        log.debug("%s failed", task.spec, exc_info=True)
-        reason = told(error)
+        log.debug("%s failed", task.label, exc_info=True)
+        failure = Failure(task.spec, told(error))
         if not alone:  # a single failure is the end, which the caller tells
-            reporter.ended(task, f"failed: {reason}")
-        return [Failure(task.spec, reason)]
+            reporter.ended(task, f"failed: {failure.bare_reason}")
+        return [failure]
 
 
 class _Run:
@@ -227,7 +247,7 @@ class _Run:
         self.task, self.outputs, self.engines, self.reporter = task, outputs, engines, reporter
         self.choices, self.record = engines.choices, Record()
         settings = asdict(self.choices) | outputs.columns.settings() | {"video": outputs.video}
-        self.origin = Origin(identify_input(task), settings, models_that_run(engines))
+        self.origin = Origin(identify_input(task.spec), settings, models_that_run(engines))
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
@@ -237,16 +257,24 @@ class _Run:
 
         Raises:
             FacetrackError: nothing could be read, or something could not be written.
+            KeyboardInterrupt: once it is told what is kept.
         """
+        try:
+            return self._track()
+        except KeyboardInterrupt:
+            self.reporter.ended(self.task, self._what_is_kept())
+            raise
+
+    def _track(self) -> list[Failure]:
         sidecar = self.outputs.sidecar(self.task)
         if sidecar.is_dir():
             raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
         if self.outputs.existing == "resume" and self._is_finished():
-            return self._left_out(recorded_failures(sidecar))
+            return self._failures(recorded_failures(sidecar))
         began_s = time.monotonic()
         with open_source(self.task.spec, decoder=self.choices.decoder) as source:
             if source.live:
-                raise SourceError(f"{self.task.spec}: is live and never ends; use `facetrack live --camera ... --csv`")
+                raise SourceError(f"{self.task.label}: is live and never ends; use `facetrack live --camera ... --csv`")
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.monotonic() - began_s
@@ -255,7 +283,17 @@ class _Run:
         sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
         write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, sizes=sizes)
         self.reporter.ended(self.task, self._line(outcome))
-        return self._failures(source, outcome)
+        if outcome.error:
+            return [Failure(self.task.spec, outcome.error, in_part=True)]
+        return self._failures(outcome.failed)
+
+    def _what_is_kept(self) -> str:
+        """What an interruption has left, in words."""
+        part = part_of(self.outputs.table(self.task))
+        if not part.exists():
+            return "interrupted"
+        mine = self.table is not None and self.table.counts.frames
+        return f"interrupted; the rows so far are in {part}" if mine else f"interrupted; {part} is an earlier run's"
 
     def _is_finished(self) -> bool:
         missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
@@ -278,10 +316,13 @@ class _Run:
         broken: SourceError | None = None
         with self.record as record:
             self._open_sinks(source)
+            stale = self._stale_video()
             try:
                 with closing(self._results(source)) as results:
                     for result in results:
                         record.write(result)
+                        if stale is not None:
+                            stale.unlink(missing_ok=True)
                         self.reporter.advanced(self.task)
             except SourceError as error:
                 if not record.tally.frames:
@@ -293,6 +334,11 @@ class _Run:
             if outdated is not None:
                 outdated.unlink(missing_ok=True)
         return broken
+
+    def _stale_video(self) -> Path | None:
+        """The annotated video of the interrupted run whose rows the first new one replaces, if this run makes none."""
+        inherits = self.table is not None and self.table.inherits
+        return part_of(self.outputs.video_file(self.task)) if inherits and not self.outputs.video else None
 
     def _outdated_video(self) -> Path | None:
         """The annotated video of the table that is there, if this run makes another table and no video."""
@@ -311,10 +357,10 @@ class _Run:
         try:  # the table is opened first and gets its name last, so that its lock is the video's too
             if self.outputs.video:
                 file = self.outputs.video_file(self.task)
-                self.video = VideoSink(file, rate=source.rate, overwrite=overwrite)
+                self.video = VideoSink(file, rate=source.rate, size=source.size, overwrite=overwrite)
                 self.record.add(self.video)
         finally:
-            self.record.add(self.table)
+            self.record.add_table(self.table)
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
         """What the engines find; where it comes in hindsight, pictures for a video are read a second time."""
@@ -328,56 +374,15 @@ class _Run:
     def _line(self, outcome: Outcome) -> str:
         tally = self.record.tally
         rate = tally.frames / max(outcome.wall_s, 1e-9)
-        line = f"{tally.frames} frames, {tally.with_face} with a face, {rate:.0f} frames/s"
+        speed = f"{rate:.0f}" if rate >= ROUND_RATE else f"{rate:.2g}"
+        line = f"{counted(tally.frames, 'frame')}, {tally.counts.with_face} with a face, {speed} frames/s"
         return f"{line} -> {self.outputs.table(self.task)}"
 
-    def _failures(self, source: Source, outcome: Outcome) -> list[Failure]:
-        if outcome.error:
-            return [Failure(self.task.spec, outcome.error)]
-        if source.kind == "images":
-            return self._left_out(outcome.failed)
-        if outcome.failed:
-            first, count = ": ".join(outcome.failed[0]), len(outcome.failed)
-            log.warning("%s: damaged in %d place%s, at first %s", self.task.spec, count, "s" * (count > 1), first)
+    def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:
+        """Of pictures those without rows; of a video none: its damage is told, and all else has its rows."""
+        if holds_pictures(self.task.spec):
+            return [Failure(f"{self.task.spec}: {name}", reason, in_part=True) for name, reason in failed]
+        if failed:
+            places = counted(len(failed), "place")
+            log.warning("%s: damaged in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
         return []
-
-    def _left_out(self, pictures: list[tuple[str, str]]) -> list[Failure]:
-        return [Failure(f"{self.task.spec}: {name}", reason) for name, reason in pictures]
-
-
-def where(spec: str) -> str:
-    """The one path of an input by whatever path it is named, or its URL without credentials."""
-    return without_credentials(spec) if "://" in spec else printable(os.path.realpath(spec))
-
-
-def identify_input(task: Task) -> dict[str, Any]:
-    """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
-
-    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change. The
-    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from. Of a
-    URL it is of the URL, without credentials: nothing tells whether what lies there has changed.
-    """
-    if "://" in task.spec:
-        url = without_credentials(task.spec)
-        return {"name": Path(url).name, "files": 0, "bytes": 0, "digest": _digest(url)}
-    path = Path(task.spec)
-    if path.is_dir():
-        root, files = path, pictures_among(path.iterdir())
-        path = path.resolve() if path.name in ("", "..") else path
-    elif path.exists():
-        root, files = path.parent, [path]
-    else:
-        matches = (Path(match) for match in glob.glob(task.spec, recursive=True))  # noqa: PTH207
-        root, files = _fixed_part(path), pictures_among(matches)
-    stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
-    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
-    return {
-        "name": printable(path.name or task.spec),
-        "files": len(stats),
-        "bytes": sum(stat.st_size for _, stat in stats),
-        "digest": _digest(listing),
-    }
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(printable(text).encode()).hexdigest()[:16]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--camera", required=True, metavar="0|URL|FILE", help="What to watch; a FILE plays at its own speed.")
+@click.option(
+    "--camera",
+    required=True,
+    metavar="0|URL|FILE",
+    help="What to watch; a FILE plays at its own speed, as if it happened now.",
+)
 @click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, FILE.json beside.")
 @click.option("--record", type=opt.FILE, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
@@ -33,7 +40,10 @@ if TYPE_CHECKING:
 @opt.talk
 @click.pass_obj
 def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **options: Any) -> None:
-    """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C."""
+    """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C.
+
+    What comes too fast is dropped, of a FILE, too: `facetrack batch` is for recordings and tracks every frame.
+    """
     written = {name: options.pop(name) for name in ("csv", "record", "osc", "overwrite")}
     columns = {name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")}
     if no_window and not (jsonl or any(written[name] for name in ("csv", "record", "osc"))):
@@ -48,7 +58,17 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        say(LiveRun(opened, outputs).track(camera))
+        line = LiveRun(opened, outputs).track(camera)
+    if line:
+        say(line)
+    else:
+        _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    """Nobody reads it: Python, which writes what is left in it at its end, must not fail there."""
+    with suppress(OSError, ValueError):  # it has no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.command()
@@ -102,7 +122,7 @@ def batch(
         say(f"facetrack: failed: {failure}")
     if not failures:
         return 0
-    return 1 if failures[0].what == tasks[0].spec and len(tasks) == 1 else SOME_FAILED
+    return 1 if len(tasks) == 1 and not failures[0].in_part else SOME_FAILED
 
 
 @click.command()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -122,11 +124,38 @@ class TableOptions:
         return names | {"intrinsics": describe_intrinsics(self.intrinsics)}
 
 
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a table holds.
+
+    Attributes:
+        frames: results in it.
+        with_face: of these, how many have a face.
+        rows: one for each face, and for each frame without.
+        most_faces: in one frame.
+    """
+
+    frames: int = 0
+    with_face: int = 0
+    rows: int = 0
+    most_faces: int = 0
+
+    def plus(self, result: Result) -> Counts:
+        """The counts with one more frame."""
+        faces = len(result.faces)
+        return Counts(
+            self.frames + 1, self.with_face + (faces > 0), self.rows + max(1, faces), max(self.most_faces, faces)
+        )
+
+
 class CsvSink:
     """Writes a CSV file of schema 1: UTF-8, line feeds, "." for decimals, no spaces.
 
+    Ctrl-C may come at any moment, in the middle of a frame's rows or before they are counted. Such a frame is left out
+    at the end, so that the file holds whole frames, and those that were counted.
+
     Args:
-        path: NAME.csv; it is NAME.csv.part until it is complete.
+        path: NAME.csv; it is NAME.csv.part until it is complete. That of an earlier run is replaced by the first row.
         columns: which columns it has.
         overwrite: replace an existing file.
 
@@ -140,15 +169,26 @@ class CsvSink:
     def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False) -> None:
         self._columns = columns
         self._file = PartFile(path, overwrite=overwrite)
-        self._rows, self._closed = 0, False
+        self._closed = False
         self.size_bytes = 0
+        self._kept = 0, Counts()  # where the last whole frame ends, and what is before
+        self._ends: deque[int] = deque()  # of the last frames, as far back as some may not be in the file yet
         self._file.lock()
         try:
-            self._out = self._file.part.open("w", _BUFFER_BYTES, encoding="utf-8", newline="\n")
-            self._out.write(",".join(columns.names()) + "\n")
+            self._out = self._file.open(_BUFFER_BYTES)
         except OSError as error:
             self._file.release()
             raise self._file.error(error) from error
+
+    @property
+    def counts(self) -> Counts:
+        """What the file holds."""
+        return self._kept[1]
+
+    @property
+    def inherits(self) -> bool:
+        """Whether the file still holds the rows of an earlier run."""
+        return self._file.inherited
 
     def write(self, result: Result) -> None:
         """Write a frame's rows.
@@ -158,25 +198,61 @@ class CsvSink:
             ValueError: a face has another number of points than the file.
             ConfigError: the frame has another aspect than the intrinsics.
         """
+        rows = "".join(self._columns.rows(result)).encode()
+        counts = self.counts.plus(result)
         try:
-            for row in self._columns.rows(result):
-                self._out.write(row)
-                self._rows += 1
+            self._begin()
+            self._out.write(rows)
+            self._kept = self._out.tell(), counts  # in one step
         except OSError as error:
-            raise self._file.error(error) from error
+            raise self._given_up(error) from error
+        self._ends.append(self._kept[0])
+        while self._ends[0] < self._ends[-1] - 2 * _BUFFER_BYTES:
+            self._ends.popleft()
+
+    def _begin(self) -> None:
+        """Write the columns' names, if nothing is written yet."""
+        if not self._kept[0]:
+            self._file.begin(self._out)
+            self._out.write(f"{','.join(self._columns.names())}\n".encode())
+            self._kept = self._out.tell(), Counts()
+
+    def _given_up(self, error: OSError) -> SinkError:
+        """Cut what could not be written whole back to its last frame: it stays a part. The answer tells why."""
+        self._closed = True
+        with suppress(OSError):  # the same failure again
+            self._out.close()
+        with suppress(OSError):
+            size = self._file.part.stat().st_size
+            end = max((end for end in self._ends if end <= size), default=0)
+            if end:
+                os.truncate(self._file.part, end)
+            else:
+                self._file.discard()
+        return self._file.error(error)
 
     def finish(self) -> None:
         """Write what is left to be written; see `sinks.Sink.finish`."""
         if self._out.closed:
             return
         try:
-            with self._out:
-                self._out.flush()
-                os.fsync(self._out.fileno())
-                self.size_bytes = os.fstat(self._out.fileno()).st_size
+            self._begin()
+            self._write_out()
         except OSError as error:
-            self._closed = True  # given up: it never gets its name
-            raise self._file.error(error) from error
+            raise self._given_up(error) from error
+
+    def _write_out(self) -> None:
+        with self._out:
+            self._leave_out_interrupted()
+            self._out.flush()
+            os.fsync(self._out.fileno())
+            self.size_bytes = os.fstat(self._out.fileno()).st_size
+
+    def _leave_out_interrupted(self) -> None:
+        """Cut off what an interruption left behind the last whole frame."""
+        end, _ = self._kept
+        if self._out.tell() > end:
+            self._out.truncate(end)
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete; see `sinks.Sink.close`."""
@@ -188,14 +264,16 @@ class CsvSink:
 
     def _end(self, *, complete: bool) -> None:
         self._closed = True
-        try:
-            self.finish()
-        except SinkError:
-            if complete:
-                raise
         if complete:
+            self.finish()
             self._file.publish()
-        elif not self._rows:
+            return
+        if not self._out.closed:
+            try:
+                self._write_out()
+            except OSError as error:
+                self._given_up(error)
+        if not self.counts.rows:
             self._file.discard()
 
 

@@ -1,7 +1,7 @@
-"""How many bytes a video file says it has, to tell a whole file from one that was cut off.
+"""The size that a video file's structure declares, to tell a complete file from a truncated one.
 
-FFmpeg reads a file that breaks off without a word and simply stops earlier. The common containers state the size of
-their outermost elements, so the file itself knows better.
+FFmpeg reads a truncated file without an error and stops earlier. The common containers state the sizes of their
+top-level elements, which show the truncation.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-_ISO_BOXES = frozenset(  # that may stand outermost
+_ISO_BOXES = frozenset(  # of the top level
     b"emsg ftyp free mdat meco meta mfra moof moov pdin pnot prft sidx skip ssix styp uuid wide".split()
 )
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 
 
 def declared_size(path: Path) -> int | None:
-    """Give the size in bytes that the file's own structure declares.
+    """Give the size in bytes that the file's structure declares.
 
-    Knows ISO base media (mp4, mov, m4v, 3gp), Matroska and WebM, and AVI.
+    For ISO base media (mp4, mov, m4v, 3gp), Matroska and WebM, and AVI.
 
     Returns:
-        the end of the last outermost element, which lies beyond the end of a file that was cut off; None for
-        other formats and where a writer left the size open.
+        The end of the last top-level element, which lies beyond the end of a truncated file; None for other formats
+        and where the writer left the size open.
     Raises:
         OSError: the file cannot be read.
     Source: ISO/IEC 14496-12 section 4.2; RFC 8794 sections 4 and 6; Microsoft's AVI RIFF file reference.
@@ -42,12 +42,13 @@ def declared_size(path: Path) -> int | None:
 
 
 def _walk(file: BinaryIO, size: int, length_of_next: Callable[[BinaryIO], int | None]) -> int | None:
-    """Hop from element to element.
+    """The end of the last top-level element; None if its length is open.
 
     Args:
         file: seekable.
         size: of the file, bytes.
-        length_of_next: gives an element's length with its header; None where it is open, 0 for what is no element.
+        length_of_next: reads the header of an element and gives its length, header included; None where that is open,
+            0 for what is no element.
     """
     at = 0
     while at < size:
@@ -55,13 +56,14 @@ def _walk(file: BinaryIO, size: int, length_of_next: Callable[[BinaryIO], int | 
         length = length_of_next(file)
         if length is None:
             return None
-        if length == 0:  # cameras write their own behind the last one
+        if length == 0:  # cameras append data of their own
             return at
         at += length
     return at
 
 
 def _iso_box(file: BinaryIO) -> int | None:
+    """Length of an ISO box, see `_walk`."""
     header = file.read(16)
     if header[4:8] not in _ISO_BOXES:
         return 0
@@ -72,14 +74,16 @@ def _iso_box(file: BinaryIO) -> int | None:
 
 
 def _riff_chunk(file: BinaryIO) -> int | None:
+    """Length of a RIFF chunk, see `_walk`; large AVI files have several."""
     header = file.read(8)
     if header[:4] != b"RIFF":
-        return None  # not ours: players ignore what stands behind the last RIFF
+        return None  # players ignore what follows the last RIFF chunk
     length = int.from_bytes(header[4:8], "little")
     return 8 + length + length % 2
 
 
 def _matroska(file: BinaryIO) -> int | None:
+    """End of the segment that follows the EBML header; None where its size is unknown."""
     file.seek(4)
     head_length = _ebml_length(file)
     if head_length is None:
@@ -92,7 +96,7 @@ def _matroska(file: BinaryIO) -> int | None:
 
 
 def _ebml_length(file: BinaryIO) -> int | None:
-    """Read a variable-length number; None where all its bits are set, which means unknown."""
+    """Read a variable-length size; None where it is invalid or all its bits are set, which means unknown."""
     first = file.read(1)
     if not first or first[0] == 0:
         return None

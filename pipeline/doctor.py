@@ -1,4 +1,4 @@
-"""What works on this machine, what does not, why, and the line that mends it."""
+"""Checks what works on this machine; for what does not, the reason and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from .. import __version__
-from ..engines.backend import has_byte_products
+from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
@@ -29,13 +29,17 @@ from .window import LiveWindow
 NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
-EYE_ERROR_PX = 4.0  # a tenth of the distance between them: a tracker that works is closer
+EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a tracker that works has less
 REINSTALL = "in the checkout that facetrack was installed from: pip install --force-reinstall --no-deps ."
-SMOOTHER_PX = 1e-3  # float32 results of two implementations in float64
+SMOOTHER_PX = 1e-3  # the two implementations compute in float64, their results are float32
 
 
 def examine(open_engines: OpenEngines) -> Iterator[Check]:
-    """All checks, one after the other; the last ones run the whole program on a packaged picture."""
+    """Run all checks in turn; the last ones run the smoother and, on a packaged picture, the whole program.
+
+    Args:
+        open_engines: opens the engines of the whole program.
+    """
     machine = describe_machine()
     memory = f"{machine['memory_gb']} GB" if machine["memory_gb"] else "memory unknown"
     where = f"{machine['processor']}, {machine['cores']} cores, {memory}, {machine['system']}"
@@ -54,12 +58,12 @@ def examine(open_engines: OpenEngines) -> Iterator[Check]:
 
 
 def _guarded(subject: str, check: Callable[[], Check]) -> Check:
-    """A check that runs much code: whatever it raises is its finding."""
+    """Run a check; an error of any kind makes it fail, with the error's message."""
     try:
         return check()
     except FacetrackError as error:
         return Check(subject, "failed", str(error))
-    except Exception as error:  # noqa: BLE001 - a doctor reports what is broken, whatever it is
+    except Exception as error:  # noqa: BLE001 - whatever is broken is to be reported
         return Check(subject, "failed", f"{type(error).__name__}: {error}", "report this as a bug")
 
 
@@ -76,7 +80,7 @@ def _packages() -> Iterator[Check]:
 
 
 def _extra(extra: str, subject: str) -> Check:
-    """Whether all is there that an extra of this distribution installs."""
+    """Whether all packages of an extra of this distribution are installed."""
     versions = {package: version_of(package) for package in packages_of(extra)}
     missing = [package for package, version in versions.items() if not version]
     if missing:
@@ -87,7 +91,7 @@ def _extra(extra: str, subject: str) -> Check:
 
 
 def _opencv() -> Check:
-    """One distribution should own the module cv2; whichever it is, and even if it is several, the module counts."""
+    """Whether cv2 works, whichever distribution installed it, and whether it is one distribution alone."""
     found = [f"{package} {version}" for package in OPENCV if (version := version_of(package))]
     remedy = f"pip uninstall -y {' '.join(OPENCV)} && pip install {OPENCV[0]}"
     fault = _fault_of_cv2()
@@ -101,7 +105,7 @@ def _opencv() -> Check:
 
 
 def _fault_of_cv2() -> str:
-    """Why the module cv2 cannot be used; "" where a small picture is shrunk, encoded and decoded again."""
+    """Why the module cv2 cannot be used; "" if it can resize, encode and decode a small picture."""
     try:
         import cv2
 
@@ -126,7 +130,7 @@ def _folders() -> Iterator[Check]:
 
 
 def _own_models() -> Check:
-    """A folder that was named and does not exist is most likely a slip of the hand; the usual one need not exist."""
+    """Whether the folder of the user's models exists, which only that of FACETRACK_HOME must: else it is mistyped."""
     if home().is_dir():
         return Check("your models", "ok", str(home()))
     if os.environ.get("FACETRACK_HOME"):
@@ -140,7 +144,7 @@ def _backend() -> Check:
         import onnxruntime as ort
     except ImportError as error:
         return Check("backend onnx", "failed", str(error), "pip install --force-reinstall onnxruntime")
-    width = "8" if has_byte_products() else "32, for it does not multiply bytes (VNNI)"
+    width = "8" if has_int8_dot_product() else "32, for it does not multiply bytes (VNNI)"
     return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__}; bits that this CPU computes in: {width}")
 
 
@@ -167,7 +171,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _models() -> Iterator[Check]:
-    """Every card that is found, its weights read and their hashes compared."""
+    """Check for each task that there is a card, and for each card that its weights are there with their hashes."""
     cards = all_cards()
     for task in ("align", "detect"):
         if not any(card.task == task for card in cards):
@@ -195,7 +199,7 @@ def _window() -> Check:
 
 
 def _cameras() -> Check:
-    """Linux alone tells without switching them on."""
+    """Whether cameras can be opened; found on Linux alone, where that does not switch them on."""
     if not sys.platform.startswith("linux"):
         return Check("cameras", "ok", "not looked for; try: facetrack --camera 0")
     devices = sorted(Path("/dev").glob("video*"))
@@ -222,20 +226,12 @@ def smoother_against_filterpy() -> float:
     Where all points move alike and nothing is taken for a maneuver, the smoother is one constant-velocity filter for
     the whole face, which filterpy can compute too.
     """
-    from filterpy.common import Q_discrete_white_noise
-    from filterpy.kalman import KalmanFilter
-
-    points, size_px, frames, dt = 68, 100.0, 40, 1 / 30
+    points, size_px, dt = 68, 100.0, 1 / 30
     settings = SmootherSettings(maneuver=math.inf, noisiest=1.0)
-    noise, shared = (settings.noise * size_px) ** 2, (settings.shared_noise * size_px) ** 2
-    oracle = KalmanFilter(dim_x=2, dim_z=1)
-    oracle.F, oracle.H = np.array([[1, dt], [0, 1]]), np.array([[1.0, 0.0]])
-    oracle.Q = Q_discrete_white_noise(2, dt, (settings.rest_shared * size_px) ** 2)
-    oracle.R = shared + 3 * noise / points
-    oracle.P = np.diag([shared + noise / points, (settings.first_speed * size_px) ** 2])
-    smoother, rng = Smoother(settings, points), np.random.default_rng(5)
+    oracle, smoother = _filterpy_filter(settings, points, size_px, dt), Smoother(settings, points)
+    rng = np.random.default_rng(5)
     face = rng.uniform(0, size_px, (points, 2)).astype(np.float32)
-    path = np.cumsum(rng.normal(0, 0.2, frames)).astype(np.float32)
+    path = np.cumsum(rng.normal(0, 0.2, 40)).astype(np.float32)
     oracle.x, worst = np.array([[path[0]], [0.0]]), 0.0
     for index, shift in enumerate(path):
         xy, _ = smoother.update(index * dt, face + shift, np.ones(points, np.float32), size_px)
@@ -244,6 +240,27 @@ def smoother_against_filterpy() -> float:
             oracle.update(float(shift))
         worst = max(worst, float(np.abs(xy - face - oracle.x[0, 0]).max()))
     return worst
+
+
+def _filterpy_filter(settings: SmootherSettings, points: int, size_px: float, dt: float) -> Any:
+    """filterpy's filter of the mean position of a face of this size, which has moved by nothing yet.
+
+    Args:
+        settings: of the smoother that it shall equal.
+        points: of the face.
+        size_px: of the face.
+        dt: seconds between frames.
+    """
+    from filterpy.common import Q_discrete_white_noise
+    from filterpy.kalman import KalmanFilter
+
+    noise, shared = (settings.noise * size_px) ** 2, (settings.shared_noise * size_px) ** 2
+    kalman = KalmanFilter(dim_x=2, dim_z=1)
+    kalman.F, kalman.H = np.array([[1, dt], [0, 1]]), np.array([[1.0, 0.0]])
+    kalman.Q = Q_discrete_white_noise(2, dt, (settings.rest_shared * size_px) ** 2)
+    kalman.R = shared + 3 * noise / points
+    kalman.P = np.diag([shared + noise / points, (settings.first_speed * size_px) ** 2])
+    return kalman
 
 
 def _whole_program(open_engines: OpenEngines) -> Check:

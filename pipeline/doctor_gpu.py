@@ -1,4 +1,4 @@
-"""What an NVIDIA GPU lacks before networks can run on it: driver, CUDA for Python, TensorRT, providers, plans."""
+"""Checks what networks need on an NVIDIA GPU: driver, CUDA for Python, TensorRT, providers, plans."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from .machine import version_of
 
 TENSORRT = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 DRIVERS = ("pycuda", "cuda-bindings")
-NEWEST_KNOWN = 11  # major release of TensorRT whose names the tests compare with
-CUDA_FOR_CU13 = 13
+NEWEST_KNOWN = 11  # newest major release of TensorRT whose API the tests check
+CUDA_FOR_CU13 = 13  # major version that the driver must support for tensorrt-cu13
 Versions = Callable[[str], str | None]
 
 
 def examine_gpu(versions: Versions = version_of, find: Callable[[], Gpu] = find_gpu) -> Iterator[Check]:
-    """All that concerns a GPU. Without TensorRT, nothing of it is missed and nothing counts as broken.
+    """Run the checks of a GPU. Where TensorRT is not installed, a missing GPU counts as absent, not as failed.
 
     Args:
-        versions: gives the installed version of a distribution.
-        find: describes the GPU or says why there is none.
+        versions: gives the installed version of a distribution, or None.
+        find: describes the GPU; raises a FacetrackError with the reason where there is none.
     """
-    wanted = any(versions(package) for package in TENSORRT)
-    trouble: Status = "failed" if wanted else "absent"
+    severity: Status = "failed" if any(versions(package) for package in TENSORRT) else "absent"
     try:
         gpu = find()
     except FacetrackError as error:
-        told, _, remedy = str(error).partition("; ")
-        yield Check("gpu", trouble, told, remedy)
-        yield Check("backend tensorrt", trouble, _named(versions, TENSORRT) or "not installed; of no use without a GPU")
+        reason, _, remedy = str(error).partition("; ")
+        yield Check("gpu", severity, reason, remedy)
+        yield Check(
+            "backend tensorrt", severity, _installed(versions, TENSORRT) or "not installed; of no use without a GPU"
+        )
         return
     driver = f"driver {gpu.driver}, " if gpu.driver else ""
     detail = f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory_gb} GB, {driver}CUDA up to {gpu.cuda}"
@@ -44,12 +45,12 @@ def examine_gpu(versions: Versions = version_of, find: Callable[[], Gpu] = find_
         yield from _plans()
 
 
-def _named(versions: Versions, packages: tuple[str, ...]) -> str:
+def _installed(versions: Versions, packages: tuple[str, ...]) -> str:
     return ", ".join(f"{package} {versions(package)}" for package in packages if versions(package))
 
 
 def _cuda(versions: Versions) -> Check:
-    found = _named(versions, DRIVERS)
+    found = _installed(versions, DRIVERS)
     if found:
         return Check("cuda for python", "ok", f"{found}; the first is used")
     remedy = "pip install pycuda (compiles, with the CUDA toolkit), or pip install cuda-bindings (does not)"
@@ -57,7 +58,7 @@ def _cuda(versions: Versions) -> Check:
 
 
 def _tensorrt(versions: Versions, gpu: Gpu) -> Check:
-    found = _named(versions, TENSORRT)
+    found = _installed(versions, TENSORRT)
     major = int(gpu.cuda.partition(".")[0])
     package = "tensorrt-cu13" if major >= CUDA_FOR_CU13 else "tensorrt-cu12"
     install = f"pip install {package} --extra-index-url https://pypi.nvidia.com"

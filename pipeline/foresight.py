@@ -59,7 +59,9 @@ class Foresight:
         guess = self._guesses.pop(frame.index, None)
         if guess is not None and guess.fits((track.number for track in tracks), crops):
             return guess.found
-        self._frames = max(self._frames // 2, 1) if guess is not None else min(2 * self._frames, self._aligner.together)
+        self._frames = (
+            max(self._frames // 2, 1) if guess is not None else min(2 * self._frames, self._aligner.preferred_batch)
+        )
         self._guesses.clear()
         return self._measure(frame, tracks, crops, ahead)
 
@@ -67,7 +69,7 @@ class Foresight:
         self, frame: Frame, tracks: Sequence[Track], crops: list[CropTransform], ahead: Sequence[Frame]
     ) -> list[Landmarks]:
         faces = len(tracks)
-        most = min(self._frames, self._aligner.together // faces) - 1
+        most = min(self._frames, self._aligner.preferred_batch // faces) - 1
         rows = [(frame, crops)]
         for other in ahead[: max(most, 0)]:
             if not 0 < other.time_s - frame.time_s < FORESIGHT_S:

@@ -15,7 +15,7 @@ import numpy as np
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
 from .video_reader import why
-from .video_source import Kind
+from .video_source import Kind, ReadOnce
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
@@ -25,9 +25,9 @@ IMAGE_SUFFIXES = frozenset(
 class ImageSource:
     """Pictures in their natural order, each a frame that carries its file's name.
 
-    Pictures have no clock: they count as one second apart, and are tracked each by itself (`pictures.each_alone`). A
-    picture that cannot be read is noted in `failed` and the rest goes on. Grey becomes BGR, 16 bits become 8, alpha is
-    left out and the camera's orientation (EXIF) is applied.
+    Pictures have no clock: they count as one second apart, and are tracked each by itself (see
+    `pictures.track_independently`). A picture that cannot be read is noted in `failed` and the rest goes on. Grey
+    becomes BGR, 16 bits become 8, alpha is left out and the camera's orientation (EXIF) is applied.
 
     Attributes:
         failed: (name, reason) of each picture that could not be read.
@@ -51,10 +51,10 @@ class ImageSource:
         self.frames: int | None = len(files)
         self.failed: list[tuple[str, str]] = []
         self._stopped = False
-        self._frames = self._deliver()
+        self._frames = ReadOnce(self._deliver(), name)
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames
+        return iter(self._frames)
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class ImageSource:
             index += 1
         if index == 0:
             (name, reason), others = self.failed[0], len(self.failed) - 1
-            also = f", nor can the {others} others" if others else ""
+            also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
             raise SourceError(f"{name}: {reason}{also}")
 
 

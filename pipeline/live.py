@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.types import Result
@@ -17,9 +17,9 @@ from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, models_that_run, write_sidecar
-from .sinks import JsonLinesSink, exist_already
-from .sources import Source, open_source, without_credentials
+from .sidecar import Origin, Outcome, identify_input, models_that_run, write_sidecar
+from .sinks import JsonLinesSink, ReaderGone, exist_already
+from .sources import Kind, Source, counted, open_source, without_credentials
 from .video_sink import VideoSink
 from .window import LiveWindow
 
@@ -71,7 +71,7 @@ class LiveOutputs:
         if len(set(places)) < len(places):
             names = ", ".join(str(file) for file in files)
             raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
-        if Path(spec).is_file() and Path(spec).resolve() in places:
+        if "://" not in spec and Path(spec).is_file() and Path(spec).resolve() in places:
             raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
         existing = [file for file in files if file.exists()]
         if existing and not self.overwrite:
@@ -79,7 +79,7 @@ class LiveOutputs:
 
 
 class LiveRun:
-    """From one source to all outputs, until the source ends, the window is closed or Ctrl-C comes.
+    """From one source to all outputs, until the source ends, the window is closed, nobody reads lines or Ctrl-C comes.
 
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
@@ -90,7 +90,7 @@ class LiveRun:
         self._window: LiveWindow | None = None
 
     def track(self, spec: str) -> str:
-        """Run; the answer says in words how it went.
+        """Run; the answer says in words how it went, or nothing where the program that read JSON lines has gone.
 
         Raises:
             SourceError: the source cannot be opened, or was lost.
@@ -100,12 +100,13 @@ class LiveRun:
         """
         self.outputs.refuse_collisions(spec)
         began_s = time.monotonic()
-        ended_by: SourceError | KeyboardInterrupt | None = None
+        ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
         with open_source(spec, realtime=True, decoder=self.engines.choices.decoder) as source, Record() as record:
+            identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)
             try:
                 self._pump(source, record)
-            except (SourceError, KeyboardInterrupt) as error:
+            except (SourceError, ReaderGone, KeyboardInterrupt) as error:
                 ended_by = error
             _tell_failed(source)
             if record.tally.frames:
@@ -115,10 +116,12 @@ class LiveRun:
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
                 wall_s, dropped = time.monotonic() - began_s, self._pipeline.dropped
                 outcome = Outcome(reason, source.failed, dropped, wall_s, self.engines.backend)
-                self._write_sidecar(spec, record.tally, outcome)
+                self._write_sidecar(identity, record.tally, outcome)
+        if isinstance(ended_by, ReaderGone):
+            return ""
         if ended_by is not None:
             raise ended_by
-        return f"{record.tally.frames} frames tracked, {self._pipeline.dropped} dropped"
+        return f"{counted(record.tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
 
     def _open_sinks(self, source: Source, record: Record) -> None:
         outputs = self.outputs
@@ -128,9 +131,9 @@ class LiveRun:
             record.add(OscSink(*outputs.osc, intrinsics))
         if outputs.csv is not None:
             columns = outputs.columns.for_faces(self.engines.aligner.markup.points, images=source.kind == "images")
-            record.add(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
+            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
         if outputs.record is not None:
-            record.add(VideoSink(outputs.record, rate=source.rate, overwrite=outputs.overwrite))
+            record.add(VideoSink(outputs.record, rate=source.rate, size=source.size, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
             record.add(JsonLinesSink(outputs.jsonl, intrinsics))
         if outputs.window:
@@ -161,11 +164,11 @@ class LiveRun:
         self._window.pump()
         return not self._window.closed
 
-    def _write_sidecar(self, spec: str, tally: Tally, outcome: Outcome) -> None:
+    def _write_sidecar(self, identity: dict[str, Any], tally: Tally, outcome: Outcome) -> None:
         if self.outputs.sidecar is None:
             return
         settings = asdict(self.engines.choices) | self.outputs.columns.settings()
-        origin = Origin({"name": without_credentials(spec)}, settings, models_that_run(self.engines))
+        origin = Origin(identity, settings, models_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
 
 
@@ -173,4 +176,11 @@ def _tell_failed(source: Source) -> None:
     """Warn of what could not be read, wholly or in part."""
     if source.failed:
         (place, reason), count = source.failed[0], len(source.failed)
-        log.warning("%s: failed in %d place%s, at first %s: %s", source.name, count, "s" * (count > 1), place, reason)
+        log.warning("%s: failed in %s, at first %s: %s", source.name, counted(count, "place"), place, reason)
+
+
+def identify_live(spec: str, kind: Kind) -> dict[str, Any]:
+    """What a source is: of files and addresses what a batch notes, but an address in full; of a camera its name."""
+    if "://" in spec:
+        return identify_input(spec) | {"name": without_credentials(spec)}
+    return identify_input(spec) if kind in ("video", "images") else {"name": spec}

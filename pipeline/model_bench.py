@@ -6,8 +6,9 @@ than its bytes at the measured rate of a large copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import product
 from typing import Any
@@ -20,6 +21,7 @@ from ..engines.card import ModelCard, find_card
 from ..engines.convert import open_in
 from ..engines.graph import precision_of
 from ..engines.graph_cost import Peaks, cost_of
+from ..engines.tensorrt_build import PlanRequest
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
 from .crops import crops_for, portrait_proof
@@ -48,6 +50,39 @@ def cpu_peaks(threads: int) -> Peaks:
     return Peaks(threads * MATRIX**3 / 1e9 / product_s, 2 * COPY_MB / 1e3 / copy_s, how)
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One network as one backend runs it.
+
+    Attributes:
+        card, role: whose network.
+        kind: of the backend, see `open_backend`; not "auto".
+        precision: in which it is run; None: the one in which the backend runs it anyway.
+    """
+
+    card: ModelCard
+    role: str
+    kind: str
+    precision: str | None
+
+    @property
+    def way(self) -> str:
+        """Backend and, where one was asked for, precision, in words."""
+        return self.kind if self.precision is None else f"{self.kind} in {self.precision}"
+
+    def open(self, threads: int, batches: tuple[int, ...]) -> tuple[Backend, bytes]:
+        """The network, ready to run, and the ONNX file that it was made of.
+
+        Raises:
+            BackendError: the backend cannot be had, or not in this precision.
+        """
+        weights = self.card.weights[self.role]
+        proof = portrait_proof(self.card, self.role) if self.kind == "tensorrt" else None
+        if self.precision is not None:
+            return open_in(PlanRequest(self.precision, batches), weights, self.kind, threads, proof)
+        return open_backend(weights, self.kind, threads, proof), weights_for(self.kind, weights).read()
+
+
 def bench_networks(
     choices: Choices,
     batches: Iterable[int] = BATCHES,
@@ -70,12 +105,13 @@ def bench_networks(
     missing: dict[str, str] = {}
     for card in (find_card(choices.model, "align"), find_card(DETECTOR, "detect")):
         for role, kind, precision in product(card.weights, kinds, precisions):
+            subject = Subject(card, role, kind, precision)
             try:
-                runs += _bench_network(card, role, kind, precision, choices.threads, batches, device)
+                runs += _bench(subject, choices.threads, batches, device)
             except BackendError as error:
                 if len(kinds) == len(precisions) == 1:
                     raise
-                missing.setdefault(kind if precision is None else f"{kind} in {precision}", str(error))
+                missing.setdefault(subject.way, str(error))
     return {
         "facetrack": __version__,
         "commit": source_commit(),
@@ -86,53 +122,36 @@ def bench_networks(
     }
 
 
-def _bench_network(
-    card: ModelCard,
-    role: str,
-    kind: str,
-    precision: str | None,
-    threads: int,
-    batches: tuple[int, ...],
-    device: Peaks,
-) -> list[dict[str, Any]]:
-    weights = card.weights[role]
-    proof = portrait_proof(card, role) if kind == "tensorrt" else None
-    if precision is None:
-        backend, content = open_backend(weights, kind, threads, proof), weights_for(kind, weights).read()
-    else:
-        backend, content = open_in(precision, weights, kind, threads, proof, batches)
-    try:
-        on_cpu = kind in ("onnx", "torch")
-        return list(_runs(card, role, content, backend, batches, device if on_cpu else None))
-    finally:
-        backend.close()
+def _bench(subject: Subject, threads: int, batches: tuple[int, ...], device: Peaks) -> list[dict[str, Any]]:
+    backend, content = subject.open(threads, batches)
+    on_cpu = subject.kind in ("onnx", "torch")
+    with closing(backend):
+        return [_run(subject, backend, content, batch, device if on_cpu else None) for batch in batches]
 
 
-def _runs(
-    card: ModelCard, role: str, content: bytes, backend: Backend, batches: tuple[int, ...], device: Peaks | None
-) -> Iterator[dict[str, Any]]:
+def _run(subject: Subject, backend: Backend, content: bytes, batch: int, device: Peaks | None) -> dict[str, Any]:
+    """The figures of one batch size; its share of the roofline where the device was measured."""
     running = backend.precision or precision_of(content)  # ONNX Runtime runs the file as it is
-    for batch in batches:
-        pictures = _pictures(card, role, batch)
-        cost = cost_of(content, pictures.shape, running)
-        times = measure(partial(backend.run, pictures), MOST_REPEATS, LONGEST_S, before=WARM_UPS)
-        run = {
-            "card": card.name,
-            "role": role,
-            "backend": backend.description,
-            "precision": running,
-            "batch": batch,
-            "input": list(pictures.shape),
-            "ms": times.summary_ms(),
-            "ms_per_picture": round(1000 * times.at(50) / batch, 4),
-            "gmac": round(cost.gmac, 4),
-            "megabytes": round(cost.megabytes, 2),
-            "gmac_per_s": round(cost.gmac / times.at(50), 1),
-        }
-        if device:
-            least_ms = device.least_ms(cost)
-            run |= {"roofline_ms": round(least_ms, 4), "of_roofline": round(least_ms / 1000 / times.at(50), 3)}
-        yield run
+    pictures = _pictures(subject.card, subject.role, batch)
+    cost = cost_of(content, pictures.shape, running)
+    times = measure(partial(backend.run, pictures), MOST_REPEATS, LONGEST_S, before=WARM_UPS)
+    run = {
+        "card": subject.card.name,
+        "role": subject.role,
+        "backend": backend.description,
+        "precision": running,
+        "batch": batch,
+        "input": list(pictures.shape),
+        "ms": times.summary_ms(),
+        "ms_per_picture": round(1000 * times.at(50) / batch, 4),
+        "gmac": round(cost.gmac, 4),
+        "megabytes": round(cost.megabytes, 2),
+        "gmac_per_s": round(cost.gmac / times.at(50), 1),
+    }
+    if device:
+        least_ms = device.least_ms(cost)
+        run |= {"roofline_ms": round(least_ms, 4), "of_roofline": round(least_ms / 1000 / times.at(50), 3)}
+    return run
 
 
 def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:

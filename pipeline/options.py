@@ -125,6 +125,22 @@ def _read_intrinsics(ctx: click.Context, parameter: click.Parameter, value: Path
     return read_intrinsics(value)
 
 
+def _read_model(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse a model that does not exist, as any value that cannot be; one whose card is broken is no bad usage."""
+    if ctx.get_parameter_source(parameter.name or "") is ParameterSource.DEFAULT:
+        return value
+    from ..engines.card import broken_cards, find_card
+    from ..tracker.errors import CardError
+
+    try:
+        find_card(value, "align")
+    except CardError as error:
+        if value in broken_cards():
+            raise
+        raise click.BadParameter(str(error), ctx, parameter) from error
+    return value
+
+
 def _parse_address(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
     if value is None:
         return None
@@ -170,10 +186,20 @@ shard = click.option(
 as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
 backend = chain(
-    click.option("--model", default="gv", show_default=True, help="Network or card; see `facetrack models`."),
+    click.option(
+        "--model",
+        default="gv",
+        show_default=True,
+        callback=_read_model,
+        help="Network or card; see `facetrack models`.",
+    ),
     click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
     click.option(
-        "--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads of each network."
+        "--threads",
+        type=click.IntRange(1, 256),
+        default=1,
+        show_default=True,
+        help="Threads of each network; the search for faces takes up to 4.",
     ),
 )
 tracking = chain(

@@ -25,22 +25,24 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOT = "/facetrack"
-# What Ethernet carries in one piece: 1,500 bytes less the headers of IPv4 (20) and UDP (8). A face of 98 points in a
-# frame of 32 faces stays below, and one of 68 in a frame of 90; a larger datagram is cut up, and lost with any piece.
+# Largest UDP payload of an Ethernet frame: 1,500 bytes less the headers of IPv4 (20) and UDP (8). A face of 98 points
+# in a frame of 32 faces stays below, and one of 68 in a frame of 90. Larger datagrams are fragmented, and lost with any
+# of their fragments.
 DATAGRAM_BYTES = 1472
 
 
 class OscSink:
-    """Sends each frame as one bundle for each of its faces, or one that says that there is none.
+    """Sends each frame as one bundle per face, or as one that says that there is none.
 
-    UDP waits for nobody: what the network does not take at once, or nobody listens to, is lost, and counted.
+    Sending never blocks: a datagram that the system refuses at once is lost, and counted.
 
     Args:
-        host, port: where to; a name, an address or a broadcast address.
+        host: name, address or broadcast address of the receiver.
+        port: its UDP port.
         intrinsics: of the camera; default: OpenFace's.
 
     Attributes:
-        lost: datagrams that the network did not take.
+        lost: number of datagrams that the system refused.
 
     Raises:
         SinkError: python-osc is not installed, or the host is not known.
@@ -48,7 +50,7 @@ class OscSink:
 
     def __init__(self, host: str, port: int, intrinsics: Intrinsics | None = None) -> None:
         try:
-            import pythonosc.osc_bundle_builder  # noqa: F401 - before the camera opens, not in the first frame
+            import pythonosc.osc_bundle_builder  # noqa: F401 - fails before the camera opens, not in the first frame
         except ImportError as error:
             raise SinkError('OSC needs python-osc; run: pip install "facetrack[osc]"') from error
         self._intrinsics = intrinsics
@@ -77,10 +79,10 @@ class OscSink:
                 self.lost += 1
 
     def finish(self) -> None:
-        """Nothing is left to do: every datagram has been sent."""
+        """No effect: every datagram has been sent."""
 
     def close(self, *, complete: bool) -> None:
-        """Let go of the socket and tell how many datagrams were lost."""
+        """Close the socket and log how many datagrams were lost."""
         del complete
         if self._socket.fileno() == -1:
             return
@@ -90,28 +92,31 @@ class OscSink:
 
 
 def datagrams(result: Result, intrinsics: Intrinsics | None = None) -> Iterator[bytes]:
-    """Give the OSC bundles of a frame: one for each face, or one for no face.
+    """OSC bundles of a frame: one for each face, or one if there is none.
 
-    Each begins with the frame and the tracks of all its faces, so that it can be understood without the others. Its
-    time tag is "immediately": a receiver would hold back, or throw away, what is tagged with a video's own time.
+    Each begins with the frame and the tracks of all its faces, so that it is complete by itself. Its time tag is
+    "immediately": receivers would delay or drop bundles with the time of a video.
 
+    Args:
+        result: of the frame.
+        intrinsics: of the camera; default: OpenFace's.
     Raises:
         ConfigError: the frame has another aspect than the intrinsics.
     """
     frame = result.frame
     tracks = [face.track for face in result.faces]
-    every = [_frame_message(frame), _message("faces", "i" * len(tracks), tracks)]
+    header = [_frame_message(frame), _message("faces", "i" * len(tracks), tracks)]
     if not result.faces:
-        yield _bundle(every)
+        yield _bundle(header)
     for face in result.faces:
-        yield _bundle([*every, *_face_messages(face, frame, intrinsics)])
+        yield _bundle([*header, *_face_messages(face, frame, intrinsics)])
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Split "HOST:PORT"; an IPv6 host stands in brackets.
+    """Host and port of "HOST:PORT"; an IPv6 address stands in brackets.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: the text has another form.
     """
     message = f"wanted HOST:PORT, such as 127.0.0.1:9000, got {text}"
     try:
@@ -130,22 +135,23 @@ def _frame_message(frame: Frame) -> OscMessage:
 
 
 def _face_messages(face: Face, frame: Frame, intrinsics: Intrinsics | None) -> Iterator[OscMessage]:
-    yield _numbers(f"{face.track}/confidence", [face.confidence])
+    yield _float_message(f"{face.track}/confidence", [face.confidence])
     yield _message(f"{face.track}/success", "i", [int(face.measured is not None)])
     pose = pose_of(face, frame.size, intrinsics)
     if pose is not None:
-        yield _numbers(f"{face.track}/pose", [*pose.translation_mm.tolist(), *pose.rotation_rad.tolist()])
+        yield _float_message(f"{face.track}/pose", [*pose.translation_mm.tolist(), *pose.rotation_rad.tolist()])
     eyes = eye_aspect_ratio(face.smoothed)
     if np.isfinite(eyes).all():
-        yield _numbers(f"{face.track}/eyes", eyes)
-    yield _numbers(f"{face.track}/landmarks", face.smoothed.ravel().tolist())
+        yield _float_message(f"{face.track}/eyes", eyes)
+    yield _float_message(f"{face.track}/landmarks", face.smoothed.ravel().tolist())
 
 
-def _numbers(address: str, values: Sequence[float]) -> OscMessage:
+def _float_message(address: str, values: Sequence[float]) -> OscMessage:
     return _message(address, "f" * len(values), values)
 
 
 def _message(address: str, types: str, values: Sequence[float]) -> OscMessage:
+    """A message whose arguments have these OSC type tags, one letter each."""
     from pythonosc.osc_message_builder import OscMessageBuilder
 
     builder = OscMessageBuilder(f"{ROOT}/{address}")

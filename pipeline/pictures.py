@@ -1,4 +1,4 @@
-"""Pictures that have nothing to do with each other."""
+"""Pictures that are not frames of one video."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .run import Pipeline
 log = logging.getLogger(__name__)
 
 
-def each_alone(pipeline: Pipeline, frames: Iterable[Frame], failed: list[tuple[str, str]]) -> Iterator[Result]:
-    """Track each picture with an empty memory, so that its answer depends on nothing else.
+def track_independently(pipeline: Pipeline, frames: Iterable[Frame], failed: list[tuple[str, str]]) -> Iterator[Result]:
+    """Track each picture with a fresh state, so that its result does not depend on the others.
 
     Args:
         pipeline: for pictures.
         frames: the pictures.
-        failed: (name, reason) of each picture that a stage breaks on, which is left out, are added here.
+        failed: gets (name, reason) of each picture on which a stage raised; it has no result.
     Raises:
-        FacetrackError: what the pictures have no part in.
+        FacetrackError: an error that is no single picture's, such as of a backend.
     """
     pictures, began_s = iter(frames), time.perf_counter()
     for frame in pictures:

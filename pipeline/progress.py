@@ -8,6 +8,8 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
+from .sources import without_credentials
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
@@ -20,6 +22,11 @@ class Task:
 
     spec: str
     name: str
+
+    @property
+    def label(self) -> str:
+        """The input's name in messages: a URL without its password."""
+        return without_credentials(self.spec)
 
 
 class Reporter(Protocol):
@@ -81,7 +88,7 @@ class LineProgress:
 
     def ended(self, task: Task, line: str) -> None:
         """Say how it went."""
-        print(f"{task.spec}: {line}", file=self._stream, flush=True)
+        print(f"{task.label}: {line}", file=self._stream, flush=True)
 
     def __enter__(self) -> Self:
         return self
@@ -115,9 +122,9 @@ class BarProgress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
         from rich.table import Column
 
-        console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
-        columns = (
-            TextColumn("{task.description}", table_column=Column(no_wrap=True, max_width=40)),
+        console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        columns = (  # a name is no markup, whatever brackets it has
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
@@ -151,7 +158,7 @@ class BarProgress:
             self._begun += 1
         self._ended += 1
         self._show_all()
-        self._bars.console.print(f"{task.spec}: {line}")
+        self._bars.console.print(f"{task.label}: {line}")
 
     def _show_all(self) -> None:
         """Move the bar of all tasks, in steps that the estimate of the time left can digest."""

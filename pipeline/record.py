@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from ..tracker.types import Result
+from .csv_sink import Counts, CsvSink
 from .sinks import Sink
 from .timing import StageTimes
 
@@ -18,35 +19,31 @@ class Tally:
     """What went through, in a fixed amount of memory.
 
     Attributes:
-        frames: results written.
-        with_face: of these, how many had a face.
-        rows: of a table: one for each face, and for each frame without.
-        most_faces: in one frame.
+        counts: of the results written.
         stages: seconds in each stage.
     """
 
-    frames: int = 0
-    with_face: int = 0
-    rows: int = 0
-    most_faces: int = 0
+    counts: Counts = field(default_factory=Counts)
     stages: StageTimes = field(default_factory=StageTimes)
+
+    @property
+    def frames(self) -> int:
+        """Results written."""
+        return self.counts.frames
 
     def add(self, result: Result) -> None:
         """Count one frame."""
-        faces = len(result.faces)
-        self.frames += 1
-        self.with_face += faces > 0
-        self.rows += max(1, faces)
-        self.most_faces = max(self.most_faces, faces)
+        self.counts = self.counts.plus(result)
         self.stages.add(result.spans_s)
 
-    def counts(self) -> Mapping[str, int]:
-        """The numbers by name."""
+    def by_name(self) -> Mapping[str, int]:
+        """The counts as a sidecar names them."""
+        counts = self.counts
         return {
-            "frames": self.frames,
-            "frames_with_face": self.with_face,
-            "rows": self.rows,
-            "most_faces": self.most_faces,
+            "frames": counts.frames,
+            "frames_with_face": counts.with_face,
+            "rows": counts.rows,
+            "most_faces": counts.most_faces,
         }
 
 
@@ -56,6 +53,12 @@ class Record:
     def __init__(self) -> None:
         self.tally = Tally()
         self._sinks: list[Sink] = []
+        self._table: CsvSink | None = None
+
+    def add_table(self, table: CsvSink) -> None:
+        """Take a newly opened table as `add` does; in the end, what it holds is what counts."""
+        self._table = table
+        self.add(table)
 
     def add(self, sink: Sink) -> None:
         """Take a newly opened sink; it is closed with the others."""
@@ -74,12 +77,16 @@ class Record:
     def finish(self) -> None:
         """Bring all sinks to their ends; only then do files get their names.
 
+        After an interruption in the middle of `write` the table may have a frame that has not been counted.
+
         Raises:
             SinkError: the end of one of them cannot be written, and no file gets its name; or one cannot be renamed,
                 and those before it have their names.
         """
         for sink in self._sinks:
             sink.finish()
+        if self._table is not None:
+            self.tally.counts = self._table.counts
         for sink in self._sinks:
             sink.close(complete=True)
 

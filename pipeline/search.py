@@ -22,10 +22,10 @@ class FaceDetector(Protocol):
     """What the pipeline needs of a detector: the same answer to the same picture, from two threads at once."""
 
     def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
-        """Faces of one (H, W, 3) picture; without `small`, those under `sure_side` may be missing."""
+        """Faces of one (H, W, 3) picture; without `small`, those under `min_reliable_face` may be missing."""
         ...
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         """Longer side in pixels of the smallest face that is found without `small`."""
         ...
 
@@ -49,7 +49,7 @@ class Search:
             bgr: the picture.
             missing: boxes (4,) of faces that were lost and may come back.
         """
-        sure = self._detector.sure_side(bgr)
+        sure = self._detector.min_reliable_face(bgr)
         if self._spared and not any(longer_side(box) < sure for box in missing):
             self._spared -= 1
             return self._detector.detect(bgr, small=False)

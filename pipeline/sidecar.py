@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +20,7 @@ from .image_source import printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
+from .sources import pictures_among, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -39,6 +44,49 @@ class Origin:
         """The first part of the sidecar."""
         made_by = {"schema": SCHEMA, "facetrack": __version__}
         return made_by | {"input": self.input, "settings": self.settings, "models": self.models}
+
+
+def where(spec: str) -> str:
+    """The one path of an input by whatever path it is named, or its URL without credentials."""
+    return without_credentials(spec) if "://" in spec else printable(os.path.realpath(spec))
+
+
+def identify_input(spec: str) -> dict[str, Any]:
+    """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
+
+    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change. The
+    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from. Of a
+    URL it is of the URL, without credentials: nothing tells whether what lies there has changed.
+    """
+    if "://" in spec:
+        url = without_credentials(spec)
+        return {"name": Path(url).name, "files": 0, "bytes": 0, "digest": _digest(url)}
+    path = Path(spec)
+    if path.is_dir():
+        root, files = path, pictures_among(path.iterdir())
+        path = path.resolve() if path.name in ("", "..") else path
+    elif path.exists():
+        root, files = path.parent, [path]
+    else:
+        matches = (Path(match) for match in glob.glob(spec, recursive=True))  # noqa: PTH207
+        root, files = fixed_part(path), pictures_among(matches)
+    stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
+    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
+    return {
+        "name": printable(path.name or spec),
+        "files": len(stats),
+        "bytes": sum(stat.st_size for _, stat in stats),
+        "digest": _digest(listing),
+    }
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(printable(text).encode()).hexdigest()[:16]
+
+
+def fixed_part(path: Path) -> Path:
+    """The part of a glob without wildcards."""
+    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
@@ -106,7 +154,7 @@ def write_sidecar(
     Raises:
         SinkError: it cannot be written.
     """
-    counts = {**tally.counts(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
+    counts = {**tally.by_name(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
     content = origin.table()
     content |= {"path": input_path} if input_path else {}
     content |= sizes or {}

@@ -5,13 +5,14 @@ The other sinks have files of their own: csv_sink, video_sink, osc_sink, window.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, BinaryIO, Protocol, TextIO
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from ..tracker.types import Face, Result
 
 if sys.platform != "win32":
     import fcntl
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # Windows has no quota
 
 
 class Sink(Protocol):
@@ -55,13 +59,18 @@ class Sink(Protocol):
         ...
 
 
+class ReaderGone(SinkError):  # noqa: N818 - an end, not a fault
+    """Nobody reads a pipe any more: its ordinary end, as of `yes | head`."""
+
+
 class PartFile:
     """A file that is called NAME.part until it is complete.
 
-    A NAME.part that an interrupted run left behind is written over.
+    A NAME.part that an interrupted run left behind is written over, but not before there is something to write.
 
     Attributes:
         part: the path to write to.
+        inherited: it still holds what an earlier run left.
 
     Raises:
         SinkError: the file exists and must not be overwritten, or its folder does not exist.
@@ -70,7 +79,8 @@ class PartFile:
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self._path, self._overwrite = path, overwrite
         self._locked: int | None = None  # a file descriptor that holds the lock
-        self.part = path.with_name(f"{path.name}.part")
+        self.part = part_of(path)
+        self.inherited = False
         self._check()
 
     def _check(self) -> None:
@@ -78,7 +88,7 @@ class PartFile:
         try:
             has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
         except OSError as error:
-            raise self.error(error) from error
+            raise self.error(error, path) from error
         if not has_folder:
             raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
         if is_folder:
@@ -139,6 +149,26 @@ class PartFile:
             os.close(self._locked)
             self._locked = None
 
+    def open(self, buffering: int = -1) -> BinaryIO:
+        """Open it to write, with what an earlier run left in it: `begin` throws that away.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        out = open(self.part, "wb", buffering, opener=_open_untouched)  # noqa: SIM115 - pathlib's has no opener
+        self.inherited = os.fstat(out.fileno()).st_size > 0
+        return out
+
+    def begin(self, out: BinaryIO) -> None:
+        """Empty it for the first that is written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.inherited:
+            out.truncate(0)
+            self.inherited = False
+
     def publish(self) -> None:
         """Give the file its name.
 
@@ -148,20 +178,32 @@ class PartFile:
         try:
             self.part.replace(self._path)
         except OSError as error:
-            raise self.error(error) from error
+            raise self.error(error, self._path) from error
         finally:
             self.release()
 
     def discard(self) -> None:
-        """Remove the file."""
+        """Remove the file, unless it holds what an earlier run left."""
         try:
-            self.part.unlink(missing_ok=True)
+            if not self.inherited:
+                self.part.unlink(missing_ok=True)
         finally:
             self.release()
 
-    def error(self, error: Exception) -> SinkError:
-        """Say in one line that the file cannot be written, and why."""
-        return SinkError(f"{self._path}: cannot be written: {getattr(error, 'strerror', None) or error}")
+    def error(self, error: Exception, file: Path | None = None) -> SinkError:
+        """Say in one line that a file, by default NAME.part, cannot be written, and why."""
+        advice = "; make room, or choose another folder" if getattr(error, "errno", None) in _NO_ROOM else ""
+        reason = getattr(error, "strerror", None) or error
+        return SinkError(f"{file or self.part}: cannot be written: {reason}{advice}")
+
+
+def part_of(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(f"{path.name}.part")
+
+
+def _open_untouched(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
 
 
 def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
@@ -237,7 +279,8 @@ class JsonLinesSink:
         """Write a frame's line.
 
         Raises:
-            SinkError: nobody reads the stream any more, or it cannot be written.
+            ReaderGone: nobody reads the stream any more.
+            SinkError: it cannot be written.
             ConfigError: the frame has another aspect than the intrinsics.
         """
         frame = result.frame
@@ -248,7 +291,7 @@ class JsonLinesSink:
             self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
             self._stream.flush()
         except BrokenPipeError as error:
-            raise SinkError("JSON lines: the program that read them has gone") from error
+            raise ReaderGone("JSON lines: the program that read them has gone") from error
         except OSError as error:
             raise SinkError(f"JSON lines: cannot be written: {error.strerror or error}") from error
 

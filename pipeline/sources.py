@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Set
@@ -23,7 +24,7 @@ from ..tracker.errors import SourceError
 from ..tracker.types import Frame
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource
-from .video_reader import why
+from .video_reader import forget_address, why
 from .video_source import Kind, LiveSource, Retry, VideoSource
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "Kind",
     "Retry",
     "Source",
+    "counted",
+    "holds_pictures",
     "open_source",
     "pictures_among",
     "without_credentials",
@@ -41,6 +44,7 @@ Decoder = Literal["cpu", "cuda"]
 
 log = logging.getLogger(__name__)
 
+WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 MOST_KINDS = 5  # of files that are left out, by name
@@ -48,7 +52,16 @@ MOST_KINDS = 5  # of files that are left out, by name
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
 )
+TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
+_TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 _MAGIC = re.compile(r"[*?\[]")  # what makes a path a glob
+_CREDENTIALS = (
+    re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
+    # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
+    # letters behind its colon
+    re.compile(r"(\w\w://?)[^/?#@\[]*:(?!\d*(?:[/?#]|$)).*@"),
+    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as of SRT, and of cameras
+)
 
 
 class Source(Protocol):
@@ -82,7 +95,8 @@ class Source(Protocol):
         """Give the frames.
 
         Raises:
-            SourceError: the source broke off; every frame before has been given. Names frame and time.
+            SourceError: the source broke off; every frame before has been given. Names frame and time. Or they have
+                been given before, in part or all: another reading takes another source.
         """
         ...
 
@@ -98,7 +112,7 @@ class Source(Protocol):
 
 
 def open_source(
-    spec: str | Path, *, realtime: bool = False, retry: Retry | None = None, decoder: Decoder = "cpu"
+    spec: str | Path | int, *, realtime: bool = False, retry: Retry | None = None, decoder: Decoder = "cpu"
 ) -> Source:
     """Open what a user named.
 
@@ -116,22 +130,27 @@ def open_source(
     Raises:
         SourceError: in one line, what is wrong with it.
     """
+    if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
+        raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
     text = str(spec)
+    if not text:
+        raise SourceError(f"source: {WANTED}, got an empty name")
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
-    if camera and (realtime or camera[1] or not Path(text).exists()):
+    if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
         return _open_camera(int(camera[2]), retry or Retry())
     if text.startswith("lavfi:"):
         return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
     if "://" in text:
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
-    path = Path(spec)
+    path = Path(text)
     if path.is_dir():
         return _open_folder(path)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)
     if _MAGIC.search(text):
         return _open_glob(text)
-    raise SourceError(f"{text}: not found; wanted a video, a picture, a folder, a glob, a URL or a camera's index")
+    label = without_credentials(text)
+    raise SourceError(f"{label}: not found; {WANTED}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +179,7 @@ class _Address:
                 hwaccel=accelerator,
             )
         except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
+            forget_address(error)
             if self.decoder == "cpu" or not self._opens_without():
                 raise
             raise SourceError(
@@ -176,6 +196,21 @@ class _Address:
         return True
 
 
+def counted(count: int, noun: str) -> str:
+    """Such as "1 frame" and "2 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def holds_pictures(spec: str) -> bool:
+    """Whether `open_source` takes a name for that of a picture, or of several: a folder, or a glob."""
+    path = Path(spec)
+    if "://" in spec:
+        return False
+    if path.exists():
+        return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    return bool(_MAGIC.search(spec))
+
+
 def _open_folder(folder: Path) -> Source:
     found = list(folder.iterdir())
     files = pictures_among(found)
@@ -186,10 +221,18 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
-    """Warn of files that are no pictures by their names; nobody misses what starts with a dot."""
-    files = [file for file in others if file.name[0] != "." and file.is_file()]
-    if files:
-        log.warning("%s: %d other file%s left out (%s)", folder, len(files), "s" * (len(files) > 1), _kinds_of(files))
+    """Warn of folders, and of files that are no pictures by their names; nobody misses what starts with a dot."""
+    seen = [path for path in others if path.name[0] != "."]
+    files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
+    told = [f"{counted(len(files), 'other file')} ({_kinds_of(files)})"] if files else []
+    if folders:
+        told.append(f"{counted(len(folders), 'folder')} (a glob such as {_deep_glob(folder)} goes in)")
+    if told:
+        log.warning("%s: left out: %s", folder, ", ".join(told))
+
+
+def _deep_glob(folder: Path) -> str:
+    return f"'{escape(str(folder))}/**/*.jpg'"
 
 
 def _kinds_of(files: Iterable[Path]) -> str:
@@ -201,10 +244,12 @@ def _without_pictures(folder: Path) -> str:
     """What such a folder is instead, and what to name."""
     videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
     if not videos:
-        others = [file for file in folder.iterdir() if file.name[0] != "." and file.is_file()]
-        found = f" (its files: {_kinds_of(others)})" if others else ""
-        return f"a folder without pictures{found}; wanted files such as .jpg or .png in it"
-    count, them = ("1 video", "it") if len(videos) == 1 else (f"{len(videos)} videos", "them")
+        others = [path for path in folder.iterdir() if path.name[0] != "."]
+        files, deeper = [path for path in others if path.is_file()], any(path.is_dir() for path in others)
+        found = f" (its files: {_kinds_of(files)})" if files else ""
+        where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
+        return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
+    count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
     return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
 
 
@@ -260,7 +305,7 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
         reason = (
             f"it was cut off before its index: {shortage} ({why(error)}); copy or record it again"
             if shortage
-            else f"it is not a video that can be read ({why(error)}); copy it again, or convert it to .mp4"
+            else f"it is not a video that can be read ({why(error)}); {_advice_on_file(path)}"
         )
         raise SourceError(f"{path}: {reason}") from error
     refusal = _no_video(container)
@@ -268,6 +313,16 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
         container.close()
         raise SourceError(f"{path}: {refusal}; name a video or a picture")
     return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+
+
+def _advice_on_file(path: Path) -> str:
+    """What to do about a file that FFmpeg takes for nothing it knows."""
+    with path.open("rb") as file:
+        begin = file.read(TEXT_BYTES)
+    if begin.isascii() and all(byte in _TEXT for byte in begin):
+        return "what it holds is a text; name the video itself"
+    converting = "" if path.suffix.lower() == ".mp4" else ", or convert it to .mp4"
+    return f"copy or record it again{converting}"
 
 
 def _no_video(container: InputContainer) -> str:
@@ -288,14 +343,19 @@ def _advice_on(camera: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """A URL without the name and the password that may stand before its host."""
-    return re.sub(r"(?<=://)[^/?#]*@", "", url, count=1)
+    """A URL without the name and the password that may stand before its host, and without passwords in its query.
+
+    Every other text stays as it is.
+    """
+    for secret in _CREDENTIALS:
+        url = secret.sub(r"\1", url)
+    return url
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
     label = without_credentials(url)  # no password in messages
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(label)
     except ValueError as error:
         raise SourceError(f"{label}: is no address: {error}; wanted one such as rtsp://host/path") from error
     host = parts.hostname or ""

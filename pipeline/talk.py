@@ -15,8 +15,9 @@ import click
 if TYPE_CHECKING:
     from .progress import Progress
 
-SOME_FAILED = 3  # exit code: the other inputs are done
-KERNEL_SOURCES = ("codecs", "kalman", "proposals")  # of the tracker, which every start compiles
+SOME_FAILED = 3  # exit code: the other inputs, or the rest of the only one, are done
+# of the tracker, which every start compiles
+KERNEL_SOURCES = ("appearance", "codecs", "geometry", "kalman", "proposals")
 log = logging.getLogger("facetrack")  # of all modules
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import threading
 import time
@@ -28,10 +29,14 @@ from ..tracker.types import UInt8
 DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
 PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take the networks' time
 LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed if the next one does not take it back
+FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the first stamp that is wrong
+STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
+FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 BAD_PACKETS = 300  # in a row; longer than the wait for a key frame after joining a broadcast
 ASPECT_TOLERANCE = 0.01  # encoders round: 3416:3417 is meant to be square
 WIDEST_PIXEL = 4
+WITH_LENGTH = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})  # containers whose header has it
 CAMERA_NAP_S = 0.005  # between two looks at a camera that answers "nothing yet" instead of waiting
 CAMERA_NAPS = 1000  # after five seconds such a camera counts as silent
 
@@ -45,6 +50,7 @@ class Reader:
         damaged: packets so far that could not be decoded and were left out.
         damaged_in_a_row: those of them that no good picture has followed yet.
         reason: why the last damaged packet could not be decoded.
+        read_to: byte of the file behind the last packet.
 
     Args:
         container: will be closed by the reader.
@@ -59,11 +65,12 @@ class Reader:
     def __init__(self, container: InputContainer, label: str, *, live: bool = False, cut: bool = False) -> None:
         self.damaged = self.damaged_in_a_row = 0
         self.reason = ""
+        self.read_to = 0
         self._container = container
         self._cut = cut
         self._lock = threading.Lock()
         self._closed = False
-        self._ahead: list[VideoFrame] = []  # a picture that was peeked at
+        self._ahead: list[VideoFrame] = []  # pictures that were peeked at
         try:
             self.stream = _video_stream(container, label)
             # Threads over frames are the faster ones, but each of them delays the picture by a frame.
@@ -80,6 +87,14 @@ class Reader:
         """FFmpeg's name of the format."""
         return self._container.format.name
 
+    @property
+    def unread(self) -> float:
+        """Share of the file behind the last packet, where no other stream can account for it; else 0."""
+        with self._lock:
+            if self._closed or len(self._container.streams) > 1 or self._container.size <= 0:
+                return 0.0
+            return 1 - self.read_to / self._container.size
+
     def read(self) -> VideoFrame | None:
         """Decode the next picture; None at the end and after `close`.
 
@@ -89,17 +104,19 @@ class Reader:
         with self._lock:
             if self._closed:
                 return None
-            return self._ahead.pop() if self._ahead else next(self._pictures, None)
+            return self._ahead.pop(0) if self._ahead else next(self._pictures, None)
 
-    def peek(self) -> VideoFrame | None:
-        """The picture that `read` gives next; None also where it cannot be read, which `read` then says."""
+    def peek(self, ahead: int = 0) -> VideoFrame | None:
+        """The picture that `read` gives after so many others; None also where it cannot be read: `read` says that."""
         with self._lock:
-            if not self._ahead and not self._closed:
-                try:
-                    self._ahead.extend(islice(self._pictures, 1))
-                except av.FFmpegError as error:
-                    self._pictures = _broken(error)
-            return self._ahead[0] if self._ahead else None
+            if self._closed:
+                return None
+            try:
+                for picture in islice(self._pictures, max(0, ahead + 1 - len(self._ahead))):
+                    self._ahead.append(picture)
+            except av.FFmpegError as error:
+                self._pictures = _broken(error)
+            return self._ahead[ahead] if ahead < len(self._ahead) else None
 
     def close(self) -> None:
         """Let go of the file or device; waits for a read that is under way in another thread."""
@@ -128,6 +145,8 @@ class Reader:
             try:
                 for packet in self._container.demux(self.stream):
                     naps = 0
+                    if packet.pos is not None:
+                        self.read_to = packet.pos + packet.size
                     yield packet
                 return
             except av.BlockingIOError:  # how a camera of macOS says that its next picture is not ready
@@ -135,6 +154,9 @@ class Reader:
                 if naps > CAMERA_NAPS:
                     raise
                 time.sleep(CAMERA_NAP_S)
+            except av.FFmpegError as error:
+                forget_address(error)
+                raise
 
     def _count_damage(self, error: av.FFmpegError) -> None:
         self.damaged += 1
@@ -150,8 +172,8 @@ def _broken(error: av.FFmpegError) -> Generator[VideoFrame, None, None]:
     yield
 
 
-def _no_picture() -> None:
-    return None
+def _no_picture(ahead: int) -> None:
+    del ahead
 
 
 class MediaClock:
@@ -160,6 +182,14 @@ class MediaClock:
     A stamp is judged by those before it. One that falls no further back than behind the newest is a glitch, or out of
     order: the clock waits until it is caught up with. One that falls to the second newest, or further, is of a new
     clock, which goes on a period after the last time, unless the next one is of the old clock again.
+
+    Pictures that share a stamp, as recorders give them that stamp a burst of pictures at once, come a period after each
+    other, or a little less, as far as the first stamp after them has room for that; where it has none, they are a tick
+    apart. Speeds are read from these times: pictures that follow each other at no interval, and then a pause in which
+    nothing has moved further than in any other, would throw points far off.
+
+    The first stamp of all is wrong where the next two agree with each other and it is half a day before them, or a few
+    pictures behind.
 
     AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
     decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
@@ -184,19 +214,21 @@ class MediaClock:
         self._newest: int | None = None  # stamp of the present clock
         self._second: float = 0.0  # newest before it
 
-    def time_of(self, picture: VideoFrame, following: Callable[[], VideoFrame | None] = _no_picture) -> float:
+    def time_of(self, picture: VideoFrame, following: Callable[[int], VideoFrame | None] = _no_picture) -> float:
         """Give the time of the next picture in seconds; one call per picture, in order.
 
         Args:
             picture: the next one.
-            following: gives the one after it, if there is one; asked where the stamp leaps ahead or falls back, which
-                counts unless the stamp after it is nearer to the one before.
+            following: gives the one so many pictures behind the one after it, if there is one; asked for the second and
+                third stamp, and where a stamp leaps ahead, falls back or is that of the picture before.
         """
         stamp = self._stamp(picture)
         if self._last_s is None:
-            self._last_s = self._first(stamp)
+            self._last_s = self._first(stamp, following)
+        elif stamp is not None and stamp == self._newest:
+            self._last_s += self._step(stamp, self._last_s, following)
         else:
-            wild = stamp is not None and self._is_doubtful(stamp) and self._is_taken_back(stamp, following())
+            wild = stamp is not None and self._is_doubtful(stamp) and self._is_taken_back(stamp, following(0))
             self._last_s = self._next(None if wild else stamp, self._last_s)
         return self._last_s
 
@@ -214,13 +246,40 @@ class MediaClock:
         after = None if following is None else self._stamp(following)
         return after is not None and self._newest is not None and abs(stamp - after) > abs(after - self._newest)
 
-    def _first(self, stamp: int | None) -> float:
+    def _first(self, stamp: int | None, following: Callable[[int], VideoFrame | None]) -> float:
         if stamp is None:
             return 0.0
+        expected = self._expected_first(stamp, following)
+        if expected is not None:
+            stamp = self._start = expected
         if self._start is None or self._start > stamp:
             self._start = stamp
         self._begin(stamp)
         return self._stamp_s(stamp)
+
+    def _expected_first(self, stamp: int, following: Callable[[int], VideoFrame | None]) -> int | None:
+        """What a wrong first stamp should be by the two after it; None where it is not wrong."""
+        second, third = (None if picture is None else self._stamp(picture) for picture in (following(0), following(1)))
+        if second is None or third is None or third <= second:
+            return None
+        pause_s, step = (second - stamp) * self._numerator / self._denominator, third - second
+        behind = stamp - second > LEAP_PERIODS * step
+        before = pause_s > FIRST_PAUSE_S and second - stamp > LEAP_PERIODS * step
+        return second - step if behind or before else None
+
+    def _step(self, stamp: int, last_s: float, following: Callable[[int], VideoFrame | None]) -> float:
+        """Seconds from the last picture to this one, which has the same stamp."""
+        for ahead in range(STAMPS_AHEAD):
+            picture = following(ahead)
+            after = None if picture is None else self._stamp(picture)
+            if picture is None or (after is not None and after != stamp):
+                break
+        else:
+            return self._period_s  # too many for a burst: the clock stands still
+        if after is None:
+            return self._period_s
+        room_s = (self._stamp_s(after) - last_s) / (ahead + 2)
+        return min(room_s, self._period_s) if room_s > FITTING * self._period_s else self._tick_s
 
     def _next(self, stamp: int | None, last_s: float) -> float:
         if stamp is None:
@@ -335,6 +394,35 @@ def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
         return round(stream.duration * stream.time_base * rate)
     duration_us = stream.container.duration  # type: ignore[attr-defined]
     return round(duration_us * rate / 1_000_000) if duration_us else None
+
+
+def declared_length_s(stream: VideoStream) -> float | None:
+    """Seconds from the first picture to the end of the last, as the file's own header has them; None where it has none.
+
+    Elsewhere FFmpeg estimates: from the first packets' bytes a second, or by what is found at the file's end.
+    """
+    container = cast(InputContainer, stream.container)
+    if container.format.name not in WITH_LENGTH:
+        return None
+    base = stream.time_base or Fraction(1)
+    if stream.duration:
+        return float(stream.duration * base)
+    end_s = _tagged_end_s(stream)
+    if end_s is None and container.duration and len(container.streams) == 1:  # else it may be the sound's
+        end_s = container.duration / av.time_base
+    return None if end_s is None else end_s - float((stream.start_time or 0) * base)
+
+
+def _tagged_end_s(stream: VideoStream) -> float | None:
+    """The stream's own end in Matroska, "00:01:02.500000000"."""
+    match = re.fullmatch(r"([0-9]+):([0-9]{2}):([0-9]{2}\.[0-9]+)", stream.metadata.get("DURATION", ""))
+    return int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3]) if match else None
+
+
+def forget_address(error: Exception) -> None:
+    """Take what was opened out of an error of FFmpeg's: it may be an address with a password, which tracebacks show."""
+    if isinstance(error, av.FFmpegError):
+        error.args = error.args[:2]
 
 
 def why(error: Exception) -> str:

@@ -23,6 +23,7 @@ from .sinks import PartFile
 # libx264's: no loss to be seen, faster than tracking. Without B frames the file's length is right to the tick, with
 # them the mp4 writer gets it wrong where the frame rate varies.
 QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
+LONGEST_SIDE = 16_384  # libx264's, of an encoder's input
 FALLBACK_RATE = Fraction(30)
 FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
 _BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
@@ -38,17 +39,29 @@ class VideoSink:
     Args:
         path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played.
         rate: the source's mean frames per second, from which the clock of the file is chosen; None: unknown.
+        size: (height, width) of the frames, so that those that are too large are refused before anything is written;
+            None: unknown until the first one.
         overwrite: replace an existing file.
 
     Attributes:
         size_bytes: of the whole file, once it is finished.
 
     Raises:
-        SinkError: the file exists, or cannot be written.
+        SinkError: the file exists, or cannot be written, or the frames are too large for it.
     """
 
-    def __init__(self, path: Path, *, rate: Fraction | None = None, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        rate: Fraction | None = None,
+        size: tuple[int, int] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         self._file = PartFile(path, overwrite=overwrite)
+        self._path = path
+        if size is not None:
+            self._refuse_too_large(size)
         self._rate = rate or FALLBACK_RATE
         self._tick_s = Fraction(1, ticks_per_second(self._rate))
         self._to_yuv = VideoReformatter()
@@ -60,7 +73,7 @@ class VideoSink:
         try:
             # A file of our own: FFmpeg would open its only at the first frame, and crashes when it has to finish a
             # file that could not be written; PyAV leaves one alone that has been closed.
-            self._out = self._file.part.open("wb")
+            self._out = self._file.open()
         except OSError as error:
             raise self._file.error(error) from error
         self._container: OutputContainer = av.open(self._out, "w", format="mp4")
@@ -69,11 +82,14 @@ class VideoSink:
         """Draw and encode a frame.
 
         Raises:
-            SinkError: it cannot be written.
+            SinkError: it cannot be written, or the first frame is too large.
         """
+        if self._stream is None:
+            self._refuse_too_large(result.frame.size)
         bgr = draw_faces(result.frame.bgr, result.faces)
         with self._guarded():
             if self._stream is None:
+                self._file.begin(self._out)
                 self._start_s = result.frame.time_s
                 self._stream = self._add_stream(bgr)
             self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
@@ -104,6 +120,14 @@ class VideoSink:
             self._file.discard()  # a video without a frame is none
         elif complete:
             self._file.publish()
+
+    def _refuse_too_large(self, size: tuple[int, int]) -> None:
+        """Before libx264 does, whose only word is "generic error"."""
+        if max(size) > LONGEST_SIDE:
+            raise SinkError(
+                f"{self._path}: cannot be written: wanted frames of at most {LONGEST_SIDE} pixels a side, for libx264 "
+                f"takes no more, got {size[1]}x{size[0]}; do without the annotated video, or scale the input down"
+            )
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

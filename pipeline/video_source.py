@@ -16,13 +16,41 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .video_reader import MediaClock, Reader, expected_frames, first_picture, mean_rate, why
+from .video_reader import (
+    UNKNOWN_RATE,
+    MediaClock,
+    Reader,
+    declared_length_s,
+    expected_frames,
+    first_picture,
+    mean_rate,
+    why,
+)
 
 log = logging.getLogger(__name__)
 
 Kind = Literal["camera", "video", "stream", "images"]
 
+MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
 _KEPT = "the frames before are good, copy or record it again for the rest"
+
+
+class ReadOnce:
+    """Frames that are given to one reader: threads read ahead of it, so that a second one would miss some unawares."""
+
+    def __init__(self, frames: Iterator[Frame], label: str) -> None:
+        self._frames, self._label, self._begun = frames, label, False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames.
+
+        Raises:
+            SourceError: they have been given before.
+        """
+        if self._begun:
+            raise SourceError(f"{self._label}: was read before, if not to its end; open the source again")
+        self._begun = True
+        return self._frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +68,11 @@ class VideoSource:
     """A recording: every frame, timed by its presentation time stamps.
 
     `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises. A frame
-    without a time stamp comes one frame period after the one before it; a stamp that does not rise is moved one tick
-    behind the last; one that falls back to the second newest or further starts a new clock that goes on where the old
-    one ended; and one that leaps ahead, and is taken back by the next, counts as none.
+    without a time stamp comes one frame period after the one before it; frames of one stamp are spread over the time up
+    to the next where that is long enough, else they, as any stamp that does not rise, are moved one tick behind the
+    last; one that falls back to the second newest or further starts a new clock that goes on where the old one ended;
+    and one that leaps ahead, and is taken back by the next, counts as none, as does a first one half a day before all
+    others.
 
     Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
@@ -92,11 +122,12 @@ class VideoSource:
         self.size: tuple[int, int] | None = first_bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
+        self._length_s = declared_length_s(self._reader.stream)
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
-        self._frames = self._deliver(first_bgr)
+        self._frames = ReadOnce(self._deliver(first_bgr), label)
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames
+        return iter(self._frames)
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +144,7 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         clock = MediaClock(self._reader.stream, self._reader.container)
+        self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
         began_s = time.perf_counter()
         index = 0
         picture = self._reader.first
@@ -124,6 +156,7 @@ class VideoSource:
                 return
             yield Frame(index, time_s, time.perf_counter(), bgr)
             index += 1
+            end_s = time_s + self._lasts_s(picture)
             try:
                 picture = self._read(index)
                 if picture is not None:
@@ -131,7 +164,7 @@ class VideoSource:
             except av.FFmpegError as error:
                 raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
         if not self._stopped.is_set():
-            self._check_whole(index, time_s)
+            self._check_whole(index, time_s, end_s)
 
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
@@ -140,11 +173,28 @@ class VideoSource:
         self._damaged = self._reader.damaged
         return picture
 
-    def _check_whole(self, index: int, time_s: float) -> None:
+    def _lasts_s(self, picture: VideoFrame) -> float:
+        """Seconds for which a picture is shown: many, of the last one of a recorded screen."""
+        period_s = float(1 / (self.rate or UNKNOWN_RATE))
+        return max(period_s, float(picture.duration * (picture.time_base or 0)))
+
+    def _check_whole(self, index: int, time_s: float, end_s: float) -> None:
         if self._shortage:
             raise SourceError(f"{self._place(index, time_s)}: {self._shortage}; {_KEPT}")
         if self._reader.damaged_in_a_row:
             raise SourceError(f"{self._place(index, time_s)}: {self._reader.reason}; {_KEPT}")
+        if self._ends_early(end_s):
+            raise SourceError(f"{self._place(index, time_s)}: it is damaged, and {self._length_s:.1f} s long; {_KEPT}")
+
+    def _ends_early(self, end_s: float) -> bool:
+        """Whether pictures are missing at the end.
+
+        A length alone is no proof: some recorders write what they please, and the last picture may stand
+        still for long. Damage must have been met, or much of the file behind the last picture not been understood.
+        """
+        if self._length_s is None or self._length_s - end_s <= max(MISSING_S, MISSING * self._length_s):
+            return False
+        return bool(self.failed) or self._reader.unread > MISSING
 
     def _place(self, index: int, time_s: float) -> str:
         return f"{self._label}: breaks off after frame {index} ({time_s:.3f} s)"
@@ -189,10 +239,10 @@ class LiveSource:
         self._began_s = time.perf_counter()
         self.size: tuple[int, int] | None = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
-        self._frames = self._deliver()
+        self._frames = ReadOnce(self._deliver(), label)
 
     def __iter__(self) -> Iterator[Frame]:
-        return self._frames
+        return iter(self._frames)
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The live window: the newest frame with its faces, how fast and how late it is."""
+"""The live window: the newest frame with its faces, frame rate and latency."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from ..tracker.errors import SinkError
 from ..tracker.types import Result
 from .draw import DARK, draw_faces, draw_text, fit_scale, resized
 
-LARGEST_SHARE = 0.85  # of the desktop that a window takes at first
-TEXT_PX = 11  # height of the figures
-SMOOTHING = 0.1  # share of the newest frame in the figures shown, so that they can be read
-_SILENT_DRIVERS = ("offscreen", "dummy")  # SDL's, which show nothing; it takes one when it finds no display
+LARGEST_SHARE = 0.85  # of the desktop's sides that a new window may take
+TEXT_PX = 11  # height of the text
+SMOOTHING = 0.1  # weight of the newest frame in the exponential averages, which keeps them legible
+_HEADLESS_DRIVERS = ("offscreen", "dummy")  # of SDL, which takes one where it finds no display
+_REMEDY = "use --no-window, or run it where there is a screen"
 
 
 class LiveWindow:
     """Shows results in a window that can be resized, on SDL by way of pygame-ce.
 
-    q, Escape and the window's own button set `closed`; the loop that writes should then end. Everything here, the
-    constructor too, belongs on the program's main thread: operating systems give windows to no other.
+    q, Escape and the close button set `closed`; the loop that writes should then end. All methods, the constructor
+    too, must be called on the program's main thread: operating systems allow windows on no other.
 
     Attributes:
-        closed: the user wants no more.
+        closed: whether the user has closed the window.
 
     Args:
         title: of the window.
-        clock: seconds, the one that `Frame.taken_s` was read from.
+        clock: gives seconds; the clock of `Frame.taken_s`.
     Raises:
         SinkError: there is no display.
     """
@@ -45,10 +46,10 @@ class LiveWindow:
         self._latency_s = 0.0
 
     def write(self, result: Result) -> None:
-        """Show a frame and take in what the user did; without effect once `closed`.
+        """Show a frame and handle the user's input; no effect once `closed`.
 
         Raises:
-            SinkError: the display went away.
+            SinkError: the display is lost.
         """
         try:
             if not self._shown:
@@ -60,7 +61,7 @@ class LiveWindow:
             raise SinkError(f"window: the display cannot be used any more: {error}") from error
 
     def pump(self) -> None:
-        """Take in what the user did; for the time when no frames come."""
+        """Handle the user's input; `write` does so too, so this is for times without frames."""
         pygame = self._pygame
         for event in pygame.event.get():
             if event.type == pygame.QUIT or (
@@ -72,7 +73,7 @@ class LiveWindow:
         """Nothing is left to do: every frame has been shown."""
 
     def close(self, *, complete: bool) -> None:  # noqa: ARG002 - a window is never complete
-        """Take the window away."""
+        """Close the window."""
         self.closed = True
         self._pygame.display.quit()
 
@@ -91,16 +92,16 @@ class LiveWindow:
         width, height = surface.get_size()
         picture = resized(result.frame.bgr, (height, width))
         scale = picture.shape[1] / result.frame.bgr.shape[1]
-        canvas = draw_faces(picture, result.faces, scale=scale)  # after resizing, so that lines stay sharp
-        draw_text(canvas, self._figures(result), (0, canvas.shape[0]), height=TEXT_PX, plate=DARK)
-        shown = canvas.shape[1], canvas.shape[0]
+        image = draw_faces(picture, result.faces, scale=scale)  # after resizing, so that lines stay sharp
+        draw_text(image, self._figures(result), (0, image.shape[0]), height=TEXT_PX, plate=DARK)
+        shown = image.shape[1], image.shape[0]
         surface.fill((0, 0, 0))
         place = (width - shown[0]) // 2, (height - shown[1]) // 2
-        surface.blit(pygame.image.frombuffer(canvas, shown, "BGR"), place)
+        surface.blit(pygame.image.frombuffer(image, shown, "BGR"), place)
         pygame.display.flip()
 
     def _figures(self, result: Result) -> str:
-        """Frames a second and delay since the camera, evened out, and how many faces."""
+        """Averages of frames a second and of milliseconds since capture, and the number of faces."""
         now_s = self._clock()
         latency_s = now_s - result.frame.taken_s
         if self._last_s is None:
@@ -121,23 +122,20 @@ def _open_display() -> ModuleType:
     Raises:
         SinkError: there is none, or pygame-ce is missing.
     """
-    # SDL itself would take seconds to find out, and on some servers try the bare graphics card.
+    # Without this check SDL takes seconds to fail, and on some servers tries the graphics card itself.
     asked = os.environ.get("SDL_VIDEODRIVER")
     if sys.platform.startswith("linux") and not (
         asked or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
-        raise SinkError(f"window: there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set); {_INSTEAD}")
+        raise SinkError(f"window: there is no display (neither DISPLAY nor WAYLAND_DISPLAY is set); {_REMEDY}")
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # it would print a greeting into the data on stdout
     import pygame
 
     try:
         pygame.display.init()
     except pygame.error as error:
-        raise SinkError(f"window: the display cannot be opened: {error}; {_INSTEAD}") from error
-    if not asked and pygame.display.get_driver() in _SILENT_DRIVERS:
+        raise SinkError(f"window: the display cannot be opened: {error}; {_REMEDY}") from error
+    if not asked and pygame.display.get_driver() in _HEADLESS_DRIVERS:
         pygame.display.quit()
-        raise SinkError(f"window: the display does not answer; {_INSTEAD}")
+        raise SinkError(f"window: the display does not answer; {_REMEDY}")
     return pygame
-
-
-_INSTEAD = "use --no-window, or run it where there is a screen"

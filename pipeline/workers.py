@@ -1,7 +1,7 @@
-"""Jobs side by side: each in one of several processes, whose death costs that job alone.
+"""A pool of worker processes, in which the crash of a worker fails its job alone.
 
-A worker is spawned, for threads and networks do not survive a fork. It opens its work once, then does one job after the
-other, and tells through a pipe of its own how far it has got. Nothing is shared, so no death leaves a lock behind.
+Workers are spawned, as threads and networks do not survive a fork. A worker opens its work once, then does one job
+after the other and reports its progress through a pipe of its own. Nothing is shared, so a crash leaves no lock held.
 """
 
 from __future__ import annotations
@@ -33,9 +33,15 @@ from .progress import Reporter, Task
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 0.1  # how often a worker tells how far it has got
-GRACE_S = 10.0  # in which a worker that was told to end keeps what it has
-_INTERRUPTED = 130
+REPORT_INTERVAL_S = 0.1  # between a worker's messages about its progress
+GRACE_S = 10.0  # for an interrupted worker to save its results
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_DIED_OPENING = (
+    "a worker process died while it opened the networks ({}), perhaps for want of memory; give fewer --workers"
+)
+_DIED_WORKING = (
+    "the process that worked on it died ({}): a library crashed on this file, or memory ran out; try it again alone"
+)
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -44,164 +50,166 @@ AnyAnswer = TypeVar("AnyAnswer", covariant=True)
 
 
 class Work(Protocol[AnyJob, AnyAnswer]):
-    """What is done with each job; workers get a pickled copy."""
+    """How jobs are done; each worker gets a pickled copy."""
 
     def open(self) -> AbstractContextManager[Callable[[AnyJob, Reporter], AnyAnswer]]:
-        """Make ready what all jobs need, once in each process; gives what does a job."""
+        """Open what all jobs need, once in each process; gives the function that does a job."""
 
     def lost(self, job: AnyJob, reason: str, reporter: Reporter) -> AnyAnswer:
-        """The answer for a job whose worker died."""
+        """The answer for a job whose worker exited before it was done."""
 
 
-def do_all(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, workers: int = 1) -> list[Answer]:
+def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, workers: int = 1) -> list[Answer]:
     """Do jobs in their order, several at a time; the answers are in the order of the jobs.
 
     Args:
-        jobs: can be pickled, as can their answers and the work.
-        work: see there. What it raises ends everything.
-        reporter: hears of the jobs, also of those in other processes; these log through the loggers of this one.
-        workers: processes; a single one is this process.
+        jobs: picklable, as are their answers and the work.
+        work: how they are done. An error that a job raises ends the pool and is raised here.
+        reporter: is told the progress of all jobs. Workers log through the loggers of this process.
+        workers: number of processes; a single one is this process.
     Raises:
-        BackendError: no worker lives long enough to open its work.
-        KeyboardInterrupt: after the workers have heard of it as a KeyboardInterrupt of their own, and ended.
+        BackendError: every worker exited while it opened its work.
+        KeyboardInterrupt: after it was raised in all workers too, and these have exited.
     """
     workers = min(workers, len(jobs))
     if workers > 1:
-        return _Crew(jobs, work, reporter, workers).do_all()
+        return _WorkerPool(jobs, work, reporter, workers).run()
     with work.open() as do:
         return [do(job, reporter) for job in jobs]
 
 
-class _TracebackInWorker(Exception):  # noqa: N818 - stands behind the error that it belongs to
-    """Where in a worker something was raised."""
+class _WorkerTraceback(Exception):  # noqa: N818 - the cause of the error that it belongs to
+    """The traceback of an error in a worker, as text."""
 
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A worker as its parent sees it; without a job it is still opening its work."""
+    """The parent's side of a worker; its job is None while it opens its work."""
 
     process: SpawnProcess
     pipe: Connection
     job: int | None = None
 
-    def hear(self) -> tuple[Any, ...] | None:
-        """What it tells; None if it has died."""
+    def receive(self) -> tuple[Any, ...] | None:
+        """Its next message; None if it has exited."""
         try:
             message: tuple[Any, ...] = self.pipe.recv()
         except (EOFError, OSError):
             return None
         return message
 
-    def cause_of_death(self) -> str:
-        """In words."""
+    def exit_reason(self) -> str:
+        """Its exit code or signal, in words; waits for the exit."""
         self.process.join()
         code = self.process.exitcode or 0
         return f"killed by {_signal_name(-code)}" if code < 0 else f"it ended with exit code {code}"
 
 
 def _signal_name(number: int) -> str:
-    """SIGKILL, or what can be said of one of the real-time signals, most of which Python has no names for."""
+    """Such as "SIGKILL"; real-time signals, most of which Python has no names for, by their number."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
 
 
-class _Crew(Generic[Job, Answer]):
-    """The workers, and what is still to be done."""
+class _WorkerPool(Generic[Job, Answer]):
+    """Workers, waiting jobs and answers of one call of `run_jobs`."""
 
     def __init__(self, jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, workers: int) -> None:
-        self._jobs, self._work, self._reporter, self._wanted = jobs, work, reporter, workers
+        self._jobs, self._work, self._reporter = jobs, work, reporter
+        self._to_start = workers
         self._waiting = deque(range(len(jobs)))
         self._answers: dict[int, Answer] = {}
         self._workers: list[_Worker] = []
         self._processes: list[SpawnProcess] = []
 
-    def do_all(self) -> list[Answer]:
+    def run(self) -> list[Answer]:
+        """Do all jobs; the answers are in their order."""
         try:
-            self._hire()  # alone: what hinders it hinders all, and what Numba compiles for it is there for the others
+            self._start_worker()  # one alone: it fails early where all would, and fills Numba's cache for the others
             while self._workers:
-                for worker in self._who_tells():
-                    self._answer(worker, worker.hear())
+                for worker in self._wait_for_messages():
+                    self._handle(worker, worker.receive())
         except BaseException:
-            self._stop()
+            self._interrupt_all()
             raise
-        self._see_off(time.monotonic() + GRACE_S)
+        self._join_all(time.monotonic() + GRACE_S)
         return [self._answers[job] for job in range(len(self._jobs))]
 
-    def _hire(self) -> None:
+    def _start_worker(self) -> None:
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("facetrack").level
-        process = context.Process(target=_live, args=(theirs, self._work, level), name="facetrack-worker", daemon=True)
-        with _deaf_to_ctrl_c():
+        process = context.Process(
+            target=_run_worker, args=(theirs, self._work, level), name="facetrack-worker", daemon=True
+        )
+        with _sigint_blocked():
             process.start()
         theirs.close()  # so that the pipe ends with the worker
         self._workers.append(_Worker(process, ours))
         self._processes.append(process)
 
-    def _who_tells(self, timeout_s: float | None = None) -> list[_Worker]:
+    def _start_missing(self) -> None:
+        """Start the other workers, once the first has opened its work; later ones are replaced one by one."""
+        for _ in range(min(self._to_start - 1, len(self._waiting))):
+            self._start_worker()
+        self._to_start = 1
+
+    def _wait_for_messages(self, timeout_s: float | None = None) -> list[_Worker]:
+        """The workers with a message or an exit to handle; none if there is none until the timeout."""
         ready = wait([worker.pipe for worker in self._workers], timeout_s)
         return [worker for worker in self._workers if worker.pipe in ready]
 
-    def _answer(self, worker: _Worker, message: tuple[Any, ...] | None) -> None:
+    def _handle(self, worker: _Worker, message: tuple[Any, ...] | None) -> None:
         match message:
             case None:
                 self._workers.remove(worker)
-                self._bury(worker)
+                self._handle_exit(worker)
             case ("opened",):
-                self._give_job(worker)
-                for _ in range(min(self._wanted - 1, len(self._waiting))):
-                    self._hire()
-                self._wanted = 1  # all are hired; the dead are replaced one by one
+                self._send_job(worker)
+                self._start_missing()
             case ("done", answer):
                 assert worker.job is not None
                 self._answers[worker.job] = answer
-                self._give_job(worker)
-            case ("raised", error, told):
+                self._send_job(worker)
+            case ("raised", error, text):
                 if worker.job is not None:
-                    raise error from _TracebackInWorker(told)
+                    raise error from _WorkerTraceback(text)
                 self._workers.remove(worker)
-                self._do_without(error)
+                self._continue_without(error)
             case _:
-                self._pass_on(message)
+                self._forward(message)
 
-    def _give_job(self, worker: _Worker) -> None:
+    def _send_job(self, worker: _Worker) -> None:
         if not self._waiting:
             self._workers.remove(worker)
-            worker.pipe.close()  # at which it ends
+            worker.pipe.close()  # which ends it
             return
         worker.job = self._waiting.popleft()
-        with contextlib.suppress(OSError):  # it has just died, which is heard next
+        with contextlib.suppress(OSError):  # it has just exited, which is received next
             worker.pipe.send(self._jobs[worker.job])
 
-    def _bury(self, worker: _Worker) -> None:
-        cause = worker.cause_of_death()
+    def _handle_exit(self, worker: _Worker) -> None:
+        """Answer the job of a worker that exited before it was done, and replace the worker."""
+        reason = worker.exit_reason()
         if worker.job is None:
-            self._do_without(
-                BackendError(
-                    f"a worker process died while it opened the networks ({cause}), perhaps for want of memory; give "
-                    "fewer --workers"
-                )
-            )
+            self._continue_without(BackendError(_DIED_OPENING.format(reason)))
             return
-        reason = (
-            f"the process that worked on it died ({cause}): a library crashed on this file, or memory ran out; try it "
-            "again alone"
-        )
-        self._answers[worker.job] = self._work.lost(self._jobs[worker.job], reason, self._reporter)
+        job = self._jobs[worker.job]
+        self._answers[worker.job] = self._work.lost(job, _DIED_WORKING.format(reason), self._reporter)
         if self._waiting:
-            self._hire()
+            self._start_worker()
 
-    def _do_without(self, error: Exception) -> None:
-        """Go on with the workers that there are, as long as there are any."""
+    def _continue_without(self, error: Exception) -> None:
+        """Go on with the other workers, or raise the error if there are none and jobs are waiting."""
         if self._waiting and not self._workers:
             raise error
         if self._waiting:
             left = len(self._workers)
             log.warning("going on with %d worker process%s: %s", left, "es" if left > 1 else "", error)
 
-    def _pass_on(self, message: tuple[Any, ...]) -> None:
+    def _forward(self, message: tuple[Any, ...]) -> None:
         match message:
             case ("began", task, frames):
                 self._reporter.began(task, frames)
@@ -212,25 +220,28 @@ class _Crew(Generic[Job, Answer]):
             case ("log", record):
                 logging.getLogger(record.name).handle(record)
 
-    def _stop(self) -> None:
-        """Have all workers end as after Ctrl-C, and pass on their last words."""
+    def _interrupt_all(self) -> None:
+        """Interrupt all workers as Ctrl-C does, and forward their last messages until they have exited."""
         end_s = time.monotonic() + GRACE_S
         try:
+            for worker in self._workers:
+                if worker.job is None:  # nothing to save; while Numba compiles, it would not hear an interruption
+                    worker.process.kill()
             if os.name == "posix":  # elsewhere Ctrl-C reaches every process of the console
                 for process in self._processes:
                     process.terminate()
             while self._workers and time.monotonic() < end_s:
-                for worker in self._who_tells(end_s - time.monotonic()):
-                    message = worker.hear()
+                for worker in self._wait_for_messages(end_s - time.monotonic()):
+                    message = worker.receive()
                     if message is None:
                         self._workers.remove(worker)
                     elif message[0] in ("ended", "log"):
-                        self._pass_on(message)
+                        self._forward(message)
         finally:
-            self._see_off(end_s)
+            self._join_all(end_s)
 
-    def _see_off(self, end_s: float) -> None:
-        """Wait for the processes to end, no longer than until then."""
+    def _join_all(self, end_s: float) -> None:
+        """Wait for all processes to exit, and kill those that have not by `end_s` (time.monotonic())."""
         try:
             for process in self._processes:
                 process.join(max(0.0, end_s - time.monotonic()))
@@ -240,12 +251,12 @@ class _Crew(Generic[Job, Answer]):
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """A process that is started within never hears Ctrl-C, not even while it starts: its parent answers that."""
+def _sigint_blocked() -> Iterator[None]:
+    """Block SIGINT, so that processes that are started meanwhile never get it: their parent handles Ctrl-C."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # else the start does it, and unblocks the signal
+    resource_tracker.ensure_running()  # else the start of the process does it, and unblocks the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -253,79 +264,80 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-# in the worker
+# In the worker process
 
 
-def _live(pipe: Connection, work: Work[Any, Any], level: int) -> None:
-    """All that a worker does from its start to its end."""
-    post = _Post(pipe)
-    _on_told_to_end(post.interrupt)
+def _run_worker(pipe: Connection, work: Work[Any, Any], level: int) -> None:
+    """Main function of a worker process."""
+    reporter = _PipeReporter(pipe)
+    _handle_termination(reporter.interrupt)
     package = logging.getLogger("facetrack")
-    package.handlers = [_LogPost(post)]
+    package.handlers = [_PipeLogHandler(reporter)]
     package.setLevel(level)
     try:
-        _do_jobs(pipe, work, post)
+        _run_jobs(pipe, work, reporter)
     except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
+        sys.exit(_EXIT_INTERRUPTED)
     finally:
-        _on_told_to_end(signal.SIG_IGN)
+        _handle_termination(signal.SIG_IGN)
 
 
-def _do_jobs(pipe: Connection, work: Work[Any, Any], post: _Post) -> None:
+def _run_jobs(pipe: Connection, work: Work[Any, Any], reporter: _PipeReporter) -> None:
     try:
         with work.open() as do:
-            post.send("opened")
-            for job in _jobs(pipe):
-                post.send("done", do(job, post))
-    except Exception as error:  # noqa: BLE001 - errors cross over to the parent
-        post.send("raised", _portable(error), traceback.format_exc())
+            reporter.send("opened")
+            for job in _received_jobs(pipe):
+                reporter.send("done", do(job, reporter))
+    except Exception as error:  # noqa: BLE001 - errors cross to the parent process
+        reporter.send("raised", _picklable(error), traceback.format_exc())
 
 
-def _on_told_to_end(answer: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+def _handle_termination(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
+    """Set the handler of the signals that end a process."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; under nohup it is ignored and stays so
-        told = getattr(signal, name, None)
-        if told is not None and not (name == "SIGHUP" and signal.getsignal(told) == signal.SIG_IGN):
-            signal.signal(told, answer)
+        number = getattr(signal, name, None)
+        if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            signal.signal(number, handler)
 
 
-def _jobs(pipe: Connection) -> Iterator[Any]:
-    with contextlib.suppress(EOFError, OSError):  # the parent has no more, or has gone
+def _received_jobs(pipe: Connection) -> Iterator[Any]:
+    with contextlib.suppress(EOFError, OSError):  # the parent has no more jobs, or has exited
         while True:
             yield pipe.recv()
 
 
-def _portable(error: Exception) -> Exception:
-    """The error, or one that says the same where it cannot be pickled."""
+def _picklable(error: Exception) -> Exception:
+    """The error, or a RuntimeError with its message where it cannot be pickled."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001 - whatever its class does
+    except Exception:  # noqa: BLE001 - its class may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
 
 
-class _Post:
-    """A reporter that tells the parent."""
+class _PipeReporter:
+    """A reporter that sends all it is told to the parent process."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock = pipe, threading.Lock()  # several threads may log
-        self._busy = self._late = False
-        self._frames, self._told_s = 0, 0.0
+        self._busy = self._interrupted = False
+        self._frames, self._sent_s = 0, 0.0
 
     def interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Take the parent's signal for a KeyboardInterrupt, once: what keeps the rows must not be interrupted again.
+        """Handle the parent's signal as a KeyboardInterrupt, once: saving the results must not be interrupted.
 
         Raises:
-            KeyboardInterrupt: now, or in the middle of a message at its end.
+            KeyboardInterrupt: at once, or, if a message is being sent, when that is done.
         """
         del number, frame
-        _on_told_to_end(signal.SIG_IGN)
+        _handle_termination(signal.SIG_IGN)
         if not self._busy:
             raise KeyboardInterrupt
-        self._late = True
+        self._interrupted = True
 
     def send(self, *message: Any) -> None:
-        """Tell something; nobody hears it if the parent has gone."""
-        in_main = threading.current_thread() is threading.main_thread()  # where interruptions arrive
+        """Send a message; it is dropped if the parent has exited."""
+        in_main = threading.current_thread() is threading.main_thread()  # where signals are handled
         self._busy |= in_main
         with self._lock:
             try:
@@ -335,8 +347,8 @@ class _Post:
                 self._pipe.close()
         if in_main:
             self._busy = False
-            if self._late:
-                self._late = False
+            if self._interrupted:
+                self._interrupted = False
                 raise KeyboardInterrupt
 
     def began(self, task: Task, frames: int | None) -> None:
@@ -345,36 +357,36 @@ class _Post:
         self.send("began", task, frames)
 
     def advanced(self, task: Task, frames: int = 1) -> None:
-        """Sums up what follows quickly.
+        """See `Reporter`; sends one message for all frames of a `REPORT_INTERVAL_S`.
 
         Raises:
-            KeyboardInterrupt: the parent has gone.
+            KeyboardInterrupt: the parent has exited.
         """
         self._frames += frames
-        if time.monotonic() - self._told_s >= EVERY_S:
-            self._told_s = time.monotonic()
-            self._tell_frames(task)
+        if time.monotonic() - self._sent_s >= REPORT_INTERVAL_S:
+            self._sent_s = time.monotonic()
+            self._send_frames(task)
             if self._pipe.closed:
                 raise KeyboardInterrupt
 
     def ended(self, task: Task, line: str) -> None:
         """See `Reporter`."""
-        self._tell_frames(task)
+        self._send_frames(task)
         self.send("ended", task, line)
 
-    def _tell_frames(self, task: Task) -> None:
+    def _send_frames(self, task: Task) -> None:
         if self._frames:
             self.send("advanced", task, self._frames)
         self._frames = 0
 
 
-class _LogPost(logging.handlers.QueueHandler):
-    """Hands log records over to the parent."""
+class _PipeLogHandler(logging.handlers.QueueHandler):
+    """Sends log records to the parent process."""
 
-    def __init__(self, post: _Post) -> None:
-        super().__init__(SimpleQueue())  # nothing is put into it
-        self._post = post
+    def __init__(self, reporter: _PipeReporter) -> None:
+        super().__init__(SimpleQueue())  # unused
+        self._reporter = reporter
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Instead of putting it into a queue."""
-        self._post.send("log", record)
+        """Send a record, which is prepared for pickling, in place of putting it into a queue."""
+        self._reporter.send("log", record)

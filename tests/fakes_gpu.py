@@ -51,7 +51,7 @@ class FakeCuda:
         self.calls: list[str] = []
         self.streams: set[int] = set()
         self.graphs: dict[int, Callable[[], None]] = {}
-        self._recording = False
+        self._capturing = False
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -78,29 +78,29 @@ class FakeCuda:
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
         self._note("upload")
         assert stream in self.streams
-        if not self._recording:
+        if not self._capturing:
             self.memory.blocks[buffer.device][:size] = buffer.host[:size]
 
     def download(self, buffer: Buffer, size: int, stream: int) -> None:
         self._note("download")
         assert stream in self.streams
-        if not self._recording:
+        if not self._capturing:
             buffer.host[:size] = self.memory.blocks[buffer.device][:size]
 
-    def wait(self, stream: int) -> None:
-        self._note("wait")
+    def synchronize(self, stream: int) -> None:
+        self._note("synchronize")
 
-    def record(self, work: Callable[[], None], stream: int) -> int:
-        self._note("record")
-        self._recording = True
+    def capture(self, work: Callable[[], None], stream: int) -> int:
+        self._note("capture")
+        self._capturing = True
         work()
-        self._recording = False
+        self._capturing = False
         handle = 100 + len(self.graphs)
         self.graphs[handle] = work
         return handle
 
-    def replay(self, graph: int, stream: int) -> None:
-        self._note("replay")
+    def launch(self, graph: int, stream: int) -> None:
+        self._note("launch")
         self.graphs[graph]()
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:

@@ -61,8 +61,8 @@ class PaintedBackend:
     closed: bool = False
     description: str = "paint"
     precision: str | None = None
-    canvas: tuple[int, int] | None = None
-    together: int = 1
+    max_atlas: tuple[int, int] | None = None
+    preferred_batch: int = 1
 
     def run(self, images: UInt8) -> Outputs:
         """Vectors (B, 68, 32, 2) and two logits (B, 2) of crops (B, 128, 128, 3)."""
@@ -92,7 +92,7 @@ class PaintedDetector:
     searched: int = 0
     deadly_height: int = 0
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         """Faces of any size are found by every search."""
         del bgr
         return 0.0

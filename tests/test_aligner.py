@@ -26,7 +26,7 @@ class Recorder:
     """A backend that remembers the pictures and answers with the same points and logits for each."""
 
     description = "recorder"
-    precision = canvas = None
+    precision = max_atlas = None
 
     def __init__(self, xy: Float32, logits: tuple[float, float] = (4.0, 4.0)) -> None:
         self.xy, self.logits = xy, logits

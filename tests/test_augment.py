@@ -16,10 +16,13 @@ from facetrack.training.augment import (
     Geometry,
     blur,
     crop_over_background,
+    disguise,
+    disguise_as_published,
     disturb,
     occlude,
     random_crop,
     relight,
+    resize_bicubic,
     written_on,
 )
 
@@ -239,3 +242,64 @@ def test_writing_covers_a_part_of_a_copy_in_few_colours_or_shades() -> None:
     assert changed >= 36  # a word may lie outside
     assert shaded >= 5
     assert (plain == 90).all()
+
+
+def tiles(side: int = 128) -> UInt8:
+    """A picture without black whose pixels say where they are, column and row in blue and green; red a chess-board."""
+    row, column = np.mgrid[:side, :side] + 100
+    return np.stack((column, row, 190 + 20 * ((row + column) % 2)), -1).astype(np.uint8)
+
+
+def occlusions(picture: UInt8) -> list[tuple[UInt8, np.ndarray]]:
+    """Pictures that SPAN's occlusion alone has changed, and where."""
+    seen = [disguise_as_published(picture, generator(seed)) for seed in range(400)]
+    pairs = [(after, (after != picture).any(-1)) for after in seen]
+    return [(after, changed) for after, changed in pairs if changed.any() and not (after == 255).any()]
+
+
+def test_spans_occluders_are_black_or_a_part_of_the_picture_itself() -> None:
+    """Section IV-A. A part keeps its neighbours: its pixels say that they are all from one shift away."""
+    picture = tiles()
+    black = 0
+    own = 0
+    for after, changed in occlusions(picture):
+        inside = after[changed].astype(int)
+        black += not inside.any()
+        if np.isin(inside[:, 2], (190, 210)).all():  # neither blurred nor noisy
+            shifts = np.unique(inside[:, :2] - picture[changed][:, :2], axis=0)
+            assert len(shifts) <= 2  # of one or two occluders
+            own += 1
+    assert black > 5
+    assert own > 5
+
+
+def test_spans_disturbances_leave_the_light_alone_and_ours_do_not() -> None:
+    """Where there is no noise, every pixel of a plain picture is as it was, black, or salt."""
+    plain = np.full((64, 64, 3), 120, np.uint8)
+    theirs = [np.isin(disguise_as_published(plain, generator(seed)), (0, 120, 255)).all() for seed in range(60)]
+    ours = [np.isin(disguise(plain, [plain], generator(seed)), (0, 120, 255)).all() for seed in range(60)]
+    assert sum(theirs) > 20
+    assert sum(ours) == 0
+
+
+def test_spans_blur_is_bicubic_through_one_of_four_sizes() -> None:
+    board = np.random.default_rng(0).integers(1, 255, (256, 256, 3), np.uint8)
+    degraded = [
+        resize_bicubic(resize_bicubic(board, (side, side)), (256, 256)).astype(int) for side in (128, 64, 32, 16)
+    ]
+    found = set()
+    for seed in range(200):
+        after = disguise_as_published(board, generator(seed)).astype(int)
+        found |= {i for i, low in enumerate(degraded) if (after == low).all()}
+    assert found == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("size", [(128, 128), (16, 16), (300, 200)])
+def test_bicubic_resizing_is_that_of_torch(size: tuple[int, int]) -> None:
+    """With `antialias`, which has Keys' a = -0.5 and leaves out what lies beyond the border, as we do."""
+    torch = pytest.importorskip("torch", reason="the second implementation")
+    picture = np.random.default_rng(1).integers(0, 256, (256, 240, 3), np.uint8)
+    planes = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
+    wanted = torch.nn.functional.interpolate(planes, size, mode="bicubic", antialias=True)[0].permute(1, 2, 0)
+    got = resize_bicubic(picture, size).astype(int)
+    assert np.abs(got - wanted.round().clamp(0, 255).numpy()).max() <= 1  # a half may be rounded either way

@@ -109,8 +109,8 @@ def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptu
 def test_auto_names_the_file_that_it_takes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facetrack.engines.backend.has_byte_products", lambda: True)
-    monkeypatch.setattr("facetrack.engines.backend._ready_plan", lambda _: (None, ""))
+    monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: True)
+    monkeypatch.setattr("facetrack.engines.backend._cached_plan", lambda _: (None, ""))
     weights = tiny_weights(tmp_path)
     cpu = replace(weights, path=weights.path.with_name("for-cpus.onnx"))
     cpu.path.write_bytes(weights.path.read_bytes())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -22,18 +23,18 @@ from facetrack.pipeline.batch import (
     Existing,
     Failure,
     Outputs,
-    identify_input,
     open_and_track_all,
     plan,
     track_all,
-    where,
 )
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink, TableOptions
+from facetrack.pipeline.live import LiveOutputs
 from facetrack.pipeline.open import Choices
-from facetrack.pipeline.pictures import each_alone
-from facetrack.pipeline.progress import Task
+from facetrack.pipeline.pictures import track_independently
+from facetrack.pipeline.progress import LineProgress, Task
 from facetrack.pipeline.run import Pipeline
-from facetrack.pipeline.sidecar import models_that_run
+from facetrack.pipeline.sidecar import identify_input, models_that_run, where
+from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Frame, Result
 
@@ -150,7 +151,7 @@ def test_the_sidecar_tells_what_the_networks_ran_on(video: Path, tmp_path: Path)
 def test_the_sidecar_names_the_files_that_ran(
     backend: str, byte_products: bool, ran: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facetrack.engines.backend.has_byte_products", lambda: byte_products)
+    monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: byte_products)
     cpu = Weights(Path("weights/a-int8.onnx"), "1" * 64, "int8")
     card = replace(painted_card(), weights={"net": Weights(Path("weights/a.onnx"), "0" * 64, "fp32", cpu)})
     with PaintedEngines()(Choices(backend=backend)) as engines:
@@ -222,7 +223,7 @@ def test_a_picture_that_a_stage_breaks_on_is_named_and_the_others_are_done() -> 
 
     failed: list[tuple[str, str]] = []
     pictures = (Frame(i, float(i), 0.0, np.zeros((4, 4, 3), np.uint8), f"{i}.png") for i in range(3))
-    results = list(each_alone(cast(Pipeline, Fragile()), pictures, failed))
+    results = list(track_independently(cast(Pipeline, Fragile()), pictures, failed))
     assert [result.frame.name for result in results] == ["0.png", "2.png"]
     assert all(set(result.spans_s) == {"capture", "detect"} for result in results)
     assert failed == [("1.png", "ValueError: this one is odd")]
@@ -305,13 +306,61 @@ def test_ctrl_c_keeps_the_complete_rows_and_stops_the_batch(video: Path, tmp_pat
     text = (out / "moving.csv.part").read_text(encoding="utf-8")
     assert text.endswith("\n")
     assert len(text.splitlines()) > 2
-    assert "moving.csv.part" in notes.lines[-1]
+    assert notes.lines == [f"moving: interrupted; the rows so far are in {out / 'moving.csv.part'}"]
+
+
+@pytest.mark.parametrize("video_too", [False, True])
+def test_an_interruption_before_the_first_row_keeps_those_of_an_earlier_run_and_claims_no_file_that_is_not_there(
+    video: Path, tmp_path: Path, video_too: bool
+) -> None:
+    notes, outputs = Notes(), Outputs(tmp_path, video=video_too, existing="resume")
+    for earlier in (False, True):
+        if earlier:
+            (tmp_path / "moving.csv.part").write_text("rows", encoding="utf-8")
+            (tmp_path / "moving.mp4.part").write_text("frames", encoding="utf-8")
+        before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+        with pytest.raises(KeyboardInterrupt):
+            track(
+                [video], outputs, engines=PaintedEngines(PaintedBackend(failing={0: KeyboardInterrupt()})), notes=notes
+            )
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert notes.lines == [
+        "moving: interrupted",
+        f"moving: interrupted; {tmp_path / 'moving.csv.part'} is an earlier run's",
+    ]
+
+
+def test_rows_of_an_interrupted_run_go_together_with_its_video(video: Path, tmp_path: Path) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={12: KeyboardInterrupt()}))
+    with pytest.raises(KeyboardInterrupt):
+        track([video], Outputs(tmp_path, video=True), engines=engines)
+    assert {file.name for file in tmp_path.iterdir()} == {"moving.csv.part", "moving.mp4.part"}
+    (tmp_path / "another.mp4.part").touch()  # a download, perhaps
+    assert track([video], Outputs(tmp_path, existing="resume")) == []
+    assert {file.name for file in tmp_path.iterdir()} == {"moving.csv", "moving.json", "another.mp4.part"}
+
+
+def test_a_download_under_way_is_no_video_of_an_interrupted_run(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "moving.mp4.part").write_text("half of it", encoding="utf-8")
+    assert track([video], Outputs(tmp_path)) == []
+    assert (tmp_path / "moving.mp4.part").read_text(encoding="utf-8") == "half of it"
 
 
 def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match=r"out: cannot be made: Not a directory; choose another folder"):
         track([video], Outputs(tmp_path / "file" / "out"))
+
+
+def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Path) -> None:
+    one = paint_video(tmp_path / "one.mp4", PaintedSource(count=1))
+    stream, outputs = io.StringIO(), Outputs(tmp_path / "out")
+    with PaintedEngines()(Choices()) as opened, LineProgress(stream) as progress:
+        track_all(plan([str(tmp_path / "no.mp4"), str(one)], outputs), outputs, opened, progress)
+    failed, done = stream.getvalue().splitlines()
+    assert failed.startswith(f"{tmp_path / 'no.mp4'}: failed: not found; wanted ")
+    assert done.startswith(f"{one}: 1 frame, 1 with a face, ")
+    assert " 0 frames/s" not in done
 
 
 # before the start
@@ -491,10 +540,67 @@ def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> N
 
 def test_no_password_of_an_address_is_written_down() -> None:
     (task,) = plan(["rtsp://me:s@cret@host.org"], Outputs(Path("out")))
-    assert (where(task.spec), task.name, identify_input(task)["name"]) == ("rtsp://host.org", "host", "host.org")
-    others = [identify_input(Task(spec, "a")) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
-    assert others[0] == identify_input(task)
+    assert (where(task.spec), task.name, identify_input(task.spec)["name"]) == ("rtsp://host.org", "host", "host.org")
+    others = [identify_input(spec) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
+    assert others[0] == identify_input(task.spec)
     assert len({other["digest"] for other in others}) == 3
+
+
+SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"
+SHOWN_URL = "rtsp://host.org/s1/clip.mp4?pwd=&a=.b"
+
+
+def test_what_is_written_and_told_of_an_address_holds_no_password(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "facetrack")
+    monkeypatch.setattr("facetrack.pipeline.batch.open_source", lambda *_, **__: open_source(video))
+    out, stream = tmp_path / "out", io.StringIO()
+    engines = PaintedEngines()
+    with engines(Choices()) as opened, LineProgress(stream) as progress:
+        outputs = Outputs(out)
+        assert track_all(plan([SECRET_URL], outputs), outputs, opened, progress) == []
+        outputs = Outputs(out, existing="resume")
+        changed = SECRET_URL.replace("secret", "another")
+        assert track_all(plan([changed], outputs), outputs, opened, progress) == []
+    assert sorted(file.name for file in out.iterdir()) == ["clip.csv", "clip.json"]
+    assert sidecar(out / "clip.json")["path"] == SHOWN_URL
+    assert [line.split(": ")[0] for line in stream.getvalue().splitlines()] == [SHOWN_URL] * 2
+    assert stream.getvalue().endswith(": finished before\n")
+    written = "".join(file.read_text(encoding="utf-8") for file in out.iterdir())
+    assert not [text for text in (written, stream.getvalue(), caplog.text) if "secret" in text or "another" in text]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["rtsp://me:secret@127.0.0.1:9/live", "rtsp:/me:secret@127.0.0.1/live", "rtsp://127.0.0.1:a/secret@127.0.0.1/live"],
+)
+def test_no_failure_shows_a_password(
+    spec: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("DEBUG", "facetrack")
+    (failure,) = track([spec], Outputs(tmp_path))
+    assert "127.0.0.1" in str(failure)
+    assert not [text for text in (str(failure), caplog.text, *capsys.readouterr()) if "secret" in text]
+
+
+def test_inputs_that_would_be_written_to_one_table_are_named_without_their_passwords(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        plan([SECRET_URL, "http://me:secret@host.org/clip.mkv"], Outputs(tmp_path))
+    assert str(caught.value).startswith(f"{SHOWN_URL} and http://host.org/clip.mkv would both be written to ")
+
+
+def test_an_address_may_be_longer_than_a_path_and_is_named_by_its_file(tmp_path: Path) -> None:
+    (task,) = plan([f"https://host.org/s1/clip.mp4?token={'a.b/' * 2000}"], Outputs(tmp_path))
+    assert task.name == "clip"
+    LiveOutputs(csv=tmp_path / "a.csv").refuse_collisions(task.spec)
+
+
+def test_a_recording_too_large_for_an_annotated_video_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recording = write_video(tmp_path / "wide.mkv", [np.zeros((16, 16_386, 3), np.uint8)], LOSSLESS)
+    (failure,) = track([recording], Outputs(tmp_path / "out", video=True))
+    assert "wide.mp4: cannot be written: wanted frames of at most 16384 pixels a side" in str(failure)
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

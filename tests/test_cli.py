@@ -15,9 +15,10 @@ from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
+import av
 import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
-from fakes_pipeline import PaintedBackend, PaintedEngines, paint_video
+from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
 from packaging.requirements import Requirement
 
 import facetrack
@@ -184,25 +185,56 @@ def test_an_output_folder_that_is_a_file_exits_with_1(
     assert "cannot be made" in only_line(capsys)
 
 
-def test_ctrl_c_exits_with_130_and_keeps_complete_rows(video: Path, tmp_path: Path) -> None:
+def test_ctrl_c_exits_with_130_and_keeps_complete_rows(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engines = PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()}))
     assert run("batch", video, "--out", tmp_path, engines=engines) == 130
+    assert only_line(capsys).endswith(f"clip.mp4: interrupted; the rows so far are in {tmp_path / 'clip.csv.part'}")
     with (tmp_path / "clip.csv.part").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert rows
     assert None not in rows[-1].values()
 
 
-def test_a_single_video_that_breaks_off_exits_with_1_and_says_where(
+def test_a_single_video_that_breaks_off_exits_with_3_and_says_where(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = VideoRecipe(mux={"movflags": "faststart"}, options={"crf": "10", "g": "5"})
     source = PaintedSource(count=40, faces=(PaintedFace(velocity=(60.0, 0.0)),))
     cut = write_video(tmp_path / "cut.mp4", (source.picture(index) for index in range(source.count)), recipe)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 2 // 3])
-    assert run("batch", cut, "--out", tmp_path / "out") == 1
-    assert "breaks off after frame" in capsys.readouterr().err.splitlines()[-1]
-    assert (tmp_path / "out/cut.csv").is_file()
+    for again in ((), ("--resume",)):
+        assert run("batch", cut, "--out", tmp_path / "out", *again) == 3
+        assert "breaks off after frame" in capsys.readouterr().err.splitlines()[-1]
+        assert (tmp_path / "out/cut.csv").is_file()
+
+
+def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = PaintedSource(count=9, faces=(PaintedFace(velocity=(60.0, 0.0)),))
+    path = write_video(
+        tmp_path / "a.mov", (source.picture(i) for i in range(9)), VideoRecipe("png", "rgb24", options={})
+    )
+    with av.open(path) as container:
+        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][4]
+    data = bytearray(path.read_bytes())
+    data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    for again in ((), ("--resume",)):
+        assert run("batch", path, "--out", tmp_path / "out", *again) == 0
+        assert "a.mov: damaged in 1 place, at first packet after frame" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [("batch", "", "--out"), ("live", "--no-window", "--camera", "", "--csv")])
+def test_an_empty_name_is_no_input(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paint_pictures(tmp_path, PaintedSource(count=1), ["a.png"])
+    assert run(*words, tmp_path / "out") == 1
+    assert "got an empty name" in only_line(capsys)
 
 
 def test_quiet_says_errors_alone(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -297,12 +329,38 @@ def test_no_face_is_smaller_than_a_search_can_hold(value: str, capsys: pytest.Ca
     assert Choices(min_face=LEAST_FACE).min_face == options.LEAST_FACE
 
 
+@pytest.mark.parametrize("name", ["-dash.mp4", "--out.mp4"])
+def test_a_file_that_is_taken_for_an_option_is_told_to_be_named_otherwise(
+    name: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(video.read_bytes())
+    assert run("batch", name, "--out", "out") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"Write ./{name} for the file of that name, or -- before it."
+    assert run("batch", "--out", "out", f"./{name}") == 0
+    assert run("batch", "--out", "out", "--overwrite", "--", name) == 0
+
+
 @pytest.mark.parametrize("words", [("-q", "batch", "clip.mp4", "--out", "out"), ("-v", "doctor")], ids=" ".join)
 def test_options_before_the_command_are_sent_behind_it(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words) == 2
     assert f"Error: options go behind the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_ctrl_c_while_the_program_is_being_loaded_is_quiet() -> None:
+    program = """
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "facetrack.training.commands":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from facetrack.cli import main
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,6 +389,30 @@ def test_live_json_lines_are_the_only_thing_on_stdout(video: Path, capsys: pytes
     assert "dropped" in captured.err
 
 
+@pytest.mark.skipif(os.name != "posix", reason="pipes are others elsewhere")
+def test_a_reader_that_has_had_enough_is_a_good_end(
+    slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    words = ("live", "--camera", str(slow_video), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], **pipes) as live:
+        assert live.stdout is not None
+        assert live.stderr is not None
+        for _ in range(2):
+            assert live.stdout.readline().startswith(b"{")
+        live.stdout.close()
+        told = live.stderr.read()
+        assert (live.wait(60), told) == (0, b"")
+    sidecar = json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))
+    assert sidecar["complete"] is True
+    assert 2 <= sidecar["counts"]["frames"] < 150
+    identity = {"name": "slow.mp4", "files": 1, "bytes": slow_video.stat().st_size}
+    assert sidecar["input"].items() >= identity.items()
+    assert len(sidecar["input"]["digest"]) == 16
+
+
 def test_live_writes_the_table_and_the_annotated_video(video: Path, tmp_path: Path) -> None:
     table, movie = tmp_path / "live.csv", tmp_path / "live.mp4"
     assert run("live", "--camera", video, "--no-window", "--csv", table, "--record", movie) == 0
@@ -352,7 +434,7 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
 
 
 def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> None:
-    engines = PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()}))
+    engines = PaintedEngines(PaintedBackend(failing={3: KeyboardInterrupt()}))  # behind those for the first frame
     assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
@@ -493,14 +575,17 @@ def test_models_names_a_broken_card_and_lists_the_others(card: Path, capsys: pyt
     assert err.startswith(f"facetrack: broken: {card.parent / 'rock.toml'}: not a usable model card")
 
 
-def test_an_unknown_model_is_one_line_that_names_the_known(
+def test_an_unknown_model_is_bad_usage_and_one_whose_card_is_broken_an_error(
     card: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card.write_text(card.read_text(encoding="utf-8").replace('"align"', '"detect"'), encoding="utf-8")
-    code = main(["batch", str(video), "--out", str(tmp_path / "out"), "--model", "nobody"])
-    assert code == 1
-    assert "no model" in only_line(capsys)
+    words = ["batch", str(video), "--out", str(tmp_path / "out"), "--model"]
+    assert main([*words, "nobody"]) == 2
+    assert "Error: Invalid value for '--model': no model 'nobody'" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+    (card.parent / "rock.toml").write_text("name = ", encoding="utf-8")
+    assert main([*words, "rock"]) == 1
+    assert "rock.toml: not a usable model card" in only_line(capsys)
 
 
 def test_the_doctor_finds_altered_weights(card: Path, capsys: pytest.CaptureFixture[str]) -> None:

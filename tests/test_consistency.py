@@ -17,17 +17,24 @@ from torch import Tensor  # noqa: E402
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
+from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.tracker.types import Float64  # noqa: E402
+from facetrack.training import span  # noqa: E402
+from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
 from facetrack.training.alignment.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
+from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
+from facetrack.training.alignment.objective import part  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
-from facetrack.training.config import Config, Consistency, Corpus, Network  # noqa: E402
+from facetrack.training.augment import Geometry  # noqa: E402
+from facetrack.training.config import Config, Consistency, Corpus, Network, Schedule  # noqa: E402
 from facetrack.training.train import open_objective  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 IBUG = markup.load("ibug68")
-RULES = Consistency(weight=2.0, unlabelled=(Corpus("weak"),))
+RULES = Consistency(weight=4.0, unlabelled=(Corpus("weak"),))
 
 
 def config_of(name: str = "gv", **changes: object) -> Config:
@@ -107,6 +114,118 @@ def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path
     # PropNet's last propagation is there for its boundaries: nobody attends to what it would point out
     assert all(name == "propnet" and key.startswith("net.propagations.1.") for key in untrained)
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
+
+
+def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:  # noqa: F811
+    """And as undistorted: its spread beyond that is small and its own."""
+    sides = {}
+    for scale in (1.0, 2.0):
+        geometry = Geometry(box_scale=scale, stretch=0.0, shift=0.0)
+        objective = SelfConsistency(config_of(geometry=geometry, negative_share=0.0), data)
+        sample = objective.unlabelled[0]
+        calm = [objective._two_crops(sample, 96, np.random.default_rng(i))[0] for i in range(30)]
+        sides[scale] = np.mean([96 / np.hypot(*seen.matrix[:, 0]) for seen in calm])
+        for seen in calm:
+            assert np.hypot(*seen.matrix[:, 0]) == pytest.approx(np.hypot(*seen.matrix[:, 1]))
+    assert sides[2.0] == pytest.approx(2 * sides[1.0], rel=1e-6)
+
+
+def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    called = []
+    for name in ("disguise", "disguise_as_published"):
+        monkeypatch.setattr(
+            f"facetrack.training.alignment.consistency.{name}", lambda bgr, *_, n=name: called.append(n) or bgr
+        )
+    for texture in ("varied", "paper"):
+        rules = replace(RULES, texture=texture)
+        SelfConsistency(config_of(consistency=rules, negative_share=0.0), data).item(0, 0.5)
+    assert called == ["disguise", "disguise_as_published"]
+
+
+def js(p: Float64, q: Float64) -> float:
+    """Eq. 15 of two maps, each over its sum, as written."""
+    p, q = (np.maximum(m / m.sum(), 1e-300) for m in (p, q))
+    m = (p + q) / 2
+    return float(0.5 * (p * np.log(p / m)).sum() + 0.5 * (q * np.log(q / m)).sum())
+
+
+def mean_js(p: Tensor, q: Tensor) -> float:
+    """Mean of Eq. 15 over the channels of two (K, h, w)."""
+    return float(np.mean([js(a, b) for a, b in zip(p.double().numpy(), q.double().numpy(), strict=True)]))
+
+
+def chance(logits: Tensor) -> Tensor:
+    return logits.flatten(1).softmax(1).view_as(logits)
+
+
+def eq_19_of_one_crop(answer: Supervision, xy: Tensor) -> float:
+    """The braces of Eq. 19 for one face (1, ...) and one k, with lambda_1, eta, lambda_2, gamma = 1, 4, 16, 40."""
+    total = 0.0
+    for t, (heat, lines) in enumerate(zip(answer.landmarks, answer.boundaries, strict=True)):
+        last = t == len(answer.landmarks) - 1
+        stride, sigma, weight = (2, 1.5, 1) if last else (4, 1.0, 4)
+        size = (heat.shape[2], heat.shape[3])
+        total += weight * mean_js(chance(heat[0]), gaussian_maps(xy, size, stride, sigma)[0])
+        total += weight * mean_js(chance(lines[0]), curve_maps(xy, IBUG, size, stride, sigma, 2.0)[0])
+    lines_of = field_lines(IBUG, 68)
+    members = torch.arange(68)[:, None]
+    place, top = span.field_centroid(chance(answer.landmarks[-1][0])[None], answer.field, members)
+    total += 16 * span.field_term(answer.field, xy, lines_of).item()
+    return total + 40 * span.coordinate_error(place, top, xy, 64).item()
+
+
+def eta_term_of_one_pair(alpha: Supervision, beta: Supervision, matrix: Tensor) -> float:
+    """The last line of Eq. 19, and Eq. 20's, for one face; eta = 4."""
+    total = 0.0
+    mirrors = (IBUG.mirror, boundary_mirror(IBUG))
+    for first, second, mirror in zip(
+        (alpha.landmarks[0], alpha.boundaries[0]), (beta.landmarks[0], beta.boundaries[0]), mirrors, strict=True
+    ):
+        moved = span.warp_maps(chance(first[0])[None], matrix, 4, torch.tensor(mirror.copy()))
+        total += mean_js(moved[0], chance(second[0]))
+    return 4 * total
+
+
+@pytest.mark.parametrize(("labelled", "others", "share"), [(2, 0, 0.0), (2, 2, 0.5), (1, 3, 0.75)])
+def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int, share: float, data: Path) -> None:  # noqa: F811
+    """Of N faces with labels and M without, over 2 N: what the terms with labels are means over."""
+    rules = replace(RULES, weight=4.0, share=share)
+    objective = SelfConsistency(config_of("span", consistency=rules), data)
+    rng = torch.Generator().manual_seed(0)
+    faces, crops = labelled + others, 2 * (labelled + others)
+    xy = torch.rand(2, faces, 68, 2, generator=rng) * 70 + 29
+    matrices = torch.cat([similarity(0.1 * i, 0.95, flip=bool(i % 2)) for i in range(faces)])
+
+    def maps(channels: int, side: int) -> Tensor:
+        return torch.randn(crops, channels, side, side, generator=rng)
+
+    answer = Supervision(
+        (maps(68, 32), maps(68, 64)), (maps(15, 32), maps(15, 64)), maps(68 * 2, 64).unflatten(1, (68, 2))
+    )
+    kind = torch.tensor([LABELLED] * labelled + [UNLABELLED] * others)
+    blank = torch.zeros(faces, 128, 128, 3, dtype=torch.uint8)
+    loss, _ = objective.loss(lambda _: answer, [blank, blank, *xy, matrices, kind])  # type: ignore[arg-type]
+
+    def pair(n: int) -> tuple[Supervision, Supervision]:
+        """The answers to face n, which `loss` has in this order: alpha and beta with labels, then without."""
+        start, count = (n, labelled) if n < labelled else (labelled + n, others)
+        return part(answer, start, start + 1), part(answer, start + count, start + count + 1)
+
+    by_hand = sum(eta_term_of_one_pair(*pair(n), matrices[n : n + 1]) for n in range(faces))
+    by_hand += sum(eq_19_of_one_crop(pair(n)[k], xy[k, n : n + 1]) for n in range(labelled) for k in (0, 1))
+    assert loss.item() == pytest.approx(by_hand / (2 * labelled), rel=1e-4)
+
+
+def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:  # noqa: F811
+    settings = config_of("span", schedule=Schedule(sizes=((0.0, 128),)))
+    objective = SelfConsistency(settings, data)
+    items = (objective.item(index, 0.0) for index in range(100))
+    batch = list(torch.utils.data.default_collate([item for item in items if item[5] == UNLABELLED][:2]))
+    torch.manual_seed(0)
+    net = objective.build().train()
+    loss, terms = objective.loss(net, batch)
+    rest = sum(weight * terms[name] for name, weight in (("face", 0.3), ("quality", 0.15)))
+    assert loss.item() == pytest.approx(4.0 * terms["consistency"] + rest, rel=1e-5)
 
 
 def similarity(angle: float, scale: float, *, flip: bool) -> Tensor:

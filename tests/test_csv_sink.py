@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from fakes import make_face, make_result, read_csv
 
-from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
+from facetrack.pipeline.csv_sink import Counts, CsvColumns, CsvSink
 from facetrack.tracker.pose import eye_aspect_ratio, head_pose
 from facetrack.tracker.types import State
 
@@ -118,3 +119,34 @@ def test_a_finished_table_knows_its_size(tmp_path: Path) -> None:
 def test_a_face_of_another_markup_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="wanted faces of 68 points, got 5"):
         list(CsvColumns(68).rows(make_result(make_face(np.ones((5, 2))))))
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_of_a_frame_whose_writing_was_interrupted_nothing_is_kept(
+    complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes when the rows are written and not counted."""
+    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68))
+    sink.write(make_result(make_face(), make_face(track=1)))
+    sink.write(make_result(index=1))
+    out = sink._out
+    monkeypatch.setattr(sink, "_out", _Interrupting(out))
+    with pytest.raises(KeyboardInterrupt):
+        sink.write(make_result(make_face(), make_face(track=1), index=2))
+    monkeypatch.setattr(sink, "_out", out)
+    sink.close(complete=complete)
+    written = (tmp_path / ("a.csv" if complete else "a.csv.part")).read_text(encoding="utf-8")
+    assert [row.split(",")[0] for row in written.splitlines()] == ["frame", "1", "1", "2"]
+    assert sink.counts == Counts(frames=2, with_face=1, rows=3, most_faces=2)
+    assert not complete or sink.size_bytes == len(written.encode())
+
+
+class _Interrupting:
+    """A file in which writing is interrupted behind the last byte."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        self._file.write(data)
+        raise KeyboardInterrupt

@@ -50,7 +50,7 @@ class PaintedScan:
     """Stands in for the backbone."""
 
     description = "painted"
-    precision = canvas = None
+    precision = max_atlas = None
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         return (answers(images),)
@@ -63,7 +63,7 @@ class PaintedRefine:
     """Stands in for backbone and branches: the same answers at half and at full size, the latter in windows."""
 
     description = "painted"
-    precision = canvas = None
+    precision = max_atlas = None
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         halves = np.stack([cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for image in images])
@@ -85,8 +85,8 @@ class PaintedRefine:
 class SeenSizes(PaintedScan):
     """A backbone that finds nothing and keeps the sizes of what it saw."""
 
-    def __init__(self, canvas: tuple[int, int] | None = None) -> None:
-        self.canvas = canvas
+    def __init__(self, atlas: tuple[int, int] | None = None) -> None:
+        self.max_atlas = atlas
         self.sizes: list[tuple[int, ...]] = []
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -97,7 +97,7 @@ class SeenSizes(PaintedScan):
 class PackedScan(PaintedScan):
     """A backbone that wants all levels at once."""
 
-    canvas = LARGEST
+    max_atlas = LARGEST
 
 
 def detector(scan: PaintedScan | None = None, **settings: float) -> Detector:
@@ -175,8 +175,8 @@ def test_min_face_decides_how_small_a_face_is_looked_for():
 
 
 @pytest.mark.parametrize("size", [(480, 640), (1080, 1920)])
-def test_without_small_faces_those_of_the_sure_side_are_found_and_much_smaller_ones_are_not(size):
-    sure = detector().sure_side(np.empty((*size, 3), np.uint8))
+def test_without_small_faces_reliable_sizes_are_found_and_much_smaller_ones_are_not(size):
+    sure = detector().min_reliable_face(np.empty((*size, 3), np.uint8))
     assert sure == pytest.approx(2 * adaptive_min_face(*size))
     for side in (sure, 1.5 * sure, 3 * sure):
         picture, _ = painted(size, [(size[1] / 2, size[0] / 2, side, 0)])
@@ -192,14 +192,14 @@ def test_in_pictures_faces_of_half_the_size_are_found_unless_the_user_chose_one(
     assert len(usual.detect(picture)) == 0
     (found,) = usual.for_pictures().detect(picture).points
     assert np.abs(found - points[0]).max() < 1.5
-    assert usual.for_pictures().sure_side(picture) == pytest.approx(usual.sure_side(picture) / 2)
+    assert usual.for_pictures().min_reliable_face(picture) == pytest.approx(usual.min_reliable_face(picture) / 2)
     assert len(detector(min_face=40).for_pictures().detect(picture)) == 0
 
 
 def test_a_picture_with_a_single_level_is_searched_even_without_small_faces():
     picture, _ = painted((40, 40), [(20, 20, 30, 0)])
     alone = detector(min_face=24)
-    assert alone.sure_side(picture) == pytest.approx(24)
+    assert alone.min_reliable_face(picture) == pytest.approx(24)
     assert len(alone.detect(picture, small=False)) == 1
 
 
@@ -266,29 +266,29 @@ def test_every_level_of_usual_pictures_is_one_that_a_tensorrt_plan_takes_whole(s
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280), (1280, 720), (1080, 1920), (2160, 3840), (1, 1)])
 @pytest.mark.parametrize("small", [True, False])
-def test_all_levels_of_a_frame_fit_on_one_canvas_that_a_tensorrt_plan_takes_whole(size, small):
-    scan = SeenSizes(canvas=LARGEST)
+def test_all_levels_of_a_frame_fit_in_one_atlas_that_a_tensorrt_plan_takes_whole(size, small):
+    scan = SeenSizes(atlas=LARGEST)
     detector(scan).detect(np.zeros((*size, 3), np.uint8), small=small)
-    ((batch, *canvas, _),) = scan.sizes
+    ((batch, *atlas, _),) = scan.sizes
     assert batch == 1
-    assert (np.array(SMALLEST) <= canvas).all()
-    assert (np.array(LARGEST) >= canvas).all()
+    assert (np.array(SMALLEST) <= atlas).all()
+    assert (np.array(LARGEST) >= atlas).all()
     if size == (480, 640) and small:
-        assert tuple(canvas) == USUAL
+        assert tuple(atlas) == USUAL
 
 
 @pytest.mark.parametrize(
-    ("canvas", "runs"), [(None, 4), ((224, 488), 4), ((220, 492), 4), ((224, 492), 1), ((492, 224), 4)]
+    ("atlas", "runs"), [(None, 4), ((224, 488), 4), ((220, 492), 4), ((224, 492), 1), ((492, 224), 4)]
 )
-def test_levels_that_no_canvas_holds_are_run_one_after_the_other(canvas, runs):
-    scan = SeenSizes(canvas)
+def test_levels_that_no_atlas_holds_are_run_one_after_the_other(atlas, runs):
+    scan = SeenSizes(atlas)
     detector(scan).detect(np.zeros((480, 640, 3), np.uint8))
     assert len(scan.sizes) == runs
     assert runs == 1 or [size[1:3] for size in scan.sizes] == [(224, 296), (116, 152), (64, 80), (36, 44)]
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280)])
-def test_on_one_canvas_the_same_painted_faces_are_found_to_the_last_byte(size):
+def test_in_one_atlas_the_same_painted_faces_are_found_to_the_last_byte(size):
     picture, points = painted(size, [(120, 120, 70, 0), (300, 260, 110, 20), (400, 400, 90, -30)])
     alone, packed = (detector(scan).detect(picture) for scan in (PaintedScan(), PackedScan()))
     assert len(alone) == len(points)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,15 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from facetrack.engines.backend import Outputs
-from facetrack.engines.card import ModelCard
+from facetrack.engines.card import ModelCard, Weights
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
 from facetrack.tracker.types import UInt8
 from facetrack.training.config import Config, Network
+from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
-from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, fit_logistic
+from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_logistic
 
 
 def candidates(features: int, seed: int) -> Measured:
@@ -52,17 +54,68 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
     assert fitted == UNFITTED | half | {"refine": fit_logistic(answers[True])}
 
 
-def test_a_witness_sees_each_level_by_itself_even_for_a_backend_that_would_have_all_on_one_canvas() -> None:
-    class Anything:
-        description, precision, canvas = "anything", None, (2304, 2304)
+class Anything:
+    """A backend that would rather have small pictures in one atlas."""
 
-        def run(self, images: UInt8) -> Outputs:
-            return (np.zeros((1, 5, *images.shape[1:3]), np.float32),)
+    description, precision, max_atlas, preferred_batch = "anything", None, (2304, 2304), 1
 
-        def close(self) -> None:
-            pass
+    def run(self, images: UInt8) -> Outputs:
+        return (np.zeros((1, 5, *images.shape[1:3]), np.float32),)
 
-    witness = publish.Witness(Anything())
+    def close(self) -> None:
+        pass
+
+
+def test_a_recorder_sees_each_level_by_itself_even_for_a_backend_that_would_have_all_in_one_atlas() -> None:
+    recorder = publish.Recorder(Anything())
     sizes = [(40, 60), (20, 32)]
-    assert len(list(run_levels(witness, [np.zeros((*size, 3), np.uint8) for size in sizes]))) == 2
-    assert [seen.shape for seen in witness.seen] == [(1, *size, 3) for size in sizes]
+    assert len(list(run_levels(recorder, [np.zeros((*size, 3), np.uint8) for size in sizes]))) == 2
+    assert [seen.shape for seen in recorder.seen] == [(1, *size, 3) for size in sizes]
+
+
+def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 8 bits one of the two faces is missed, and there is a false alarm."""
+
+    def evaluate(files: set[str], faces: list[Sample], empty: list[Sample]) -> Report:
+        small = files == {"scan-int8.onnx", "refine-int8.onnx"}
+        assert small or files == {"scan.onnx", "refine.onnx"}
+        best = np.array([0.9, 0.0 if small else 0.9][: 2 * len(faces)], np.float32)
+        errors = np.array([[0.05] * 5, [np.nan if small else 0.07] * 5][: 2 * len(faces)], np.float32)
+        return Report(best, errors, np.array([0.9] * (small and bool(empty)), np.float32), len(empty))
+
+    def open_files(card: ModelCard, threshold: float) -> set[str]:
+        assert threshold < 0.1
+        return {weights.path.name for weights in card.weights.values()}
+
+    faces = [Sample(Path("lfpw/testset/1.png"), np.zeros((1, 68, 2), np.float32), b"")]
+    empty = [Sample(Path(f"grass/{i}.png"), np.zeros((0, 68, 2), np.float32), b"") for i in range(4)]
+    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: (faces, empty))
+    monkeypatch.setattr(publish, "_open", open_files)
+    monkeypatch.setattr(publish, "evaluate", evaluate)
+    config = Config(Network("bbfcn", 5))
+    weights = {
+        role: Weights(Path(f"{role}.onnx"), "0", "fp16", Weights(Path(f"{role}-int8.onnx"), "1", "int8"))
+        for role in publish.ROLES
+    }
+    figures = publish.detector_figures(replace(draft_card(config), weights=weights), config, Path())
+    found, error = "faces found %, LFPW test", "five-point error % of the eye distance, LFPW test"
+    alarms, small = "false alarms a picture, flowers, cats and dogs, textures", ", 8 bits on a CPU"
+    assert figures == {
+        found: 100.0,
+        error: pytest.approx(6.0),
+        alarms: 0.0,
+        found + small: 50.0,
+        error + small: pytest.approx(5.0),
+        alarms + small: 0.25,
+    }
+
+
+def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(publish, "OnnxBackend", lambda weights: opened.append(weights.path.name) or Anything())
+    small = Weights(Path("small.onnx"), "1", "int8")
+    weights = {role: Weights(Path(f"{role}.onnx"), "0", "fp16", small) for role in publish.ROLES}
+    publish._open(replace(draft_card(Config(Network("bbfcn", 5))), weights=weights), threshold=0.0)
+    assert opened == ["scan.onnx", "refine.onnx"]

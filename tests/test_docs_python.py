@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 import facetrack
 from facetrack import Choices, open_source
-from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.errors import BackendError, ConfigError, SourceError
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,13 +31,12 @@ def test_the_printed_programs_run(
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
     paint_pictures(tmp_path, PaintedSource(count=1), ["group.jpg"])
     monkeypatch.chdir(tmp_path)
-    known: dict[str, object] = {}
     for block in blocks(name):
         with monkeypatch.context() as patch:
             patch.setattr(
                 "facetrack.pipeline.open.open_engines", lambda *chosen: PaintedEngines()(*chosen or [Choices()])
             )
-            exec(compile(block, name, "exec"), known)
+            exec(compile(block, name, "exec"), {})  # each by itself
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("0.0 0 [[")
     assert len([line for line in lines if " 0 [[" in line]) == 3
@@ -44,6 +44,7 @@ def test_the_printed_programs_run(
 
 def test_every_public_name_is_there_and_no_other() -> None:
     assert set(facetrack.__all__) == set(facetrack._HOME)
+    assert set(facetrack.__all__) < set(dir(facetrack))
     assert all(getattr(facetrack, name).__name__ == name for name in facetrack.__all__)
     with pytest.raises(AttributeError, match="no attribute 'pose'"):
         _ = facetrack.pose
@@ -89,6 +90,16 @@ def test_what_is_no_picture_is_refused(picture: Any, got: str) -> None:
         engines.detect(picture)
 
 
+def test_engines_that_were_closed_say_so(tmp_path: Path) -> None:
+    path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=2))
+    with facetrack.open_engines() as engines:
+        pass
+    with pytest.raises(BackendError, match=r"was closed: .* open them again"):
+        engines.detect(PaintedSource().picture(0))
+    with open_source(path) as source, pytest.raises(BackendError, match=r"was closed: .* open them again"):
+        next(engines.track(source))
+
+
 def test_in_hindsight_is_not_as_measured(tmp_path: Path) -> None:
     path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=30))
     seen = {}
@@ -97,6 +108,17 @@ def test_in_hindsight_is_not_as_measured(tmp_path: Path) -> None:
             seen[smooth] = [face.smoothed.tolist() for result in engines.track(source) for face in result.faces]
     assert len(seen["rts"]) == len(seen["none"]) == 30
     assert seen["rts"] != seen["none"]
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "p"])
+@pytest.mark.parametrize("most", [1, 99])
+def test_a_source_is_tracked_once(name: str, most: int, tmp_path: Path) -> None:
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
+    paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    with PaintedEngines()(Choices()) as engines, open_source(tmp_path / name) as source:
+        assert len(list(islice(engines.track(source), most))) in (1, 3, 6)
+        with pytest.raises(SourceError, match=r"was read before, .*; open the source again"):
+            next(engines.track(source))
 
 
 def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
@@ -120,6 +142,12 @@ def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
         {"max_faces": 0},
         {"min_face": -1.0},
         {"min_face": float("nan")},
+        {"min_face": "40"},
+        {"threads": "2"},
+        {"threads": None},
+        {"max_faces": 2.5},
+        {"smooth": ["rts"]},
+        {"model": None},
     ],
 )
 def test_choices_that_cannot_work_are_refused_by_name(bad: dict[str, object]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from fakes_pipeline import PaintedBackend, PaintedEngines, painted_card
 
 from facetrack.cli import main
 from facetrack.engines.aligner import Aligner
+from facetrack.engines.card import Weights
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
+from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
 from facetrack.tracker.types import Float32
@@ -191,8 +193,28 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     assert sheet is not None
     assert sheet.shape == (2 * 240, 6 * 240, 3)
     content = summary(out)
-    assert content["models"] == [{"name": "painted-68", "task": "align", "sha256": {"net": "0" * 64}}]
+    ran = {"file": {"net": "painted.onnx"}, "sha256": {"net": "0" * 64}, "precision": {"net": "fp32"}}
+    assert content["models"] == [{"name": "painted-68", "task": "align", **ran}]
     assert content["settings"]["model"] == "gv"
+
+
+@pytest.mark.parametrize("byte_products", [True, False])
+def test_the_file_that_ran_is_named_and_in_given_boxes_no_detectors(
+    measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, byte_products: bool
+) -> None:
+    monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: byte_products)
+    cpu = Weights(Path("painted-int8.onnx"), "1" * 64, "int8")
+    card = replace(painted_card(), weights={"net": Weights(Path("painted.onnx"), "0" * 64, "fp32", cpu)})
+    named = {}
+    for boxes in ("gt", "detector"):
+        with PaintedEngines()(Choices()) as opened:
+            both = replace(opened, cards=(card, painted_card("finder", "detect")))
+            settings = EvaluationSettings("300w", measured.data, tmp_path, boxes=boxes)  # type: ignore[arg-type]
+            evaluate(settings, both, Choices(), NoProgress())
+            assert summary(tmp_path, f"300w-{boxes}")["models"][0] == models_that_run(both)[0]
+        named[boxes] = [model["file"]["net"] for model in summary(tmp_path, f"300w-{boxes}")["models"]]
+    ran = "painted-int8.onnx" if byte_products else "painted.onnx"
+    assert named == {"gt": [ran], "detector": [ran, "painted.onnx"]}
 
 
 def test_the_same_evaluation_gives_the_same_plots(measured: Measured, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ from fakes_pipeline import PaintedBackend, PaintedEngines
 
 from facetrack.cli import main
 from facetrack.engines.aligner import Aligner
+from facetrack.engines.card import Weights
 from facetrack.pipeline.batch import Failure, Task
-from facetrack.pipeline.open import Choices, open_engines
+from facetrack.pipeline.open import Choices, Engines, open_engines
 from facetrack.pipeline.portrait import portrait
 from facetrack.pipeline.progress import NoProgress
 from facetrack.pipeline.sources import open_source
@@ -314,6 +317,31 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
     engines = PaintedEngines()
     run(settings, engines, choices)
     assert engines.backend.calls == 3
+
+
+class EnginesOfTwoFiles(PaintedEngines):
+    """Painted engines whose card has a file for CPUs that multiply bytes."""
+
+    @contextmanager
+    def _open(self, choices: Choices) -> Iterator[Engines]:
+        with super()._open(choices) as engines:
+            (card,) = engines.cards
+            weights = replace(card.weights["net"], cpu=Weights(Path("small.onnx"), "1" * 64, "int8"))
+            yield replace(engines, cards=(replace(card, weights={"net": weights}),))
+
+
+def test_what_another_machine_measured_in_8_bits_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
+    for byte_products, calls in ((True, 3), (True, 0), (False, 3)):
+        monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda answer=byte_products: answer)
+        engines = EnginesOfTwoFiles()
+        run(settings, engines)
+        assert engines.backend.calls == calls
+        ran = summary(tmp_path / "out")["models"][0]["file"]["net"]
+        assert ran == ("small.onnx" if byte_products else "painted.onnx")
 
 
 def test_two_workers_find_what_one_finds(

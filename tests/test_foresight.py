@@ -10,10 +10,11 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
-from facetrack.pipeline.run import Pipeline, PipelineSettings
+from facetrack.pipeline.run import AGAIN, Pipeline, PipelineSettings
 from facetrack.tracker.types import Frame, Result
 
 COUNT = 33
+FIRST_FRAME = 1 + AGAIN  # runs for a new face
 QUANTUM = 0.05  # pixels by which what is read from a painted face depends on the crop
 STILL = PaintedFace((90, 110), width=70)
 
@@ -40,7 +41,7 @@ def source(*faces: PaintedFace, kind: type[PaintedSource] = PaintedSource) -> Pa
 
 
 def pipeline(together: int, failing: dict[int, BaseException] | None = None) -> tuple[Pipeline, PaintedBackend]:
-    backend = PaintedBackend(together=together, failing=failing or {})
+    backend = PaintedBackend(preferred_batch=together, failing=failing or {})
     settings = PipelineSettings(detect_every=100, smooth="none")
     return Pipeline(PaintedDetector(), Aligner(painted_card(), backend), settings), backend
 
@@ -63,8 +64,8 @@ def furthest(one: list[Result], two: list[Result]) -> float:
 def test_a_face_at_rest_takes_an_eighth_of_the_runs_and_its_landmarks_are_the_same() -> None:
     (alone, runs), (ahead, fewer) = tracked(1, source(STILL)), tracked(8, source(STILL))
     frames_a_run = [2, 4, 8, 8, 8, 2]
-    assert sum(frames_a_run) == COUNT - 1  # the first frame's face is measured twice: as it was proposed, and as it is
-    assert (runs, fewer) == (COUNT - 1 + 2, len(frames_a_run) + 2)
+    assert sum(frames_a_run) == COUNT - 1  # the first frame's face is measured as it was proposed, and then as it is
+    assert (runs, fewer) == (COUNT - 1 + FIRST_FRAME, len(frames_a_run) + FIRST_FRAME)
     assert furthest(alone, ahead) == 0
 
 
@@ -109,7 +110,7 @@ def test_threads_change_nothing() -> None:
 def test_live_every_frame_is_measured_when_it_comes() -> None:
     line, backend = pipeline(8)
     results = list(line.run(source(STILL), live=True))
-    assert backend.calls == len(results) - 1 + 2
+    assert backend.calls == len(results) - 1 + FIRST_FRAME
 
 
 @pytest.mark.parametrize("threaded", [False, True])
@@ -123,7 +124,8 @@ def test_an_error_of_the_source_comes_after_all_frames_that_were_known(*, thread
 
 
 def test_an_error_of_the_network_comes_after_the_frames_that_were_measured_before() -> None:
-    line, _ = pipeline(8, failing={5: RuntimeError("out of memory")})  # frames 0, 0, 1 to 2, 3 to 6, 7 to 14, 15
+    # after the first frame's runs: frames 1 to 2, 3 to 6, 7 to 14, 15
+    line, _ = pipeline(8, failing={FIRST_FRAME + 3: RuntimeError("out of memory")})
     seen = []
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         seen.extend(result.frame.index for result in line.run(source(STILL)))

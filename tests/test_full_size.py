@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -98,9 +100,61 @@ def test_a_networks_steps_fill_its_minutes_however_long_set_up_and_validation_ar
     monkeypatch.setattr(full_size, "open_objective", lambda *_: objective)
     monkeypatch.setattr(full_size, "set_up_device", lambda: ready.append(objective.losses))
     campaign = Campaign(tmp_path, tmp_path, tmp_path, train_minutes=0.25, ends=float("inf"))
+    assert not full_size.train(replace(campaign, ends=time.monotonic() + 1), "line", config())  # not even looked at
+    assert ready.pop() == 0
     assert full_size.train(campaign, "line", config())
     assert ready == [0]
     assert (tmp_path / "line" / "steps").read_text() == "30"
+
+
+def test_publishing_is_left_to_the_next_call_where_it_would_not_end_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published: list[str] = []
+    monkeypatch.setattr(full_size, "train", lambda *_: True)
+    monkeypatch.setattr(full_size, "teach", lambda _: True)
+    monkeypatch.setattr(full_size, "publish", lambda config, *_: published.append(config.card.name))
+    write_faces(tmp_path / "data" / "yt68", 1)
+    for left_s, names in ((full_size.PUBLISH_S - 1, []), (full_size.PUBLISH_S + 60, ["tab-68", full_size.STUDENT])):
+        campaign = Campaign(tmp_path, tmp_path, tmp_path, 1.0, time.monotonic() + left_s)
+        assert run(campaign, ("tab-68",)) is bool(names)
+        assert published == names
+
+
+def test_the_student_waits_for_the_pictures_that_a_later_call_brings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that had begun without would be refused as soon as they were there: its settings would have changed."""
+    begun: list[str] = []
+    monkeypatch.setattr(full_size, "train", lambda _, name, __: begun.append(name) or True)
+    monkeypatch.setattr(full_size, "publish", lambda *_: None)
+    monkeypatch.setattr(full_size, "best_teacher", lambda _: "tab-68")
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
+    campaign = Campaign(tmp_path, tmp_path, tmp_path, 1.0, float("inf"))
+    assert run(campaign, ("tab-68",))
+    assert begun == ["tab-68"]
+
+
+@pytest.mark.parametrize(
+    ("corpora", "folders", "share"),
+    [
+        ("[{path='afw', weight=0.5}, {path='yt68', weight=0.2}]", ("yt68", "unlabelled"), 0.1),
+        ("[{path='afw', weight=0.5}, {path='yt68', weight=0.2}]", ("unlabelled",), 0.2),
+        ("[{path='afw', weight=0.7}]", ("unlabelled",), 0.3),  # no such corpus gives its share up
+        ("[{path='afw', weight=0.7}]", (), None),
+    ],
+)
+def test_a_student_learns_from_its_teachers_labels_whatever_else_it_has(
+    corpora: str, folders: tuple[str, ...], share: float | None, tmp_path: Path
+) -> None:
+    for folder in folders:
+        write_faces(tmp_path / "data" / "pseudo" / folder, 1)
+    campaign = Campaign(tmp_path, tmp_path, tmp_path, 1.0, 0.0, (f"corpora={corpora}",))
+    student = full_size.student_config(campaign)
+    taught = {corpus.path: corpus.weight for corpus in student.corpora if corpus.path != "afw"}
+    assert taught == {f"pseudo/{folder}": pytest.approx(share) for folder in folders}
+    assert student.schedule.workers == full_size.WORKERS
+    assert full_size.student_config(replace(campaign, overrides=("schedule.workers=0",))).schedule.workers == 0
 
 
 def test_when_time_is_up_nothing_is_labelled_and_nothing_is_called_finished(

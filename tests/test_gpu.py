@@ -75,13 +75,13 @@ def test_auto_finds_the_plan_and_says_so(
     backend.close()
 
 
-def test_a_scan_on_one_canvas_finds_the_faces_that_its_levels_find(toolkit: Toolkit, plans: Path) -> None:
+def test_a_scan_in_one_atlas_finds_the_faces_that_its_levels_find(toolkit: Toolkit, plans: Path) -> None:
     detect = find_card("bbfcn", "detect")
     engine = open_tensorrt(detect.weights["scan"], portrait_proof(detect, "scan"), None, toolkit, PlanCache(plans))
     detector = Detector(detect, engine, OnnxBackend(detect.weights["refine"]))
-    assert engine.canvas == LARGEST
+    assert engine.max_atlas == LARGEST
     packed = detector.detect(portrait())
-    engine.canvas = None
+    engine.max_atlas = None
     separate = detector.detect(portrait())
     assert len(packed) == len(separate) == 1
     np.testing.assert_allclose(packed.boxes, separate.boxes, atol=1.0)

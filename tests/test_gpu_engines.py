@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ from fakes_onnx import scan_net, small_net
 from facetrack.engines.card import all_cards, find_card
 from facetrack.engines.convert import write_card
 from facetrack.engines.graph_cost import Peaks
-from facetrack.engines.packed import lay_out
+from facetrack.engines.packed import pack_levels
 from facetrack.engines.parity import Proof
 from facetrack.engines.tensorrt_build import USUAL
 
@@ -95,21 +96,21 @@ def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path
     assert "mean_px" not in verdict["parity"][0]
 
 
-def test_a_pyramid_is_timed_level_by_level_and_on_one_canvas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pyramid_is_timed_level_by_level_and_in_one_atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "LARGEST", engines.USUAL)
     verdict = done(tmp_path, "fp32", net=scanning())
     assert verdict["accepted"]
     assert verdict["scan"]["levels"] == [[24, 32], [12, 16]]
-    assert verdict["scan"]["canvas"] == [24, 84]
+    assert verdict["scan"]["atlas"] == [24, 84]
     assert min(verdict["scan"]["packed_ms"], verdict["scan"]["separate_ms"]) > 0
     engines.write_report([verdict, done(tmp_path, "fp32")], {}, tmp_path, tmp_path / "page.md")
-    (line,) = (line for line in (tmp_path / "page.md").read_text().splitlines() if "one canvas" in line)
+    (line,) = (line for line in (tmp_path / "page.md").read_text().splitlines() if "one atlas" in line)
     assert line.startswith("- scan fp32, 2 levels from 32x24 on: ")
-    assert line.endswith(" ms on one canvas of 84x24")
+    assert line.endswith(" ms in one atlas of 84x24")
 
 
 def test_the_pyramid_that_is_timed_is_the_one_that_plans_are_made_for(tmp_path: Path) -> None:
-    assert lay_out(engines.LEVELS).size == USUAL
+    assert pack_levels(engines.LEVELS).size == USUAL
     job = json.loads(engines.prepare(scanning(), "fp32", tmp_path).read_text(encoding="utf-8"))
     assert tuple(job["sizes"][1]) == USUAL
     assert {net.name: net.levels for net in engines.networks() if net.levels} == {"bbfcn-5-scan": engines.LEVELS}
@@ -128,15 +129,102 @@ def test_the_report_has_the_roofline_and_the_page_a_row_for_each_batch(tmp_path:
     assert "NVIDIA H200, driver 580.159.03, TensorRT 10.16.1" in page
 
 
-def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
-    job = engines.prepare(network(), "fp32", tmp_path)
-    dying = tmp_path / "python"
-    dying.write_text("#!/bin/sh\necho no driver >&2\nexit 139\n")
-    dying.chmod(0o755)
+def stand_in(folder: Path, does: str) -> str:
+    """A Python that finds a GPU and, for a job, does this."""
     if os.name == "nt":
         pytest.skip("the stand-in is a shell script")
-    engines.run_job(job, str(dying), 20)
-    assert engines.judge(network(), "fp32", tmp_path)["error"] == "exit 139: no driver"
+    python = folder / "python"
+    python.write_text(f'#!/bin/sh\n[ "$2" = --check ] && exit 0\n{does}\n')
+    python.chmod(0o755)
+    return str(python)
+
+
+DIES = "echo no driver >&2; exit 139"
+HANGS = "exec sleep 600"
+
+
+def call(folder: Path, python: str, seconds: float = 60.0) -> Any:
+    return engines.Call(folder, python, time.monotonic() + seconds)
+
+
+def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
+    engines.prepare(network(), "fp32", tmp_path)
+    engines.do_job(network(), "fp32", call(tmp_path, stand_in(tmp_path, DIES)))
+    assert engines.outcome(network(), "fp32", tmp_path)["error"] == "exit 139: no driver"
+
+
+def test_a_job_that_hangs_has_failed_but_one_that_the_calls_end_cut_short_has_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines.prepare(network(), "fp32", tmp_path)
+    python = stand_in(tmp_path, HANGS)
+    engines.do_job(network(), "fp32", call(tmp_path, python, 0.2))
+    assert engines.outcome(network(), "fp32", tmp_path)["error"] == engines.NOT_RUN
+    assert not engines._has_failed(network(), "fp32", tmp_path)
+    monkeypatch.setattr(engines, "JOB_LIMIT_S", 0.2)
+    engines.do_job(network(), "fp32", call(tmp_path, python))
+    assert engines.outcome(network(), "fp32", tmp_path)["error"] == "not done within 0 s"
+
+
+def test_preparing_is_given_up_when_the_call_ends_and_goes_on_with_what_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    net = replace(network(), read=lambda: read.append("") or small_net(size=(16, 16)))
+    python = stand_in(tmp_path, DIES)
+    with monkeypatch.context() as patch:
+        patch.setattr(engines, "preparing", lambda *_: (python.replace("python", "slow"),))
+        Path(python).with_name("slow").write_text(f"#!/bin/sh\n{HANGS}\n")
+        Path(python).with_name("slow").chmod(0o755)
+        engines.do_job(net, "int8", call(tmp_path, python, 0.2))
+        assert engines.outcome(net, "int8", tmp_path)["error"] == engines.NOT_RUN
+
+        def cut_short(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(engines, "quantise_onnx", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            engines.prepare(net, "int8", tmp_path)
+    assert not (tmp_path / "small-int8.json").exists()
+    engines.prepare(net, "int8", tmp_path)
+    assert len(read) == 1
+    assert (tmp_path / "small-int8.json").exists()
+
+
+def test_a_job_that_is_done_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done(tmp_path, "fp32")
+    engines.do_job(network(), "fp32", call(tmp_path, "nobody"))
+    monkeypatch.setattr(engines, "judge", lambda *_: pytest.fail("judged again"))
+    engines.do_job(network(), "fp32", call(tmp_path, "nobody"))
+    assert engines.outcome(network(), "fp32", tmp_path)["accepted"]
+
+
+def test_outputs_of_other_shapes_than_the_references_are_an_error_of_this_job_alone(tmp_path: Path) -> None:
+    done(tmp_path, "fp32")
+    np.savez(tmp_path / "small-fp32.outputs.npz", nothing=np.zeros(1))
+    engines.do_job(network(), "fp32", call(tmp_path, "nobody"))
+    assert "batch1.0" in engines.outcome(network(), "fp32", tmp_path)["error"]
+
+
+def test_where_no_engine_can_be_built_nothing_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
+    refusing = tmp_path / "refusing"
+    refusing.write_text("#!/bin/sh\necho no NVIDIA driver >&2\nexit 1\n")
+    refusing.chmod(0o755)
+    with pytest.raises(SystemExit, match="cannot build engines: exit 1: no NVIDIA driver"):
+        engines.main(["--out", str(tmp_path / "out"), "--python", str(refusing)])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_is_prepared_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(engines, "PRECISIONS", ("fp16",))
+    python = stand_in(tmp_path, DIES)
+    out, work = tmp_path / "out", tmp_path / "work"
+    engines.main(["--out", str(out), "--work", str(work), "--only", "bbfcn-5-refine", "--python", python])
+    assert report_of(out) == {"bbfcn-5-refine fp16": "exit 139: no driver"}
+    assert {*(path.name for path in out.iterdir())} == {"gpu_engines.json", "gpu.md"}
+    assert (work / "bbfcn-5-refine-fp16.onnx").exists()
 
 
 UNTRAINED = ["tab-full", "propnet-full", "gv-resnet50", "span-full"]
@@ -187,18 +275,16 @@ def test_what_was_not_run_for_lack_of_time_is_listed(tmp_path: Path, monkeypatch
         assert f"- small {precision}: not run: no time was left" in page
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
 def test_jobs_that_failed_are_named_and_tried_again_after_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
-    dying = tmp_path / "python"
-    dying.write_text("#!/bin/sh\necho no driver >&2\nexit 139\n")
-    dying.chmod(0o755)
+    monkeypatch.setattr(engines, "known_peaks", lambda _: {})
     work = tmp_path / "out" / "work"
-    work.mkdir(parents=True)
-    (work / "small-fp16.error.txt").write_text("not done within 20 s")
-    engines.main(["--out", str(tmp_path / "out"), "--python", str(dying)])
+    for precision in engines.PRECISIONS:
+        engines.prepare(network(), precision, work)
+    (work / "small-fp16.error.txt").write_text("not done within 420 s")
+    engines.main(["--out", str(tmp_path / "out"), "--python", stand_in(tmp_path, DIES)])
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["fp32", "int8", "fp16"]
     assert {*report_of(tmp_path / "out").values()} == {"exit 139: no driver"}
 
@@ -212,4 +298,22 @@ def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> Non
         f"sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_worker"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_where_pyav_is_missing_a_stand_in_lets_everything_be_imported_that_reads_no_video() -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    code = (
+        "import av, facetrack.training.full_size, facetrack.pipeline.sources, facetrack.pipeline.video_source\n"
+        "assert 'stand_ins' in av.__file__"
+    )
+    search = os.pathsep.join(filter(None, (str(BENCHMARKS / "stand_ins"), os.environ.get("PYTHONPATH"))))
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": search},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert ran.returncode == 0, ran.stderr

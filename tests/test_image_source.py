@@ -43,11 +43,13 @@ def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplo
     write_images(tmp_path, "a.png")
     for name in ("b.HEIC", "c.gif", "d.heic", "README", ".hidden"):
         (tmp_path / name).touch()
-    (tmp_path / "folder").mkdir()
+    for name in ("one", "two", ".three"):
+        (tmp_path / name).mkdir()
     with caplog.at_level(logging.WARNING, "facetrack"), open_source(tmp_path) as source:
         assert len(list(source)) == 1
     assert [r.getMessage() for r in caplog.records] == [
-        f"{tmp_path}: 4 other files left out (.gif, .heic, without a suffix)"
+        f"{tmp_path}: left out: 4 other files (.gif, .heic, without a suffix), "
+        f"2 folders (a glob such as '{tmp_path}/**/*.jpg' goes in)"
     ]
 
 
@@ -72,7 +74,7 @@ def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"nothing")
-    with open_source(tmp_path) as source, pytest.raises(SourceError, match=r"^a\.png: .* nor can the 1 others"):
+    with open_source(tmp_path) as source, pytest.raises(SourceError, match=r"^a\.png: .* nor can the other$"):
         list(source)
 
 

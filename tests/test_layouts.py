@@ -11,7 +11,7 @@ from fakes_benchmarks import write_300w, write_image
 
 from facetrack.tracker.errors import SourceError
 from facetrack.training.datasets import read_entries, read_faces
-from facetrack.training.datasets.layouts import list_300w, list_300w_train, list_wflw, list_wflw_train
+from facetrack.training.datasets.layouts import list_300w, list_300w_all, list_300w_train, list_wflw, list_wflw_train
 
 BLANK = np.full((12, 16, 3), 99, np.uint8)
 TEST_NAMES = [
@@ -52,6 +52,14 @@ def test_mirrored_copies_and_pictures_of_the_training_part_are_not_tested_on(tmp
     write_image(tmp_path / "lfpw/testset/unlabelled.png", BLANK)
     assert [entry.name for entry in list_300w(tmp_path)] == names[:1]
     assert [entry.name for entry in list_300w_train(tmp_path)] == ["afw/1.jpg", names[2]]
+
+
+def test_spans_training_set_for_the_competitions_pictures_is_everything_but_them(tmp_path: Path) -> None:
+    """3,148 + 689 faces."""
+    train = ["afw/1.jpg", "helen/trainset/2.jpg", "lfpw/trainset/image_0002.png"]
+    write_300w(tmp_path, [*TEST_NAMES, *train])
+    assert [entry.name for entry in list_300w_all(tmp_path)] == [*train, *TEST_NAMES[:3]]
+    assert [sample.subsets for sample in read_faces(tmp_path, "300w-all")] == [()] * 6
 
 
 def test_a_folder_without_300w_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -59,6 +60,24 @@ def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monke
         LiveRun(engines, LiveOutputs(csv=table, window=False, overwrite=True)).track(str(video))
     assert [file.name for file in tmp_path.glob("run*")] == ["run.csv"]
     assert table.read_text(encoding="utf-8") != "an earlier one"
+
+
+class InterruptedListener(io.StringIO):
+    """Where lines go until Ctrl-C comes in the middle of the third."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue().count("\n") == 2:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(tmp_path: Path) -> None:
+    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=6)), tmp_path / "run.csv"
+    outputs = LiveOutputs(csv=table, jsonl=InterruptedListener(), window=False)
+    with PaintedEngines()(Choices()) as engines, pytest.raises(KeyboardInterrupt):
+        LiveRun(engines, outputs).track(str(video))
+    counts = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["counts"]
+    assert (counts["frames"], counts["rows"]) == (3, len(read_csv(table))) == (3, 3)
 
 
 def test_pictures_are_tracked_each_by_itself_as_in_a_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""COFW, AFLW, AFLW2000-3D and 300W-LP: small files in their published layouts, of both kinds of MATLAB file."""
+"""COFW(-68), AFLW, AFLW2000-3D and 300W-LP: small files in their published layouts, of both kinds of MATLAB file."""
 
 from __future__ import annotations
 
@@ -85,6 +85,59 @@ def test_a_cofw_file_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
     write_mat73(tmp_path / "COFW_test_color.mat", IsT=[COLOUR], phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
     with pytest.raises(SourceError, match=r"wanted \(1, 87\) shapes and \(1, 4\) boxes .* got \(2, 87\) and \(2, 4\)"):
         list_cofw(tmp_path)
+
+
+# COFW-68
+
+
+def write_cofw68(folder: Path, pictures: list[np.ndarray], faces: list[np.ndarray]) -> None:
+    """COFW's own test file, and beside it a file of 68 points (0-based here) for each; every third is hidden."""
+    shapes, boxes = cofw_shapes(len(pictures)), np.ones((len(pictures), 4))
+    write_mat73(folder / "COFW_test_color.mat", IsT=pictures, phisT=shapes, bboxesT=boxes)
+    for i, xy in enumerate(faces, start=1):
+        hidden = np.arange(68)[:, None] % 3 == 0
+        write_mat5(folder / f"COFW68_Data/test_annotations/{i}_points.mat", Points=xy + 1.0, Occ=hidden.astype(float))
+
+
+def test_cofw68_has_68_points_for_each_of_cofws_test_pictures(tmp_path: Path) -> None:
+    faces = [RNG.uniform(0, 9, (68, 2)) for _ in range(2)]
+    write_cofw68(tmp_path, [COLOUR, GREY], faces)
+    samples = list(read_faces(tmp_path, "cofw68"))
+    np.testing.assert_array_equal(samples[0].bgr(), COLOUR[..., ::-1])
+    np.testing.assert_array_equal(samples[1].bgr(), np.repeat(GREY[..., None], 3, 2))
+    for sample, xy in zip(samples, faces, strict=True):
+        np.testing.assert_allclose(sample.points, xy[None], atol=1e-5)
+        assert sample.hidden is not None
+        assert np.flatnonzero(sample.hidden).tolist() == list(range(0, 68, 3))
+        assert (sample.boxes, sample.subsets) == (None, ("test",))  # errors are divided by the points' tight box
+
+
+def test_cofw68_without_its_points_or_with_others_is_refused(tmp_path: Path) -> None:
+    write_cofw68(tmp_path, [COLOUR, GREY], [np.ones((29, 2))])
+    with pytest.raises(
+        SourceError, match=r"1_points\.mat: wanted Points \(68, 2\) and 68 of Occ, got \(29, 2\) and 68"
+    ):
+        list(read_faces(tmp_path, "cofw68"))
+    write_cofw68(tmp_path, [COLOUR, GREY], [np.ones((68, 2))])
+    with pytest.raises(SourceError, match=r"2_points\.mat: cannot be read"):
+        list(read_faces(tmp_path, "cofw68"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "COFW_test_color.mat").rename(tmp_path / "elsewhere/COFW_test_color.mat")
+    with pytest.raises(SourceError, match="wanted COFW68_Data/test_annotations or test_annotations in it"):
+        read_faces(tmp_path / "elsewhere", "cofw68")
+
+
+def test_cofw68_is_evaluated_in_68_points_beside_the_papers_rows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the eval extra")
+    faces = [face_number(i) for i in range(2)]
+    pictures = [np.ascontiguousarray(picture_of(face)[..., ::-1]) for face in faces]
+    write_cofw68(tmp_path / "data", pictures, [face.landmarks(0) for face in faces])
+    with PaintedEngines()(Choices()) as opened:
+        settings = EvaluationSettings("cofw68", tmp_path / "data", tmp_path / "out")
+        table = evaluate(settings, opened, Choices(), NoProgress())
+    ours, *theirs = [line.split() for line in table.partition("NME box")[2].splitlines()]
+    assert float(ours[-1]) < 1.0
+    assert theirs[:3] == [["TAB", "2.43"], ["SPAN", "2.47"], ["SPAN*", "2.38"]]
 
 
 # AFLW

@@ -18,7 +18,13 @@ import pytest
 from numba import njit
 from numba.core.caching import Cache
 
-from facetrack.pipeline.memory import OURS, SMALLEST, give_back, without_compiler, without_linear_algebra
+from facetrack.pipeline.memory import (
+    MIN_MAPPING_BYTES,
+    OUR_PACKAGES,
+    release_memory,
+    without_compiler,
+    without_linear_algebra,
+)
 from facetrack.tracker.codecs import decode_vectors
 from facetrack.tracker.proposals import mean_of_highest
 
@@ -42,7 +48,7 @@ def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
     xy, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)
     njit(lambda value: value + 1)(1)  # whatever was given back before, the compiler is there now
     before = resident_kb("libllvmlite")
-    give_back()
+    release_memory()
     assert resident_kb("libllvmlite") < before / 4
     again, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)  # what is compiled still runs
     np.testing.assert_array_equal(again, xy)
@@ -50,7 +56,7 @@ def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
 
 
 READ, CODE, WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_EXEC, mmap.PROT_READ | mmap.PROT_WRITE
-FOUR = 4 * SMALLEST
+FOUR = 4 * MIN_MAPPING_BYTES
 MOST = 0.75  # the kernel may take or move a few pages meanwhile
 
 
@@ -60,8 +66,8 @@ def mapped(file: Path, *rights: int, written: bool = False) -> Iterator[mmap.mma
     file.write_bytes(b"a" * FOUR * len(rights))
     with file.open("r+b") as opened, mmap.mmap(opened.fileno(), FOUR * len(rights), mmap.MAP_PRIVATE) as map_:
         if written:
-            map_[SMALLEST] = ord("b")
-        assert set(map_[SMALLEST + 1 :: mmap.PAGESIZE]) == {ord("a")}  # every page is there
+            map_[MIN_MAPPING_BYTES] = ord("b")
+        assert set(map_[MIN_MAPPING_BYTES + 1 :: mmap.PAGESIZE]) == {ord("a")}  # every page is there
         place = ctypes.addressof(ctypes.c_char.from_buffer(map_))
         for part, right in enumerate(rights):
             part_place = ctypes.c_void_p(place + part * FOUR)
@@ -81,11 +87,11 @@ def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_pa
     file = library(tmp_path)
     with mapped(file, READ, CODE, WRITE, written=written) as map_:
         before = resident_kb(str(file))
-        give_back()
+        release_memory()
         after = resident_kb(str(file))
         left_kb = FOUR // 1024 if written else 0  # of the first two parts: the first as well, or the second alone
         assert MOST * left_kb <= after <= left_kb < before
-        assert map_[SMALLEST] == ord("b" if written else "a")
+        assert map_[MIN_MAPPING_BYTES] == ord("b" if written else "a")
         assert map_[FOUR + 1] == ord("a")
 
 
@@ -98,7 +104,7 @@ def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Pat
     file = library(tmp_path)
     with mapped(file, *rights):
         before = resident_kb(str(file))
-        give_back()
+        release_memory()
         assert resident_kb(str(file)) >= MOST * before > 0
 
 
@@ -108,15 +114,17 @@ def test_what_the_host_program_has_loaded_is_left_alone(tmp_path: Path, ours: st
     others, own = library(tmp_path, "torch"), library(tmp_path, ours)
     with mapped(others, READ, CODE, WRITE), mapped(own, READ, CODE, WRITE):
         before = resident_kb(str(others))
-        give_back()
+        release_memory()
         assert resident_kb(str(others)) >= MOST * before > 0
         assert resident_kb(str(own)) == 0
 
 
 def test_the_packages_whose_libraries_are_ours_are_those_that_are_loaded() -> None:
     packages = Path(np.__file__).parents[1]
-    assert {name for name in ("llvmlite", "numpy", "onnxruntime", "cv2", "av") if (packages / name).is_dir()} <= OURS
-    assert {path.name.partition(".")[0] for path in packages.glob("opencv*.libs")} <= OURS
+    assert {
+        name for name in ("llvmlite", "numpy", "onnxruntime", "cv2", "av") if (packages / name).is_dir()
+    } <= OUR_PACKAGES
+    assert {path.name.partition(".")[0] for path in packages.glob("opencv*.libs")} <= OUR_PACKAGES
 
 
 def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:

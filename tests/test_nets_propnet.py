@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="the networks need the `train` extra")
@@ -106,17 +108,17 @@ def test_two_stacks_are_the_lite_variant_of_the_reconstruction():
 
 def test_attention_has_the_features_shape_and_lies_between_0_and_1():
     torch.manual_seed(0)
-    module = Propagation(5, 8, antialias=True).eval()
+    module = Propagation(5, 8, blur=3).eval()
     attention = module.attend(torch.randn(2, 8, 16, 16), torch.randn(2, 15, 16, 16))
     assert attention.shape == (2, 8, 16, 16)
     assert ((attention > 0) & (attention < 1)).all()
     with torch.device("meta"):
-        full = Propagation(98, 256, antialias=True)
+        full = Propagation(98, 256, blur=3)
     assert nets.parameters(full) == 2_997_547
 
 
 def test_a_propagation_can_sum_the_landmarks_of_a_line():
-    module = Propagation(5, 8, antialias=True).eval()
+    module = Propagation(5, 8, blur=3).eval()
     first, _, _, second = module.boundaries
     for layer in (first, second):
         nn.init.zeros_(layer.weight)
@@ -127,6 +129,23 @@ def test_a_propagation_can_sum_the_landmarks_of_a_line():
     lines = module(torch.randn(1, 8, 16, 16), maps)[1]
     torch.testing.assert_close(lines[:, 2], maps[:, [0, 3, 4]].sum(1), rtol=1e-4, atol=1e-5)  # BN's epsilon
     assert (lines[:, [0, 1, 3, 14]] == 0).all()
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_every_filter_of_table_6_keeps_parameters_sizes_and_constants(size):
+    assert (
+        nets.parameters(on_meta(blur=size)) == nets.parameters(on_meta()) == nets.parameters(on_meta(antialias=False))
+    )
+    assert [m.shape for m in on_meta(blur=size).eval()(picture())] == [(1, 98, 64, 64)]
+    kernel = Blur(1, size).kernel[0, 0]
+    row = torch.tensor([float(math.comb(size - 1, k)) for k in range(size)]) / 2 ** (size - 1)
+    torch.testing.assert_close(kernel, torch.outer(row, row))
+    assert (MaxBlur(2, size)(torch.ones(1, 2, 8, 8)) == 1).all()
+
+
+def test_a_filter_that_table_6_has_not_is_refused():
+    with pytest.raises(ValueError, match="blur: wanted a filter of 2, 3, 5 cells, got 4"):
+        on_meta(blur=4)
 
 
 def test_the_blur_is_the_binomial_of_zhang():

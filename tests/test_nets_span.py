@@ -108,3 +108,22 @@ def test_a_compact_span_is_the_same_code_on_a_smaller_picture():
     net = on_meta(stacks=1, width=64, face_score=True).eval()
     shapes = [m.shape for m in net(torch.empty(2, 3, 128, 128, device="meta"))]
     assert shapes == [(2, 68, 64, 64), (2, 15, 2, 64, 64), (2, 2)]
+
+
+def test_without_attention_every_stage_passes_its_features_on_and_has_no_mask_to_learn():
+    """Row SHN + BALI of Table I; RB2 is 428,070 parameters of each of three stages."""
+    assert nets.parameters(on_meta()) - nets.parameters(on_meta(attention=False)) == 3 * 428_070
+    torch.manual_seed(0)
+    stage, p = SCPA(5, 8, attention=False).eval(), torch.randn(1, 8, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(stage(p).features, stage.hourglass(p)[0])
+
+
+def test_without_a_field_the_landmark_maps_alone_are_answered():
+    """Row SHN + SCPA of Table I; 30 maps of the last convolution, with 128 inputs and a bias each."""
+    assert nets.parameters(on_meta()) - nets.parameters(on_meta(field=False)) == 30 * 129
+    net, picture = on_meta(stacks=2, width=64, field=False, face_score=True), torch.empty(2, 3, 128, 128, device="meta")
+    output = net(picture)
+    assert output.field is None
+    assert [m.shape for m in output.boundaries] == [(2, 15, 32, 32), (2, 15, 64, 64)]
+    assert [m.shape for m in net.eval()(picture)] == [(2, 68, 64, 64), (2, 2)]

@@ -93,8 +93,12 @@ def test_the_features_come_from_the_last_hourglass_at_four_scales():
     assert [b.shape for b in got] == [(1, 256, n, n) for n in (64, 32, 16, 8)]
 
 
-def test_operations_are_those_of_the_reconstruction():
+def test_operations_are_the_reconstructions_and_what_its_sum_leaves_out():
+    """Its 24.90 GMAC count each transition once; in Eq. 4 finer features are transformed too, before their pooling."""
     net = on_meta(landmarks=98).eval()
+    width, sizes = 256, (128, 256, 256)  # of the levels that hear one finer scale, at 64, 32 and 16 cells
+    finer = sum(width * outputs * (64 // 2**i) ** 2 for i, outputs in enumerate(sizes))
+    assert nets.gmac(net, (256, 256)) - finer / 1e9 == pytest.approx(24.90, abs=0.01)
     assert nets.gmac(net.scbe.stem, (256, 256)) == pytest.approx(12.19, abs=0.01)
     assert nets.gmac(net, (256, 256)) == pytest.approx(25.12, abs=0.01)
 
@@ -126,8 +130,19 @@ def test_without_fusion_the_features_are_not_heard():
     assert torch.equal(balt(maps, features(8, 16)), balt(maps, features(8, 16)))
 
 
-def test_fusion_changes_no_parameter():
+def test_neither_fusion_nor_the_scales_change_a_parameter():
     assert len({nets.parameters(on_meta(fusion=t)) for t in range(4)}) == 1
+    assert len({nets.parameters(on_meta(scales=s)) for s in (1, 2, 3, 4)}) == 1
+
+
+def test_single_scale_features_are_the_finest_alone():
+    """The "ss" of section 4.9: what is not heard may be anything."""
+    torch.manual_seed(0)
+    balt, maps, scales = BALT(5, 8, 2, scales=1).eval(), torch.randn(2, 16, 16, 16), features(8, 16)
+    with torch.no_grad():
+        heard = balt(maps, scales)
+        assert torch.equal(heard, balt(maps, [scales[0], *features(8, 16)[1:]]))
+        assert not torch.equal(heard, balt(maps, [features(8, 16)[0], *scales[1:]]))
 
 
 def test_silent_transitions_are_no_fusion():
@@ -173,5 +188,7 @@ def test_wrong_options_and_sizes_are_named():
         on_meta(stem="vgg19")
     with pytest.raises(ValueError, match="fusion"):
         on_meta(fusion=4)
+    with pytest.raises(ValueError, match="scales: wanted 1 to 4, got 0"):
+        on_meta(scales=0)
     with pytest.raises(ValueError, match="multiples of 64 pixels"):
         on_meta()(torch.empty(1, 3, 96, 96, device="meta"))

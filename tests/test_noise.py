@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from fakes import PaintedSource
-from fakes_benchmarks import pts_text
+from fakes_benchmarks import face_number, picture_of, pts_text
+from fakes_nineteen import OF_68, NineteenBackend, nineteen_card
 from fakes_pipeline import PaintedBackend, painted_card
 from fakes_training import write_faces
 
 from facetrack.calibration import noise
 from facetrack.calibration.commands import calibrate
 from facetrack.calibration.noise import Calibration, Noise
-from facetrack.calibration.noise_report import as_text, plot, with_table, write_calibration
+from facetrack.calibration.noise_report import as_text, plot, write_calibration
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights, read_card
 from facetrack.pipeline.open import smoother_settings
@@ -169,6 +170,24 @@ def test_scores_are_judged_in_crops_as_large_as_those_of_tracking(monkeypatch: p
     assert np.median(filled) == pytest.approx(1 / 1.6, rel=0.1)
 
 
+def test_a_network_of_19_points_which_have_no_outer_eye_corners_is_judged_by_the_points_box(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(noise, "disturb", lambda crop, *_: crop)  # painted faces are read from their colours
+    faces = [face_number(i) for i in range(noise.FOLDS)]
+    pictures = [cv2.imencode(".png", picture_of(face))[1].tobytes() for face in faces]
+    samples = [
+        Sample(Path("a.png"), face.landmarks(0)[None, OF_68], picture)
+        for face, picture in zip(faces, pictures, strict=True)
+    ]
+    right = 3.0  # crop pixels
+    aligner = Aligner(nineteen_card(), NineteenBackend(right=right))
+    judged = noise.judge(aligner, samples, 8, np.random.default_rng(0))
+    side = aligner.card.size[0] / aligner.card.box_scale  # about that of the points' box, which is almost a square
+    assert np.median(judged.nme) == pytest.approx(right / side, rel=0.3)
+    assert noise.measure_noise(aligner, samples, 3, np.random.default_rng(0)).own > 0
+
+
 def test_the_smoother_expects_the_noise_that_was_measured() -> None:
     card = replace(painted_card(), calibration=LEARNED.table())
     assert (smoother_settings(card).noise, smoother_settings(card).shared_noise) == (0.0012, 0.0009)
@@ -192,11 +211,13 @@ def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> Non
     assert read_card(write_calibration(read, newer, tmp_path / "out")).calibration["confidence"] == [1.1, 0.0]
 
 
-def test_a_card_that_is_there_keeps_its_comments_and_other_tables() -> None:
-    old = 'name = "x" # so\n\n[calibration]\nconfidence = [1, 2]\nold = 3\n\n[measured]\n"a" = 1\n'
-    new = 'name = "x"\n\n[measured]\n"a" = 2\n\n[calibration]\nconfidence = [3, 4]\n'
-    assert with_table(old, new) == 'name = "x" # so\n\n[measured]\n"a" = 1\n\n[calibration]\nconfidence = [3, 4]\n'
-    assert with_table(with_table(old, new), new) == with_table(old, new)
+def test_a_card_that_is_there_keeps_its_comments_and_other_tables(tmp_path: Path) -> None:
+    card = replace(painted_card(), weights={})
+    path = write_calibration(replace(card, measured={"a": 2}), LEARNED, tmp_path)
+    old = path.read_text(encoding="utf-8").replace("[calibration]", "# by hand\n[calibration]").replace("0.8,", "0.7,")
+    path.write_text(old, encoding="utf-8")
+    write_calibration(card, LEARNED, tmp_path)
+    assert path.read_text(encoding="utf-8") == old.replace("0.7,", "0.8,")
 
 
 def test_photographs_with_other_points_than_the_models_are_refused_before_anything_is_measured(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
+import numpy as np
 import pytest
 from numba.core.caching import Cache
 
 from facetrack.engines.backend import Backend, open_backend
+from facetrack.engines.card import Weights, find_card
+from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.pipeline import open as open_module
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.pipeline.portrait import portrait
@@ -80,7 +83,7 @@ def test_what_only_saves_time_may_fail_and_is_told(
     doorkeeper = Doorkeeper()
     monkeypatch.setattr(open_module, "open_backend", doorkeeper)
     caller = threading.current_thread()
-    monkeypatch.setattr(open_module, "give_back", lambda: threading.current_thread() is caller or fail())
+    monkeypatch.setattr(open_module, "release_memory", lambda: threading.current_thread() is caller or fail())
     with caplog.at_level(logging.WARNING, "facetrack"), open_engines():
         assert len(doorkeeper.inside) == 3
     assert doorkeeper.inside == []
@@ -143,3 +146,32 @@ def test_engines_that_cannot_be_opened_leave_opencv_its_threads(monkeypatch: pyt
     with pytest.raises(BackendError, match="no room"), open_engines():
         pytest.fail("opened")
     assert cv2.getNumThreads() == 3
+
+
+@pytest.mark.parametrize(("cores", "asked", "scanning"), [(1, 1, 1), (2, 1, 2), (64, 1, 4), (64, 6, 6)])
+def test_the_scan_takes_free_cores_too_and_the_other_networks_what_was_asked(
+    cores: int, asked: int, scanning: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def note(weights: Weights, kind: str, of_one: int, proof: None) -> Backend:
+        threads.append(of_one)
+        return open_backend(weights, kind, 1, proof)
+
+    monkeypatch.setattr(open_module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(open_module, "open_backend", note)
+    with open_engines(Choices(threads=asked)):
+        assert sorted(threads) == sorted([asked, scanning, asked])
+
+
+@pytest.mark.parametrize("eight_bits", [False, True])
+def test_a_scan_answers_the_same_on_any_number_of_threads(*, eight_bits: bool) -> None:
+    own = find_card("bbfcn", "detect").weights["scan"]
+    weights = own.cpu if eight_bits else own
+    assert weights is not None
+    answers = []
+    for threads in (1, 2, 3, 4):
+        with closing(OnnxBackend(weights, threads)) as backend:
+            answers.append(backend.run(portrait()[None])[0].copy())
+    for answer in answers[1:]:
+        np.testing.assert_array_equal(answer, answers[0])

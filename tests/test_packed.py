@@ -1,4 +1,4 @@
-"""All levels of a pyramid on one canvas give what each of them gives alone, but for a little at their borders."""
+"""All levels of a pyramid in one atlas give what each of them gives alone, but for a little at their borders."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from facetrack.engines import graph, packed
 from facetrack.engines.card import ModelCard, find_card
 from facetrack.engines.detector import Detector, adaptive_min_face, level_scales
 from facetrack.engines.onnx_backend import OnnxBackend
-from facetrack.engines.packed import FILL, GUTTER, lay_out, run_levels
+from facetrack.engines.packed import FILL, GUTTER, pack_levels, run_levels
 from facetrack.engines.parity import Proof
-from facetrack.engines.parts import REACH
+from facetrack.engines.parts import HALO
 from facetrack.engines.plan_cache import PlanCache
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import LARGEST, PlanRequest, build_plan, make_logger
@@ -34,18 +34,18 @@ needs_weights = pytest.mark.skipif(not SHIPPED.exists(), reason="the trained wei
 class FarSums:
     """A network that sees as far as BB-FCN's, and for which `FILL` is what lies beyond a picture: nothing.
 
-    Each answer is the sum of the pixels `REACH` - 1 away in each direction and of that between them.
+    Each answer is the sum of the pixels `HALO` - 1 away in each direction and of that between them.
     """
 
     description = "far sums"
     precision = None
 
-    def __init__(self, canvas: tuple[int, int] | None) -> None:
-        self.canvas, self.runs = canvas, 0
+    def __init__(self, atlas: tuple[int, int] | None) -> None:
+        self.max_atlas, self.runs = atlas, 0
 
     def run(self, images: UInt8) -> tuple[Any, ...]:
         self.runs += 1
-        far = REACH - 1
+        far = HALO - 1
         planes = images.astype(np.float32).transpose(0, 3, 1, 2) - np.float32(FILL)
         seen = np.pad(planes, ((0, 0), (0, 0), (far, far), (far, far)))
         height, width = planes.shape[2:]
@@ -87,10 +87,10 @@ def resized(picture: UInt8, size: tuple[int, int]) -> UInt8:
 
 
 def both(scan: Any, levels: list[UInt8]) -> tuple[list[Any], list[Any]]:
-    """The answers to each level alone, and all on one canvas."""
-    scan.canvas = None
+    """The answers to each level alone, and all in one atlas."""
+    scan.max_atlas = None
     alone = [maps.copy() for maps in run_levels(scan, levels)]
-    scan.canvas = LARGEST
+    scan.max_atlas = LARGEST
     return alone, list(run_levels(scan, levels))
 
 
@@ -121,9 +121,9 @@ def some_pyramids(count: int) -> list[list[tuple[int, int]]]:
     return pyramids
 
 
-def test_levels_keep_their_distance_stay_on_the_canvas_and_waste_little_of_it() -> None:
+def test_levels_keep_their_distance_stay_in_the_atlas_and_waste_little_of_it() -> None:
     for sizes in some_pyramids(500):
-        layout = lay_out(sizes)
+        layout = pack_levels(sizes)
         owner = np.zeros(layout.size, np.uint8)
         for (y, x), (height, width) in zip(layout.corners, sizes, strict=True):
             assert y % 4 == x % 4 == 0
@@ -135,13 +135,13 @@ def test_levels_keep_their_distance_stay_on_the_canvas_and_waste_little_of_it() 
         assert layout.area <= 1.9 * sum(height * width for height, width in sizes)
 
 
-def test_a_level_that_is_alone_is_the_canvas() -> None:
-    assert lay_out([(36, 44)]) == packed.Layout((36, 44), ((0, 0),))
+def test_a_level_that_is_alone_is_the_atlas() -> None:
+    assert pack_levels([(36, 44)]) == packed.AtlasLayout((36, 44), ((0, 0),))
 
 
 def test_the_smaller_levels_go_where_they_need_less_room() -> None:
-    assert lay_out(SIZES) == packed.Layout((224, 492), ((0, 0), (0, 332), (152, 332), (152, 448)))
-    assert lay_out([size[::-1] for size in SIZES]).size == (492, 224)
+    assert pack_levels(SIZES) == packed.AtlasLayout((224, 492), ((0, 0), (0, 332), (152, 332), (152, 448)))
+    assert pack_levels([size[::-1] for size in SIZES]).size == (492, 224)
 
 
 @pytest.mark.parametrize("sizes", [*some_pyramids(12), SIZES])
@@ -155,7 +155,7 @@ def test_where_the_gutters_show_nothing_one_run_gives_what_several_give_to_the_l
     assert (one.runs, several.runs) == (1, len(levels))
 
 
-def test_levels_come_one_by_one_where_there_is_no_canvas() -> None:
+def test_levels_come_one_by_one_where_there_is_no_atlas() -> None:
     taken: list[int] = []
     network = FarSums(None)
 
@@ -175,13 +175,13 @@ def test_the_shipped_network_answers_the_same_wherever_it_sees_no_border(
 ) -> None:
     for wanted, got in zip(*both(scan, pyramid(card, name)), strict=True):
         assert got.shape == wanted.shape
-        inner = (slice(None), slice(REACH, -REACH), slice(REACH, -REACH))
+        inner = (slice(None), slice(HALO, -HALO), slice(HALO, -HALO))
         np.testing.assert_allclose(got[inner], wanted[inner], atol=1e-5)
 
 
 @needs_weights
-def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_on_the_canvas(scan: OnnxBackend) -> None:
-    scan.canvas = LARGEST
+def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_in_the_atlas(scan: OnnxBackend) -> None:
+    scan.max_atlas = LARGEST
     first = list(run_levels(scan, noise()))
     for kept in (0, 1, 3):
         others = noise(seed=1)
@@ -216,13 +216,13 @@ def test_the_faces_of_a_photograph_are_those_of_the_separate_levels(
     picture = resized(photograph(name), size)
     detector = Detector(card, scan, OnnxBackend(card.weights["refine"]))
     wanted = detector.detect(picture, small=small)
-    scan.canvas = LARGEST
+    scan.max_atlas = LARGEST
     assert_same_faces(detector.detect(picture, small=small), wanted)
 
 
 @needs_weights
 @pytest.mark.parametrize(("largest", "runs"), [((224, 492), 1), ((224, 488), 4)])
-def test_tensorrt_scans_a_pyramid_in_one_run_if_its_plan_holds_the_canvas(
+def test_tensorrt_scans_a_pyramid_in_one_run_if_its_plan_holds_the_atlas(
     card: ModelCard, scan: OnnxBackend, largest: tuple[int, int], runs: int
 ) -> None:
     toolkit, holds = fake_toolkit()
@@ -237,28 +237,28 @@ def test_tensorrt_scans_a_pyramid_in_one_run_if_its_plan_holds_the_canvas(
     engine.close()
 
 
-def test_a_tensorrt_plan_has_a_canvas_if_it_takes_pictures_of_any_size(tmp_path: Path) -> None:
+def test_a_tensorrt_plan_has_an_atlas_if_it_takes_pictures_of_any_size(tmp_path: Path) -> None:
     toolkit, _ = fake_toolkit()
     judge = Proof(noise([(16, 16)])[0][None], lambda outputs: outputs[0][:, :, :, :2].reshape(1, -1, 2))
     request = PlanRequest("fp32", (1,), ((12, 12), (16, 16), (96, 104)))
-    for name, net, canvas in (("scan", scan_net(), (96, 104)), ("crops", small_net(size=(16, 16)), None)):
+    for name, net, atlas in (("scan", scan_net(), (96, 104)), ("crops", small_net(size=(16, 16)), None)):
         engine = open_tensorrt(weights_of(net, tmp_path, name), judge, request, toolkit, PlanCache(tmp_path / "plans"))
-        assert engine.canvas == canvas
+        assert engine.max_atlas == atlas
         engine.close()
 
 
 @pytest.mark.parametrize(
     ("provider", "name"), [("cuda", "CUDAExecutionProvider"), ("tensorrt", "TensorrtExecutionProvider")]
 )
-def test_onnx_runtime_has_a_canvas_on_a_gpu_and_none_on_a_cpu(
+def test_onnx_runtime_has_an_atlas_on_a_gpu_and_none_on_a_cpu(
     monkeypatch: pytest.MonkeyPatch, provider: str, name: str
 ) -> None:
-    assert OnnxBackend(scan_net()).canvas is None
+    assert OnnxBackend(scan_net()).max_atlas is None
     monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntimeOnGpu(name))
-    assert OnnxBackend(scan_net(), provider=provider).canvas == LARGEST
+    assert OnnxBackend(scan_net(), provider=provider).max_atlas == LARGEST
 
 
-def test_torch_has_a_canvas_on_a_gpu_and_none_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_has_an_atlas_on_a_gpu_and_none_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from facetrack.engines.torch_backend import TorchBackend
 
@@ -267,7 +267,7 @@ def test_torch_has_a_canvas_on_a_gpu_and_none_on_a_cpu(monkeypatch: pytest.Monke
             del device
             return self
 
-    assert TorchBackend(Anywhere()).canvas is None
+    assert TorchBackend(Anywhere()).max_atlas is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
-    assert TorchBackend(Anywhere(), "cuda").canvas == LARGEST
+    assert TorchBackend(Anywhere(), "cuda").max_atlas == LARGEST

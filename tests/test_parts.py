@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from facetrack.engines.onnx_backend import OnnxBackend
-from facetrack.engines.parts import REACH, run_in_batches, run_in_tiles
+from facetrack.engines.parts import HALO, run_in_batches, run_in_tiles
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
@@ -21,8 +21,8 @@ def pictures(count: int, height: int, width: int) -> UInt8:
 
 
 def near_sums(images: UInt8) -> tuple[Any, ...]:
-    """A network that sees as far as BB-FCN's: each pixel's sum with those `REACH` - 1 away, 0 beyond the edge."""
-    planes, far = images.astype(np.float32).transpose(0, 3, 1, 2), REACH - 1
+    """A network that sees as far as BB-FCN's: each pixel's sum with those `HALO` - 1 away, 0 beyond the edge."""
+    planes, far = images.astype(np.float32).transpose(0, 3, 1, 2), HALO - 1
     seen = np.pad(planes, ((0, 0), (0, 0), (far, far), (far, far)))
     height, width = planes.shape[2:]
     corners = [(y, x) for y in (0, far, 2 * far) for x in (0, far, 2 * far)]
@@ -84,7 +84,7 @@ def test_the_backbone_sees_no_farther_than_the_reach() -> None:
         net(picture)[0, :, place, place].sum().backward()
         rows = picture.grad.abs().sum((0, 1, 3)).nonzero()
         farthest = max(farthest, *(abs(int(row) - place) for row in (rows.min(), rows.max())))
-    assert REACH - 4 < farthest <= REACH
+    assert HALO - 4 < farthest <= HALO
 
 
 @pytest.mark.skipif(not SHIPPED.exists(), reason="the trained weights are not here")

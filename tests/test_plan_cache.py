@@ -68,6 +68,20 @@ def test_a_sidecar_whose_key_is_none_counts_as_damaged(tmp_path: Path, key: str)
     assert cache.find("net", KEY)[0] == BUILT.plan
 
 
+def test_plans_of_a_network_whose_name_begins_alike_are_not_its_own(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    cache.get_or_build("net-int8", replace(KEY, onnx_sha256="b" * 64), lambda: BUILT)
+    assert cache.find("net", KEY) == (None, "there is none yet")
+
+
+def test_a_networks_name_is_no_pattern(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    cache.get_or_build("net[1]", KEY, lambda: BUILT)
+    other = replace(KEY, precision="int8")
+    assert cache.latest("net[1]", other) == KEY
+    assert cache.find("net[1]", other)[1] == "the most similar plan is for precision fp16, here int8"
+
+
 def test_of_several_the_most_similar_is_told(tmp_path: Path) -> None:
     stored(tmp_path, replace(KEY, gpu="A", driver="1", precision="fp32"))
     stored(tmp_path, replace(KEY, driver="1"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import cv2
 import numpy as np
@@ -292,3 +293,11 @@ def test_eyes_without_width_or_with_unknown_points_give_nan() -> None:
 def test_points_of_no_markup_are_refused() -> None:
     with pytest.raises(MarkupError, match="no markup has 7 points"):
         eye_aspect_ratio(np.zeros((7, 2), np.float32))
+
+
+@pytest.mark.parametrize("shape", [(68,), (2, 68), (68, 3), (1, 68, 2)])
+def test_eyes_are_read_from_points_in_the_plane_alone(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        ValueError, match=rf"eye opening: wanted \(N, 2\) points of a markup, got {re.escape(str(shape))}"
+    ):
+        eye_aspect_ratio(np.zeros(shape, np.float32))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
+
 from facetrack.pipeline.progress import BarProgress, LineProgress, NoProgress, Task, open_progress
 
 
@@ -38,6 +40,27 @@ def test_a_terminal_gets_a_bar_and_keeps_the_line() -> None:
     text = report(Terminal(), 3)
     assert "[1/2] clip" in text
     assert "videos/clip.mp4: 3 frames" in text
+
+
+@pytest.mark.parametrize("name", ["take[final]", "take[/b]", ":smile:"])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    stream, task = Terminal(), Task(f"videos/{name}.mp4", name)
+    with open_progress(2, stream) as progress:
+        progress.began(task, 3)
+        progress.ended(task, "3 frames")
+    assert f"[1/2] {name}" in plain(stream)
+    assert f"videos/{name}.mp4: 3 frames" in plain(stream)
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_no_password_is_shown(kind: type[io.StringIO]) -> None:
+    stream, task = kind(), Task("rtsp://user:secret@host/x", "x")
+    with open_progress(1, stream) as progress:
+        progress.began(task, None)
+        progress.advanced(task)
+        progress.ended(task, "1 frame")
+    assert "rtsp://host/x: 1 frame" in stream.getvalue()
+    assert "secret" not in stream.getvalue()
 
 
 def test_the_bar_does_without_a_known_length() -> None:

@@ -1,4 +1,4 @@
-"""Faces from response maps: peaks, agreement of the types, suppression, mean places, boxes."""
+"""Faces from response maps: peaks, grouping, suppression, mean places, boxes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pytest
 from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou
 from facetrack.tracker.proposals import (
     VIEWS,
-    Agreement,
     Candidates,
-    agree,
+    GroupingSettings,
     find_peaks,
     fit_mean_face,
     fit_views,
+    group_peaks,
     mean_of_highest,
     suppress,
 )
 
-SETTINGS = Agreement()
+SETTINGS = GroupingSettings()
 
 
 def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float) -> np.ndarray:
@@ -28,12 +28,12 @@ def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float)
     return VIEWS[view] @ turn * side + centre
 
 
-def as_peaks(faces: list[np.ndarray], height: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def as_peaks(faces: list[np.ndarray], response: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What `find_peaks` would give for ideal maps of these faces; NaN points have no peak."""
     rows = [(k, *face[k]) for k in range(5) for face in faces if not np.isnan(face[k, 0])]
     kind = np.array([row[0] for row in rows], np.int64)
     xy = np.array([row[1:] for row in rows], np.float32).reshape(-1, 2)
-    return kind, xy, np.full(len(rows), height, np.float32)
+    return kind, xy, np.full(len(rows), response, np.float32)
 
 
 def peaks_by_the_book(plane: np.ndarray, threshold: float) -> set[tuple[int, int]]:
@@ -52,37 +52,37 @@ def test_what_is_not_finite_is_no_peak(broken: float):
     maps = np.zeros((5, 12, 40), np.float32)
     maps[:, 5, 5], maps[:, 6, 20], maps[1, 6, 30] = 1.0, 0.8, broken
     maps[2, 6, 6] = np.nan  # beside a peak
-    kind, xy, height = find_peaks(maps, 0.3, 10)
+    kind, xy, response = find_peaks(maps, 0.3, 10)
     assert kind.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    np.testing.assert_allclose(height, [1.0, 0.8] * 5)
+    np.testing.assert_allclose(response, [1.0, 0.8] * 5)
     np.testing.assert_allclose(xy, [(5, 5), (20, 6)] * 5)
 
 
 def test_peaks_are_those_of_a_plain_search_for_every_type():
     maps = np.random.default_rng(0).normal(0, 1, (5, 30, 40)).astype(np.float32)
-    kind, xy, height = find_peaks(maps, 0.5, 1000)
+    kind, xy, response = find_peaks(maps, 0.5, 1000)
     for k in range(5):
         wanted = peaks_by_the_book(maps[k], 0.5)
         mine = np.rint(xy[kind == k]).astype(int)
         assert len(mine) == len(wanted)
         tops = sorted((float(maps[k, y, x]) for x, y in wanted), reverse=True)
-        assert height[kind == k].tolist() == tops
+        assert response[kind == k].tolist() == tops
 
 
 def test_only_the_highest_peaks_of_a_type_are_kept():
     maps = np.random.default_rng(1).normal(0, 1, (3, 40, 40)).astype(np.float32)
-    kind, _, height = find_peaks(maps, 0.0, 1000)
+    kind, _, response = find_peaks(maps, 0.0, 1000)
     few_kind, _, few = find_peaks(maps, 0.0, 7)
     for k in range(3):
-        assert few[few_kind == k].tolist() == height[kind == k][:7].tolist()
+        assert few[few_kind == k].tolist() == response[kind == k][:7].tolist()
 
 
 def test_an_equal_plateau_is_one_peak():
     maps = np.zeros((1, 20, 20), np.float32)
     y, x = np.mgrid[:20, :20]
     maps[0][(x - 8) ** 2 + (y - 11) ** 2 <= 4] = 1.0
-    _, xy, height = find_peaks(maps, 0.5, 10)
-    assert height.tolist() == [1.0]
+    _, xy, response = find_peaks(maps, 0.5, 10)
+    assert response.tolist() == [1.0]
     assert np.abs(xy[0] - (8, 11)).max() <= 1.0  # the first of the equals is at the edge of the disc
 
 
@@ -97,8 +97,8 @@ def test_a_symmetric_peak_lies_on_its_exact_pixel():
 @pytest.mark.parametrize(("side", "roll_deg"), [(14.0, 0.0), (20.0, -40.0), (32.0, 50.0)])
 def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg):
     points = placed(view, (50.0, 40.0), side, roll_deg)
-    found = agree(*as_peaks([points]), SETTINGS)
-    best = found.take(suppress(found.centre, found.side, found.heights.sum(1)))
+    found = group_peaks(*as_peaks([points]), SETTINGS)
+    best = found.take(suppress(found.centre, found.side, found.responses.sum(1)))
     assert len(best) == 1
     assert best.centre[0] == pytest.approx((50, 40), abs=0.05 * side)
     assert best.side[0] == pytest.approx(side, rel=0.06)  # a neighbouring view may fit as well
@@ -112,32 +112,32 @@ def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(mis
     points = placed(0, (50.0, 40.0), 24.0, 15.0)
     seen = points.copy()
     seen[missing] = np.nan
-    found = agree(*as_peaks([seen]), SETTINGS)
-    assert (found.heights[:, missing] == 0).all()
+    found = group_peaks(*as_peaks([seen]), SETTINGS)
+    assert (found.responses[:, missing] == 0).all()
     assert np.linalg.norm(found.points[:, missing] - points[missing], axis=-1).min() < 0.12 * 24
 
 
 def test_two_types_alone_are_no_face():
     points = placed(0, (50.0, 40.0), 24.0, 0.0)
     points[2:] = np.nan
-    assert len(agree(*as_peaks([points]), SETTINGS)) == 0
+    assert len(group_peaks(*as_peaks([points]), SETTINGS)) == 0
 
 
 @pytest.mark.parametrize(("side", "roll_deg"), [(9.0, 0.0), (50.0, 0.0), (20.0, 90.0), (20.0, 180.0)])
 def test_faces_outside_the_wanted_sizes_and_rolls_are_refused(side, roll_deg):
-    assert len(agree(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]), SETTINGS)) == 0
+    assert len(group_peaks(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]), SETTINGS)) == 0
 
 
 def test_two_faces_side_by_side_are_two_faces():
     faces = [placed(0, (30.0, 40.0), 20.0, 10.0), placed(1, (56.0, 42.0), 24.0, -20.0)]
-    found = agree(*as_peaks(faces), SETTINGS)
-    best = found.take(suppress(found.centre, found.side, found.heights.sum(1) - found.residual))
+    found = group_peaks(*as_peaks(faces), SETTINGS)
+    best = found.take(suppress(found.centre, found.side, found.responses.sum(1) - found.residual))
     assert sorted(best.centre[:, 0].round().tolist()) == pytest.approx([30, 56], abs=1)
 
 
 def test_no_peaks_are_no_faces():
     nothing = find_peaks(np.zeros((5, 16, 16), np.float32), 0.3, 8)
-    assert len(agree(*nothing, SETTINGS)) == 0
+    assert len(group_peaks(*nothing, SETTINGS)) == 0
 
 
 def candidates(centre: list[tuple[float, float]], side: list[float]) -> Candidates:
@@ -152,9 +152,9 @@ def candidates(centre: list[tuple[float, float]], side: list[float]) -> Candidat
     )
 
 
-def test_enlarging_moves_pixel_centres_of_a_framed_half_size_picture_back():
+def test_bringing_candidates_to_the_frame_moves_pixel_centres_of_a_framed_half_size_picture_back():
     # pixel 3 + 4 of the framed half-size picture covers pixels 6 and 7 of the whole one: its centre is 6.5
-    moved = candidates([(7.0, 8.0)], [10.0]).enlarged((2.0, 2.0), 4)
+    moved = candidates([(7.0, 8.0)], [10.0]).to_frame((2.0, 2.0), 4)
     assert moved.centre[0].tolist() == [6.5, 8.5]
     assert moved.side.tolist() == [20.0]
 
@@ -182,10 +182,10 @@ def test_a_part_of_a_better_face_goes_and_a_neighbour_stays():
 
 def test_the_mean_of_the_highest_is_that_of_a_full_sort():
     maps = np.random.default_rng(0).normal(0, 1, (3, 5, 12, 17)).astype(np.float32)
-    xy, height = mean_of_highest(maps, 13)
+    xy, response = mean_of_highest(maps, 13)
     flat = maps.reshape(3, 5, -1)
     order = np.argsort(-flat, axis=2)[:, :, :13]
-    assert height == pytest.approx(np.take_along_axis(flat, order, 2).mean(2), abs=1e-6)
+    assert response == pytest.approx(np.take_along_axis(flat, order, 2).mean(2), abs=1e-6)
     assert xy[..., 0] == pytest.approx((order % 17).mean(2), abs=1e-5)
     assert xy[..., 1] == pytest.approx((order // 17).mean(2), abs=1e-5)
 

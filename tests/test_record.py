@@ -40,6 +40,18 @@ class Diary:
         self._note("publish" if complete else "close")
 
 
+@dataclass
+class Interrupted(Diary):
+    """A sink in whose writing Ctrl-C comes, after so many results."""
+
+    after: int = 0
+
+    def write(self, result: Result) -> None:
+        super().write(result)
+        if len(self.notes) > self.after:
+            raise KeyboardInterrupt
+
+
 def keep(sinks: Sequence[Sink], *results: Result) -> None:
     """Write results to all sinks and end them together."""
     with Record() as record:
@@ -57,6 +69,26 @@ def files(folder: Path) -> list[Sink]:
 def test_files_get_their_names_when_all_are_written_to_their_ends(tmp_path: Path) -> None:
     keep(files(tmp_path), make_result(make_face()))
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.csv", "a.mp4"]
+
+
+@pytest.mark.parametrize("faces", [0, 2])
+def test_a_frame_that_was_interrupted_is_counted_where_the_table_has_it(faces: int, tmp_path: Path) -> None:
+    result = make_result(*(make_face(track=track) for track in range(faces)))
+    with Record() as record:
+        record.add_table(CsvSink(tmp_path / "a.csv", CsvColumns(68)))
+        record.add(Interrupted(after=1))
+        record.write(result)
+        with pytest.raises(KeyboardInterrupt):
+            record.write(result)
+        record.finish()
+    rows = len((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()) - 1
+    assert record.tally.by_name() == {
+        "frames": 2,
+        "frames_with_face": 2 * (faces > 0),
+        "rows": rows,
+        "most_faces": faces,
+    }
+    assert rows == 2 * max(1, faces)
 
 
 def test_where_one_sink_cannot_be_finished_no_file_gets_its_name(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
 from facetrack.pipeline import run as run_module
-from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
+from facetrack.pipeline.run import AGAIN, BATCH_SLOTS, FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
 from facetrack.tracker import markup
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
@@ -69,7 +69,7 @@ class Watchman:
     on: dict[int, Callable[[], object]] = field(default_factory=dict)
     searched: list[int] = field(default_factory=list)
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         del bgr
         return 0.0
 
@@ -97,7 +97,7 @@ class Surveyor:
     score_of: dict[int, float] = field(default_factory=dict)
     lost: set[int] = field(default_factory=set)
     markup = IBUG
-    together = 1
+    preferred_batch = 1
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
         return CropTransform.around(centre, side, 48, angle=angle)
@@ -121,9 +121,9 @@ def make(
     detector: Watchman | None = None,
     aligner: Surveyor | None = None,
     settings: PipelineSettings = EVERY_FRAME,
-    witness: Surveyor | None = None,
+    verifier: Surveyor | None = None,
 ) -> Pipeline:
-    return Pipeline(detector or Watchman(), aligner or Surveyor(), settings, witness)  # type: ignore[arg-type]
+    return Pipeline(detector or Watchman(), aligner or Surveyor(), settings, verifier)  # type: ignore[arg-type]
 
 
 def fail(error: BaseException) -> Callable[[], object]:
@@ -289,14 +289,14 @@ def test_a_face_that_lies_is_found_in_the_first_frame_and_tracked_without_furthe
 
 
 class Doubter(Surveyor):
-    """An aligner that is not sure of the first face it is shown, twice as every new one is."""
+    """An aligner that is not sure of the first face it is shown, as often as every new one is."""
 
     shown = 0
 
     def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
         found = super().align(bgr, crops)
         self.shown += len(found)
-        return [replace(face, confidence=0.5) for face in found] if self.shown <= 2 else found
+        return [replace(face, confidence=0.5) for face in found] if self.shown <= 1 + AGAIN else found
 
 
 def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_the_surer_face_is_taken() -> None:
@@ -318,8 +318,8 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     assert detector.searched[-1] == 100
 
 
-def test_a_new_face_needs_a_witness_and_a_known_one_does_not() -> None:
-    results = list(make(witness=Surveyor(lost={0, 1, 2, 5, 6})).serial(frames(8)))
+def test_a_new_face_needs_a_verifier_and_a_known_one_does_not() -> None:
+    results = list(make(verifier=Surveyor(lost={0, 1, 2, 5, 6})).serial(frames(8)))
     assert [len(result.faces) for result in results] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 

@@ -30,7 +30,7 @@ class Sieve:
     sides: list[float] = field(default_factory=list)
     thorough: list[bool] = field(default_factory=list)
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         assert bgr is PICTURE
         return SURE
 
@@ -88,7 +88,7 @@ class Upright:
 
     searches: list[bool] = field(default_factory=list)
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         del bgr
         return SURE
 
@@ -134,7 +134,7 @@ class WellLit:
 
     seen: list[UInt8] = field(default_factory=list)
 
-    def sure_side(self, bgr: UInt8) -> float:
+    def min_reliable_face(self, bgr: UInt8) -> float:
         del bgr
         return SURE
 

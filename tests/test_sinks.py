@@ -15,7 +15,7 @@ import pytest
 from fakes import make_face, make_result, read_csv
 
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
-from facetrack.pipeline.sinks import JsonLinesSink, PartFile, Sink, atomic_write_text
+from facetrack.pipeline.sinks import JsonLinesSink, PartFile, ReaderGone, Sink, atomic_write_text
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
 from facetrack.tracker.types import State
@@ -72,6 +72,20 @@ def test_an_interrupted_run_without_a_frame_leaves_nothing(tmp_path: Path, make:
 
 
 @both_files
+def test_the_part_of_an_earlier_run_stays_until_there_is_something_to_write(tmp_path: Path, make: Maker) -> None:
+    part = tmp_path / "out.x.part"
+    part.write_text("from an earlier run")
+    sink = make(tmp_path / "out.x")
+    assert part.read_text() == "from an earlier run"
+    sink.close(complete=False)
+    assert part.read_text() == "from an earlier run"
+    sink = make(tmp_path / "out.x")
+    sink.write(make_result(make_face()))
+    sink.close(complete=False)
+    assert b"earlier" not in part.read_bytes()
+
+
+@both_files
 def test_the_part_of_an_earlier_run_is_written_over(tmp_path: Path, make: Maker) -> None:
     (tmp_path / "out.x.part").write_text("from an earlier run" * 9999)
     sink = make(tmp_path / "out.x")
@@ -125,11 +139,43 @@ def test_a_full_disk_is_a_sink_error_and_leaves_no_file(tmp_path: Path, make: Ma
             sink.write(make_result(make_face(), index=index, size=(240, 320)))
         sink.finish()
 
-    with pytest.raises(SinkError, match=r"out\.x: cannot be written: No space left on device"):
+    with pytest.raises(SinkError, match=r"out\.x\.part: cannot be written: No space left on device; make room"):
         fill()
     with contextlib.suppress(SinkError):
         sink.close(complete=complete)
     assert "out.x" not in names(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limits there")
+@pytest.mark.parametrize("limit", [0, 100, 100_000, 1_000_000])
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_could_not_be_written_is_cut_back_to_its_last_frame(tmp_path: Path, limit: int, *, finished: bool) -> None:
+    import resource
+
+    wanted = CsvColumns(68, images=True)
+    sink = CsvSink(tmp_path / "a.csv", wanted)
+
+    def fill() -> None:
+        for index in range(50 if finished else 3000):
+            sink.write(make_result(make_face(), make_face(track=1), index=index, name="two\nlines.png"))
+        sink.finish()
+        assert finished
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limit, 50_000) if finished else limit, before[1]))
+    try:
+        with pytest.raises(SinkError, match=r"a\.csv\.part: cannot be written: File too large; make room"):
+            fill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    sink.close(complete=False)
+    part = tmp_path / "a.csv.part"
+    assert part.exists() == (limit > 100)
+    if part.exists():
+        rows = read_csv(part)
+        assert [row["face_id"] for row in rows] == ["0", "1"] * (len(rows) // 2)
+        assert all(None not in row.values() for row in rows)
+        assert part.stat().st_size > min(limit, 50_000) - 10_000
 
 
 def test_a_small_file_is_written_in_one_step(tmp_path: Path) -> None:
@@ -252,5 +298,5 @@ class Deaf(io.StringIO):
 
 
 def test_a_reader_that_goes_away_is_a_sink_error() -> None:
-    with pytest.raises(SinkError, match="has gone"):
+    with pytest.raises(ReaderGone, match="has gone"):
         JsonLinesSink(Deaf()).write(make_result())

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
+from traceback import format_exception
+from typing import Any
 
 import av
 import cv2
@@ -20,7 +22,7 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.sources import holds_pictures, open_source, without_credentials
 from facetrack.tracker.errors import SourceError
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
@@ -51,9 +53,23 @@ def _recordings(folder: Path, *names: str) -> None:
     [
         ("gone.mp4", str, "gone.mp4: not found"),
         ("empty.mp4", lambda path: path.touch(), "empty.mp4: the file is empty; copy or record it again"),
-        ("text.mp4", lambda path: path.write_text("Dear diary\n" * 99), "; copy it again, or convert it to .mp4"),
+        (
+            "text.mp4",
+            lambda path: path.write_text("Dear diary\n" * 99),
+            "); what it holds is a text; name the video itself",
+        ),
         ("notes.txt", lambda path: path.write_text("Dear diary\n" * 99), "; name a video or a picture"),
-        ("noise.mp4", lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)), "it is not a video"),
+        (
+            "noise.mp4",
+            lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)),
+            "); copy or record it again",
+        ),
+        (
+            "noise.x",
+            lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)),
+            "again, or convert it to .mp4",
+        ),
+        ("days", lambda path: (path / "1").mkdir(parents=True), "days/**/*.jpg' for those in its folders"),
         ("sound.mp4", _audio, "sound.mp4: holds no video stream, only audio"),
         ("still.avi", write_no_frames, "still.avi: no frame can be decoded: its video stream is empty"),
         ("bare.mp4", write_no_frames, "bare.mp4: holds no video stream"),
@@ -82,6 +98,22 @@ def test_what_cannot_be_a_source_is_refused_in_one_clear_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "got"), [("", "an empty name"), (None, "NoneType"), (b"a.mp4", "bytes"), (2.0, "float")]
+)
+def test_what_names_nothing_is_refused(spec: Any, got: str) -> None:
+    with pytest.raises(SourceError, match=rf"^source: wanted a video, .* a camera's index, got {got}$"):
+        open_source(spec)
+
+
+def test_folders_globs_and_pictures_hold_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _recordings(Path("shots"), "1.PNG", "a[1].mp4")
+    held = ("shots", "shots/1.PNG", "shots/*.png")
+    others = ("shots/a[1].mp4", "gone.mp4", "http://host/1.png", "http://host/*.png?a")
+    assert [holds_pictures(spec) for spec in (*held, *others)] == [True] * 3 + [False] * 4
+
+
 def test_the_glob_that_a_folder_of_videos_is_told_to_be_named_by_names_them(tmp_path: Path) -> None:
     _recordings(tmp_path / "[s1]", "1.mp4", "2.mp4")
     with pytest.raises(SourceError) as caught:
@@ -105,8 +137,9 @@ def test_a_number_is_what_lies_here_of_that_name_except_live(tmp_path: Path, mon
     with pytest.raises(SourceError, match=r"^camera 98: .*there is no file or folder 98 here$"):
         open_source("98")
     Path("97").mkdir()
-    with pytest.raises(SourceError, match=r"^camera 97: .*write \./97 for what is here"):
-        open_source("97", realtime=True)
+    for live in (lambda: open_source("97", realtime=True), lambda: open_source(97)):
+        with pytest.raises(SourceError, match=r"^camera 97: .*write \./97 for what is here"):
+            live()
 
 
 def test_a_folder_whose_name_looks_like_a_glob_is_told_to_be_escaped(
@@ -125,6 +158,41 @@ def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password()
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/live: cannot be opened: ") as caught:
         open_source("rtsp://user:secret@127.0.0.1:9/live")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://user:secret@host:554/x", "rtsp://host:554/x"),
+        ("rtsp://user@host/x", "rtsp://host/x"),
+        ("rtsp://user:s@cret@host", "rtsp://host"),
+        # signs that should have been escaped
+        ("rtsp://user:sec/ret@host/x", "rtsp://host/x"),
+        ("rtsp://user:sec#ret?@host/x", "rtsp://host/x"),
+        # as pathlib writes a URL
+        ("rtsp:/user:secret@host/x", "rtsp:/host/x"),
+        # in the query
+        ("http://host/x?user=me&PWD=secret&a=1#b", "http://host/x?user=me&PWD=&a=1#b"),
+        ("srt://host:9?passphrase=secret", "srt://host:9?passphrase="),
+        # several
+        ("concat:http://u:secret@host/a|http://u:secret@host/b", "concat:http://host/a|http://host/b"),
+        # no password
+        ("http://host/@user/a:b@c", "http://host/@user/a:b@c"),
+        ("http://host:80/a:b@c", "http://host:80/a:b@c"),
+        ("http://[fe80::1]/a@b", "http://[fe80::1]/a@b"),
+        ("http://host/x?surpass=1", "http://host/x?surpass=1"),
+        ("C:/me@home/a:b.mp4", "C:/me@home/a:b.mp4"),
+        ("videos/me@home.mp4", "videos/me@home.mp4"),
+    ],
+)
+def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
+
+
+def test_no_traceback_shows_a_password() -> None:
+    with pytest.raises(SourceError) as caught:
+        open_source("rtsp://user:secret@127.0.0.1:9/live")
+    assert "secret@" not in "".join(format_exception(caught.value.__cause__))
 
 
 @pytest.mark.parametrize("url", ["http://[foo", "http://user:secret@[foo/a.mp4"])

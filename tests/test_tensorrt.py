@@ -25,7 +25,7 @@ from facetrack.engines.parity import Proof
 from facetrack.engines.plan_cache import PlanCache
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, make_logger
-from facetrack.engines.tensorrt_open import default_request, fitted, open_ready, open_tensorrt
+from facetrack.engines.tensorrt_open import default_request, fitted, open_cached, open_tensorrt
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
@@ -65,8 +65,8 @@ def test_usual_batches_of_fixed_size_become_graphs_and_others_do_not(tmp_path: P
     backend, cuda = opened(tmp_path, net=small_net(size=(16, 16)))
     for batch in (4, 4, 3, 3, 8, 4):
         backend.run(pictures(batch))
-    calls = [call for call in cuda.calls if call in ("record", "replay")]
-    assert calls == ["record", "replay", "record", "replay"]
+    calls = [call for call in cuda.calls if call in ("capture", "launch")]
+    assert calls == ["capture", "launch", "capture", "launch"]
     backend.close()
 
 
@@ -75,7 +75,7 @@ def test_pictures_of_any_size_run_without_graphs(tmp_path: Path) -> None:
     for size in ((16, 16), (32, 48), (8, 20)):
         values, _ = backend.run(pictures(1, *size))
         assert values.shape[2:] == size
-    assert "record" not in cuda.calls
+    assert "capture" not in cuda.calls
     backend.close()
 
 
@@ -163,6 +163,8 @@ def test_closing_frees_all_and_is_harmless_twice(tmp_path: Path) -> None:
     backend.close()
     assert cuda.closed
     assert not cuda.memory.blocks
+    with pytest.raises(BackendError, match="was closed"):
+        backend.run(pictures(4))
 
 
 def test_any_thread_may_run_and_leaves_no_context_behind(tmp_path: Path) -> None:
@@ -300,9 +302,9 @@ def test_auto_takes_a_ready_plan_and_never_builds_one(tmp_path: Path) -> None:
     toolkit, _ = fake_toolkit()
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
     with pytest.raises(BackendError, match="no TensorRT plan: there is none yet"):
-        open_ready(weights, toolkit, cache)
+        open_cached(weights, toolkit, cache)
     open_tensorrt(weights, proof(), default_request(weights), toolkit, cache).close()
-    ready = open_ready(weights, toolkit, cache)
+    ready = open_cached(weights, toolkit, cache)
     assert ready.description == "TensorRT 10.16.1 fp16, fake CUDA"
     ready.close()
 
@@ -313,7 +315,7 @@ def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, 
     toolkit, _ = fake_toolkit(wishes)
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
     open_tensorrt(weights, proof(), PlanRequest("fp32", (1, 2)), toolkit, cache).close()
-    for backend in (open_ready(weights, toolkit, cache), open_tensorrt(weights, proved_by(), None, toolkit, cache)):
+    for backend in (open_cached(weights, toolkit, cache), open_tensorrt(weights, proved_by(), None, toolkit, cache)):
         assert backend.description == "TensorRT 10.16.1 fp32, fake CUDA"
         assert backend.run(pictures(5))[1].shape == (5, 6)
         backend.close()
@@ -330,7 +332,7 @@ def test_of_several_plans_the_one_exported_last_is_run(tmp_path: Path, monkeypat
         for sidecar in (tmp_path / "plans").glob("*.json"):  # some clocks are too coarse to tell which is newer
             os.utime(sidecar, (1, 1))
         export_plans(card, PlanRequest(precision, (1, 2)), lambda *_: proof(), tmp_path / "out", toolkit)
-        ready = open_ready(weights, toolkit)
+        ready = open_cached(weights, toolkit)
         assert f" {precision}," in ready.description
         ready.close()
     assert wishes.builds == 2

@@ -44,6 +44,8 @@ def test_the_rebuilt_network_gives_what_the_trained_one_gave(exported: Weights) 
     np.testing.assert_allclose(maps, wanted, atol=2e-4)  # large weights are stored in 16 bits
     assert backend.description.startswith("torch 2.")
     backend.close()
+    with pytest.raises(BackendError, match="was closed"):
+        backend.run(PICTURES)
 
 
 @pytest.mark.slow  # torch's exporter alone takes most of a minute on two cores

@@ -28,6 +28,7 @@ from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
+from facetrack.training.start import start_file  # noqa: E402
 from facetrack.training.train import (  # noqa: E402
     Run,
     batches,
@@ -35,7 +36,6 @@ from facetrack.training.train import (  # noqa: E402
     open_objective,
     run_config,
     set_up_device,
-    start_file,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -403,6 +403,21 @@ def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: 
     assert best["average"].keys() == run.average.state_dict().keys()
 
 
+def test_the_last_average_is_kept_where_nothing_may_be_chosen_by_the_validation(tmp_path: Path) -> None:
+    run = Run(config(keep="last", ema=0.5), Fit(validations=(1.0, 3.0, 2.0)), tmp_path)
+    run.train()
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert (best["step"], best["val"]["first"]) == (12, 2.0)
+    assert all(torch.equal(value, run.average.state_dict()[name]) for name, value in best["average"].items())
+
+
+def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+    run = Run(config(), Fit(validations=(1.0, math.nan, 2.0)), tmp_path)
+    run.train()
+    assert run.best == 1.0
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["step"] == 5
+
+
 def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,7 +463,9 @@ def test_a_run_does_not_go_on_with_other_settings_than_it_began_with(
 def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
     Run(config(), Fit(), tmp_path / "parts").train(3)
-    other = replace(config(validate_every=2, checkpoint_every=7, workers=1), card=Publication("another name"))
+    other = replace(
+        config(validate_every=2, checkpoint_every=7, workers=1, keep="last"), card=Publication("another name")
+    )
     parts = parameters_after(tmp_path / "parts", Fit(), other)
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())
 
@@ -504,7 +521,9 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Pa
 
 
 def test_networks_that_nothing_trains_are_refused_with_those_that_can_be(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nothing trains 'perceptron'; wanted one of gv, tab, propnet, span, bbfcn-"):
+    with pytest.raises(
+        ConfigError, match="nothing trains 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn-"
+    ):
         open_objective(Config(Network("perceptron")), tmp_path, tmp_path)
 
 

@@ -21,8 +21,9 @@ TRACKER = Path(facetrack.__file__).parent / "tracker"
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA")
 KERNEL = "import facetrack.tracker.kalman as k; k.process_noise(1.0, 0.1)"
 KERNELS = (
-    f"{KERNEL}; import numpy as np; from facetrack.tracker import codecs, proposals; "
-    "codecs._sign(1.0); proposals._is_peak(np.zeros((8, 8), np.float32), 0, 0)"
+    f"{KERNEL}; import numpy as np; from facetrack.tracker import appearance, codecs, geometry, proposals; "
+    "appearance._cube_root(0.5); codecs._sign(1.0); plane = np.zeros((8, 8), np.float32); "
+    "geometry._turned_box(plane[:, :2].copy(), 1.0, 0.0); proposals._is_peak(plane, 0, 0)"
 )
 NETWORK = (
     "from facetrack.engines.card import find_card; from facetrack.engines.onnx_backend import OnnxBackend; "

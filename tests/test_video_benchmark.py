@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +23,14 @@ from facetrack.training.evaluation.video_benchmark import (
 
 SHORT = PaintedSource(count=2)
 STILL = [(0.0, 0.0)] * 2
+# The lists as SBR, mmpose and FHR have them, frame by frame, with the lengths of FHR's predictions.
+SPECIFIED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "300vw.json").read_text(encoding="utf-8"))
+# What the specification says in words of the frames that do not count.
+BAD_FRAMES = {
+    1: {"401": 120, "402": 109, "508": 99, "518": 208, "540": 6, "547": 30, "548": 139},
+    2: {"551": 36, "553": 31},
+    3: {"410": 148, "411": 316, "529": 134, "530": 109, "531": 14, "533": 234, "557": 394},
+}
 
 
 def test_the_split_has_the_published_numbers_of_videos_and_no_video_twice() -> None:
@@ -30,6 +40,29 @@ def test_the_split_has_the_published_numbers_of_videos_and_no_video_twice() -> N
     every = [*split.train, *(number for numbers in split.scenarios.values() for number in numbers)]
     assert len(set(every)) == len(every) == 114
     assert all(len(number) == 3 for number in every)
+
+
+def test_every_video_is_where_the_other_houses_have_it() -> None:
+    split = published_split()
+    assert list(split.train) == SPECIFIED["train"]
+    assert {scenario: list(numbers) for scenario, numbers in split.scenarios.items()} == {
+        scenario: SPECIFIED[f"test{scenario}"] for scenario in (1, 2, 3)
+    }
+
+
+def test_every_excluded_frame_is_the_specified_one_and_within_its_video() -> None:
+    split, frames = published_split(), SPECIFIED["frames_fhr"]
+    assert {number: sorted(bad) for number, bad in split.excluded.items()} == SPECIFIED["excluded"]
+    counts = {
+        scenario: {number: len(split.excluded[number]) for number in sorted(numbers) if number in split.excluded}
+        for scenario, numbers in split.scenarios.items()
+    }
+    assert counts == BAD_FRAMES
+    assert all(1 <= min(bad) <= max(bad) <= frames[number] for number, bad in split.excluded.items())
+    assert split.scored_frames == {
+        scenario: sum(frames[number] for number in numbers) - sum(BAD_FRAMES[scenario].values())
+        for scenario, numbers in split.scenarios.items()
+    }
 
 
 def test_the_excluded_frames_are_2127_of_16_test_videos() -> None:

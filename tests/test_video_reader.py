@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import islice, zip_longest
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -13,6 +13,7 @@ import pytest
 from av.container import InputContainer
 from fakes import (
     VideoRecipe,
+    make_face,
     noise,
     write_video,
 )
@@ -20,6 +21,7 @@ from fakes import (
 from facetrack.pipeline.video_reader import CAMERA_NAPS, MediaClock, Reader
 from facetrack.pipeline.video_source import VideoSource
 from facetrack.tracker.errors import SourceError
+from facetrack.tracker.smooth import Smoother, SmootherSettings
 
 
 class _Stamped:
@@ -30,6 +32,11 @@ class _Stamped:
 
     def __init__(self, pts: int | None = None, start_time: int | None = None, dts: int | None = None) -> None:
         self.pts, self.start_time, self.dts = pts, start_time, dts
+
+
+def after(pictures: list[_Stamped], index: int) -> Callable[[int], _Stamped | None]:
+    """What the clock may ask for at a picture."""
+    return lambda ahead: pictures[index + 1 + ahead] if index + 1 + ahead < len(pictures) else None
 
 
 @pytest.mark.parametrize(
@@ -66,21 +73,61 @@ class _Stamped:
         ([40, 80, 8_000_000, 160, 200], [0.0, 0.04, 0.08, 0.12, 0.16]),
         ([40, 80, 8_000_000, 100, 140], [0.0, 0.04, 0.08, 0.081, 0.1]),
         ([40, 80, 500, 160, 200], [0.0, 0.04, 0.08, 0.12, 0.16]),
+        # a clock that stands still for a while and then goes on where it should be
+        ([0, 40, 40, 40, 40, 200, 240], [0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24]),
+        ([0, 40, 40, 40, 40, 180, 220], [0, 0.04, 0.075, 0.11, 0.145, 0.18, 0.22]),
+        # a stamp for each burst of pictures
+        ([0, 0, 0, 120, 120, 120, 240], [0, 0.04, 0.08, 0.12, 0.16, 0.2, 0.24]),
+        # pictures that came too fast, and a pause behind such ones
+        ([0, 40, 40, 40, 40, 80, 120], [0, 0.04, 0.041, 0.042, 0.043, 0.08, 0.12]),
+        ([0, 40, 40, 60_000], [0, 0.04, 0.08, 60]),
+        # a clock that has stopped
+        ([40] * 40, [0.04 * i for i in range(40)]),
+        # a first stamp of nowhere, ahead or behind
+        ([0, 95_000_000, 95_000_040, 95_000_080], [0, 0.04, 0.08, 0.12]),
+        ([95_000_000, 20, 40, 60], [0, 0.02, 0.04, 0.06]),
+        # a long pause after the first picture
+        ([0, 7_200_000, 7_200_040], [0, 7200, 7200.04]),
     ],
 )
 def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
     clock, pictures = MediaClock(_Stamped()), [_Stamped(pts) for pts in stamps_ms]  # type: ignore[arg-type]
-    pairs = zip_longest(pictures, pictures[1:])
-    found = [clock.time_of(picture, lambda after=after: after) for picture, after in pairs]  # type: ignore[arg-type, misc]
+    found = [clock.time_of(picture, after(pictures, i)) for i, picture in enumerate(pictures)]  # type: ignore[arg-type]
     np.testing.assert_allclose(found, wanted_s, atol=1e-9)
 
 
-def test_a_picture_that_was_peeked_at_is_read_next(clip: Path) -> None:
+@pytest.mark.parametrize("start_time", [0, 20, 95_000_000])
+def test_a_first_stamp_of_nowhere_is_not_where_the_stream_starts(start_time: int) -> None:
+    """FFmpeg has it from the first stamps that it sees, wrong ones among them."""
+    for first, second in ((0, 95_000_000), (95_000_000, 20)):
+        clock = MediaClock(_Stamped(start_time=start_time))  # type: ignore[arg-type]
+        pictures = [_Stamped(pts) for pts in (first, second, second + 40)]
+        found = [clock.time_of(picture, after(pictures, i)) for i, picture in enumerate(pictures)]  # type: ignore[arg-type]
+        np.testing.assert_allclose(found, [0, 0.04, 0.08], atol=1e-9)
+
+
+@pytest.mark.parametrize("frames", [4, 8])
+def test_no_point_jumps_where_a_clock_has_stood_still(frames: int) -> None:
+    """A chin that nods by 20 px, whose speed must not go on through the pause that the stamps pretend."""
+    nod_px = 20 * np.sin(2 * np.pi * np.arange(60) / 10)
+    stamps_ms = [40 * (20 if 20 <= i < 20 + frames else i) for i in range(60)]
+    clock, pictures = MediaClock(_Stamped()), [_Stamped(pts) for pts in stamps_ms]  # type: ignore[arg-type]
+    smoother = Smoother(SmootherSettings(), 68)
+    for i, picture in enumerate(pictures):
+        seen = make_face().smoothed.copy()
+        seen[8, 1] += nod_px[i]
+        time_s = clock.time_of(picture, after(pictures, i))  # type: ignore[arg-type]
+        smoothed, _ = smoother.update(time_s, seen, np.full(68, 0.65, np.float32), 150.0)
+        assert np.abs(smoothed - seen).max() < 1
+
+
+def test_pictures_that_were_peeked_at_are_read_next(clip: Path) -> None:
     reader = Reader(av.open(clip), "clip")
     assert reader.peek() is reader.peek() is not None
-    ahead = reader.peek()
-    assert reader.read() is ahead
-    assert [reader.read() is None for _ in range(3)] == [False, False, True]
+    ahead = [reader.peek(1), reader.peek(0)]
+    assert [reader.read(), reader.read()] == ahead[::-1]
+    assert reader.peek(1) is None
+    assert [reader.read() is None for _ in range(2)] == [False, True]
     assert reader.peek() is None
     reader.close()
     assert reader.peek() is None

@@ -13,6 +13,7 @@ from fakes import make_face, make_result
 
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_sink import VideoSink, pad_to_even, ticks_per_second
+from facetrack.tracker.errors import SinkError
 from facetrack.tracker.types import Frame, Result
 
 
@@ -84,6 +85,27 @@ def test_a_frame_of_another_size_is_fitted_into_the_first(tmp_path: Path) -> Non
     assert second.size == first.size == (120, 160)
     assert second.bgr[60, 80].mean() == pytest.approx(90, abs=6)
     assert second.bgr[60, 5].mean() == pytest.approx(0, abs=6)
+
+
+TOO_LARGE = r"^.*a\.mp4: cannot be written: wanted frames of at most 16384 pixels a side, .*, got 16386x64; do without"
+
+
+def test_frames_that_are_too_large_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=TOO_LARGE):
+        VideoSink(tmp_path / "a.mp4", size=(64, 16_386))
+    sink = VideoSink(tmp_path / "a.mp4")  # as of pictures, whose sizes nobody knows
+    with pytest.raises(SinkError, match=TOO_LARGE):
+        sink.write(Result(Frame(0, 0.0, 0.0, np.zeros((64, 16_386, 3), np.uint8)), ()))
+    sink.close(complete=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [(16, 16_383), (16_384, 16)])
+def test_the_largest_frames_are_written(size: tuple[int, int], tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "a.mp4", size=size)
+    sink.write(Result(Frame(0, 0.0, 0.0, np.zeros((*size, 3), np.uint8)), ()))
+    sink.close(complete=True)
+    assert (tmp_path / "a.mp4").is_file()
 
 
 @pytest.mark.parametrize(

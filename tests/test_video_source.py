@@ -87,6 +87,12 @@ def test_variable_frame_rate_keeps_each_time_stamp_relative_to_the_start(tmp_pat
     np.testing.assert_allclose(times(open_source(path)), stamps, atol=1.1e-3)  # Matroska counts milliseconds
 
 
+def test_a_first_time_stamp_of_nowhere_shifts_no_other(tmp_path: Path) -> None:
+    recipe = VideoRecipe(times_s=[0.0, 95_000.0, 95_000.04, 95_000.08])
+    path = write_video(tmp_path / "wild.mkv", noise(4), recipe)
+    np.testing.assert_allclose(times(open_source(path)), [0.0, 0.04, 0.08, 0.12], atol=1.1e-3)
+
+
 def test_a_recording_of_two_that_were_put_together_takes_as_long_as_both(tmp_path: Path) -> None:
     path = write_video(tmp_path / "half.ts", noise(15))
     path.write_bytes(path.read_bytes() * 2)
@@ -315,6 +321,29 @@ def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(data)
     with open_source(path) as source, pytest.raises(SourceError, match=r"breaks off after frame 9 \(0\.267 s\)"):
         list(source)
+
+
+def test_a_recording_whose_rest_is_lost_behind_damage_breaks_off(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", noise(50), VideoRecipe(rate=Fraction(25)))
+    data = bytearray(path.read_bytes())
+    begin = len(data) * 3 // 10
+    data[begin : begin + 2000] = np.random.default_rng(0).bytes(2000)
+    path.write_bytes(data)  # what follows cannot be decoded without the key frame before
+    frames: list[Frame] = []
+    told = r"a\.mkv: breaks off after frame 15 \(0\.560 s\): it is damaged, and 2\.0 s long; .* copy or record it again"
+    with open_source(path) as source, pytest.raises(SourceError, match=told):
+        frames.extend(source)
+    assert len(frames) == 15
+
+
+def test_a_length_alone_is_no_damage(tmp_path: Path) -> None:
+    recipe = VideoRecipe(rate=Fraction(25), times_s=[0.0, 0.04, 0.08, 5.0])
+    whole = write_video(tmp_path / "a.mkv", noise(4), recipe).read_bytes()
+    shorter = whole.replace(b"00:00:05.0", b"00:00:09.0")  # as of a last picture that stands still
+    assert shorter != whole
+    (tmp_path / "still.mkv").write_bytes(shorter)
+    (tmp_path / "longer.mkv").write_bytes(whole + bytes(len(whole)))
+    assert len(times(open_source(tmp_path / "still.mkv"))) == len(times(open_source(tmp_path / "longer.mkv"))) == 4
 
 
 # --- cameras and streams ----------------------------------------------------------------------------------------------

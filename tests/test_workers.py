@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fakes_workers import Errands
 
-from facetrack.pipeline.workers import do_all
+from facetrack.pipeline.workers import run_jobs
 from facetrack.tracker.errors import BackendError
 
 
@@ -44,7 +44,7 @@ def openings(folder: Path) -> int:
 
 def test_answers_come_in_the_order_of_the_jobs_and_everything_is_reported(tmp_path: Path) -> None:
     jobs, notes = list("abcdefgh"), Notes()
-    assert do_all(jobs, Errands(tmp_path), notes, 2) == list("ABCDEFGH")
+    assert run_jobs(jobs, Errands(tmp_path), notes, 2) == list("ABCDEFGH")
     assert notes.begun[0] == "a"
     assert notes.frames == dict.fromkeys(jobs, 3)
     assert sorted(notes.lines) == jobs
@@ -52,22 +52,22 @@ def test_answers_come_in_the_order_of_the_jobs_and_everything_is_reported(tmp_pa
 
 def test_the_work_is_opened_once_in_each_process(tmp_path: Path) -> None:
     notes = Notes()
-    do_all(list("abcdef"), Errands(tmp_path), notes, 2)
+    run_jobs(list("abcdef"), Errands(tmp_path), notes, 2)
     assert {f"opened-{line.split()[-1]}" for line in notes.lines.values()} <= {file.name for file in tmp_path.iterdir()}
     assert openings(tmp_path) <= 2
 
 
 def test_a_single_worker_is_this_process(tmp_path: Path) -> None:
     work = Errands(tmp_path)
-    assert do_all(["a", "b"], work, Notes(), 1) == do_all(["a", "b"], work, Notes(), 2)
+    assert run_jobs(["a", "b"], work, Notes(), 1) == run_jobs(["a", "b"], work, Notes(), 2)
     (tmp_path / "alone").mkdir()
-    assert do_all(["a"], Errands(tmp_path / "alone"), Notes(), 8) == ["A"]
+    assert run_jobs(["a"], Errands(tmp_path / "alone"), Notes(), 8) == ["A"]
     assert openings(tmp_path / "alone") == 1
 
 
 def test_a_worker_that_dies_costs_its_job_alone_and_is_replaced(tmp_path: Path) -> None:
     notes = Notes()
-    answers = do_all(["a", "crash", "b", "crash again", "c", "d"], Errands(tmp_path), notes, 2)
+    answers = run_jobs(["a", "crash", "b", "crash again", "c", "d"], Errands(tmp_path), notes, 2)
     assert [answers[i] for i in (0, 2, 4, 5)] == ["A", "B", "C", "D"]
     assert "ended with exit code 3" in answers[1]
     assert "killed by SIGABRT" in answers[3]
@@ -77,7 +77,7 @@ def test_a_worker_that_dies_costs_its_job_alone_and_is_replaced(tmp_path: Path) 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="no real-time signals")
 def test_a_signal_without_a_name_costs_its_job_alone(tmp_path: Path) -> None:
-    answers = do_all(["strange signal", "b"], Errands(tmp_path), Notes(), 2)
+    answers = run_jobs(["strange signal", "b"], Errands(tmp_path), Notes(), 2)
     assert f"killed by signal {signal.SIGRTMIN + 1}" in answers[0]
     assert answers[1] == "B"
 
@@ -86,24 +86,24 @@ def test_an_error_in_a_worker_is_raised_here_with_its_place_and_nothing_else_is_
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(LookupError, match="nothing here") as caught:
-        do_all(["a", "raise", "b"], Errands(tmp_path), Notes(), 2)
+        run_jobs(["a", "raise", "b"], Errands(tmp_path), Notes(), 2)
     assert "fakes_workers.py" in str(caught.value.__cause__)
     assert capfd.readouterr() == ("", "")
 
 
 def test_an_error_that_cannot_be_pickled_is_told_all_the_same(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="CannotBePickled: a strange thing"):
-        do_all(["a", "raise strangely"], Errands(tmp_path), Notes(), 2)
+        run_jobs(["a", "raise strangely"], Errands(tmp_path), Notes(), 2)
 
 
 def test_where_no_worker_can_open_its_work_that_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"exit code 7.*fewer --workers"):
-        do_all(["a", "b"], Errands(tmp_path, may_open=0), Notes(), 2)
+        run_jobs(["a", "b"], Errands(tmp_path, may_open=0), Notes(), 2)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process is still known")
 def test_workers_that_cannot_open_their_work_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert do_all(["mourn", "a", "b"], Errands(tmp_path, may_open=1), Notes(), 2) == ["MOURN", "A", "B"]
+    assert run_jobs(["mourn", "a", "b"], Errands(tmp_path, may_open=1), Notes(), 2) == ["MOURN", "A", "B"]
     assert "going on with 1 worker process: a worker process died while it opened" in caplog.text
 
 
@@ -112,7 +112,7 @@ def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
 ) -> None:
     notes = Notes("endless")
     with pytest.raises(KeyboardInterrupt):
-        do_all(["endless", *"abcdef"], Errands(tmp_path), notes, 2)
+        run_jobs(["endless", *"abcdef"], Errands(tmp_path), notes, 2)
     assert (tmp_path / "kept").exists()
     assert notes.lines["endless"] == "interrupted"
     assert capfd.readouterr() == ("", "")
@@ -120,5 +120,5 @@ def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
 
 def test_what_a_worker_logs_is_logged_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "facetrack"):
-        do_all(["warn", "a"], Errands(tmp_path), Notes(), 2)
+        run_jobs(["warn", "a"], Errands(tmp_path), Notes(), 2)
     assert [(record.name, record.getMessage()) for record in caplog.records] == [("facetrack.fake", "warn is strange")]

@@ -193,10 +193,13 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
         (left, right); NaN where the markup does not tell the upper lid from the lower one (aflw19, five5),
         where the corners fall together, or where a point is not finite.
     Raises:
+        ValueError: xy is not (N, 2).
         MarkupError: no markup has N points.
     Source: Soukupova and Cech, "Real-time eye blink detection using facial landmarks", CVWW 2016.
     """
     points = np.asarray(xy, np.float64)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"eye opening: wanted (N, 2) points of a markup, got {points.shape}")
     left, right = (_openness(points, upper, lower) for upper, lower in _lids(len(points)))
     return left, right
 

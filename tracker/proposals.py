@@ -1,8 +1,11 @@
-"""From BB-FCN's response maps to faces: peaks per landmark type, agreement of the five types, boxes.
+"""From BB-FCN's response maps to faces: peaks per landmark type, peaks grouped to candidates, boxes.
 
 A single response proves little: leaves answer like eyes, knuckles like mouths. A face is proposed where peaks of at
 least three types stand to each other as in a mean face that was shifted, scaled and turned. Two peaks of different
-types fix such a similarity; every pair is tried against five views (frontal, half and full turns to either side).
+types fix such a similarity; every pair is tried with five views (frontal, half and full profile to either side), its
+inliers are counted and the similarity is fitted to them again: RANSAC with all samples in place of random ones.
+
+Source: Fischler and Bolles, "Random sample consensus", CACM 1981.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from .geometry import MEAN_FIVE
 from .types import Float32, Float64, Int64
 
 # Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
-_HALF_TURN = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
-_FULL_TURN = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
+_HALF_PROFILE = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
+_PROFILE = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
 _FRONTAL = ((-0.226, -0.303), (0.226, -0.303), (0.0, -0.022), (-0.203, 0.132), (0.203, 0.132))
 _MIRROR = (1, 0, 2, 4, 3)
 
@@ -27,31 +30,31 @@ def _mirrored(view: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float
 
 
 VIEWS = np.array(
-    [_FRONTAL, _HALF_TURN, _mirrored(_HALF_TURN), _FULL_TURN, _mirrored(_FULL_TURN)], np.float64
+    [_FRONTAL, _HALF_PROFILE, _mirrored(_HALF_PROFILE), _PROFILE, _mirrored(_PROFILE)], np.float64
 )  # 5 views, 5 points, xy
 HALF_EXTENT = np.array([[0.5, 0.462], [0.5, 0.485], [0.5, 0.485], [0.5, 0.486], [0.5, 0.486]])  # of each view's box
-LARGER = 1.5  # by so much a face is too large to be another look at the one that it is laid over
-SMALLEST, LARGEST, STEEPEST, REACH, RESIDUAL, FEWEST = range(6)  # in the limits of `_agree`
-HEIGHTS, POINTS, COLUMNS = 5, 10, 20  # in its rows: after centre, side, roll and residual come heights, then points
+MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than this is no duplicate of it
+MIN_SIDE, MAX_SIDE, MAX_ROLL, DISTANCE, RESIDUAL, MIN_INLIERS = range(6)  # in the limits of `_group_peaks`
+RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class GroupingSettings:
     """When peaks of different landmark types make a face.
 
     Attributes:
-        face_px: smallest and largest longer side of a face's box on the map, pixels.
+        face_px: smallest and largest longer side of a face's landmark box, pixels of the map.
         roll_deg: largest roll to either side.
-        reach: a peak supports a face if it lies within this share of the side from its expected place, plus 0.7 px.
-        residual: largest root mean square distance of the supporting peaks after the fit, share of the side.
-        fewest: types that must agree.
+        inlier_distance: largest distance of an inlier from its expected place, share of the side; 0.7 px are added.
+        residual: largest root mean square distance of the inliers after the fit, share of the side.
+        min_inliers: types that need an inlier.
     """
 
     face_px: tuple[float, float] = (13.0, 34.0)
     roll_deg: float = 55.0
-    reach: float = 0.14
+    inlier_distance: float = 0.14
     residual: float = 0.12
-    fewest: int = 3
+    min_inliers: int = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +63,36 @@ class Candidates:
 
     Attributes:
         centre: (C, 2) float32 pixels, of the landmarks' box.
-        side: (C,) longer side of that box, pixels. roll: (C,) radians.
-        heights: (C, 5) response of the supporting peak of each type, 0 where there is none.
-        residual: (C,) root mean square misfit over the side.
-        points: (C, 5, 2) pixels; where a type has no peak, its place in the fitted mean face.
+        side: (C,) float32 longer side of that box, pixels.
+        roll: (C,) float32 radians.
+        responses: (C, 5) float32 response of each type's inlier, 0 where there is none.
+        residual: (C,) float32 root mean square misfit over the side.
+        points: (C, 5, 2) float32 pixels; of a type without inlier, its place in the fitted mean face.
     """
 
     centre: Float32
     side: Float32
     roll: Float32
-    heights: Float32
+    responses: Float32
     residual: Float32
     points: Float32
 
     def __len__(self) -> int:
         return len(self.side)
 
-    def enlarged(self, factor: tuple[float, float], margin: int) -> Candidates:
-        """The same faces in the picture that was shrunk by `factor` (x, y) and then framed by `margin` pixels."""
+    def to_frame(self, factor: tuple[float, float], margin: int) -> Candidates:
+        """The same faces in pixels of the frame, of which the level is a smaller copy.
+
+        Args:
+            factor: frame pixels per level pixel, x and y.
+            margin: pixels of border that were added round the level.
+        """
         scale, shift = np.asarray(factor, np.float32), np.float32(margin - 0.5)
         return Candidates(
             (self.centre - shift) * scale - np.float32(0.5),
             self.side * scale.mean(),
             self.roll,
-            self.heights,
+            self.responses,
             self.residual,
             (self.points - shift) * scale - np.float32(0.5),
         )
@@ -98,48 +107,41 @@ class Candidates:
         return cls(*(np.concatenate(arrays) for arrays in zip(*(p._arrays() for p in parts), strict=True)))
 
     def _arrays(self) -> tuple[Float32, ...]:
-        return self.centre, self.side, self.roll, self.heights, self.residual, self.points
+        return self.centre, self.side, self.roll, self.responses, self.residual, self.points
 
 
 @njit(cache=True, nogil=True)
 def find_peaks(maps: Float32, threshold: float, most: int) -> tuple[Int64, Float32, Float32]:
     """Local maxima of every map: non-maximum suppression per landmark type.
 
-    A peak exceeds `threshold` and everything within two pixels (equals count for the first in reading order); what is
-    not finite is none. Its
-    place is the centroid of the positive responses of the disc of 13 pixels around it.
+    A peak is finite, exceeds `threshold` and is the largest within two pixels; of equals the first in reading order
+    counts. Its place is the centroid of the positive responses of the disc of 13 pixels around it.
 
     Args:
-        maps: (K, h, w) responses.
-        most: at most so many peaks per type, the highest; 1 or more.
+        maps: (K, h, w) float32 responses.
+        threshold: that a peak's response must exceed.
+        most: peaks per type, 1 or more; the highest are kept.
     Returns:
-        kind (P,), xy (P, 2) pixels, height (P,); per type from the highest down.
+        kind: (P,) int64 landmark type; in each the highest come first.
+        xy: (P, 2) float32 pixels.
+        response: (P,) float32.
     """
     kinds, height, width = maps.shape
     kind = np.empty(kinds * most, np.int64)
     xy = np.empty((kinds * most, 2), np.float32)
     response = np.empty(kinds * most, np.float32)
-    total = 0
+    end = 0
     for k in range(kinds):
-        first = total
+        first = end
         for y in range(height):
             for x in range(width):
-                value = maps[k, y, x]
-                if not threshold < value < np.inf or not _is_peak(maps[k], y, x):
-                    continue
-                if total - first == most:
-                    if value <= response[total - 1]:
-                        continue
-                    total -= 1
-                at = total
-                while at > first and response[at - 1] < value:
-                    response[at], xy[at, 0], xy[at, 1] = response[at - 1], xy[at - 1, 0], xy[at - 1, 1]
-                    at -= 1
-                response[at] = value
-                xy[at, 0], xy[at, 1] = _disc_centroid(maps[k], y, x)
-                total += 1
-        kind[first:total] = k
-    return kind[:total], xy[:total], response[:total]
+                if threshold < maps[k, y, x] < np.inf and _is_peak(maps[k], y, x):
+                    at, end = _make_room(response, xy, maps[k, y, x], first, end, first + most)
+                    if at < end:
+                        response[at] = maps[k, y, x]
+                        xy[at, 0], xy[at, 1] = _disc_centroid(maps[k], y, x)
+        kind[first:end] = k
+    return kind[:end], xy[:end], response[:end]
 
 
 @njit(cache=True, nogil=True)
@@ -155,6 +157,26 @@ def _is_peak(plane: Float32, y: int, x: int) -> bool:
 
 
 @njit(cache=True, nogil=True)
+def _make_room(response: Float32, xy: Float32, value: float, first: int, end: int, limit: int) -> tuple[int, int]:
+    """Shift the lower peaks of a descending list down, so that one of this value can be inserted.
+
+    Args:
+        response, xy: the list, in the rows from `first` to before `end`; no row from `limit` on is used.
+    Returns:
+        The free row and the new end; both the old end where the list is full of peaks that are not lower.
+    """
+    if end == limit:
+        if value <= response[end - 1]:
+            return end, end
+        end -= 1
+    at = end
+    while at > first and response[at - 1] < value:
+        response[at], xy[at, 0], xy[at, 1] = response[at - 1], xy[at - 1, 0], xy[at - 1, 1]
+        at -= 1
+    return at, end + 1
+
+
+@njit(cache=True, nogil=True)
 def _disc_centroid(plane: Float32, y: int, x: int) -> tuple[float, float]:
     height, width = plane.shape
     weight, sum_x, sum_y = 0.0, 0.0, 0.0
@@ -167,151 +189,164 @@ def _disc_centroid(plane: Float32, y: int, x: int) -> tuple[float, float]:
     return sum_x / weight, sum_y / weight
 
 
-def agree(kind: Int64, xy: Float32, height: Float32, settings: Agreement) -> Candidates:
-    """Faces that peaks of at least `settings.fewest` types support; for every peak the best it takes part in.
+def group_peaks(kind: Int64, xy: Float32, response: Float32, settings: GroupingSettings) -> Candidates:
+    """Faces that have inliers of at least `settings.min_inliers` types; at most one per peak, the best of its pairs.
 
     Args:
-        kind, xy, height: as `find_peaks` gives them.
+        kind: (P,) int64 landmark type, as `find_peaks` gives it.
+        xy: (P, 2) float32 pixels.
+        response: (P,) float32.
+        settings: when peaks make a face.
     """
-    rows = _agree(
-        kind,
-        xy.astype(np.float64),
-        height.astype(np.float64),
-        VIEWS,
-        np.array(
-            [*settings.face_px, np.deg2rad(settings.roll_deg), settings.reach, settings.residual, settings.fewest]
-        ),
-    )
-    rows32 = rows.astype(np.float32)
+    roll, inliers = np.deg2rad(settings.roll_deg), settings.min_inliers
+    limits = np.array([*settings.face_px, roll, settings.inlier_distance, settings.residual, inliers])
+    rows = _group_peaks(kind, xy.astype(np.float64), response.astype(np.float64), VIEWS, limits).astype(np.float32)
     return Candidates(
-        centre=rows32[:, 0:2],
-        side=rows32[:, 2],
-        roll=rows32[:, 3],
-        heights=rows32[:, HEIGHTS:POINTS],
-        residual=rows32[:, 4],
-        points=rows32[:, POINTS:].reshape(-1, 5, 2),
+        centre=rows[:, 0:2],
+        side=rows[:, 2],
+        roll=rows[:, 3],
+        responses=rows[:, RESPONSES:POINTS],
+        residual=rows[:, 4],
+        points=rows[:, POINTS:].reshape(-1, 5, 2),
     )
 
 
 @njit(cache=True, nogil=True)
-def _agree(kind: Int64, xy: Float64, height: Float64, views: Float64, limits: Float64) -> Float64:
-    """Rows of centre 2, side, roll, residual, heights 5, points 10; one per peak that is part of a face."""
+def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, limits: Float64) -> Float64:
+    """Rows of centre 2, side, roll, residual, responses 5, points 10; at most one per peak."""
     peaks = len(kind)
-    smallest, largest, steepest, reach = limits[SMALLEST], limits[LARGEST], limits[STEEPEST], limits[REACH]
     out = np.empty((peaks, COLUMNS))
     found = 0
-    best = np.zeros(peaks)
-    row = np.empty(COLUMNS)
-    chosen, expected = np.empty(5, np.int64), np.empty((5, 2))
+    row, inliers = np.empty(COLUMNS), np.empty(5, np.int64)
     for i in range(peaks):
-        have = False
+        best = 0.0
         for j in range(peaks):
-            if kind[i] == kind[j]:
-                continue
             dx, dy = xy[j, 0] - xy[i, 0], xy[j, 1] - xy[i, 1]
-            apart = dx * dx + dy * dy
-            if apart > (0.9 * largest) ** 2 or apart < 1.0:
+            if kind[i] == kind[j] or not 1.0 <= dx * dx + dy * dy <= (0.9 * limits[MAX_SIDE]) ** 2:
                 continue
-            for v in range(len(views)):
-                view = views[v]
-                tx, ty = view[kind[j], 0] - view[kind[i], 0], view[kind[j], 1] - view[kind[i], 1]
-                norm = tx * tx + ty * ty
-                cos, sin = (dx * tx + dy * ty) / norm, (dy * tx - dx * ty) / norm  # side * (cos, sin) of the roll
-                side = np.sqrt(cos * cos + sin * sin)
-                if side < 0.8 * smallest or side > 1.25 * largest or abs(np.arctan2(sin, cos)) > 1.2 * steepest:
+            for view in views:
+                cos, sin = _turn_of_pair(view, kind[i], kind[j], dx, dy)
+                if not _may_be_face(cos, sin, limits):
                     continue
-                ox = xy[i, 0] - (cos * view[kind[i], 0] - sin * view[kind[i], 1])
-                oy = xy[i, 1] - (sin * view[kind[i], 0] + cos * view[kind[i], 1])
-                _expect(view, ox, oy, cos, sin, expected)
-                _support(kind, xy, height, expected, reach * side + 0.7, chosen)
-                score = _refit(xy, height, view, chosen, limits, row)
-                if score > best[i]:
-                    best[i] = score
-                    for column in range(COLUMNS):
-                        out[found, column] = row[column]
-                    have = True
-        if have:
+                x = xy[i, 0] - (cos * view[kind[i], 0] - sin * view[kind[i], 1])
+                y = xy[i, 1] - (sin * view[kind[i], 0] + cos * view[kind[i], 1])
+                _place(view, x, y, cos, sin, row)
+                radius = limits[DISTANCE] * np.sqrt(cos * cos + sin * sin) + 0.7
+                if _find_inliers(kind, xy, response, row, radius, inliers) >= limits[MIN_INLIERS]:
+                    score = _refit(xy, response, view, inliers, limits, row)
+                    if score > best:
+                        best = score
+                        out[found] = row
+        if best > 0.0:
             found += 1
     return out[:found]
 
 
 @njit(cache=True, nogil=True)
-def _expect(view: Float64, x: float, y: float, cos: float, sin: float, expected: Float64) -> None:
-    """Where the five points of a view (5, 2) lie in a face of this centre, turned and scaled by (cos, sin)."""
-    for k in range(5):
-        expected[k, 0] = x + cos * view[k, 0] - sin * view[k, 1]
-        expected[k, 1] = y + sin * view[k, 0] + cos * view[k, 1]
+def _turn_of_pair(view: Float64, first: int, second: int, dx: float, dy: float) -> tuple[float, float]:
+    """Side * (cos, sin) of the roll that brings two points of a view (5, 2) to a distance of (dx, dy)."""
+    tx, ty = view[second, 0] - view[first, 0], view[second, 1] - view[first, 1]
+    norm = tx * tx + ty * ty
+    return (dx * tx + dy * ty) / norm, (dy * tx - dx * ty) / norm
 
 
 @njit(cache=True, nogil=True)
-def _support(kind: Int64, xy: Float64, height: Float64, expected: Float64, radius: float, chosen: Int64) -> None:
-    """For each type the highest peak near its expected place, or -1; near counts more than far."""
-    chosen[:] = -1
-    value = np.zeros(5)
+def _may_be_face(cos: float, sin: float, limits: Float64) -> bool:
+    """Whether size and roll are near their limits or within: two points fix them less exactly than the fit does."""
+    side = np.sqrt(cos * cos + sin * sin)
+    if side < 0.8 * limits[MIN_SIDE] or side > 1.25 * limits[MAX_SIDE]:
+        return False
+    return bool(abs(np.arctan2(sin, cos)) <= 1.2 * limits[MAX_ROLL])
+
+
+@njit(cache=True, nogil=True)
+def _place(view: Float64, x: float, y: float, cos: float, sin: float, row: Float64) -> None:
+    """Write to the row where the five points of a view lie in a face of this centre, turned and scaled by cos, sin."""
+    for k in range(5):
+        row[POINTS + 2 * k] = x + cos * view[k, 0] - sin * view[k, 1]
+        row[POINTS + 2 * k + 1] = y + sin * view[k, 0] + cos * view[k, 1]
+
+
+@njit(cache=True, nogil=True)
+def _find_inliers(kind: Int64, xy: Float64, response: Float64, row: Float64, radius: float, inliers: Int64) -> int:
+    """Find and count the types' highest peaks within a radius of their places in the row; near counts more than far.
+
+    Args:
+        inliers: (5,) int64, filled with the peaks' numbers, -1 for a type that has none.
+    """
+    inliers[:] = -1
+    worth = np.zeros(5)
+    count = 0
     for p in range(len(kind)):
         k = kind[p]
-        apart = ((xy[p, 0] - expected[k, 0]) ** 2 + (xy[p, 1] - expected[k, 1]) ** 2) / (radius * radius)
-        if apart < 1.0:
-            worth = height[p] * (1.0 - 0.5 * apart)
-            if worth > value[k]:
-                value[k] = worth
-                chosen[k] = p
+        apart = (xy[p, 0] - row[POINTS + 2 * k]) ** 2 + (xy[p, 1] - row[POINTS + 2 * k + 1]) ** 2
+        apart /= radius * radius
+        if apart < 1.0 and response[p] * (1.0 - 0.5 * apart) > worth[k]:
+            count += inliers[k] < 0
+            worth[k] = response[p] * (1.0 - 0.5 * apart)
+            inliers[k] = p
+    return count
 
 
 @njit(cache=True, nogil=True)
-def _refit(xy: Float64, height: Float64, view: Float64, chosen: Int64, limits: Float64, row: Float64) -> float:
-    """Least-squares similarity of the chosen peaks; fills `row` and gives its score, or 0 if it is no face."""
+def _refit(xy: Float64, response: Float64, view: Float64, inliers: Int64, limits: Float64, row: Float64) -> float:
+    """Fit the view to the inliers by least squares; fills the row and gives its score, or 0 if it is no face."""
+    x, y, cos, sin = _similarity(xy, view, inliers)
+    side, roll = np.sqrt(cos * cos + sin * sin), np.arctan2(sin, cos)
+    if side < limits[MIN_SIDE] or side > limits[MAX_SIDE] or abs(roll) > limits[MAX_ROLL]:
+        return 0.0
+    _place(view, x, y, cos, sin, row)
+    misfit, total, count = 0.0, 0.0, 0
+    for k in range(5):
+        p, at = inliers[k], POINTS + 2 * k
+        row[RESPONSES + k] = 0.0
+        if p >= 0:
+            misfit += (xy[p, 0] - row[at]) ** 2 + (xy[p, 1] - row[at + 1]) ** 2
+            total += min(response[p], 1.0)
+            count += 1
+            row[RESPONSES + k] = response[p]
+            row[at], row[at + 1] = xy[p, 0], xy[p, 1]
+    residual = np.sqrt(misfit / count) / side
+    row[0], row[1], row[2], row[3], row[4] = x, y, side, roll, residual
+    return total * (1.0 - 2.0 * residual) if residual <= limits[RESIDUAL] else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _similarity(xy: Float64, view: Float64, inliers: Int64) -> tuple[float, float, float, float]:
+    """Least-squares similarity from a view (5, 2) to its inliers: centre x, y and side * (cos, sin) of the roll."""
     n, mx, my, ux, uy = 0, 0.0, 0.0, 0.0, 0.0
     for k in range(5):
-        if chosen[k] >= 0:
+        if inliers[k] >= 0:
             n += 1
-            mx += xy[chosen[k], 0]
-            my += xy[chosen[k], 1]
+            mx += xy[inliers[k], 0]
+            my += xy[inliers[k], 1]
             ux += view[k, 0]
             uy += view[k, 1]
-    if n < limits[FEWEST]:
-        return 0.0
     mx, my, ux, uy = mx / n, my / n, ux / n, uy / n
     norm, cos, sin = 0.0, 0.0, 0.0
     for k in range(5):
-        if chosen[k] >= 0:
+        if inliers[k] >= 0:
             tx, ty = view[k, 0] - ux, view[k, 1] - uy
-            dx, dy = xy[chosen[k], 0] - mx, xy[chosen[k], 1] - my
+            dx, dy = xy[inliers[k], 0] - mx, xy[inliers[k], 1] - my
             norm += tx * tx + ty * ty
             cos += dx * tx + dy * ty
             sin += dy * tx - dx * ty
     cos, sin = cos / norm, sin / norm
-    side, roll = np.sqrt(cos * cos + sin * sin), np.arctan2(sin, cos)
-    if side < limits[SMALLEST] or side > limits[LARGEST] or abs(roll) > limits[STEEPEST]:
-        return 0.0
-    ox, oy = mx - (cos * ux - sin * uy), my - (sin * ux + cos * uy)
-    misfit, total = 0.0, 0.0
-    for k in range(5):
-        ex, ey = ox + cos * view[k, 0] - sin * view[k, 1], oy + sin * view[k, 0] + cos * view[k, 1]
-        row[HEIGHTS + k] = 0.0
-        if chosen[k] >= 0:
-            p = chosen[k]
-            misfit += (xy[p, 0] - ex) ** 2 + (xy[p, 1] - ey) ** 2
-            row[HEIGHTS + k] = height[p]
-            total += min(height[p], 1.0)
-            ex, ey = xy[p, 0], xy[p, 1]
-        row[POINTS + 2 * k], row[POINTS + 2 * k + 1] = ex, ey
-    residual = np.sqrt(misfit / n) / side
-    if residual > limits[RESIDUAL]:
-        return 0.0
-    row[0], row[1], row[2], row[3], row[4] = ox, oy, side, roll, residual  # as far as HEIGHTS
-    score: float = total * (1.0 - 2.0 * residual)
-    return score
+    return mx - (cos * ux - sin * uy), my - (sin * ux + cos * uy), cos, sin
 
 
 def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.5) -> Int64:
-    """Non-maximum suppression of faces of any size.
+    """Non-maximum suppression by intersection over the smaller area, so that no part of a face survives inside it.
 
-    A face goes if a better one covers more than `overlap` of the smaller of the two squares: parts of a face must
-    not survive inside it. Only one that is larger by more than `LARGER` stays: what is inside may be but a part of it.
+    A face that is larger by more than `MAX_SIDE_RATIO` than a better one stays: the better one may be a part of it.
 
+    Args:
+        centre: (F, 2) float32 pixels, of the faces' squares.
+        side: (F,) float32 pixels.
+        score: (F,) float32.
+        overlap: share of the smaller square's area above which the worse of two faces is dropped.
     Returns:
-        Numbers of the faces that stay, best first.
+        (K,) int64 numbers of the faces that stay, best first.
     """
     order = np.argsort(-score, kind="stable")
     keep = _suppress(centre[order].astype(np.float64), side[order].astype(np.float64), overlap)
@@ -323,20 +358,24 @@ def _suppress(centre: Float64, side: Float64, overlap: float) -> Int64:
     keep = np.empty(len(side), np.int64)
     kept = 0
     for i in range(len(side)):
-        free = True
         for n in range(kept):
-            j = keep[n]
-            reach = (side[i] + side[j]) / 2
-            smaller = min(side[i], side[j])
-            w = min(reach - abs(centre[i, 0] - centre[j, 0]), smaller)
-            h = min(reach - abs(centre[i, 1] - centre[j, 1]), smaller)
-            if w > 0 and h > 0 and w * h > overlap * smaller * smaller and side[i] <= LARGER * side[j]:
-                free = False
+            if _duplicates(centre, side, i, keep[n], overlap):
                 break
-        if free:
+        else:
             keep[kept] = i
             kept += 1
     return keep[:kept]
+
+
+@njit(cache=True, nogil=True)
+def _duplicates(centre: Float64, side: Float64, i: int, better: int, overlap: float) -> bool:
+    """Whether face i is suppressed by a better one."""
+    reach = (side[i] + side[better]) / 2
+    smaller = min(side[i], side[better])
+    w = min(reach - abs(centre[i, 0] - centre[better, 0]), smaller)
+    h = min(reach - abs(centre[i, 1] - centre[better, 1]), smaller)
+    covers = w > 0 and h > 0 and w * h > overlap * smaller * smaller
+    return bool(covers and side[i] <= MAX_SIDE_RATIO * side[better])
 
 
 @njit(cache=True, nogil=True)
@@ -344,36 +383,45 @@ def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
     """Mean position and mean value of the `count` highest responses of each map.
 
     Args:
-        maps: (B, K, h, w).
+        maps: (B, K, h, w) float32.
         count: 13, the pixels of a disc.
     Returns:
-        xy: (B, K, 2) pixels. height: (B, K).
+        xy: (B, K, 2) float32 pixels.
+        response: (B, K) float32.
     Source: BB-FCN, section III-E, Ave{M, n}.
     """
-    pictures, kinds, h, w = maps.shape
+    pictures, kinds = maps.shape[:2]
     xy = np.empty((pictures, kinds, 2), np.float32)
-    height = np.empty((pictures, kinds), np.float32)
+    response = np.empty((pictures, kinds), np.float32)
     top = np.empty((count, 3))
     for b in range(pictures):
         for k in range(kinds):
-            held = 0
-            for y in range(h):
-                for x in range(w):
-                    value = maps[b, k, y, x]
-                    if held == count and value <= top[count - 1, 0]:
-                        continue
-                    at = held if held < count else count - 1
-                    held = at + 1
-                    while at > 0 and top[at - 1, 0] < value:
-                        top[at, 0], top[at, 1], top[at, 2] = top[at - 1, 0], top[at - 1, 1], top[at - 1, 2]
-                        at -= 1
-                    top[at, 0], top[at, 1], top[at, 2] = value, x, y
+            held = _select_highest(maps[b, k], top)
             total, sum_x, sum_y = 0.0, 0.0, 0.0
             for n in range(held):
                 total, sum_x, sum_y = total + top[n, 0], sum_x + top[n, 1], sum_y + top[n, 2]
-            height[b, k] = total / max(held, 1)
+            response[b, k] = total / max(held, 1)
             xy[b, k, 0], xy[b, k, 1] = sum_x / max(held, 1), sum_y / max(held, 1)
-    return xy, height
+    return xy, response
+
+
+@njit(cache=True, nogil=True)
+def _select_highest(plane: Float32, top: Float64) -> int:
+    """Fill `top` (n, 3) with value, x, y of the highest pixels, descending; gives how many there are."""
+    height, width = plane.shape
+    held = 0
+    for y in range(height):
+        for x in range(width):
+            value = plane[y, x]
+            if held == len(top) and value <= top[held - 1, 0]:
+                continue
+            at = min(held, len(top) - 1)
+            held = at + 1
+            while at > 0 and top[at - 1, 0] < value:
+                top[at, 0], top[at, 1], top[at, 2] = top[at - 1, 0], top[at - 1, 1], top[at - 1, 2]
+                at -= 1
+            top[at, 0], top[at, 1], top[at, 2] = value, x, y
+    return held
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,9 +429,11 @@ class Fit:
     """Mean faces laid over observed five5 points, F of them.
 
     Attributes:
-        centre: (F, 2) of the upright landmarks' box. side: (F,) its longer side. roll: (F,) radians.
-        residual: (F,) root mean square misfit over the side.
-        boxes: (F, 4) tight, axis-parallel.
+        centre: (F, 2) float32 pixels, of the landmarks' box before its roll.
+        side: (F,) float32 longer side of that box, pixels.
+        roll: (F,) float32 radians.
+        residual: (F,) float32 root mean square misfit over the side.
+        boxes: (F, 4) float32 x1, y1, x2, y2 of the tight axis-parallel box, pixels.
     """
 
     centre: Float32
@@ -394,7 +444,12 @@ class Fit:
 
 
 def fit_views(points: Float32) -> Fit:
-    """Lay the best of the five views over each face's points (F, 5, 2) by a least-squares similarity."""
+    """Lay the best of the five views over each face's points by a least-squares similarity.
+
+    Args:
+        points: (F, 5, 2) float32 pixels.
+    Source: Umeyama, PAMI 1991, in two dimensions: a similarity is a complex factor and a shift.
+    """
     z = points.astype(np.float64) @ np.array([1, 1j])  # F, 5
     views = VIEWS @ np.array([1, 1j])  # V, 5
     spread = views - views.mean(1, keepdims=True)
@@ -408,7 +463,7 @@ def fit_views(points: Float32) -> Fit:
     centre = z.mean(1) - turn * views[best].mean(1)
     extent = HALF_EXTENT[best] * np.abs(turn)[:, None]
     cos, sin = np.cos(np.angle(turn)), np.sin(np.angle(turn))
-    # the tight box of a turned ellipse, which is closer to a face than a turned rectangle
+    # the tight box of a rotated ellipse, which is closer to a face than a rotated rectangle
     half = np.sqrt((extent[:, :1] * np.stack((cos, sin), 1)) ** 2 + (extent[:, 1:] * np.stack((sin, cos), 1)) ** 2)
     middle = np.stack((centre.real, centre.imag), 1)
     return Fit(
@@ -424,10 +479,12 @@ def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float
     """Least-squares similarity from the mean face to observed points.
 
     Args:
-        points: (N, 2) frame pixels; NaN points do not take part.
-        template: (N, 2) the same points of the mean face.
+        points: (N, 2) float32 frame pixels; NaN points do not take part, two others must be there.
+        template: (N, 2) float32 the same points of the mean face.
     Returns:
-        centre (2,) of the face's box, its longer side, its roll in radians.
+        centre: (2,) float32 frame pixels, of the face's box.
+        side: its longer side, frame pixels.
+        roll: radians.
     """
     seen = ~np.isnan(points).any(-1)
     z = points[seen].astype(np.float64) @ np.array([1, 1j])
@@ -440,7 +497,7 @@ def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float
 
 def warm_up() -> None:
     """Compile every kernel, so that no live frame pays for it."""
-    kind, xy, height = find_peaks(np.zeros((5, 8, 8), np.float32), 0.3, 4)
-    found = agree(kind, xy, height, Agreement())
+    kind, xy, response = find_peaks(np.zeros((5, 8, 8), np.float32), 0.3, 4)
+    found = group_peaks(kind, xy, response, GroupingSettings())
     suppress(found.centre, found.side, found.side)
     mean_of_highest(np.zeros((1, 5, 8, 8), np.float32), 13)

@@ -5,8 +5,9 @@ Every function takes its own `numpy.random.Generator`, so that sample i of a run
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import cv2
@@ -25,6 +26,7 @@ _FONTS = (
     cv2.FONT_HERSHEY_COMPLEX,
     cv2.FONT_HERSHEY_SCRIPT_SIMPLEX,
 )
+Fill = Callable[[tuple[int, ...], np.random.Generator], UInt8]  # what an occluder of (h, w) pixels looks like
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +162,10 @@ def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: C
 
 
 def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
-    """SPAN's texture disturbances: noise, salt, blur through four sizes, occlusion by black or other pictures.
+    """SPAN's texture disturbances and more: occluders of every kind, blur through its four sizes, and other light.
 
-    Source: SPAN, section III-E; which of them, and how strong, is drawn for each picture.
+    Source: SPAN, section IV-A, whose own are `disguise_as_published`; which of them, and how strong, is drawn for each
+    picture.
 
     Args:
         bgr: (h, w, 3) uint8, left as it is.
@@ -177,13 +180,65 @@ def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt
         small = max(int(width / rng.choice((2, 4, 8, 16))), 4)  # of 256 pixels: 128, 64, 32, 16
         low = cv2.resize(bgr, (small, small), interpolation=cv2.INTER_AREA)
         bgr = _uint8(cv2.resize(low, (width, height), interpolation=cv2.INTER_LINEAR))
-    if kinds[2]:
+    return relight(_speckled(bgr, rng, gaussian=kinds[2], salt=kinds[3]), rng)
+
+
+def disguise_as_published(bgr: UInt8, rng: np.random.Generator) -> UInt8:
+    """SPAN's texture disturbances alone: occlusion by black or by a part of the picture, blur, noise and salt.
+
+    Which of them happen, how large an occluder is and how strong the noise are drawn for each picture; the paper does
+    not say.
+
+    Args:
+        bgr: (h, w, 3) uint8, left as it is.
+        rng: the item's own.
+    Source: SPAN, section IV-A and figure 4.
+    """
+    kinds = rng.random(4) < 0.4
+    if kinds[0]:
+        fill = _black if rng.random() < 0.5 else partial(_piece, bgr)
+        bgr = _covered(bgr, fill, rng)
+    if kinds[1]:
+        height, width = bgr.shape[:2]
+        times = int(rng.choice((2, 4, 8, 16)))  # of 256 pixels: 128, 64, 32, 16
+        low = resize_bicubic(bgr, (max(height // times, 4), max(width // times, 4)))
+        bgr = resize_bicubic(low, (height, width))
+    return _speckled(bgr, rng, gaussian=kinds[2], salt=kinds[3])
+
+
+def _speckled(bgr: UInt8, rng: np.random.Generator, *, gaussian: bool, salt: bool) -> UInt8:
+    if gaussian:
         noise = rng.standard_normal(bgr.shape, np.float32) * rng.uniform(4, 24)
         bgr = np.clip(bgr + noise, 0, 255).astype(np.uint8)
-    if kinds[3]:
+    if salt:
         bgr = bgr.copy()
         bgr[rng.random(bgr.shape[:2]) < rng.uniform(0.01, 0.08)] = 255
-    return relight(bgr, rng)
+    return bgr
+
+
+def resize_bicubic(bgr: UInt8, size: tuple[int, int]) -> UInt8:
+    """Resize (h, w, 3) to (height, width) by bicubic interpolation that does not alias, as super-resolution degrades.
+
+    OpenCV's own looks at 16 pixels however much it shrinks.
+    """
+    down, across = (_bicubic_weights(old, new) for old, new in zip(bgr.shape[:2], size, strict=True))
+    resized = np.einsum("yh,hwc,xw->yxc", down, bgr.astype(np.float32), across, optimize=True)
+    return _uint8(np.clip(np.rint(resized), 0, 255))
+
+
+@cache
+def _bicubic_weights(old: int, new: int) -> Float32:
+    """What each of `old` pixels of a row gives to each of `new`, (new, old).
+
+    Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.5; widened by the
+    factor where the row shrinks.
+    """
+    scale = old / new
+    place = (np.arange(new) + 0.5) * scale - 0.5
+    d = np.abs(np.arange(old) - place[:, None]) / max(scale, 1.0)
+    near, far = 1.5 * d**3 - 2.5 * d**2 + 1, -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+    weights = np.where(d < 1, near, np.where(d < 2, far, 0.0))
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 def relight(bgr: UInt8, rng: np.random.Generator) -> UInt8:
@@ -223,6 +278,11 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
     """One or two rectangles or ellipses filled with a colour, noise or a piece of another picture."""
+    return _covered(bgr, lambda size, own: filling(size, patches, own), rng)
+
+
+def _covered(bgr: UInt8, fill: Fill, rng: np.random.Generator) -> UInt8:
+    """One or two rectangles or ellipses filled with what `fill` gives."""
     bgr = bgr.copy()
     height, width = bgr.shape[:2]
     for _ in range(int(rng.integers(1, 3))):
@@ -231,7 +291,7 @@ def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
         y1, x1, y2, x2 = max(y, 0), max(x, 0), min(y + h, height), min(x + w, width)
         if y2 - y1 < 2 or x2 - x1 < 2:
             continue
-        filled = filling((y2 - y1, x2 - x1), patches, rng)
+        filled = fill((y2 - y1, x2 - x1), rng)
         if rng.random() < 0.5:
             bgr[y1:y2, x1:x2] = filled
         else:
@@ -239,6 +299,16 @@ def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8
             cv2.ellipse(mask, ((x2 - x1) // 2, (y2 - y1) // 2), ((x2 - x1) // 2, (y2 - y1) // 2), 0, 0, 360, 1, -1)
             np.copyto(bgr[y1:y2, x1:x2], filled, where=mask[..., None].astype(bool))
     return bgr
+
+
+def _black(size: tuple[int, ...], _: np.random.Generator) -> UInt8:
+    return np.zeros((*size, 3), np.uint8)
+
+
+def _piece(bgr: UInt8, size: tuple[int, ...], rng: np.random.Generator) -> UInt8:
+    """A piece of (h, w) pixels of the picture, from anywhere in it."""
+    y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(bgr.shape, size, strict=False))
+    return bgr[y : y + size[0], x : x + size[1]]
 
 
 def filling(size: tuple[int, ...], patches: list[UInt8], rng: np.random.Generator) -> UInt8:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..tracker.errors import ConfigError
+from ..tracker.metrics import Normaliser
 from .augment import DISTURBANCES, Geometry
 
 CONFIGS = "configs"  # the folder beside this file
 BASE = "base"
+NORMALISERS = typing.get_args(Normaliser)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +100,16 @@ class Consistency:
     """SPAN's self-calibration for any alignment network: a picture and its disturbed self must get the same answer.
 
     Attributes:
-        weight: of the divergence between the two answers; 0 trains on labels alone.
+        weight: of the divergence between the two answers: the paper's eta in Eqs. 19 and 20, where the terms with
+            labels are added up over both crops of a face; it means the same for every `share`. 0 trains on labels
+            alone.
         labels: share of the annotated pictures whose annotation is used; the others only say where the face is.
         unlabelled: further pictures; of their points, too, only the face's place is used (`training.relabel`).
-        share: of the items, drawn from pictures without labels.
+        share: of the items, drawn from pictures without labels; below 1.
         roll_deg, scale, flip: how the disturbed picture is turned (uniform to both sides), shrunk (at most to this)
             and mirrored (how often) against the other.
+        texture: how its pixels are spoilt: "varied", with occluders of every kind and always in another light, or
+            "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
         stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
     """
 
@@ -114,7 +120,14 @@ class Consistency:
     roll_deg: float = 60.0
     scale: float = 0.5
     flip: float = 0.5
+    texture: str = "varied"
     stop_gradient: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"consistency.share: wanted at least 0 and below 1, got {self.share}")
+        if self.texture not in ("varied", "paper"):
+            raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +176,8 @@ class Schedule:
         clip: largest norm of the gradient.
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
+        keep: which average best.pt holds and is published: "best", that of the lowest validation, or "last", the
+            newest: where validation is on the test pictures, a choice among averages would be made on them too.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
         bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
@@ -182,6 +197,7 @@ class Schedule:
     clip: float = 5.0
     sizes: tuple[tuple[float, int], ...] = ((0.0, 128),)
     validate_every: int = 500
+    keep: str = "best"
     checkpoint_every: int = 200
     workers: int = 1
     bf16: bool = False
@@ -195,6 +211,8 @@ class Schedule:
         for name in ("steps", "batch", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"schedule.{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.keep not in ("best", "last"):
+            raise ConfigError(f"schedule.keep: wanted 'best' or 'last', got {self.keep!r}")
 
     def size(self, progress: float) -> int:
         """Side of the crops in pixels when this share of the run is over."""
@@ -226,11 +244,17 @@ class Config:
         network: what is trained.
         start: what to begin from instead of random weights: best.pt of an earlier run of this network, a file of
             published weights NAME.torch.npz, or the name of a model whose weights are published; "" for none.
+        start_parts: (part, file) pairs, taken after `start`: all of the network whose names begin with `part`
+            ("net.scbe.") begins as in the file, one of those of `start`, a checkpoint.pt, or torchvision's published
+            weights of an encoder (`engines.nets.imagenet`).
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
         negative_share: share of an alignment network's training pictures that show no face.
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
+        normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
+            "io", "ip", "box", "diag" or "edge" (`tracker.metrics`). The boxes are the data set's own where it has
+            some; in training crops they are the points' tight ones.
         geometry: how far training crops stray.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         consistency: learning without labels.
@@ -241,11 +265,13 @@ class Config:
 
     network: Network = field(default_factory=Network)
     start: str = ""
+    start_parts: tuple[tuple[str, str], ...] = ()
     corpora: tuple[Corpus, ...] = ()
     negatives: tuple[str, ...] = ()
     negative_share: float = 0.14
     validation: str = ""
     validation_layout: str = "pts"
+    normaliser: str = "io"
     geometry: Geometry = field(default_factory=Geometry)
     disturbances: tuple[str, ...] = DISTURBANCES
     consistency: Consistency = field(default_factory=Consistency)
@@ -260,6 +286,12 @@ class Config:
             raise ConfigError(
                 f"disturbances: wanted some of {', '.join(DISTURBANCES)}, got {', '.join(sorted(unknown))}"
             )
+        if self.maps.frozen and not (self.start or self.start_parts):
+            raise ConfigError(
+                "maps.frozen: the boundary network stays what it begins as: wanted start or start_parts, got neither"
+            )
+        if self.normaliser not in NORMALISERS:
+            raise ConfigError(f"normaliser: wanted one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
 
     @property
     def box_scale(self) -> float:

@@ -4,8 +4,10 @@
 
 unpacks the data, trains the networks one after the other, publishes each finished one as ONNX with its card, labels
 the unlabelled faces with the best of them and trains the CPU's default on those labels too (distillation). It stops
-when its minutes are over and goes on where it stopped when it is called again with the same --work. What it made is
-left in --out in pieces that fit through a narrow door; `cat NAME.onnx.* > NAME.onnx` puts them together again.
+when its minutes are over and goes on where it stopped when it is called again with the same --work; what takes long
+and cannot stop half-way, as publishing, is not begun in a call's last minutes. What it made is left in --out in pieces
+that fit through a narrow door; `cat NAME.onnx.* > NAME.onnx` puts them together again. docs/engines.md has the commands
+for half an hour in three calls, with less data than the configurations name.
 """
 
 from __future__ import annotations
@@ -38,7 +40,12 @@ CONFIGS = Path(__file__).parent / "configs"
 TEACHERS = ("tab-68", "propnet-68", "gv-resnet50-68", "span-68")  # in this order
 STUDENT = "gv-mobilenetv3-68"
 PSEUDO = ("yt68", "unlabelled")  # folders of data whose labels the best network makes, below `pseudo`
-PROBE_STEPS = 60  # after which a network's speed is known
+PSEUDO_SHARE = 0.3  # of their faces in the student's mixture, where its configuration names no such corpus
+PROBE_STEPS = 150  # after which a network's speed is known: a third of them empties what the workers have drawn ahead
+VALIDATIONS = 6  # in a network's training; each takes seconds, in which a GPU waits
+PUBLISH_S = 150.0  # exporting and measuring a full-size network: half a minute and 580 runs, estimated for 16 cores
+PROBE_S = 60.0  # a network's speed is not looked for in less: that cannot be stopped
+WORKERS = 14  # that draw items, on 16 cores; as in the teachers' configurations
 PIECE = 15 * 2**20  # bytes
 PIECES, TOGETHER = 7, 60 * 2**20  # that leave at a time, and their bytes
 
@@ -94,25 +101,34 @@ def train(campaign: Campaign, name: str, config: Config) -> bool:
     known = folder / "steps"
     set_up_device()
     if not known.is_file():
+        if campaign.left_s < PROBE_S:
+            return False
         rate = Run(config, objective, folder).pace(PROBE_STEPS, skip=PROBE_STEPS // 3)
         steps = max(2 * PROBE_STEPS, math.floor(rate * campaign.train_minutes * 60))
         known.write_text(str(steps), encoding="ascii")
         log.info("%s: %.1f steps a second, %d steps", name, rate, steps)
     steps = int(known.read_text(encoding="ascii"))
-    every = max(steps // 12, 1)
+    every = max(steps // VALIDATIONS, 1)
     schedule = replace(config.schedule, steps=steps, validate_every=every)
     run = Run(replace(config, schedule=schedule), objective, folder)
     run.train(seconds=campaign.left_s)
     return run.step == steps
 
 
+def pseudo_labelled(campaign: Campaign) -> list[str]:
+    """Folders of the data, below it, that have labels by the best network."""
+    folders = [f"pseudo/{folder}" for folder in PSEUDO]
+    return [folder for folder in folders if any((campaign.data / folder).rglob("*.pts"))]
+
+
 def student_config(campaign: Campaign) -> Config:
     """The default network's configuration with the pseudo-labelled faces in place of the machine-made labels."""
-    config = load(CONFIGS / f"{STUDENT}.toml", campaign.overrides)
+    config = load(CONFIGS / f"{STUDENT}.toml", (f"schedule.workers={WORKERS}", *campaign.overrides))
     corpora = tuple(corpus for corpus in config.corpora if corpus.path not in PSEUDO)
-    share = sum(corpus.weight for corpus in config.corpora if corpus.path in PSEUDO) / len(PSEUDO)
-    places = [f"pseudo/{folder}" for folder in PSEUDO]
-    taught = tuple(Corpus(path, weight=share) for path in places if any((campaign.data / path).rglob("*.pts")))
+    replaced = sum(corpus.weight for corpus in config.corpora if corpus.path in PSEUDO)
+    share = replaced or PSEUDO_SHARE * sum(corpus.weight for corpus in corpora) / (1 - PSEUDO_SHARE)
+    folders = pseudo_labelled(campaign)
+    taught = tuple(Corpus(folder, weight=share / len(folders)) for folder in folders)
     return replace(config, corpora=corpora + taught)
 
 
@@ -167,7 +183,7 @@ def _pieces(campaign: Campaign) -> Iterator[tuple[str, Path, bytes]]:
 
 
 def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
-    """Do what is left to do; True when nothing is."""
+    """Do what is left to do; True when nothing is that could be done with the data that is there."""
     unpack(campaign)
     for name in (*names, STUDENT):
         card = campaign.work / "published" / "cards" / f"{name}.toml"
@@ -175,8 +191,11 @@ def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
             continue
         if campaign.left_s <= 0 or (name == STUDENT and not teach(campaign)):
             return False
+        if name == STUDENT and not any((campaign.data / folder).is_dir() for folder in PSEUDO):
+            log.info("%s waits for pictures to label: %s", name, " or ".join(PSEUDO))
+            return True
         config = student_config(campaign) if name == STUDENT else load(CONFIGS / f"{name}.toml", campaign.overrides)
-        if not train(campaign, name, config):
+        if not train(campaign, name, config) or campaign.left_s < PUBLISH_S:
             return False
         publish(config, campaign.work / name, campaign.data, campaign.work / "published")
     return True

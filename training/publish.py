@@ -5,6 +5,11 @@
 writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: of an alignment network NAME.onnx and
 NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the
 best of the backbone's as backbone.pt beside its own best.pt.
+
+    python -m facetrack.training.publish CONFIG.toml --data DIR --out DIR
+
+without a run measures the card that is there already once more, with the files in 8 bits that `facetrack calibrate int8
+--for-cpu` has added to it since; nothing but its figures changes.
 """
 
 from __future__ import annotations
@@ -12,10 +17,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .alignment.publish import publish_aligner
+from ..engines.card import read_card
+from ..engines.card_text import card_path
+from .alignment.publish import aligner_figures, publish_aligner
 from .command_line import errors_in_one_line
 from .config import Config, load
-from .detection.publish import publish_detector
+from .detection.publish import detector_figures, publish_detector
+from .evaluation.card_figures import write_figures
 
 
 def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
@@ -37,16 +45,38 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
     return publish_aligner(config, run, data, out)
 
 
+def measure_again(config: Config, data: Path, out: Path) -> Path:
+    """Measure the files of a card that is published, and write its figures anew.
+
+    Args:
+        config: of its run.
+        data: root of the data sets.
+        out: folder of `cards` and `weights`.
+    Returns:
+        The card's path.
+    Raises:
+        CardError: the card is not there, or its weights are not.
+        SourceError: the pictures are missing or broken.
+    """
+    card = read_card(card_path(config.card.name, out))
+    figures = detector_figures if card.task == "detect" else aligner_figures
+    return write_figures(card, figures(card, config, data), out)
+
+
 def main() -> None:
     """Read the arguments and publish."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?", help="without it the card in OUT is measured again")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     with errors_in_one_line("publish"):
-        print(publish(load(given.config), given.run, given.data, given.out))
+        config = load(given.config)
+        if given.run is None:
+            print(measure_again(config, given.data, given.out))
+        else:
+            print(publish(config, given.run, given.data, given.out))
 
 
 if __name__ == "__main__":

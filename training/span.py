@@ -18,7 +18,14 @@ from ..engines.nets.span import spatial_softmax
 from ..tracker.codecs import field_lines, lines_of_points
 from ..tracker.markup import Markup
 from .alignment.boundaries import boundary_mirror, curve_maps
-from .alignment.losses import highest_cells, jensen_shannon, known_mean, map_divergence, windows
+from .alignment.losses import (
+    highest_cells,
+    jensen_shannon,
+    known_mean,
+    map_centroid,
+    map_divergence,
+    windows,
+)
 from .alignment.maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
 
 STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last answer
@@ -40,37 +47,36 @@ class Weights:
 
 
 def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[dict[str, Tensor], Tensor]:
-    """The four supervised terms of Eq. 19, unweighted, by the names of `Weights`; and where the answer points.
+    """The supervised terms of Eq. 19, unweighted, by the names of `Weights`; and where the answer points.
 
     Args:
-        output: SPAN's answer in training mode.
+        output: the answer of SPAN or its baseline in training mode; what it has not, as a field, has no term.
         xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
         marks: the markup of the N points.
     Returns:
         The terms, and the decoded landmarks (F, N, 2) in cells of the last stage.
-    Raises:
-        ValueError: the answer has no field.
     """
-    if output.field is None:
-        raise ValueError("SPAN's terms: wanted an answer with a field, got one without; is this SPAN in training mode?")
-    field = output.field.float().contiguous()
     landmarks = [maps.float().contiguous() for maps in output.landmarks]  # once: every use would copy them again
     divergences = []
-    for i, (maps, lines) in enumerate(zip(landmarks, output.boundaries, strict=True)):
+    for i, maps in enumerate(landmarks):
         last = i == len(landmarks) - 1
         stride, sigma = (FINAL_STRIDE, FINAL_SIGMA) if last else (STAGE_STRIDE, STAGE_SIGMA)
         h, w = maps.shape[2:]
-        wanted = gaussian_maps(xy, (h, w), stride, sigma)
-        drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
-        divergences.append(map_divergence(maps, wanted) + map_divergence(lines, drawn))
-    members = torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device)
-    place, top = field_centroid(spatial_softmax(landmarks[-1]), field, members)
-    terms = {
-        "final": divergences[-1],
-        "stages": xy.new_zeros(()) + sum(divergences[:-1]),
-        "field": field_term(field, xy, field_lines(marks, field.shape[1])),
-        "coordinate": coordinate_error(place, top, xy, field.shape[4]),
-    }
+        divergence = map_divergence(maps, gaussian_maps(xy, (h, w), stride, sigma))
+        if output.boundaries:
+            drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
+            divergence = divergence + map_divergence(output.boundaries[i], drawn)
+        divergences.append(divergence)
+    terms = {"final": divergences[-1], "stages": xy.new_zeros(()) + sum(divergences[:-1])}
+    heat = spatial_softmax(landmarks[-1])
+    if output.field is None:
+        place, top = map_centroid(heat, DECODE_REACH)
+    else:
+        field = output.field.float().contiguous()
+        members = torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device)
+        place, top = field_centroid(heat, field, members)
+        terms["field"] = field_term(field, xy, field_lines(marks, field.shape[1]))
+    terms["coordinate"] = coordinate_error(place, top, xy, heat.shape[3])
     return terms, place
 
 

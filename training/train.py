@@ -17,9 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -30,19 +28,18 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
 
-from ..engines.card import find_card
-from ..engines.torch_backend import read_state, torch_file
-from ..tracker.errors import CardError, ConfigError
+from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .alignment.networks import ALIGNMENTS, open_alignment
 from .config import Config, Schedule, load
 from .detection.objectives import BackboneDetection, BranchRefinement
+from .start import begin, demand_starts
 
 log = logging.getLogger(__name__)
 
 # settings that may change while a run is under way: its curve does not depend on them
-FREE = ("schedule.validate_every", "schedule.checkpoint_every", "schedule.workers", "card.")
+FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
 
 
 class Objective(Protocol):
@@ -150,16 +147,16 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 class Run:
     """State of one training run and its folder.
 
-    The folder holds checkpoint.pt, from which the run goes on; best.pt, whose "average" is the best network so far;
-    log.jsonl, a line per validation; and the curves for TensorBoard.
+    The folder holds checkpoint.pt, from which the run goes on; best.pt, whose "average" is the best network so far, or
+    the newest (`schedule.keep`); log.jsonl, a line per validation; and the curves for TensorBoard.
     """
 
     def __init__(self, config: Config, objective: Objective, folder: Path) -> None:
         """Start a run, or go on where the folder's checkpoint was written.
 
         Raises:
-            ConfigError: the checkpoint is of another network or was made with other settings, or the batch has no equal
-                shares for all processes.
+            ConfigError: the checkpoint is of another network or was made with other settings, what `start` or
+                `start_parts` name is missing or does not fit, or the batch has no equal shares for all processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
@@ -167,8 +164,7 @@ class Run:
         torch.manual_seed(schedule.seed)
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if config.start:
-            _load(self.net, start_file(config.start))
+        begin(self.net, config)
         _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
         trained = [p for p in self.net.parameters() if p.requires_grad]
@@ -324,12 +320,13 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
-        if first <= self.best:  # equal where the landmarks rest and the score learns (schedule.only): the newest
-            self.best = first
+        # equal where the landmarks rest and the score learns (schedule.only): the newest
+        if first <= self.best or self.config.schedule.keep == "last":
             _save(
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",
             )
+        self.best = min(self.best, first)  # in this order: what is no number is not the best
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
         """Curves and a picture of what the network finds, for TensorBoard."""
@@ -398,34 +395,6 @@ def _refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any])
         )
 
 
-def start_file(start: str) -> Path:
-    """The file that a configuration's `start` means: it is the file's path, or a model's name.
-
-    Raises:
-        ConfigError: neither.
-    """
-    path = Path(start)
-    if path.suffix in (".pt", ".npz"):
-        return path
-    try:
-        card = find_card(start, "align")
-    except CardError as error:
-        raise ConfigError(f"start: wanted a best.pt, a .torch.npz or a model's name: {error}") from error
-    return torch_file(card.weights["net"].path)
-
-
-def _load(net: nn.Module, path: Path) -> None:
-    """Take over the averaged weights of a finished run, from its best.pt or from published NAME.torch.npz."""
-    try:
-        if path.suffix == ".npz":
-            state = {name: torch.from_numpy(values) for name, values in read_state(path)[0].items()}
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)["average"]
-        net.load_state_dict(state)
-    except (OSError, EOFError, KeyError, ValueError, RuntimeError, BadZipFile, UnpicklingError) as error:
-        raise ConfigError(f"start: {path} is no best.pt or .torch.npz of this network: {error}") from error
-
-
 def _freeze_all_but(net: nn.Module, only: str) -> None:
     """Leave the parameters whose names begin with `only` to be trained."""
     for name, parameter in net.named_parameters():
@@ -486,6 +455,7 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
     """
     config = load(config_path, overrides)
     demand_equal_shares(config.schedule)  # before the data is read
+    demand_starts(config)
     with _alone_in(out):
         objective = open_objective(config, data, out)
     train(config, objective, out)

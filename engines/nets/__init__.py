@@ -26,13 +26,16 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
+MEAN, STD = 127.5, 128.0  # what `FromBytes` takes from a byte and divides it by
+
+
 class FromBytes(nn.Module):
     """A network behind its own preprocessing: uint8 BGR crops in, raw outputs out.
 
     Training, export and every runtime share these nodes, so none of them can scale or order colours differently.
     """
 
-    def __init__(self, net: nn.Module, mean: float = 127.5, std: float = 128.0) -> None:
+    def __init__(self, net: nn.Module, mean: float = MEAN, std: float = STD) -> None:
         super().__init__()
         self.net = net
         self.mean, self.std = mean, std
@@ -75,4 +78,4 @@ def gmac(net: nn.Module, size: tuple[int, int]) -> float:
     return float(counter.get_total_flops() / 2e9)
 
 
-__all__ = ["FromBytes", "build", "gmac", "parameters"]
+__all__ = ["MEAN", "STD", "FromBytes", "build", "gmac", "parameters"]

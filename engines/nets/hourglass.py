@@ -90,21 +90,28 @@ class Residual(nn.Module):
         return total
 
 
+BINOMIALS = {2: (1.0, 1.0), 3: (1.0, 2.0, 1.0), 5: (1.0, 4.0, 6.0, 4.0, 1.0)}  # the sizes of PropNet's Table 6
+
+
 class Blur(nn.Module):
-    """Low-pass filter [1 2 1] x [1 2 1] / 16 and every second cell of the result: C x h x w -> C x h/2 x w/2.
+    """Low-pass filter, [1 2 1] x [1 2 1] / 16, and every second cell of the result: C x h x w -> C x h/2 x w/2.
 
     Source: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019; filter size 3 is PropNet's choice.
     """
 
     kernel: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: int = 3) -> None:
         super().__init__()
-        taps = torch.tensor((0.25, 0.5, 0.25))
+        if size not in BINOMIALS:
+            raise ValueError(f"blur: wanted a filter of {', '.join(map(str, BINOMIALS))} cells, got {size}")
+        taps = torch.tensor(BINOMIALS[size])
+        taps = taps / taps.sum()
+        self.border = (size - 1) // 2, size // 2, (size - 1) // 2, size // 2
         self.register_buffer("kernel", torch.outer(taps, taps).repeat(channels, 1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, (1, 1, 1, 1), mode="reflect")
+        padded = F.pad(x, self.border, mode="reflect")
         return F.conv2d(padded, self.kernel.to(x.dtype), stride=2, groups=x.shape[1])
 
 
@@ -114,9 +121,9 @@ class MaxBlur(nn.Module):
     The last row and column are repeated first, so that size and alignment are those of a plain 2x2 pooling.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, size: int = 3) -> None:
         super().__init__()
-        self.blur = Blur(channels)
+        self.blur = Blur(channels, size)
 
     def forward(self, x: Tensor) -> Tensor:
         dense = F.max_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)

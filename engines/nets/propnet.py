@@ -8,6 +8,9 @@ and operations together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -17,19 +20,20 @@ from .hourglass import HPM, Blur, Hourglass, MaxBlur, Supervision, after, with_c
 BOUNDARY_MAPS = 15  # section 3.1
 
 
-def _mean_pool(_: int) -> nn.Module:
-    return nn.AvgPool2d(2)
+def _pooling(blur: int) -> Callable[[int], nn.Module]:
+    """How a number of channels is halved in size: with a filter of so many cells, or, with 0, by plain means."""
+    return partial(MaxBlur, size=blur) if blur else lambda _: nn.AvgPool2d(2)
 
 
 class Stem(nn.Module):
-    """Picture 3 x s x s -> w x s/4 x s/4; blur before every subsampling unless `antialias` is off."""
+    """Picture 3 x s x s -> w x s/4 x s/4; before every subsampling a filter of `blur` cells, 0 for none."""
 
-    def __init__(self, width: int, *, antialias: bool) -> None:
+    def __init__(self, width: int, blur: int) -> None:
         super().__init__()
         a, b = width // 4, width // 2
-        self.conv = nn.Sequential(*after(6, a, 7, 1 if antialias else 2))
-        self.blur = Blur(a) if antialias else nn.Identity()
-        self.layers = nn.Sequential(HPM(a, b), MaxBlur(b) if antialias else nn.AvgPool2d(2), HPM(b, b), HPM(b, width))
+        self.conv = nn.Sequential(*after(6, a, 7, 1 if blur else 2))
+        self.blur = Blur(a, blur) if blur else nn.Identity()
+        self.layers = nn.Sequential(HPM(a, b), _pooling(blur)(b), HPM(b, b), HPM(b, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.blur(self.conv(with_coordinates(x)))  # w/4 x s/2 x s/2
@@ -40,10 +44,10 @@ class Stem(nn.Module):
 class Stack(nn.Module):
     """One multi-view hourglass with coordinates: w x h x w -> features of the same size and the coarsest sums."""
 
-    def __init__(self, width: int, *, antialias: bool) -> None:
+    def __init__(self, width: int, blur: int) -> None:
         super().__init__()
         self.locate = nn.Conv2d(width + 3, width, 1)
-        self.hourglass = Hourglass(width, 4, HPM, MaxBlur if antialias else _mean_pool)
+        self.hourglass = Hourglass(width, 4, HPM, _pooling(blur))
         self.top = nn.Sequential(HPM(width, width), *after(width, width, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,13 +69,13 @@ class Propagation(nn.Module):
     80 % more operations, which the paper's counts leave no room for.
     """
 
-    def __init__(self, landmarks: int, width: int, *, antialias: bool) -> None:
+    def __init__(self, landmarks: int, width: int, blur: int) -> None:
         super().__init__()
         self.boundaries = nn.Sequential(
             *after(landmarks, BOUNDARY_MAPS, 7), nn.Conv2d(BOUNDARY_MAPS, BOUNDARY_MAPS, 7, padding=3)
         )
         self.join = nn.Conv2d(width + BOUNDARY_MAPS, width, 1)
-        self.hourglass = Hourglass(width, 2, HPM, MaxBlur if antialias else _mean_pool)
+        self.hourglass = Hourglass(width, 2, HPM, _pooling(blur))
 
     def forward(self, features: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
         boundaries = self.boundaries(maps)  # 15 x s/4 x s/4
@@ -88,8 +92,8 @@ class PropNet(nn.Module):
 
     36,139,892 parameters with 98 landmarks (paper: 36.30 M). The last propagation is there for its supervision
     alone: it changes no landmark, and the deployed network leaves it out. `propagation` and `antialias` are what the
-    paper's Tables 4 and 6 take away. `head` gives a narrow network, whose features are fewer than its landmarks, the
-    channels that so many different maps take.
+    paper's Tables 4 and 6 take away; `blur` is the size of Table 6's filters, 2, 3 or 5. `head` gives a narrow network,
+    whose features are fewer than its landmarks, the channels that so many different maps take.
     """
 
     def __init__(
@@ -100,15 +104,17 @@ class PropNet(nn.Module):
         *,
         propagation: bool = True,
         antialias: bool = True,
+        blur: int = 3,
         head: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
-        self.stem = Stem(width, antialias=antialias)
-        self.stacks = nn.ModuleList(Stack(width, antialias=antialias) for _ in range(stacks))
+        blur = blur if antialias else 0
+        self.stem = Stem(width, blur)
+        self.stacks = nn.ModuleList(Stack(width, blur) for _ in range(stacks))
         self.heads = nn.ModuleList(_head(width, landmarks, head) for _ in range(stacks))
         self.propagations = nn.ModuleList(
-            Propagation(landmarks, width, antialias=antialias) for _ in range(stacks if propagation else 0)
+            Propagation(landmarks, width, blur) for _ in range(stacks if propagation else 0)
         )
         self.from_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.from_maps = nn.ModuleList(nn.Conv2d(landmarks, width, 1) for _ in range(stacks - 1))

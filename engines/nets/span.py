@@ -64,17 +64,17 @@ class Attended(NamedTuple):
 class SCPA(nn.Module):
     """An hourglass whose own landmark and boundary maps say where the next stage should look (Eqs. 9 and 10)."""
 
-    def __init__(self, landmarks: int, width: int) -> None:
+    def __init__(self, landmarks: int, width: int, *, attention: bool = True) -> None:
         super().__init__()
         maps = landmarks + BOUNDARY_MAPS
         self.hourglass = _hourglass(width)
         self.rb1 = nn.Sequential(_top(width), nn.Conv2d(width, maps, 1))
-        self.rb2 = nn.Sequential(Residual(maps, width), Residual(width, width))
+        self.rb2 = nn.Sequential(Residual(maps, width), Residual(width, width)) if attention else None
 
     def forward(self, p: Tensor) -> Attended:
         q = self.hourglass(p)[0]
         logits = self.rb1(q)
-        mask = torch.sigmoid(self.rb2(logits))
+        mask = torch.zeros_like(q) if self.rb2 is None else torch.sigmoid(self.rb2(logits))
         return Attended(logits, mask, mask * q + q)
 
 
@@ -89,6 +89,8 @@ class SPAN(nn.Module):
     other than Eq. 5 looks (dense markups, small maps), part of the heat round a landmark then points to another one;
     `field_per_landmark` gives each landmark its own field, (F, N, 2, s/2, s/2), instead: 17,106,886 parameters.
     `head` is the width of the last deconvolution, half of `width` otherwise, which is few for a narrow network's maps.
+    `attention` and `field` are what the rows of the paper's Table I take away: without them no stage says where the
+    next one should look (M = 0 in Eq. 10), and there is no offset field, (F, N, s/2, s/2) being all that is answered.
     """
 
     def __init__(
@@ -97,15 +99,17 @@ class SPAN(nn.Module):
         stacks: int = 4,
         width: int = 256,
         *,
+        attention: bool = True,
+        field: bool = True,
         field_per_landmark: bool = False,
         head: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
         self.landmarks = landmarks
-        self.fields = landmarks if field_per_landmark else BOUNDARY_MAPS
+        self.fields = 0 if not field else landmarks if field_per_landmark else BOUNDARY_MAPS
         self.stem = _stem(width)
-        self.stages = nn.ModuleList(SCPA(landmarks, width) for _ in range(stacks - 1))
+        self.stages = nn.ModuleList(SCPA(landmarks, width, attention=attention) for _ in range(stacks - 1))
         self.hourglass = _hourglass(width)
         self.top = _top(width)
         self.head = _final_head(width, landmarks + BOUNDARY_MAPS + 2 * self.fields, head)
@@ -121,13 +125,12 @@ class SPAN(nn.Module):
         sums = self.hourglass(x)
         final = self.head(self.top(sums[0]))  # N + 15 + 2 B x s/2 x s/2
         n = self.landmarks
-        field = final[:, n + BOUNDARY_MAPS :].unflatten(1, (self.fields, 2))
+        field = final[:, n + BOUNDARY_MAPS :].unflatten(1, (self.fields, 2)) if self.fields else None
         face = None if self.score is None else self.score(sums[-1])
         if self.training:
             logits.append(final[:, : n + BOUNDARY_MAPS])
             return Supervision(tuple(m[:, :n] for m in logits), tuple(m[:, n:] for m in logits), field, face)
-        maps = spatial_softmax(final[:, :n])
-        return (maps, field) if face is None else (maps, field, face)
+        return tuple(part for part in (spatial_softmax(final[:, :n]), field, face) if part is not None)
 
 
 class SHN(nn.Module):

@@ -18,6 +18,7 @@ from .encoders import Bottleneck
 from .hourglass import HPM, Hourglass, Supervision, after
 
 BOUNDARY_MAPS = 16  # 15 lines and their union
+SCALES = 4  # of SCBE's features: of the boundary maps' size, and a half, a quarter and an eighth of it
 Stem = Literal["vgg", "resnet", "hourglass"]
 
 
@@ -114,17 +115,22 @@ class BALT(nn.Module):
     `fusion` is the paper's t: each level of the encoder hears the features of its own size and of t - 1 finer ones;
     0 hears none. Eq. 4 adds max-pooled T(B_j) of finer levels to level i. The widths of the levels differ, so T must
     be level i's own layer, applied to every B_j and pooled i - j times: no layer depends on t, and the parameters
-    meet the paper's model size; one T per pair of levels would add 1.2 %.
+    meet the paper's model size; one T per pair of levels would add 1.2 %. Of the features only the `scales` finest are
+    heard: 1 is the paper's "ss" (Table 9), the block before the boundary maps alone; no layer depends on it either.
 
     `finest` widens the levels of full and half size, a quarter and a half of `width` otherwise: the landmark maps are
     linear combinations of the finest level's, so that a narrow network has too few of them for its landmarks.
     """
 
-    def __init__(self, landmarks: int, width: int, fusion: int, finest: int | None = None) -> None:
+    def __init__(
+        self, landmarks: int, width: int, fusion: int, finest: int | None = None, scales: int = SCALES
+    ) -> None:
         super().__init__()
         if not 0 <= fusion <= 3:
             raise ValueError(f"TAB fusion: wanted 0, 1, 2 or 3, got {fusion}")
-        self.fusion = fusion
+        if not 1 <= scales <= SCALES:
+            raise ValueError(f"TAB scales: wanted 1 to {SCALES}, got {scales}")
+        self.fusion, self.scales = fusion, scales
         a = finest or width // 4
         b = max(a, width // 2)
         self.downs = nn.ModuleList((_double(BOUNDARY_MAPS, a), _double(a, b), _double(b, width), _double(width, width)))
@@ -140,7 +146,7 @@ class BALT(nn.Module):
         x = boundaries
         for i, (down, transition) in enumerate(zip(self.downs, self.transitions, strict=True)):
             x = down(x if i == 0 else F.max_pool2d(x, 2))  # w/4 x h, w/2 x h/2, w x h/4, w x h/8
-            for j in range(max(0, i - self.fusion + 1), i + 1 if self.fusion else 0):
+            for j in range(max(0, i - self.fusion + 1), min(i + 1, self.scales) if self.fusion else 0):
                 heard = transition(features[j])
                 x = x + (F.max_pool2d(heard, 2 ** (i - j)) if j < i else heard)
             fused.append(x)
@@ -166,12 +172,13 @@ class TAB(nn.Module):
         stem: Stem = "vgg",
         fusion: int = 2,
         *,
+        scales: int = SCALES,
         finest: int | None = None,
         face_score: bool = False,
     ) -> None:
         super().__init__()
         self.scbe = SCBE(stacks, width, stem)
-        self.balt = BALT(landmarks, width, fusion, finest)
+        self.balt = BALT(landmarks, width, fusion, finest, scales)
         self.score = FaceScore(width) if face_score else None
         self._frozen = False
 

@@ -21,14 +21,22 @@ from ...engines import nets
 from ...tracker.errors import ConfigError
 from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, Float64, UInt8
-from ..augment import Geometry, annotators_shift, crop_over_background, disguise, mirror, random_crop
+from ..augment import (
+    Geometry,
+    annotators_shift,
+    crop_over_background,
+    disguise,
+    disguise_as_published,
+    mirror,
+    random_crop,
+)
 from ..config import Config
 from ..datasets import Sample
 from .networks import open_alignment
 from .objective import Labels, mapped, part, weighted
 
 NOTHING, UNLABELLED, LABELLED = 0, 1, 2
-CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # the spread of the calm crop
+CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # how far the calm crop strays
 Pair = tuple[UInt8, UInt8, Float32, Float32, Float32, np.int64]
 
 
@@ -91,19 +99,28 @@ class SelfConsistency:
             return crop, crop, nothing, nothing, np.eye(2, 3, dtype=np.float32), np.int64(NOTHING)
         known = not rng.random() < rules.share
         sample = self.inner.draw(progress, rng) if known else self.unlabelled[int(rng.integers(len(self.unlabelled)))]
-        calm = self._seen(sample, random_crop(sample.points[0], size, CALM, rng), flip=False, rng=rng)
+        calm, other = self._two_crops(sample, size, rng)
+        if rules.texture == "paper":
+            spoilt = disguise_as_published(other.crop, rng)
+        else:
+            spoilt = disguise(other.crop, self.inner.patches, rng)
+        way = _then(_inverse(calm.matrix), other.matrix)
+        return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
+
+    def _two_crops(self, sample: Sample, size: int, rng: np.random.Generator) -> tuple[Seen, Seen]:
+        """A face in a calm crop, and turned, shrunk and perhaps mirrored in another one."""
+        geometry, rules = self.config.geometry, self.config.consistency
+        gentle = replace(CALM, box_scale=geometry.box_scale, stretch=geometry.stretch)
+        calm = self._seen(sample, random_crop(sample.points[0], size, gentle, rng), flip=False, rng=rng)
         wild = replace(
-            self.config.geometry,
+            geometry,
             wide_share=1.0,
             wide_roll_deg=rules.roll_deg,
             log_scale=0.0,
-            box_scale=self.config.geometry.box_scale / rng.uniform(rules.scale, 1.0),
+            box_scale=geometry.box_scale / rng.uniform(rules.scale, 1.0),
         )
         transform = random_crop(sample.points[0], size, wild, rng)
-        other = self._seen(sample, transform, flip=rng.random() < rules.flip, rng=rng)
-        spoilt = disguise(other.crop, self.inner.patches, rng)
-        way = _then(_inverse(calm.matrix), other.matrix)
-        return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
+        return calm, self._seen(sample, transform, flip=rng.random() < rules.flip, rng=rng)
 
     def _seen(self, sample: Sample, transform: CropTransform, *, flip: bool, rng: np.random.Generator) -> Seen:
         background = self.inner.patches[int(rng.integers(len(self.inner.patches)))]
@@ -119,7 +136,12 @@ class SelfConsistency:
         return Seen(crop, xy, matrix)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Weighted sum of the terms and each of them by name; "consistency" is the mean over all pairs of faces."""
+        """Weighted sum of the terms and each of them by name; "consistency" is the mean over all pairs of faces.
+
+        Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the divergences of N
+        pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too: their mean has the weight
+        eta (N + M) / 2N. N + M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
+        """
         order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
         calm, wild, xy_calm, xy_wild, matrices, kind = (values[order] for values in batch)
         known, faces = int((kind == LABELLED).sum()), int((kind != NOTHING).sum())
@@ -137,7 +159,8 @@ class SelfConsistency:
                     alpha = mapped(alpha, torch.Tensor.detach)
                 moved = matrices[first : first + length]
                 total = total + self.inner.divergence(alpha, beta, moved) * (length / count)
-        terms["consistency"] = (self.config.consistency.weight, total)
+        rules = self.config.consistency
+        terms["consistency"] = (rules.weight / (2 * (1 - rules.share)), total)
         return weighted(terms)
 
 

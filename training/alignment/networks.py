@@ -1,4 +1,4 @@
-"""What the answer of each alignment network should be: GV's vectors, TAB's, PropNet's and SPAN's maps."""
+"""What the answer of each alignment network should be: GV's vectors; TAB's, PropNet's, SPAN's and SHN's maps."""
 
 from __future__ import annotations
 
@@ -180,14 +180,16 @@ class PropagationAlignment(MapAlignment):
 
 
 class FieldAlignment(Alignment):
-    """SPAN's supervised objective (Eq. 19)."""
+    """SPAN's supervised objective (Eq. 19), and that of its baseline, which has neither boundaries nor a field."""
 
     def __init__(self, config: Config, data: Path) -> None:
         """See `Alignment`."""
         super().__init__(config, data)
-        per_landmark = config.network.options.get("field_per_landmark", False)
-        fields = self.markup.points if per_landmark else len(self.markup.boundaries)
+        options = config.network.options
+        fields = self.markup.points if options.get("field_per_landmark", False) else len(self.markup.boundaries)
         self.codec = {"kind": "fields", "stride": span.FINAL_STRIDE, "reach": span.DECODE_REACH, "fields": fields}
+        if config.network.name == "shn" or not options.get("field", True):
+            self.codec = {"kind": "heatmaps", "stride": span.FINAL_STRIDE, "reach": span.DECODE_REACH}
 
     def logits(self, answer: Supervision) -> Tensor | None:
         """See `Alignment`."""
@@ -209,6 +211,7 @@ ALIGNMENTS: dict[str, type[Alignment]] = {
     "tab": BoundaryAlignment,
     "propnet": PropagationAlignment,
     "span": FieldAlignment,
+    "shn": FieldAlignment,
 }
 
 

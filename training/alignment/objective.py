@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...engines import nets
 from ...engines.codec import decoder
-from ...tracker import markup
+from ...tracker import markup, metrics
 from ...tracker.errors import ConfigError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
@@ -26,7 +26,7 @@ from ..augment import annotators_shift, crop_over_background, disturb, mirror, r
 from ..config import Config
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images
 
-GOOD_NME = 0.08  # landmarks under 8 % inter-ocular error count as right (the 300VW failure threshold)
+GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 WRITTEN = 0.25  # of the pieces without faces: round letters side by side are eyes to a small network
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
@@ -63,7 +63,8 @@ class Alignment(ABC):
         """Read all pictures of the configuration below the folder `data` into memory, still compressed.
 
         Raises:
-            ConfigError: something that is needed is not configured, or a corpus has other points.
+            ConfigError: something that is needed is not configured, a corpus has other points, or the configured
+                normaliser does not fit the markup or a face.
             MarkupError: no markup has so many landmarks.
             SourceError: a folder is missing or broken.
         """
@@ -73,6 +74,7 @@ class Alignment(ABC):
             )
         self.config = config
         self.markup = markup.for_points(config.network.landmarks)
+        self.normaliser = cast(metrics.Normaliser, config.normaliser)
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
         self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
@@ -83,11 +85,15 @@ class Alignment(ABC):
         self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
-        """All faces of a folder, one to a sample; each must have all points of the markup."""
+        """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
         samples = one_face_each(read_faces(folder, layout))
         for sample in samples:
             if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
                 raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
+            try:
+                metrics.normalising_lengths(sample.points, self.markup, self.normaliser, sample.boxes)
+            except ValueError as error:
+                raise ConfigError(f"normaliser, for {sample.path}: {error}") from error
         return samples
 
     def build(self) -> nets.FromBytes:
@@ -223,13 +229,12 @@ class Alignment(ABC):
 
     def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
         """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""
-        a, b = (list(group) for group in self.markup.normalisers["io"])
-        eyes = (xy[:, a].mean(1) - xy[:, b].mean(1)).norm(dim=-1)
-        nme = (place - xy).norm(dim=-1).mean(1) / eyes
+        lengths = metrics.normalising_lengths(xy.cpu().numpy(), self.markup, self.normaliser)
+        nme = (place - xy).norm(dim=-1).mean(1) / torch.from_numpy(lengths).to(xy)
         return (nme < GOOD_NME).float(), nme.mean()
 
     def validate(self, net: nn.Module) -> dict[str, float]:
-        """Inter-ocular NME in percent with ground-truth boxes, plain and turned by 30 degrees."""
+        """NME in percent with ground-truth boxes, plain and turned by 30 degrees; see `Config.normaliser`."""
         plain, turned = self._errors(net, 0.0), self._errors(net, np.pi / 6)
         return {"nme": float(plain.mean() * 100), "nme_roll30": float(turned.mean() * 100)}
 
@@ -252,7 +257,7 @@ class Alignment(ABC):
             transforms = [self._upright(sample.points[0], angle) for sample in samples]
             _, places = self._found(net, samples, transforms)
             for place, sample, transform in zip(places, samples, transforms, strict=True):
-                errors.append(self._nme(transform.to_frame(place), sample.points[0]))
+                errors.append(self._nme(transform.to_frame(place), sample))
         return np.asarray(errors, np.float32)
 
     def _found(self, net: nn.Module, samples: list[Sample], transforms: list[CropTransform]) -> tuple[UInt8, Float32]:
@@ -268,9 +273,8 @@ class Alignment(ABC):
         size = self.config.schedule.sizes[-1][1]
         return CropTransform.around(centre, side * self.config.box_scale, size, angle=angle)
 
-    def _nme(self, xy: Float32, truth: Float32) -> float:
-        a, b = (truth[list(group)].mean(0) for group in self.markup.normalisers["io"])
-        return float(np.linalg.norm(xy - truth, axis=-1).mean() / np.linalg.norm(a - b))
+    def _nme(self, xy: Float32, sample: Sample) -> float:
+        return float(metrics.nme(xy[None], sample.points, self.markup, self.normaliser, sample.boxes)[0])
 
 
 def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:

@@ -1,11 +1,12 @@
 """From a finished run of an alignment network to its card and weights; the command is `training.publish`.
 
-The figures on the card are measured here, on the exported file, with the same code that tracks videos.
+The figures on the card are measured on the exported files, with the same code that tracks videos.
 """
 
 from __future__ import annotations
 
 import hashlib
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +15,20 @@ import torch
 from torch import nn
 
 from ...engines import graph, nets
-from ...engines.aligner import Aligner
-from ...engines.backend import open_backend
 from ...engines.card import ModelCard, Weights
 from ...engines.card_text import card_path, write_card
 from ...engines.codec import decoder
 from ...engines.export import check_parity, export_onnx
+from ...engines.onnx_backend import OnnxBackend
 from ...engines.torch_backend import save_torch_weights
+from ...pipeline.machine import usable_cores
 from ...tracker import markup
 from ...tracker.errors import BackendError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
-from ...tracker.metrics import nme
-from ...tracker.types import Float32, UInt8
+from ...tracker.types import UInt8
 from ..config import Config
-from ..datasets import Sample
+from ..datasets import one_face_each, read_faces
+from ..evaluation.card_figures import alignment_figures, rounded
 from .networks import open_alignment
 from .objective import Alignment
 
@@ -37,6 +38,7 @@ OUTPUTS = {
     "fields": ("heatmaps", "field", "logits"),
 }
 SETS = {"lfpw/testset": "LFPW test"}  # folders whose figures carry another name on the card
+PARITY_CROPS = 64  # that torch and the stored file are compared on: a full-size network takes seconds for each on CPUs
 WIDEST_PARITY = 0.05  # pixels after decoding between the stored file and torch; 16-bit weights cost about 0.01
 
 
@@ -62,15 +64,22 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
     crops = _validation_crops(objective)
     export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
     check_parity(net, weights, crops[:16], 1e-3)
-    weights.write_bytes(graph.store_halves(weights.read_bytes()))
+    weights.write_bytes(graph.store_fp16(weights.read_bytes()))
     save_torch_weights(net, weights, network.name, network.landmarks, network.options)
     card = _unmeasured_card(objective, net, weights)
-    pictures = SETS.get(config.validation, config.validation)
-    measured = _measure(card, objective.validation, pictures)
-    measured["parity of the file with torch, px"] = _parity_px(card, net, crops)
-    card = replace(card, measured={name: round(value, 3) for name, value in measured.items()})
-    write_card(card, out)
+    parity = {"parity of the file with torch, px": _parity_px(card, net, crops[:PARITY_CROPS])}
+    write_card(replace(card, measured={**aligner_figures(card, config, data), **rounded(parity)}), out)
     return card_path(card.name, out)
+
+
+def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
+    """The errors of each of the card's files on the configuration's validation pictures, as the card names them.
+
+    Raises:
+        SourceError: the folder is missing or broken.
+    """
+    samples = one_face_each(read_faces(data / config.validation, config.validation_layout))
+    return alignment_figures(card, samples, SETS.get(config.validation, config.validation))
 
 
 def _validation_crops(objective: Alignment) -> UInt8:
@@ -100,32 +109,16 @@ def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -
     )
 
 
-def _measure(card: ModelCard, samples: list[Sample], pictures: str) -> dict[str, float]:
-    """Inter-ocular NME in percent of the exported network in the annotations' boxes of these pictures."""
-    aligner = Aligner(card, open_backend(card.weights["net"]))
-    truth = np.concatenate([sample.points for sample in samples])
-    report = {}
-    for name, angle in (("", 0.0), (", crop turned 30 degrees", np.pi / 6)):
-        found = np.stack([_locate(aligner, sample, angle) for sample in samples])
-        report[f"NME io %, {pictures}{name}"] = float(nme(found, truth, aligner.markup, "io").mean() * 100)
-    return report
-
-
-def _locate(aligner: Aligner, sample: Sample, angle: float) -> Float32:
-    centre, side = box_centre_side(bounding_box(sample.points[0]))
-    return aligner.align(sample.bgr(), [aligner.crop_around(centre, side, angle)])[0].xy
-
-
 def _parity_px(card: ModelCard, net: nn.Module, crops: UInt8) -> float:
     """Mean distance in crop pixels between the landmarks of the stored file and those of torch."""
-    backend = open_backend(card.weights["net"])
     decode = decoder(card.codec, markup.load(card.markup), card.name)
     distances = []
-    for crop in crops:
-        with torch.inference_mode():
-            wanted = tuple(output.numpy() for output in net(torch.from_numpy(crop[None])))
-        stored, exact = decode(backend.run(crop[None]))[0], decode(wanted)[0]
-        distances.append(np.linalg.norm(stored - exact, axis=-1).mean())
+    with closing(OnnxBackend(card.weights["net"], usable_cores())) as backend:
+        for crop in crops:
+            with torch.inference_mode():
+                wanted = tuple(output.numpy() for output in net(torch.from_numpy(crop[None])))
+            stored, exact = decode(backend.run(crop[None]))[0], decode(wanted)[0]
+            distances.append(np.linalg.norm(stored - exact, axis=-1).mean())
     distance = float(np.mean(distances))
     if distance > WIDEST_PARITY:
         raise BackendError(

@@ -12,8 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import ConfigError
-from .layouts import WFLW_ATTRIBUTES, list_300w, list_300w_train, list_wflw, list_wflw_train
-from .matlab_layouts import list_300w_lp, list_aflw, list_aflw2000, list_aflw_train, list_cofw, list_cofw_train
+from .layouts import WFLW_ATTRIBUTES, list_300w, list_300w_all, list_300w_train, list_wflw, list_wflw_train
+from .matlab_layouts import (
+    list_300w_lp,
+    list_aflw,
+    list_aflw2000,
+    list_aflw_train,
+    list_cofw,
+    list_cofw68,
+    list_cofw_train,
+)
 from .point_files import list_point_table, list_pts_folder, read_pts
 from .samples import (
     IMAGE_SUFFIXES,
@@ -49,10 +57,12 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
     "table": list_point_table,
     "300w": list_300w,
     "300w-train": list_300w_train,
+    "300w-all": list_300w_all,
     "wflw": list_wflw,
     "wflw-train": list_wflw_train,
     "cofw": list_cofw,
     "cofw-train": list_cofw_train,
+    "cofw68": list_cofw68,
     "aflw": list_aflw,
     "aflw-train": list_aflw_train,
     "aflw2000": list_aflw2000,

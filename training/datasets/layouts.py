@@ -22,6 +22,8 @@ TEST_300W: Folders = {
     "01_Indoor": ("test", "indoor"),
     "02_Outdoor": ("test", "outdoor"),
 }
+# SPAN's training set for the competition's test set: 3,148 + 689 faces (section IV-A, as in LUVLi and KDN)
+ALL_300W: Folders = {**TRAIN_300W, **{place: () for place, subsets in TEST_300W.items() if "full" in subsets}}
 HOMES_300W = (".", "300W", "300w")  # 300w.zip unpacks the competition's test set into a folder of its own
 
 WFLW_LISTS = "list_98pt_rect_attr_train_test"
@@ -55,6 +57,11 @@ def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
 def list_300w_train(folder: Path) -> list[Entry]:
     """The training part of 300-W, see `list_300w`."""
     return list_300w(folder, TRAIN_300W)
+
+
+def list_300w_all(folder: Path) -> list[Entry]:
+    """The training part of 300-W and its full set, all but the competition's test set, see `list_300w`."""
+    return list_300w(folder, ALL_300W)
 
 
 def list_wflw(folder: Path, part: str = "test") -> list[Entry]:

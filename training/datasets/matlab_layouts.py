@@ -1,4 +1,4 @@
-"""COFW, AFLW, AFLW2000-3D and 300W-LP as they are distributed: annotations in MATLAB files.
+"""COFW, COFW-68, AFLW, AFLW2000-3D and 300W-LP as they are distributed: annotations in MATLAB files.
 
 MATLAB counts pixels from 1; where a data set's own MATLAB code draws its points on the pictures without a shift, the
 points are taken as counted from 1.
@@ -21,6 +21,7 @@ from .matlab_file import MatlabFile
 from .samples import Entry, Sample, first_existing, images_below, images_in, read_bytes
 
 COFW_POINTS, AFLW_POINTS = 29, 19
+COFW68_FOLDERS = "COFW68_Data/test_annotations", "test_annotations"
 AFLW_TRAIN = 20_000  # the first so many of `ra` are for training: Zhu et al., CVPR 2016
 YAW_BINS = {"0-30": 30.0, "30-60": 60.0, "60-90": math.inf}  # up to so many degrees: Zhu et al. (3DDFA), CVPR 2016
 FOLDERS_300W_LP = ("AFW", "HELEN", "IBUG", "LFPW")
@@ -38,9 +39,7 @@ def list_cofw(folder: Path, part: str = "test") -> list[Entry]:
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Burgos-Artizzu et al., ICCV 2013: IsT, phisT and bboxesT (IsTr, phisTr, bboxesTr for training).
     """
-    names = f"COFW_{part}_color.mat", f"COFW_{part}.mat"
-    found = [path for name in names for path in sorted(folder.rglob(name))]  # the archive has folders of its own
-    path = found[0] if found else first_existing(folder, *names)
+    path = _cofw_file(folder, part)
     file, end = MatlabFile(path), "T" if part == "test" else "Tr"
     shapes, boxes = file.numbers(f"phis{end}"), file.numbers(f"bboxes{end}")
     count = file.count(f"Is{end}")
@@ -56,18 +55,55 @@ def list_cofw_train(folder: Path) -> list[Entry]:
     return list_cofw(folder, "train")
 
 
-def _cofw_sample(
-    path: Path, file: MatlabFile, variable: str, part: str, index: int, shape: Float64, box: Float64
-) -> Sample:
+def list_cofw68(folder: Path) -> list[Entry]:
+    """COFW-68: the test pictures of COFW with 68 points in a MATLAB file each, 1_points.mat to 507_points.mat.
+
+    Args:
+        folder: what holds COFW68_Data/test_annotations or test_annotations and, at any depth, COFW's own test file.
+    Raises:
+        SourceError: the file or the folder is missing, or a picture has no annotation.
+        BackendError: h5py (or SciPy, for files of an older version) is not installed.
+    Source: Ghiasi and Fowlkes, arXiv 1506.08347: Points (68, 2) and Occ. Its boxes are a detector's and are not used.
+    """
+    path, places = _cofw_file(folder, "test"), first_existing(folder, *COFW68_FOLDERS)
+    file = MatlabFile(path)
+    numbers = range(1, file.count("IsT") + 1)
+    return [Entry(f"{path.stem}#{i}", partial(_cofw68_sample, path, file, i, places)) for i in numbers]
+
+
+def _cofw_file(folder: Path, part: str) -> Path:
+    names = f"COFW_{part}_color.mat", f"COFW_{part}.mat"
+    found = [path for name in names for path in sorted(folder.rglob(name))]  # the archive has folders of its own
+    return found[0] if found else first_existing(folder, *names)
+
+
+def _cofw68_sample(path: Path, file: MatlabFile, number: int, places: Path) -> Sample:
+    annotation = places / f"{number}_points.mat"
+    told = MatlabFile(annotation)
+    points, hidden = told.numbers("Points"), told.numbers("Occ").ravel() > 0
+    if points.shape != (68, 2) or hidden.shape != (68,):
+        raise SourceError(f"{annotation}: wanted Points (68, 2) and 68 of Occ, got {points.shape} and {hidden.size}")
+    encoded = _cofw_picture(path, file, "IsT", number - 1)
+    return Sample(path, _points(points.T - 1), encoded, hidden=hidden[None], subsets=("test",))
+
+
+def _cofw_picture(path: Path, file: MatlabFile, variable: str, index: int) -> bytes:
     picture = file.cell(variable, index)
     if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
         raise SourceError(f"{path}: wanted picture {index + 1} as uint8 (H, W) or (H, W, 3), got {picture.shape}")
+    return _as_png(picture)
+
+
+def _cofw_sample(
+    path: Path, file: MatlabFile, variable: str, part: str, index: int, shape: Float64, box: Float64
+) -> Sample:
+    encoded = _cofw_picture(path, file, variable, index)
     x, y, hidden = shape.reshape(3, COFW_POINTS)
     left, top, width, height = box
     return Sample(
         path,
         _points(np.stack([x, y]) - 1),
-        _as_png(picture),
+        encoded,
         hidden=hidden[None] > 0,
         boxes=np.array([[left, top, left + width, top + height]], np.float32) - 1,
         subsets=(part,),

@@ -58,7 +58,7 @@ def mine(detector: Detector, pictures: Iterable[UInt8]) -> list[UInt8]:
     crops = []
     for bgr in pictures:
         found, _ = detector.scan(bgr)
-        loudness = np.minimum(found.heights, 1.0).sum(1) * (1 - 2 * found.residual)
+        loudness = np.minimum(found.responses, 1.0).sum(1) * (1 - 2 * found.residual)
         for i in np.flatnonzero(loudness > LOUD)[:MOST]:
             x, y = (float(v) for v in found.centre[i])
             crops.append(CropTransform.around((x, y), SHOWN * float(found.side[i]), CROP).crop(bgr))

@@ -79,6 +79,22 @@ class Windows:
 
     def on_face(self, chip: Chip, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
         """A turned, scaled, shifted window with the chip's first face in it."""
+        return self._finish(*self._placed(chip, size, rng), rng, disturbed=disturbed)
+
+    def measured_face(self, chip: Chip, size: int, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+        """An undisturbed window with the chip's first face, and where its points are annotated.
+
+        Returns:
+            Crop (size, size, 3), and (5, 2) its pixels; NaN where a point is not annotated, or not in the window.
+        """
+        chip, transform = self._placed(chip, size, rng)
+        crop, _ = self._finish(chip, transform, rng, disturbed=False)
+        xy = transform.to_crop(chip.points[0])
+        inside = np.all((xy > -0.5) & (xy < size - 0.5), axis=1, keepdims=True)
+        return crop, np.where(inside, xy, np.float32(np.nan))
+
+    def _placed(self, chip: Chip, size: int, rng: np.random.Generator) -> tuple[Chip, CropTransform]:
+        """A window on the chip's first face, and the chip, which may have been mirrored for it."""
         discs, geometry = self.config.discs, self.config.geometry
         largest = min(discs.face_px[1], 0.9 * size)
         face = float(np.exp(rng.uniform(np.log(discs.face_px[0]), np.log(largest))))
@@ -88,7 +104,7 @@ class Windows:
         transform = place_box(chip.boxes[0], face, np.deg2rad(roll), rng.uniform(-reach, reach, 2), size)
         if rng.random() < geometry.flip:
             chip, transform = mirrored(chip, transform)
-        return self._finish(chip, transform, rng, disturbed=disturbed)
+        return chip, transform
 
     def on_background(self, bgr: UInt8, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
         """A piece of any size of a picture without faces."""
@@ -218,9 +234,9 @@ class BranchRefinement:
         """Take the state of a trained `FromBytes(Backbone)`."""
         self.config, self.windows, self.backbone = config, Windows(config, data, hard), backbone
         rng, size = np.random.default_rng(1), config.schedule.sizes[-1][1]
-        pictures = [self.windows.on_face(c, size, rng, disturbed=False) for c in self.windows.held_faces]
+        pictures = [self.windows.measured_face(c, size, rng) for c in self.windows.held_faces]
         self._crops = np.stack([crop for crop, _ in pictures])
-        self._truth = np.stack([_disc_centres(maps) for _, maps in pictures])
+        self._truth = np.stack([xy for _, xy in pictures])
 
     def build(self) -> nn.Module:
         """Backbone and branches behind their preprocessing; only the branches learn."""
@@ -264,12 +280,6 @@ class BranchRefinement:
 def _seen_through(targets: Tensor, corner: Tensor) -> Tensor:
     """Disc maps (B, K, h, w) cut to the windows at `corner`; UNKNOWN where a window leaves the crop."""
     return cut_windows(targets[:, :, None], corner.long(), UNKNOWN)[:, :, 0]
-
-
-def _disc_centres(maps: UInt8) -> Float32:
-    """Mean position of each map's ones, (K, 2); NaN where there are none."""
-    centres = [np.argwhere(plane == 1)[:, ::-1] for plane in maps]
-    return np.array([c.mean(0) if len(c) else (np.nan, np.nan) for c in centres], np.float32)
 
 
 def _eye_errors(xy: Float32, truth: Float32) -> Float32:

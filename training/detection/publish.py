@@ -1,7 +1,7 @@
 """From the two finished runs of BB-FCN to its card and weights; the command is `training.publish`.
 
-The score is fitted on one half of the pictures that were kept out of the training, the figures are measured on the
-other, both on the stored files with the code that runs in use.
+The score is fitted on one half of the pictures that were kept out of the training, on the card's own files. The figures
+are measured on the other half, of the files in 8 bits too. Both with the code that runs in use.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ import torch
 from torch import nn
 
 from ...engines import graph, nets
-from ...engines.backend import Backend, Outputs, open_backend
+from ...engines.backend import Backend, Outputs
 from ...engines.card import ModelCard, Weights
 from ...engines.card_text import card_path, write_card
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
+from ...engines.onnx_backend import OnnxBackend
 from ...engines.quantise import quantise_onnx
 from ...engines.torch_backend import TorchBackend, save_torch_weights
 from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
+from ..evaluation.card_figures import forms, rounded
 from .mining import draft_card
 from .objectives import faceless, held_out
 from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
@@ -52,12 +54,12 @@ class Pair:
         return cls(scan.eval(), refine.eval())
 
 
-class Witness:
+class Recorder:
     """A backend that remembers what it was asked, to quantise with."""
 
-    description = "witness"
-    precision = canvas = None  # each level is an example of its own
-    together = 1
+    description = "recorder"
+    precision = max_atlas = None  # each level is an example of its own
+    preferred_batch = 1
 
     def __init__(self, backend: Backend) -> None:
         self.seen: list[UInt8] = []
@@ -93,7 +95,7 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
     weights = _store(config, pair, data, out / "weights")
     card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
     card = replace(card, calibration=fit(card, config, data))
-    card = replace(card, measured=_figures(card, config, data))
+    card = replace(card, measured=detector_figures(card, config, data))
     write_card(_rounded(card), out)
     return card_path(card.name, out)
 
@@ -113,7 +115,7 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
     for role, pictures in _examples(config, pair, data).items():
         path, small = full[role], full[role].with_name(f"{full[role].stem}-int8.onnx")
         quantise_onnx(path, small, pictures)
-        path.write_bytes(graph.store_halves(path.read_bytes()))
+        path.write_bytes(graph.store_fp16(path.read_bytes()))
         save_torch_weights(nets_of[role][1], path, nets_of[role][0], config.network.landmarks, {})
         stored[role] = Weights(path, _sha256(path), "fp16", Weights(small, _sha256(small), "int8"))
     return stored
@@ -125,7 +127,7 @@ def _sha256(path: Path) -> str:
 
 def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
     """Pyramid levels and crops that the networks meet in some training pictures with and without faces."""
-    scan, refine = Witness(TorchBackend(pair.scan)), Witness(TorchBackend(pair.refine))
+    scan, refine = Recorder(TorchBackend(pair.scan)), Recorder(TorchBackend(pair.refine))
     detector = Detector(draft_card(config), scan, refine, DetectorSettings(min_face=22))
     faces = [s for c in config.corpora for s in list(read_faces(data / c.path, c.layout))[::60] if not held_out(s)]
     for sample in (*faces, *(s for s in faceless(config, data)[::100] if not held_out(s))):
@@ -145,13 +147,23 @@ def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
     return {**card.calibration, "refine": refine}
 
 
-def _figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
-    """Recall, false alarms and five-point errors on the second half of the pictures that were kept out."""
-    detector = _open(card, threshold=0.01)
-    threshold = DetectorSettings().threshold
+def detector_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
+    """Recall, five-point errors and false alarms of each of the card's pairs of files, as the card names them.
+
+    They are measured on the second half of the pictures that were kept out.
+    """
     faces, empty = kept_out(config, data, half=1)
-    figures = {}
-    for name, samples in _by_folder(faces).items():
+    figures: dict[str, float] = {}
+    for ending, form in forms(card).items():
+        found = _figures(_open(form, threshold=0.01), _by_folder(faces), empty)
+        figures |= {f"{name}{ending}": value for name, value in found.items()}
+    return rounded(figures)
+
+
+def _figures(detector: Detector, faces: dict[str, list[Sample]], empty: list[Sample]) -> dict[str, float]:
+    threshold = DetectorSettings().threshold
+    figures: dict[str, float] = {}
+    for name, samples in faces.items():
         report = evaluate(detector, samples, ())
         figures[f"faces found %, {name}"] = 100 * report.recall(threshold)
         figures[f"five-point error % of the eye distance, {name}"] = 100 * float(np.nanmean(report.errors))
@@ -170,7 +182,8 @@ def _by_folder(samples: list[Sample]) -> dict[str, list[Sample]]:
 
 
 def _open(card: ModelCard, threshold: float) -> Detector:
-    scan, refine = (open_backend(card.weights[role]) for role in ROLES)
+    """On ONNX Runtime and the card's own files, whatever this machine would run: a card is the same everywhere."""
+    scan, refine = (OnnxBackend(card.weights[role]) for role in ROLES)
     return Detector(card, scan, refine, DetectorSettings(threshold=threshold))
 
 
@@ -180,5 +193,4 @@ def _rounded(card: ModelCard) -> ModelCard:
         name: [round(v, 4) for v in value] if isinstance(value, list) else round(value, 5)
         for name, value in card.calibration.items()
     }
-    measured = {name: round(value, 3) for name, value in card.measured.items()}
-    return replace(card, box_scale=round(card.box_scale, 4), measured=measured, calibration=fitted)
+    return replace(card, box_scale=round(card.box_scale, 4), calibration=fitted)

@@ -126,7 +126,7 @@ def _candidates(detector: Detector, bgr: UInt8, *, refined: bool) -> tuple[Float
     worth = np.flatnonzero(chance >= detector.card.calibration["second_look"])[: detector.settings.most]
     if not len(worth):
         return np.empty((0, 12), np.float32), np.empty((0, 4), np.float32)
-    points, features = detector.look_again(bgr, candidates.take(worth), chance[worth])
+    points, features = detector.refine(bgr, candidates.take(worth), chance[worth])
     return features, fit_views(points).boxes
 
 

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
 from ...engines.aligner import Aligner
 from ...pipeline.run import Pipeline
+from ...pipeline.sidecar import models_that_run
 from ...tracker.errors import MarkupError
 from ...tracker.geometry import bounding_box, box_centre_side, box_of_five, iou
 from ...tracker.markup import Markup
 from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
 
+if TYPE_CHECKING:
+    from ...pipeline.open import Engines
+
 Boxes = Literal["gt", "detector"]
 FOUND_IOU = 0.3  # a face that overlaps the annotated one less than this is another face
+
+
+def models_measured(engines: Engines, boxes: Boxes) -> list[dict[str, Any]]:
+    """What `models_that_run` says of the networks that an evaluation runs: in given boxes, the aligner alone."""
+    return models_that_run(engines if boxes == "detector" else replace(engines, cards=engines.cards[:1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class InGivenBox:
         outlines = [len(markup.parts.get("contour", ())) > 1 for markup in (aligner.markup, data)]
         self._tight = aligner.markup.name == data.name or all(outlines)
 
-    def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
+    def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks:
         """Align once. Where only one of the markups draws the face's outline, the box is guessed from five points."""
         if self._tight:
             box = (*box_centre_side(bounding_box(truth)), 0.0)

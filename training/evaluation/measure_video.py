@@ -14,14 +14,13 @@ import numpy as np
 
 from ... import __version__
 from ...pipeline.open import Choices, Engines
-from ...pipeline.sidecar import identify_models
 from ...pipeline.sinks import atomic_write_text
 from ...pipeline.sources import open_source
 from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
-from .locate import Boxes, InGivenBox, overlapping
+from .locate import Boxes, InGivenBox, models_measured, overlapping
 from .video_benchmark import AnnotatedVideo, read_annotation
 
 log = logging.getLogger(__name__)
@@ -117,7 +116,7 @@ def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dic
         "annotations": {"files": len(annotations), "bytes": sum(stat.st_size for stat in annotations)},
         "boxes": how.boxes,
         "settings": asdict(how.choices),
-        "models": identify_models(engines.cards if how.boxes == "detector" else engines.cards[:1]),
+        "models": models_measured(engines, how.boxes),
         "backend": engines.backend,
     }
 
@@ -150,8 +149,7 @@ def _in_given_boxes(
         number = frame.index + 1
         if number in video.annotations:
             truth = read_annotation(video.annotations[number])
-            found = locate(frame.bgr, truth)
-            yield number, truth, None if found is None else found.xy, 0
+            yield number, truth, locate(frame.bgr, truth).xy, 0
         advanced()
 
 

@@ -15,7 +15,7 @@ from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark
 from .error_curves import require_matplotlib
 from .files import refuse_existing
-from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points
+from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points, models_measured
 from .measure import Measuring, measure
 from .report import Evaluation, PictureReportFiles, as_table, write_report
 
@@ -80,10 +80,10 @@ def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, r
     task = Task(str(settings.folder), benchmark.title)
     reporter.began(task, len(entries))
     measured = measure(entries, how, partial(reporter.advanced, task))
-    cards = engines.cards if settings.boxes == "detector" else engines.cards[:1]
+    models = models_measured(engines, settings.boxes)
     wall_s = time.monotonic() - began_s
     evaluation = Evaluation(
-        benchmark, common, measured, settings.folder, settings.boxes, cards, choices, engines.backend, wall_s
+        benchmark, common, measured, settings.folder, settings.boxes, models, choices, engines.backend, wall_s
     )
     make_folder(settings.out)
     write_report(evaluation, settings.files)

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...engines.card import ModelCard
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices
-from ...pipeline.sidecar import identify_models
 from ...pipeline.tables import columns
 from ...tracker.types import Float64
 from .benchmarks import Benchmark, summarise
@@ -37,7 +35,7 @@ class Evaluation:
         benchmark, common, measured: what was measured, in which points, and how it came out.
         folder: of the data set.
         boxes: where the faces' places came from.
-        cards: of the networks in use; the aligner's first.
+        models: the networks and files that ran, as `locate.models_measured` has them; the aligner's first.
         choices, backend: what else it depends on.
         wall_s: how long it took.
     """
@@ -47,10 +45,15 @@ class Evaluation:
     measured: Measured
     folder: Path
     boxes: Boxes
-    cards: tuple[ModelCard, ...]
+    models: list[dict[str, Any]]
     choices: Choices
     backend: str
     wall_s: float
+
+    @property
+    def model(self) -> str:
+        """The name of the aligner's card."""
+        return str(self.models[0]["name"])
 
     def errors(self) -> Mapping[str, Mapping[Any, Float64]]:
         """subset -> normaliser -> errors, of the subsets that are there."""
@@ -112,9 +115,7 @@ def as_table(evaluation: Evaluation) -> str:
 
 def _head(evaluation: Evaluation) -> list[str]:
     common, measured, kinds = evaluation.common, evaluation.measured, evaluation.benchmark.normalisers
-    lines = [
-        f"{evaluation.benchmark.title}: {evaluation.cards[0].name}, {common.count} points, {BOXES[evaluation.boxes]}"
-    ]
+    lines = [f"{evaluation.benchmark.title}: {evaluation.model}, {common.count} points, {BOXES[evaluation.boxes]}"]
     if not common.whole:
         lines.append(
             f"compared in {common.name}, which {common.model.name} and {common.data.name} share: the papers' numbers "
@@ -188,7 +189,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             {"method": paper.method, "figure": paper.figure, **paper.values} for paper in benchmark.papers
         ],
         "settings": asdict(evaluation.choices),
-        "models": identify_models(evaluation.cards),
+        "models": evaluation.models,
         "backend": evaluation.backend,
         "wall_s": round(evaluation.wall_s, 3),
         "machine": describe_machine(),
@@ -201,8 +202,6 @@ def _curves(evaluation: Evaluation) -> list[Curve]:
 
 
 def _curve_title(evaluation: Evaluation) -> str:
-    kind = evaluation.benchmark.curve[0]
-    card = evaluation.cards[0].name
-    return (
-        f"{evaluation.benchmark.title}, NME {kind}, {evaluation.common.count} points\n{card}, {BOXES[evaluation.boxes]}"
-    )
+    kind, points = evaluation.benchmark.curve[0], evaluation.common.count
+    head = f"{evaluation.benchmark.title}, NME {kind}, {points} points"
+    return f"{head}\n{evaluation.model}, {BOXES[evaluation.boxes]}"

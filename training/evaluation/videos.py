@@ -13,7 +13,7 @@ from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
 from ...pipeline.progress import Reporter, Task
 from ...pipeline.sinks import make_folder
-from ...pipeline.workers import do_all
+from ...pipeline.workers import run_jobs
 from ...tracker import metrics
 from ...tracker.errors import SourceError
 from .error_curves import require_matplotlib
@@ -81,7 +81,7 @@ def evaluate_videos(
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     make_folder(settings.files.frames)
     how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
-    outcomes = do_all(videos, _Measuring(open_engines, how), reporter, settings.workers)
+    outcomes = run_jobs(videos, _Measuring(open_engines, how), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:

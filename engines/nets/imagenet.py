@@ -1,0 +1,48 @@
+"""Encoders that torchvision publishes with ImageNet's weights, as stems of ours behind our own preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from . import MEAN, STD
+
+# What torchvision takes from colours in [0, 1] and divides them by; red, green, blue
+COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PLACES = ("", "features.")  # where resnet50 and vgg16_bn keep the layers that ResNetStem and vgg_stem are made of
+
+
+def layers_of(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The layers with these names in a published state dict, wherever it keeps them; as many as there are."""
+    return max(({n: state[p + n] for n in names if p + n in state} for p in PLACES), key=len)
+
+
+def with_our_colours(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same layers for pictures as `FromBytes` gives them, in place of torchvision's normalised ones.
+
+    Torchvision's colour is gain * ours + shift. The gain goes into the first convolution; what it makes of the shift,
+    the same everywhere, goes into its bias, or out of the running mean of the normalisation behind it. The answers are
+    the same but near the picture's border: what is padded there is the mean colour for torchvision, grey for us.
+
+    Args:
+        layers: in their order; the first convolution sees red, green and blue.
+    Raises:
+        ValueError: it does not.
+    """
+    folded = dict(layers)
+    first = next((name for name, value in layers.items() if value.ndim == 4), "")
+    if not first or layers[first].shape[1] != 3:
+        raise ValueError("the first convolution does not see red, green and blue")
+    mean, std = torch.tensor(COLOUR_MEAN), torch.tensor(COLOUR_STD)
+    gain, shift = STD / (255 * std), (MEAN / 255 - mean) / std
+    folded[first] = layers[first] * gain[:, None, None]
+    constant = (layers[first].sum((2, 3)) * shift).sum(1)  # (O,)
+    bias = first.removesuffix("weight") + "bias"
+    if bias in layers:
+        folded[bias] = layers[bias] + constant
+    else:
+        behind = next(name for name in layers if name.endswith("running_mean"))
+        folded[behind] = layers[behind] - constant
+    return folded
