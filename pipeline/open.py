@@ -20,7 +20,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..tracker import appearance, proposals, rts, smooth
+from ..tracker import appearance, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
@@ -230,6 +230,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         _spare(loader, release_memory)  # what the networks' loading and Numba's start have needed
         with without_compiler(), without_linear_algebra():
             smooth.warm_up()
+            geometry.warm_up()
             appearance.warm_up()
             proposals.warm_up()
             if choices.smooth == "rts":

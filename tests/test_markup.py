@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import tomllib
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,9 @@ from facetrack.tracker.pose import MEAN_FACE_MM
 POINTS = {"aflw19": 19, "cofw29": 29, "five5": 5, "ibug68": 68, "wflw98": 98}
 # Channel that takes each boundary's place in a mirrored picture: brows and eyes change sides.
 BOUNDARY_MIRROR = [0, 3, 4, 1, 2, 5, 6, 9, 10, 7, 8, 11, 12, 13, 14]
+# Boundaries and flips as they were specified before the markups were written, in the picture's left and right.
+SPECIFIED: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "boundaries.json").read_text(encoding="utf-8"))
+LINED = ["aflw19", "cofw29", "ibug68", "wflw98"]
 
 
 def other_side(part: str) -> str:
@@ -62,7 +67,7 @@ def test_mirroring_twice_changes_nothing_and_maps_parts_onto_their_other_side(na
         assert set(found.mirror[list(points)]) == set(found.parts[other_side(part)])
 
 
-@pytest.mark.parametrize("name", ["aflw19", "cofw29", "ibug68", "wflw98"])
+@pytest.mark.parametrize("name", LINED)
 def test_mirroring_maps_boundaries_onto_boundaries(name: str) -> None:
     found = markup.load(name)
     lines = list(found.boundaries.values())
@@ -71,9 +76,19 @@ def test_mirroring_maps_boundaries_onto_boundaries(name: str) -> None:
         assert {int(found.mirror[point]) for point in line} == set(lines[mirrored])
 
 
-def test_boundaries_come_in_one_order() -> None:
-    orders = {tuple(markup.load(name).boundaries) for name in ("aflw19", "cofw29", "ibug68", "wflw98")}
-    assert len(orders) == 1
+@pytest.mark.parametrize("name", LINED)
+def test_boundaries_are_the_specified_lines_in_the_specified_order(name: str) -> None:
+    found = markup.load(name)
+    sides = {"_L_": "_right_", "_R_": "_left_"}  # the picture's left is the subject's right
+    names = [line.replace("_L_", sides["_L_"]).replace("_R_", sides["_R_"]) for line in SPECIFIED["names"]]
+    lines = SPECIFIED["boundaries"][str(found.points)]
+    assert list(found.boundaries.items()) == [(line, tuple(points)) for line, points in zip(names, lines, strict=True)]
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_mirrors_are_the_specified_ones(name: str) -> None:
+    assert markup.load(name).mirror.tolist() == SPECIFIED["flip"][str(POINTS[name])]
+    assert SPECIFIED["boundary_flip"] == BOUNDARY_MIRROR
 
 
 def test_the_mirror_of_ibug68_is_that_of_a_symmetric_face() -> None:

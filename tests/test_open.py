@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numba.core.caching import Cache
+from numba.core.dispatcher import Dispatcher
 
 from facetrack.engines.backend import Backend, open_backend
 from facetrack.engines.card import Weights, find_card
@@ -22,6 +24,8 @@ from facetrack.pipeline.open import Choices, open_engines
 from facetrack.pipeline.portrait import portrait
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import Frame
+
+KERNEL_MODULES = "appearance", "codecs", "geometry", "kalman", "proposals"
 
 
 @dataclass
@@ -175,3 +179,26 @@ def test_a_scan_answers_the_same_on_any_number_of_threads(*, eight_bits: bool) -
             answers.append(backend.run(portrait()[None])[0].copy())
     for answer in answers[1:]:
         np.testing.assert_array_equal(answer, answers[0])
+
+
+def kernels() -> dict[str, Dispatcher]:
+    modules = (import_module(f"facetrack.tracker.{name}") for name in KERNEL_MODULES)
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if isinstance(value, Dispatcher)
+    }
+
+
+def test_no_frame_waits_for_a_kernel() -> None:
+    """Whether its picture may be written to or not, and wherever it comes from: all kernels are there already."""
+    picture = portrait()
+    sealed = picture.copy()
+    sealed.flags.writeable = False
+    with open_engines() as engines:
+        ready = {name: list(kernel.signatures) for name, kernel in kernels().items()}
+        for seen in (picture, sealed, picture[::-1].copy()[::-1]):
+            results = list(engines.pipeline(engines.choices).serial([Frame(i, i / 25, 0.0, seen) for i in range(3)]))
+            assert [len(result.faces) for result in results] == [1, 1, 1]
+        assert {name: list(kernel.signatures) for name, kernel in kernels().items()} == ready

@@ -44,7 +44,7 @@ def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
         (192,): lightness and both chromas of 8 x 8 cells; three zeros for a cell of which nothing is known.
     """
     described = np.empty(3 * DESCRIPTOR_SIDE**2, np.float32)
-    _describe(bgr, crop.matrix, crop.size[0], described)
+    _describe(np.ascontiguousarray(bgr), crop.matrix, crop.size[0], described)
     return described
 
 
@@ -211,6 +211,9 @@ def _part(appearance: Float32, known: Any) -> Float32:
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them from Numba's cache."""
-    one = describe_appearance(np.full((8, 8, 3), 127, np.uint8), CropTransform.around((4.0, 4.0), 8.0, 8))
-    similarity(one, blended(one, one, 0.5))
+    """Compile the kernels, or load them from Numba's cache: for pictures that may be written to, and for others."""
+    picture = np.full((8, 8, 3), 127, np.uint8)
+    one = describe_appearance(picture, CropTransform.around((4.0, 4.0), 8.0, 8))
+    picture.flags.writeable = False
+    other = describe_appearance(picture, CropTransform.around((4.0, 4.0), 8.0, 8))
+    similarity(one, blended(one, other, 0.5))

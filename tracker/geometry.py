@@ -221,3 +221,11 @@ def _spans(five: Float32) -> Float32:
     width = (five[1, 0] - five[0, 0] + five[4, 0] - five[3, 0]) / 2
     height = (five[3, 1] + five[4, 1] - five[0, 1] - five[1, 1]) / 2
     return np.array([width, height], np.float32)
+
+
+def warm_up() -> None:
+    """Compile the kernel, or load it from Numba's cache: for points that may be written to, and for others."""
+    five = MEAN_FIVE.copy()
+    rotated_box(five, five)
+    five.flags.writeable = False
+    rotated_box(five, five)
