@@ -101,7 +101,7 @@ class Aligner:
     def _chances(self, face: float, right: float) -> tuple[float, float]:
         """Confidence and presence of a crop from its two logits, that it shows a face and that its landmarks are right.
 
-        Both must agree for the confidence: the chance, by the card's calibration, of an inter-ocular NME under 8 %.
+        Both must agree for the confidence: the chance, by the card's calibration, of an NME under 8 %.
         The presence is the chance of a face at all: profiles have faces and no good landmarks.
         """
         slope, offset = self._trust

@@ -113,6 +113,7 @@ def _add_evaluation(name: str, told: str) -> None:
 _add_evaluation("300w", "300-W, 68 points: DIR holds lfpw/testset, helen/testset, ibug, 01_Indoor, 02_Outdoor.")
 _add_evaluation("wflw", "WFLW, 98 points: DIR holds WFLW_annotations and WFLW_images.")
 _add_evaluation("cofw", "COFW, 29 points: DIR holds COFW_test_color.mat.")
+_add_evaluation("cofw68", "COFW-68, 68 points: DIR holds COFW68_Data/test_annotations and COFW_test_color.mat.")
 _add_evaluation("aflw", "AFLW, 19 points: DIR holds AFLWinfo_release.mat and data/flickr.")
 _add_evaluation("aflw2000", "AFLW2000-3D, 68 points: DIR holds image*.jpg and image*.mat.")
 

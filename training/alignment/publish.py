@@ -9,6 +9,7 @@ import hashlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ...pipeline.machine import usable_cores
 from ...tracker import markup
 from ...tracker.errors import BackendError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.metrics import Normaliser
 from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import one_face_each, read_faces
@@ -79,7 +81,8 @@ def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, fl
         SourceError: the folder is missing or broken.
     """
     samples = one_face_each(read_faces(data / config.validation, config.validation_layout))
-    return alignment_figures(card, samples, SETS.get(config.validation, config.validation))
+    name = SETS.get(config.validation, config.validation)
+    return alignment_figures(card, samples, name, cast(Normaliser, config.normaliser))
 
 
 def _validation_crops(objective: Alignment) -> UInt8:
