@@ -119,10 +119,10 @@ def test_a_part_of_another_network_is_refused_and_what_differs_is_named(
 ) -> None:
     torch.save({"average": tab(**options).state_dict()}, tmp_path / "best.pt")
     parts = (("net.scbe.", str(tmp_path / "best.pt")),)
-    net = tab()
+    net, untouched = tab(), tab().state_dict()
     with pytest.raises(ConfigError, match=rf"start_parts: .*best\.pt has no net\.scbe\. of this network: .*{told}"):
         begin(net, Config(start_parts=parts))
-    assert all(torch.equal(value, tab().state_dict()[name]) for name, value in net.state_dict().items())
+    assert all(torch.equal(value, untouched[name]) for name, value in net.state_dict().items())
 
 
 def test_published_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
