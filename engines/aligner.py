@@ -109,6 +109,7 @@ class Aligner:
 
 
 def _chance(logit: float) -> float:
+    """`sigmoid` of one number, without NumPy, whose code is cold after a run of the network."""
     return 0.5 + 0.5 * math.tanh(0.5 * logit)
 
 

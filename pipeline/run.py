@@ -38,7 +38,7 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
-AGAIN = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
+REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
 CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
@@ -149,7 +149,7 @@ class AlignStage:
         crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
         rough = self.aligner.align(bgr, crops)
         likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
-        for _ in range(AGAIN):
+        for _ in range(REFINEMENTS):
             likely = self.aligner.align(bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
         return self._verified(bgr, likely)
 

@@ -6,7 +6,7 @@ import glob
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
-from ..engines.card import ModelCard
 from .csv_sink import SCHEMA
 from .image_source import printable
 from .machine import describe_machine
@@ -87,14 +86,6 @@ def _digest(text: str) -> str:
 def fixed_part(path: Path) -> Path:
     """The part of a glob without wildcards."""
     return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
-
-
-def identify_models(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
-    """Names and weights of cards, in JSON's types: all files, of which `models_that_run` tells those in use."""
-    return [
-        {"name": card.name, "task": card.task, "sha256": {role: w.sha256 for role, w in card.files.items()}}
-        for card in cards
-    ]
 
 
 def models_that_run(engines: Engines) -> list[dict[str, Any]]:

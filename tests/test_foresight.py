@@ -10,11 +10,11 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
-from facetrack.pipeline.run import AGAIN, Pipeline, PipelineSettings
+from facetrack.pipeline.run import REFINEMENTS, Pipeline, PipelineSettings
 from facetrack.tracker.types import Frame, Result
 
 COUNT = 33
-FIRST_FRAME = 1 + AGAIN  # runs for a new face
+FIRST_FRAME = 1 + REFINEMENTS  # runs for a new face
 QUANTUM = 0.05  # pixels by which what is read from a painted face depends on the crop
 STILL = PaintedFace((90, 110), width=70)
 

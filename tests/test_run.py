@@ -15,7 +15,15 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
 from facetrack.pipeline import run as run_module
-from facetrack.pipeline.run import AGAIN, BATCH_SLOTS, FRAMES_IN_FLIGHT, DetectStage, Job, Pipeline, PipelineSettings
+from facetrack.pipeline.run import (
+    BATCH_SLOTS,
+    FRAMES_IN_FLIGHT,
+    REFINEMENTS,
+    DetectStage,
+    Job,
+    Pipeline,
+    PipelineSettings,
+)
 from facetrack.tracker import markup
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
@@ -296,7 +304,7 @@ class Doubter(Surveyor):
     def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
         found = super().align(bgr, crops)
         self.shown += len(found)
-        return [replace(face, confidence=0.5) for face in found] if self.shown <= 1 + AGAIN else found
+        return [replace(face, confidence=0.5) for face in found] if self.shown <= 1 + REFINEMENTS else found
 
 
 def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_the_surer_face_is_taken() -> None:

@@ -31,7 +31,7 @@ LINEAR = np.where(np.arange(256) <= 10, np.arange(256) / 3294.6, ((np.arange(256
 def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
     """What the face in an upright crop of a picture looks like, as a unit vector; dot products tell their similarity.
 
-    Lightness, without its mean and contrast, and chroma, as it differs from the usual skin's: cheap (20 microseconds)
+    Lightness, without its mean and contrast, and chroma, as it differs from the usual skin's: cheap (30 microseconds)
     and good for minutes of one video. What is black or outside the picture says nothing. On 3,462 YouTube frames of 350
     persons, crops off by 4 %, 99 % of the similarities within a shot exceed 0.45 and 95 % exceed 0.61 (0.32 and 0.53
     with a third of the crop outside the picture); of those between two persons half are under 0.24, 95 % under 0.60 and
