@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakes_workers import Errands
 
-from facetrack.pipeline.workers import run_jobs
+from facetrack.pipeline.workers import GRACE_S, run_jobs
 from facetrack.tracker.errors import BackendError
 
 
@@ -21,6 +22,7 @@ class Notes:
     """A reporter that remembers; presses Ctrl-C when it first hears of a certain job's frames."""
 
     impatient_with: str = ""
+    until: Path | None = None  # not before this file is there
     begun: list[str] = field(default_factory=list)
     frames: Counter[str] = field(default_factory=Counter)
     lines: dict[str, str] = field(default_factory=dict)
@@ -31,7 +33,7 @@ class Notes:
 
     def advanced(self, task: str, frames: int = 1) -> None:
         self.frames[task] += frames
-        if task == self.impatient_with:
+        if task == self.impatient_with and (self.until is None or self.until.exists()):
             raise KeyboardInterrupt
 
     def ended(self, task: str, line: str) -> None:
@@ -116,6 +118,15 @@ def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
     assert (tmp_path / "kept").exists()
     assert notes.lines["endless"] == "interrupted"
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="blocks signals")
+def test_ctrl_c_does_not_wait_for_a_worker_that_is_still_opening_its_work(tmp_path: Path) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(["endless", "a"], Errands(tmp_path, may_open=1, deaf=True), Notes("endless", tmp_path / "deaf"), 2)
+    assert (tmp_path / "kept").exists()
+    assert time.monotonic() - began_s < GRACE_S
 
 
 def test_what_a_worker_logs_is_logged_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
