@@ -118,8 +118,10 @@ class AlignStage:
         found = self._foresight.align(frame, book.live, job.ahead)
         job.ahead = ()
         book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
-        if job.proposals is None and book.wants_detection:
-            job.proposals = self._search(frame.bgr, book.missing)
+        if job.proposals is None and book.wants_whole:
+            job.proposals = self._search(frame.bgr, book.missing, beside=bool(book.live))
+        elif job.proposals is None and book.wants_detection:
+            job.proposals = self._search.near(frame.bgr, book.missing)
         if job.proposals is not None:
             found = self._found(frame.bgr, job.proposals)
             if not book.live and not self._is_any_sure(found):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 import pytest
 
-from facetrack.pipeline.search import FIRST, LATER, SMALL_EVERY, Search, equalised
+from facetrack.pipeline.search import FIRST, LATER, MOST_PLACES, NEAR_PX, REACH, SMALL_EVERY, Search, equalised
 from facetrack.tracker.types import Float32, Proposals, UInt8
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
@@ -61,12 +62,75 @@ def test_where_there_are_small_faces_every_search_looks_for_them() -> None:
     assert detector.thorough == [True] * 7 + [False] * 2
 
 
-def test_a_small_face_that_is_missing_is_looked_for_and_a_large_one_needs_no_more_than_usual() -> None:
-    detector = Sieve()
-    search = Search(detector)
+@dataclass
+class Brightest:
+    """A detector of one kind of face: all that is bright. `pictures` are those that it saw, and how thoroughly."""
+
+    pictures: list[tuple[tuple[int, ...], bool]] = field(default_factory=list)
+
+    def min_reliable_face(self, bgr: UInt8) -> float:
+        del bgr
+        return SURE
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        self.pictures.append((bgr.shape[:2], small))
+        light = bgr[..., 0].astype(np.float64)
+        if light.sum() < 255:
+            return Proposals.none()
+        rows, columns = np.mgrid[: light.shape[0], : light.shape[1]]
+        middle = np.array([(light * columns).sum(), (light * rows).sum()]) / light.sum()
+        return Proposals(np.hstack((middle - 40, middle + 40))[None], np.ones(1), np.tile(middle, (1, 5, 1)))
+
+
+NEAR = ((NEAR_PX, NEAR_PX), False)
+WHOLE = (480, 640)
+
+
+def bright_spot(x: int, y: int) -> UInt8:
+    picture = np.zeros((*WHOLE, 3), np.uint8)
+    cv2.circle(picture, (x, y), 5, (255, 255, 255), -1)
+    return picture
+
+
+@pytest.mark.parametrize("side", [30.0, 150.0])
+@pytest.mark.parametrize("middle", [(300, 200), (5, 474)])
+def test_what_is_near_a_missing_face_is_where_it_was_drawn(middle: tuple[int, int], side: float) -> None:
+    detector = Brightest()
+    missing = np.array([*middle, *middle], np.float32) + np.float32([-0.6, -0.4, 0.3, 0.6]) * side
+    found = Search(detector).near(bright_spot(*middle), [missing])
+    assert detector.pictures == [NEAR]
+    np.testing.assert_allclose(found.points[0], np.tile(middle, (5, 1)), atol=0.3)
+    np.testing.assert_allclose(found.boxes.reshape(2, 2).mean(0), middle, atol=0.3)
+    np.testing.assert_allclose(np.diff(found.boxes.reshape(2, 2), axis=0), 80 * REACH * side / NEAR_PX, atol=0.01)
+
+
+def test_a_face_far_from_where_one_is_missing_is_not_near_it() -> None:
+    missing = np.array([100, 100, 140, 140], np.float32)
+    assert len(Search(Brightest()).near(bright_spot(300, 200), [missing])) == 0
+
+
+def test_of_many_missing_faces_the_first_are_looked_for() -> None:
+    detector = Brightest()
+    places = [np.array([x, 50, x + 20, 70], np.float32) for x in range(0, 600, 30)]
+    Search(detector).near(bright_spot(300, 200), places)
+    assert detector.pictures == [NEAR] * MOST_PLACES
+
+
+def test_a_search_without_small_faces_looks_for_small_ones_where_they_are_missing() -> None:
+    detector = Brightest()
+    search, picture = Search(detector), bright_spot(300, 200)
     for missing in ([], [box(150)], [box(150), box(30)], [box(30)], []):
-        search(PICTURE, missing)
-    assert detector.thorough == [True, False, True, True, False]
+        search(picture, missing)
+    whole = [(WHOLE, True), (WHOLE, False)]
+    assert detector.pictures == [*whole, NEAR, whole[1], NEAR, *whole[::-1]]
+
+
+def test_beside_known_faces_a_small_one_is_nothing_new() -> None:
+    detector = Sieve(sides=[40.0])
+    search = Search(detector)
+    for _ in range(SMALL_EVERY + 1):
+        search(PICTURE, beside=True)
+    assert detector.thorough == [True, *[False] * (SMALL_EVERY - 1), True]
 
 
 def test_a_small_face_that_comes_into_an_empty_picture_is_found_within_four_frames() -> None:

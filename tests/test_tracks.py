@@ -461,7 +461,7 @@ def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
     book.observe(2 / RATE, [face(100), face(700)], [look(1), look(2)])
     assert states(book) == {0: "tracked"}
     assert book.unclaimed(boxes_at(300, 400, 500, 900)) == []
-    assert len(book.missing) == 1  # the newcomer, who may come back
+    np.testing.assert_array_equal(book.missing, boxes_at(700))  # the newcomer, who may come back
 
 
 def test_two_stamps_close_together_make_no_speed_of_noise() -> None:
@@ -596,6 +596,34 @@ def crossing(frames: int) -> TrackBook:
         looks = [look(2) if t.number == 0 and frame >= 15 else look(t.number + 1) for t in book.live]
         book.observe(frame / RATE, found, looks)
     return book
+
+
+def test_a_lost_face_is_looked_for_where_it_was_and_everywhere_now_and_then() -> None:
+    book = book_of(1, 2)
+    place = book.live[1].box.copy()
+    whole = []
+    for frame in range(1, 2 * SEEK_EVERY + 1):
+        away = [lost(book.live[1])] if len(book.live) > 1 else []
+        book.observe(frame / RATE, [face(100), *away], [look(1), look(2)][: 1 + len(away)])
+        whole.append(book.wants_whole)
+        np.testing.assert_array_equal(book.missing, [place])
+    assert whole == ([False] * (SEEK_EVERY - 1) + [True]) * 2
+    book.observe(10.0, [face(100)], [look(1)])
+    assert book.missing == []
+
+
+def test_after_a_cut_faces_are_looked_for_everywhere() -> None:
+    book = book_of(1, 2)
+    book.observe(1 / RATE, [face(100), face(300)], [look(1), look(7)])
+    assert states(book) == {0: "tracked"}
+    assert book.wants_whole
+
+
+def test_a_moving_face_is_looked_for_where_its_way_led_and_where_it_was_lost() -> None:
+    places = crossing(35).missing
+    (led, lost_at) = ((places[i][0] + places[i][2]) / 2 for i in range(2))
+    assert led == pytest.approx(100 + 8 * 35, abs=8)
+    assert lost_at == pytest.approx(100 + 8 * 14)
 
 
 def test_a_hidden_face_is_looked_for_in_every_frame_in_which_it_may_come_out() -> None:

@@ -107,3 +107,19 @@ def test_states_are_the_words_of_the_csv() -> None:
 def test_a_result_without_faces_is_empty() -> None:
     result = Result(Frame(0, 0.0, 0.0, PICTURE), ())
     assert (result.faces, dict(result.spans_s)) == ((), {})
+
+
+def proposals(*scores: float) -> Proposals:
+    """Faces with these scores, the rest of whose values are all different."""
+    rng, count = np.random.default_rng(int(1000 * sum(scores))), len(scores)
+    return Proposals(rng.random((count, 4)), np.array(scores), rng.random((count, 5, 2)))
+
+
+def test_joined_proposals_are_those_of_all_parts_best_first_and_of_equals_the_earlier() -> None:
+    parts = [proposals(0.9, 0.3), Proposals.none(), proposals(0.5, 0.3)]
+    joined = Proposals.joined(parts)
+    assert joined.scores.tolist() == pytest.approx([0.9, 0.5, 0.3, 0.3])
+    one_by_one = [(0, 0), (2, 0), (0, 1), (2, 1)]
+    np.testing.assert_array_equal(joined.boxes, [parts[p].boxes[i] for p, i in one_by_one])
+    np.testing.assert_array_equal(joined.points, [parts[p].points[i] for p, i in one_by_one])
+    assert len(Proposals.joined([])) == 0

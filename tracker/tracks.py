@@ -145,20 +145,35 @@ class TrackBook:
         self.settings = settings or TrackSettings()
         self.live: list[Track] = []
         self._lost: list[Track] = []
-        self._missed = self._seeks = False
+        self._now_s = 0.0
+        self._missed = self._cut = self._emerges = self._seeks = False
         self._pending: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
         self._frames = 0
         self._born = 0
 
     @property
     def wants_detection(self) -> bool:
-        """Nobody is followed, somebody was just lost, or it is time to look for somebody lost a moment ago."""
-        return not self.live or self._missed or self._seeks
+        """Nobody is followed, somebody was just lost, may come into sight or is to be looked for once more."""
+        return self.wants_whole or self._missed or self._emerges
+
+    @property
+    def wants_whole(self) -> bool:
+        """Whether to look for faces everywhere and not round `missing` alone.
+
+        Nobody is followed, this is another shot, or it is time to look for somebody lost a moment ago.
+        """
+        return not self.live or self._cut or self._seeks
 
     @property
     def missing(self) -> list[Float32]:
-        """Last boxes (4,) of the faces that may come back: those that coast and those that are remembered."""
-        return [track.box for track in self.live if not track.measured] + [track.box for track in self._lost]
+        """Boxes (4,) where faces may be that are not measured.
+
+        Those that have no number yet; and those that were lost a moment ago, the last first, where their way led and
+        where they were.
+        """
+        away = sorted(self._away(), key=lambda track: -track.seen_s)
+        places = [box for track in away for box in (track.place(self._now_s), track.box)]
+        return _apart([*(box for box, _ in self._pending), *places])
 
     def observe(self, time_s: float, found: list[Landmarks], looks: list[Float32]) -> None:
         """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
@@ -186,12 +201,15 @@ class TrackBook:
             self._lost.append(claim.track)
         for claim in lost:
             self._release(claim, time_s)
-        self._missed = bool(lost)
+        self._missed, self._cut = bool(lost), any(claim.track.cut for claim in lost)
+        self._now_s = time_s
         self._frames += 1
         # a stream that starts again has times before those remembered
         self._lost = [t for t in self._lost if abs(time_s - t.seen_s) <= self.settings.memory_s]
         self._pending = [(box, since) for box, since in self._pending if abs(time_s - since) <= 2 * WAIT_S]
-        self._seeks = self._worth_a_search(time_s)
+        away = self._away()
+        self._emerges = bool(self._pending) or any(t.behind and not self._covered(t.place(time_s)) for t in away)
+        self._seeks = bool(away) and self._frames % SEEK_EVERY == 0
 
     def _contest(self, claims: list[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
         """Who goes on, and who is lost: their face is not there, or it is another track's."""
@@ -218,11 +236,10 @@ class TrackBook:
         best = int(overlap.argmax())
         return kept[best] if overlap[best] >= self.settings.duplicate_iou else None
 
-    def _worth_a_search(self, time_s: float) -> bool:
-        away = [t for t in (*self.live, *self._lost) if not t.measured and abs(time_s - t.seen_s) <= SEEK_S]
-        if self._pending or any(track.behind and not self._covered(track.place(time_s)) for track in away):
-            return True
-        return bool(away) and self._frames % SEEK_EVERY == 0
+    def _away(self) -> list[Track]:
+        """The tracks that were lost a moment ago."""
+        tracks = (*self.live, *self._lost)
+        return [t for t in tracks if not t.measured and abs(self._now_s - t.seen_s) <= SEEK_S]
 
     def _covered(self, box: Float32) -> bool:
         """Whether a face at this place (4,) would be behind one that was measured in this frame."""
@@ -409,6 +426,15 @@ class _Claim:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "similarity", similarity(self.track.appearance, self.look))
+
+
+def _apart(boxes: list[Float32]) -> list[Float32]:
+    """Boxes (4,) without those that overlap much with one before them."""
+    kept: list[Float32] = []
+    for box in boxes:
+        if not kept or iou(box[None], np.stack(kept)).max() <= COVERED_IOU:
+            kept.append(box)
+    return kept
 
 
 def _as_large(old: Float32, new: Float32) -> bool:
