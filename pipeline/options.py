@@ -209,7 +209,7 @@ tracking = chain(
         type=click.IntRange(1),
         default=25,
         show_default=True,
-        help="Frames between two searches for new faces; a frame without any face is always searched.",
+        help="Frames between two searches for new faces, in crowds a third; frames without any face are all searched.",
     ),
     click.option(
         "--min-face",

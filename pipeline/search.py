@@ -17,6 +17,7 @@ EQUALISED = 0
 FIRST, LATER = (1, 3, 2, EQUALISED), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
 CLIP, TILES = 4.0, 4  # of the equalisation
 REACH, NEAR_PX = 4.0, 224  # round a missing face: the square's side over the face's, and what it is shrunk to
+CROWD = 3  # small faces
 MOST_PLACES = 6  # that are searched beside one another; there, the whole frame soon costs no more
 
 
@@ -37,9 +38,13 @@ class Search:
 
     The first looks for faces of every size and so does every `SMALL_EVERY`th after it; the others too where small
     faces are to be expected: the last search for them found one that nobody knows.
+
+    Attributes:
+        crowded: the last search for small faces found `CROWD` or more, so that others will come soon.
     """
 
     def __init__(self, detector: FaceDetector) -> None:
+        self.crowded = False
         self._detector = detector
         self._spared = 0  # searches to come without small faces
         self._fruitless = 0  # times that harder searches were asked for
@@ -56,11 +61,12 @@ class Search:
         sure = self._detector.min_reliable_face(bgr)
         if self._spared:
             self._spared -= 1
-            small = self.near(bgr, [box for box in missing if longer_side(box) < sure])
-            return Proposals.joined((self._detector.detect(bgr, small=False), small))
+            near = self.near(bgr, [box for box in missing if longer_side(box) < sure])
+            return Proposals.joined((self._detector.detect(bgr, small=False), near))
         found = self._detector.detect(bgr)
-        expected = not beside and any(longer_side(box) < sure for box in found.boxes)
-        self._spared = 0 if expected else SMALL_EVERY - 1
+        small = sum(longer_side(box) < sure for box in found.boxes)
+        self.crowded = small >= CROWD
+        self._spared = 0 if small and not beside else SMALL_EVERY - 1
         return found
 
     def near(self, bgr: UInt8, missing: Sequence[Float32]) -> Proposals:

@@ -24,6 +24,7 @@ from facetrack.pipeline.run import (
     Pipeline,
     PipelineSettings,
 )
+from facetrack.pipeline.search import CROWD
 from facetrack.tracker import markup
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
@@ -269,6 +270,31 @@ def test_a_tracked_face_is_searched_for_every_n_frames() -> None:
     detector = Watchman()
     assert collect(make(detector, settings=PipelineSettings(detect_every=12)).run(frames(30)))[1] is None
     assert sorted(detector.searched) == [0, 12, 24]
+
+
+class Onlooker(Watchman):
+    """Finds as many small faces as it is told to."""
+
+    def __init__(self, faces: int) -> None:
+        super().__init__()
+        self.faces = faces
+
+    def min_reliable_face(self, bgr: UInt8) -> float:
+        del bgr
+        return np.inf
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        found = super().detect(bgr, small=small)
+        return Proposals.joined([found] * self.faces)
+
+
+@pytest.mark.parametrize(("faces", "searched"), [(CROWD - 1, [0, 24]), (CROWD, [0, 8, 16, 24])])
+def test_in_a_crowd_faces_are_searched_for_three_times_as_often(faces: int, searched: list[int]) -> None:
+    detector = Onlooker(faces)
+    stage = DetectStage(detector, PipelineSettings(detect_every=24))
+    for each in frames(30):
+        stage(Job(each))
+    assert detector.searched == searched
 
 
 def test_a_frame_without_a_face_or_with_a_lost_one_is_always_searched() -> None:
