@@ -73,7 +73,7 @@ class Search:
         """Search a picture (H, W, 3) round the boxes (4,) of missing faces alone, the first `MOST_PLACES` of them.
 
         Each surrounding is shrunk to one size, so that a place costs the same in every video: at 1920x1080, a
-        fiftieth of the whole frame's search.
+        thirtieth of the whole frame's search.
         """
         return Proposals.joined([self._near(bgr, box) for box in missing[:MOST_PLACES]])
 
