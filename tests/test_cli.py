@@ -662,3 +662,11 @@ def test_training_without_torch_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr == 'facetrack: training needs torch; run: pip install "facetrack[train]"\n'
+
+
+def test_a_scene_of_the_probe_that_does_not_exist_is_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "make", str(tmp_path / "out"), "--photos", str(tmp_path), "--scene", "dance"]) == 2
+    assert "unknown scene 'dance'; wanted some of still" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

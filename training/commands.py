@@ -176,9 +176,15 @@ def probe() -> None:
 @opt.talk
 def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int) -> None:
     """Make the clips in DIR, a folder each in the layout of 300VW."""
+    from ..tracker.errors import ConfigError
     from .probe import clips
 
-    for clip in clips.make_probe(folder, clips.Recipe(photos, scenes, copies, seed)):
+    recipe = clips.Recipe(photos, scenes, copies, seed)
+    try:
+        recipe.chosen()
+    except ConfigError as error:
+        raise click.BadParameter(str(error), param_hint="--scene") from error
+    for clip in clips.make_probe(folder, recipe):
         say(str(clip))
 
 
