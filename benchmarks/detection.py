@@ -1,10 +1,13 @@
 """How many faces the detector finds, how often it sees one where there is none, and how long it takes.
 
-    python benchmarks/detection.py DATA [--portraits FOLDER ...] [--min-face PX] [--pictures]
+    python benchmarks/detection.py DATA [--portraits FOLDER ...] [--min-face PX] [--pictures] [--recall]
 
 DATA is the data root of training/configs/bbfcn-5.toml; only pictures that were kept out of the training and out of the
 fit of the score count. FOLDERs hold pictures of one face each without annotation; a proposal anywhere counts as found.
 Times are CPU time of one thread, the median of 20 runs, on the first annotated picture enlarged to the size.
+--recall measures as BB-FCN's paper does instead, with a pyramid of its step (needs the `train` extra): how many of the
+annotated landmarks lie within so much of the eyes' distance from one of the 15 or 30 loudest candidates of their type,
+and how many faces are among a picture's first proposals; in photographs, not in their turned copies.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from facetrack.tracker.types import UInt8
 from facetrack.training import config
 from facetrack.training.datasets import Sample, images_below
 from facetrack.training.detection.score import evaluate, kept_out
+from facetrack.training.turned import TURNED
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 CONFIG = Path(__file__).parent.parent / "training" / "configs" / "bbfcn-5.toml"
@@ -30,11 +34,11 @@ SIZES = (((480, 640), 60.0), ((480, 640), 0.0), ((720, 1280), 0.0), ((1080, 1920
 REPEATS = 20
 
 
-def detector(threshold: float, min_face: float) -> Detector:
+def detector(threshold: float, min_face: float, step: float = DetectorSettings().step) -> Detector:
     """The default detector on one thread."""
     card = find_card("bbfcn", "detect")
     backends = [open_backend(card.weights[role]) for role in ("scan", "refine")]
-    return Detector(card, *backends, DetectorSettings(min_face=min_face, threshold=threshold))
+    return Detector(card, *backends, DetectorSettings(min_face=min_face, threshold=threshold, step=step))
 
 
 def row(name: str, values: list[float], unit: str) -> str:
@@ -50,6 +54,29 @@ def annotated_rows(looking: Detector, faces: list[Sample], empty: list[Sample]) 
         lines.append(row(folder.name, recall, f"% of {len(report.best)} faces; points {error:.1f} % of the eyes"))
     report = evaluate(looking, (), empty)
     lines.append(row("without a face", [report.false_alarms(t) for t in THRESHOLDS], f"a picture, {len(empty)}"))
+    return lines
+
+
+def recall_rows(faces: list[Sample], min_face: float) -> list[str]:
+    """The paper's table I, and its recall of face proposals."""
+    from facetrack.engines.nets.bbfcn import BBFCN
+    from facetrack.engines.torch_backend import load_net, torch_file
+    from facetrack.training.detection import recall
+
+    looking = detector(0.0, min_face, recall.STEP).for_pictures()
+    weights = looking.card.weights["refine"]
+    net = load_net(torch_file(weights.path), weights.sha256).net
+    assert isinstance(net, BBFCN)
+    assert net.branches is not None
+    photographs = [sample for sample in faces if TURNED not in sample.path.name]
+    found = recall.measure_recall(looking, net.branches, photographs)
+    landmarks, people = found.counts
+    lines = [row("within, of the eyes' distance", list(recall.ERRORS), "")]
+    for way, name in enumerate(("backbone", "backbone and branches")):
+        for number, guesses in enumerate(recall.GUESSES):
+            lines.append(row(f"{name}, {guesses}", list(found.landmarks[way, number]), f"% of {landmarks} landmarks"))
+    lines.append(row("first proposals", list(recall.PROPOSALS), "a picture"))
+    lines.append(row("faces among them", list(found.faces), f"% of {people} faces"))
     return lines
 
 
@@ -80,11 +107,15 @@ def main() -> None:
     parser.add_argument("--portraits", type=Path, action="append", default=[])
     parser.add_argument("--min-face", type=float, default=0.0)
     parser.add_argument("--pictures", action="store_true", help="search as pictures are, not as frames of videos")
+    parser.add_argument("--recall", action="store_true", help="measure as the paper does")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    faces, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
+    if arguments.recall:
+        print(*recall_rows(faces, arguments.min_face), sep="\n")
+        return
     looking = detector(min(THRESHOLDS), arguments.min_face)
     looking = looking.for_pictures() if arguments.pictures else looking
-    faces, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
     print(row("score at least", list(THRESHOLDS), ""))
     print(*annotated_rows(looking, faces, empty), sep="\n")
     for folder in arguments.portraits:

@@ -1,13 +1,14 @@
 """What the parts of the networks are worth: the same short training with and without each of them.
 
-    python benchmarks/trained_ablations.py --data DATA --out FOLDER [--only tab gv propnet span] [--seeds 0] [--fp32]
+    python benchmarks/trained_ablations.py --data DATA --out FOLDER [--only tab bbfcn] [--seeds 0] [--fp32]
 
 Compact networks on crops of 64 pixels (of 128 for SPAN, which halves them seven times), 600 steps from scratch on the
 annotated photographs of 300-W's training sets alone: less than they need, enough to compare. SPAN sees every face
-twice, calm and disturbed, and in the second of its runs must answer both alike. The tests are DATA/lfpw/testset and
-DATA/lfpw-turned (by `training.turned`). Runs go on where they stopped; the table, inter-ocular NME in percent beside
-what the papers report of their own networks on their own test sets, is printed and written to FOLDER/table.md after
-each of them.
+twice, calm and disturbed, and in the second of its runs must answer both alike. BB-FCN's branches have 200 steps more,
+on its finished backbone; that sees 32 of the 64 pixels, as the regression network does. The tests are DATA/lfpw/testset
+and DATA/lfpw-turned (by `training.turned`). Runs go on where they stopped; the table, inter-ocular NME in percent
+beside what the papers report of their own networks on their own test sets, is printed and written to FOLDER/table.md
+after each of them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from facetrack.training.config import Config, Corpus, load
 CONFIGS = Path(__file__).parents[1] / "training" / "configs"
 LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
 TESTS = {"LFPW test": "lfpw/testset", "turned by 25-70 degrees": "lfpw-turned"}
-FILES = {"gv": "gv-mobilenetv3-68"} | {name: f"{name}-compact-68" for name in ("tab", "propnet", "span")}
+FILES = {"gv": "gv-mobilenetv3-68", "bbfcn": "bbfcn-68"}
+FILES |= {name: f"{name}-compact-68" for name in ("tab", "propnet", "span")}
 SIDE, BATCH, STEPS = 64, 32, 600
 SPAN_SIDE = 128  # its hourglasses halve seven times
 
@@ -37,16 +39,21 @@ class Variant:
     Attributes:
         network: of the row.
         name: what it is like; also its folder's name.
-        settings: overrides of the configuration, as `facetrack train --set` takes them.
+        settings: overrides of the configuration, as `facetrack train --set` takes them; {out} and {seed} are the run's.
         published: the paper's figure for its own networks on its own data.
+        side: of the crops, pixels.
+        steps: of the run.
     """
 
     network: str
     name: str
     settings: tuple[str, ...]
     published: str
+    side: int = SIDE
+    steps: int = STEPS
 
 
+SECOND_RUN = ("maps.frozen=true", 'start_parts=[["net.backbone.", "{out}/bbfcn, backbone alone, {seed}/best.pt"]]')
 VARIANTS = (
     Variant("tab", "no fusion of boundary maps", ("network.options.fusion=0",), "4.87"),
     Variant("tab", "fusion 1x", ("network.options.fusion=1",), "4.74"),
@@ -61,19 +68,23 @@ VARIANTS = (
     Variant("gv", "bands of 5 cells", ("network.options.bandwidths=[5, 5]",), "3.21"),
     Variant("propnet", "without propagation", ("network.options.propagation=false",), "4.81"),
     Variant("propnet", "with propagation", (), "4.48"),
-    Variant("span", "pairs, labels alone", ("consistency.weight=1e-9", "consistency.share=0.0"), ""),
-    Variant("span", "pairs, self-consistency", ("consistency.weight=2.0", "consistency.share=0.0"), ""),
+    Variant("span", "pairs, labels alone", ("consistency.weight=1e-9", "consistency.share=0.0"), "", SPAN_SIDE),
+    Variant("span", "pairs, self-consistency", ("consistency.weight=2.0", "consistency.share=0.0"), "", SPAN_SIDE),
+    Variant("bbfcn", "regression network", ("network.name=bbfcn-regression",), "", SIDE // 2),
+    Variant("bbfcn", "backbone alone", ("network.options.branches=false",), "8.31 (AFLW, 5 points)"),
+    Variant("bbfcn", "backbone and branches", SECOND_RUN, "6.28 (AFLW, 5 points), 4.56 (300-W)", steps=200),
 )
 
 
-def configuration(variant: Variant, seed: int, *, bf16: bool) -> Config:
-    """The settings of one run."""
-    config = load(CONFIGS / f"{FILES[variant.network]}.toml", variant.settings)
+def configuration(variant: Variant, seed: int, out: Path, *, bf16: bool) -> Config:
+    """The settings of one run, whose folder is in `out`."""
+    settings = [setting.replace("{out}", str(out)).replace("{seed}", str(seed)) for setting in variant.settings]
+    config = load(CONFIGS / f"{FILES[variant.network]}.toml", settings)
     schedule = replace(
         config.schedule,
-        steps=STEPS,
+        steps=variant.steps,
         batch=BATCH // 2 if config.consistency.weight else BATCH,
-        sizes=((0.0, SPAN_SIDE if variant.network == "span" else SIDE),),
+        sizes=((0.0, variant.side),),
         learning_rate=2e-3,
         warm_up=50,
         ema=0.995,
@@ -108,7 +119,7 @@ def main() -> None:
         (
             (variant, seed),
             f"{variant.network}, {variant.name}, {seed}",
-            configuration(variant, seed, bf16=not arguments.fp32),
+            configuration(variant, seed, arguments.out, bf16=not arguments.fp32),
         )
         for seed, variant in cells
     )

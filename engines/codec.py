@@ -6,19 +6,43 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from ..tracker.codecs import decode_fields, decode_heatmaps, decode_vectors, lines_of_points
+from ..tracker.codecs import (
+    decode_cells,
+    decode_discs,
+    decode_fields,
+    decode_heatmaps,
+    decode_vectors,
+    lines_of_points,
+)
 from ..tracker.errors import CardError
 from ..tracker.markup import Markup
 from ..tracker.types import Float32
 from .backend import Outputs
 
-DISC = 13  # pixels of a disc of radius 2: a landmark of codec kind "discs" is the mean place of so many highest answers
+COARSE, FINE = 0.05, 0.03  # radius of BB-FCN's discs over the width of what the backbone sees, and of the crop; III-E
 Decode = Callable[[Outputs], tuple[Float32, Float32]]
 KINDS = {
     "vectors": ("stride", "sigma", "peak"),
     "heatmaps": ("stride", "reach"),
     "fields": ("stride", "reach", "fields"),
+    "discs-in-windows": ("pixels",),
+    "discs-in-maps": ("stride", "pixels"),
+    "cells": ("stride",),
 }
+
+
+def disc_radius(share: float, width: int) -> int:
+    """Radius of BB-FCN's discs, `COARSE` or `FINE` of a width, in whole pixels: 2 in the paper, for 1.6 and 1.92."""
+    return round(share * width)
+
+
+def disc_pixels(share: float, width: int) -> int:
+    """Pixels of such a disc: a landmark is the mean place of so many highest answers. 13 for radius 2, 29 for 3."""
+    radius = disc_radius(share, width)
+    return sum(x * x + y * y <= radius * radius for x in range(-radius, radius + 1) for y in range(-radius, radius + 1))
+
+
+DISC = disc_pixels(COARSE, 32)  # 13: the paper's for five landmarks, and the detector's
 
 
 def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
@@ -39,21 +63,42 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     missing = [key for key in KINDS[kind] if key not in codec]
     if missing:
         raise CardError(f"{name}: the codec lacks {', '.join(missing)}; {kind} wants {', '.join(KINDS[kind])}")
-    stride = float(codec["stride"])
-    if kind == "vectors":
-        return partial(_vectors, stride=stride, sigma=float(codec["sigma"]), peak=float(codec["peak"]))
-    if kind == "heatmaps":
-        return partial(_heatmaps, stride=stride, reach=int(codec["reach"]))
+    numbers = {key: float(codec[key]) for key in KINDS[kind]}
+    if kind != "fields":
+        return partial(DECODERS[kind], **numbers)
     try:
         lines = lines_of_points(marks, int(codec["fields"]))
     except ValueError as error:
         raise CardError(f"{name}: {error}") from error
-    return lambda outputs: decode_fields(outputs[0], outputs[1], lines, stride, int(codec["reach"]))
+    return lambda outputs: decode_fields(outputs[0], outputs[1], lines, numbers["stride"], int(codec["reach"]))
 
 
 def _vectors(outputs: Outputs, *, stride: float, sigma: float, peak: float) -> tuple[Float32, Float32]:
     return decode_vectors(outputs[0], stride, sigma, peak)
 
 
-def _heatmaps(outputs: Outputs, *, stride: float, reach: int) -> tuple[Float32, Float32]:
-    return decode_heatmaps(outputs[0], stride, reach)
+def _heatmaps(outputs: Outputs, *, stride: float, reach: float) -> tuple[Float32, Float32]:
+    return decode_heatmaps(outputs[0], stride, int(reach))
+
+
+def _discs_in_windows(outputs: Outputs, *, pixels: float) -> tuple[Float32, Float32]:
+    """Of coarse maps, fine maps in windows and the windows' corners."""
+    xy, score = decode_discs(outputs[1], 1.0, int(pixels))
+    return xy + outputs[2], score
+
+
+def _discs_in_maps(outputs: Outputs, *, stride: float, pixels: float) -> tuple[Float32, Float32]:
+    return decode_discs(outputs[0], stride, int(pixels))
+
+
+def _cells(outputs: Outputs, *, stride: float) -> tuple[Float32, Float32]:
+    return decode_cells(outputs[0], stride)
+
+
+DECODERS: dict[str, Callable[..., tuple[Float32, Float32]]] = {
+    "vectors": _vectors,
+    "heatmaps": _heatmaps,
+    "discs-in-windows": _discs_in_windows,
+    "discs-in-maps": _discs_in_maps,
+    "cells": _cells,
+}

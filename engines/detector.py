@@ -156,6 +156,20 @@ class Detector:
         order = suppress(found.centre, found.side, probability)
         return found.take(order), probability[order]
 
+    def levels(self, bgr: UInt8) -> list[tuple[tuple[int, int], UInt8, Float32]]:
+        """The pyramid as the backbone sees it and answers, the largest level first: to look into, not for use.
+
+        Args:
+            bgr: (H, W, 3) uint8 picture.
+        Returns:
+            Of each level its size (h, w) without margins, the level with them, (h', w', 3) uint8, and the responses
+            (5, h', w') float32 to it.
+        """
+        sizes = self._level_sizes(bgr, small=True)
+        pictures = list(_pyramid(bgr, sizes))
+        answers = [maps.copy() for maps in run_levels(self._scan_backend, pictures)]
+        return list(zip(sizes, pictures, answers, strict=True))
+
     def _level_sizes(self, bgr: UInt8, *, small: bool) -> list[tuple[int, int]]:
         """(h, w) of the pyramid's levels, without their margins, the largest first."""
         height, width = bgr.shape[:2]

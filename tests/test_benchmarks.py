@@ -94,6 +94,7 @@ TABLES = {
         GV ResNet50, NME ip: 3.78 6.98 4.41
         GV HRNet, NME ip: 3.63 6.51 4.19
         HRNetV2, NME io: 2.87 5.15 3.32
+        BB-FCN, NME io: 3.85 7.50 4.56
         GV ResNet50, NME io: 2.73 4.84 3.14
         GV HRNet, NME io: 2.62 4.51 2.99
         SPAN, NME io: 2.46 4.43 2.85
@@ -194,11 +195,37 @@ def test_every_number_of_the_papers_is_that_of_a_second_copy(name: str) -> None:
     assert sorted(ours) == sorted(copied)
 
 
-METHODS = {"gv-resnet50": "GV ResNet50", "gv-hrnet": "GV HRNet", "propnet": "PropNet", "span": "SPAN", "tab": "TAB"}
+METHODS = {
+    "gv-resnet50": "GV ResNet50",
+    "gv-hrnet": "GV HRNet",
+    "propnet": "PropNet",
+    "span": "SPAN",
+    "tab": "TAB",
+    "bbfcn": "BB-FCN",
+}
 STARRED = {"tab-300w": "TAB*"}  # its boundaries are learnt on 300-W
 # The paper's word and ours for what errors were divided by differ; benchmarks.toml says why.
 OTHERWISE = {"tab-aflw": "diag", "propnet-cofw": "io"}
+# On pictures that `facetrack evaluate` has no table for: 3,000 faces of AFLW with five points, LFPW's own 29 points.
+ELSEWHERE = {
+    "bbfcn-aflw": {"NME ip %": 6.28, "NME ip %, backbone alone": 8.31},
+    "bbfcn-lfpw29": {"NME ip %": 3.35},
+    "bbfcn-regression-aflw": {},  # compared in whole pictures alone
+}
 CONFIGURED = sorted((Path(config.__file__).parent / "configs/papers").glob("*-*.toml"))
+
+
+def test_bbfcns_row_is_what_its_text_says_of_another() -> None:
+    """8.3, 3.6 and 6.9 % below RCN+."""
+    row = row_of(find_benchmark("300w").papers, "BB-FCN", "NME io").values
+    implied = {"common": 4.20 * (1 - 0.083), "challenging": 7.78 * (1 - 0.036), "full": 4.90 * (1 - 0.069)}
+    assert row == pytest.approx(implied, abs=6e-3)
+
+
+@pytest.mark.parametrize("stem", ELSEWHERE)
+def test_results_without_a_table_are_a_second_copy(stem: str) -> None:
+    (path,) = (path for path in CONFIGURED if path.stem == stem)
+    assert config.load(path).card.published == ELSEWHERE[stem]
 
 
 def row_of(papers: tuple[Published, ...], method: str, figure: str) -> Published:
@@ -206,7 +233,7 @@ def row_of(papers: tuple[Published, ...], method: str, figure: str) -> Published
     return row
 
 
-@pytest.mark.parametrize("path", CONFIGURED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in CONFIGURED if p.stem not in ELSEWHERE], ids=lambda path: path.stem)
 def test_what_a_configuration_wants_to_reach_is_the_methods_row(path: Path) -> None:
     method, _, name = path.stem.rpartition("-")
     loaded = config.load(path)

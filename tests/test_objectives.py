@@ -205,8 +205,8 @@ def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
 
 
 def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:  # noqa: F811
-    with pytest.raises(ConfigError, match=r"network\.name: wanted one of gv, tab, propnet, span, shn, got 'bbfcn'"):
-        open_alignment(configuration(network=Network("bbfcn", 5)), data)
+    with pytest.raises(ConfigError, match=r"network\.name: wanted one of gv, tab, propnet, span, shn, bbfcn, bbf"):
+        open_alignment(configuration(network=Network("bbfcn-backbone", 5), normaliser="ip"), data)
 
 
 # Wide enough to make so many different maps, with the weights that the shipped ones were trained with.

@@ -522,7 +522,7 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Pa
 
 def test_networks_that_nothing_trains_are_refused_with_those_that_can_be(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="nothing trains 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn-"
+        ConfigError, match="nothing trains 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn, "
     ):
         open_objective(Config(Network("perceptron")), tmp_path, tmp_path)
 

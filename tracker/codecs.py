@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from .markup import Markup
+from .proposals import mean_of_highest
 from .types import Float32, Int64
 
 REACH = 4  # cells on either side of the maximum that vote for its place; where a network is unsure its bell has
@@ -242,4 +243,66 @@ def decode_fields(
     score = np.empty((faces, landmarks), np.float32)
     arrays = (np.ascontiguousarray(a, np.float32) for a in (maps, field))
     _decode_fields(*arrays, lines, tops, stride, reach, xy, score)
+    return xy, score
+
+
+def decode_discs(maps: Float32, stride: float, pixels: int) -> tuple[Float32, Float32]:
+    """Place each landmark at the mean of its map's highest answers, as many as its disc has pixels.
+
+    Args:
+        maps: (F, N, h, w) float32 responses, 1 on a landmark.
+        stride: crop pixels per cell.
+        pixels: of a disc.
+    Returns:
+        xy: (F, N, 2) float32 crop pixels.
+        score: (F, N) float32 in [0, 1], the mean of these answers; 0 where it is no number.
+    Raises:
+        ValueError: maps is not (F, N, h, w).
+    Source: BB-FCN, section III-E, Ave{M, n}.
+    """
+    if maps.ndim != 4:
+        raise ValueError(f"discs: wanted (F, N, h, w), got {maps.shape}")
+    place, response = mean_of_highest(np.ascontiguousarray(maps, np.float32), pixels)
+    xy = np.float32(stride) * (place + np.float32(0.5)) - np.float32(0.5)
+    return xy, np.clip(np.nan_to_num(response, posinf=0.0), 0.0, 1.0)
+
+
+@njit(cache=True, nogil=True)
+def _decode_cells(cells: Float32, stride: float, xy: Float32, score: Float32) -> None:
+    faces, planes, h, w = cells.shape
+    for f in range(faces):
+        for n in range(planes // 3):
+            chance, x, y = cells[f, 3 * n], cells[f, 3 * n + 1], cells[f, 3 * n + 2]
+            row, column, height = 0, 0, -np.inf
+            for r in range(h):
+                for c in range(w):
+                    if height < chance[r, c] < np.inf:
+                        row, column, height = r, c, chance[r, c]
+            across = x[row, column] if np.isfinite(x[row, column]) else 0.0
+            down = y[row, column] if np.isfinite(y[row, column]) else 0.0
+            xy[f, n, 0] = stride * (column + 0.5 + across) - 0.5
+            xy[f, n, 1] = stride * (row + 0.5 + down) - 0.5
+            score[f, n] = min(_positive(height), 1.0)
+
+
+def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
+    """Place each landmark where its most likely cell points to.
+
+    Args:
+        cells: (F, 3 N, h, w) float32: the chance that the landmark is in a cell, and how far from the cell's middle it
+            is, x and y in cells; what is not finite counts as 0.
+        stride: crop pixels per cell.
+    Returns:
+        xy: (F, N, 2) float32 crop pixels.
+        score: (F, N) float32, the chance, clipped to [0, 1].
+    Raises:
+        ValueError: cells is not (F, 3 N, h, w).
+    Source: BB-FCN, section IV-C, the regression network.
+    """
+    if cells.ndim != 4 or cells.shape[1] % 3:
+        raise ValueError(f"cells: wanted (F, 3 N, h, w), got {cells.shape}")
+    faces, landmarks = len(cells), cells.shape[1] // 3
+    xy = np.empty((faces, landmarks, 2), np.float32)
+    score = np.empty((faces, landmarks), np.float32)
+    _decode_cells(np.ascontiguousarray(cells, np.float32), float(stride), xy, score)
     return xy, score

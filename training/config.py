@@ -21,6 +21,7 @@ from .augment import DISTURBANCES, Geometry
 
 CONFIGS = "configs"  # the folder beside this file
 BASE = "base"
+DETECTORS = ("bbfcn-backbone", "bbfcn")  # BB-FCN's two runs
 NORMALISERS = typing.get_args(Normaliser)
 
 
@@ -77,13 +78,14 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Labels and losses of the heat-map networks: TAB, PropNet and SPAN.
+    """Labels and losses of the heat-map networks: TAB, PropNet and SPAN; of BB-FCN `frozen` alone.
 
     Attributes:
         sigma: width of the landmarks' bells, cells; SPAN's own are in `training.span`.
         landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
             of the decoded place, which small maps need; the papers of TAB and PropNet have none.
-        frozen: TAB's second stage: the boundary network keeps what it was started with.
+        frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was
+            started with.
         reach: of the decoding, cells; 0 for the papers' quarter-cell shift.
     """
 
@@ -132,7 +134,7 @@ class Consistency:
 
 @dataclass(frozen=True, slots=True)
 class Discs:
-    """Labels and negatives of BB-FCN.
+    """Labels and negatives of BB-FCN as a detector; `random_share` also of BB-FCN and its rival as aligners.
 
     Attributes:
         face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels.
@@ -168,9 +170,10 @@ class Schedule:
     Attributes:
         steps: optimiser steps of the whole run.
         batch: pictures per step over all processes.
-        learning_rate: peak of AdamW's rate; linear warm-up, then a cosine to zero.
+        optimiser: "adamw", or "sgd" with a momentum of 0.9.
+        learning_rate: peak of its rate; linear warm-up, then a cosine to zero.
         drops: (share of the run, divisor): the papers' way instead of the cosine, the rate falls in steps.
-        weight_decay: AdamW's, for everything but biases and normalisation; 0 makes it Adam.
+        weight_decay: for everything but biases and normalisation; 0 makes AdamW Adam.
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient.
@@ -189,6 +192,7 @@ class Schedule:
 
     steps: int = 10_000
     batch: int = 64
+    optimiser: str = "adamw"
     learning_rate: float = 2e-3
     drops: tuple[tuple[float, float], ...] = ()
     weight_decay: float = 1e-2
@@ -211,6 +215,8 @@ class Schedule:
         for name in ("steps", "batch", "validate_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"schedule.{name}: wanted at least 1, got {getattr(self, name)}")
+        if self.optimiser not in ("adamw", "sgd"):
+            raise ConfigError(f"schedule.optimiser: wanted 'adamw' or 'sgd', got {self.optimiser!r}")
         if self.keep not in ("best", "last"):
             raise ConfigError(f"schedule.keep: wanted 'best' or 'last', got {self.keep!r}")
 
@@ -288,10 +294,15 @@ class Config:
             )
         if self.maps.frozen and not (self.start or self.start_parts):
             raise ConfigError(
-                "maps.frozen: the boundary network stays what it begins as: wanted start or start_parts, got neither"
+                "maps.frozen: what is frozen stays what it begins as: wanted start or start_parts, got neither"
             )
         if self.normaliser not in NORMALISERS:
             raise ConfigError(f"normaliser: wanted one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
+
+    @property
+    def detects(self) -> bool:
+        """True for BB-FCN as a detector, which holds pictures back itself; as an aligner it has a validation set."""
+        return self.network.name in DETECTORS and not self.validation
 
     @property
     def box_scale(self) -> float:

@@ -40,7 +40,7 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
         BackendError: an exported network does not compute what torch does.
         ConfigError: this network is not published, as BB-FCN's backbone alone.
     """
-    if config.network.name == "bbfcn":
+    if config.detects:
         return publish_detector(config, run, data, out)
     return publish_aligner(config, run, data, out)
 

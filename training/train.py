@@ -32,12 +32,13 @@ from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .alignment.networks import ALIGNMENTS, open_alignment
-from .config import Config, Schedule, load
+from .config import DETECTORS, Config, Schedule, load
 from .detection.objectives import BackboneDetection, BranchRefinement
 from .start import begin, demand_starts
 
 log = logging.getLogger(__name__)
 
+MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
 # settings that may change while a run is under way: its curve does not depend on them
 FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
 
@@ -174,7 +175,7 @@ class Run:
             {"params": decayed, "weight_decay": schedule.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.optimiser = torch.optim.AdamW(groups, lr=schedule.learning_rate)
+        self.optimiser = _optimiser(groups, schedule)
         self.step = 0
         self.best = math.inf
         self._known: tuple[int, int] | None = None
@@ -395,6 +396,13 @@ def _refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any])
         )
 
 
+def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
+    """AdamW or SGD over groups of parameters with their weight decays."""
+    if schedule.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=schedule.learning_rate, momentum=MOMENTUM)
+    return torch.optim.AdamW(groups, lr=schedule.learning_rate)
+
+
 def _freeze_all_but(net: nn.Module, only: str) -> None:
     """Leave the parameters whose names begin with `only` to be trained."""
     for name, parameter in net.named_parameters():
@@ -464,27 +472,27 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
 def open_objective(config: Config, data: Path, out: Path) -> Objective:
     """The objective of the configured network.
 
-    BB-FCN is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where some have been
-    mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the branches on
-    top of the best.pt of the first, which it wants as `out`/backbone.pt.
+    BB-FCN as a detector is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where
+    some have been mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the
+    branches on top of the best.pt of the first, which it wants as `out`/backbone.pt.
 
     Raises:
         ConfigError: no objective trains this network, or the backbone is missing.
     """
     name = config.network.name
-    if name in ALIGNMENTS:
+    if name in ALIGNMENTS and not config.detects:
         consistent = config.consistency.weight > 0 or config.consistency.labels < 1
         return SelfConsistency(config, data) if consistent else open_alignment(config, data)
+    if name not in DETECTORS:
+        trained = ", ".join(dict.fromkeys((*ALIGNMENTS, *DETECTORS)))
+        raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
     if name == "bbfcn-backbone":
         return BackboneDetection(config, data, _false_alarms(out))
-    if name == "bbfcn":
-        backbone = out / "backbone.pt"
-        if not backbone.is_file():
-            raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
-        state = torch.load(backbone, weights_only=True)["average"]
-        return BranchRefinement(config, data, _false_alarms(out), state)
-    trained = ", ".join((*ALIGNMENTS, "bbfcn-backbone", "bbfcn"))
-    raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
+    backbone = out / "backbone.pt"
+    if not backbone.is_file():
+        raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
+    state = torch.load(backbone, weights_only=True)["average"]
+    return BranchRefinement(config, data, _false_alarms(out), state)
 
 
 def _false_alarms(folder: Path) -> list[UInt8]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .bbfcn import BBFCN, Backbone
+from .bbfcn import BBFCN, Backbone, RegressionBaseline
 from .gv import GV
 from .propnet import PropNet
 from .span import SHN, SPAN
@@ -18,6 +18,7 @@ from .tab import TAB
 NETWORKS: dict[str, type[nn.Module]] = {
     "bbfcn": BBFCN,
     "bbfcn-backbone": Backbone,
+    "bbfcn-regression": RegressionBaseline,
     "gv": GV,
     "propnet": PropNet,
     "shn": SHN,

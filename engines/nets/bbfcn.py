@@ -1,7 +1,7 @@
 """BB-FCN: a backbone finds all landmark types coarsely, one small branch per type places them finely.
 
 Source: Liu et al., "Facial Landmark Localization in the Wild by Backbone-Branches Representation Learning",
-sections III-A (backbone), III-B (branches) and IV-C (the regression baseline).
+sections III-A (backbone), III-B (branches), III-E (how they start) and IV-C (the regression baseline).
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..codec import DISC
+from ..codec import COARSE, disc_pixels
+from .blocks import FaceScore
 
 WINDOW = 24  # pixels of the window that a branch looks at
+ENCODED = 40  # channels that the encoder gives
 
 
 def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> list[nn.Module]:
@@ -44,9 +46,21 @@ def _encoder() -> list[nn.Module]:
         *_conv(20, 30, 5),
         *_conv(30, 30, 5),
         nn.MaxPool2d(2),
-        *_conv(30, 40, 5),
-        *_conv(40, 40, 5),
+        *_conv(30, ENCODED, 5),
+        *_conv(ENCODED, ENCODED, 5),
     ]
+
+
+def _start(net: nn.Module, std: float) -> None:
+    """Random weights of this deviation, without bias; 0: so that signals keep their size (He et al., ICCV 2015)."""
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            heard = module.weight.numel() / module.out_channels
+            if isinstance(module, nn.ConvTranspose2d):
+                heard = module.in_channels  # its 2x2 outputs do not overlap
+            nn.init.normal_(module.weight, std=std or (2 / heard) ** 0.5)
+            assert module.bias is not None
+            nn.init.zeros_(module.bias)
 
 
 class Backbone(nn.Module):
@@ -54,9 +68,11 @@ class Backbone(nn.Module):
 
     def __init__(self, landmarks: int = 5) -> None:
         super().__init__()
+        encoder = _encoder()
+        self.encoder = len(encoder)  # layers
         self.layers = nn.Sequential(
-            *_encoder(),
-            Doubling(40, 30),  # 30 x s/2 x s/2
+            *encoder,
+            Doubling(ENCODED, 30),  # 30 x s/2 x s/2
             nn.Identity(),
             *_conv(30, 30, 5),
             Doubling(30, 15),  # 15 x s x s
@@ -65,8 +81,13 @@ class Backbone(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        maps: Tensor = self.layers(x)
-        return maps
+        return self.with_features(x)[1]
+
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder sees, (B, 40, h/4, w/4), and the maps."""
+        features: Tensor = self.layers[: self.encoder](x)
+        maps: Tensor = self.layers[self.encoder :](features)
+        return features, maps
 
 
 class Branches(nn.Module):
@@ -86,31 +107,49 @@ class Branches(nn.Module):
 
 
 class BBFCN(nn.Module):
-    """Face crops (B, 3, 64, 64) -> coarse maps, fine maps in windows, and where the windows lie.
+    """Face crops (B, 3, s, s), s a multiple of 8 -> coarse maps, fine maps in windows, and where the windows lie.
 
-    Gives coarse (B, K, 32, 32); fine (B, K, 24, 24), each branch's answer on its window of the crop; corner
-    (B, K, 2), x and y of the windows' first pixels in the crop. Beyond the crop a window is grey.
+    Gives coarse (B, K, s/2, s/2); fine (B, K, 24, 24), each branch's answer on its window of the crop; corner
+    (B, K, 2), x and y of the windows' first pixels in the crop; and, with `face_score`, logits (B, 2). Beyond the crop
+    a window is grey. The paper's s is 64 for five landmarks; for more of them its backbone sees 64 pixels, half of
+    128. No gradient goes from the branches into the backbone: the paper trains one after the other.
+
+    Without `branches` it gives the coarse maps and logits alone: the backbone by itself, and the first of the two runs.
+    `init_std` is the deviation of the weights that it starts with: 0.01 in the paper, which SGD and AdamW do not leave
+    within hundreds of steps, nor torch's own; 0 for He's.
     """
 
-    def __init__(self, landmarks: int = 5) -> None:
+    def __init__(
+        self, landmarks: int = 5, *, branches: bool = True, face_score: bool = False, init_std: float = 0.0
+    ) -> None:
         super().__init__()
         self.backbone = Backbone(landmarks)
-        self.branches = Branches(landmarks)
+        self.branches = Branches(landmarks) if branches else None
+        _start(self, init_std)
+        self.score = FaceScore(ENCODED) if face_score else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        coarse = self.backbone(F.avg_pool2d(x, 2))
-        enlarged = F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
-        corner = window_corners(coarse)
-        rgb = x[:, None].expand(-1, coarse.shape[1], -1, -1, -1)
-        fine = self.branches(cut_windows(torch.cat((rgb, enlarged[:, :, None]), 2), corner))
-        return coarse, fine, corner.float()
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features, coarse = self.backbone.with_features(F.avg_pool2d(x, 2))
+        logits = () if self.score is None else (self.score(features),)
+        if self.branches is None:
+            return coarse, *logits
+        seen = coarse.detach()
+        enlarged = F.interpolate(seen, scale_factor=2.0, mode="bilinear", align_corners=False)
+        corner = window_corners(seen)
+        fine = self.branches(torch.cat((cut_windows(x[:, None], corner), cut_windows(enlarged[:, :, None], corner)), 2))
+        return coarse, fine, corner.float(), *logits
+
+
+def mean_of_highest(maps: Tensor, pixels: int) -> Tensor:
+    """Mean place of the `pixels` highest answers of each map, Ave{M, n}: (B, K, h, w) -> (B, K, 2), x and y."""
+    width = maps.shape[-1]
+    highest = maps.flatten(2).topk(pixels, 2).indices
+    return torch.stack((highest % width, highest // width), -1).float().mean(2)
 
 
 def window_corners(coarse: Tensor) -> Tensor:
-    """First pixels (B, K, 2) of the windows round the coarse places Ave{map, 13}, in pixels of twice the size."""
-    width = coarse.shape[-1]
-    highest = coarse.flatten(2).topk(DISC, 2).indices
-    cell = torch.stack((highest % width, highest // width), -1).float().mean(2)
+    """First pixels (B, K, 2) of the windows round the coarse places Ave{map, n}, in pixels of twice the size."""
+    cell = mean_of_highest(coarse, disc_pixels(COARSE, coarse.shape[-1]))
     # pixel 2 cell + 0.5 is the middle of the window, WINDOW / 2 - 0.5 behind its corner
     return torch.round(2 * cell + 1 - WINDOW // 2).long()
 
@@ -118,11 +157,12 @@ def window_corners(coarse: Tensor) -> Tensor:
 def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
     """Cut window k from planes k: (B, K, C, h, w) -> (B, K, C, 24, 24), `beyond` outside the planes.
 
-    Corners (B, K, 2) may be up to half a window outside.
+    Planes (B, 1, C, h, w) are those of all windows. Corners (B, K, 2) may be up to half a window outside.
     """
     width = planes.shape[-1] + WINDOW
     half = WINDOW // 2
     padded = F.pad(planes, (half, half, half, half), value=beyond).flatten(3)  # B, K, C, pixels
+    padded = padded.expand(-1, corner.shape[1], -1, -1)
     steps = torch.arange(WINDOW, device=planes.device) + half
     rows, columns = corner[..., 1, None] + steps, corner[..., 0, None] + steps  # B, K, 24
     pixel = (rows[..., :, None] * width + columns[..., None, :]).flatten(2)  # B, K, 24 * 24
@@ -131,21 +171,26 @@ def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
 
 
 class RegressionBaseline(nn.Module):
-    """The paper's comparison: (B, 3, h, w) -> (B, 3K, h/4, w/4), a probability and an offset per type and cell."""
+    """The paper's comparison: (B, 3, h, w) -> (B, 3K, h/4, w/4), for each type of landmark and cell of 4 x 4 pixels
+    the chance that it is there, and how far from the cell's middle, x and y in cells; with `face_score`, logits (B, 2).
+    """
 
-    def __init__(self, landmarks: int = 5) -> None:
+    def __init__(self, landmarks: int = 5, *, face_score: bool = False, init_std: float = 0.0) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            *_encoder(),
+        self.encoder = nn.Sequential(*_encoder())
+        self.head = nn.Sequential(
             nn.ZeroPad2d((0, 1, 0, 1)),  # even kernels keep the size only with one side more
-            nn.Conv2d(40, 30, 2),
+            nn.Conv2d(ENCODED, 30, 2),
             nn.ReLU(inplace=True),
             nn.ZeroPad2d((1, 2, 1, 2)),
             nn.Conv2d(30, 30, 4),
             nn.ReLU(inplace=True),
             nn.Conv2d(30, 3 * landmarks, 1),
         )
+        _start(self, init_std)
+        self.score = FaceScore(ENCODED) if face_score else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        cells: Tensor = self.layers(x)
-        return cells
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        features = self.encoder(x)
+        cells = self.head(features)
+        return (cells,) if self.score is None else (cells, self.score(features))

@@ -19,7 +19,6 @@ class Published:
         name, landmarks, options: what `build` is called with.
         side: of its square input, pixels; 0 where the cost depends on how many candidates are refined.
         paper: what the paper says of its size and cost, in the paper's units; "" where it says nothing.
-        note: what must not be taken for granted of it.
     """
 
     title: str
@@ -28,7 +27,6 @@ class Published:
     side: int
     paper: str
     options: dict[str, Any] = field(default_factory=dict)
-    note: str = ""
 
     def measured(self) -> tuple[int, float, float]:
         """Parameters, billions of multiplications for one picture, MiB of fp32 weights; computed from shapes alone."""
@@ -39,12 +37,12 @@ class Published:
         return count, cost, count * 4 / 2**20
 
 
-COUNTED = "counted alone: nothing here trains or runs it"
 PUBLISHED = (
     Published("BB-FCN backbone", "bbfcn-backbone", 5, 32, ""),
     Published("BB-FCN", "bbfcn", 5, 0, ""),
-    Published("BB-FCN", "bbfcn", 29, 0, "", note=COUNTED),
-    Published("BB-FCN", "bbfcn", 68, 0, "", note=COUNTED),
+    Published("BB-FCN", "bbfcn", 29, 0, ""),
+    Published("BB-FCN", "bbfcn", 68, 0, ""),
+    Published("BB-FCN's regression network", "bbfcn-regression", 5, 32, ""),
     Published("TAB, 1 hourglass", "tab", 98, 256, "64.5 MB", {"stacks": 1}),
     Published("TAB, 2 hourglasses", "tab", 98, 256, "86.9 MB", {"stacks": 2}),
     Published("PropNet", "propnet", 98, 256, "36.30 M, 42.83 GFLOPs"),
@@ -59,11 +57,11 @@ PUBLISHED = (
 
 def rows() -> list[list[str]]:
     """A table of all of them, the head first."""
-    head = ["NETWORK", "LANDMARKS", "INPUT", "PARAMETERS", "GMAC", "MiB", "PAPER", "NOTE"]
+    head = ["NETWORK", "LANDMARKS", "INPUT", "PARAMETERS", "GMAC", "MiB", "PAPER"]
     table = [head]
     for net in PUBLISHED:
         count, multiplications, size = net.measured()
         cost = [f"{net.side}", f"{multiplications:.3f}"] if net.side else ["any", ""]
         counts = [f"{count:,}", cost[1], f"{size:.2f}"]
-        table.append([net.title, f"{net.landmarks}", cost[0], *counts, net.paper, net.note])
+        table.append([net.title, f"{net.landmarks}", cost[0], *counts, net.paper])
     return table

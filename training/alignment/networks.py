@@ -1,4 +1,7 @@
-"""What the answer of each alignment network should be: GV's vectors; TAB's, PropNet's, SPAN's and SHN's maps."""
+"""What the answer of each alignment network should be: GV's vectors; TAB's, PropNet's, SPAN's and SHN's maps.
+
+BB-FCN's and its rival's are in `selective`.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
 from .losses import TINY, focal_wing, jensen_shannon, known_mean, map_centroid, soft_centroid
 from .maps import gaussian_maps, to_cells
 from .objective import Alignment, Labels, Terms
+from .selective import CellAlignment, DiscAlignment
 from .targets import gaussian_vectors, quasi_gaussian_vectors
 
 STRIDE = 4  # crop pixels per cell of GV's vectors, TAB's and PropNet's maps
@@ -212,6 +216,8 @@ ALIGNMENTS: dict[str, type[Alignment]] = {
     "propnet": PropagationAlignment,
     "span": FieldAlignment,
     "shn": FieldAlignment,
+    "bbfcn": DiscAlignment,
+    "bbfcn-regression": CellAlignment,
 }
 
 

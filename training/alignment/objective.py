@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...engines import nets
 from ...engines.codec import decoder
 from ...tracker import markup, metrics
-from ...tracker.errors import ConfigError
+from ...tracker.errors import ConfigError, MarkupError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
@@ -86,7 +86,7 @@ class Alignment(ABC):
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
         """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
-        samples = one_face_each(read_faces(folder, layout))
+        samples = [in_markup(sample, self.markup) for sample in one_face_each(read_faces(folder, layout))]
         for sample in samples:
             if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
                 raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
@@ -275,6 +275,18 @@ class Alignment(ABC):
 
     def _nme(self, xy: Float32, sample: Sample) -> float:
         return float(metrics.nme(xy[None], sample.points, self.markup, self.normaliser, sample.boxes)[0])
+
+
+def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
+    """A sample with the points of a markup, where its own has them as a subset (five5 of aflw19); else as it is."""
+    count = sample.points.shape[1]
+    if count == marks.points:
+        return sample
+    try:
+        xy = markup.for_points(count).subset(marks.name, sample.points)
+    except MarkupError:
+        return sample
+    return replace(sample, points=xy, hidden=None)
 
 
 def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:

@@ -32,12 +32,15 @@ from ..config import Config
 from ..datasets import one_face_each, read_faces
 from ..evaluation.card_figures import alignment_figures, rounded
 from .networks import open_alignment
-from .objective import Alignment
+from .objective import Alignment, in_markup
 
 OUTPUTS = {
     "vectors": ("vectors", "logits"),
     "heatmaps": ("heatmaps", "logits"),
     "fields": ("heatmaps", "field", "logits"),
+    "discs-in-windows": ("coarse", "fine", "corner", "logits"),
+    "discs-in-maps": ("coarse", "logits"),
+    "cells": ("cells", "logits"),
 }
 SETS = {"lfpw/testset": "LFPW test"}  # folders whose figures carry another name on the card
 PARITY_CROPS = 64  # that torch and the stored file are compared on: a full-size network takes seconds for each on CPUs
@@ -80,7 +83,9 @@ def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, fl
     Raises:
         SourceError: the folder is missing or broken.
     """
-    samples = one_face_each(read_faces(data / config.validation, config.validation_layout))
+    marks = markup.load(card.markup)
+    faces = one_face_each(read_faces(data / config.validation, config.validation_layout))
+    samples = [in_markup(sample, marks) for sample in faces]
     name = SETS.get(config.validation, config.validation)
     return alignment_figures(card, samples, name, cast(Normaliser, config.normaliser))
 
