@@ -21,12 +21,14 @@ from facetrack.training.datasets.point_files import write_pts  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {
+SMALL: dict[str, dict[str, object]] = {
     "gv": {"encoder": "mobilenetv3-small", "width": 8},
     "tab": {"stacks": 1, "width": 16},
     "propnet": {"stacks": 1, "width": 16},
     "span": {"stacks": 2, "width": 16},
     "shn": {"stacks": 2, "width": 16},
+    "bbfcn": {},
+    "bbfcn-regression": {},
 }
 LINED = [name for name in markup.names() if markup.load(name).boundaries]
 
