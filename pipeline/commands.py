@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     help="What to watch; a FILE plays at its own speed, as if it happened now.",
 )
 @click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, FILE.json beside.")
-@click.option("--record", type=opt.FILE, metavar="FILE", help="Write an mp4 with the faces drawn.")
+@click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
 @opt.osc
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
@@ -184,6 +184,10 @@ def bench(
 
     if (opt.was_given("batches") or precisions) and not networks:
         raise click.UsageError("--batch and --precision are for networks alone: give --networks, too")
+    if networks and video is not None:
+        raise click.UsageError("--networks measures the networks alone: leave the video out")
+    if (networks or video is not None) and (opt.was_given("faces") or opt.was_given("frames")):
+        raise click.UsageError("--faces and --frames are of the made video, which is not measured here: leave them out")
     choices = Choices(**options)
     announce_compilation()
     if networks:

@@ -38,7 +38,7 @@ def look_back(
     """Smooth the faces of a recording with what comes before and after.
 
     Args:
-        results: of a pipeline with `smooth="rts"`, which leaves the points as measured.
+        results: of a pipeline with `smooth="none"`, which leaves the points as measured.
         settings: of the filter; those of the network that measured, see `open.smoother_settings`.
         look_ahead_s: how much of what follows a frame is used for it.
     Yields:
@@ -67,7 +67,7 @@ def with_pictures(results: Iterable[Result], frames: Iterable[Frame]) -> Iterato
     pictures = iter(frames)
     for result in results:
         frame = next(pictures, None)
-        if frame is None or frame.index != result.frame.index:
+        if frame is None or (frame.index, frame.size) != (result.frame.index, result.frame.size):
             wanted = result.frame.index + 1
             raise SourceError(
                 f"second reading: wanted frame {wanted}, got another; did the recording change meanwhile?"

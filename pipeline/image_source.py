@@ -67,6 +67,7 @@ class ImageSource:
     def close(self) -> None:
         """Stop the iteration."""
         self._stopped = True
+        self._frames.close()
 
     def _deliver(self) -> Generator[Frame, None, None]:
         index = 0

@@ -24,7 +24,7 @@ from ..tracker import appearance, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
-from ..tracker.types import Face, Frame, Result, UInt8
+from ..tracker.types import Face, Frame, Result, UInt8, checked_picture
 from .crops import portrait_proof
 from .hindsight import look_back
 from .machine import usable_cores
@@ -114,10 +114,15 @@ class Engines:
         results come two seconds later, and their frames are black.
 
         Raises:
-            ConfigError: smooth "rts" of something live.
+            ConfigError: smooth "rts" of something live; `source` is none.
             SourceError: the source broke off; every result before it has been given. Or it has been read before, if not
                 to its end: open it again.
         """
+        if not hasattr(source, "kind"):
+            raise ConfigError(
+                f"track: wanted a source, as open_source gives it, got {type(source).__name__}; frames of your own: "
+                "Engines.pipeline(choices).run(frames)"
+            )
         if source.kind == "images":
             yield from track_independently(self.pipeline_for_pictures(self.choices), source, source.failed)
         elif self.choices.smooth != "rts":
@@ -125,7 +130,7 @@ class Engines:
         elif source.live:
             raise ConfigError(f"{source.name}: is live; smooth rts needs a recording, whose future is known")
         else:
-            with closing(self.pipeline(self.choices).run(source)) as measured:
+            with closing(self.pipeline(replace(self.choices, smooth="none")).run(source)) as measured:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
 
     def detect(self, bgr: UInt8) -> tuple[Face, ...]:
@@ -138,12 +143,21 @@ class Engines:
         Raises:
             ValueError: it is no such array.
         """
-        picture = _checked_picture(bgr)
+        picture = np.ascontiguousarray(checked_picture(bgr, "picture"))
         (result,) = self.pipeline_for_pictures(self.choices).serial([Frame(0, 0.0, time.perf_counter(), picture)])
         return result.faces
 
     def pipeline(self, choices: Choices) -> Pipeline:
-        """A pipeline for videos."""
+        """A pipeline for videos.
+
+        Raises:
+            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it.
+        """
+        if choices.smooth == "rts":
+            raise ConfigError(
+                "pipeline: smooth rts is done to results: use Engines.track, or hindsight.look_back on those of a "
+                "pipeline with smooth none"
+            )
         return Pipeline(self.detector, self.aligner, self._settings(choices), self.verifier)
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
@@ -153,15 +167,6 @@ class Engines:
 
     def _settings(self, choices: Choices) -> PipelineSettings:
         return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
-
-
-def _checked_picture(bgr: UInt8) -> UInt8:
-    wanted = "wanted a NumPy array (H, W, 3) of uint8, blue first, as cv2.imread gives it"
-    if not isinstance(bgr, np.ndarray):
-        raise ValueError(f"picture: {wanted}, got {type(bgr).__name__}")  # noqa: TRY004 - as for any other wrong shape
-    if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8 or not bgr.size:
-        raise ValueError(f"picture: {wanted}, got {bgr.shape} of {bgr.dtype}; see cv2.cvtColor")
-    return np.ascontiguousarray(bgr)
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
@@ -242,7 +247,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
             if others:
                 verifier, cards = Aligner(verifier_card, *others), (*cards, verifier_card)
             engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices, verifier)
-            _warm_up(engines.pipeline(choices))
+            _warm_up(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)
         yield engines
 

@@ -51,15 +51,18 @@ def was_given(parameter: str) -> bool:
 
 
 class NewFile(click.Path):
-    """The path of a file to write: neither empty nor a folder."""
+    """The path of a file to write: neither empty nor a folder, and where only one suffix will do, with that."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = "") -> None:
         super().__init__(dir_okay=False, readable=False, path_type=Path)
+        self._suffix = suffix
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path, or fail as bad usage."""
         if not str(value):
             self.fail("wanted the name of a file, got an empty one", param, ctx)
+        if not str(value).lower().endswith(self._suffix):
+            self.fail(f"wanted a name that ends in {self._suffix}, got {str(value)!r}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -164,7 +167,7 @@ def _smooth(*kinds: str) -> Callable[[Command], Command]:
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
 
 
-FILE = NewFile()
+FILE, MP4 = NewFile(), NewFile(".mp4")
 
 talk = chain(
     click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),

@@ -145,6 +145,8 @@ def open_source(
     path = Path(text)
     if path.is_dir():
         return _open_folder(path)
+    if path.is_fifo() or path.is_char_device():  # such as /dev/stdin
+        return _open_pipe(path, decoder, realtime=realtime)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)
     if _MAGIC.search(text):
@@ -315,6 +317,24 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
 
 
+def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
+    """A recording that another program writes while it is read."""
+    address = _Address(f"file:{path}", str(path), path.stem, "stream", patient=True, decoder=decoder)
+    advice = "nobody can go back in a pipe: write MPEG-TS or Matroska into it"
+    try:
+        container = address.open()
+    except av.FFmpegError as error:
+        raise SourceError(f"{path}: no video can be read ({why(error)}); {advice}") from error
+    return _stream_with_an_end(address, container, advice, realtime=realtime)
+
+
+def _stream_with_an_end(address: _Address, container: InputContainer, advice: str, *, realtime: bool) -> Source:
+    try:
+        return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)
+    except SourceError as error:
+        raise SourceError(f"{error}; {advice}") from error
+
+
 def _advice_on_file(path: Path) -> str:
     """What to do about a file that FFmpeg takes for nothing it knows."""
     with path.open("rb") as file:
@@ -391,6 +411,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
-    if address.format is None and container.duration is not None:  # a recording that lies on a server
-        return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)
+    if address.format is None and (container.duration is not None or container.size > 0):  # a recording on a server
+        advice = "if its index is at its end, the server must allow ranges; else download it first"
+        return _stream_with_an_end(address, container, advice, realtime=realtime)
     return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)

@@ -39,18 +39,22 @@ class ReadOnce:
     """Frames that are given to one reader: threads read ahead of it, so that a second one would miss some unawares."""
 
     def __init__(self, frames: Iterator[Frame], label: str) -> None:
-        self._frames, self._label, self._begun = frames, label, False
+        self._frames, self._label, self._spent = frames, label, False
 
     def __iter__(self) -> Iterator[Frame]:
         """Give the frames.
 
         Raises:
-            SourceError: they have been given before.
+            SourceError: they have been given before, or the source is closed.
         """
-        if self._begun:
-            raise SourceError(f"{self._label}: was read before, if not to its end; open the source again")
-        self._begun = True
+        if self._spent:
+            raise SourceError(f"{self._label}: was read before, if not to its end, or closed; open the source again")
+        self._spent = True
         return self._frames
+
+    def close(self) -> None:
+        """Give no frames to whoever has not begun to read."""
+        self._spent = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,7 @@ class VideoSource:
     def close(self) -> None:
         """Stop the iteration, in whichever thread it runs, and let go of the file."""
         self._stopped.set()
+        self._frames.close()
         self._reader.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
@@ -258,6 +263,7 @@ class LiveSource:
         Waits for a read that is under way, which ends at the latest with the device's read time-out.
         """
         self._stopped.set()
+        self._frames.close()
         self._reader.close()
 
     def _connect(self, container: InputContainer) -> None:

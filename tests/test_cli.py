@@ -670,3 +670,23 @@ def test_a_scene_of_the_probe_that_does_not_exist_is_bad_usage(
     assert main(["probe", "make", str(tmp_path / "out"), "--photos", str(tmp_path), "--scene", "dance"]) == 2
     assert "unknown scene 'dance'; wanted some of still" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_that_would_not_be_an_mp4_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("live", "--camera", "clip.mp4", "--no-window", "--record", "clip.avi") == 2
+    assert "'--record': wanted a name that ends in .mp4, got 'clip.avi'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--networks", "clip.mp4"), "leave the video out"),
+        (("--networks", "--faces", "4"), "--faces and --frames are of the made video"),
+        (("clip.mp4", "--frames", "20"), "--faces and --frames are of the made video"),
+    ],
+)
+def test_what_a_bench_would_not_heed_is_bad_usage(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("bench", *words) == 2
+    assert message in " ".join(capsys.readouterr().err.split())

@@ -153,3 +153,26 @@ def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
 def test_choices_that_cannot_work_are_refused_by_name(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         Choices(**bad)
+
+
+def test_a_closed_source_is_not_tracked(tmp_path: Path) -> None:
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
+    paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    with PaintedEngines()(Choices()) as engines:
+        for name in ("clip.mp4", "p"):
+            with open_source(tmp_path / name) as source:
+                pass
+            with pytest.raises(SourceError, match="or closed; open the source again"):
+                next(engines.track(source))
+
+
+def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in_hindsight() -> None:
+    told = pytest.raises(ConfigError, match=r"use Engines\.track, or hindsight\.look_back")
+    with PaintedEngines()(Choices(smooth="rts")) as engines, told:
+        engines.pipeline(engines.choices)
+
+
+def test_frames_that_are_no_source_are_sent_to_a_pipeline() -> None:
+    told = pytest.raises(ConfigError, match=r"wanted a source, .*, got list; .*Engines\.pipeline")
+    with PaintedEngines()(Choices()) as engines, told:
+        next(engines.track([]))  # type: ignore[arg-type]

@@ -132,6 +132,12 @@ def test_pictures_come_back_to_their_results() -> None:
         assert (result.frame.bgr == 9).all()
 
 
+def test_a_recording_of_another_size_is_told() -> None:
+    others = (Frame(i, i / FPS, 0.0, np.zeros((9, 7, 3), np.uint8)) for i in range(30))
+    with pytest.raises(SourceError, match="second reading: wanted frame 1, got another"):
+        list(with_pictures(look_back(results(30), SETTINGS), others))
+
+
 def test_a_recording_that_became_shorter_is_told() -> None:
     with pytest.raises(SourceError, match="second reading: wanted frame 21"):
         list(with_pictures(look_back(results(30), SETTINGS), (frame(i) for i in range(20))))

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from glob import glob
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from traceback import format_exception
@@ -22,7 +26,7 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.sources import holds_pictures, open_source, without_credentials
+from facetrack.pipeline.sources import Source, holds_pictures, open_source, without_credentials
 from facetrack.tracker.errors import SourceError
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
@@ -40,6 +44,40 @@ def _audio(path: Path, *, cover: bool = False) -> None:
         frame.sample_rate, frame.pts = 44_100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+@contextmanager
+def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
+    """A named pipe into which a thread writes."""
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with suppress(BrokenPipeError):  # the reader has seen enough
+            pipe.write_bytes(content)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    yield pipe
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Sends files, whole ones alone."""
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of this machine for the files of a folder; gives its address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(10)
 
 
 def _recordings(folder: Path, *names: str) -> None:
@@ -236,6 +274,48 @@ def test_what_no_decoder_can_read_is_not_blamed_on_the_gpu(tmp_path: Path) -> No
     (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
     with pytest.raises(SourceError, match="not a video that can be read"):
         open_source(tmp_path / "text.mp4", decoder="cuda")
+
+
+def pixels(source: Source) -> list[bytes]:
+    with source:
+        return [frame.bgr.tobytes() for frame in source]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_pipe_gives_every_frame_of_the_video_that_is_written_into_it(
+    suffix: str, tmp_path: Path, *, realtime: bool
+) -> None:
+    file = write_video(tmp_path / f"clip{suffix}", noise(8))
+    with feeding(tmp_path / "pipe", file.read_bytes()) as pipe:
+        source = open_source(pipe, realtime=realtime)
+        assert (source.name, source.kind, source.live) == ("pipe", "stream", realtime)
+        assert pixels(source) == pixels(open_source(file))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["clip.mp4", "text.txt"])
+def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(name: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", noise(8, 480, 640))  # more than FFmpeg remembers
+    (tmp_path / "text.txt").write_text("Dear diary", encoding="utf-8")
+    told = pytest.raises(SourceError, match=r"pipe: no .*; nobody can go back in a pipe: write MPEG-TS or Matroska")
+    with feeding(tmp_path / "pipe", (tmp_path / name).read_bytes()) as pipe, told:
+        open_source(pipe)
+
+
+def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    file = write_video(tmp_path / "clip.ts", noise(8))
+    with serving(tmp_path) as address:
+        source = open_source(f"{address}/clip.ts")
+        assert (source.name, source.kind, source.live) == ("127.0.0.1_clip.ts", "stream", False)
+        assert pixels(source) == pixels(open_source(file))
+
+
+def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
+    with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):
+        open_source(f"{address}/clip.mp4")
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="set FACETRACK_CLIPS to the folder of real clips")

@@ -54,9 +54,17 @@ def test_a_wrong_shape_names_what_was_wanted_and_what_was_got(
         frozen_array(values, shape, "points")
 
 
-@pytest.mark.parametrize("bgr", [np.zeros((48, 64), np.uint8), np.zeros((48, 64, 4), np.uint8), PICTURE / 255])
-def test_a_frame_is_a_colour_picture_of_bytes(bgr: Any) -> None:
-    with pytest.raises(ValueError, match=r"wanted \(H, W, 3\) uint8"):
+@pytest.mark.parametrize(
+    ("bgr", "got"),
+    [
+        (None, "got NoneType"),  # what cv2.imread gives for a file that is not there
+        (np.zeros((0, 0, 3), np.uint8), r"got \(0, 0, 3\) of uint8"),
+        (np.zeros((4, 4), np.uint8), r"got \(4, 4\) of uint8"),
+        (np.zeros((4, 4, 3)), r"got \(4, 4, 3\) of float64"),
+    ],
+)
+def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) -> None:
+    with pytest.raises(ValueError, match=rf"Frame\.bgr: wanted a NumPy array \(H, W, 3\) of uint8.*, {got}"):
         Frame(0, 0.0, 0.0, bgr)
 
 

@@ -45,6 +45,20 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
     return array
 
 
+def checked_picture(bgr: Any, what: str) -> UInt8:
+    """Give back what is a picture.
+
+    Raises:
+        ValueError: it is not; the message says what was wanted.
+    """
+    wanted = f"{what}: wanted a NumPy array (H, W, 3) of uint8, blue first, as cv2.imread gives it"
+    if not isinstance(bgr, np.ndarray):
+        raise ValueError(f"{wanted}, got {type(bgr).__name__}")  # noqa: TRY004 - as for any other wrong shape
+    if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8 or not bgr.size:
+        raise ValueError(f"{wanted}, got {bgr.shape} of {bgr.dtype}; see cv2.cvtColor")
+    return bgr
+
+
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One picture of a video and when it was taken.
@@ -65,8 +79,7 @@ class Frame:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.bgr.ndim != 3 or self.bgr.shape[2] != 3 or self.bgr.dtype != np.uint8:
-            raise ValueError(f"Frame.bgr: wanted (H, W, 3) uint8, got {self.bgr.shape} {self.bgr.dtype}")
+        checked_picture(self.bgr, "Frame.bgr")
 
     @property
     def size(self) -> tuple[int, int]:
