@@ -124,7 +124,7 @@ class AlignStage:
         job.ahead = ()
         book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
         if job.proposals is None and book.wants_whole:
-            job.proposals = self._search(frame.bgr, book.missing, beside=bool(book.live))
+            job.proposals = self._search(frame.bgr, book.missing, beside=book.in_sight)
         elif job.proposals is None and book.wants_detection:
             job.proposals = self._search.near(frame.bgr, book.missing)
         if job.proposals is not None:

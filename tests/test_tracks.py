@@ -150,6 +150,14 @@ def test_a_lost_face_is_reported_in_the_same_frame_and_asks_for_a_search() -> No
 
 def test_an_empty_book_asks_for_a_search() -> None:
     assert TrackBook().wants_detection
+    assert TrackBook().wants_whole
+
+
+def test_where_the_only_face_is_lost_faces_are_looked_for_everywhere() -> None:
+    book = book_of(1)
+    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    assert states(book) == {0: "coasting"}
+    assert book.wants_whole
 
 
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
@@ -367,6 +375,20 @@ def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search()
     assert (stranger.number, stranger.state) == (2, State.NEW)
     book.observe(2 / RATE, [face(300), face(102)], [look(3), look(2)])
     assert not book.wants_detection
+
+
+@pytest.mark.parametrize(("confidence", "goes_on"), [(SURE - 0.01, True), (SURE, False)])
+def test_a_face_that_comes_out_from_behind_a_post_goes_on_though_its_crop_had_slipped(
+    confidence: float, *, goes_on: bool
+) -> None:
+    """A third of it shows itself; a moment ago, when it was not plain to see, what the crop showed was like neither."""
+    book = book_of(1)
+    book.live[0].last_appearance = look(5)
+    book.live[0].landmarks = face(100, confidence=confidence)
+    shown = look(1).reshape(8, 8, 3).copy()
+    shown[:, 3:] = look(7).reshape(8, 8, 3)[:, 3:]
+    book.observe(1 / RATE, [face(102)], [shown.ravel() / np.float32(np.linalg.norm(shown))])
+    assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
 def test_a_cut_to_no_face_at_all_leaves_no_ghost() -> None:

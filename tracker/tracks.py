@@ -152,17 +152,22 @@ class TrackBook:
         self._born = 0
 
     @property
+    def in_sight(self) -> bool:
+        """Whether a face was measured in this frame."""
+        return any(track.measured for track in self.live)
+
+    @property
     def wants_detection(self) -> bool:
-        """Nobody is followed, somebody was just lost, may come into sight or is to be looked for once more."""
+        """Nobody is in sight; somebody was just lost, may come into sight or is to be looked for once more."""
         return self.wants_whole or self._missed or self._emerges
 
     @property
     def wants_whole(self) -> bool:
         """Whether to look for faces everywhere and not round `missing` alone.
 
-        Nobody is followed, this is another shot, or it is time to look for somebody lost a moment ago.
+        Nobody is in sight, this is another shot, or it is time to look for somebody lost a moment ago.
         """
-        return not self.live or self._cut or self._seeks
+        return self._cut or self._seeks or not self.in_sight
 
     @property
     def missing(self) -> list[Float32]:
@@ -252,7 +257,9 @@ class TrackBook:
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
 
     def _goes_on(self, claim: _Claim) -> bool:
-        if not claim.landmarks.presence >= self.settings.keep or self._unlike(claim):
+        if not claim.landmarks.presence >= self.settings.keep:
+            return False
+        if self._unlike(claim) and not self._comes_out(claim):
             return False
         old, new = claim.track.box, claim.box
         side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
@@ -271,6 +278,12 @@ class TrackBook:
         if claim.track.measured:
             return similarity(claim.track.last_appearance, claim.look) < STEADY
         return similarity_in_part(claim.track.appearance, claim.look) < limit
+
+    def _comes_out(self, claim: _Claim) -> bool:
+        """Whether a part of a face is like itself that was not plain to see: its crop had slipped on what was seen."""
+        track = claim.track
+        hidden = track.measured and track.landmarks.confidence < SURE
+        return hidden and similarity_in_part(track.appearance, claim.look) >= self.settings.other_appearance
 
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
