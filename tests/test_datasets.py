@@ -68,12 +68,28 @@ def test_what_other_programs_write_is_tolerated(tmp_path: Path, text: str) -> No
         ("n_points: 2\n{\n1 2 3\n3 4 5\n}", "wanted two numbers a line"),
         ("n_points: 1\n{\n1 two\n}", "could not convert"),
         ("n_points: 0\n{\n}", "wanted two numbers a line"),
+        ("n_points: 2\n{\n1 2\n-inf 3\n}", "wanted coordinates up to 1048576 pixels, got inf"),
+        ("n_points: 2\n{\n1 2\n3 1e39\n}", r"wanted coordinates up to 1048576 pixels, got 1e\+39"),
     ],
 )
 def test_a_broken_pts_file_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
     path = write_pts(tmp_path / "broken.pts", text)
     with pytest.raises(SourceError, match=rf"broken\.pts: .*{message}"):
         read_pts(path)
+
+
+def test_nan_in_a_pts_file_is_a_point_not_annotated(tmp_path: Path) -> None:
+    points = read_pts(write_pts(tmp_path / "a.pts", "n_points: 2\n{\n1 2\nnan nan\n}"))
+    np.testing.assert_array_equal(points, [[0, 1], [np.nan, np.nan]])
+
+
+def test_points_and_boxes_farther_than_any_picture_are_refused_whatever_the_layout() -> None:
+    near, far = np.ones((1, 4, 2), np.float32), np.float32([[0, 0, 9, np.inf]])
+    Sample(Path("a.jpg"), near * np.nan, b"", boxes=far[:, :2].repeat(2, 1))
+    with pytest.raises(SourceError, match=r"a\.jpg: wanted coordinates up to 1048576 pixels, got 1e\+20"):
+        Sample(Path("a.jpg"), near * np.float32(-1e20), b"")
+    with pytest.raises(SourceError, match=r"a\.jpg: wanted coordinates up to 1048576 pixels, got inf"):
+        Sample(Path("a.jpg"), near, b"", boxes=far)
 
 
 def test_a_missing_pts_file_is_named(tmp_path: Path) -> None:

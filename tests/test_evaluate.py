@@ -253,6 +253,29 @@ def test_broken_files_are_refused_or_named_and_left_out(tmp_path: Path) -> None:
     assert "wanted one face of 68 points, got (1, 1, 2)" in left_out[1]["reason"]
 
 
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("nan nan", r"image_0001\.png: wanted all 68 points annotated, got 67"),
+        ("inf 3", r"image_0001\.pts: not a \.pts file: wanted coordinates up to 1048576 pixels, got inf"),
+        ("3 -1e20", r"image_0001\.pts: not a \.pts file: wanted coordinates up to 1048576 pixels, got 1e\+20"),
+    ],
+)
+def test_a_point_that_is_nowhere_is_refused_or_its_picture_left_out(
+    tmp_path: Path, cells: str, message: str, boxes: Any
+) -> None:
+    write_300w(tmp_path / "data", NAMES[:3])
+    annotation = (tmp_path / "data" / NAMES[1]).with_suffix(".pts")
+    lines = annotation.read_text(encoding="utf-8").splitlines()
+    annotation.write_text("\n".join([*lines[:20], cells, *lines[21:]]), encoding="utf-8")
+    with pytest.raises(SourceError, match=message):
+        run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes))
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", boxes, broken="skip"))
+    (left_out,) = summary(tmp_path / "out", f"300w-{boxes}")["left_out"]
+    assert left_out["name"] == NAMES[1]
+
+
 def test_when_every_file_is_broken_there_is_no_result(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:1])
     (tmp_path / "data" / NAMES[0]).write_bytes(b"no picture")

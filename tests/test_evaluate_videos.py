@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -270,6 +271,81 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert main(words, PaintedEngines()) == 3
 
 
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], boxes: str
+) -> None:
+    broken = {
+        "114": ("nan nan\n", "wanted 68 points that are numbers, got 67"),
+        "150": ("inf 3\n", "wanted coordinates up to 1048576 pixels, got inf"),
+        "203": ("1e20 3\n", "wanted coordinates up to 1048576 pixels, got 1e+20"),
+    }
+    for number in (*broken, "401", "410"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    for number, (line, _) in broken.items():
+        change_point(tmp_path / "data" / number / "annot/000002.pts", 30, line)
+    (tmp_path / "data/401/annot/000001.pts").write_text(pts_text(np.full((68, 2), 99, np.float32)), encoding="utf-8")
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
+    assert main(words, PaintedEngines()) == 3
+    assert summary(tmp_path / "out", boxes)["videos"] == ["410"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: failed: ")]
+    reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
+    reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
+    reasons.append("401/annot/000001.pts: wanted points round a face, got a box of 0x0")
+    assert len(lines) == len(reasons)
+    for line in lines:
+        assert any(reason in line for reason in reasons), line
+
+
+def change_point(path: Path, point: int, line: str) -> None:
+    """Write another line for one point of a .pts file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines[lines.index("{\n") + 1 + point] = line
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def test_an_annotation_with_both_eyes_in_one_place_is_named_by_its_file(tmp_path: Path) -> None:
+    (truth, _) = write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
+    truth[36:48] = truth[30]
+    (tmp_path / "data/114/annot/000002.pts").write_text(pts_text(truth), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"annot/000002\.pts: it cannot be measured against: NME"):
+        run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+
+
+class Heard(NoProgress):
+    """Keeps what is said of tasks that are over."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def ended(self, task: Task, line: str) -> None:
+        self.lines.append(f"{task.name}: {line}")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_what_is_said_of_a_video_is_what_the_table_says_of_it(tmp_path: Path, *, keep: bool) -> None:
+    """Frame 14 of video 508 is the first of those that do not count."""
+    shifts = [(0.0, 0.0)] * 13 + [(30.0, 0.0), (0.0, 0.0)]
+    write_300vw_video(tmp_path / "data/508", PaintedSource(count=15), shifts)
+    heard = Heard()
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", keep_bad=keep)
+    evaluate_videos(settings, PaintedEngines(), CHOICES, heard)
+    scenario = summary(tmp_path / "out")["scenarios"]["1"]
+    nme = scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"]
+    assert heard.lines == [f"300VW 508: {15 if keep else 14} frames, NME io {nme:.2f} %, 0.0 % lost"]
+
+
+def test_a_video_of_which_no_frame_counts_is_said_to_be_one(tmp_path: Path) -> None:
+    for number in ("114", "508"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=14), [(0.0, 0.0)] * 14)
+    for i in range(13):
+        (tmp_path / f"data/508/annot/{i + 1:06}.pts").unlink()
+    heard = Heard()
+    evaluate_videos(VideoSettings(tmp_path / "data", tmp_path / "out"), PaintedEngines(), CHOICES, heard)
+    assert heard.lines[1] == "300VW 508: no frame counts: the annotation of all of them is known to be inaccurate"
+    assert summary(tmp_path / "out")["scenarios"]["1"]["videos"] == 1
+
+
 def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
     (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
@@ -302,7 +378,7 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
-@pytest.mark.parametrize("change", ["settings", "video", "damage"])
+@pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "damage"])
 def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
@@ -312,11 +388,29 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
         choices = replace(CHOICES, detect_every=3)
     elif change == "video":
         write_video(tmp_path / "data/114/vid.avi", [PaintedSource().picture(i) for i in range(4)], AVI)
+    elif change == "annotation":
+        annotation = tmp_path / "data/114/annot/000002.pts"
+        before = annotation.read_text(encoding="utf-8").splitlines()
+        change_point(annotation, 30, before[33 + 1] + "\n")  # of another point: as many bytes
+        assert annotation.stat().st_size == len("\n".join(before)) + 1
+    elif change == "version":
+        content = json.loads(kept.read_text(encoding="utf-8"))
+        content["origin"] |= {"schema": 1, "annotations": {"files": 3, "bytes": 4321}}
+        kept.write_text(json.dumps(content), encoding="utf-8")
     else:
         kept.write_bytes(kept.read_bytes()[:50])
     engines = PaintedEngines()
     run(settings, engines, choices)
     assert engines.backend.calls == 3
+
+
+def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)  # with times of its own
+    engines = PaintedEngines()
+    run(VideoSettings(tmp_path / "copy", tmp_path / "out", resume=True), engines)
+    assert engines.backend.calls == 0
 
 
 class EnginesOfTwoFiles(PaintedEngines):

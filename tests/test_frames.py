@@ -168,6 +168,20 @@ def test_a_broken_video_is_named_and_the_others_are_taken(tmp_path: Path) -> Non
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003", "frames.json"]
 
 
+@pytest.mark.parametrize("cells", ["nan nan", "inf 3"])
+def test_a_video_with_a_point_that_is_nowhere_is_named_and_the_others_are_taken(tmp_path: Path, cells: str) -> None:
+    for number in ("001", "002"):
+        write_300vw_video(tmp_path / f"in/{number}", PaintedSource(COUNT), NOWHERE)
+    annotation = tmp_path / "in/001/annot/000006.pts"
+    lines = annotation.read_text().splitlines()
+    annotation.write_text("\n".join([*lines[:20], cells, *lines[21:]]))
+    first, second = take(tmp_path / "in", tmp_path / "out", Selection(every=5))
+    assert first.startswith("left out: ")
+    assert "001/annot/000006.pts: " in first
+    assert second == "002: 3 frames, 3 labelled"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["002", "frames.json"]
+
+
 def test_damage_in_the_middle_of_an_annotated_video_is_not_passed_over(tmp_path: Path) -> None:
     """One frame less, and every annotation behind it is one frame late."""
     write_300vw_video(tmp_path / "in/001", PaintedSource(COUNT), NOWHERE)

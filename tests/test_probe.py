@@ -182,6 +182,22 @@ def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
         read_probe(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["nan nan"] * 68, "wanted 68 points that are numbers, got 0"),
+        (["1 2"] * 67 + ["inf 3"], "wanted coordinates up to 1048576 pixels, got inf"),
+        (["1 2", "3 4"], "wanted 68 points, got 2"),
+    ],
+)
+def test_a_broken_truth_is_named_by_its_file(photos: Path, tmp_path: Path, lines: list[str], message: str) -> None:
+    still = Scene("still", 2, (Way(((0, 320, 240, 150),)),))
+    list(make_probe(tmp_path / "probe", Recipe(photos), [still]))
+    (tmp_path / "probe/still/annot/000002.pts").write_text("\n".join(["{", *lines, "}"]))
+    with pytest.raises(SourceError, match=rf"still/annot/000002\.pts: .*{message}"):
+        read_probe(tmp_path / "probe")
+
+
 # Scores
 
 

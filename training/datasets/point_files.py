@@ -12,7 +12,7 @@ import numpy as np
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, UInt8
-from .samples import Entry, Sample, images_below, read_bytes
+from .samples import FARTHEST_PX, Entry, Sample, beyond_pictures, images_below, read_bytes
 
 QUALITY = 95  # of the JPEG files that are made of other pictures
 
@@ -20,11 +20,11 @@ QUALITY = 95  # of the JPEG files that are made of other pictures
 def read_pts(path: Path) -> Float32:
     """Read landmarks from a `.pts` file, which counts pixels from 1, as (N, 2) float32 counted from 0.
 
-    Tolerates trailing spaces, "version: 1.0" and a missing last newline.
+    Tolerates trailing spaces, "version: 1.0" and a missing last newline. "nan nan" is a point not annotated.
 
     Raises:
         SourceError: the file cannot be read, has no `{ ... }` block of number pairs or another count than it
-            announces.
+            announces, or a point is infinite, or farther away than any picture is large.
     """
     text = read_bytes(path).decode("utf-8", "replace")
     head, brace, rest = text.partition("{")
@@ -38,6 +38,8 @@ def read_pts(path: Path) -> Float32:
         announced = re.search(r"n_points\s*:\s*(\d+)", head)
         if announced and int(announced[1]) != len(points):
             raise ValueError(f"n_points says {announced[1]}, the block holds {len(points)}")
+        if (np.abs(points) > FARTHEST_PX).any():
+            raise ValueError(beyond_pictures(points))
     except ValueError as error:
         raise SourceError(f"{path}: not a .pts file: {error}") from error
     return (points - 1.0).astype(np.float32)

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...tracker.errors import SourceError
-from ...tracker.types import Float32, UInt8
+from ...tracker.types import Float32, Float64, UInt8
 
 log = logging.getLogger(__name__)
 
+FARTHEST_PX = 2.0**20  # from the corner: no picture is larger (OpenCV reads up to 2**20 pixels a side)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 Broken = Literal["refuse", "skip"]
 
@@ -35,6 +36,8 @@ class Sample:
         hidden: (F, N) bool, which points are annotated as occluded; None where the data set does not say.
         boxes: (F, 4) float32, the data set's own face boxes (x1, y1, x2, y2); None where it has none.
         subsets: names of the parts of the data set that it belongs to.
+    Raises:
+        SourceError: a point or a box is infinite, or farther away than any picture is large.
     """
 
     path: Path
@@ -43,6 +46,11 @@ class Sample:
     hidden: NDArray[np.bool_] | None = None
     boxes: Float32 | None = None
     subsets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for numbers in (self.points, self.boxes):
+            if numbers is not None and (np.abs(numbers) > FARTHEST_PX).any():
+                raise SourceError(f"{self.path}: {beyond_pictures(numbers)}")
 
     def bgr(self) -> UInt8:
         """Decode the picture, (H, W, 3) uint8 BGR.
@@ -55,6 +63,12 @@ class Sample:
         if image is None:
             raise SourceError(f"{self.path}: not a readable picture; remove it or fix it")
         return image.astype(np.uint8, copy=False)
+
+
+def beyond_pictures(numbers: Float32 | Float64) -> str:
+    """What is wrong with an annotation (...) of which some pixels are farther away than `FARTHEST_PX`."""
+    farthest = float(np.nanmax(np.abs(numbers)))
+    return f"wanted coordinates up to {FARTHEST_PX:.0f} pixels, got {farthest:g}; restore or remove the annotation"
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,14 +107,17 @@ class ByDetector:
         self._pipeline = pipeline
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
-        """Detect and align; of all faces found the one that overlaps the annotated one most."""
+        """Detect and align; of all faces found the one that overlaps the annotated one most, see `overlapping`."""
         faces = next(iter(self._pipeline.serial([Frame(0, 0.0, 0.0, bgr)]))).faces
         face = overlapping(faces, truth)
         return None if face is None else face.measured
 
 
 def overlapping(faces: Sequence[Face], truth: Float32) -> Face | None:
-    """Of the faces that were measured the one whose box overlaps the annotated points (N, 2) most, if it does."""
+    """Of the faces that were measured the one whose box overlaps that of the annotated points (N, 2) most.
+
+    None where the two boxes' intersection over union is below `FOUND_IOU`.
+    """
     measured = [face for face in faces if face.measured is not None]
     if not measured:
         return None

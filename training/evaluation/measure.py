@@ -142,5 +142,6 @@ def _only_face(sample: Sample, points: int) -> Float32:
     if sample.points.shape != (1, points, 2):
         raise SourceError(f"{sample.path}: wanted one face of {points} points, got {sample.points.shape}")
     if not np.isfinite(sample.points).all():
-        raise SourceError(f"{sample.path}: some of its points are not annotated")
+        known = int(np.isfinite(sample.points[0]).all(-1).sum())
+        raise SourceError(f"{sample.path}: wanted all {points} points annotated, got {known}; leave the picture out")
     return np.asarray(sample.points[0], np.float32)

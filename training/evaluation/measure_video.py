@@ -21,7 +21,7 @@ from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
 from .locate import Boxes, InGivenBox, models_measured, overlapping
-from .video_benchmark import AnnotatedVideo, read_annotation
+from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ IBUG = "ibug68"
 SUBSETS = {68: IBUG, 49: "inner49"}
 MEASURES: tuple[tuple[Normaliser, int], ...] = (("io", 68), ("ip", 68), ("edge", 68), ("io", 49), ("ip", 49))
 LOST = -1
-SCHEMA = 1  # of the files with a video's errors
+SCHEMA = 2  # of the files with a video's errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,11 @@ def measure_video(
 
 
 def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dict[str, Any]:
-    annotations = [file.stat() for file in video.annotations.values()]
     return {
         "schema": SCHEMA,
         "facetrack": __version__,
         "video": {"name": f"{video.number}/{video.path.name}", "bytes": video.path.stat().st_size},
-        "annotations": {"files": len(annotations), "bytes": sum(stat.st_size for stat in annotations)},
+        "annotations": {"files": len(video.annotations), "sha256": digest_annotations(video)},
         "boxes": how.boxes,
         "settings": asdict(how.choices),
         "models": models_measured(engines, how.boxes),
@@ -135,7 +134,7 @@ def _follow(
             for result in results:
                 number = result.frame.index + 1
                 if number in video.annotations:
-                    truth = read_annotation(video.annotations[number])
+                    truth = _truth(video.annotations[number])
                     face = overlapping(result.faces, truth)
                     yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
                 advanced()
@@ -148,9 +147,20 @@ def _in_given_boxes(
     for frame in source:
         number = frame.index + 1
         if number in video.annotations:
-            truth = read_annotation(video.annotations[number])
+            truth = _truth(video.annotations[number])
             yield number, truth, locate(frame.bgr, truth).xy, 0
         advanced()
+
+
+def _truth(path: Path) -> Float32:
+    """An annotation (68, 2) that errors can be measured against."""
+    truth = read_annotation(path)
+    try:
+        for kind, _ in MEASURES:
+            metrics.normalising_lengths(truth[None], markup.load(IBUG), kind)
+    except ValueError as error:
+        raise SourceError(f"{path}: it cannot be measured against: {error}") from error
+    return truth
 
 
 def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, Any]) -> VideoErrors:
@@ -162,10 +172,7 @@ def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, A
     ibug = markup.load(IBUG)
     errors: dict[tuple[Normaliser, int], Float64] = {}
     for kind, points in MEASURES:
-        try:
-            lengths = metrics.normalising_lengths(truth, ibug, kind)
-        except ValueError as error:
-            raise SourceError(f"{video.path.parent}: its annotation cannot be measured against: {error}") from error
+        lengths = metrics.normalising_lengths(truth, ibug, kind)
         subset = SUBSETS[points]
         errors[kind, points] = metrics.normalised_errors(
             ibug.subset(subset, guess), ibug.subset(subset, truth), lengths
@@ -200,7 +207,9 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["origin"] != json.loads(json.dumps(origin)):
-            log.warning("%s: measured again: it was made with other settings or from another video", path)
+            log.warning(
+                "%s: measured again: it was made by another version, with other settings or from other files", path
+            )
             return None
         errors = {
             (kind, points): np.array(

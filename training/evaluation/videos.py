@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,7 @@ from .files import refuse_existing
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, list_test_videos
-from .video_report import VideoEvaluation, VideoReportFiles, as_table, write_video_report
+from .video_report import Pooled, VideoEvaluation, VideoReportFiles, as_table, write_video_report
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def evaluate_videos(
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     make_folder(settings.files.frames)
     how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
-    outcomes = run_jobs(videos, _Measuring(open_engines, how), reporter, settings.workers)
+    outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
@@ -98,6 +98,7 @@ class _Measuring:
 
     open_engines: OpenEngines
     how: VideoMeasuring
+    excluded: Mapping[str, frozenset[int]]
 
     @contextmanager
     def open(self) -> Iterator[Callable[[AnnotatedVideo, Reporter], VideoErrors | Failure]]:
@@ -116,7 +117,7 @@ class _Measuring:
             errors = measure_video(video, self.how, engines, partial(reporter.advanced, task))
         except SourceError as error:
             return self.lost(video, str(error), reporter)
-        reporter.ended(task, _line(errors))
+        reporter.ended(task, _line(errors.scored(self.excluded.get(video.number, frozenset()))))
         return errors
 
 
@@ -124,6 +125,9 @@ def _task(video: AnnotatedVideo) -> Task:
     return Task(str(video.path), f"300VW {video.number}")
 
 
-def _line(errors: VideoErrors) -> str:
-    mean, lost = metrics.mean_of_found(errors.errors["io", 68])
-    return f"{len(errors.frames)} frames, NME io {100 * mean:.2f} %, {100 * lost:.1f} % lost"
+def _line(scored: Pooled) -> str:
+    errors = scored["io", 68]
+    if not len(errors):
+        return "no frame counts: the annotation of all of them is known to be inaccurate"
+    mean, lost = metrics.mean_of_found(errors)
+    return f"{len(errors)} frames, NME io {100 * mean:.2f} %, {100 * lost:.1f} % lost"

@@ -17,8 +17,9 @@ import numpy as np
 
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
-from ..datasets import read_pts, read_pts_folder
+from ..datasets import read_pts_folder
 from ..datasets.point_files import write_pts
+from ..evaluation.video_benchmark import read_annotation
 from .render import Cutout, Painter
 from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
@@ -179,4 +180,4 @@ def read_clip(folder: Path) -> Clip:
 
 
 def _track(folder: Path, frames: int) -> Sequence[Float32]:
-    return [read_pts(folder / f"{t:06d}.pts") for t in range(1, frames + 1)]
+    return [read_annotation(folder / f"{t:06d}.pts") for t in range(1, frames + 1)]
