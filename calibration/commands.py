@@ -22,11 +22,33 @@ _crops = click.option("--crops", type=opt.PATH, metavar="DIR", help="Pictures of
 
 def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], Proof]:
     """What a card's networks are judged by in any precision; the pictures are read before anything is written."""
+    from ..engines.fit import demand_files_fit
     from ..engines.parity import proof_for
     from ..pipeline.crops import crops_for
 
+    demand_files_fit(card)
     proofs = {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
     return lambda _, role: proofs[role]
+
+
+def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
+    """Keep a card in OUT, unless it is the very one that the new card is made of.
+
+    Args:
+        name: of the new card.
+        source: what it is made of.
+        out: where it goes.
+        overwrite: the user allows it.
+    Raises:
+        SinkError: it is there.
+    """
+    from ..engines.card_text import card_path
+    from ..tracker.errors import SinkError
+
+    path, weights = card_path(name, out), next(iter(source.weights.values()))
+    lies_here = name == source.name and weights.path.parent.resolve() == (out / "weights").resolve()
+    if path.exists() and not lies_here and not overwrite:
+        raise SinkError(f"{path}: exists already; choose another --out or add --overwrite")
 
 
 @click.command("export")
@@ -36,15 +58,18 @@ def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], P
 @opt.batches("Usual batch sizes, ascending.")
 @opt.out_folder
 @_crops
+@opt.overwrite
 @opt.talk
-def export(model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None) -> None:
+def export(
+    model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None, overwrite: bool
+) -> None:
     """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
 
     ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
     tensorrt` finds them; of one model's it takes the one exported last. ONNX files of 8 bits are judged picture by
     picture: `--batch` has no say there.
     """
-    from ..engines.convert import any_card, export_onnx_card, export_plans, report
+    from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans, report
     from ..engines.tensorrt_build import PlanRequest
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
@@ -52,6 +77,8 @@ def export(model: str, target: str, precision: str, batches: tuple[int, ...], ou
             "ONNX files of 8 bits are judged picture by picture; leave it out", param_hint="--batch"
         )
     card = any_card(model)
+    if target == "onnx" or precision == "int8":  # plans have no card, and those of one name are the same
+        _refuse_replacing(derived_name(card.name, precision), card, out, overwrite=overwrite)
     proofs = _proofs(card, crops)
     if precision == "int8":
         from .int8 import Int8Settings, quantise_card
@@ -80,22 +107,32 @@ def calibrate() -> None:
 @click.option("--limit", type=opt.FiniteRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
 @click.option("--least-weights", type=click.IntRange(0), default=0, help="Smaller convolutions stay in 32 bits.")
 @click.option("--for-cpu", is_flag=True, help="For ONNX Runtime on CPUs alone, in the model's own card.")
+@opt.overwrite
 @opt.talk
 def calibrate_int8(
-    model: str, out: Path, crops: Path | None, method: str, limit: float | None, least_weights: int, for_cpu: bool
+    model: str,
+    out: Path,
+    crops: Path | None,
+    method: str,
+    limit: float | None,
+    least_weights: int,
+    for_cpu: bool,
+    overwrite: bool,
 ) -> None:
     """Write a model in 8 bits; layers that move the landmarks too far stay in 32.
 
     Set FACETRACK_HOME to DIR to use it. With --for-cpu steps are finer, and TensorRT and torch go on using the model's
     own files; without it the result is a model NAME-int8 for both.
     """
-    from ..engines.convert import any_card
+    from ..engines.convert import any_card, derived_name
     from ..engines.quantise import QuantSettings
     from .int8 import LIMIT, Int8Settings, quantise_card
 
     quant = QuantSettings(method, symmetric=not for_cpu, least_weights=least_weights)
     settings = Int8Settings(quant, for_cpu, LIMIT if limit is None else limit)
     card = any_card(model)
+    name = card.name if for_cpu else derived_name(card.name, "int8")
+    _refuse_replacing(name, card, out, overwrite=overwrite)
     card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
     click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
 
@@ -145,6 +182,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
     """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
     from ..engines.card import find_card
+    from ..engines.fit import demand_fit
     from ..engines.onnx_backend import OnnxBackend
     from ..tracker import markup
     from ..training.evaluation.error_curves import require_matplotlib
@@ -156,6 +194,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run
+        demand_fit(card, card.weights["net"], net)
         learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
     say(str(noise_report.write_calibration(card, learned, out)))
     click.echo(noise_report.as_text(learned))

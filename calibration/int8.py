@@ -17,7 +17,7 @@ import numpy as np
 from ..engines import graph, parity
 from ..engines.backend import Backend
 from ..engines.card import ModelCard, Weights
-from ..engines.card_text import write_card, write_weights
+from ..engines.card_text import refuse_files_of_others, write_card, write_weights
 from ..engines.convert import derived_card, derived_name
 from ..engines.onnx_backend import OnnxBackend
 from ..engines.quantise import QuantSettings, convolutions, quantise_onnx
@@ -29,6 +29,7 @@ from ..training.evaluation.card_figures import EIGHT_BITS
 # the default network has, it costs 1.7 % of it; the project ships nothing that costs 2 %.
 LIMIT = 0.3 / 128
 REPEATS = 50
+CPU_FILE, OWN_FILE = "int8", "int8-symmetric"  # at the end of a file's name: in a card of fp32 or fp16, of its own
 RANGES_BATCH = 8  # pictures whose activations are looked at together
 
 
@@ -114,7 +115,7 @@ def quantise_card(
     Raises:
         BackendError: the landmarks stay off with as many layers in 32 bits as are allowed.
         ConfigError: the card is of 8 bits already, or there are fewer than two crops.
-        SinkError: a file cannot be written.
+        SinkError: a file cannot be written, or is another card's.
     """
     for role, weights in card.weights.items():
         if weights.precision == "int8":
@@ -125,16 +126,27 @@ def quantise_card(
         found = quantise(full, proofs(card, role), settings)
         searches[role] = replace(found, content=graph.store_fp16(found.content))
         costs[role] = _cost(full, searches[role])
+    stems = {role: _stem(weights, for_cpu=settings.for_cpu) for role, weights in card.weights.items()}
+    contents = {stems[role]: found.content for role, found in searches.items()}
+    if settings.for_cpu:
+        refuse_files_of_others(out, card.name, contents | {w.path.stem: w.read() for w in card.weights.values()})
+    else:
+        refuse_files_of_others(out, derived_name(card.name, "int8"), contents)
     done = []
     for role, found in searches.items():
-        name = derived_name(card.weights[role].path.stem, "int8")
-        stored = write_weights(out, name, found.content, "int8")
+        stored = write_weights(out, stems[role], found.content, "int8")
         done.append(Quantised(role, stored, found.layers, found.kept, *costs[role]))
     if settings.for_cpu:
         card = _with_cpu_files(card, done, out)
     else:
         card = derived_card(card, "int8", {e.role: e.weights for e in done}, {e.role: e.parity for e in done})
     return write_card(card, out), done
+
+
+def _stem(full: Weights, *, for_cpu: bool) -> str:
+    """Name of the 8-bit file of a network; the two kinds lie in one folder and must not replace each other."""
+    stem = full.path.stem
+    return f"{stem}-{CPU_FILE}" if for_cpu else derived_name(stem, OWN_FILE)
 
 
 def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelCard:

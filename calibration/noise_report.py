@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..engines.card import ModelCard
-from ..engines.card_text import card_path, card_text, write_card
+from ..engines.card_text import card_path, card_text, refuse_files_of_others, write_card
 from ..engines.plan_cache import replace_file
 from ..tracker.errors import SinkError
 from ..training.evaluation.card_figures import with_table
@@ -16,20 +16,23 @@ from .noise import Calibration
 def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> Path:
     """Write OUT/cards/NAME.toml with the new [calibration] table, and its weights to OUT/weights.
 
-    A card that is there keeps everything else as it is, comments among it; weights that are there already stay.
+    A card that is there keeps everything else as it is, comments among it, and its weights.
 
     Raises:
         CardError: the weights are missing or altered.
-        SinkError: a file cannot be written.
+        SinkError: a file cannot be written, or is another card's.
     """
     path = card_path(card.name, out)
     card = replace(card, calibration={**card.calibration, **calibration.table()})
     text = card_text(card)
-    for weights in card.files.values():
-        copy = out / "weights" / weights.path.name
-        if not copy.exists():
-            replace_file(copy, weights.read(), SinkError)
-    if path.exists():
+    contents, is_new = {weights.path.name: weights.read() for weights in card.files.values()}, not path.exists()
+    if is_new:
+        refuse_files_of_others(out, card.name, {Path(name).stem: content for name, content in contents.items()})
+    for name, content in contents.items():
+        copy = out / "weights" / name
+        if not copy.exists() or (is_new and copy.read_bytes() != content):
+            replace_file(copy, content, SinkError)
+    if not is_new:
         text = with_table(path.read_text(encoding="utf-8"), text, "calibration")
     write_card(card, out, text)
     return path

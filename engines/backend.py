@@ -6,6 +6,7 @@ Each runtime is a module of its own beside this one and is imported when it is a
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,19 @@ CLOSED = "this network was closed: use engines inside their `with` block, or ope
 KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """What a network takes and gives, as its graph says; None for an axis that may vary.
+
+    Attributes:
+        input: (B, h, w, 3).
+        outputs: of each output, in order.
+    """
+
+    input: tuple[int | None, ...]
+    outputs: tuple[tuple[int | None, ...], ...]
+
+
 class Backend(Protocol):
     """One loaded network on one device. One thread at a time; whoever opens a backend closes it."""
 
@@ -40,6 +54,11 @@ class Backend(Protocol):
     @property
     def precision(self) -> str | None:
         """What it computes in, "fp32", "fp16" or "int8"; None: in the precision of its file's graph."""
+        ...
+
+    @property
+    def shapes(self) -> Shapes | None:
+        """Those of its graph; None: it has none that could be asked."""
         ...
 
     @property

@@ -10,16 +10,20 @@ import hashlib
 import logging
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..tracker.errors import CardError
+from ..tracker.errors import CardError, suggestion
 
 SHIPPED = Path(__file__).parent
-TASKS = ("align", "detect")
+ROLES = {"align": ("net",), "detect": ("scan", "refine")}  # the networks of each task
+TASKS = tuple(ROLES)
+CALIBRATION = {"align": ("confidence", "noise", "confidence_ece"), "detect": ("scan", "refine", "second_look")}
+TABLES = ("input", "codec", "weights", "measured", "calibration")  # codec.py knows the names in the codec's
+FIELDS = ("name", "network", "task", "markup", "parameters", "gmac", "data", "licence", *TABLES)
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -116,7 +120,7 @@ def read_card(path: Path) -> ModelCard:
     """Read one card; its weights are looked for in the folder `weights` beside the card's own folder.
 
     Raises:
-        CardError: unreadable, or a field is missing or of the wrong kind; says which.
+        CardError: unreadable, or a field is missing, unknown or of the wrong kind; says which.
     """
     try:
         return _card(tomllib.loads(path.read_text(encoding="utf-8")), path.parent.parent / "weights")
@@ -129,29 +133,42 @@ def read_card(path: Path) -> ModelCard:
 
 
 def _card(table: dict[str, Any], folder: Path) -> ModelCard:
-    shape, weights = _field(table, "input", dict), _field(table, "weights", dict)
+    _refuse_unknown(table, FIELDS)
+    shape, task = _field(table, "input", dict), _task(_field(table, "task", str))
+    _refuse_unknown(shape, ("size", "box_scale"), "input.")
     height, width = _field(shape, "size", list)
+    calibration = _field({"calibration": {}, **table}, "calibration", dict)
+    _refuse_unknown(calibration, CALIBRATION[task], "calibration.")
     return ModelCard(
         name=_field(table, "name", str),
         network=_field(table, "network", str),
-        task=_task(_field(table, "task", str)),
+        task=task,
         markup=_field(table, "markup", str),
         size=(int(height), int(width)),
         box_scale=float(shape.get("box_scale", 1.0)),
         codec=_field(table, "codec", dict),
-        weights={role: _weights(_field(weights, role, dict), folder) for role in weights},
+        weights=_roles(_field(table, "weights", dict), task, folder),
         parameters=_field(table, "parameters", int),
         gmac=float(table["gmac"]),
         data=tuple(_field(table, "data", list)),
         licence=_field(table, "licence", str),
         measured=_field({"measured": {}, **table}, "measured", dict),
-        calibration=_field({"calibration": {}, **table}, "calibration", dict),
+        calibration=calibration,
     )
 
 
-def _weights(table: dict[str, Any], folder: Path) -> Weights:
+def _roles(table: dict[str, Any], task: str, folder: Path) -> dict[str, Weights]:
+    files = {role: _weights(_field(table, role, dict), folder, f"weights.{role}.") for role in table}
+    _refuse_unknown(table, ROLES[task], "weights.")
+    if not files:
+        raise KeyError(f"weights.{ROLES[task][0]}")
+    return files
+
+
+def _weights(table: dict[str, Any], folder: Path, where: str) -> Weights:
+    _refuse_unknown(table, ("file", "sha256", "precision", "cpu"), where)
     path = folder / _field(table, "file", str)
-    cpu = _weights(_field(table, "cpu", dict), folder) if "cpu" in table else None
+    cpu = _weights(_field(table, "cpu", dict), folder, f"{where}cpu.") if "cpu" in table else None
     return Weights(path, _field(table, "sha256", str), _field(table, "precision", str), cpu)
 
 
@@ -159,6 +176,13 @@ def _task(name: str) -> str:
     if name not in TASKS:
         raise ValueError(f"task: wanted one of {', '.join(TASKS)}, got {name!r}")
     return name
+
+
+def _refuse_unknown(table: Iterable[str], known: tuple[str, ...], where: str = "") -> None:
+    """A name that nobody reads is a mistyped one, whose setting would silently not count."""
+    for key in table:
+        if key not in known:
+            raise ValueError(f"unknown key {where}{key}; {suggestion(key, known)}")
 
 
 def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
@@ -210,6 +234,18 @@ def broken_cards() -> dict[str, CardError]:
     """What is wrong with each card that cannot be read, by its file's name without the end."""
     own, shipped = _folders()
     return {**shipped.broken, **own.broken}
+
+
+def broken_weights(cards: Iterable[ModelCard]) -> list[CardError]:
+    """What is wrong with the files of weights: the first fault of each card that has one."""
+    faults = []
+    for card in cards:
+        try:
+            for weights in card.files.values():
+                weights.read()
+        except CardError as error:
+            faults.append(error)
+    return faults
 
 
 def find_card(name: str, task: str) -> ModelCard:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tracker.errors import SinkError
-from .card import ModelCard, Weights
+from .card import Folder, ModelCard, Weights
 from .plan_cache import replace_file
 
 
@@ -30,6 +30,27 @@ def write_card(card: ModelCard, out: Path, text: str | None = None) -> ModelCard
 def card_path(name: str, out: Path) -> Path:
     """Where `write_card` puts the card of this name."""
     return out / "cards" / f"{name}.toml"
+
+
+def refuse_files_of_others(out: Path, name: str, contents: Mapping[str, bytes]) -> None:
+    """Make sure that no other card in OUT loses a file of weights, before anything is written.
+
+    Args:
+        out: folder of `cards` and `weights`.
+        name: of the card that is to be written.
+        contents: name of each of its files without the end -> bytes.
+    Raises:
+        SinkError: another card there names one of these files, with other content.
+    """
+    hashes = {f"{stem}.onnx": hashlib.sha256(content).hexdigest() for stem, content in contents.items()}
+    others = [card for card in Folder.read(out / "cards").cards.values() if card.name != name]
+    for other in others:
+        for weights in other.files.values():
+            if hashes.get(weights.path.name, weights.sha256) != weights.sha256:
+                raise SinkError(
+                    f"{weights.path}: is a file of the card {other.name}, and {name} wants another of that name; "
+                    "choose another folder for --out"
+                )
 
 
 def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weights:

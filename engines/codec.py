@@ -14,7 +14,7 @@ from ..tracker.codecs import (
     decode_vectors,
     lines_of_points,
 )
-from ..tracker.errors import CardError
+from ..tracker.errors import CardError, suggestion
 from ..tracker.markup import Markup
 from ..tracker.types import Float32
 from .backend import Outputs
@@ -55,7 +55,7 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     Returns:
         A function from the outputs to places (F, N, 2) in crop pixels and scores (F, N) in [0, 1].
     Raises:
-        CardError: the kind is unknown or a number is missing.
+        CardError: the kind is unknown, or a number is missing or unknown.
     """
     kind = codec.get("kind")
     if kind not in KINDS:
@@ -63,6 +63,7 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     missing = [key for key in KINDS[kind] if key not in codec]
     if missing:
         raise CardError(f"{name}: the codec lacks {', '.join(missing)}; {kind} wants {', '.join(KINDS[kind])}")
+    refuse_unknown_numbers(codec, KINDS[kind], name)
     numbers = {key: float(codec[key]) for key in KINDS[kind]}
     if kind != "fields":
         return partial(DECODERS[kind], **numbers)
@@ -71,6 +72,17 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     except ValueError as error:
         raise CardError(f"{name}: {error}") from error
     return lambda outputs: decode_fields(outputs[0], outputs[1], lines, numbers["stride"], int(codec["reach"]))
+
+
+def refuse_unknown_numbers(codec: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
+    """A codec has its kind and the numbers of it alone.
+
+    Raises:
+        CardError: there is another.
+    """
+    for key in codec:
+        if key not in ("kind", *known):
+            raise CardError(f"{name}: unknown key codec.{key}; {suggestion(key, ('kind', *known))}")
 
 
 def _vectors(outputs: Outputs, *, stride: float, sigma: float, peak: float) -> tuple[Float32, Float32]:

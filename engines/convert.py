@@ -12,7 +12,7 @@ from ..tracker.errors import BackendError, CardError, ConfigError
 from . import graph, parity
 from .backend import Backend, open_backend
 from .card import ModelCard, Weights, find_card
-from .card_text import write_card, write_weights
+from .card_text import refuse_files_of_others, write_card, write_weights
 from .onnx_backend import OnnxBackend
 from .plan_cache import PlanCache
 from .tensorrt_build import PlanRequest
@@ -73,7 +73,7 @@ def export_onnx_card(
     Raises:
         BackendError: the new file's landmarks are off.
         ConfigError: int8 is wanted, which needs calibration.
-        SinkError: a file cannot be written.
+        SinkError: a file cannot be written, or is another card's.
     """
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
@@ -83,9 +83,11 @@ def export_onnx_card(
         contents[role] = full if precision == "fp32" else graph.for_tensorrt(full, precision)
         proved[role] = _measure(full, contents[role], proofs(card, role), batches)
         parity.demand(proved[role][1], precision, f"{derived_name(stored.path.stem, precision)}.onnx")
+    stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
+    refuse_files_of_others(out, derived_name(card.name, precision), {stems[r]: contents[r] for r in stems})
     weights, exported = {}, []
-    for role, stored in card.weights.items():
-        weights[role] = write_weights(out, derived_name(stored.path.stem, precision), contents[role], precision)
+    for role, stem in stems.items():
+        weights[role] = write_weights(out, stem, contents[role], precision)
         exported.append(Exported(role, weights[role].path, *proved[role]))
     card = derived_card(card, precision, weights, {entry.role: entry.parity[-1] for entry in exported})
     return write_card(card, out), exported

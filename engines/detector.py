@@ -25,7 +25,7 @@ from ..tracker.proposals import (
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
 from .card import ModelCard
-from .codec import DISC
+from .codec import DISC, refuse_unknown_numbers
 from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
@@ -98,10 +98,11 @@ class Detector:
             refine: its network for crops of faces.
             settings: default: for frames of a video.
         Raises:
-            CardError: the card is of another codec kind.
+            CardError: the card is of another codec kind, or its codec has an unknown number.
         """
         if card.codec.get("kind") != "discs":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
+        refuse_unknown_numbers(card.codec, ("face_px", "peak"), card.name)
         self.card, self.settings = card, settings or DetectorSettings()
         self._scan_backend, self._refine_backend = scan, refine
         self._lock = threading.Lock()

@@ -6,7 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
-from .backend import CLOSED, GPU_BATCH, Outputs
+from .backend import CLOSED, GPU_BATCH, Outputs, Shapes
 from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ class OnnxBackend:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
         _refuse_another_provider(ort, self._session, wanted)
         self._input = self._session.get_inputs()[0].name
+        inputs, *outputs = (_lengths(node) for node in (self._session.get_inputs()[0], *self._session.get_outputs()))
+        self.shapes = Shapes(inputs, tuple(outputs))
         self.max_atlas = None if provider == "cpu" else LARGEST
         self.preferred_batch = 1 if provider == "cpu" else GPU_BATCH
         place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
@@ -70,6 +72,11 @@ class OnnxBackend:
     def close(self) -> None:
         """See `Backend`."""
         self._session = None
+
+
+def _lengths(node: Any) -> tuple[int | None, ...]:
+    """Of the axes of an input or output; those that may vary have a name in place of a length, or nothing."""
+    return tuple(length if isinstance(length, int) else None for length in node.shape)
 
 
 def _checked_path(weights: Weights) -> str:

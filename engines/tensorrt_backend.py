@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..tracker.errors import BackendError
-from .backend import CLOSED, GPU_BATCH
+from .backend import CLOSED, GPU_BATCH, Shapes
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
 from .tensorrt_build import make_logger, profile_index
@@ -162,8 +162,11 @@ class TensorRTBackend:
         """Allocate buffers for the largest input and its outputs."""
         context = self._create_context(len(self._batches) - 1)
         self._set_shape(context, self._largest)
+        outputs = {name: tuple(map(int, context.get_tensor_shape(name))) for name in self._outputs}
+        lengths = (int(length) for length in self._engine.get_tensor_shape(self._input))
+        self.shapes = Shapes(tuple(n if n >= 0 else None for n in lengths), tuple(outputs.values()))
         sizes = {self._input: int(np.prod(self._largest))}
-        sizes |= {name: 4 * int(np.prod(tuple(context.get_tensor_shape(name)))) for name in self._outputs}
+        sizes |= {name: 4 * int(np.prod(shape)) for name, shape in outputs.items()}
         for name, size in sizes.items():
             self._buffers[name] = self._cuda.buffer(size)
 

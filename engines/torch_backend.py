@@ -130,6 +130,7 @@ class TorchBackend:
     """`Backend` on a network in torch, in fp32."""
 
     precision = "fp32"
+    shapes = None  # a module has none until it runs
 
     def __init__(self, net: nn.Module, device: str = "cpu") -> None:
         """Move a network to a device.

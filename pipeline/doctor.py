@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy as np
 from .. import __version__
 from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
+from ..engines.fit import demand_files_fit
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
@@ -171,7 +173,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 
 def _models() -> Iterator[Check]:
-    """Check for each task that there is a card, and for each card that its weights are there with their hashes."""
+    """Check for each task that there is a card, and for each card that its weights are there and fit."""
     cards = all_cards()
     for task in ("align", "detect"):
         if not any(card.task == task for card in cards):
@@ -181,6 +183,8 @@ def _models() -> Iterator[Check]:
     for card in cards:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
+            with suppress(ImportError):  # "backend onnx" has told that there is no ONNX Runtime
+                demand_files_fit(card)
         except FacetrackError as error:
             own = not next(iter(card.files.values())).path.is_relative_to(SHIPPED)
             yield Check(

@@ -20,8 +20,9 @@ from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
+from ..engines.fit import demand_fit
 from ..tracker import appearance, geometry, proposals, rts, smooth
-from ..tracker.errors import ConfigError, told
+from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.tracks import TrackSettings
 from ..tracker.types import Face, Frame, Result, UInt8, checked_picture
@@ -216,7 +217,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     OpenCV is held to one thread meanwhile: the stages run side by side, and its own threads only get in their way.
 
     Raises:
-        CardError: a card or its weights are missing, broken or altered.
+        CardError: a card or its weights are missing, broken or altered, or do not fit each other.
         BackendError: the backend that was asked for cannot be had.
     """
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
@@ -255,7 +256,13 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
 def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:
     proof = portrait_proof(card, role) if choices.backend == "tensorrt" else None
     threads = max(choices.threads, min(SCAN_THREADS, usable_cores())) if role == "scan" else choices.threads
-    return open_backend(card.weights[role], choices.backend, threads, proof)
+    backend = open_backend(card.weights[role], choices.backend, threads, proof)
+    try:
+        demand_fit(card, card.weights[role], backend)
+    except FacetrackError:
+        backend.close()
+        raise
+    return backend
 
 
 def _close(load: Future[Backend]) -> None:

@@ -197,6 +197,10 @@ def test_landmarks_on_one_spot_still_have_a_crop() -> None:
         ({"kind": "smoke"}, r"painted-68: cannot decode 'smoke'"),
         ({}, r"cannot decode None"),
         ({"kind": "vectors", "stride": 4, "peak": 3.0}, r"painted-68: the codec lacks sigma"),
+        (
+            {"kind": "vectors", "stride": 4, "sigma": 1.2, "peak": 3.0, "peek": 2.0},
+            r"painted-68: unknown key codec\.peek; did you mean 'peak'",
+        ),
     ],
 )
 def test_a_card_that_cannot_be_decoded_is_refused(codec: dict[str, object], message: str) -> None:

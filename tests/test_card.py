@@ -30,7 +30,7 @@ box_scale = 1.25
 [codec]
 kind = "vectors"
 stride = 4
-[weights.net]
+[weights.{role}]
 file = "{name}.onnx"
 sha256 = "{sha256}"
 precision = "fp32"
@@ -45,7 +45,9 @@ def write_card(folder: Path, name: str, network: str = "gv", task: str = "align"
     (folder / "weights" / f"{name}.onnx").write_bytes(CONTENT)
     sha256 = hashlib.sha256(CONTENT).hexdigest()
     path = folder / "cards" / f"{name}.toml"
-    path.write_text(text.format(name=name, network=network, task=task, sha256=sha256), encoding="utf-8")
+    first, *more = cards.ROLES[task]
+    text += "".join(text[text.index("[weights") :].replace("{role}", role) for role in more)
+    path.write_text(text.format(name=name, network=network, task=task, role=first, sha256=sha256), encoding="utf-8")
     return path
 
 
@@ -109,8 +111,16 @@ def test_a_card_whose_weights_are_missing_can_still_be_listed(own_home: Path) ->
         ("size = [128, 96]", "size = 128", "size: wanted list, got 128"),
         ("parameters = 1234", 'parameters = "many"', "parameters: wanted int, got 'many'"),
         ('task = "{task}"', 'task = "guess"', "task: wanted one of align, detect, got 'guess'"),
-        ("[weights.net]", "[weights]", "wanted dict, got"),
+        ("[weights.{role}]", "[weights]", "wanted dict, got"),
         ("[codec]", "[codec", "Expected"),
+        ("[codec]", "[calibratoin]\nnoise = 1\n[codec]", "unknown key calibratoin; did you mean 'calibration'"),
+        ("[codec]", "[calibration]\nconfidance = 1\n[codec]", r"unknown key calibration\.confidance; .* 'confidence'"),
+        ("[codec]", "[calibration]\nscan = 1\n[codec]", r"unknown key calibration\.scan; known are confidence, noise"),
+        ("box_scale", "box_scael", r"unknown key input\.box_scael; did you mean 'box_scale'"),
+        ("precision", "precison", r"unknown key weights\.net\.precison; did you mean 'precision'"),
+        (CARD[CARD.index("[weights") :], "[weights]\n", r"'weights\.net' is missing"),
+        ("[weights.{role}]", "[weights.nett]", r"unknown key weights\.nett; did you mean 'net'"),
+        ("gmac = 0.1", "gmac = 0.1\nqqq = 2", "unknown key qqq; known are name, network, task, markup"),
     ],
 )
 def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -118,6 +128,11 @@ def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str,
     path = write_card(tmp_path, "mine", text=CARD.replace(old, new))
     with pytest.raises(CardError, match=f"mine\\.toml: not a usable model card: .*{message}"):
         read_card(path)
+
+
+def test_figures_have_any_name(tmp_path: Path) -> None:
+    card = read_card(write_card(tmp_path, "mine", text=CARD + '[measured]\n"my own figure" = 3\n'))
+    assert card.measured == {"my own figure": 3}
 
 
 def test_a_card_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
@@ -236,6 +251,24 @@ def test_what_ships_is_whole(card: ModelCard) -> None:
         assert weights.read()
     assert card.data
     assert card.licence
+
+
+@pytest.mark.parametrize("card", shipped_cards(), ids=lambda card: card.name)
+def test_what_is_written_is_read_as_it_was(card: ModelCard, tmp_path: Path) -> None:
+    card_text.write_card(card, tmp_path)
+    read = read_card(card_text.card_path(card.name, tmp_path))
+    for role, weights in card.weights.items():
+        assert read.weights[role].sha256 == weights.sha256
+    assert replace(read, weights=card.weights) == card
+
+
+def test_a_file_of_another_card_is_not_replaced(tmp_path: Path) -> None:
+    write_card(tmp_path, "mine")
+    card_text.refuse_files_of_others(tmp_path, "mine", {"mine": b"newer"})  # its own may be
+    card_text.refuse_files_of_others(tmp_path, "other", {"mine": CONTENT, "other": b"newer"})
+    with pytest.raises(SinkError, match=r"weights/mine\.onnx: is a file of the card mine, and other wants .*--out$"):
+        card_text.refuse_files_of_others(tmp_path, "other", {"mine": b"newer"})
+    assert (tmp_path / "weights" / "mine.onnx").read_bytes() == CONTENT
 
 
 def test_a_card_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

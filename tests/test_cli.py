@@ -575,10 +575,21 @@ def test_models_names_a_broken_card_and_lists_the_others(card: Path, capsys: pyt
     assert err.startswith(f"facetrack: broken: {card.parent / 'rock.toml'}: not a usable model card")
 
 
+def test_models_names_weights_that_are_missing_or_altered(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = card.parent.parent / "weights" / "pebble.onnx"
+    assert run("models") == 0
+    assert only_line(capsys).startswith(f"facetrack: broken: {weights}: these are not the weights of the card")
+    weights.unlink()
+    assert run("models") == 0
+    assert only_line(capsys).startswith(f"facetrack: broken: {weights}: cannot read the weights (No such file")
+
+
 def test_an_unknown_model_is_bad_usage_and_one_whose_card_is_broken_an_error(
     card: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card.write_text(card.read_text(encoding="utf-8").replace('"align"', '"detect"'), encoding="utf-8")
+    refine = '[weights.refine]\nfile = "a"\nsha256 = "b"\nprecision = "fp32"\n[weights.scan]'
+    text = card.read_text(encoding="utf-8").replace('"align"', '"detect"')
+    card.write_text(text.replace("[weights.net]", refine), encoding="utf-8")
     words = ["batch", str(video), "--out", str(tmp_path / "out"), "--model"]
     assert main([*words, "nobody"]) == 2
     assert "Error: Invalid value for '--model': no model 'nobody'" in capsys.readouterr().err.splitlines()[-1]

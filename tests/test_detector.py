@@ -227,6 +227,8 @@ def test_the_same_picture_gives_the_same_bytes_from_any_thread():
 def test_a_card_of_another_codec_is_refused():
     with pytest.raises(CardError, match="wanted codec kind discs"):
         Detector(replace(CARD, codec={"kind": "vectors"}), PaintedScan(), PaintedRefine())
+    with pytest.raises(CardError, match=r"unknown key codec\.face_pixels; did you mean 'face_px'"):
+        Detector(replace(CARD, codec={**CARD.codec, "face_pixels": 15}), PaintedScan(), PaintedRefine())
 
 
 @pytest.mark.parametrize(("step", "levels"), [(1.16, 13), (1.348, 7)])

@@ -16,12 +16,13 @@ from fakes_onnx import onnx, weights_of
 from facetrack.calibration.int8 import Int8Settings, _counts, layers_by_harm, quantise, quantise_card, restored
 from facetrack.engines import graph, parity
 from facetrack.engines.backend import has_int8_dot_product, open_backend, weights_for
-from facetrack.engines.card import ModelCard, read_card
+from facetrack.engines.card import Folder, ModelCard, broken_weights, find_card, read_card
+from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.engines.convert import export_onnx_card
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import Proof
 from facetrack.engines.quantise import QuantSettings, convolutions, quantise_onnx
-from facetrack.tracker.errors import BackendError, ConfigError
+from facetrack.tracker.errors import BackendError, ConfigError, SinkError, SourceError
 
 SIZE = 16
 
@@ -188,6 +189,47 @@ def test_a_network_for_cpus_can_be_added_where_the_model_itself_lies(tmp_path: P
     assert {path.name for path in (tmp_path / "weights").iterdir()} == {"delicate.onnx", "delicate-int8.onnx"}
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_both_kinds_of_8_bits_lie_in_one_folder_in_whatever_order_they_are_made(tmp_path: Path, *, first: bool) -> None:
+    """Also where what was made first is a shipped card's file for CPUs, copied there with the card."""
+    for for_cpu in (first, not first):
+        settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
+        quantise_card(card(tmp_path), lambda *_: proof(), settings, tmp_path / "out")
+    made = Folder.read(tmp_path / "out" / "cards").cards
+    assert made.keys() == {"delicate", "delicate-int8"}
+    assert broken_weights(made.values()) == []
+    small = made["delicate"].weights["net"].cpu
+    assert small is not None
+    assert small.path.name == "delicate-int8.onnx"  # as they ship
+    assert made["delicate-int8"].weights["net"].path != small.path
+
+
+def test_an_exported_form_and_its_source_have_files_for_cpus_of_their_own(tmp_path: Path) -> None:
+    source = card(tmp_path)
+    other, _ = export_onnx_card(source, "fp32", (1,), lambda *_: proof(), tmp_path / "out")
+    for full in (source, other):
+        settings = Int8Settings(for_cpu=True, limit=100.0)
+        quantise_card(full, lambda *_: proof(), settings, tmp_path / "out")
+    made = Folder.read(tmp_path / "out" / "cards").cards
+    assert made.keys() == {"delicate", "delicate-fp32"}
+    assert broken_weights(made.values()) == []
+
+
+@pytest.mark.parametrize("for_cpu", [True, False])
+def test_a_file_that_another_card_names_is_not_replaced_and_nothing_is_written(
+    tmp_path: Path, *, for_cpu: bool
+) -> None:
+    out = tmp_path / "out"
+    (out / "weights").mkdir(parents=True)
+    taken = weights_of(b"of another", out / "weights", "delicate-int8" if for_cpu else "delicate-int8-symmetric")
+    write_card(replace(card(tmp_path), name="another", weights={"net": taken}), out)
+    before = sorted(out.rglob("*"))
+    with pytest.raises(SinkError, match=r"is a file of the card another, and delicate(-int8)? wants another of that"):
+        quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(for_cpu=for_cpu, limit=100.0), out)
+    assert sorted(out.rglob("*")) == before
+    assert taken.read() == b"of another"
+
+
 def test_a_quantisation_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
     whole = card(tmp_path)
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
@@ -252,7 +294,37 @@ def test_the_default_model_is_exported_in_16_bits_with_its_parity(shipped: Path)
     networks = json.loads(done.stdout)["networks"]
     assert [entry["batch"] for entry in networks[0]["parity_px"]] == [1, 8]
     assert all(entry["mean_px"] < 0.01 for entry in networks[0]["parity_px"])
-    assert tomllib.loads((shipped / "cards" / "gv-mobilenetv3-68-fp16.toml").read_text(encoding="utf-8"))
+    written = shipped / "cards" / "gv-mobilenetv3-68-fp16.toml"
+    assert tomllib.loads(written.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("export", "gv", "--to", "onnx"), "gv-mobilenetv3-68-fp16"),
+        (("export", "gv", "--to", "tensorrt", "--precision", "int8"), "gv-mobilenetv3-68-int8"),
+        (("calibrate", "int8", "gv"), "gv-mobilenetv3-68-int8"),
+        (("calibrate", "int8", "gv", "--for-cpu"), "gv-mobilenetv3-68"),
+    ],
+)
+def test_a_card_that_is_there_needs_overwrite(shipped: Path, words: tuple[str, ...], name: str) -> None:
+    write_card(replace(find_card("gv", "align"), name=name, licence="mine"), shipped)
+    before = (path := card_path(name, shipped)).read_bytes()
+    with pytest.raises(SinkError, match=rf"cards/{name}\.toml: exists already; .* add --overwrite"):
+        invoke(*words, "--out", str(shipped))
+    assert path.read_bytes() == before
+    with pytest.raises(SourceError, match="nowhere"):  # nothing but the next obstacle
+        invoke(*words, "--overwrite", "--crops", str(shipped / "nowhere"), "--out", str(shipped))
+
+
+def test_a_card_may_be_made_again_where_it_lies(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a training: its file for CPUs is added to the card itself."""
+    monkeypatch.setenv("FACETRACK_HOME", str(shipped))
+    card = find_card("gv", "align")
+    stored = write_weights(shipped, card.name, card.weights["net"].read(), "fp16")
+    write_card(replace(card, weights={"net": stored}), shipped)
+    with pytest.raises(SourceError, match="nowhere"):
+        invoke("calibrate", "int8", "gv", "--for-cpu", "--crops", str(shipped / "nowhere"), "--out", str(shipped))
 
 
 def test_batches_that_make_no_sense_are_bad_usage(shipped: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from facetrack.calibration.noise_report import as_text, plot, write_calibration
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights, read_card
 from facetrack.pipeline.open import smoother_settings
-from facetrack.tracker.errors import BackendError, ConfigError
+from facetrack.tracker.errors import BackendError, ConfigError, SinkError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.types import Float32
 from facetrack.training.augment import Geometry, random_crop
@@ -198,8 +199,6 @@ def test_the_smoother_expects_the_noise_that_was_measured() -> None:
 def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> None:
     weights = tmp_path / "net.onnx"
     weights.write_bytes(b"numbers")
-    import hashlib
-
     card = replace(painted_card(), weights={"net": Weights(weights, hashlib.sha256(b"numbers").hexdigest(), "fp32")})
     path = write_calibration(card, LEARNED, tmp_path / "out")
     read = read_card(path)
@@ -218,6 +217,23 @@ def test_a_card_that_is_there_keeps_its_comments_and_other_tables(tmp_path: Path
     path.write_text(old, encoding="utf-8")
     write_calibration(card, LEARNED, tmp_path)
     assert path.read_text(encoding="utf-8") == old.replace("0.7,", "0.8,")
+
+
+def test_a_card_that_comes_anew_brings_its_weights_and_takes_no_other_cards(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    weights, old = tmp_path / "in" / "net.onnx", tmp_path / "out" / "weights" / "net.onnx"
+    weights.write_bytes(b"numbers")
+    card = replace(painted_card(), weights={"net": Weights(weights, hashlib.sha256(b"numbers").hexdigest(), "fp32")})
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"of nobody")
+    path = write_calibration(card, LEARNED, tmp_path / "out")
+    assert read_card(path).weights["net"].read() == b"numbers"
+    weights.write_bytes(b"others")
+    changed = Weights(weights, hashlib.sha256(b"others").hexdigest(), "fp32")
+    with pytest.raises(SinkError, match=r"net\.onnx: is a file of the card painted-68, and other wants another"):
+        write_calibration(replace(card, name="other", weights={"net": changed}), LEARNED, tmp_path / "out")
+    assert read_card(path).weights["net"].read() == b"numbers"
+    assert [*path.parent.iterdir()] == [path]
 
 
 def test_photographs_with_other_points_than_the_models_are_refused_before_anything_is_measured(

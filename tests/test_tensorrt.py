@@ -61,6 +61,14 @@ def test_the_engine_gives_what_onnx_runtime_gives_on_every_run_of_a_batch(tmp_pa
     backend.close()
 
 
+@pytest.mark.parametrize("size", [(16, 16), None])
+def test_a_plan_tells_the_shapes_that_a_card_must_fit(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    backend, _ = opened(tmp_path, net=small_net(size))
+    assert backend.shapes.input == (None, *(size or (None, None)), 3)
+    assert [shape[1] for shape in backend.shapes.outputs] == [3, 6]
+    backend.close()
+
+
 def test_usual_batches_of_fixed_size_become_graphs_and_others_do_not(tmp_path: Path) -> None:
     backend, cuda = opened(tmp_path, net=small_net(size=(16, 16)))
     for batch in (4, 4, 3, 3, 8, 4):

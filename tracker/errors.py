@@ -14,6 +14,8 @@ what was found and what to do about it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class FacetrackError(Exception):
     """Base of everything that facetrack raises on purpose."""
@@ -41,6 +43,15 @@ class MarkupError(FacetrackError):
 
 class ConfigError(FacetrackError):
     """A setting is unknown or has a value that cannot work."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """What an unknown name may stand for: the nearest of the known ones, else all of them."""
+    import difflib  # only where something is wrong
+
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
 
 
 def told(error: Exception) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @opt.talk
 def models(as_json: bool, published: bool) -> None:
     """List the networks that are here: what they do, how well, and on which terms."""
-    from ..engines.card import all_cards, broken_cards
+    from ..engines.card import all_cards, broken_cards, broken_weights
     from ..pipeline.tables import cards_as_json, cards_as_table, columns
 
     if published:
@@ -37,7 +37,7 @@ def models(as_json: bool, published: bool) -> None:
         return
     cards = all_cards()
     click.echo(json.dumps(cards_as_json(cards), indent=2) if as_json else cards_as_table(cards))
-    for reason in broken_cards().values():
+    for reason in [*broken_cards().values(), *broken_weights(cards)]:
         say(f"facetrack: broken: {reason}")
 
 

@@ -6,7 +6,6 @@ Every default is a working one; a TOML file names only what its run changes.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import tomllib
 import types
 import typing
@@ -15,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..tracker.errors import ConfigError
+from ..tracker.errors import ConfigError, suggestion
 from ..tracker.metrics import Normaliser
 from .augment import DISTURBANCES, Geometry
 
@@ -400,9 +399,7 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     prefix = f"{where}." if where else ""
     for key in value:
         if key not in hints:
-            close = difflib.get_close_matches(key, hints, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(hints)}"
-            raise ConfigError(f"unknown setting {prefix}{key}; {hint}")
+            raise ConfigError(f"unknown setting {prefix}{key}; {suggestion(key, hints)}")
     return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
 
 

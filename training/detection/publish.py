@@ -58,7 +58,7 @@ class Recorder:
     """A backend that remembers what it was asked, to quantise with."""
 
     description = "recorder"
-    precision = max_atlas = None  # each level is an example of its own
+    precision = shapes = max_atlas = None  # each level is an example of its own
     preferred_batch = 1
 
     def __init__(self, backend: Backend) -> None:

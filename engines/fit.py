@@ -1,0 +1,66 @@
+"""Whether a card's numbers fit its networks: found when a network is opened, not at the first face."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from ..tracker import markup
+from ..tracker.errors import CardError
+from .backend import Backend
+from .card import ModelCard, Weights
+from .codec import decoder
+
+PLACES = {"discs-in-windows": 1}  # codec kind -> the output with the landmarks, where it is not the first
+PLANES = {"cells": 3}  # codec kind -> planes of a landmark, where it is not one
+
+
+def demand_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
+    """Compare a card with the network that was opened for it, as far as the backend knows its shapes.
+
+    Args:
+        card: its size, markup and codec kind.
+        weights: of the network, for the error.
+        backend: runs it.
+    Raises:
+        CardError: the network takes crops of another size, or gives another number of landmarks.
+        MarkupError: there is no such markup.
+    """
+    if backend.shapes is None:
+        return
+    size = backend.shapes.input[1:3]
+    if any(found not in (None, wanted) for found, wanted in zip(size, card.size, strict=False)):
+        raise CardError(
+            f"{card.name}: input.size: wanted {list(size)}, for which {weights.path.name} is made, got "
+            f"{list(card.size)}; correct the card"
+        )
+    found, points = _landmarks(card, backend), markup.load(card.markup).points
+    if found not in (None, points):
+        raise CardError(
+            f"{card.name}: markup: wanted one of {found} points, which {weights.path.name} gives, got {card.markup} "
+            f"with {points}; correct the card"
+        )
+
+
+def _landmarks(card: ModelCard, backend: Backend) -> int | None:
+    """How many a network gives; None where its graph does not say."""
+    kind = str(card.codec.get("kind"))
+    outputs = backend.shapes.outputs[PLACES.get(kind, 0) :] if backend.shapes else ()
+    planes = outputs[0][1] if outputs and len(outputs[0]) > 1 else None
+    return None if planes is None else planes // PLANES.get(kind, 1)
+
+
+def demand_files_fit(card: ModelCard) -> None:
+    """Open every file of a card on ONNX Runtime, and compare.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a file.
+        CardError: a file is missing or altered, or the card does not fit it.
+        MarkupError: there is no such markup.
+    """
+    from .onnx_backend import OnnxBackend
+
+    if card.task == "align":
+        decoder(card.codec, markup.load(card.markup), card.name)
+    for weights in card.files.values():
+        with closing(OnnxBackend(weights)) as backend:
+            demand_fit(card, weights, backend)
