@@ -52,6 +52,7 @@ MOST_KINDS = 5  # of files that are left out, by name
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
 )
+PLAYLISTS = ("hls", "dash")  # formats
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 _MAGIC = re.compile(r"[*?\[]")  # what makes a path a glob
@@ -411,7 +412,13 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
-    if address.format is None and (container.duration is not None or container.size > 0):  # a recording on a server
+    if address.format is None and _has_an_end(container):
         advice = "if its index is at its end, the server must allow ranges; else download it first"
         return _stream_with_an_end(address, container, advice, realtime=realtime)
     return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)
+
+
+def _has_an_end(container: InputContainer) -> bool:
+    """Whether what lies on a server is a recording: it says how long it is, or how many bytes."""
+    is_list = container.format.name in PLAYLISTS  # whose bytes are those of a list, which may grow
+    return container.duration is not None or (container.size > 0 and not is_list)

@@ -312,6 +312,15 @@ def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_i
         assert pixels(source) == pixels(open_source(file))
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, ended: bool) -> None:
+    write_video(tmp_path / "clip.ts", noise(20) * 10)  # as much as FFmpeg wants to see of a list that may grow
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts", *["#EXT-X-ENDLIST"] * ended]
+    (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
+    with serving(tmp_path) as address, open_source(f"{address}/list.m3u8") as source:
+        assert source.live is not ended
+
+
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
     with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):
