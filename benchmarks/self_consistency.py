@@ -4,10 +4,10 @@
 
 For every share of the labels and every seed a compact TAB on small crops is trained from scratch on the labelled
 photographs alone, then trained on twice for the same number of steps: once on the same photographs, once with as many
-again in every step of which no label is used: the photographs whose labels are kept back, further faces (DATA/pseudo,
-made from DATA/unlabelled by `training.relabel`), and turned ones (DATA/turned; for the test DATA/lfpw-turned, both by
-`training.turned`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on where they stopped; the
-table is printed and written to FOLDER/table.md after each of them.
+again in every step of which no label is used: the photographs whose labels are kept back, further faces
+(DATA/pseudo/unlabelled, made from DATA/unlabelled by `training.relabel`), and turned ones (DATA/turned; for the test
+DATA/lfpw-turned, both by `training.turned`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on
+where they stopped; the table is printed and written to FOLDER/table.md after each of them.
 """
 
 from __future__ import annotations
