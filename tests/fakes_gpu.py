@@ -172,7 +172,8 @@ class OnnxRuntimeOnGpu:
 
     def InferenceSession(self, network: Any, options: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
         session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
-        return SimpleNamespace(run=session.run, get_inputs=session.get_inputs, get_providers=lambda: providers)
+        shapes = {"get_inputs": session.get_inputs, "get_outputs": session.get_outputs}
+        return SimpleNamespace(run=session.run, get_providers=lambda: providers, **shapes)
 
 
 def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
