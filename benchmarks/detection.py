@@ -109,6 +109,8 @@ def main() -> None:
     parser.add_argument("--pictures", action="store_true", help="search as pictures are, not as frames of videos")
     parser.add_argument("--recall", action="store_true", help="measure as the paper does")
     arguments = parser.parse_args()
+    if arguments.recall and (arguments.pictures or arguments.portraits):
+        parser.error("--recall measures nothing else: leave --pictures and --portraits out")
     cv2.setNumThreads(1)
     faces, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
     if arguments.recall:

@@ -18,7 +18,7 @@ FIRST, LATER = (1, 3, 2, EQUALISED), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
 CLIP, TILES = 4.0, 4  # of the equalisation
 REACH, NEAR_PX = 4.0, 224  # round a missing face: the square's side over the face's, and what it is shrunk to
 CROWD = 3  # small faces
-MOST_PLACES = 6  # that are searched beside one another; there, the whole frame soon costs no more
+MOST_PLACES = 6  # so many cost as much as a search of a whole frame of 640x480
 
 
 class FaceDetector(Protocol):

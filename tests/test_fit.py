@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,8 +68,7 @@ def test_the_doctor_says_so_too(
     written(tmp_path, **changes)
     checks = {check.subject: check for check in _models()}
     assert checks["broken"].status == "failed"
-    with pytest.raises(CardError, match=message):
-        raise CardError(checks["broken"].detail)
+    assert re.search(message, checks["broken"].detail)
     assert {checks[card.name].status for card in (GV, DETECTOR)} == {"ok"}
     assert find_card("broken", "align").weights["net"].read()
 
