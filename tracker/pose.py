@@ -200,20 +200,25 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     points = np.asarray(xy, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"eye opening: wanted (N, 2) points of a markup, got {points.shape}")
-    left, right = (_openness(points, upper, lower) for upper, lower in _lids(len(points)))
+    left, right = (_openness(points, upper, lower) for upper, lower in lids(len(points)))
     return left, right
 
 
-@cache
-def _lids(count: int) -> tuple[tuple[Int64, Int64], ...]:
+def lids(count: int) -> tuple[tuple[Int64, Int64], ...]:
     """Upper and lower lid of the left and the right eye, corner to corner; empty where they are one line."""
+    return facing(count)[:2]
+
+
+@cache
+def facing(count: int) -> tuple[tuple[Int64, Int64], ...]:
+    """Upper and lower edge of the left eye, the right eye and the mouth's opening; empty where they are one line."""
     lines = for_points(count).boundaries
-    lids = []
-    for side in ("left", "right"):
-        upper, lower = (np.array(lines.get(f"eye_{side}_{lid}", ()), np.int64) for lid in ("upper", "lower"))
+    edges = []
+    for opening in ("eye_left", "eye_right", "lip_inner"):
+        upper, lower = (np.array(lines.get(f"{opening}_{edge}", ()), np.int64) for edge in ("upper", "lower"))
         same = np.array_equal(upper, lower)
-        lids.append((upper[:0], lower[:0]) if same else (upper, lower))
-    return tuple(lids)
+        edges.append((upper[:0], lower[:0]) if same else (upper, lower))
+    return tuple(edges)
 
 
 def _openness(points: Float64, upper: Int64, lower: Int64) -> float:

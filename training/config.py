@@ -51,6 +51,24 @@ class Corpus:
 
 
 @dataclass(frozen=True, slots=True)
+class Expressions:
+    """What photographs seldom show (`training.expressions`). For alignment networks of markups with lids.
+
+    Attributes:
+        closed: share of the faces that is drawn from those of a corpus with an eye as good as closed, if it has any.
+        blinks: share of the faces whose open eyes are closed by drawing.
+        grimaces: share of the faces whose mouth, eyes and brows are stretched by drawing.
+        gap: weight of the error of the openings of eyes and mouth: the found against the wanted way from each point
+            of an upper lid, or of the upper lip's inner edge, to the one below it, in pixels of the crop.
+    """
+
+    closed: float = 0.0
+    blinks: float = 0.0
+    grimaces: float = 0.0
+    gap: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Vectors:
     """Labels and losses of GV.
 
@@ -262,6 +280,7 @@ class Config:
             some; in training crops they are the points' tight ones.
         geometry: how far training crops stray.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
+        expressions: how often eyes are closed and faces made.
         consistency: learning without labels.
         vectors, maps, discs: of the three kinds of labels; only the network's own counts.
         schedule: how long and how fast.
@@ -279,6 +298,7 @@ class Config:
     normaliser: str = "io"
     geometry: Geometry = field(default_factory=Geometry)
     disturbances: tuple[str, ...] = DISTURBANCES
+    expressions: Expressions = field(default_factory=Expressions)
     consistency: Consistency = field(default_factory=Consistency)
     vectors: Vectors = field(default_factory=Vectors)
     maps: Maps = field(default_factory=Maps)

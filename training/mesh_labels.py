@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ..tracker.errors import ConfigError
 from ..tracker.geometry import bounding_box, box_centre_side
 from ..tracker.markup import Markup
 from ..tracker.metrics import nme
+from ..tracker.pose import lids
 from ..tracker.types import Float32, Float64
 from .augment import mirror_points
 from .command_line import errors_in_one_line
@@ -39,7 +41,7 @@ COMPONENTS = 150  # of the meshes' variation; with 300 the labels of LFPW test a
 RIDGE = 0.1
 ROUNDS = 4  # of weighting: a picture counts by the inverse of its residual, so that poor annotations count little
 EYES = (33, 263)  # the mesh's outer corners of the eyes
-NETWORK_SHARE = 0.35  # of the network in a label without annotation
+NETWORK_SHARE = 0.35  # of the network in a label without annotation; lids are the mesh's alone, which knows closed ones
 ANNOTATION_SHARE = 0.5  # of the annotation in a label with one
 NO_FACES = np.zeros((0, 0, 2), np.float32)
 
@@ -217,12 +219,14 @@ class Label:
             annotation: (N, 2), or None.
         """
         if annotation is not None:
-            other, share = annotation, ANNOTATION_SHARE
+            other, share = annotation, np.full(len(mesh), ANNOTATION_SHARE)
             apart = distance(annotation, mesh)
         else:
             around = aligner.crop_around(*box_centre_side(bounding_box(mesh.astype(np.float32))))
-            other, share = look_often(aligner, sample.bgr(), around).xy, NETWORK_SHARE
+            other, share = look_often(aligner, sample.bgr(), around).xy, np.full(len(mesh), NETWORK_SHARE)
+            share[np.concatenate([*chain.from_iterable(lids(len(mesh)))])] = 0
             apart = distance(mesh, other)
+        share = share[:, None]
         return cls((share * other + (1 - share) * mesh).astype(np.float32), gap, apart, annotation is not None)
 
     def within(self, limits: Limits) -> bool:

@@ -23,12 +23,14 @@ from ...tracker.errors import ConfigError, MarkupError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
-from ..config import Config
+from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images
+from ..expressions import blink, facing_points, grimace, has_closed_eye
 
 GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 WRITTEN = 0.25  # of the pieces without faces: round letters side by side are eyes to a small network
+GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
@@ -74,10 +76,14 @@ class Alignment(ABC):
             )
         self.config = config
         self.markup = markup.for_points(config.network.landmarks)
+        self.facing = torch.from_numpy(facing_points(self.markup.points))
+        if config.expressions != Expressions() and not len(self.facing):
+            raise ConfigError(f"expressions: wanted a markup that tells upper from lower lids, got {self.markup.name}")
         self.normaliser = cast(metrics.Normaliser, config.normaliser)
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
         self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
+        self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in self.corpora]
         self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
@@ -121,15 +127,25 @@ class Alignment(ABC):
             crop, nothing, no_face = self.negative(size, progress, rng)
             return crop, nothing, no_face, *self._flags(())
         sample = self.draw(progress, rng)
-        points = sample.points[0]
+        bgr, points = self._expressive(sample, rng)
         transform = random_crop(points, size, self.config.geometry, rng)
         background = self.patches[int(rng.integers(len(self.patches)))]
-        crop = crop_over_background(sample.bgr(), transform, background, rng)
+        crop = crop_over_background(bgr, transform, background, rng)
         xy = transform.to_crop(points)
         if rng.random() < self.config.geometry.flip:
             crop, xy = mirror(crop, xy, self.markup)
             xy += annotators_shift(xy, transform, self.config.geometry.asymmetry)
         return self._disturbed(crop, rng), xy, np.float32(1), *self._flags(sample.subsets)
+
+    def _expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+        """Picture and points of a face; some close their eyes, some make faces."""
+        rules = self.config.expressions
+        bgr, points = sample.bgr(), sample.points[0]
+        if rules.grimaces and rng.random() < rules.grimaces:
+            bgr, points = grimace(bgr, points, rng)
+        if rules.blinks and rng.random() < rules.blinks:
+            bgr, points = blink(bgr, points, rng)
+        return bgr, points
 
     def _disturbed(self, crop: UInt8, rng: np.random.Generator) -> UInt8:
         return disturb(crop, self.patches, rng, self.config.disturbances)
@@ -143,7 +159,11 @@ class Alignment(ABC):
         early = np.array([c.weight for c in self.config.corpora])
         late = np.array([c.weight if c.late_weight < 0 else c.late_weight for c in self.config.corpora])
         weights = (1 - progress) * early + progress * late
-        samples = self.corpora[int(rng.choice(len(weights), p=weights / weights.sum()))]
+        chosen = int(rng.choice(len(weights), p=weights / weights.sum()))
+        samples = self.corpora[chosen]
+        closed = self.config.expressions.closed
+        if closed and rng.random() < closed:
+            samples = self.closed[chosen] or samples
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
@@ -192,6 +212,8 @@ class Alignment(ABC):
         quality = torch.zeros_like(is_face)
         if labelled:
             place, terms = self.landmark_terms(part(answer, 0, labelled), labels)
+            if self.config.expressions.gap:
+                terms["gap"] = (self.config.expressions.gap, self._gap_error(place, labels.xy))
             quality[:labelled], nme = self._quality(place.detach(), labels.xy)
             terms["nme"] = (0.0, nme)
         logits = self.logits(answer)
@@ -226,6 +248,12 @@ class Alignment(ABC):
     @abstractmethod
     def logits(self, answer: Any) -> Tensor | None:
         """The face score's logits (B, 2) in the network's answer in training mode, if it has them."""
+
+    def _gap_error(self, place: Tensor, xy: Tensor) -> Tensor:
+        """Mean error of the ways (F, P, 2) across eyes and mouth, crop pixels."""
+        upper, lower = self.facing.T.to(place.device)
+        found, wanted = place[:, upper] - place[:, lower], xy[:, upper] - xy[:, lower]
+        return F.smooth_l1_loss(found, wanted, beta=GAP_SMOOTH)
 
     def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
         """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""

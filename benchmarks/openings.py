@@ -1,0 +1,78 @@
+"""How well closed eyes and open mouths are read from annotated photographs.
+
+    python benchmarks/openings.py FOLDER [--model gv]
+
+FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts). Eyes: mean gap of the lids over the eye's width, as they are,
+by what is annotated, and with eyes closed by drawing (`training.expressions`) to a share of their opening. Mouths: mean
+gap of the inner lips over the mouth's width.
+"""
+
+from __future__ import annotations
+
+import argparse
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from facetrack.engines.aligner import Aligner
+from facetrack.engines.backend import open_backend
+from facetrack.engines.card import find_card
+from facetrack.tracker.pose import eye_aspect_ratio, facing
+from facetrack.tracker.types import Float32, Float64
+from facetrack.training.datasets import Sample, read_pts_folder
+from facetrack.training.evaluation.locate import InGivenBox
+from facetrack.training.expressions import close_eyes
+
+OPENINGS = (1.0, 0.5, 0.25, 0.0)
+EYE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.7)
+MOUTH_STEPS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
+
+
+def mouth_opening(xy: Float32) -> float:
+    """Mean gap of the inner lips over the mouth's width."""
+    upper, lower = facing(len(xy))[2]
+    gap = np.linalg.norm(xy[upper[1:-1]] - xy[lower[1:-1]], axis=1).mean()
+    return float(gap / np.linalg.norm(xy[upper[0]] - xy[upper[-1]]))
+
+
+def find(samples: list[Sample], given: InGivenBox, opening: float) -> tuple[Float32, Float32]:
+    """Points as they are and as they are found, (F, N, 2) each, with the eyes closed to a share of their opening."""
+    drawn = [close_eyes(s.bgr(), s.points[0], opening) if opening < 1 else (s.bgr(), s.points[0]) for s in samples]
+    return np.stack([xy for _, xy in drawn]), np.stack([given(bgr, xy).xy for bgr, xy in drawn])
+
+
+def print_steps(wanted: Float64, found: Float64, steps: tuple[float, ...]) -> None:
+    """Mean opening found by what is annotated."""
+    for low, high in pairwise(steps):
+        inside = (wanted >= low) & (wanted < high)
+        if inside.any():
+            name = f"  annotated {low:.2f} to {high:.2f}"
+            print(f"{name:40}{inside.sum():7}{wanted[inside].mean():10.3f}{found[inside].mean():8.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--model", default="gv")
+    arguments = parser.parse_args()
+    samples = list(read_pts_folder(arguments.folder))
+    card = find_card(arguments.model, "align")
+    aligner = Aligner(card, open_backend(card.weights["net"]))
+    given = InGivenBox(aligner, aligner.markup)
+    print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
+    print(f"{'eyes':40}{'number':>7}{'annotated':>10}{'found':>8}")
+    for opening in OPENINGS:
+        pair = find(samples, given, opening)
+        wanted, found = (np.array([eye_aspect_ratio(xy) for xy in points]).ravel() for points in pair)
+        name = "as they are" if opening == 1 else f"closed to {100 * opening:.0f} % by drawing"
+        print(f"{name:40}{len(wanted):7}{wanted.mean():10.3f}{found.mean():8.3f}")
+        if opening == 1:
+            print_steps(wanted, found, EYE_STEPS)
+            mouths = [np.array([mouth_opening(xy) for xy in points]) for points in pair]
+    print("mouths")
+    print_steps(*mouths, MOUTH_STEPS)
+
+
+if __name__ == "__main__":
+    main()
