@@ -25,7 +25,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .pipeline.open import Choices, Engines, open_engines
-    from .pipeline.sources import Source, open_source
+    from .pipeline.source import Source
+    from .pipeline.sources import open_source
     from .tracker.pose import Pose, eye_aspect_ratio, head_pose
     from .tracker.types import Face, Frame, Landmarks, Result
 
@@ -33,7 +34,8 @@ choose_kernel_cache()  # before any module of any layer imports Numba
 
 _HOMES = {
     ".pipeline.open": ("Choices", "Engines", "open_engines"),
-    ".pipeline.sources": ("Source", "open_source"),
+    ".pipeline.source": ("Source",),
+    ".pipeline.sources": ("open_source",),
     ".tracker.pose": ("Pose", "eye_aspect_ratio", "head_pose"),
     ".tracker.types": ("Face", "Frame", "Landmarks", "Result"),
 }

@@ -9,7 +9,6 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 WORK=${FACETRACK_GPU_WORK:-/tmp/facetrack-gpu}
 mkdir -p "$WORK"
 export PYTHONPATH="$HERE/../.typecheck${PYTHONPATH:+:$PYTHONPATH}"
-python3 -c "import av" 2> /dev/null || export PYTHONPATH="$HERE/stand_ins:$PYTHONPATH"
 export FACETRACK_HOME=${FACETRACK_HOME:-$WORK/home} FACETRACK_PLANS=${FACETRACK_PLANS:-$WORK/plans}
 export NUMBA_CACHE_DIR=${NUMBA_CACHE_DIR:-$WORK/numba} PYTHONUNBUFFERED=1
 exec "$@"

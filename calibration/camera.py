@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..pipeline.camera_file import write_intrinsics
 from ..pipeline.sinks import PartFile
-from ..pipeline.sources import Source, open_source
+from ..pipeline.source import Source
+from ..pipeline.sources import open_source
 from ..pipeline.talk import say
 from ..tracker.errors import ConfigError
 from ..tracker.intrinsics import Intrinsics

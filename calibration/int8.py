@@ -38,7 +38,7 @@ class Int8Settings:
     """What is aimed at.
 
     Attributes:
-        quant: how ranges are found; `keep` is what stays in 32 bits from the start.
+        quant: how ranges are found.
         for_cpu: the card keeps its name and its files, and ONNX Runtime on a CPU takes the new ones beside them; else
             the new ones get a card of their own.
         limit: largest mean shift of the landmarks over the crop's width.
@@ -57,7 +57,7 @@ class Search:
 
     Attributes:
         content: the 8-bit file.
-        kept: names of the convolutions that stay in 32 bits, without those that were wished for.
+        kept: names of the convolutions that stay in 32 bits.
         layers: dense convolutions of the wanted size, all of them.
         judged: what the landmarks' shift was measured on, which had no part in the ranges.
     """

@@ -75,7 +75,7 @@ class ModelCard:
         size: (height, width) of the crops in pixels; (0, 0) for a detector that takes any picture.
         box_scale: side of the square crop over the longer side of the landmarks' upright box.
         codec: kind and parameters of the decoding.
-        weights: role -> file; an aligner has the one role "net".
+        weights: role -> file, for each of the task's `ROLES`.
         parameters: number of trained values.
         gmac: billions of multiplications for one crop (one megapixel for a detector).
         data: what it was trained on.
@@ -160,8 +160,9 @@ def _card(table: dict[str, Any], folder: Path) -> ModelCard:
 def _roles(table: dict[str, Any], task: str, folder: Path) -> dict[str, Weights]:
     files = {role: _weights(_field(table, role, dict), folder, f"weights.{role}.") for role in table}
     _refuse_unknown(table, ROLES[task], "weights.")
-    if not files:
-        raise KeyError(f"weights.{ROLES[task][0]}")
+    for role in ROLES[task]:
+        if role not in files:
+            raise KeyError(f"weights.{role}")
     return files
 
 

@@ -60,10 +60,7 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     kind = codec.get("kind")
     if kind not in KINDS:
         raise CardError(f"{name}: cannot decode {kind!r}; wanted codec kind {', '.join(KINDS)}")
-    missing = [key for key in KINDS[kind] if key not in codec]
-    if missing:
-        raise CardError(f"{name}: the codec lacks {', '.join(missing)}; {kind} wants {', '.join(KINDS[kind])}")
-    refuse_unknown_numbers(codec, KINDS[kind], name)
+    demand_numbers(codec, KINDS[kind], name)
     numbers = {key: float(codec[key]) for key in KINDS[kind]}
     if kind != "fields":
         return partial(DECODERS[kind], **numbers)
@@ -74,15 +71,18 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     return lambda outputs: decode_fields(outputs[0], outputs[1], lines, numbers["stride"], int(codec["reach"]))
 
 
-def refuse_unknown_numbers(codec: Mapping[str, Any], known: tuple[str, ...], name: str) -> None:
-    """A codec has its kind and the numbers of it alone.
+def demand_numbers(codec: Mapping[str, Any], wanted: tuple[str, ...], name: str) -> None:
+    """See that a codec has its kind and the numbers of it, and no others.
 
     Raises:
-        CardError: there is another.
+        CardError: a number is missing or unknown.
     """
+    missing = [key for key in wanted if key not in codec]
+    if missing:
+        raise CardError(f"{name}: the codec lacks {', '.join(missing)}; {codec['kind']} wants {', '.join(wanted)}")
     for key in codec:
-        if key not in ("kind", *known):
-            raise CardError(f"{name}: unknown key codec.{key}; {suggestion(key, ('kind', *known))}")
+        if key not in ("kind", *wanted):
+            raise CardError(f"{name}: unknown key codec.{key}; {suggestion(key, ('kind', *wanted))}")
 
 
 def _vectors(outputs: Outputs, *, stride: float, sigma: float, peak: float) -> tuple[Float32, Float32]:

@@ -24,8 +24,8 @@ from ..tracker.proposals import (
 )
 from ..tracker.types import Float32, Proposals, UInt8
 from .backend import Backend
-from .card import ModelCard
-from .codec import DISC, refuse_unknown_numbers
+from .card import CALIBRATION, ModelCard
+from .codec import DISC, demand_numbers
 from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
@@ -98,11 +98,14 @@ class Detector:
             refine: its network for crops of faces.
             settings: default: for frames of a video.
         Raises:
-            CardError: the card is of another codec kind, or its codec has an unknown number.
+            CardError: the card is of another codec kind, or a number of codec or calibration is missing or unknown.
         """
         if card.codec.get("kind") != "discs":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
-        refuse_unknown_numbers(card.codec, ("face_px", "peak"), card.name)
+        demand_numbers(card.codec, ("face_px", "peak"), card.name)
+        missing = [name for name in CALIBRATION["detect"] if name not in card.calibration]
+        if missing:
+            raise CardError(f"{card.name}: the calibration lacks {', '.join(missing)}; complete the card")
         self.card, self.settings = card, settings or DetectorSettings()
         self._scan_backend, self._refine_backend = scan, refine
         self._lock = threading.Lock()
@@ -270,6 +273,7 @@ def logistic(features: Float32, weights: list[float]) -> Float32:
     Returns:
         (F,) float32 in (0, 1).
     """
+    # clipped so that no probability is rounded to 0 or 1, whose logit `Detector.refine` could not take
     z = features @ np.asarray(weights[:-1], np.float32) + np.float32(weights[-1])
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -15, 15))), np.float32)
 

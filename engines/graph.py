@@ -5,7 +5,7 @@ Functions of a `model` change it in place; those of a `content` take a file's by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def for_tensorrt(content: bytes, precision: str) -> bytes:
     model = _load(content)
     if precision == "int8" and not _symmetric(model):
         raise BackendError("int8: this network has no symmetric Q/DQ pairs; make it with `facetrack calibrate int8`")
-    inline_fp16(model)
+    to_fp32(model)
     if precision != "int8":
         remove_quantisers(model)
     cast_first(model)
@@ -44,9 +44,13 @@ def for_tensorrt(content: bytes, precision: str) -> bytes:
 
 
 def as_fp32(content: bytes) -> bytes:
-    """The same network with 32-bit weights and without Q/DQ pairs: the reference for parity."""
+    """The same network in 32 bits, with its weights as they are rounded, without Q/DQ pairs: the reference for parity.
+
+    Args:
+        content: an ONNX file of any precision.
+    """
     model = _load(content)
-    inline_fp16(model)
+    to_fp32(model)
     remove_quantisers(model)
     _check(model)
     return bytes(model.SerializeToString())
@@ -112,6 +116,18 @@ def inline_fp16(model: Any) -> None:
             model.graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
             model.graph.node.remove(node)
     _remove_unused_weights(model)
+
+
+def to_fp32(model: Any) -> None:
+    """Compute in 32 bits what `to_fp16` has made compute in 16, too; weights stay rounded."""
+    from onnx import TensorProto
+
+    inline_fp16(model)
+    _uncast_outputs(model.graph)
+    _retype(model.graph, TensorProto.FLOAT16, TensorProto.FLOAT)
+    for value in model.graph.value_info:
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
 
 
 def remove_quantisers(model: Any) -> None:
@@ -261,8 +277,9 @@ def to_fp16(model: Any) -> None:
     Raises:
         BackendError: a scale of Resize, which must stay in 32 bits, is used elsewhere too.
     """
-    scales = _resize_scales(model.graph)
-    _constants_to_fp16(model.graph, scales)
+    from onnx import TensorProto
+
+    _retype(model.graph, TensorProto.FLOAT, TensorProto.FLOAT16, _resize_scales(model.graph))
     del model.graph.value_info[:]
     _cast_outputs(model.graph)
 
@@ -276,25 +293,26 @@ def _resize_scales(graph: Any) -> set[str]:
     return scales
 
 
-def _constants_to_fp16(graph: Any, but: set[str]) -> None:
-    """Convert weights, constants and casts to 16 bits, but for the tensors with these names."""
-    from onnx import TensorProto
-
+def _retype(graph: Any, old: int, new: int, but: Set[str] = frozenset()) -> None:
+    """Convert weights, constants and casts of one of ONNX's types to another, but for the tensors with these names."""
     for weight in graph.initializer:
-        if weight.data_type == TensorProto.FLOAT and weight.name not in but:
-            _tensor_to_fp16(weight)
+        if weight.data_type == old and weight.name not in but:
+            _convert(weight, new)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
-                attribute.i = TensorProto.FLOAT16
-            elif attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT and node.output[0] not in but:
-                _tensor_to_fp16(attribute.t)
+            if attribute.name == "to" and attribute.i == old:
+                attribute.i = new
+            elif attribute.name == "value" and attribute.t.data_type == old and node.output[0] not in but:
+                _convert(attribute.t, new)
 
 
-def _tensor_to_fp16(tensor: Any) -> None:
-    from onnx import numpy_helper
+def _convert(tensor: Any, kind: int) -> None:
+    """Give a tensor of floats another of ONNX's types, 16 or 32 bits."""
+    from onnx import TensorProto, numpy_helper
 
-    tensor.CopyFrom(numpy_helper.from_array(_as_fp16(numpy_helper.to_array(tensor)), tensor.name))
+    values = numpy_helper.to_array(tensor)
+    values = _as_fp16(values) if kind == TensorProto.FLOAT16 else values.astype(np.float32)
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 def _as_fp16(values: Any) -> Any:
@@ -309,17 +327,30 @@ def _cast_outputs(graph: Any) -> None:
 
     for output in graph.output:
         inner = f"{output.name}.half"
-        for node in graph.node:
-            node.input[:] = [inner if name == output.name else name for name in node.input]
-            node.output[:] = [inner if name == output.name else name for name in node.output]
+        _rename_tensor(graph, output.name, inner)
         graph.node.append(helper.make_node("Cast", [inner], [output.name], to=TensorProto.FLOAT))
+
+
+def _uncast_outputs(graph: Any) -> None:
+    """Remove the casts that `_cast_outputs` made."""
+    for output in graph.output:
+        inner = f"{output.name}.half"
+        for cast in [n for n in graph.node if (n.op_type, *n.input, *n.output) == ("Cast", inner, output.name)]:
+            graph.node.remove(cast)
+            _rename_tensor(graph, inner, output.name)
+
+
+def _rename_tensor(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
 
 
 def _load(content: bytes) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise BackendError(f"graphs are prepared for TensorRT by onnx; run: {INSTALL}") from error
+        raise BackendError(f"networks are taken apart by the package onnx; run: {INSTALL}") from error
     return onnx.load_from_string(content)
 
 

@@ -24,13 +24,11 @@ class QuantSettings:
             unsigned ones, which give the outputs of a rectifier twice the resolution, and weights of 7 bits, whose
             products CPUs without VNNI can add up in 16.
         least_weights: convolutions of fewer stay fp32: on a CPU they lose more to changing formats than they gain.
-        keep: names of convolutions that stay fp32, beside the grouped ones.
     """
 
     method: str = "minmax"
     symmetric: bool = False
     least_weights: int = 0
-    keep: tuple[str, ...] = ()
 
 
 def convolutions(source: Path, least_weights: int = 0) -> tuple[list[str], list[str]]:
@@ -78,7 +76,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
             _Batches(source, batches),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MaxPool"],
-            nodes_to_exclude=[*others, *settings.keep],
+            nodes_to_exclude=others,
             per_channel=True,
             reduce_range=not settings.symmetric,
             activation_type=QuantType.QInt8 if settings.symmetric else QuantType.QUInt8,

@@ -17,6 +17,7 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .hindsight import with_pictures
+from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
@@ -24,7 +25,6 @@ from .sidecar import (
     Origin,
     Outcome,
     claimed_video,
-    fixed_part,
     identify_input,
     models_that_run,
     recorded_failures,
@@ -34,7 +34,8 @@ from .sidecar import (
     write_sidecar,
 )
 from .sinks import exist_already, make_folder, part_of
-from .sources import IMAGE_SUFFIXES, Source, counted, holds_pictures, open_source, without_credentials
+from .source import Source, counted, without_credentials
+from .sources import open_source
 from .video_sink import VideoSink
 from .workers import run_jobs
 

@@ -11,7 +11,7 @@ from typing import Any
 from ..tracker.errors import ConfigError
 from ..tracker.intrinsics import Intrinsics
 from .sinks import atomic_write_text
-from .sources import Source
+from .source import Source
 
 _NUMBERS = ("width", "height", "fx", "fy", "cx", "cy")
 _KNOWN = {*_NUMBERS, "distortion", "rms_px", "how"}

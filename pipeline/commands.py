@@ -178,9 +178,7 @@ def bench(
     **options: Any,
 ) -> None:
     """Measure the speed on VIDEO, or on a video in which a portrait moves."""
-    from .bench import BenchSettings, run_bench
     from .open import Choices
-    from .tables import bench_as_table
 
     if (opt.was_given("batches") or precisions) and not networks:
         raise click.UsageError("--batch and --precision are for networks alone: give --networks, too")
@@ -196,6 +194,9 @@ def bench(
         measured = bench_networks(choices, batches, precisions=precisions or (None,))
         click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))
         return
+    from .bench import BenchSettings, run_bench
+    from .tables import bench_as_table
+
     with engines(choices) as opened:
         report = run_bench(BenchSettings(video, int(faces), frames), opened)
     click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))

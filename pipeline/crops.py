@@ -12,9 +12,8 @@ from ..engines.parity import Proof, proof_for
 from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform
 from ..tracker.types import UInt8
-from .image_source import read_image
+from .image_source import IMAGE_SUFFIXES, pictures_among, read_image
 from .portrait import EYES, portrait
-from .sources import IMAGE_SUFFIXES, pictures_among
 
 COUNT = 16
 FACE_PX = 95.0  # longer side of the landmarks' box in the portrait

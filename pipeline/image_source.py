@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from glob import escape, has_magic, iglob
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -14,12 +17,18 @@ import numpy as np
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .video_reader import why
-from .video_source import Kind, ReadOnce
+from .source import Kind, ReadOnce, counted
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
+# by which a folder's videos are told from its other files; a video that is named may have any suffix
+VIDEO_SUFFIXES = frozenset(
+    {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
+)
+MOST_KINDS = 5  # of files that are left out, by name
 
 
 class ImageSource:
@@ -31,7 +40,7 @@ class ImageSource:
 
     Attributes:
         failed: (name, reason) of each picture that could not be read.
-        See `sources.Source` for the rest.
+        See `source.Source` for the rest.
 
     Args:
         root: the folder that the frames' names are relative to.
@@ -87,6 +96,106 @@ class ImageSource:
             raise SourceError(f"{name}: {reason}{also}")
 
 
+def open_folder(folder: Path) -> ImageSource:
+    """The pictures of a folder, without those of its folders; warns of what else is there.
+
+    Raises:
+        SourceError: there is none; says what is there instead.
+    """
+    found = list(folder.iterdir())
+    files = pictures_among(found)
+    if not files:
+        raise SourceError(f"{folder}: {_without_pictures(folder)}")
+    _tell_left_out(folder, set(found).difference(files))
+    return ImageSource(folder, files, folder.resolve().name)
+
+
+def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
+    """Warn of folders, and of files that are no pictures by their names; nobody misses what starts with a dot."""
+    seen = [path for path in others if path.name[0] != "."]
+    files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
+    told = [f"{counted(len(files), 'other file')} ({_kinds_of(files)})"] if files else []
+    if folders:
+        told.append(f"{counted(len(folders), 'folder')} (a glob such as {_deep_glob(folder)} goes in)")
+    if told:
+        log.warning("%s: left out: %s", folder, ", ".join(told))
+
+
+def _deep_glob(folder: Path) -> str:
+    return f"'{escape(str(folder))}/**/*.jpg'"
+
+
+def _kinds_of(files: Iterable[Path]) -> str:
+    """Their suffixes, in words."""
+    return ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
+
+
+def _without_pictures(folder: Path) -> str:
+    """What such a folder is instead, and what to name."""
+    videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
+    if not videos:
+        others = [path for path in folder.iterdir() if path.name[0] != "."]
+        files, deeper = [path for path in others if path.is_file()], any(path.is_dir() for path in others)
+        found = f" (its files: {_kinds_of(files)})" if files else ""
+        where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
+        return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
+    count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
+    return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
+
+
+def open_glob(pattern: str) -> ImageSource:
+    """The pictures that a pattern with wildcards matches.
+
+    Raises:
+        SourceError: there is none, or it is no pattern.
+    """
+    path = Path(pattern)
+    root = fixed_part(path)
+    try:
+        matches = list(root.glob(str(path.relative_to(root))))
+    except ValueError as error:  # "**" beside other letters
+        raise SourceError(f"{pattern}: is no pattern that can be searched for: {error}") from error
+    files = pictures_among(matches)
+    if not files:
+        wanted = "matches no picture; wanted files such as .jpg or .png"
+        raise SourceError(f"{pattern}: {wanted if matches else _why_no_match(pattern)}")
+    return ImageSource(root, files, root.resolve().name)
+
+
+def _why_no_match(pattern: str) -> str:
+    """Say so; and what to write, where a folder's own name has been taken for a pattern."""
+    path = Path(pattern)
+    folder = next(parent for parent in path.parents if parent.exists())  # at last "." or "/"
+    meant = str(Path(escape(str(folder)), path.relative_to(folder)))
+    if has_magic(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
+        return f"matches no file; for the folder {folder}, whose name looks like a pattern, write '{meant}'"
+    return "matches no file"
+
+
+def fixed_part(path: Path) -> Path:
+    """The part of a glob without wildcards."""
+    return Path(*takewhile(lambda part: not has_magic(part), path.parts))
+
+
+def pictures_among(paths: Iterable[Path]) -> list[Path]:
+    """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
+    return _files_of(IMAGE_SUFFIXES, paths)
+
+
+def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
+    return [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
+
+
+def holds_pictures(spec: str) -> bool:
+    """Whether `open_source` takes a name for that of a picture, or of several: a folder, or a glob."""
+    path = Path(spec)
+    if "://" in spec:
+        return False
+    if path.exists():
+        return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
+    return has_magic(spec)
+
+
 def read_image(path: Path) -> UInt8:
     """Read a picture as (H, W, 3) uint8 BGR, read-only.
 
@@ -96,7 +205,7 @@ def read_image(path: Path) -> UInt8:
     try:
         encoded = np.fromfile(path, np.uint8)  # not cv2.imread: on Windows it reads ASCII paths only
     except OSError as error:
-        raise SourceError(f"{path}: cannot be read: {why(error)}") from error
+        raise SourceError(f"{path}: cannot be read: {error.strerror or error}") from error
     if not encoded.size:
         raise SourceError(f"{path}: the file is empty; copy it again")
     try:

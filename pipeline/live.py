@@ -19,7 +19,8 @@ from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, identify_input, models_that_run, write_sidecar
 from .sinks import JsonLinesSink, ReaderGone, exist_already
-from .sources import Kind, Source, counted, open_source, without_credentials
+from .source import Kind, Source, counted, without_credentials
+from .sources import open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
 

@@ -34,7 +34,7 @@ from .pictures import track_independently
 from .portrait import portrait
 from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
-from .sources import Decoder, Source
+from .source import Decoder, Source
 
 log = logging.getLogger(__name__)
 
@@ -167,16 +167,15 @@ class Engines:
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
 
     def _settings(self, choices: Choices) -> PipelineSettings:
-        return replace(pipeline_settings(choices), smoother=smoother_settings(self.aligner.card))
+        return PipelineSettings(
+            detect_every=choices.detect_every,
+            smooth=choices.smooth,
+            tracks=TrackSettings(most_faces=choices.max_faces),
+            smoother=smoother_settings(self.aligner.card),
+        )
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
-
-
-def pipeline_settings(choices: Choices) -> PipelineSettings:
-    """The part of the choices that the pipeline knows."""
-    tracks = TrackSettings(most_faces=choices.max_faces)
-    return PipelineSettings(detect_every=choices.detect_every, smooth=choices.smooth, tracks=tracks)
 
 
 def smoother_settings(card: ModelCard) -> SmootherSettings:
@@ -235,20 +234,19 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
             opened.callback(_close, load)
         _spare(loader, release_memory)  # what the networks' loading and Numba's start have needed
         with without_compiler(), without_linear_algebra():
-            smooth.warm_up()
-            geometry.warm_up()
-            appearance.warm_up()
-            proposals.warm_up()
-            if choices.smooth == "rts":
-                rts.warm_up()
+            _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
-            aligner, verifier = Aligner(align_card, net), None
             detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
-            cards: tuple[ModelCard, ...] = align_card, detect_card
-            if others:
-                verifier, cards = Aligner(verifier_card, *others), (*cards, verifier_card)
-            engines = Engines(detector, aligner, cards, net.description, detector.for_pictures(), choices, verifier)
-            _warm_up(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
+            engines = Engines(
+                detector=detector,
+                aligner=Aligner(align_card, net),
+                cards=(align_card, detect_card, verifier_card) if others else (align_card, detect_card),
+                backend=net.description,
+                picture_detector=detector.for_pictures(),
+                choices=choices,
+                verifier=Aligner(verifier_card, *others) if others else None,
+            )
+            _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)
         yield engines
 
@@ -282,7 +280,15 @@ def _tell_failure(done: Future[None]) -> None:
         log.warning("while starting: %s", told(error))
 
 
-def _warm_up(pipeline: Pipeline) -> None:
+def _compile_kernels(smoothing: Smoothing) -> None:
+    """Compile the arithmetic, or load what an earlier start compiled."""
+    for module in (smooth, geometry, appearance, proposals):
+        module.warm_up()
+    if smoothing == "rts":
+        rts.warm_up()
+
+
+def _track_once(pipeline: Pipeline) -> None:
     """Track a real face once, small to be quick, so that no frame of the user's waits for a first time."""
     bgr = np.asarray(cv2.resize(portrait(), (128, 128), interpolation=cv2.INTER_AREA), np.uint8)
     for _ in pipeline.serial([Frame(index=0, time_s=0.0, taken_s=0.0, bgr=bgr)]):

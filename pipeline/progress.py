@@ -8,7 +8,7 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
-from .sources import without_credentials
+from .source import without_credentials
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

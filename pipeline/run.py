@@ -270,8 +270,8 @@ class Pipeline:
         for name, work in self._stages():
             outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS[name])
             gate = permits if name == "detect" else None
-            known = self.aligner.preferred_batch if name == "align" and not live else 1
-            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate, known))
+            lookahead = self.aligner.preferred_batch if name == "align" and not live else 1
+            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate, lookahead))
             links.append(outbox)
         try:
             for thread in threads:
@@ -351,6 +351,7 @@ def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
 
 
 def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
+    """Main function of the capture thread."""
     try:
         for job in _jobs(frames):
             outbox.put(job)
@@ -362,10 +363,13 @@ def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
         outbox.end()
 
 
-def _stage(name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: Permits | None, known: int) -> None:
+def _stage(
+    name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: Permits | None, lookahead: int
+) -> None:
+    """Main function of a stage's thread: work on each job of the inbox, `lookahead` of them known; see `_foreseen`."""
     try:
         with inbox:
-            for job in _foreseen(_permitted(inbox, gate), known):
+            for job in _foreseen(_permitted(inbox, gate), lookahead):
                 _do(name, work, job)
                 outbox.put(job)
     except Abandoned:
@@ -387,12 +391,15 @@ def _permitted(inbox: Channel[Job], gate: Permits | None) -> Iterator[Job]:
             yield inbox.get()
 
 
-def _foreseen(jobs: Iterator[Job], known: int) -> Iterator[Job]:
-    """The jobs, each once so many are known, itself included, or no more come; an error comes after all before it."""
+def _foreseen(jobs: Iterator[Job], lookahead: int) -> Iterator[Job]:
+    """The jobs with the frames ahead of them: each as soon as `lookahead` jobs have come, itself included, or the last.
+
+    An error of `jobs` is raised behind all that came before it.
+    """
     waiting: deque[Job] = deque()
     end: BaseException | None = None
     while True:
-        while end is None and len(waiting) < known:
+        while end is None and len(waiting) < lookahead:
             try:
                 waiting.append(next(jobs))
             except BaseException as error:  # noqa: BLE001 - raised below

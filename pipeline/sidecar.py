@@ -8,18 +8,17 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
 from .csv_sink import SCHEMA
-from .image_source import printable
+from .image_source import fixed_part, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
-from .sources import pictures_among, without_credentials
+from .source import without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -81,11 +80,6 @@ def identify_input(spec: str) -> dict[str, Any]:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(printable(text).encode()).hexdigest()[:16]
-
-
-def fixed_part(path: Path) -> Path:
-    """The part of a glob without wildcards."""
-    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
 
 
 def models_that_run(engines: Engines) -> list[dict[str, Any]]:

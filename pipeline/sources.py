@@ -1,18 +1,13 @@
-"""Where frames come from: one protocol, one function that finds the right source for what a user wrote."""
+"""Where frames come from: finds the right source for what a user wrote, and has FFmpeg open it."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
-from glob import escape, iglob
+from glob import has_magic
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, Self
 from urllib.parse import urlsplit
 
 import av
@@ -21,95 +16,18 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from ..tracker.errors import SourceError
-from ..tracker.types import Frame
 from .declared_size import declared_size
-from .image_source import IMAGE_SUFFIXES, ImageSource
+from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
+from .source import Decoder, Kind, Source, without_credentials
 from .video_reader import forget_address, why
-from .video_source import Kind, LiveSource, Retry, VideoSource
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Decoder",
-    "Kind",
-    "Retry",
-    "Source",
-    "counted",
-    "holds_pictures",
-    "open_source",
-    "pictures_among",
-    "without_credentials",
-]
-
-Decoder = Literal["cpu", "cuda"]
-
-log = logging.getLogger(__name__)
+from .video_source import LiveSource, Retry, VideoSource
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
-MOST_KINDS = 5  # of files that are left out, by name
-# by which a folder's videos are told from its other files; a video that is named may have any suffix
-VIDEO_SUFFIXES = frozenset(
-    {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
-)
 PLAYLISTS = ("hls", "dash")  # formats
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
-_MAGIC = re.compile(r"[*?\[]")  # what makes a path a glob
-_CREDENTIALS = (
-    re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
-    # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
-    # letters behind its colon
-    re.compile(r"(\w\w://?)[^/?#@\[]*:(?!\d*(?:[/?#]|$)).*@"),
-    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as of SRT, and of cameras
-)
-
-
-class Source(Protocol):
-    """Frames in the order of their taking, once; a context manager that closes itself.
-
-    Attributes:
-        name: stem for the names of output files.
-        kind: camera, video (a file), stream (a URL) or images.
-        live: frames come by the clock, whether or not anybody is ready for them.
-        size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
-        rate: mean frames per second; None where unknown.
-        frames: how many to expect, for a progress bar; None where unknown.
-        failed: (place, reason) of what could not be read, wholly or in part, so far.
-    """
-
-    name: str
-    failed: list[tuple[str, str]]
-
-    @property
-    def kind(self) -> Kind: ...
-    @property
-    def live(self) -> bool: ...
-    @property
-    def size(self) -> tuple[int, int] | None: ...
-    @property
-    def rate(self) -> Fraction | None: ...
-    @property
-    def frames(self) -> int | None: ...
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Give the frames.
-
-        Raises:
-            SourceError: the source broke off; every frame before has been given. Names frame and time. Or they have
-                been given before, in part or all: another reading takes another source.
-        """
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def close(self) -> None:
-        """Stop, from any thread, and let go of file or device."""
-        ...
 
 
 def open_source(
@@ -145,13 +63,13 @@ def open_source(
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(text)
     if path.is_dir():
-        return _open_folder(path)
+        return open_folder(path)
     if path.is_fifo() or path.is_char_device():  # such as /dev/stdin
         return _open_pipe(path, decoder, realtime=realtime)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)
-    if _MAGIC.search(text):
-        return _open_glob(text)
+    if has_magic(text):
+        return open_glob(text)
     label = without_credentials(text)
     raise SourceError(f"{label}: not found; {WANTED}")
 
@@ -170,6 +88,12 @@ class _Address:
     decoder: Decoder = "cpu"
 
     def open(self) -> InputContainer:
+        """Have FFmpeg open it.
+
+        Raises:
+            av.FFmpegError: it cannot.
+            SourceError: it can, but not with this decoder.
+        """
         timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         try:
             accelerator = None if self.decoder == "cpu" else HWAccel(self.decoder)
@@ -197,97 +121,6 @@ class _Address:
         except av.FFmpegError:
             return False
         return True
-
-
-def counted(count: int, noun: str) -> str:
-    """Such as "1 frame" and "2 frames"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def holds_pictures(spec: str) -> bool:
-    """Whether `open_source` takes a name for that of a picture, or of several: a folder, or a glob."""
-    path = Path(spec)
-    if "://" in spec:
-        return False
-    if path.exists():
-        return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
-    return bool(_MAGIC.search(spec))
-
-
-def _open_folder(folder: Path) -> Source:
-    found = list(folder.iterdir())
-    files = pictures_among(found)
-    if not files:
-        raise SourceError(f"{folder}: {_without_pictures(folder)}")
-    _tell_left_out(folder, set(found).difference(files))
-    return ImageSource(folder, files, folder.resolve().name)
-
-
-def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
-    """Warn of folders, and of files that are no pictures by their names; nobody misses what starts with a dot."""
-    seen = [path for path in others if path.name[0] != "."]
-    files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
-    told = [f"{counted(len(files), 'other file')} ({_kinds_of(files)})"] if files else []
-    if folders:
-        told.append(f"{counted(len(folders), 'folder')} (a glob such as {_deep_glob(folder)} goes in)")
-    if told:
-        log.warning("%s: left out: %s", folder, ", ".join(told))
-
-
-def _deep_glob(folder: Path) -> str:
-    return f"'{escape(str(folder))}/**/*.jpg'"
-
-
-def _kinds_of(files: Iterable[Path]) -> str:
-    """Their suffixes, in words."""
-    return ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
-
-
-def _without_pictures(folder: Path) -> str:
-    """What such a folder is instead, and what to name."""
-    videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
-    if not videos:
-        others = [path for path in folder.iterdir() if path.name[0] != "."]
-        files, deeper = [path for path in others if path.is_file()], any(path.is_dir() for path in others)
-        found = f" (its files: {_kinds_of(files)})" if files else ""
-        where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
-        return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
-    count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
-    return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
-
-
-def _open_glob(pattern: str) -> Source:
-    parts = Path(pattern).parts
-    depth = next(i for i, part in enumerate(parts) if _MAGIC.search(part))
-    root = Path(*parts[:depth])
-    try:
-        matches = list(root.glob(str(Path(*parts[depth:]))))
-    except ValueError as error:  # "**" beside other letters
-        raise SourceError(f"{pattern}: is no pattern that can be searched for: {error}") from error
-    files = pictures_among(matches)
-    if not files:
-        wanted = "matches no picture; wanted files such as .jpg or .png"
-        raise SourceError(f"{pattern}: {wanted if matches else _why_no_match(pattern)}")
-    return ImageSource(root, files, root.resolve().name)
-
-
-def _why_no_match(pattern: str) -> str:
-    """Say so; and what to write, where a folder's own name has been taken for a pattern."""
-    path = Path(pattern)
-    folder = next(parent for parent in path.parents if parent.exists())  # at last "." or "/"
-    meant = str(Path(escape(str(folder)), path.relative_to(folder)))
-    if _MAGIC.search(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
-        return f"matches no file; for the folder {folder}, whose name looks like a pattern, write '{meant}'"
-    return "matches no file"
-
-
-def pictures_among(paths: Iterable[Path]) -> list[Path]:
-    """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
-    return _files_of(IMAGE_SUFFIXES, paths)
-
-
-def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
-    return [p for p in paths if p.suffix.lower() in suffixes and p.name[0] != "." and p.is_file()]
 
 
 def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
@@ -361,16 +194,6 @@ def _advice_on(camera: str) -> str:
     if Path(number).exists():
         return f"plug one in, or write ./{number} for what is here of that name"
     return f"plug one in, or name a video instead; there is no file or folder {number} here"
-
-
-def without_credentials(url: str) -> str:
-    """A URL without the name and the password that may stand before its host, and without passwords in its query.
-
-    Every other text stays as it is.
-    """
-    for secret in _CREDENTIALS:
-        url = secret.sub(r"\1", url)
-    return url
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:

@@ -83,8 +83,8 @@ class Reader:
             raise
 
     @property
-    def container(self) -> str:
-        """FFmpeg's name of the format."""
+    def format(self) -> str:
+        """FFmpeg's name of the container's format."""
         return self._container.format.name
 
     @property
@@ -195,18 +195,18 @@ class MediaClock:
     decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
     """
 
-    def __init__(self, stream: VideoStream, container: str = "") -> None:
+    def __init__(self, stream: VideoStream, container_format: str = "") -> None:
         """Start a clock.
 
         Args:
             stream: whose pictures come.
-            container: FFmpeg's name of the format.
+            container_format: FFmpeg's name of it.
         """
         base = stream.time_base or Fraction(1, 90_000)
         self._numerator, self._denominator = base.numerator, base.denominator
         self._tick_s = max(float(base), 1e-6)  # a CSV time stamp has six decimals
         self._period_s = float(1 / (mean_rate(stream) or UNKNOWN_RATE))
-        self._by_decoding = container == "avi"
+        self._by_decoding = container_format == "avi"
         self._period = self._period_s / float(base)  # in the stamps' unit
         self._start = None if self._by_decoding else stream.start_time
         self._last_s: float | None = None
@@ -344,7 +344,11 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
 
 
 def first_picture(reader: Reader, label: str) -> tuple[ToBgr, UInt8]:
-    """Make the converter of a stream and its first picture."""
+    """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR.
+
+    Raises:
+        SourceError: there is no picture, or it cannot be converted.
+    """
     if reader.first is None:
         raise SourceError(f"{label}: no frame can be decoded: {reader.reason or 'its video stream is empty'}")
     try:
@@ -364,7 +368,11 @@ def _decode_threads(stream: VideoStream) -> int:
 
 
 def _video_stream(container: InputContainer, label: str) -> VideoStream:
-    """Choose the first video stream that is not a cover picture."""
+    """Choose the first video stream that is not a cover picture.
+
+    Raises:
+        SourceError: there is none, or its codec is unknown.
+    """
     moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
     if not moving:
         found = ", ".join(sorted({stream.type for stream in container.streams}))
@@ -382,10 +390,12 @@ def pixel_aspect(stream: VideoStream) -> Fraction:
 
 
 def mean_rate(stream: VideoStream) -> Fraction | None:
+    """Frames per second; None where the file does not say and FFmpeg cannot guess."""
     return stream.average_rate or stream.guessed_rate or None
 
 
 def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
+    """How many frames there are, by the file's count or else its length and rate; None where these are not known."""
     if stream.frames:
         return stream.frames
     if rate is None:

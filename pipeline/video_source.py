@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import av
 from av.container import InputContainer
@@ -16,6 +16,7 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
+from .source import Kind, ReadOnce
 from .video_reader import (
     UNKNOWN_RATE,
     MediaClock,
@@ -29,32 +30,8 @@ from .video_reader import (
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["camera", "video", "stream", "images"]
-
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
 _KEPT = "the frames before are good, copy or record it again for the rest"
-
-
-class ReadOnce:
-    """Frames that are given to one reader: threads read ahead of it, so that a second one would miss some unawares."""
-
-    def __init__(self, frames: Iterator[Frame], label: str) -> None:
-        self._frames, self._label, self._spent = frames, label, False
-
-    def __iter__(self) -> Iterator[Frame]:
-        """Give the frames.
-
-        Raises:
-            SourceError: they have been given before, or the source is closed.
-        """
-        if self._spent:
-            raise SourceError(f"{self._label}: was read before, if not to its end, or closed; open the source again")
-        self._spent = True
-        return self._frames
-
-    def close(self) -> None:
-        """Give no frames to whoever has not begun to read."""
-        self._spent = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +60,7 @@ class VideoSource:
 
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, and of each damaged picture, which was not.
-        See `sources.Source` for the rest.
+        See `source.Source` for the rest.
     """
 
     kind: Kind
@@ -148,7 +125,7 @@ class VideoSource:
         self._reader.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
-        clock = MediaClock(self._reader.stream, self._reader.container)
+        clock = MediaClock(self._reader.stream, self._reader.format)
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
         began_s = time.perf_counter()
         index = 0

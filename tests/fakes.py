@@ -113,7 +113,7 @@ def read_landmarks(bgr: UInt8) -> Float32 | None:
 
 @dataclass
 class PaintedSource:
-    """A `pipeline.sources.Source` of painted faces; iterate it as often as you like.
+    """A `pipeline.source.Source` of painted faces; iterate it as often as you like.
 
     Attributes:
         count: frames.

@@ -130,6 +130,13 @@ def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str,
         read_card(path)
 
 
+@pytest.mark.parametrize(("role", "missing"), [("scan", "refine"), ("refine", "scan")])
+def test_a_detectors_card_with_one_of_its_two_networks_names_the_other(tmp_path: Path, role: str, missing: str) -> None:
+    path = write_card(tmp_path, "mine", network="bbfcn", text=CARD.replace("{task}", "detect").replace("{role}", role))
+    with pytest.raises(CardError, match=rf"mine\.toml: not a usable model card: 'weights\.{missing}' is missing"):
+        read_card(path)
+
+
 def test_figures_have_any_name(tmp_path: Path) -> None:
     card = read_card(write_card(tmp_path, "mine", text=CARD + '[measured]\n"my own figure" = 3\n'))
     assert card.measured == {"my own figure": 3}

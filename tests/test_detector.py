@@ -224,11 +224,15 @@ def test_the_same_picture_gives_the_same_bytes_from_any_thread():
             assert found.scores.tobytes() == alone.scores.tobytes()
 
 
-def test_a_card_of_another_codec_is_refused():
+def test_a_card_of_another_codec_or_without_a_number_is_refused():
     with pytest.raises(CardError, match="wanted codec kind discs"):
         Detector(replace(CARD, codec={"kind": "vectors"}), PaintedScan(), PaintedRefine())
     with pytest.raises(CardError, match=r"unknown key codec\.face_pixels; did you mean 'face_px'"):
         Detector(replace(CARD, codec={**CARD.codec, "face_pixels": 15}), PaintedScan(), PaintedRefine())
+    with pytest.raises(CardError, match="the codec lacks face_px; discs wants face_px, peak"):
+        Detector(replace(CARD, codec={"kind": "discs", "peak": 0.3}), PaintedScan(), PaintedRefine())
+    with pytest.raises(CardError, match="the calibration lacks refine, second_look"):
+        Detector(replace(CARD, calibration={"scan": [0.0] * 9}), PaintedScan(), PaintedRefine())
 
 
 @pytest.mark.parametrize(("step", "levels"), [(1.16, 13), (1.348, 7)])

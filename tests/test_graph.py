@@ -50,6 +50,16 @@ def test_in_fp16_every_number_is_of_16_bits_but_the_outputs() -> None:
     assert 0 < max(differences(small_net(), prepared)) < 4e-3
 
 
+def test_what_computes_in_16_bits_computes_in_32_again_with_rounded_weights() -> None:
+    half = graph.for_tensorrt(small_net(), "fp16")
+    for full in (graph.as_fp32(half), graph.for_tensorrt(half, "fp32")):
+        weights = onnx.load_from_string(full).graph.initializer
+        assert not [weight.name for weight in weights if weight.data_type == onnx.TensorProto.FLOAT16]
+        assert graph.precision_of(full) == "fp32"
+        assert 0 < max(differences(small_net(), full)) < 1e-3  # the kernel and the bias are rounded
+    assert graph.precision_of(graph.for_tensorrt(half, "fp16")) == "fp16"
+
+
 def test_halves_do_not_overflow_to_infinity() -> None:
     assert np.isfinite(graph._as_fp16(np.array([1e9, -1e9, 1.0], np.float32))).all()
 

@@ -259,6 +259,16 @@ def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
         quantise_card(card(tmp_path, "int8"), lambda *_: proof(), Int8Settings(), tmp_path)
 
 
+@pytest.mark.parametrize("for_cpu", [True, False])
+def test_a_card_that_computes_in_16_bits_can_be_quantised(tmp_path: Path, *, for_cpu: bool) -> None:
+    half, _ = export_onnx_card(card(tmp_path), "fp16", (1,), lambda *_: proof(), tmp_path / "half")
+    settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
+    made, done = quantise_card(half, lambda *_: proof(), settings, tmp_path / "out")
+    assert read_card(tmp_path / "out" / "cards" / f"{made.name}.toml") == made
+    assert graph.precision_of(done[0].weights.read()) == "int8"
+    assert done[0].layers == 3
+
+
 def test_an_export_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
     whole = card(tmp_path)
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})

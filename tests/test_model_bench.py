@@ -18,7 +18,7 @@ from facetrack import __version__
 from facetrack.engines import graph, tensorrt_open
 from facetrack.engines.backend import weights_for
 from facetrack.engines.card import find_card
-from facetrack.engines.convert import any_card, export_plans, write_card, write_weights
+from facetrack.engines.convert import export_plans, write_card, write_weights
 from facetrack.engines.graph_cost import Cost, Peaks, cost_of
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
 from facetrack.engines.tensorrt_build import PlanRequest
@@ -124,12 +124,13 @@ def test_a_plan_is_measured_in_its_own_precision(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
     toolkit, _ = fake_toolkit()
     monkeypatch.setattr(tensorrt_open, "find_toolkit", lambda: toolkit)
-    detector = find_card("bbfcn", "detect")  # without the scan, for which a fake GPU is too slow
-    refine = write_weights(tmp_path, "refine", detector.weights["refine"].read(), "fp16")
-    write_card(replace(detector, name="bbfcn", weights={"refine": refine}), tmp_path)
-    exported = {"gv": "fp16", "bbfcn": "fp32"}
-    for name, precision in exported.items():
-        export_plans(any_card(name), PlanRequest(precision, (1,)), portrait_proof, tmp_path / "out", toolkit)
+    whole = find_card("bbfcn", "detect")
+    refine_alone = replace(whole, weights={"refine": whole.weights["refine"]})  # a fake GPU is too slow for the scan
+    cards = {"align": find_card("gv", "align"), "detect": refine_alone}
+    monkeypatch.setattr(model_bench, "find_card", lambda _, task: cards[task])
+    exported = {"align": "fp16", "detect": "fp32"}
+    for task, precision in exported.items():
+        export_plans(cards[task], PlanRequest(precision, (1,)), portrait_proof, tmp_path / "out", toolkit)
     report = bench_networks(Choices(backend="tensorrt"), (2,), lambda _: Peaks(50.0, 10.0, "made up"))
     net, second_look = report["networks"]
     assert [net["precision"], second_look["precision"]] == [*exported.values()]

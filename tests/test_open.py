@@ -75,7 +75,7 @@ def fail(*_: object) -> None:
 def test_a_warm_up_that_fails_leaves_no_network_open(monkeypatch: pytest.MonkeyPatch) -> None:
     doorkeeper = Doorkeeper()
     monkeypatch.setattr(open_module, "open_backend", doorkeeper)
-    monkeypatch.setattr(open_module, "_warm_up", fail)
+    monkeypatch.setattr(open_module, "_track_once", fail)
     with pytest.raises(ValueError, match="odd"), open_engines():
         pytest.fail("opened")
     assert (doorkeeper.opened, doorkeeper.inside) == (3, [])

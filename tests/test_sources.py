@@ -26,7 +26,9 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.sources import Source, holds_pictures, open_source, without_credentials
+from facetrack.pipeline.image_source import holds_pictures
+from facetrack.pipeline.source import Source, without_credentials
+from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import SourceError
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))

@@ -23,8 +23,9 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.sources import Retry, Source, open_source
-from facetrack.pipeline.video_source import LiveSource
+from facetrack.pipeline.source import Source
+from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.video_source import LiveSource, Retry
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.types import Frame
 

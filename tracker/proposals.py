@@ -222,6 +222,7 @@ def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, li
         best = 0.0
         for j in range(peaks):
             dx, dy = xy[j, 0] - xy[i, 0], xy[j, 1] - xy[i, 1]
+            # points of one face are never 0.9 of its side apart
             if kind[i] == kind[j] or not 1.0 <= dx * dx + dy * dy <= (0.9 * limits[MAX_SIDE]) ** 2:
                 continue
             for view in views:

@@ -73,7 +73,7 @@ class Track:
         landmarks: as last measured.
         box: (4,) tight round these landmarks, frame pixels.
         seen_s: media time of that measurement.
-        looks: unit vector, what the face looks like when it is plain to see: the mean of such frames.
+        appearance: unit vector, what the face looks like when it is plain to see: the mean of such frames.
         last_appearance: unit vector, what it looked like in that measurement.
         velocity: (2,) mean speed of the landmarks between the last two measurements, pixels per second; None where
             these are none or too far apart.
@@ -152,9 +152,14 @@ class TrackBook:
         self._born = 0
 
     @property
+    def _measured(self) -> list[Track]:
+        """The tracks whose faces were measured in this frame."""
+        return [track for track in self.live if track.measured]
+
+    @property
     def in_sight(self) -> bool:
         """Whether a face was measured in this frame."""
-        return any(track.measured for track in self.live)
+        return bool(self._measured)
 
     @property
     def wants_detection(self) -> bool:
@@ -235,11 +240,17 @@ class TrackBook:
         return kept, lost
 
     def _rival(self, claim: _Claim, kept: list[_Claim]) -> _Claim | None:
-        if not kept:
+        """Who of those that go on has claimed the same face."""
+        best = self._duplicate(claim.box, _stacked([other.box for other in kept]))
+        return None if best is None else kept[best]
+
+    def _duplicate(self, box: Float32, others: Float32) -> int | None:
+        """Which of the boxes (M, 4) overlaps most with one (4,), where so much that both are of one face."""
+        if not len(others):
             return None
-        overlap = iou(claim.box[None], np.stack([other.box for other in kept]))[0]
+        overlap = iou(box[None], others)[0]
         best = int(overlap.argmax())
-        return kept[best] if overlap[best] >= self.settings.duplicate_iou else None
+        return best if overlap[best] >= self.settings.duplicate_iou else None
 
     def _away(self) -> list[Track]:
         """The tracks that were lost a moment ago."""
@@ -248,10 +259,7 @@ class TrackBook:
 
     def _covered(self, box: Float32) -> bool:
         """Whether a face at this place (4,) would be behind one that was measured in this frame."""
-        measured = [track.box for track in self.live if track.measured]
-        if not measured:
-            return False
-        others = np.stack(measured)
+        others = _stacked([track.box for track in self._measured])
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
         area = float(np.prod(box[2:] - box[:2])) + 1e-6
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
@@ -323,26 +331,21 @@ class TrackBook:
 
     def _beside(self, box: Float32) -> bool:
         """Whether the crop round a box (4,) touches a face that was measured in this frame."""
-        measured = [track.box for track in self.live if track.measured]
-        return bool(measured) and bool(iou(_crop(box[None]), np.stack(measured)).max() > 0)
+        measured = _stacked([track.box for track in self._measured])
+        return bool((iou(_crop(box[None]), measured) > 0).any())
 
     def _follower(self, box: Float32) -> Track | None:
         """The track that was measured at this place (4,) in this frame."""
-        measured = [track for track in self.live if track.measured]
-        if not measured:
-            return None
-        overlap = iou(box[None], np.stack([track.box for track in measured]))[0]
-        best = int(overlap.argmax())
-        return measured[best] if overlap[best] >= self.settings.duplicate_iou else None
+        measured = self._measured
+        best = self._duplicate(box, _stacked([track.box for track in measured]))
+        return None if best is None else measured[best]
 
     def unclaimed(self, boxes: Float32) -> list[int]:
         """Indices of detected boxes (F, 4), best first, that no measured track covers, at most what fits in."""
-        measured = [track.box for track in self.live if track.measured]
+        measured = _stacked([track.box for track in self._measured])
         free = max(self.settings.most_faces - len(measured), 0)
-        if not measured:
-            return list(range(len(boxes)))[:free]
-        overlap = iou(boxes, np.stack(measured)).max(1)
-        return [i for i in range(len(boxes)) if overlap[i] < COVERED_IOU][:free]
+        uncovered = np.flatnonzero((iou(boxes, measured) < COVERED_IOU).all(1))
+        return [int(i) for i in uncovered[:free]]
 
     def admit(self, time_s: float, landmarks: Landmarks, look: Float32) -> Track | None:
         """Take in a face found by detection: a coasting or remembered one under its number, else a new one.
@@ -351,7 +354,7 @@ class TrackBook:
             The track, or None if the face is too uncertain, is already followed or is one too many.
         """
         box = bounding_box(landmarks.xy)
-        full = sum(track.measured for track in self.live) >= self.settings.most_faces
+        full = len(self._measured) >= self.settings.most_faces
         if full or not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
             return None
         track = self._returning(time_s, box, look)
@@ -441,11 +444,16 @@ class _Claim:
         object.__setattr__(self, "similarity", similarity(self.track.appearance, self.look))
 
 
+def _stacked(boxes: list[Float32]) -> Float32:
+    """Boxes (4,) as an array (M, 4), of none, too."""
+    return np.asarray(boxes, np.float32).reshape(-1, 4)
+
+
 def _apart(boxes: list[Float32]) -> list[Float32]:
     """Boxes (4,) without those that overlap much with one before them."""
     kept: list[Float32] = []
     for box in boxes:
-        if not kept or iou(box[None], np.stack(kept)).max() <= COVERED_IOU:
+        if (iou(box[None], _stacked(kept)) <= COVERED_IOU).all():
             kept.append(box)
     return kept
 

@@ -157,7 +157,8 @@ class Run:
 
         Raises:
             ConfigError: the checkpoint is of another network or was made with other settings, what `start` or
-                `start_parts` name is missing or does not fit, or the batch has no equal shares for all processes.
+                `start_parts` name is missing or does not fit, `schedule.only` names no parameter, or the batch has no
+                equal shares for all processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
@@ -215,12 +216,13 @@ class Run:
         self._known = _written(path)
 
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
-        """Run to the last step, to step `until` or for so long; validate, keep the best average, write checkpoints.
+        """Run to the last step; validate, keep the best average, write checkpoints.
 
-        Of several processes the first one's time counts.
+        Goes on from what another run has written into the folder since this one was made.
 
-        What another run has written into the folder since this one was made is gone on from.
-
+        Args:
+            until: stop at this step already.
+            seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
         Raises:
             ConfigError: another process trains in this folder.
         """
@@ -404,7 +406,11 @@ def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.
 
 
 def _freeze_all_but(net: nn.Module, only: str) -> None:
-    """Leave the parameters whose names begin with `only` to be trained."""
+    """Leave the parameters whose names begin with `only` to be trained.
+
+    Raises:
+        ConfigError: there is none.
+    """
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
     if not any(p.requires_grad for p in net.parameters()):

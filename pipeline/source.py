@@ -1,0 +1,107 @@
+"""What every source of frames is, whatever it reads: this needs no FFmpeg."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from ..tracker.errors import SourceError
+from ..tracker.types import Frame
+
+Kind = Literal["camera", "video", "stream", "images"]
+Decoder = Literal["cpu", "cuda"]
+
+_CREDENTIALS = (
+    re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
+    # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
+    # letters behind its colon
+    re.compile(r"(\w\w://?)[^/?#@\[]*:(?!\d*(?:[/?#]|$)).*@"),
+    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as of SRT, and of cameras
+)
+
+
+class Source(Protocol):
+    """Frames in the order of their taking, once; a context manager that closes itself.
+
+    Attributes:
+        name: stem for the names of output files.
+        kind: camera, video (a file), stream (a URL) or images.
+        live: frames come by the clock, whether or not anybody is ready for them.
+        size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
+        rate: mean frames per second; None where unknown.
+        frames: how many to expect, for a progress bar; None where unknown.
+        failed: (place, reason) of what could not be read, wholly or in part, so far.
+    """
+
+    name: str
+    failed: list[tuple[str, str]]
+
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def live(self) -> bool: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def rate(self) -> Fraction | None: ...
+    @property
+    def frames(self) -> int | None: ...
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames.
+
+        Raises:
+            SourceError: the source broke off; every frame before has been given. Names frame and time. Or they have
+                been given before, in part or all: another reading takes another source.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def close(self) -> None:
+        """Stop, from any thread, and let go of file or device."""
+        ...
+
+
+class ReadOnce:
+    """Frames that are given to one reader: threads read ahead of it, so that a second one would miss some unawares."""
+
+    def __init__(self, frames: Iterator[Frame], label: str) -> None:
+        self._frames, self._label, self._spent = frames, label, False
+
+    def __iter__(self) -> Iterator[Frame]:
+        """Give the frames.
+
+        Raises:
+            SourceError: they have been given before, or the source is closed.
+        """
+        if self._spent:
+            raise SourceError(f"{self._label}: was read before, if not to its end, or closed; open the source again")
+        self._spent = True
+        return self._frames
+
+    def close(self) -> None:
+        """Give no frames to whoever has not begun to read."""
+        self._spent = True
+
+
+def counted(count: int, noun: str) -> str:
+    """Such as "1 frame" and "2 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def without_credentials(url: str) -> str:
+    """A URL without the name and the password that may stand before its host, and without passwords in its query.
+
+    Every other text stays as it is.
+    """
+    for secret in _CREDENTIALS:
+        url = secret.sub(r"\1", url)
+    return url
