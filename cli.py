@@ -2,14 +2,15 @@
 
 0 done; 1 an error in one line, such as an input that is missing or an output that is there; 2 bad usage: words that the
 program does not know, or an option's value that cannot be; 3 a part of a batch failed, of a folder or of a recording,
-and the rest is done; 130 Ctrl-C. SIGTERM and SIGHUP end a command as Ctrl-C does, with 143 and 129; where SIGHUP is
-ignored (nohup), it stays so.
+and the rest is done; 130 Ctrl-C. SIGTERM and SIGHUP end a command as Ctrl-C does, with 143 and 129, and Ctrl-Break on
+Windows with 149; where SIGHUP is ignored (nohup), it stays so.
 Data goes to stdout, talk to stderr. Each command stands in `commands.py` of the layer that does its work.
 """
 
 from __future__ import annotations
 
 import gc
+import io
 import logging
 import os
 import signal
@@ -85,7 +86,10 @@ def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = N
 
 def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _ToldToEnd) -> int:
     try:
-        code = _commands.main(arguments, prog_name="facetrack", standalone_mode=False, obj=engines)
+        # On Windows click would replace globs by what they match, as no shell does it there; a batch does that itself.
+        code = _commands.main(
+            arguments, prog_name="facetrack", standalone_mode=False, windows_expand_args=False, obj=engines
+        )
     except click.ClickException as error:
         error.show()
         _hint_at_dashes(error, sys.argv[1:] if arguments is None else arguments)
@@ -111,7 +115,7 @@ def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> No
 
 
 class _ToldToEnd:
-    """Makes SIGTERM and SIGHUP a KeyboardInterrupt, once: what then keeps the rows is not interrupted again.
+    """Makes SIGTERM, SIGHUP and SIGBREAK a KeyboardInterrupt, once: what then keeps the rows is not interrupted again.
 
     Those that are ignored stay ignored, as nohup wants it. Outside the main thread, which alone hears signals, nothing
     is changed.
@@ -137,7 +141,7 @@ class _ToldToEnd:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+            for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # Windows has no SIGHUP, and it alone SIGBREAK
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._hear)
@@ -180,6 +184,8 @@ def _prepare_process() -> None:
     gc.set_threshold(5_000, 100)  # a start makes 180,000 objects that stay; to search them again and again takes 75 ms
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
+    if isinstance(sys.stdout, io.TextIOWrapper):  # into a file, Windows writes an old code page, which lacks most names
+        sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr
 
 
 if __name__ == "__main__":

@@ -146,8 +146,11 @@ def has_int8_dot_product() -> bool:
     try:
         features = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM cannot tell on this system
-        return False
-    return any(features.get(name, False) for name in INT8_DOT_FEATURES)
+        features = {}
+    # on macOS it tells no feature of ARM; every processor of Apple's for Macs has SDOT
+    return any(features.get(name, False) for name in INT8_DOT_FEATURES) or binding.get_host_cpu_name().startswith(
+        "apple-m"
+    )
 
 
 def _open_best(weights: Weights, threads: int) -> Backend:

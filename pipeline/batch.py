@@ -34,7 +34,7 @@ from .sidecar import (
     write_sidecar,
 )
 from .sinks import exist_already, make_folder, part_of
-from .source import Source, counted, without_credentials
+from .source import Source, counted, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .workers import run_jobs
@@ -133,7 +133,7 @@ def plan(
                 f"{other.label} and {task.label} would both be written to {outputs.table(task)}; rename one of "
                 "them, give them different --out folders, or let matches of a glob keep theirs (--keep-folders)"
             )
-        if _is_file(task.spec) and Path(task.spec).resolve() in {f.resolve() for f in outputs.files(task)}:
+        if any(is_same_file(task.spec, file) for file in outputs.files(task)):
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
     if shard != (1, 1):
         tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
@@ -146,7 +146,7 @@ def plan(
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     if not spec:
         raise ConfigError("input: wanted a file, a folder, a glob or a URL, got an empty name; is a variable not set?")
-    if "://" in spec:
+    if is_url(spec):
         return [Task(spec, _name_of_url(without_credentials(spec)))]
     path = Path(spec)
     if spec.isdecimal() and not path.exists():
@@ -157,20 +157,19 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
     root = fixed_part(path)
     if all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches):
-        return [Task(spec, root.resolve().name)]
+        return [Task(spec, root.resolve().name or "input")]
     stems = [Path(match) if Path(match).is_dir() else Path(match).with_suffix("") for match in matches]
     names = [stem.relative_to(root).as_posix() if keep_folders else stem.name for stem in stems]
     return [Task(match, name) for match, name in zip(matches, names, strict=True)]
 
 
-def _is_file(spec: str) -> bool:
-    return "://" not in spec and Path(spec).is_file()  # a URL may be longer than a path can be, which is an error
-
-
 def _name_of_url(url: str) -> str:
-    """The stem of its file; where it names none, what is behind the last slash tells it from others."""
+    """The stem of its file; where it names none, what is behind the last slash tells it from others.
+
+    Signs that no file of Windows may have in its name become "_"; of what stands before a colon it would make a file.
+    """
     file = Path(re.split("[?#]", url, maxsplit=1)[0])
-    return (file if file.suffix else Path(url)).stem or "input"
+    return re.sub(r'[<>:"\\|?*]', "_", (file if file.suffix else Path(url)).stem) or "input"
 
 
 def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:
@@ -272,13 +271,13 @@ class _Run:
             raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
         if self.outputs.existing == "resume" and self._is_finished():
             return self._failures(recorded_failures(sidecar))
-        began_s = time.monotonic()
+        began_s = time.perf_counter()
         with open_source(self.task.spec, decoder=self.choices.decoder) as source:
             if source.live:
                 raise SourceError(f"{self.task.label}: is live and never ends; use `facetrack live --camera ... --csv`")
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
-            wall_s = time.monotonic() - began_s
+            wall_s = time.perf_counter() - began_s
             outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
         sinks = {"table_bytes": self.table, "video_bytes": self.video}
         sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
@@ -344,7 +343,7 @@ class _Run:
     def _outdated_video(self) -> Path | None:
         """The annotated video of the table that is there, if this run makes another table and no video."""
         video = self.outputs.video_file(self.task)
-        if self.outputs.video or where(self.task.spec) == where(str(video)):
+        if self.outputs.video or is_same_file(self.task.spec, video):
             return None
         return video if claimed_video(self.outputs.sidecar(self.task), video) else None
 

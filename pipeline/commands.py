@@ -77,7 +77,7 @@ def _forget_stdout() -> None:
 @click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
 @opt.overwrite
 @click.option(
-    "--keep-folders", is_flag=True, help="Matches of a glob keep their folders: 'in/**/*.mp4' gives DIR/s1/NAME.csv."
+    "--keep-folders", is_flag=True, help='Matches of a glob keep their folders: "in/**/*.mp4" gives DIR/s1/NAME.csv.'
 )
 @click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
 @opt.workers

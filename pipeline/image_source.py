@@ -17,7 +17,7 @@ import numpy as np
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .source import Kind, ReadOnce, counted
+from .source import Kind, ReadOnce, counted, is_url
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
 
 
 def _deep_glob(folder: Path) -> str:
-    return f"'{escape(str(folder))}/**/*.jpg'"
+    return f'"{escape(str(folder))}/**/*.jpg"'
 
 
 def _kinds_of(files: Iterable[Path]) -> str:
@@ -140,7 +140,8 @@ def _without_pictures(folder: Path) -> str:
         where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
         return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
     count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
-    return f"holds {count} and no picture; name {them}, e.g. '{escape(str(folder))}/*{videos[0].suffix}'"
+    # in these quotes, which Windows' command prompt knows too
+    return f'holds {count} and no picture; name {them}, e.g. "{escape(str(folder))}/*{videos[0].suffix}"'
 
 
 def open_glob(pattern: str) -> ImageSource:
@@ -165,10 +166,12 @@ def open_glob(pattern: str) -> ImageSource:
 def _why_no_match(pattern: str) -> str:
     """Say so; and what to write, where a folder's own name has been taken for a pattern."""
     path = Path(pattern)
-    folder = next(parent for parent in path.parents if parent.exists())  # at last "." or "/"
-    meant = str(Path(escape(str(folder)), path.relative_to(folder)))
-    if has_magic(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
-        return f"matches no file; for the folder {folder}, whose name looks like a pattern, write '{meant}'"
+    for folder in path.parents:  # of a drive that is not plugged in, none exists
+        if folder.exists():
+            meant = str(Path(escape(str(folder)), path.relative_to(folder)))
+            if has_magic(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
+                return f'matches no file; for the folder {folder}, whose name looks like a pattern, write "{meant}"'
+            break
     return "matches no file"
 
 
@@ -189,7 +192,7 @@ def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
 def holds_pictures(spec: str) -> bool:
     """Whether `open_source` takes a name for that of a picture, or of several: a folder, or a glob."""
     path = Path(spec)
-    if "://" in spec:
+    if is_url(spec):
         return False
     if path.exists():
         return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES

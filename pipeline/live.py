@@ -19,7 +19,7 @@ from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, identify_input, models_that_run, write_sidecar
 from .sinks import JsonLinesSink, ReaderGone, exist_already
-from .source import Kind, Source, counted, without_credentials
+from .source import Kind, Source, counted, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
@@ -72,7 +72,7 @@ class LiveOutputs:
         if len(set(places)) < len(places):
             names = ", ".join(str(file) for file in files)
             raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
-        if "://" not in spec and Path(spec).is_file() and Path(spec).resolve() in places:
+        if any(is_same_file(spec, file) for file in files):
             raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
         existing = [file for file in files if file.exists()]
         if existing and not self.overwrite:
@@ -100,7 +100,7 @@ class LiveRun:
             KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
         """
         self.outputs.refuse_collisions(spec)
-        began_s = time.monotonic()
+        began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
         with open_source(spec, realtime=True, decoder=self.engines.choices.decoder) as source, Record() as record:
             identity = identify_live(spec, source.kind)
@@ -115,7 +115,7 @@ class LiveRun:
                     self.outputs.sidecar.unlink(missing_ok=True)
                 record.finish()
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
-                wall_s, dropped = time.monotonic() - began_s, self._pipeline.dropped
+                wall_s, dropped = time.perf_counter() - began_s, self._pipeline.dropped
                 outcome = Outcome(reason, source.failed, dropped, wall_s, self.engines.backend)
                 self._write_sidecar(identity, record.tally, outcome)
         if isinstance(ended_by, ReaderGone):
@@ -182,6 +182,6 @@ def _tell_failed(source: Source) -> None:
 
 def identify_live(spec: str, kind: Kind) -> dict[str, Any]:
     """What a source is: of files and addresses what a batch notes, but an address in full; of a camera its name."""
-    if "://" in spec:
+    if is_url(spec):
         return identify_input(spec) | {"name": without_credentials(spec)}
     return identify_input(spec) if kind in ("video", "images") else {"name": spec}

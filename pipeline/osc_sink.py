@@ -56,7 +56,9 @@ class OscSink:
         self._intrinsics = intrinsics
         self._label = f"OSC to {host} port {port}"
         try:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+            places = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+            # "localhost" is ::1 first on most systems, and programs that take OSC listen on IPv4
+            family, *_, address = min(places, key=lambda place: place[0] != socket.AF_INET)
             self._socket, self._address = socket.socket(family, socket.SOCK_DGRAM), address
         except OSError as error:
             raise SinkError(f"{self._label}: {error.strerror or error}; check the host's name") from error

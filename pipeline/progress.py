@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from time import monotonic
+from time import perf_counter
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
@@ -106,7 +106,7 @@ class _Row:
     bar: TaskID
     frames: int | None
     done: int = 0
-    began_s: float = field(default_factory=monotonic)
+    began_s: float = field(default_factory=perf_counter)
 
     @property
     def share(self) -> float:
@@ -145,7 +145,7 @@ class BarProgress:
         """Move a bar."""
         row = self._rows[task]
         row.done += frames
-        rate = row.done / max(monotonic() - row.began_s, 1e-9)
+        rate = row.done / max(perf_counter() - row.began_s, 1e-9)
         self._bars.update(row.bar, completed=row.done, rate=f"{rate:.0f}/s")
         self._show_all()
 

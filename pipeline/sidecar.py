@@ -18,7 +18,7 @@ from .image_source import fixed_part, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
-from .source import without_credentials
+from .source import is_url, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -46,7 +46,7 @@ class Origin:
 
 def where(spec: str) -> str:
     """The one path of an input by whatever path it is named, or its URL without credentials."""
-    return without_credentials(spec) if "://" in spec else printable(os.path.realpath(spec))
+    return without_credentials(spec) if is_url(spec) else printable(os.path.realpath(spec))
 
 
 def identify_input(spec: str) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def identify_input(spec: str) -> dict[str, Any]:
     names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from. Of a
     URL it is of the URL, without credentials: nothing tells whether what lies there has changed.
     """
-    if "://" in spec:
+    if is_url(spec):
         url = without_credentials(spec)
         return {"name": Path(url).name, "files": 0, "bytes": 0, "digest": _digest(url)}
     path = Path(spec)

@@ -290,9 +290,9 @@ class JsonLinesSink:
         try:
             self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
             self._stream.flush()
-        except BrokenPipeError as error:
-            raise ReaderGone("JSON lines: the program that read them has gone") from error
         except OSError as error:
+            if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # which is Windows' word for it
+                raise ReaderGone("JSON lines: the program that read them has gone") from error
             raise SinkError(f"JSON lines: cannot be written: {error.strerror or error}") from error
 
     def finish(self) -> None:

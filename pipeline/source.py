@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
@@ -14,6 +15,7 @@ from ..tracker.types import Frame
 Kind = Literal["camera", "video", "stream", "images"]
 Decoder = Literal["cpu", "cuda"]
 
+_URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
 _CREDENTIALS = (
     re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
     # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
@@ -90,6 +92,20 @@ class ReadOnce:
     def close(self) -> None:
         """Give no frames to whoever has not begun to read."""
         self._spent = True
+
+
+def is_url(spec: str) -> bool:
+    """Whether a name is an address and no path."""
+    return bool(_URL.search(spec))
+
+
+def is_same_file(spec: str, file: Path) -> bool:
+    """Whether a user's name for a source is that of this file, in whatever way both are written.
+
+    Windows and macOS do not tell GX01.MP4, as cameras write it, from gx01.mp4.
+    """
+    # a URL may be longer than a path can be, which is an error
+    return not is_url(spec) and file.exists() and Path(spec).is_file() and file.samefile(spec)
 
 
 def counted(count: int, noun: str) -> str:

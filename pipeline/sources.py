@@ -18,11 +18,12 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
-from .source import Decoder, Kind, Source, without_credentials
+from .source import Decoder, Kind, Source, counted, is_url, without_credentials
 from .video_reader import forget_address, why
 from .video_source import LiveSource, Retry, VideoSource
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
+CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = ("hls", "dash")  # formats
@@ -59,7 +60,7 @@ def open_source(
         return _open_camera(int(camera[2]), retry or Retry())
     if text.startswith("lavfi:"):
         return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
-    if "://" in text:
+    if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(text)
     if path.is_dir():
@@ -192,8 +193,8 @@ def _no_video(container: InputContainer) -> str:
 def _advice_on(camera: str) -> str:
     number = camera.removeprefix("camera")
     if Path(number).exists():
-        return f"plug one in, or write ./{number} for what is here of that name"
-    return f"plug one in, or name a video instead; there is no file or folder {number} here"
+        return f"{CAMERA_ADVICE}, or write ./{number} for what is here of that name"
+    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {number} here"
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
@@ -213,6 +214,7 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
 def _open_camera(index: int, retry: Retry) -> Source:
     label, name = f"camera {index}", f"camera{index}"
     if sys.platform == "darwin":
+        _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
         address = _Address(f"{index}:none", label, name, "camera", "avfoundation", {"framerate": "30"})
     elif sys.platform == "win32":
@@ -222,10 +224,18 @@ def _open_camera(index: int, retry: Retry) -> Source:
     return _open_live(address, retry)
 
 
+def _refuse_screen(index: int) -> None:
+    """AVFoundation goes on counting with the screens behind the cameras."""
+    seen = [d.description for d in av.enumerate_input_devices("avfoundation") if "video" in d.media_types]
+    cameras = [name for name in seen if not name.startswith("Capture screen")]
+    if len(cameras) <= index < len(seen):
+        raise SourceError(f"camera {index}: not found; macOS knows {counted(len(cameras), 'camera')}, counted from 0")
+
+
 def _dshow_name(index: int) -> str:
     names = [d.name for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
     if index >= len(names):
-        raise SourceError(f"camera {index}: not found; Windows knows {len(names)} cameras, counted from 0")
+        raise SourceError(f"camera {index}: not found; Windows knows {counted(len(names), 'camera')}, counted from 0")
     return names[index]
 
 

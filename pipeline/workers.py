@@ -294,7 +294,8 @@ def _run_jobs(pipe: Connection, work: Work[Any, Any], reporter: _PipeReporter) -
 
 def _handle_termination(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Set the handler of the signals that end a process."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; under nohup it is ignored and stays so
+    # Windows has no SIGHUP, and it alone SIGBREAK; under nohup SIGHUP is ignored and stays so
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
             signal.signal(number, handler)

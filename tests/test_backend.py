@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facetrack.engines.backend import KINDS, open_backend
+from facetrack.engines.backend import KINDS, has_int8_dot_product, open_backend
 from facetrack.engines.card import Weights
 from facetrack.engines.cuda_probe import find_gpu
 from facetrack.engines.onnx_backend import OnnxBackend
@@ -104,6 +104,29 @@ def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptu
         open_backend(tiny_weights(tmp_path), "auto")
     assert "backend auto takes ONNX Runtime" in caplog.text
     assert "(the package tensorrt is not installed)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("cpu", "features", "multiplies"),
+    [
+        ("apple-m1", {}, True),  # LLVM tells no feature on macOS
+        ("apple-m4", None, True),  # or that it cannot tell
+        ("generic", None, False),
+        ("znver2", {"avx2": True, "avx512vnni": False}, False),
+        ("alderlake", {"avx2": True, "avxvnni": True}, True),
+    ],
+)
+def test_processors_that_multiply_bytes_are_known(
+    cpu: str, features: dict[str, bool] | None, multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told() -> dict[str, bool]:
+        if features is None:
+            raise RuntimeError("failed to get host cpu features")
+        return features
+
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", told)
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: cpu)
+    assert has_int8_dot_product.__wrapped__() is multiplies
 
 
 def test_auto_names_the_file_that_it_takes(

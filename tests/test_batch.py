@@ -366,6 +366,19 @@ def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Pa
 # before the start
 
 
+def test_a_picture_that_takes_less_than_a_tick_of_the_clock_has_a_rate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The monotonic clock of Windows ticks 64 times a second."""
+    paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    monkeypatch.setattr("time.monotonic", lambda: 0.0)
+    notes = Notes()
+    track([tmp_path / "shots"], Outputs(tmp_path / "out"), notes=notes)
+    rate = notes.lines[0].split(", ")[2].split()[0]
+    assert 0 < float(rate) < 100_000
+    assert sidecar(tmp_path / "out/shots.json")["wall_s"] > 0
+
+
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
         plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
@@ -399,6 +412,25 @@ def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="written over by its own output"):
         plan([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
+
+
+def test_nor_where_the_file_system_does_not_tell_capitals_from_small_letters(tmp_path: Path) -> None:
+    """Cameras write GX01.MP4. A link stands in for Windows and macOS."""
+    (tmp_path / "GX01.MP4").touch()
+    os.link(tmp_path / "GX01.MP4", tmp_path / "GX01.mp4")
+    with pytest.raises(ConfigError, match=r"GX01\.MP4: would be written over by its own output"):
+        plan([f"{tmp_path}/GX01.MP4"], Outputs(tmp_path, video=True, existing="overwrite"))
+
+
+def test_tables_of_addresses_and_of_whole_drives_have_names_that_every_system_allows(tmp_path: Path) -> None:
+    named = {
+        "http://host/get?v=12": "get_v=12",
+        "tcp://host:1234": "host_1234",
+        "http://host/a:b|c.mp4?x=1": "a_b_c",
+        "/*.none": "input",  # on Windows E:\\*.jpg, of a camera's card
+    }
+    for spec, name in named.items():
+        assert [task.name for task in plan([spec], Outputs(tmp_path))] == [name]
 
 
 def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import logging
 import os
@@ -235,6 +236,25 @@ def test_an_empty_name_is_no_input(
     paint_pictures(tmp_path, PaintedSource(count=1), ["a.png"])
     assert run(*words, tmp_path / "out") == 1
     assert "got an empty name" in only_line(capsys)
+
+
+class LikeWindows:
+    """The module `os`, with the name that it has there."""
+
+    name = "nt"
+
+    def __getattr__(self, attribute: str) -> object:
+        return getattr(os, attribute)
+
+
+def test_globs_reach_the_batch_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There click would make a task of each picture, and drop the folders that --keep-folders is to keep."""
+    paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "2.png"])
+    monkeypatch.setattr("click.core.os", LikeWindows())
+    words = ["facetrack", "batch", str(tmp_path / "shots/*.png"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", words)
+    assert main(engines=PaintedEngines()) == 0
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"shots.csv", "shots.json"}
 
 
 def test_quiet_says_errors_alone(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -499,6 +519,27 @@ def test_a_signal_that_is_ignored_stays_so_and_handlers_come_back(video: Path, t
         signal.signal(signal.SIGTERM, end)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="has no other signal to stand in")
+def test_ctrl_break_ends_a_command_as_ctrl_c_does(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is what programs on Windows can send each other; here another signal stands in."""
+
+    class Break(PaintedBackend):
+        def run(self, images: UInt8) -> tuple[Float32, ...]:
+            os.kill(os.getpid(), number)
+            return super().run(images)
+
+    def unheard(*_: object) -> None: ...
+
+    number = signal.SIGUSR1
+    monkeypatch.setattr(signal, "SIGBREAK", number, raising=False)
+    before = signal.signal(number, unheard)
+    try:
+        assert run("batch", video, "--out", tmp_path, engines=PaintedEngines(Break())) == 128 + number
+        assert signal.getsignal(number) is unheard
+    finally:
+        signal.signal(number, before)
+
+
 def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert run("batch", video, "--out", tmp_path / "out") == 0
@@ -565,6 +606,16 @@ def test_models_as_json_can_be_read_by_programs(card: Path, capsys: pytest.Captu
     entry = next(entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "pebble-68")
     assert entry["measured"] == {"nme_beach": 3.5}
     assert entry["bytes"] == 4
+
+
+def test_what_an_old_code_page_lacks_is_written_in_ascii(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Into files and pipes, Python on Windows writes such a one."""
+    card.write_text(CARD.replace("a beach", "Łódź, playa"), encoding="utf-8")
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="cp1252"))
+    assert run("models") == 0
+    sys.stdout.flush()
+    assert "trained on: \\u0141ód\\u017a, playa".encode("cp1252") in written.getvalue()
 
 
 def test_models_names_a_broken_card_and_lists_the_others(card: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,6 +110,16 @@ def test_the_300w_layout_pairs_names_at_any_depth_in_order(tmp_path: Path) -> No
         assert sample.encoded == sample.path.read_bytes()
 
 
+def test_what_macos_leaves_beside_pictures_is_no_picture(tmp_path: Path) -> None:
+    for name in ("1.jpg", "a/2.jpg"):
+        write_picture(tmp_path / name)
+        write_pts((tmp_path / name).with_suffix(".pts"))
+        for suffix in (".jpg", ".pts"):
+            (tmp_path / name).with_name(f"._{Path(name).stem}{suffix}").write_bytes(b"\0\5\x16\7")
+    assert [sample.path.name for sample in read_pts_folder(tmp_path)] == ["1.jpg", "2.jpg"]
+    assert [path.name for path in images_below(tmp_path)] == ["1.jpg", "2.jpg"]
+
+
 def test_a_folder_in_another_layout_is_refused_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no pictures found"):
         list(read_pts_folder(tmp_path / "none"))

@@ -46,6 +46,13 @@ def take(folder: Path, out: Path, selection: Selection) -> list[str]:
     return [str(taken) for taken in take_frames(list_footage(folder, selection.layout), out, selection)]
 
 
+def test_what_macos_leaves_beside_videos_is_no_video(tmp_path: Path) -> None:
+    for name in ("1.mp4", "._1.mp4", "a/2.mov", "a/._2.mov"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [shot.name for shot in list_footage(tmp_path, "videos")] == ["1.mp4", "a/2.mov"]
+
+
 def test_every_nth_frame_of_the_training_videos_is_taken(benchmark: Path, tmp_path: Path) -> None:
     told = take(benchmark, tmp_path, Selection(every=5, first=2))
     assert told == ["001: 3 frames, 3 labelled", "002: 3 frames, 3 labelled"]

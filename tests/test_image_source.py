@@ -49,7 +49,7 @@ def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplo
         assert len(list(source)) == 1
     assert [r.getMessage() for r in caplog.records] == [
         f"{tmp_path}: left out: 4 other files (.gif, .heic, without a suffix), "
-        f"2 folders (a glob such as '{tmp_path}/**/*.jpg' goes in)"
+        f'2 folders (a glob such as "{tmp_path}/**/*.jpg" goes in)'
     ]
 
 

@@ -35,6 +35,13 @@ def test_the_source_is_never_written_over(output: str, tmp_path: Path) -> None:
         LiveOutputs(**{output: source}, overwrite=True).refuse_collisions(str(source))
 
 
+def test_the_source_is_known_in_other_letters(tmp_path: Path) -> None:
+    (tmp_path / "GX01.MP4").touch()
+    (tmp_path / "GX01.mp4").hardlink_to(tmp_path / "GX01.MP4")  # what Windows and macOS do without
+    with pytest.raises(ConfigError, match="would be written over by its own output"):
+        LiveOutputs(record=tmp_path / "GX01.mp4", overwrite=True).refuse_collisions(str(tmp_path / "GX01.MP4"))
+
+
 def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()  # where the sidecar of run.csv would go
     outputs = {"csv": tmp_path / "run.csv", "record": tmp_path / "run.mp4"}

@@ -137,6 +137,19 @@ def test_what_the_network_refuses_is_told_once_and_counted(caplog: pytest.LogCap
     assert "3 datagrams were lost" in last
 
 
+def test_of_a_name_with_addresses_of_both_kinds_the_one_that_avatars_listen_on_is_taken(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of "localhost", Windows and macOS give ::1 first."""
+    (old,) = socket.getaddrinfo(*listener.getsockname(), type=socket.SOCK_DGRAM)
+    new = (socket.AF_INET6, *old[1:4], ("::1", *old[4][1:], 0, 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [new, old])
+    sink = OscSink("localhost", 0)
+    sink.write(make_result())
+    sink.close(complete=True)
+    assert received(listener)["/facetrack/frame"][0] == 1
+
+
 def test_an_unknown_host_is_one_line() -> None:
     with pytest.raises(SinkError, match=r"OSC to .* port 9000: .*; check the host's name"):
         OscSink("no such host", 9000)

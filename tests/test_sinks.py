@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import sys
@@ -291,12 +292,23 @@ def test_json_has_null_for_what_a_face_has_not() -> None:
 
 
 class Deaf(io.StringIO):
-    """A stream whose reader has gone."""
+    """A stream that nothing can be written to."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self._error = error
 
     def flush(self) -> None:
-        raise BrokenPipeError
+        raise self._error
 
 
-def test_a_reader_that_goes_away_is_a_sink_error() -> None:
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.EINVAL, "Invalid argument")])
+def test_a_reader_that_goes_away_is_an_end_and_has_a_name_of_its_own_on_windows(error: OSError) -> None:
     with pytest.raises(ReaderGone, match="has gone"):
-        JsonLinesSink(Deaf()).write(make_result())
+        JsonLinesSink(Deaf(error)).write(make_result())
+
+
+def test_lines_that_cannot_be_written_are_a_fault() -> None:
+    with pytest.raises(SinkError, match="cannot be written: No space left") as caught:
+        JsonLinesSink(Deaf(OSError(errno.ENOSPC, "No space left"))).write(make_result())
+    assert not isinstance(caught.value, ReaderGone)

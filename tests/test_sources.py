@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from traceback import format_exception
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -27,7 +28,8 @@ from fakes import (
 )
 
 from facetrack.pipeline.image_source import holds_pictures
-from facetrack.pipeline.source import Source, without_credentials
+from facetrack.pipeline.sidecar import where
+from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import SourceError
 
@@ -111,7 +113,7 @@ def _recordings(folder: Path, *names: str) -> None:
             lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)),
             "again, or convert it to .mp4",
         ),
-        ("days", lambda path: (path / "1").mkdir(parents=True), "days/**/*.jpg' for those in its folders"),
+        ("days", lambda path: (path / "1").mkdir(parents=True), 'days/**/*.jpg" for those in its folders'),
         ("sound.mp4", _audio, "sound.mp4: holds no video stream, only audio"),
         ("still.avi", write_no_frames, "still.avi: no frame can be decoded: its video stream is empty"),
         ("bare.mp4", write_no_frames, "bare.mp4: holds no video stream"),
@@ -122,7 +124,7 @@ def _recordings(folder: Path, *names: str) -> None:
             lambda path: _recordings(path, "1.HEIC", "2"),
             "pictures (its files: .heic, without a suffix); wanted",
         ),
-        ("clip", lambda path: _recordings(path, "1.MP4"), "clip: holds 1 video and no picture; name it, e.g. '"),
+        ("clip", lambda path: _recordings(path, "1.MP4"), 'clip: holds 1 video and no picture; name it, e.g. "'),
         ("s1", lambda path: _recordings(path, "1.avi", "2.mov", "3.mov"), "s1: holds 3 videos and no picture; name"),
         ("*.jpg", str, "*.jpg: matches no file"),
         ("*.mp4", lambda path: (path.parent / "1.mp4").touch(), "*.mp4: matches no picture"),
@@ -160,8 +162,51 @@ def test_the_glob_that_a_folder_of_videos_is_told_to_be_named_by_names_them(tmp_
     _recordings(tmp_path / "[s1]", "1.mp4", "2.mp4")
     with pytest.raises(SourceError) as caught:
         open_source(tmp_path / "[s1]")
-    named = str(caught.value).split("'")[1]
+    named = str(caught.value).split('"')[1]  # quotes that shells and Windows' command prompt know
     assert sorted(glob(named)) == sorted(map(str, (tmp_path / "[s1]").iterdir()))  # noqa: PTH207 - as a batch does
+
+
+def test_a_drive_of_windows_is_no_address() -> None:
+    with pytest.raises(SourceError, match=r"^C://none\.mp4: not found"):
+        open_source("C://none.mp4")
+    assert holds_pictures("C://none/*.png")
+    assert where("C://none.mp4") == os.path.realpath("C:/none.mp4")
+    assert [is_url(spec) for spec in ("C://a.mp4", "rtsp://host", "srt://:9")] == [False, True, True]
+
+
+def test_a_glob_on_a_drive_that_is_not_there_matches_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "exists", lambda _: False)  # of Z:/none/*.jpg on Windows not even Z:/
+    with pytest.raises(SourceError, match=r"^/none/\*\.jpg: matches no file$"):
+        open_source("/none/*.jpg")
+
+
+def test_a_source_is_known_by_whatever_name_the_file_system_has_for_it(tmp_path: Path) -> None:
+    (tmp_path / "GX01.MP4").touch()
+    (tmp_path / "other.mp4").touch()
+    os.link(tmp_path / "GX01.MP4", tmp_path / "gx01.mp4")  # what Windows and macOS do without
+    for name, same in {"GX01.MP4": True, "gx01.mp4": True, "other.mp4": False, "none.mp4": False}.items():
+        assert is_same_file(str(tmp_path / "GX01.MP4"), tmp_path / name) is same
+
+
+def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """AVFoundation lists both, cameras first, and takes either number."""
+    seen = [("FaceTime HD Camera", "video"), ("Capture screen 0", "video"), ("MacBook Pro Microphone", "audio")]
+    devices = [SimpleNamespace(description=name, media_types=[kind]) for name, kind in seen]
+    asked: list[str] = []
+
+    def refuse(location: str, *_: object, **__: object) -> None:
+        asked.append(location)
+        raise av.FFmpegError(5, "Input/output error")
+
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("av.enumerate_input_devices", {"avfoundation": devices}.__getitem__)
+    monkeypatch.setattr("av.open", refuse)
+    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0$"):
+        open_source("1")
+    for index in ("0", "2"):
+        with pytest.raises(SourceError, match=r"cannot be opened: .* allow it in the system's privacy settings"):
+            open_source(index)
+    assert asked == ["0:none", "2:none"]
 
 
 def test_a_missing_camera_is_one_clear_line() -> None:
@@ -191,7 +236,7 @@ def test_a_folder_whose_name_looks_like_a_glob_is_told_to_be_escaped(
     _recordings(Path("br[1]x"), "1.mp4")
     with pytest.raises(SourceError, match="matches no file; for the folder ") as caught:
         open_source("br[1]x/*.mp4")
-    assert glob(str(caught.value).split("'")[1]) == [os.path.join("br[1]x", "1.mp4")]  # noqa: PTH118, PTH207
+    assert glob(str(caught.value).split('"')[1]) == [os.path.join("br[1]x", "1.mp4")]  # noqa: PTH118, PTH207
     with pytest.raises(SourceError, match=r"matches no file$"):
         open_source("br[1]x/*.avi")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakes_workers import Errands
 
-from facetrack.pipeline.workers import GRACE_S, run_jobs
+from facetrack.pipeline.workers import GRACE_S, _handle_termination, run_jobs
 from facetrack.tracker.errors import BackendError
 
 
@@ -127,6 +127,21 @@ def test_ctrl_c_does_not_wait_for_a_worker_that_is_still_opening_its_work(tmp_pa
         run_jobs(["endless", "a"], Errands(tmp_path, may_open=1, deaf=True), Notes("endless", tmp_path / "deaf"), 2)
     assert (tmp_path / "kept").exists()
     assert time.monotonic() - began_s < GRACE_S
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no other signal to stand in")
+def test_ctrl_break_which_on_windows_reaches_workers_too_is_heard_as_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    try:
+        _handle_termination(lambda number, _: heard.append(number))
+        signal.raise_signal(signal.SIGUSR1)
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    assert heard == [signal.SIGUSR1]
 
 
 def test_what_a_worker_logs_is_logged_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

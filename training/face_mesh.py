@@ -51,7 +51,8 @@ def find_meshes(finder: Any, data: Path, folders: list[str]) -> Iterator[tuple[s
     """Name and (2, 478, 3) meshes of every picture below the folders in which both looks find a face."""
     for folder in folders:
         for path in sorted(p for p in (data / folder).rglob("*") if p.suffix.lower() in SUFFIXES):
-            bgr = cv2.imread(str(path))
+            encoded = np.fromfile(path, np.uint8)  # not cv2.imread: on Windows it reads ASCII paths only
+            bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
             if bgr is None:
                 raise SystemExit(f"{path}: not a readable picture; remove it or fix it")
             plain, mirrored = find_mesh(finder, bgr), find_mesh(finder, np.ascontiguousarray(bgr[:, ::-1]))

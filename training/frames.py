@@ -107,7 +107,8 @@ def list_footage(folder: Path, layout: str) -> list[Footage]:
         excluded = excluded_frames(folder)
         videos = list_training_videos(folder)
         return [Footage(video.number, video, excluded.get(video.number, frozenset())) for video in videos]
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    paths = sorted(path for path in found if path.name[0] != ".")  # macOS puts ._1.mp4 beside 1.mp4
     if not paths:
         raise SourceError(f"{folder}: no videos found; wanted a folder with {', '.join(sorted(VIDEO_SUFFIXES))}")
     names = [path.relative_to(folder).as_posix() for path in paths]

@@ -120,8 +120,7 @@ def _face(sample: Sample, i: int) -> Sample:
 
 def images_in(folder: Path) -> list[Path]:
     """The pictures of a folder itself, sorted; none if there is no such folder."""
-    files = folder.iterdir() if folder.is_dir() else []
-    return sorted(path for path in files if path.suffix.lower() in IMAGE_SUFFIXES)
+    return _images_among(folder.iterdir() if folder.is_dir() else [])
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -130,10 +129,15 @@ def images_below(folder: Path) -> list[Path]:
     Raises:
         SourceError: the folder is missing or holds no picture.
     """
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = _images_among(folder.rglob("*"))
     if not found:
         raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
+
+
+def _images_among(paths: Iterable[Path]) -> list[Path]:
+    """The pictures, sorted; what starts with a dot is somebody's leavings: macOS puts ._1.jpg beside 1.jpg."""
+    return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
 
 
 def first_existing(folder: Path, *places: str) -> Path:
