@@ -202,6 +202,17 @@ def test_beyond_the_ellipse_nothing_moves_and_rubber_that_is_not_stretched_is_th
     assert np.array_equal(still, picture)
 
 
+def test_a_face_that_lies_makes_the_same_faces() -> None:
+    xy = face()
+    lying = np.stack([xy[:, 1], 399 - xy[:, 0]], -1)  # as `np.rot90` turns a picture of 400 pixels
+    picture = drawn(xy)
+    for seed in range(5):
+        seen, made = grimace(picture, xy, generator(seed))
+        turned, turned_made = grimace(np.ascontiguousarray(np.rot90(picture)), lying, generator(seed))
+        assert np.stack([made[:, 1], 399 - made[:, 0]], -1) == pytest.approx(turned_made, abs=0.01)
+        assert np.abs(np.rot90(seen).astype(float) - turned).mean() < 0.3
+
+
 def test_grimaces_move_no_point_onto_another_and_stay_in_their_order() -> None:
     """Lips stay on their side of each other, corners left and right, whatever is drawn."""
     xy = face()

@@ -17,13 +17,14 @@ from ..tracker.pose import facing, lids
 from ..tracker.types import Float32, Float64, Int64, UInt8
 
 CLOSED = 0.15  # opening over width under which an eye counts as closed
-LEAST_WIDTH = 6.0  # pixels of an eye that can be closed
+LEAST_WIDTH = 6.0  # pixels of an eye that can be closed, of a part that can be stretched
 SKIN, CHEEK = 0.33, 0.3  # how far above and below the lids skin gives way, over the eye's width
 LASHES = 0.04  # on either side of the lid's line, over the eye's width, what moves with it unchanged
 INVERSION_STEPS = 20  # of the fixed point that says where a pixel goes; each takes a third of the error at least
 DEGREE = 3  # of the polynomial through a lid's points
 GRID = 4  # pixels between the places for which it is computed how far a pixel moves
 MARGIN = 2  # pixels round what changes
+STILL = 0.3  # of the parts of a face that makes faces
 # Of each part, over its width: the ellipse's radii, bounds of the logarithms of its scales, largest shifts.
 GRIMACES = {
     "mouth_outer": ((1.4, 1.1), ((-0.5, 0.15), (-0.15, 0.3)), (0.12, 0.08)),
@@ -240,28 +241,28 @@ def _taken(bgr: UInt8, source: Float32) -> UInt8:
 
 
 def grimace(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-    """Stretch mouth, eyes and brows of a face by random amounts; a part that the markup does not have stays.
+    """Stretch mouth, eyes and brows of a face by random amounts, along the line of its eyes and across it.
 
     Args:
         bgr: (H, W, 3) uint8, left as it is.
-        xy: (N, 2) points of a known markup, pixels.
+        xy: (N, 2) points of a known markup with eyes, pixels; parts that it does not have stay.
         rng: the item's own.
     """
-    marks = for_points(len(xy)).parts
+    marks = for_points(len(xy))
+    eyes = marks.subset("five5", xy)[:2].astype(np.float64)
+    line = eyes[1] - eyes[0]
+    x = line / max(float(np.linalg.norm(line)), 1e-6)
+    axes = np.stack([x, [-x[1], x[0]]])
     parts = []
     for name, (radii, scales, shifts) in GRIMACES.items():
         scale = np.exp([rng.uniform(*bounds) for bounds in scales])
         shift = rng.uniform(-1, 1, 2) * shifts
-        if name not in marks or rng.random() < 0.3:
+        if rng.random() < STILL or name not in marks.parts:
             continue
-        points = xy[list(marks[name])].astype(np.float64)
-        ends = points[np.argmin(points[:, 0])], points[np.argmax(points[:, 0])]
-        width = float(np.linalg.norm(ends[1] - ends[0]))
-        if width < LEAST_WIDTH:
-            continue
-        x = (ends[1] - ends[0]) / width
-        axes = np.stack([x, [-x[1], x[0]]])
-        parts.append(Rubber(points.mean(0), axes, width * np.array(radii), scale, width * shift))
+        points = xy[list(marks.parts[name])].astype(np.float64)
+        width = float(np.ptp(points @ x))
+        if width >= LEAST_WIDTH:
+            parts.append(Rubber(points.mean(0), axes, width * np.array(radii), scale, width * shift))
     return stretch(bgr, xy, parts) if parts else (bgr, xy)
 
 
