@@ -16,7 +16,18 @@ from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_s
 from facetrack.tracker.types import Float32, Float64, Landmarks, UInt8
 from facetrack.training.augment import annotators_shift, mirror_points
 from facetrack.training.cut_faces import cut_faces
-from facetrack.training.mesh_labels import STRICT, BothWays, Pictures, Pose, Translation, asymmetry, distance
+from facetrack.training.datasets import Sample
+from facetrack.training.mesh_labels import (
+    NETWORK_SHARE,
+    STRICT,
+    BothWays,
+    Label,
+    Pictures,
+    Pose,
+    Translation,
+    asymmetry,
+    distance,
+)
 from facetrack.training.relabel import ASYMMETRY, look_often
 
 IBUG = markup.load("ibug68")
@@ -129,6 +140,20 @@ def painted() -> UInt8:
     canvas = np.full((160, 200, 3), 120, np.uint8)
     PaintedFace((90.0, 80.0), width=80.0).paint(canvas, 0.0)
     return canvas
+
+
+def test_lids_are_the_meshs_alone_where_nobody_has_annotated_them(tmp_path: Path) -> None:
+    """A network that leaves closed eyes open would teach the next one to do so."""
+    bgr, annotator = painted(), Annotator(0.0)
+    sample = Sample(tmp_path / "a.png", np.zeros((0, 0, 2), np.float32), cv2.imencode(".png", bgr)[1].tobytes())
+    network = annotator.annotate(bgr)
+    mesh = network.astype(np.float64) + np.array([0, 2.0])
+    label = Label.of(annotator, sample, mesh, 0.0, None).xy  # type: ignore[arg-type]
+    moved = (label - network)[:, 1]
+    assert moved[36:48] == pytest.approx(2.0, abs=0.02)
+    assert np.delete(moved, range(36, 48)) == pytest.approx(2.0 * (1 - NETWORK_SHARE), abs=0.02)
+    annotated = Label.of(annotator, sample, mesh, 0.0, network).xy  # type: ignore[arg-type]
+    assert (annotated - network)[:, 1] == pytest.approx(1.0, abs=0.01)
 
 
 def test_looks_at_the_mirror_picture_follow_the_annotators_too() -> None:
