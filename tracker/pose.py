@@ -184,7 +184,7 @@ def rotation_matrix(rotation_rad: Float64) -> Float64:
 def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     """Give how open the subject's left and right eyes are: mean gap of the lids over the eye's width.
 
-    About 0.3 for an open eye and below 0.2 for a closed one. With the six points that ibug68 has for an eye
+    About 0.3 for an open eye and below 0.15 for a closed one. With the six points that ibug68 has for an eye
     this is Eq. 1 of the source; wflw98 has three pairs of lid points instead of two, cofw29 one.
 
     Args:
