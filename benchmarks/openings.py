@@ -18,7 +18,7 @@ import numpy as np
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import open_backend
 from facetrack.engines.card import find_card
-from facetrack.tracker.pose import eye_aspect_ratio, facing
+from facetrack.tracker.pose import eye_aspect_ratio, facing, openness
 from facetrack.tracker.types import Float32, Float64
 from facetrack.training.datasets import Sample, read_pts_folder
 from facetrack.training.evaluation.locate import InGivenBox
@@ -27,13 +27,6 @@ from facetrack.training.expressions import close_eyes
 OPENINGS = (1.0, 0.5, 0.25, 0.0)
 EYE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.7)
 MOUTH_STEPS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
-
-
-def mouth_opening(xy: Float32) -> float:
-    """Mean gap of the inner lips over the mouth's width."""
-    upper, lower = facing(len(xy))[2]
-    gap = np.linalg.norm(xy[upper[1:-1]] - xy[lower[1:-1]], axis=1).mean()
-    return float(gap / np.linalg.norm(xy[upper[0]] - xy[upper[-1]]))
 
 
 def find(samples: list[Sample], given: InGivenBox, opening: float) -> tuple[Float32, Float32]:
@@ -59,7 +52,7 @@ def main() -> None:
     samples = list(read_pts_folder(arguments.folder))
     card = find_card(arguments.model, "align")
     aligner = Aligner(card, open_backend(card.weights["net"]))
-    given = InGivenBox(aligner, aligner.markup)
+    given, lips = InGivenBox(aligner, aligner.markup), facing(aligner.markup.points)[2]
     print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
     print(f"{'eyes':40}{'number':>7}{'annotated':>10}{'found':>8}")
     for opening in OPENINGS:
@@ -69,7 +62,7 @@ def main() -> None:
         print(f"{name:40}{len(wanted):7}{wanted.mean():10.3f}{found.mean():8.3f}")
         if opening == 1:
             print_steps(wanted, found, EYE_STEPS)
-            mouths = [np.array([mouth_opening(xy) for xy in points]) for points in pair]
+            mouths = [np.array([openness(xy, *lips) for xy in points.astype(np.float64)]) for points in pair]
     print("mouths")
     print_steps(*mouths, MOUTH_STEPS)
 

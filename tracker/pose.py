@@ -200,7 +200,7 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     points = np.asarray(xy, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"eye opening: wanted (N, 2) points of a markup, got {points.shape}")
-    left, right = (_openness(points, upper, lower) for upper, lower in lids(len(points)))
+    left, right = (openness(points, upper, lower) for upper, lower in lids(len(points)))
     return left, right
 
 
@@ -214,14 +214,15 @@ def facing(count: int) -> tuple[tuple[Int64, Int64], ...]:
     """Upper and lower edge of the left eye, the right eye and the mouth's opening; empty where they are one line."""
     lines = for_points(count).boundaries
     edges = []
-    for opening in ("eye_left", "eye_right", "lip_inner"):
-        upper, lower = (np.array(lines.get(f"{opening}_{edge}", ()), np.int64) for edge in ("upper", "lower"))
+    for part in ("eye_left", "eye_right", "lip_inner"):
+        upper, lower = (np.array(lines.get(f"{part}_{edge}", ()), np.int64) for edge in ("upper", "lower"))
         same = np.array_equal(upper, lower)
         edges.append((upper[:0], lower[:0]) if same else (upper, lower))
     return tuple(edges)
 
 
-def _openness(points: Float64, upper: Int64, lower: Int64) -> float:
+def openness(points: Float64, upper: Int64, lower: Int64) -> float:
+    """Mean gap between two of the `facing` edges of points (N, 2), over their width; NaN where that tells nothing."""
     if not upper.size:
         return float("nan")
     width = float(np.linalg.norm(points[upper[0]] - points[upper[-1]]))

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from ..tracker.markup import for_points
-from ..tracker.pose import facing, lids
+from ..tracker.pose import facing, lids, openness
 from ..tracker.types import Float32, Float64, Int64, UInt8
 
 CLOSED = 0.15  # opening over width under which an eye counts as closed
@@ -268,12 +268,12 @@ def grimace(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, F
 
 def has_closed_eye(xy: Float32) -> bool:
     """Whether an eye of (N, 2) points is as good as closed."""
-    return any(_is_closed(xy[upper], xy[lower]) for upper, lower in lids(len(xy)) if upper.size)
-
-
-def _is_closed(upper: Float32, lower: Float32) -> bool:
-    width = float(np.linalg.norm(upper[-1] - upper[0]))
-    return bool(width >= LEAST_WIDTH and np.linalg.norm(upper[1:-1] - lower[1:-1], axis=-1).mean() < CLOSED * width)
+    points = xy.astype(np.float64)
+    return any(
+        np.linalg.norm(points[upper[-1]] - points[upper[0]]) >= LEAST_WIDTH and openness(points, upper, lower) < CLOSED
+        for upper, lower in lids(len(xy))
+        if upper.size
+    )
 
 
 def facing_points(count: int) -> Int64:
