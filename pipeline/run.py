@@ -23,8 +23,9 @@ import numpy as np
 
 from ..engines.aligner import Aligner
 from ..tracker.appearance import describe_appearance
-from ..tracker.geometry import bounding_box, box_of_five, longer_side, rotated_box
+from ..tracker.geometry import bounding_box, longer_side, rotated_box
 from ..tracker.one_euro import OneEuro, OneEuroSettings
+from ..tracker.proposals import box_of_five
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
 from ..tracker.tracks import SURE, TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8

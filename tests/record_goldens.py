@@ -22,7 +22,8 @@ from facetrack.engines.detector import Detector
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import proof_for
 from facetrack.pipeline.portrait import portrait
-from facetrack.tracker.geometry import CropTransform, box_of_five
+from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.proposals import box_of_five
 from facetrack.tracker.types import Float32, UInt8
 
 FOLDER = Path(__file__).parent / "data" / "goldens"

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from facetrack.tracker.geometry import (
-    MEAN_FIVE,
     CropTransform,
     bounding_box,
     box_centre_side,
-    box_of_five,
     iou,
     roll,
     rotated_box,
@@ -214,17 +212,3 @@ def test_a_crop_round_the_rotated_box_holds_all_points_tightly() -> None:
     assert inside.min() >= -0.6
     assert inside.max() <= 99.6
     assert np.ptp(inside, 0).max() == pytest.approx(100, abs=0.1)
-
-
-@pytest.mark.parametrize("angle", [0.0, 0.9, -2.2])
-def test_the_box_of_five_mean_points_is_the_mean_box(angle: float) -> None:
-    centre, side, tilt = box_of_five(turned(MEAN_FIVE, angle, 120, (200, 100)))
-    np.testing.assert_allclose(centre, (200, 100), atol=0.1)
-    assert side == pytest.approx(120, rel=1e-3)
-    assert tilt == pytest.approx(angle, abs=0.01)
-
-
-def test_the_box_of_five_keeps_its_size_when_the_face_turns_or_nods() -> None:
-    for squeeze in ([0.5, 1], [1, 0.6]):
-        _, side, _ = box_of_five(MEAN_FIVE * np.array(squeeze, np.float32) * 120)
-        assert side == pytest.approx(120, rel=0.01)

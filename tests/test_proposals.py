@@ -5,11 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou
+from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou, rotated_box
+from facetrack.tracker.markup import load
+from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
 from facetrack.tracker.proposals import (
     VIEWS,
     Candidates,
     GroupingSettings,
+    box_of_five,
     find_peaks,
     fit_mean_face,
     fit_views,
@@ -93,7 +96,7 @@ def test_a_symmetric_peak_lies_on_its_exact_pixel():
     assert xy[0] == pytest.approx((8, 11), abs=1e-5)
 
 
-@pytest.mark.parametrize("view", range(5))
+@pytest.mark.parametrize("view", range(len(VIEWS)))
 @pytest.mark.parametrize(("side", "roll_deg"), [(14.0, 0.0), (20.0, -40.0), (32.0, 50.0)])
 def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg):
     points = placed(view, (50.0, 40.0), side, roll_deg)
@@ -190,7 +193,7 @@ def test_the_mean_of_the_highest_is_that_of_a_full_sort():
     assert xy[..., 1] == pytest.approx((order // 17).mean(2), abs=1e-5)
 
 
-@pytest.mark.parametrize("view", range(5))
+@pytest.mark.parametrize("view", range(len(VIEWS)))
 def test_fitting_a_view_gives_back_how_it_was_placed(view):
     points = placed(view, (120.0, 90.0), 64.0, 25.0).astype(np.float32)
     fit = fit_views(points[None])
@@ -198,6 +201,20 @@ def test_fitting_a_view_gives_back_how_it_was_placed(view):
     assert fit.side[0] == pytest.approx(64, rel=1e-4)
     assert np.rad2deg(fit.roll[0]) == pytest.approx(25, abs=1e-3)
     assert fit.residual[0] < 1e-5
+
+
+@pytest.mark.parametrize("yaw_deg", range(-85, 86, 17))
+@pytest.mark.parametrize("pitch_deg", [-20, 0, 20])
+@pytest.mark.parametrize("roll_deg", [0, -60, 140])
+def test_the_box_of_five_points_is_about_that_of_all_68_however_the_head_is_turned(yaw_deg, pitch_deg, roll_deg):
+    head = MEAN_FACE_MM @ rotation_matrix(np.deg2rad([pitch_deg, yaw_deg, 0])).T
+    face = (head @ rotation_matrix(np.deg2rad([0, 0, roll_deg])).T)[:, :2].astype(np.float32)
+    five = load("ibug68").subset("five5", face)
+    centre, side, roll = box_of_five(five)
+    true_centre, true_side, true_roll = rotated_box(face, five)
+    assert np.hypot(*np.subtract(centre, true_centre)) < 0.12 * true_side
+    assert side == pytest.approx(true_side, rel=0.1)
+    assert np.cos(roll - true_roll) > np.cos(np.deg2rad(17))
 
 
 def test_an_upright_box_is_as_wide_as_the_side_and_a_turned_one_stays_between_the_extents():

@@ -228,10 +228,12 @@ def test_the_command_writes_another_folder_of_the_same_layout(
     source, out = tmp_path / "source" / "part", tmp_path / "out"
     source.mkdir(parents=True)
     samples_of(seen(), source)
-    monkeypatch.setattr("sys.argv", ["turned", str(source.parent), str(out), "--per-face", "2", "--seed", "4"])
+    options = ["--per-face", "2", "--seed", "4", "--yaw", "70", "88"]
+    monkeypatch.setattr("sys.argv", ["turned", str(source.parent), str(out), *options])
     turned.main()
     written = list(read_pts_folder(out))
     assert len(written) == 2
+    assert all(70 <= abs(float(sample.path.stem.partition("yaw")[2])) <= 88 for sample in written)
     assert "2 turned faces" in capsys.readouterr().out
     for sample in written:
         assert sample.path.parent == out / "part"

@@ -112,6 +112,12 @@ def test_states_are_the_words_of_the_csv() -> None:
     assert [str(state) for state in State] == ["new", "tracked", "coasting"]
 
 
+def test_a_result_is_shown_in_a_few_lines() -> None:
+    shown = repr(Result(Frame(3, 0.1, 0.0, PICTURE), (face(), face(track=1))))
+    assert all(part in shown for part in ("index=3", "track=0", "track=1", "confidence=0.9", "markup='ibug68'"))
+    assert len(shown) < 800
+
+
 def test_a_result_without_faces_is_empty() -> None:
     result = Result(Frame(0, 0.0, 0.0, PICTURE), ())
     assert (result.faces, dict(result.spans_s)) == ((), {})

@@ -199,30 +199,6 @@ MEAN_FIVE = np.array(
 )
 
 
-def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
-    """Guess a face's upright box from its five5 points (5, 2) alone.
-
-    The width between the eyes and mouth corners shrinks when the face turns, the height from eyes to mouth when it
-    nods; the larger of the two tells the size.
-
-    Returns:
-        centre (x, y) and longer side in frame pixels and roll in radians, as `rotated_box` gives them.
-    """
-    angle = roll(five)
-    cos, sin = np.cos(angle), np.sin(angle)
-    upright = five @ np.array([[cos, -sin], [sin, cos]])
-    side = float(max(_spans(upright) / _spans(MEAN_FIVE)))
-    cx, cy = upright.mean(0) - side * MEAN_FIVE.mean(0)
-    return (float(cos * cx - sin * cy), float(sin * cx + cos * cy)), max(side, 1.0), angle
-
-
-def _spans(five: Float32) -> Float32:
-    """Mean width over eyes and mouth, and height from eyes to mouth, of upright five5 points."""
-    width = (five[1, 0] - five[0, 0] + five[4, 0] - five[3, 0]) / 2
-    height = (five[3, 1] + five[4, 1] - five[0, 1] - five[1, 1]) / 2
-    return np.array([width, height], np.float32)
-
-
 def warm_up() -> None:
     """Compile the kernel, or load it from Numba's cache: for points that may be written to, and for others."""
     five = MEAN_FIVE.copy()

@@ -2,8 +2,8 @@
 
 A single response proves little: leaves answer like eyes, knuckles like mouths. A face is proposed where peaks of at
 least three types stand to each other as in a mean face that was shifted, scaled and turned. Two peaks of different
-types fix such a similarity; every pair is tried with five views (frontal, half and full profile to either side), its
-inliers are counted and the similarity is fitted to them again: RANSAC with all samples in place of random ones.
+types fix such a similarity; every pair is tried with seven views (frontal, and three of a head turned to each side),
+its inliers are counted and the similarity is fitted to them again: RANSAC with all samples in place of random ones.
 
 Source: Fischler and Bolles, "Random sample consensus", CACM 1981.
 """
@@ -19,8 +19,10 @@ from .geometry import MEAN_FIVE
 from .types import Float32, Float64, Int64
 
 # Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
+# Of exact profiles (`training.turned` with yaws of 72 to 86 degrees), whose eyes, like the mouth's corners, are one.
 _HALF_PROFILE = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
 _PROFILE = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
+_EXACT_PROFILE = ((0.096, -0.290), (0.188, -0.293), (0.400, -0.049), (0.090, 0.169), (0.170, 0.164))
 _FRONTAL = ((-0.226, -0.303), (0.226, -0.303), (0.0, -0.022), (-0.203, 0.132), (0.203, 0.132))
 _MIRROR = (1, 0, 2, 4, 3)
 
@@ -29,10 +31,10 @@ def _mirrored(view: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float
     return tuple((-view[k][0], view[k][1]) for k in _MIRROR)
 
 
-VIEWS = np.array(
-    [_FRONTAL, _HALF_PROFILE, _mirrored(_HALF_PROFILE), _PROFILE, _mirrored(_PROFILE)], np.float64
-)  # 5 views, 5 points, xy
-HALF_EXTENT = np.array([[0.5, 0.462], [0.5, 0.485], [0.5, 0.485], [0.5, 0.486], [0.5, 0.486]])  # of each view's box
+_TURNED = (_HALF_PROFILE, _PROFILE, _EXACT_PROFILE)
+VIEWS = np.array([_FRONTAL, *_TURNED, *map(_mirrored, _TURNED)], np.float64)  # 7 views, 5 points, xy
+_TURNED_EXTENT = ((0.5, 0.485), (0.5, 0.486), (0.4, 0.5))
+HALF_EXTENT = np.array(((0.5, 0.462), *_TURNED_EXTENT, *_TURNED_EXTENT))  # of each view's box
 MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than this is no duplicate of it
 MIN_SIDE, MAX_SIDE, MAX_ROLL, DISTANCE, RESIDUAL, MIN_INLIERS = range(6)  # in the limits of `_group_peaks`
 RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
@@ -445,7 +447,7 @@ class Fit:
 
 
 def fit_views(points: Float32) -> Fit:
-    """Lay the best of the five views over each face's points by a least-squares similarity.
+    """Lay the best of the seven views over each face's points by a least-squares similarity.
 
     Args:
         points: (F, 5, 2) float32 pixels.
@@ -474,6 +476,17 @@ def fit_views(points: Float32) -> Fit:
         residual[row, best].astype(np.float32),
         np.concatenate((middle - half, middle + half), 1).astype(np.float32),
     )
+
+
+def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
+    """Guess a face's box from its five5 points (5, 2) alone: the box of the view that fits them best.
+
+    Returns:
+        centre (x, y) and longer side in frame pixels and roll in radians, as `geometry.rotated_box` gives them.
+    """
+    fit = fit_views(five[None])
+    x, y = fit.centre[0].tolist()
+    return (x, y), max(float(fit.side[0]), 1.0), float(fit.roll[0])
 
 
 def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float32, float, float]:

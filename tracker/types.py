@@ -1,7 +1,8 @@
 """The values that travel through the pipeline: frozen, shape-checked at the door, arrays read-only.
 
 One convention everywhere: points are (x, y) float32 in frame pixels, x to the right, y down, and (0, 0) is the
-centre of the top-left pixel. Boxes are (x1, y1, x2, y2). Sizes are (height, width). Pictures are uint8 BGR.
+centre of the top-left pixel. Boxes are (x1, y1, x2, y2). Sizes are (height, width). Pictures are uint8 BGR. `repr`
+leaves pixels and points out.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Frame:
     index: int
     time_s: float
     taken_s: float
-    bgr: UInt8
+    bgr: UInt8 = field(repr=False)
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -138,8 +139,8 @@ class Landmarks:
         markup: name of the markup.
     """
 
-    xy: Float32
-    score: Float32
+    xy: Float32 = field(repr=False)
+    score: Float32 = field(repr=False)
     confidence: float
     presence: float
     markup: str
@@ -167,8 +168,8 @@ class Face:
     state: State
     box: Float32
     measured: Landmarks | None
-    smoothed: Float32
-    speed: Float32
+    smoothed: Float32 = field(repr=False)
+    speed: Float32 = field(repr=False)
     confidence: float
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Faces turned out of the picture's plane: large poses made from nearly frontal annotated photographs.
 
-    python -m facetrack.training.turned DATA_FOLDER OUT_FOLDER --per-face 3 --seed 0
+    python -m facetrack.training.turned DATA_FOLDER OUT_FOLDER --per-face 3 --seed 0 [--yaw 25 70]
 
 reads a folder in the 300-W layout (68 points) and writes another one. The mean face gives every landmark, and a table
 of places between and round them, a depth; the photograph becomes a relief, the relief is turned and drawn again. What
@@ -70,7 +70,7 @@ SHOWN = 1.6  # sides of the landmarks' box that a picture shows
 STRAIGHT_RAD = np.deg2rad(22)  # sources turned more than this are passed over
 NODDING_RAD = np.deg2rad(20)
 SPOILT = 0.002  # share of a picture's pixels that may show the relief's back, or nothing
-TURNED_RAD = np.deg2rad([25, 70])  # yaw of the results
+TURNED_DEG = (25.0, 70.0)  # yaw of the results
 NODS_RAD, MOST_NOD_RAD = np.deg2rad(8), np.deg2rad(25)  # standard deviation of the pitch added; the most in all
 RELIEFS = (0.8, 1.05)  # depth of a head over the mean face's; children's noses are flatter
 QUALITY = 92  # of the JPEG files
@@ -350,13 +350,16 @@ def rasterise(drawn: Float32, source: Float32, triangles: Int64, size: int) -> t
     return lookup, spoilt
 
 
-def turned_faces(samples: Iterable[Sample], per_face: int, seed: int) -> Iterator[tuple[Sample, int, Turned]]:
+def turned_faces(
+    samples: Iterable[Sample], per_face: int, seed: int, yaws_deg: tuple[float, float] = TURNED_DEG
+) -> Iterator[tuple[Sample, int, Turned]]:
     """Turn every nearly straight face of 68 points `per_face` times, farther away from the camera.
 
     Args:
         samples: one or more faces each; those of too large a pose are passed over.
         per_face: results wanted of each face; ugly ones are left out.
         seed: makes the choice of angles repeatable.
+        yaws_deg: least and largest yaw of the results, to either side; up to 88 they look like profiles.
     Yields:
         Source, number of the result within it, and the result.
     """
@@ -366,7 +369,7 @@ def turned_faces(samples: Iterable[Sample], per_face: int, seed: int) -> Iterato
             head = fit_head(points)
             if head is None or abs(head.yaw_rad) > STRAIGHT_RAD or abs(head.pitch_rad) > NODDING_RAD:
                 continue
-            for pitch, yaw in _attitudes(head, per_face, rng):
+            for pitch, yaw in _attitudes(head, per_face, yaws_deg, rng):
                 shaped = replace(head, relief=float(rng.uniform(*RELIEFS)))
                 turned = turn_face(sample.bgr(), points, shaped, pitch, yaw)
                 if turned.spoilt <= SPOILT:
@@ -374,9 +377,11 @@ def turned_faces(samples: Iterable[Sample], per_face: int, seed: int) -> Iterato
                 number += 1
 
 
-def _attitudes(head: Head, count: int, rng: np.random.Generator) -> Iterator[tuple[float, float]]:
+def _attitudes(
+    head: Head, count: int, yaws_deg: tuple[float, float], rng: np.random.Generator
+) -> Iterator[tuple[float, float]]:
     """Pitch and yaw of `count` results: yaws spread evenly, to the side that the head has turned to already."""
-    low, high = TURNED_RAD
+    low, high = np.deg2rad(yaws_deg)
     for share in (np.arange(count) + rng.random(count)) / count:
         side = np.sign(head.yaw_rad) if rng.random() < abs(head.yaw_rad) / STRAIGHT_RAD else rng.choice([-1, 1])
         pitch = head.pitch_rad + rng.normal(0, NODS_RAD)
@@ -390,10 +395,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--per-face", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--yaw", type=float, nargs=2, default=TURNED_DEG, metavar=("LEAST", "MOST"), help="degrees")
     options = parser.parse_args()
     written = 0
     with errors_in_one_line("turned"):
-        for sample, number, turned in turned_faces(read_pts_folder(options.data), options.per_face, options.seed):
+        faces = read_pts_folder(options.data)
+        for sample, number, turned in turned_faces(faces, options.per_face, options.seed, tuple(options.yaw)):
             stem = options.out / sample.path.relative_to(options.data).with_suffix("")
             stem.parent.mkdir(parents=True, exist_ok=True)
             name = f"{stem.name}{TURNED}{number}_yaw{np.rad2deg(turned.yaw_rad):+03.0f}"

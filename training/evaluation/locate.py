@@ -12,8 +12,9 @@ from ...engines.aligner import Aligner
 from ...pipeline.run import Pipeline
 from ...pipeline.sidecar import models_that_run
 from ...tracker.errors import MarkupError
-from ...tracker.geometry import bounding_box, box_centre_side, box_of_five, iou
+from ...tracker.geometry import bounding_box, box_centre_side, iou
 from ...tracker.markup import Markup
+from ...tracker.proposals import box_of_five
 from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
 
 if TYPE_CHECKING:
