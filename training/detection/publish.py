@@ -34,6 +34,7 @@ from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, m
 
 PARITY = 1e-3  # response; a face answers with about 1
 ROLES = ("scan", "refine")
+PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, from the draft card's 0.3 on
 GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
 
 
@@ -95,6 +96,7 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
     weights = _store(config, pair, data, out / "weights")
     card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
     card = replace(card, calibration=fit(card, config, data))
+    card = replace(card, codec={**card.codec, "peak": PEAK})
     card = replace(card, measured=detector_figures(card, config, data))
     write_card(_rounded(card), out)
     return card_path(card.name, out)
