@@ -34,7 +34,7 @@ from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, m
 
 PARITY = 1e-3  # response; a face answers with about 1
 ROLES = ("scan", "refine")
-PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, from the draft card's 0.3 on
+PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
 GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
 
 
