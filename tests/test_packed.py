@@ -192,9 +192,9 @@ def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_in_the_at
 @needs_weights
 @pytest.mark.parametrize("name", ["portrait", "astronaut"])
 def test_at_the_borders_the_answers_differ_by_less_than_a_peak(card: ModelCard, scan: OnnxBackend, name: str) -> None:
-    """A landmark's answer is about 1, a peak counts from 0.3 on."""
+    """A landmark's answer is about 1, a peak counts from 0.4 on."""
     found = differences(scan, pyramid(card, name))
-    assert found.mean() < 0.006
+    assert found.mean() < 0.012
     assert found.max() < 0.2
 
 

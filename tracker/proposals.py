@@ -19,9 +19,9 @@ from .geometry import MEAN_FIVE
 from .types import Float32, Float64, Int64
 
 # Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
-# Of exact profiles (`training.turned` with yaws of 72 to 86 degrees), whose eyes, like the mouth's corners, are one.
 _HALF_PROFILE = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
 _PROFILE = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
+# Of faces turned by 72 to 86 degrees (`training.turned`): the eyes are all but one, and so are the mouth's corners.
 _EXACT_PROFILE = ((0.096, -0.290), (0.188, -0.293), (0.400, -0.049), (0.090, 0.169), (0.170, 0.164))
 _FRONTAL = ((-0.226, -0.303), (0.226, -0.303), (0.0, -0.022), (-0.203, 0.132), (0.203, 0.132))
 _MIRROR = (1, 0, 2, 4, 3)
