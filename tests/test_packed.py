@@ -195,7 +195,7 @@ def test_at_the_borders_the_answers_differ_by_less_than_a_peak(card: ModelCard, 
     """A landmark's answer is about 1, a peak counts from 0.4 on."""
     found = differences(scan, pyramid(card, name))
     assert found.mean() < 0.012
-    assert found.max() < 0.2
+    assert found.max() < 0.3
 
 
 def assert_same_faces(found: Any, wanted: Any) -> None:
