@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from facetrack.engines.backend import Outputs
-from facetrack.engines.card import ModelCard, Weights
+from facetrack.engines.card import ModelCard, Weights, find_card
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
 from facetrack.tracker.types import UInt8
@@ -119,3 +119,8 @@ def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_ru
     weights = {role: Weights(Path(f"{role}.onnx"), "0", "fp16", small) for role in publish.ROLES}
     publish._open(replace(draft_card(Config(Network("bbfcn", 5))), weights=weights), threshold=0.0)
     assert opened == ["scan.onnx", "refine.onnx"]
+
+
+def test_the_shipped_card_is_used_with_the_published_peak_and_fitted_with_more() -> None:
+    fitted_with = draft_card(Config(Network("bbfcn", 5))).codec["peak"]
+    assert find_card("bbfcn", "detect").codec["peak"] == publish.PEAK > fitted_with
