@@ -87,7 +87,7 @@ def _scan_times(backend: TensorRTBackend, sizes: list[tuple[int, int]]) -> dict[
     """Both ways through a pyramid, with what they do in main memory."""
     rng = np.random.default_rng(0)
     levels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
-    largest, layout = backend.max_atlas, pack_levels(sizes)
+    largest, layout = backend.max_atlas, pack_levels(tuple(sizes))
     packed_ms = _median_ms(lambda: list(run_levels(backend, levels)))
     backend.max_atlas = None
     separate_ms = _median_ms(lambda: list(run_levels(backend, levels)))

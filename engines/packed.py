@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -48,20 +49,25 @@ class AtlasLayout:
         return self.size[0] * self.size[1]
 
 
-def pack_levels(sizes: Sequence[Size]) -> AtlasLayout:
-    """Pack levels into an atlas: the first to the left of all others or above them, whichever area is smaller.
+@lru_cache(256)
+def pack_levels(sizes: tuple[Size, ...]) -> AtlasLayout:
+    """Pack levels into an atlas: each to the left of all smaller ones or above them, as the area is smallest.
 
     Args:
         sizes: (h, w) of each level (at least one), divisible by 4, the largest first.
     """
+    return min(_layouts(sizes), key=lambda layout: layout.area)
+
+
+def _layouts(sizes: tuple[Size, ...]) -> Iterator[AtlasLayout]:
     (height, width), others = sizes[0], sizes[1:]
     if not others:
-        return AtlasLayout((height, width), ((0, 0),))
-    rest = pack_levels(others)
+        yield AtlasLayout((height, width), ((0, 0),))
+        return
     right, down = width + GUTTER, height + GUTTER
-    beside = AtlasLayout((max(height, rest.size[0]), right + rest.size[1]), _offset(rest, 0, right))
-    below = AtlasLayout((down + rest.size[0], max(width, rest.size[1])), _offset(rest, down, 0))
-    return min(beside, below, key=lambda layout: layout.area)
+    for rest in _layouts(others):
+        yield AtlasLayout((max(height, rest.size[0]), right + rest.size[1]), _offset(rest, 0, right))
+        yield AtlasLayout((down + rest.size[0], max(width, rest.size[1])), _offset(rest, down, 0))
 
 
 def _offset(rest: AtlasLayout, down: int, right: int) -> tuple[Size, ...]:
@@ -81,7 +87,7 @@ def run_levels(backend: Backend, levels: Iterable[UInt8]) -> Iterator[Float32]:
     limit = backend.max_atlas
     if limit is not None:
         levels = list(levels)
-        layout = pack_levels([level.shape[:2] for level in levels])
+        layout = pack_levels(tuple(level.shape[:2] for level in levels))
         if layout.size[0] <= limit[0] and layout.size[1] <= limit[1]:
             yield from _run_packed(backend, levels, layout)
             return

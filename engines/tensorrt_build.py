@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nvidia.com)'
 WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others need cuBLAS and cuDNN, which may be missing
-# (h, w) for networks that take any size. A picture of one pixel has 12 with its margins; 224x492 is the atlas of a
+# (h, w) for networks that take any size. A picture of one pixel has 12 with its margins; 396x296 is the atlas of a
 # 640x480 frame; 2304x2304 holds the atlas of a 4K frame, and the finest level of 4K pictures and of photographs of 12
 # megapixels in either orientation. Larger atlases are not packed, larger levels run in tiles.
-SMALLEST, USUAL, LARGEST = (12, 12), (224, 492), (2304, 2304)
+SMALLEST, USUAL, LARGEST = (12, 12), (396, 296), (2304, 2304)
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def test_the_points_of_an_item_lie_on_its_paint(data: Path) -> None:
     calm = configuration(geometry=Geometry(shift=0.02), schedule=Schedule(sizes=((0.0, SIDE),)))
     objective = VectorAlignment(calm, data)
     compared, mirrored = 0, 0
-    for index in range(80):
+    for index in range(120):
         crop, xy, is_face = objective.item(index, 0.0)
         if not is_face:
             continue

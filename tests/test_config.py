@@ -142,7 +142,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path
         ("[schedule]\nsizes = [[0.0, 96], [0.7, 112], [0.6, 128]]", "schedule.sizes: wanted shares"),
         (
             "disturbances = ['rain']",
-            "disturbances: wanted some of occluders, light, blur, noise, compression, grey, got",
+            "disturbances: wanted some of occluders, lines, shade, colour, light, blur, noise, compression, grey, got",
         ),
         ("normaliser = 'nose'", "normaliser: wanted one of io, ip, box, diag, edge, got 'nose'"),
         ("start_parts = ['net.scbe.']", "start_parts.0: wanted a list, got 'net.scbe.'"),

@@ -65,7 +65,8 @@ def test_a_veil_keeps_the_order_of_the_levels_and_takes_contrast() -> None:
 
 def test_a_cut_ends_the_picture_within_the_face_and_leaves_the_rest() -> None:
     whole, maps = picture(), np.zeros((5, SIZE // 2, SIZE // 2), np.uint8)
-    sides = set()
+    x1, y1, x2, y2 = (BOX[[0, 1, 0, 1]] + BOX[2] / 2 * np.float32([-1, -1, 1, 1])).astype(int)
+    sides, close_ups = set(), []
     for seed in SEEDS:
         ended, unknown = cut(whole, maps, BOX, np.random.default_rng(seed))
         outside = ((ended == GREY) | (ended == 0)).all(-1)
@@ -73,10 +74,15 @@ def test_a_cut_ends_the_picture_within_the_face_and_leaves_the_rest() -> None:
         np.testing.assert_array_equal(outside | (ended == whole).all(-1), True)
         assert (outside[beyond]).all()
         np.testing.assert_array_equal(ended[~beyond], whole[~beyond])
-        x1, y1, x2, y2 = (BOX[[0, 1, 0, 1]] + BOX[2] / 2 * np.float32([-1, -1, 1, 1])).astype(int)
         lost = beyond[y1:y2, x1:x2].mean()
-        assert 0.05 < lost < 0.55
         corners = beyond[[0, 0, -1, -1], [0, -1, 0, -1]]
-        sides.add(tuple(corners.tolist()))
+        if corners.all():  # a close-up: between the face's size and 1.8 times as close
+            assert 0.0 <= lost < 0.78
+            assert not beyond[int(BOX[1]), int(BOX[0])]
+            close_ups.append(lost)
+        else:
+            assert 0.05 < lost < 0.55
+            sides.add(tuple(corners.tolist()))
     assert len(sides) == 4
+    assert 0.2 < len(close_ups) / len(SEEDS) < 0.5
     assert not (maps == UNKNOWN).any()

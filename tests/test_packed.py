@@ -14,7 +14,7 @@ from fakes_onnx import scan_net, small_net, weights_of
 
 from facetrack.engines import graph, packed
 from facetrack.engines.card import ModelCard, find_card
-from facetrack.engines.detector import Detector, adaptive_min_face, level_scales
+from facetrack.engines.detector import LAST_LEVEL, Detector, adaptive_min_face, level_scales
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.packed import FILL, GUTTER, pack_levels, run_levels
 from facetrack.engines.parity import Proof
@@ -26,7 +26,7 @@ from facetrack.engines.tensorrt_open import open_tensorrt
 from facetrack.pipeline.portrait import portrait
 from facetrack.tracker.types import UInt8
 
-SIZES = [(224, 296), (116, 152), (64, 80), (36, 44)]  # of the levels of 640x480
+SIZES = [(224, 296), (116, 152), (64, 80), (36, 44), (24, 28)]  # of the levels of 640x480
 SHIPPED = Path(__file__).parent.parent / "engines" / "weights" / "bbfcn-5-scan.onnx"
 needs_weights = pytest.mark.skipif(not SHIPPED.exists(), reason="the trained weights are not here")
 
@@ -116,14 +116,14 @@ def some_pyramids(count: int) -> list[list[tuple[int, int]]]:
     rng, pyramids = np.random.default_rng(0), []
     for picture in np.exp(rng.uniform(0, np.log(4000), (count, 2))).astype(int):
         share = rng.choice([1.0, 0.5])
-        scales = level_scales(min(picture), share * adaptive_min_face(*picture), 15.0, 2.0, 26.0)
+        scales = level_scales(min(picture), share * adaptive_min_face(*picture), 15.0, 2.0, LAST_LEVEL)
         pyramids.append([tuple(4 * int(np.ceil(side * scale / 4 + 2)) for side in picture) for scale in scales])
     return pyramids
 
 
 def test_levels_keep_their_distance_stay_in_the_atlas_and_waste_little_of_it() -> None:
     for sizes in some_pyramids(500):
-        layout = pack_levels(sizes)
+        layout = pack_levels(tuple(sizes))
         owner = np.zeros(layout.size, np.uint8)
         for (y, x), (height, width) in zip(layout.corners, sizes, strict=True):
             assert y % 4 == x % 4 == 0
@@ -132,16 +132,18 @@ def test_levels_keep_their_distance_stay_in_the_atlas_and_waste_little_of_it() -
             assert not owner[max(y - GUTTER, 0) : y + height + GUTTER, max(x - GUTTER, 0) : x + width + GUTTER].any()
             owner[y : y + height, x : x + width] = 1
         assert layout.area <= 1.1 * sum((height + GUTTER) * (width + GUTTER) for height, width in sizes)
-        assert layout.area <= 1.9 * sum(height * width for height, width in sizes)
+        assert layout.area <= 2.2 * sum(height * width for height, width in sizes)
 
 
 def test_a_level_that_is_alone_is_the_atlas() -> None:
-    assert pack_levels([(36, 44)]) == packed.AtlasLayout((36, 44), ((0, 0),))
+    assert pack_levels(((36, 44),)) == packed.AtlasLayout((36, 44), ((0, 0),))
 
 
 def test_the_smaller_levels_go_where_they_need_less_room() -> None:
-    assert pack_levels(SIZES) == packed.AtlasLayout((224, 492), ((0, 0), (0, 332), (152, 332), (152, 448)))
-    assert pack_levels([size[::-1] for size in SIZES]).size == (492, 224)
+    assert pack_levels(tuple(SIZES)) == packed.AtlasLayout(
+        (396, 296), ((0, 0), (260, 0), (260, 188), (360, 188), (360, 268))
+    )
+    assert pack_levels(tuple(size[::-1] for size in SIZES)).size == (296, 396)
 
 
 @pytest.mark.parametrize("sizes", [*some_pyramids(12), SIZES])
@@ -194,7 +196,7 @@ def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_in_the_at
 def test_at_the_borders_the_answers_differ_by_less_than_a_peak(card: ModelCard, scan: OnnxBackend, name: str) -> None:
     """A landmark's answer is about 1."""
     found = differences(scan, pyramid(card, name))
-    assert found.mean() < 0.01
+    assert found.mean() < 0.015
     assert found.max() < 2 / 3 * card.codec["peak"]
 
 
@@ -221,7 +223,7 @@ def test_the_faces_of_a_photograph_are_those_of_the_separate_levels(
 
 
 @needs_weights
-@pytest.mark.parametrize(("largest", "runs"), [((224, 492), 1), ((224, 488), 4)])
+@pytest.mark.parametrize(("largest", "runs"), [((396, 296), 1), ((392, 296), 5)])
 def test_tensorrt_scans_a_pyramid_in_one_run_if_its_plan_holds_the_atlas(
     card: ModelCard, scan: OnnxBackend, largest: tuple[int, int], runs: int
 ) -> None:

@@ -16,8 +16,9 @@ import numpy as np
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, UInt8
+from .shade import cast_shade, colour_light, draw_lines
 
-DISTURBANCES = ("occluders", "light", "blur", "noise", "compression", "grey")
+DISTURBANCES = ("occluders", "lines", "shade", "colour", "light", "blur", "noise", "compression", "grey")
 _LETTERS = list("abcdeghmnopqsuvwxyzABCDEFGHKMNOPQRSUVWXYZ0123456789&%:;.-")
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
@@ -134,7 +135,7 @@ def _uint8(picture: Any) -> UInt8:
 
 
 def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: Collection[str] = DISTURBANCES) -> UInt8:
-    """Spoil a crop (h, w, 3): occluders, light, blur, noise, compression, grey, each with its own probability.
+    """Spoil a crop (h, w, 3), in the order of `DISTURBANCES`, each with its own probability.
 
     Args:
         bgr: (h, w, 3) uint8, left as it is.
@@ -144,6 +145,12 @@ def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: C
     """
     if "occluders" in kinds and rng.random() < 0.35:
         bgr = occlude(bgr, patches, rng)
+    if "lines" in kinds and rng.random() < 0.07:
+        bgr = draw_lines(bgr, rng)
+    if "shade" in kinds and rng.random() < 0.15:
+        bgr = cast_shade(bgr, rng)
+    if "colour" in kinds and rng.random() < 0.08:
+        bgr = colour_light(bgr, rng)
     if "light" in kinds and rng.random() < 0.8:
         bgr = relight(bgr, rng)
     if "blur" in kinds and rng.random() < 0.25:

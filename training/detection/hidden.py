@@ -14,6 +14,7 @@ from ..augment import filling
 from .discs import UNKNOWN
 
 GREY = 127  # what a pyramid's levels are framed with; crops for the second look are framed with black
+CLOSE_UP = 0.35  # of the cut faces end at all four sides
 UPPER = 0.3  # of the covered faces lose eyes and brow, the others nose, mouth and chin
 
 
@@ -69,7 +70,7 @@ def veil(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def cut(bgr: UInt8, maps: UInt8, box: Float32, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
-    """Let the picture end within a face, at one of its four sides.
+    """Let the picture end within a face: at one of its four sides, or as in a close-up at all of them.
 
     Args:
         bgr: (2 s, 2 s, 3) uint8, left as it is.
@@ -78,15 +79,19 @@ def cut(bgr: UInt8, maps: UInt8, box: Float32, rng: np.random.Generator) -> tupl
     Returns:
         The picture, and its maps, which say nothing beyond the edge.
     """
-    axis, sign = int(rng.integers(2)), int(rng.choice((-1, 1)))
-    edge = box[axis] + sign * box[2] * (0.5 - rng.uniform(0.1, 0.5))
-    half = int(np.clip(edge / 2, 0, maps.shape[1]))
-    beyond = slice(half, None) if sign > 0 else slice(0, half)
-    outside = slice(2 * half, None) if sign > 0 else slice(0, 2 * half)
-    bgr, maps = bgr.copy(), maps.copy()
-    colour = GREY if rng.random() < 0.5 else 0
-    if axis:
-        bgr[outside], maps[:, beyond] = colour, UNKNOWN
+    half = len(maps[0])
+    low, high = [0, 0], [half, half]  # x and y of what is left of the maps
+    if rng.random() < CLOSE_UP:
+        shown = box[2] / rng.uniform(1.0, 1.8)
+        middle = box[:2] + rng.uniform(-0.12, 0.12, 2) * box[2]
+        low, high = ([int(v) for v in np.clip((middle + d * shown) / 2, 0, half)] for d in (-0.5, 0.5))
     else:
-        bgr[:, outside], maps[:, :, beyond] = colour, UNKNOWN
-    return bgr, maps
+        axis, sign = int(rng.integers(2)), int(rng.choice((-1, 1)))
+        edge = box[axis] + sign * box[2] * (0.5 - rng.uniform(0.1, 0.5))
+        (high if sign > 0 else low)[axis] = int(np.clip(edge / 2, 0, half))
+    colour = GREY if rng.random() < 0.5 else 0
+    ended, unknown = np.full_like(bgr, colour), np.full_like(maps, UNKNOWN)
+    whole = np.s_[2 * low[1] : 2 * high[1], 2 * low[0] : 2 * high[0]]
+    left = np.s_[:, low[1] : high[1], low[0] : high[0]]
+    ended[whole], unknown[left] = bgr[whole], maps[left]
+    return ended, unknown
