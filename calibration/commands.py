@@ -96,7 +96,7 @@ def export(
 
 @click.group()
 def calibrate() -> None:
-    """Measure constants and write them where the program finds them."""
+    """Measure constants and write them into a card, or into the file of a camera."""
 
 
 @calibrate.command("int8")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     metavar="0|URL|FILE",
     help="What to watch; a FILE plays at its own speed, as if it happened now.",
 )
-@click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, FILE.json beside.")
+@click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, and a .json of the same name beside.")
 @click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
 @opt.osc
