@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..pipeline.camera_file import write_intrinsics
 from ..pipeline.sinks import PartFile
-from ..pipeline.source import Source
+from ..pipeline.source import Source, without_credentials
 from ..pipeline.sources import open_source
 from ..pipeline.talk import say
 from ..tracker.errors import ConfigError
@@ -150,7 +150,7 @@ def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = Fa
     with open_source(spec) as source:
         views = collect_views(source, board)
     learned = calibrate_camera(views, board)
-    how = f"{learned.views} views of a {board} chessboard in {spec}, facetrack {__version__}"
+    how = f"{learned.views} views of a {board} chessboard in {without_credentials(spec)}, facetrack {__version__}"
     write_intrinsics(out, learned.intrinsics, rms_px=learned.rms_px, how=how, overwrite=overwrite)
     return learned
 

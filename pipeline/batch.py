@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from glob import has_magic
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .hindsight import with_pictures
-from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures
+from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
@@ -151,16 +151,16 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     path = Path(spec)
     if spec.isdecimal() and not path.exists():
         raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
-    if path.exists() or not glob.has_magic(spec):
+    if path.exists() or not has_magic(spec):
         name = path.resolve().name if path.is_dir() else path.stem
         return [Task(spec, name or "input")]
-    matches = sorted(glob.glob(spec, recursive=True))  # noqa: PTH207 - pathlib refuses absolute patterns
+    matches = matches_of(spec)
     root = fixed_part(path)
-    if all(Path(match).suffix.lower() in IMAGE_SUFFIXES for match in matches):
+    if all(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
         return [Task(spec, root.resolve().name or "input")]
-    stems = [Path(match) if Path(match).is_dir() else Path(match).with_suffix("") for match in matches]
+    stems = [match if match.is_dir() else match.with_suffix("") for match in matches]
     names = [stem.relative_to(root).as_posix() if keep_folders else stem.name for stem in stems]
-    return [Task(match, name) for match, name in zip(matches, names, strict=True)]
+    return [Task(str(match), name) for match, name in zip(matches, names, strict=True)]
 
 
 def _name_of_url(url: str) -> str:
@@ -314,12 +314,17 @@ class _Run:
     def _write(self, source: Source) -> SourceError | None:
         """Track into the sinks; the answer is why the source broke off after at least one frame."""
         broken: SourceError | None = None
+        misfit: ConfigError | None = None
         with self.record as record:
             self._open_sinks(source)
             stale = self._stale_video()
             try:
                 with closing(self._results(source)) as results:
                     for result in results:
+                        misfit = self._misfit(result, source)
+                        if misfit is not None:
+                            source.failed.append((result.frame.name, told(misfit)))
+                            continue
                         record.write(result)
                         if stale is not None:
                             stale.unlink(missing_ok=True)
@@ -328,6 +333,8 @@ class _Run:
                 if not record.tally.frames:
                     raise
                 broken = error
+            if misfit is not None and not record.tally.frames:
+                raise misfit  # as of all the others
             outdated = self._outdated_video()
             self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
             record.finish()
@@ -349,6 +356,11 @@ class _Run:
 
     def _open_sinks(self, source: Source) -> None:
         refuse_other_aspect(self.outputs.columns.intrinsics, source)
+        if self._needs_pictures_again(source) and source.kind == "stream" and not is_url(self.task.spec):
+            raise ConfigError(
+                f"{self.task.label}: a pipe cannot be read twice, as --smooth rts does for the annotated video; leave "
+                "--video out, choose --smooth kalman, or save the video to a file first"
+            )
         overwrite = self.outputs.existing != "refuse"
         make_folder(self.outputs.table(self.task).parent)
         points, images = self.engines.aligner.markup.points, source.kind == "images"
@@ -365,11 +377,25 @@ class _Run:
     def _results(self, source: Source) -> Generator[Result, None, None]:
         """What the engines find; where it comes in hindsight, pictures for a video are read a second time."""
         with closing(self.engines.track(source)) as results:
-            if not self.outputs.video or self.choices.smooth != "rts" or source.kind == "images":
+            if not self._needs_pictures_again(source):
                 yield from results
                 return
             with open_source(self.task.spec, decoder=self.choices.decoder) as again:
                 yield from with_pictures(results, again)
+
+    def _needs_pictures_again(self, source: Source) -> bool:
+        return self.outputs.video and self.choices.smooth == "rts" and source.kind != "images"
+
+    def _misfit(self, result: Result, source: Source) -> ConfigError | None:
+        """Why a picture cannot be of the calibrated camera; a video's frames are all of the size of the first."""
+        intrinsics = self.outputs.columns.intrinsics
+        if intrinsics is None or source.kind != "images":
+            return None
+        try:
+            intrinsics.scaled(result.frame.size)
+        except ConfigError as error:
+            return error
+        return None
 
     def _line(self, outcome: Outcome) -> str:
         tally = self.record.tally

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
-from glob import escape, has_magic, iglob
+from glob import escape, glob, has_magic, iglob
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
@@ -148,14 +148,9 @@ def open_glob(pattern: str) -> ImageSource:
     """The pictures that a pattern with wildcards matches.
 
     Raises:
-        SourceError: there is none, or it is no pattern.
+        SourceError: there is none.
     """
-    path = Path(pattern)
-    root = fixed_part(path)
-    try:
-        matches = list(root.glob(str(path.relative_to(root))))
-    except ValueError as error:  # "**" beside other letters
-        raise SourceError(f"{pattern}: is no pattern that can be searched for: {error}") from error
+    root, matches = fixed_part(Path(pattern)), matches_of(pattern)
     files = pictures_among(matches)
     if not files:
         wanted = "matches no picture; wanted files such as .jpg or .png"
@@ -173,6 +168,11 @@ def _why_no_match(pattern: str) -> str:
                 return f'matches no file; for the folder {folder}, whose name looks like a pattern, write "{meant}"'
             break
     return "matches no file"
+
+
+def matches_of(pattern: str) -> list[Path]:
+    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones."""
+    return [Path(match) for match in sorted(glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's goes elsewhere
 
 
 def fixed_part(path: Path) -> Path:

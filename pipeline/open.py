@@ -236,7 +236,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         with without_compiler(), without_linear_algebra():
             _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
-            detector = Detector(detect_card, scan, refine, DetectorSettings(min_face=choices.min_face))
+            detector = Detector(detect_card, scan, refine, _searching(choices))
             engines = Engines(
                 detector=detector,
                 aligner=Aligner(align_card, net),
@@ -249,6 +249,12 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
             _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)
         yield engines
+
+
+def _searching(choices: Choices) -> DetectorSettings:
+    """Faces that are followed are found again by a search, and take their places among its candidates."""
+    settings = DetectorSettings(min_face=choices.min_face)
+    return replace(settings, most=max(settings.most, 2 * choices.max_faces))
 
 
 def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..engines.backend import weights_for
 from .csv_sink import SCHEMA
-from .image_source import fixed_part, pictures_among, printable
+from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
@@ -66,8 +65,7 @@ def identify_input(spec: str) -> dict[str, Any]:
     elif path.exists():
         root, files = path.parent, [path]
     else:
-        matches = (Path(match) for match in glob.glob(spec, recursive=True))  # noqa: PTH207
-        root, files = fixed_part(path), pictures_among(matches)
+        root, files = fixed_part(path), pictures_among(matches_of(spec))
     stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
     listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
     return {

@@ -26,6 +26,7 @@ QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
 LONGEST_SIDE = 16_384  # libx264's, of an encoder's input
 FALLBACK_RATE = Fraction(30)
 FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
+LONGEST_WAIT = 2**30  # ticks from frame to frame; an mp4 loses its times at twice as many
 _BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
 
 
@@ -33,8 +34,9 @@ class VideoSink:
     """Writes an H.264 mp4 with the faces drawn on the frames.
 
     Each frame keeps its time stamp relative to the first one written, so variable frame rates and dropped frames
-    stay true. H.264 in its common 4:2:0 form has even sizes only: an odd last row or column is doubled. Frames of
-    another size than the first are fitted into it.
+    stay true; in a pause of more than 18 minutes, at the finest clock, the frame before it is repeated. H.264 in its
+    common 4:2:0 form has even sizes only: an odd last row or column is doubled. Frames of another size than the first
+    are fitted into it.
 
     Args:
         path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played.
@@ -67,6 +69,7 @@ class VideoSink:
         self._to_yuv = VideoReformatter()
         self._start_s = 0.0
         self._pts = -1
+        self._last: av.VideoFrame | None = None
         self._closed = False
         self.size_bytes = 0
         self._stream: VideoStream | None = None
@@ -157,8 +160,15 @@ class VideoSink:
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
         )
-        self._pts = max(self._pts + 1, round(time_s / self._tick_s))
-        picture.pts, picture.time_base = self._pts, self._tick_s
+        pts = max(self._pts + 1, round(time_s / self._tick_s))
+        while self._last is not None and pts - self._pts > LONGEST_WAIT:
+            self._mux(stream, self._last, self._pts + LONGEST_WAIT)
+        self._mux(stream, picture, pts)
+        self._last = picture
+
+    def _mux(self, stream: VideoStream, picture: av.VideoFrame, pts: int) -> None:
+        self._pts = picture.pts = pts
+        picture.time_base = self._tick_s
         self._container.mux(stream.encode(picture))
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -287,3 +290,19 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table by their columns' names."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))
+
+
+@contextmanager
+def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
+    """A named pipe into which a thread writes."""
+    os.mkfifo(pipe)
+
+    def write() -> None:
+        with suppress(BrokenPipeError):  # the reader has seen enough
+            pipe.write_bytes(content)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    yield pipe
+    writer.join(10)
+    assert not writer.is_alive()

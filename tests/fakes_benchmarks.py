@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
@@ -90,3 +91,15 @@ def write_300vw_video(folder: Path, source: PaintedSource, shifts: Sequence[tupl
         truths.append(source.faces[0].landmarks(source.time_of(i)) + np.float32(shift))
         (folder / f"annot/{i + 1:06}.pts").write_text(pts_text(truths[-1]), encoding="utf-8")
     return truths
+
+
+def lose_a_packet(folder: Path, pictures: Iterable[UInt8]) -> None:
+    """Replace a video of 300VW's layout by one of these pictures, of which the fifth cannot be decoded."""
+    lossless = VideoRecipe("png", "rgb24", options={})
+    video = write_video(folder / "vid.mov", pictures, lossless).rename(folder / "vid.mp4")
+    (folder / "vid.avi").unlink()
+    with av.open(video) as container:
+        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][4]
+    data = bytearray(video.read_bytes())
+    data[place : place + size] = bytes(size)
+    video.write_bytes(data)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, make_face, make_result, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, feeding, make_face, make_result, write_video
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
 from facetrack.engines.card import Weights
@@ -576,6 +576,18 @@ def test_no_password_of_an_address_is_written_down() -> None:
     others = [identify_input(spec) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
     assert others[0] == identify_input(task.spec)
     assert len({other["digest"] for other in others}) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
+    """As in-hindsight smoothing does for the annotated video; its table alone comes from one reading."""
+    content = paint_video(tmp_path / "clip.ts", PaintedSource(count=6)).read_bytes()
+    hindsight = Choices(smooth="rts")
+    with feeding(tmp_path / "pipe", content) as pipe:
+        (failure,) = track([pipe], Outputs(tmp_path / "video", video=True), choices=hindsight)
+    assert "a pipe cannot be read twice" in failure.reason
+    with feeding(tmp_path / "other", content) as pipe:
+        assert track([pipe], Outputs(tmp_path / "table"), choices=hindsight) == []
 
 
 SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"

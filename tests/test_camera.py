@@ -13,6 +13,7 @@ import pytest
 from fakes import PaintedSource, write_video
 from scipy.spatial.transform import Rotation
 
+from facetrack.calibration import camera
 from facetrack.calibration.camera import (
     FEWEST,
     Board,
@@ -24,6 +25,7 @@ from facetrack.calibration.camera import (
 )
 from facetrack.cli import main
 from facetrack.pipeline.camera_file import read_intrinsics
+from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.intrinsics import Intrinsics
 from facetrack.tracker.types import Float64, Frame, UInt8
@@ -144,6 +146,16 @@ def test_a_video_gives_each_distinct_view_once(pictures: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match=f"wanted at least {FEWEST} distinct views .* got 2; show the whole board"):
         calibrate_source(str(video), BOARD, tmp_path / "camera.toml")
     assert not (tmp_path / "camera.toml").exists()
+
+
+def test_the_file_does_not_hold_the_password_of_a_camera_on_the_network(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(camera, "open_source", lambda _: open_source(str(pictures)))
+    calibrate_source("rtsp://admin:S3cret@10.0.0.7/board", BOARD, tmp_path / "camera.toml")
+    text = (tmp_path / "camera.toml").read_text(encoding="utf-8")
+    assert "chessboard in rtsp://10.0.0.7/board" in text
+    assert "S3cret" not in text
 
 
 class BoardCamera(PaintedSource):

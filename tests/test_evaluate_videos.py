@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, write_video
-from fakes_benchmarks import AVI, pts_text, write_300vw_video
+from fakes_benchmarks import AVI, lose_a_packet, pts_text, write_300vw_video
 from fakes_pipeline import PaintedBackend, PaintedEngines
 
 from facetrack.cli import main
@@ -204,6 +204,15 @@ def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_i
     truth = np.stack(truths)
     expected = metrics.normalised_errors(smoothed, truth, metrics.normalising_lengths(truth, ibug, "io"))
     np.testing.assert_allclose(measured.errors["io", 68], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+def test_a_video_that_lacks_a_frame_in_its_middle_is_not_measured(boxes: str, tmp_path: Path) -> None:
+    """Every annotation behind it would be of the frame before."""
+    write_300vw_video(tmp_path / "data/203", PaintedSource(12), [(0, 0)] * 12)
+    lose_a_packet(tmp_path / "data/203", map(PaintedSource(12).picture, range(12)))
+    with pytest.raises(SourceError, match="203/vid.mp4: .* the annotation no longer fits what follows"):
+        run(VideoSettings(tmp_path / "data", tmp_path / "out", boxes))
 
 
 def test_a_video_whose_face_is_never_found_is_named(tmp_path: Path) -> None:

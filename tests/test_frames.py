@@ -7,12 +7,11 @@ import json
 import zipfile
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, read_landmarks, write_video
-from fakes_benchmarks import pts_text, write_300vw_video
+from fakes import PaintedFace, PaintedSource, read_landmarks
+from fakes_benchmarks import lose_a_packet, pts_text, write_300vw_video
 from fakes_training import write_faces
 
 from facetrack.pipeline.sources import open_source
@@ -192,15 +191,7 @@ def test_a_video_with_a_point_that_is_nowhere_is_named_and_the_others_are_taken(
 def test_damage_in_the_middle_of_an_annotated_video_is_not_passed_over(tmp_path: Path) -> None:
     """One frame less, and every annotation behind it is one frame late."""
     write_300vw_video(tmp_path / "in/001", PaintedSource(COUNT), NOWHERE)
-    lossless = VideoRecipe("png", "rgb24", options={})
-    pictures = map(PaintedSource(COUNT).picture, range(COUNT))
-    video = write_video(tmp_path / "a.mov", pictures, lossless).rename(tmp_path / "in/001/vid.mp4")
-    (tmp_path / "in/001/vid.avi").unlink()
-    with av.open(video) as container:
-        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][4]
-    data = bytearray(video.read_bytes())
-    data[place : place + size] = bytes(size)
-    video.write_bytes(data)
+    lose_a_packet(tmp_path / "in/001", map(PaintedSource(COUNT).picture, range(COUNT)))
     (told,) = take(tmp_path / "in", tmp_path / "out", Selection(every=5))
     assert "the annotation no longer fits what follows" in told
     assert names(tmp_path / "out") == ["frames.json"]

@@ -14,6 +14,7 @@ from fakes import (
 )
 
 from facetrack.pipeline.image_source import natural_key
+from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import SourceError
 
@@ -51,6 +52,18 @@ def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplo
         f"{tmp_path}: left out: 4 other files (.gif, .heic, without a suffix), "
         f'2 folders (a glob such as "{tmp_path}/**/*.jpg" goes in)'
     ]
+
+
+def test_a_glob_goes_into_linked_folders_and_not_into_hidden_ones_and_the_sidecar_knows_the_same(
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "day", "a/p.png", ".thumbs/q.png")
+    write_images(tmp_path / "real", "r.png")
+    (tmp_path / "day/link").symlink_to(tmp_path / "real", target_is_directory=True)
+    pattern = str(tmp_path / "day/**/*.png")
+    with open_source(pattern) as source:
+        assert [frame.name for frame in source] == ["a/p.png", "link/r.png"]
+    assert identify_input(pattern)["files"] == 2
 
 
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:

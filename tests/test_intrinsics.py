@@ -256,6 +256,19 @@ def test_a_picture_of_another_aspect_is_refused(tmp_path: Path, capsys: pytest.C
     assert "these pictures are 320x240" in capsys.readouterr().err
 
 
+def test_a_picture_of_another_aspect_among_others_is_named_and_the_rest_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = paint_pictures(tmp_path / "shots", PaintedSource(count=3), ["a.png", "b.png", "c.png"])
+    upright = cv2.rotate(cv2.imread(str(pictures / "b.png")), cv2.ROTATE_90_CLOCKWISE)
+    cv2.imwrite(str(pictures / "b.png"), upright)
+    file = camera_file(tmp_path, (240, 320))
+    assert run("batch", pictures, "--out", tmp_path / "out", "--intrinsics", file) == 3
+    assert "shots: b.png: intrinsics: the camera was calibrated at 320x240" in capsys.readouterr().err
+    with (tmp_path / "out/shots.csv").open(encoding="utf-8", newline="") as table:
+        assert [row["input"] for row in csv.DictReader(table)] == ["a.png", "c.png"]
+
+
 def test_a_broken_camera_file_is_told_before_the_networks_load(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

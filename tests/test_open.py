@@ -202,3 +202,9 @@ def test_no_frame_waits_for_a_kernel() -> None:
             results = list(engines.pipeline(engines.choices).serial([Frame(i, i / 25, 0.0, seen) for i in range(3)]))
             assert [len(result.faces) for result in results] == [1, 1, 1]
         assert {name: list(kernel.signatures) for name, kernel in kernels().items()} == ready
+
+
+@pytest.mark.parametrize(("max_faces", "most"), [(1, 24), (32, 64), (200, 400)])
+def test_a_search_has_room_for_all_faces_that_are_followed_and_as_many_new_ones(max_faces: int, most: int) -> None:
+    with open_engines(Choices(max_faces=max_faces)) as engines:
+        assert engines.detector.settings.most == engines.picture_detector.settings.most == most

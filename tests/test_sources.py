@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from glob import glob
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from fakes import (
+    feeding,
     noise,
     quadrants,
     write_no_frames,
@@ -48,22 +49,6 @@ def _audio(path: Path, *, cover: bool = False) -> None:
         frame.sample_rate, frame.pts = 44_100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-@contextmanager
-def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
-    """A named pipe into which a thread writes."""
-    os.mkfifo(pipe)
-
-    def write() -> None:
-        with suppress(BrokenPipeError):  # the reader has seen enough
-            pipe.write_bytes(content)
-
-    writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    yield pipe
-    writer.join(10)
-    assert not writer.is_alive()
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from facetrack.tracker import tracks
 from facetrack.tracker.appearance import similarity
 from facetrack.tracker.tracks import (
     EXPECTED,
@@ -248,6 +249,16 @@ def test_looks_that_were_first_seen_poorly_are_those_of_the_first_plain_sight() 
     plain = between(look(1), look(2), 0.8)
     book.observe(1 / RATE, [face(100)], [plain])
     assert similarity(book.live[0].appearance, plain) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_face_is_compared_as_a_whole_but_once_with_each_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a cut in a crowd many are new and many remembered."""
+    book = book_of(*range(10))
+    leave(book, 1.0)
+    compared = []
+    monkeypatch.setattr(tracks, "similarity", lambda one, other: compared.append(1) or similarity(one, other))
+    assert book.admit(1.1, face(5000.0), look(11)) is not None
+    assert len(compared) == 10
 
 
 def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:

@@ -46,6 +46,16 @@ def test_variable_frame_rates_and_dropped_frames_keep_their_times(tmp_path: Path
     np.testing.assert_allclose(stamps, times, atol=1e-4)
 
 
+def test_the_times_after_a_long_pause_are_kept(tmp_path: Path) -> None:
+    """The clock has a million ticks a second, and an mp4 loses its times 2^31 ticks after a frame."""
+    times = [0, 0.05, 5000, 5000.05]
+    write_annotated(tmp_path / "a.mp4", times, Fraction(2997003, 100000), (120, 160))
+    with open_source(tmp_path / "a.mp4") as source:
+        stamps = [frame.time_s for frame in source]
+    assert stamps[:2] + stamps[-2:] == times
+    assert len(stamps) == len(times) + 4  # the second frame again, every 18 minutes
+
+
 def test_frames_at_the_same_instant_are_kept_apart(tmp_path: Path) -> None:
     write_annotated(tmp_path / "a.mp4", [0, 0, 0], None, (120, 160))
     with open_source(tmp_path / "a.mp4") as source:

@@ -393,13 +393,21 @@ class TrackBook:
         be seen of a small face is like many a large one), and like no other known face.
         """
         best, best_score = None, -np.inf
-        for track in (*self.live, *self._lost):
+        known = (*self.live, *self._lost)
+        if all(track.measured for track in known):
+            return None
+        alike_as_wholes = np.array([similarity(track.appearance, look) for track in known])
+        for number, track in enumerate(known):
             if track.measured:
                 continue
             alike = similarity_in_part(track.appearance, look)
             near = self._near(track, time_s, box)
-            if not near and not (self._within_reach(track, time_s, box) and self._is_like_no_other(track, look, alike)):
-                continue
+            if not near:
+                others = max(
+                    alike_as_wholes[:number].max(initial=-1.0), alike_as_wholes[number + 1 :].max(initial=-1.0)
+                )
+                if not self._within_reach(track, time_s, box) or alike <= others + CLEARLY:
+                    continue
             score = alike + (CLEARLY if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
@@ -410,10 +418,6 @@ class TrackBook:
         moved = np.abs((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])).max() / 2
         farthest = (1 + FASTEST * abs(time_s - track.seen_s)) * max(longer_side(track.box), longer_side(box))
         return track.learnt and bool(moved <= farthest) and _as_large(track.box, box)
-
-    def _is_like_no_other(self, track: Track, look: Float32, alike: float) -> bool:
-        others = (similarity(other.appearance, look) for other in (*self.live, *self._lost) if other is not track)
-        return alike > max(others, default=-1.0) + CLEARLY
 
     def _needed(self, track: Track, *, near: bool) -> float:
         """Least similarity for a face that may be a lost track's."""

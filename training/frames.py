@@ -30,7 +30,13 @@ from ..tracker.geometry import bounding_box, box_centre_side
 from ..tracker.types import Float32, Frame, UInt8
 from .command_line import errors_in_one_line
 from .datasets.point_files import write_jpeg, write_pts
-from .evaluation.video_benchmark import AnnotatedVideo, excluded_frames, list_training_videos, read_annotation
+from .evaluation.video_benchmark import (
+    AnnotatedVideo,
+    excluded_frames,
+    list_training_videos,
+    read_annotation,
+    refuse_damage,
+)
 
 LAYOUTS = ("300vw", "videos")
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
@@ -181,12 +187,8 @@ def _selected(shot: Footage, selection: Selection) -> Iterator[Frame]:
             number = frame.index + 1
             if selection.has(number) and number not in shot.excluded:
                 yield frame
-            if source.failed and shot.video.annotations:
-                place, reason = source.failed[0]
-                raise SourceError(
-                    f"{shot.video.path}: {place} is damaged ({reason}), the annotation no longer fits what follows; "
-                    "unpack the data set again"
-                )
+            if shot.video.annotations:
+                refuse_damage(shot.video, source.failed)
 
 
 def _write(folder: Path, frame: Frame, video: AnnotatedVideo) -> bool | None:

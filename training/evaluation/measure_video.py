@@ -21,7 +21,7 @@ from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
 from .locate import Boxes, InGivenBox, models_measured, overlapping
-from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation
+from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation, refuse_damage
 
 log = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ def _follow(
                     truth = _truth(video.annotations[number])
                     face = overlapping(result.faces, truth)
                     yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
+                refuse_damage(video, source.failed)
                 advanced()
 
 
@@ -149,6 +150,7 @@ def _in_given_boxes(
         if number in video.annotations:
             truth = _truth(video.annotations[number])
             yield number, truth, locate(frame.bgr, truth).xy, 0
+        refuse_damage(video, source.failed)
         advanced()
 
 

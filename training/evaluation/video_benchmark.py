@@ -7,7 +7,7 @@ import logging
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -131,6 +131,23 @@ def _video(folder: Path, scenario: int) -> AnnotatedVideo:
     if not annotations:
         raise SourceError(f"{folder / 'annot'}: wanted files such as 000001.pts in it")
     return AnnotatedVideo(folder.name, scenario, path, dict(sorted(annotations.items())))
+
+
+def refuse_damage(video: AnnotatedVideo, failed: Sequence[tuple[str, str]]) -> None:
+    """Find out that frames are missing, for annotations go by the frames' numbers.
+
+    Args:
+        video: that is being read.
+        failed: places and reasons so far; see `pipeline.source.Source`.
+    Raises:
+        SourceError: there is one.
+    """
+    if failed:
+        place, reason = failed[0]
+        raise SourceError(
+            f"{video.path}: {place} is damaged ({reason}), the annotation no longer fits what follows; unpack the data "
+            "set again"
+        )
 
 
 def read_annotation(path: Path) -> Float32:
