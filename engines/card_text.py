@@ -64,6 +64,24 @@ def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weigh
     return Weights(path, hashlib.sha256(content).hexdigest(), precision)
 
 
+def put_in_place(card: ModelCard, folder: Path, out: Path) -> ModelCard:
+    """Put what was made and measured elsewhere into OUT: the files into OUT/weights, then OUT/cards/NAME.toml.
+
+    Args:
+        card: finished; gives the names of its files.
+        folder: of all its files, and of no others.
+        out: folder of `cards` and `weights`.
+    Returns:
+        The card, given back.
+    Raises:
+        SinkError: a file cannot be written.
+    """
+    contents = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    for name, content in contents.items():
+        replace_file(out / "weights" / name, content, SinkError)
+    return write_card(card, out)
+
+
 def card_text(card: ModelCard) -> str:
     """A card as TOML; its weights are named by their files alone, for they lie in the folder beside the cards'."""
     head = {

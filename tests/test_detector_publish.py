@@ -10,12 +10,14 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
+import torch
+
 from facetrack.engines.backend import Outputs
-from facetrack.engines.card import ModelCard, Weights, find_card
+from facetrack.engines.card import ModelCard, Weights, find_card, read_card
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
 from facetrack.tracker.types import UInt8
-from facetrack.training.config import Config, Network
+from facetrack.training.config import Config, Network, Publication
 from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
@@ -124,3 +126,39 @@ def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_ru
 def test_the_shipped_card_is_used_with_the_published_peak_and_fitted_with_more() -> None:
     fitted_with = draft_card(Config(Network("bbfcn", 5))).codec["peak"]
     assert find_card("bbfcn", "detect").codec["peak"] == publish.PEAK > fitted_with
+
+
+@pytest.mark.parametrize("step", ["fit", "detector_figures"])
+def test_a_detector_that_does_not_get_finished_leaves_the_published_one_as_it_was(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while scores are fitted, and while the result is measured; then a call that is left in peace."""
+    files = {f"bbfcn-5-{role}.{end}": role.encode() for role in publish.ROLES for end in ("onnx", "torch.npz")}
+
+    def store(config: Config, pair: publish.Pair, data: Path, folder: Path) -> dict[str, Weights]:
+        del pair, data
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        return {role: Weights(folder / f"{config.card.name}-{role}.onnx", "0", "fp16") for role in publish.ROLES}
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    net = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(publish.Pair, "of_run", lambda *_: publish.Pair(net, net))
+    monkeypatch.setattr(publish, "_store", store)
+    monkeypatch.setattr(publish, "fit", lambda card, *_: card.calibration)
+    monkeypatch.setattr(publish, "detector_figures", lambda *_: {"faces found %": 9.0})
+    old, out = tmp_path / "out" / "weights" / "bbfcn-5-scan.onnx", tmp_path / "out"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"shipped")
+    config = Config(Network("bbfcn", 5), card=Publication("bbfcn-5"))
+    with monkeypatch.context() as during:
+        during.setattr(publish, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            publish.publish_detector(config, tmp_path, tmp_path, out)
+    assert [path for path in out.rglob("*") if path.is_file()] == [old]
+    assert old.read_bytes() == b"shipped"
+    card = read_card(publish.publish_detector(config, tmp_path, tmp_path, out))
+    assert {path.name: path.read_bytes() for path in (out / "weights").iterdir()} == files
+    assert {weights.path for weights in card.weights.values()} < {*(out / "weights").iterdir()}

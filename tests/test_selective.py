@@ -22,7 +22,7 @@ from facetrack.engines.codec import COARSE, DISC, FINE, decoder, disc_pixels, di
 from facetrack.engines.nets.bbfcn import WINDOW, window_corners  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import decode_cells, decode_discs  # noqa: E402
-from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.tracker.errors import BackendError, ConfigError  # noqa: E402
 from facetrack.tracker.types import Float32  # noqa: E402
 from facetrack.training.alignment import publish as alignment_publish  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
@@ -41,6 +41,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, options, side 
 }
 # A disc's pixels lie round the landmark as a whole number of cells allows: their mean is off by half a cell at most.
 SLOPE = 1e-3
+OUT_FILES = ("weights/tried.onnx", "weights/tried.torch.npz", "cards/tried.toml")
 QUANTUM_PX = {"branches": 0.5, "backbone": 1.0, "regression": 1e-4}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -312,6 +313,25 @@ def test_a_published_network_measures_the_same_on_every_backend(
         assert 0 < one.confidence < 1
     # 16-bit weights: a pixel may come in among the highest for another
     assert np.abs(found[0].xy - found[1].xy).mean() < 1.0
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
+def test_a_network_that_is_refused_leaves_the_published_one_as_it_was(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alignment_publish, "WIDEST_PARITY", -1.0)
+    objective = objective_of("regression", data, card=Publication("tried"))
+    (tmp_path / "run").mkdir()
+    torch.save({"average": objective.build().state_dict()}, tmp_path / "run" / "best.pt")
+    old = {tmp_path / "out" / name: name.encode() for name in OUT_FILES}
+    for path, content in old.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(BackendError, match="stored weights move landmarks"):
+        publish(objective.config, tmp_path / "run", data, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")} == old
 
 
 def test_a_detector_is_what_has_no_validation_of_its_own(data: Path) -> None:  # noqa: F811

@@ -9,6 +9,7 @@ import hashlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import cast
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from ...engines import graph, nets
 from ...engines.card import ModelCard, Weights
-from ...engines.card_text import card_path, write_card
+from ...engines.card_text import card_path, put_in_place
 from ...engines.codec import decoder
 from ...engines.export import check_parity, export_onnx
 from ...engines.onnx_backend import OnnxBackend
@@ -48,7 +49,9 @@ WIDEST_PARITY = 0.05  # pixels after decoding between the stored file and torch;
 
 
 def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
-    """Export the best average of a run of an alignment network with its card, which is written last.
+    """Export and measure the best average of a run of an alignment network, then put it into `out`, its card last.
+
+    Until then nothing in `out` changes.
 
     Args:
         config: of the run.
@@ -60,20 +63,22 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
     Raises:
         BackendError: the exported network does not compute what torch does.
         ConfigError: the network is no alignment network.
+        SinkError: a file cannot be written.
     """
     objective, network = open_alignment(config, data), config.network
     net = objective.build().eval()
     net.load_state_dict(torch.load(run / "best.pt", map_location="cpu", weights_only=True)["average"])
-    weights = out / "weights" / f"{config.card.name}.onnx"
-    weights.parent.mkdir(parents=True, exist_ok=True)
     crops = _validation_crops(objective)
-    export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
-    check_parity(net, weights, crops[:16], 1e-3)
-    weights.write_bytes(graph.store_fp16(weights.read_bytes()))
-    save_torch_weights(net, weights, network.name, network.landmarks, network.options)
-    card = _unmeasured_card(objective, net, weights)
-    parity = {"parity of the file with torch, px": _parity_px(card, net, crops[:PARITY_CROPS])}
-    write_card(replace(card, measured={**aligner_figures(card, config, data), **rounded(parity)}), out)
+    with TemporaryDirectory() as folder:
+        weights = Path(folder) / f"{config.card.name}.onnx"
+        export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
+        check_parity(net, weights, crops[:16], 1e-3)
+        weights.write_bytes(graph.store_fp16(weights.read_bytes()))
+        save_torch_weights(net, weights, network.name, network.landmarks, network.options)
+        card = _unmeasured_card(objective, net, weights)
+        parity = {"parity of the file with torch, px": _parity_px(card, net, crops[:PARITY_CROPS])}
+        card = replace(card, measured={**aligner_figures(card, config, data), **rounded(parity)})
+        put_in_place(card, Path(folder), out)
     return card_path(card.name, out)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import nn
 from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs
 from ...engines.card import ModelCard, Weights
-from ...engines.card_text import card_path, write_card
+from ...engines.card_text import card_path, put_in_place
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
 from ...engines.onnx_backend import OnnxBackend
@@ -77,7 +78,9 @@ class Recorder:
 
 
 def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
-    """Export, quantise, fit the score, measure, write the card.
+    """Export, quantise, fit the score, measure; then put the files into `out`, the card last.
+
+    Until then nothing in `out` changes.
 
     Args:
         config: of the branches' run.
@@ -90,15 +93,16 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported networks do not compute what torch does.
+        SinkError: a file cannot be written.
     """
     pair = Pair.of_run(config, run)
-    (out / "weights").mkdir(parents=True, exist_ok=True)
-    weights = _store(config, pair, data, out / "weights")
-    card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
-    card = replace(card, calibration=fit(card, config, data))
-    card = replace(card, codec={**card.codec, "peak": PEAK})
-    card = replace(card, measured=detector_figures(card, config, data))
-    write_card(_rounded(card), out)
+    with TemporaryDirectory() as folder:
+        weights = _store(config, pair, data, Path(folder))
+        card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
+        card = replace(card, calibration=fit(card, config, data))
+        card = replace(card, codec={**card.codec, "peak": PEAK})
+        card = replace(card, measured=detector_figures(card, config, data))
+        put_in_place(_rounded(card), Path(folder), out)
     return card_path(card.name, out)
 
 
