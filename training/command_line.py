@@ -1,11 +1,18 @@
-"""How the commands of training (`python -m facetrack.training.NAME`) end where they cannot do what they were told."""
+"""What the commands of training (`python -m facetrack.training.NAME`) share: `--set`, and how they end in errors."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..tracker.errors import FacetrackError
+
+
+def add_overrides(parser: ArgumentParser) -> None:
+    """Give a command the option `--set` of `facetrack train`, as `overrides`."""
+    told = "change a setting of the file, as for the run; repeatable"
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C", help=told)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """From a finished run to a card and weights that the program can use.
 
-    python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR
+    python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR [--set A.B=C]
 
 writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: of an alignment network NAME.onnx and
 NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the
-best of the backbone's as backbone.pt beside its own best.pt.
+best of the backbone's as backbone.pt beside its own best.pt. `--set` changes a setting of the file, as for `facetrack
+train`: a run that was begun with it is published with it.
 
     python -m facetrack.training.publish CONFIG.toml --data DIR --out DIR
 
@@ -20,7 +21,7 @@ from pathlib import Path
 from ..engines.card import read_card
 from ..engines.card_text import card_path
 from .alignment.publish import aligner_figures, publish_aligner
-from .command_line import errors_in_one_line
+from .command_line import add_overrides, errors_in_one_line
 from .config import Config, load
 from .detection.publish import detector_figures, publish_detector
 from .evaluation.card_figures import write_figures
@@ -38,7 +39,8 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: an exported network does not compute what torch does.
-        ConfigError: this network is not published, as BB-FCN's backbone alone.
+        ConfigError: this network is not published, as BB-FCN's backbone alone; or the run is of another, or would get
+            another card.
     """
     if config.detects:
         return publish_detector(config, run, data, out)
@@ -70,9 +72,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", help="without it the card in OUT is measured again")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    add_overrides(parser)
     given = parser.parse_args()
     with errors_in_one_line("publish"):
-        config = load(given.config)
+        config = load(given.config, given.overrides)
         if given.run is None:
             print(measure_again(config, given.data, given.out))
         else:

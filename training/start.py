@@ -89,7 +89,7 @@ def _load_part(net: nn.Module, part: str, path: Path) -> None:
     try:
         state, ours = _read(path)
         found = _same_names(state, part) if ours else _published(state, own)
-        _refuse_others(own, found)
+        refuse_others(own, found)
         found = found if ours else with_our_colours(found)
     except BROKEN as error:
         raise ConfigError(f"start_parts: {path} has no {part} of this network: {error}") from error
@@ -113,7 +113,7 @@ def _published(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> State:
     return {name: value for name, value in own.items() if name.endswith(COUNTER)} | layers_of(state, own)
 
 
-def _refuse_others(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def refuse_others(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """See that both have the same names and shapes.
 
     Raises:

@@ -39,6 +39,7 @@ from .start import begin, demand_starts
 log = logging.getLogger(__name__)
 
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
+OTHER_FOLDER = "set them back, or choose another folder (`start` may be this run's best.pt)"
 # settings that may change while a run is under way: its curve does not depend on them
 FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
 
@@ -135,6 +136,23 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not name.startswith(FREE)}
 
 
+def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], advice: str = OTHER_FOLDER) -> None:
+    """See that settings are those of a run; what only one of both knows, as of another release, is not compared.
+
+    Args:
+        path: of the run's checkpoint.
+        old: its settings, see `settings_of`.
+        new: those that are asked for now.
+        advice: what to do where they differ.
+    Raises:
+        ConfigError: they are not; names what differs.
+    """
+    differing = [name for name in new if name in old and old[name] != new[name]]
+    if differing:
+        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
+        raise ConfigError(f"{path}: a run that was begun with other settings: {told}; {advice}")
+
+
 def learning_rate(step: int, schedule: Schedule) -> float:
     """Linear warm-up, then half a cosine down to zero; or the schedule's drops, where it has some."""
     if step < schedule.warm_up:
@@ -189,7 +207,7 @@ class Run:
         if written in (None, self._known):
             return
         state = torch.load(path, map_location=self.device, weights_only=True)
-        _refuse_other_settings(path, state.get("settings", {}), settings_of(self.config))
+        refuse_other_settings(path, state.get("settings", {}), settings_of(self.config))
         try:
             self.net.load_state_dict(state["net"])
             self.average.load_state_dict(state["average"])
@@ -383,21 +401,6 @@ class _Tally:
         return self._steps / (time.monotonic() - self._began)
 
 
-def _refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    """See that a run goes on as it began; what only one of both knows, as of another release, is not compared.
-
-    Raises:
-        ConfigError: it would not; names what differs.
-    """
-    differing = [name for name in new if name in old and old[name] != new[name]]
-    if differing:
-        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
-        raise ConfigError(
-            f"{path}: a run that was begun with other settings: {told}; set them back, or choose another folder "
-            "(`start` may be this run's best.pt)"
-        )
-
-
 def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
     """AdamW or SGD over groups of parameters with their weight decays."""
     if schedule.optimiser == "sgd":
@@ -497,7 +500,7 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
     backbone = out / "backbone.pt"
     if not backbone.is_file():
         raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
-    state = torch.load(backbone, weights_only=True)["average"]
+    state = torch.load(backbone, map_location="cpu", weights_only=True)["average"]
     return BranchRefinement(config, data, _false_alarms(out), state)
 
 

@@ -32,6 +32,7 @@ from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import one_face_each, read_faces
 from ..evaluation.card_figures import alignment_figures, rounded
+from ..finished import demand_own_settings, load_average
 from .networks import open_alignment
 from .objective import Alignment, in_markup
 
@@ -62,12 +63,13 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported network does not compute what torch does.
-        ConfigError: the network is no alignment network.
+        ConfigError: the network is no alignment network, or the run is not of this network or card.
         SinkError: a file cannot be written.
     """
+    demand_own_settings(config, run)
     objective, network = open_alignment(config, data), config.network
     net = objective.build().eval()
-    net.load_state_dict(torch.load(run / "best.pt", map_location="cpu", weights_only=True)["average"])
+    load_average(net, run / "best.pt")
     crops = _validation_crops(objective)
     with TemporaryDirectory() as folder:
         weights = Path(folder) / f"{config.card.name}.onnx"

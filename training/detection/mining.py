@@ -1,6 +1,6 @@
 """What a half-trained backbone takes for faces where there are none: crops for the next part of its training.
 
-    python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR
+    python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR [--set A.B=C]
 
 scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon as
 it is gone on with. Look at the crops: people among the negatives belong in `discs.people` of the configuration.
@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ...engines import nets
 from ...engines.card import ModelCard
@@ -21,8 +20,9 @@ from ...engines.detector import Detector, DetectorSettings
 from ...engines.torch_backend import TorchBackend
 from ...tracker.geometry import CropTransform
 from ...tracker.types import UInt8
-from ..command_line import errors_in_one_line
+from ..command_line import add_overrides, errors_in_one_line
 from ..config import Config, load
+from ..finished import demand_own_settings, load_average
 from .objectives import faceless, held_out
 
 CROP = 128  # pixels of a mined crop
@@ -66,9 +66,15 @@ def mine(detector: Detector, pictures: Iterable[UInt8]) -> list[UInt8]:
 
 
 def mine_for_run(config: Config, run: Path, data: Path) -> Path:
-    """Mine with a run's newest average and write the next hardN.npz (array "crops") into its folder."""
+    """Mine with a run's newest average and write the next hardN.npz (array "crops") into its folder.
+
+    Raises:
+        ConfigError: the checkpoint is missing, or of another network.
+        SourceError: a folder of data is missing or broken.
+    """
+    demand_own_settings(config, run)
     net = nets.FromBytes(nets.build(config.network.name, config.network.landmarks))
-    net.load_state_dict(torch.load(run / "checkpoint.pt", weights_only=True)["average"])
+    load_average(net, run / "checkpoint.pt")
     backend = TorchBackend(net.eval())
     detector = Detector(draft_card(config), backend, backend, DetectorSettings(min_face=22))
     crops = mine(detector, (s.bgr() for s in faceless(config, data) if not held_out(s)))
@@ -83,9 +89,10 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    add_overrides(parser)
     arguments = parser.parse_args()
     with errors_in_one_line("mining"):
-        print(mine_for_run(load(arguments.config), arguments.run, arguments.data))
+        print(mine_for_run(load(arguments.config, arguments.overrides), arguments.run, arguments.data))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from ...engines import graph, nets
@@ -29,6 +28,7 @@ from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
 from ..evaluation.card_figures import forms, rounded
+from ..finished import demand_own_settings, load_average
 from .mining import draft_card
 from .objectives import faceless, held_out
 from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
@@ -48,11 +48,16 @@ class Pair:
 
     @classmethod
     def of_run(cls, config: Config, run: Path) -> Pair:
-        """The averages of a branches' run and of the backbone that it was trained on."""
+        """The averages of a branches' run and of the backbone that it was trained on.
+
+        Raises:
+            ConfigError: a file is missing, or of another network.
+        """
+        demand_own_settings(config, run)
         scan = nets.FromBytes(nets.build("bbfcn-backbone", config.network.landmarks))
-        scan.load_state_dict(torch.load(run / "backbone.pt", weights_only=True)["average"])
+        load_average(scan, run / "backbone.pt")
         refine = nets.FromBytes(nets.build("bbfcn", config.network.landmarks))
-        refine.load_state_dict(torch.load(run / "best.pt", weights_only=True)["average"])
+        load_average(refine, run / "best.pt")
         return cls(scan.eval(), refine.eval())
 
 
@@ -93,6 +98,7 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported networks do not compute what torch does.
+        ConfigError: the run's files are missing, or of another network.
         SinkError: a file cannot be written.
     """
     pair = Pair.of_run(config, run)

@@ -1,0 +1,132 @@
+"""What a run has made is published as what it is: by the settings that it was begun with, and on any machine."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the train extra")
+
+from fakes_training import write_faces  # noqa: E402 - torch may be missing
+from test_train import Fit, config  # noqa: E402
+
+from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training import publish  # noqa: E402
+from facetrack.training.augment import Geometry  # noqa: E402
+from facetrack.training.config import Config, Corpus, Discs, Maps, Network, Publication, Vectors  # noqa: E402
+from facetrack.training.detection import mining  # noqa: E402
+from facetrack.training.finished import ADVICE, demand_own_settings, load_average  # noqa: E402
+from facetrack.training.train import Run, open_objective  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def made_on_a_gpu(path: Path) -> None:
+    """Let a file say that its tensors were on a GPU when they were saved."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.replace(b"X\3\0\0\0cpu", b"X\6\0\0\0cuda:7"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"network": Network("gv", 29)}, "network.landmarks 68, now 29;"),
+        ({"network": Network(options={"width": 8})}, 'network.options {}, now {"width": 8};'),
+        ({"vectors": Vectors(sigma=2.0, peak=1.0)}, "vectors.sigma 1.2, now 2.0; vectors.peak 3.0, now 1.0;"),
+        ({"maps": Maps(reach=3)}, "maps.reach 0, now 3;"),
+        ({"geometry": Geometry(box_scale=2.0)}, "geometry.box_scale"),
+        ({"schedule": config(sizes=((0.0, 64),)).schedule}, "the last of schedule.sizes 128, now 64;"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_run_is_not_published_as_what_it_is_not(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    began = replace(config(), validation="held")
+    Run(began, Fit(), tmp_path).train(1)
+    changed = replace(began, **changes)  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=rf"checkpoint\.pt: .* other settings: {re.escape(told)}.*{re.escape(ADVICE)}"
+    ):
+        demand_own_settings(changed, tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    demand_own_settings(changed, tmp_path)  # nothing is known
+
+
+def test_how_a_run_was_trained_does_not_matter_to_its_card(tmp_path: Path) -> None:
+    began = replace(config(sizes=((0.0, 64), (0.5, 128))), validation="held")
+    Run(began, Fit(), tmp_path).train(1)
+    now = replace(
+        config(steps=99, seed=3, learning_rate=1.0, sizes=((0.0, 128),)),
+        validation="others",
+        corpora=(Corpus("more", weight=0.1),),
+        start="gv",
+        geometry=Geometry(roll_deg=1.0),
+        card=Publication("another name"),
+    )
+    demand_own_settings(now, tmp_path)
+
+
+def test_of_a_detector_the_network_alone_must_be_that_of_the_run(tmp_path: Path) -> None:
+    began = replace(config(), network=Network("bbfcn", 5))
+    Run(began, Fit(), tmp_path).train(1)
+    sizes = config(sizes=((0.0, 40),)).schedule
+    demand_own_settings(
+        replace(began, schedule=sizes, geometry=Geometry(box_scale=2.0), discs=Discs(cut=0.5)), tmp_path
+    )
+    with pytest.raises(ConfigError, match=r"network\.name \"bbfcn\", now \"bbfcn-backbone\";"):
+        demand_own_settings(replace(began, network=Network("bbfcn-backbone", 5)), tmp_path)
+
+
+def test_an_average_that_was_made_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+    run = Run(config(), Fit(), tmp_path)
+    run.train(12)
+    for name in ("best.pt", "checkpoint.pt"):
+        made_on_a_gpu(tmp_path / name)
+        net = Fit().build()
+        load_average(net, tmp_path / name)
+        assert all(torch.equal(value, run.average.state_dict()[key]) for key, value in net.state_dict().items())
+
+
+def test_the_branches_of_a_backbone_that_was_trained_on_a_gpu_are_trained_without_one(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 30)
+    write_faces(tmp_path / "grass", 30)
+    settings = Config(Network("bbfcn-backbone", 5), corpora=(Corpus("faces"),), negatives=("grass",))
+    backbone = open_objective(settings, tmp_path, tmp_path).build()
+    torch.save({"average": backbone.state_dict()}, tmp_path / "backbone.pt")
+    made_on_a_gpu(tmp_path / "backbone.pt")
+    branches = open_objective(replace(settings, network=Network("bbfcn", 5)), tmp_path, tmp_path).build()
+    kept = branches.net.backbone.state_dict()
+    assert all(torch.equal(kept[name.removeprefix("net.")], value) for name, value in backbone.state_dict().items())
+
+
+def test_a_file_of_another_network_or_of_none_is_told_with_what_to_do(tmp_path: Path) -> None:
+    Run(config(), Fit(width=5), tmp_path).train(12)
+    with pytest.raises(ConfigError, match=rf"best\.pt: of another network .* other sizes of .*; {re.escape(ADVICE)}"):
+        load_average(Fit().build(), tmp_path / "best.pt")
+    (tmp_path / "best.pt").write_bytes(b"PK")
+    for name in ("best.pt", "none.pt"):
+        with pytest.raises(ConfigError, match=rf"{name}: wanted a file of a run of `facetrack train`, got: "):
+            load_average(Fit().build(), tmp_path / name)
+
+
+@pytest.mark.parametrize("module", [publish, mining])
+def test_a_run_that_was_begun_with_set_is_used_with_it(
+    module: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Config] = []
+    monkeypatch.setattr(publish, "publish", lambda config, *_: used.append(config))
+    monkeypatch.setattr(mining, "mine_for_run", lambda config, *_: used.append(config))
+    (tmp_path / "run.toml").write_text("[vectors]\nsigma = 2.0\npeak = 5.0\n")
+    words = [str(tmp_path / "run.toml"), str(tmp_path), "--data", str(tmp_path)]
+    words += ["--out", str(tmp_path)] if module is publish else []
+    words += ["--set", "vectors.sigma=1.5", "--set", "network.options={ width = 8 }"]
+    monkeypatch.setattr("sys.argv", ["it", *words])
+    module.main()
+    assert used == [Config(Network(options={"width": 8}), vectors=Vectors(sigma=1.5, peak=5.0))]

@@ -1,0 +1,71 @@
+"""What a run has made, for those who use it: published, mined with, or built upon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..tracker.errors import ConfigError
+from .config import Config
+from .start import BROKEN, refuse_others
+from .train import refuse_other_settings, settings_of
+
+ADVICE = "repeat the run's --set, or name the configuration that it was begun with"
+# what a card says of a network, or how it is decoded; of a detector the network alone
+DETECTOR = ("network.",)
+ALIGNER = (*DETECTOR, "vectors.", "maps.", "geometry.box_scale")
+
+
+def load_average(net: nn.Module, path: Path) -> None:
+    """Give a network on the CPU the averaged weights in a best.pt or checkpoint.pt, wherever the run computed.
+
+    Raises:
+        ConfigError: the file is missing, none of a run, or of another network.
+    """
+    average = _read(path)["average"]
+    try:
+        refuse_others(net.state_dict(), average)
+    except ValueError as error:
+        raise ConfigError(f"{path}: of another network than the configuration's: {error}; {ADVICE}") from error
+    net.load_state_dict(average)
+
+
+def demand_own_settings(config: Config, run: Path) -> None:
+    """See that a run was of this network and would get this card, as far as its folder says: by its checkpoint.pt.
+
+    How long, how fast and on what it was trained is not compared, nor what `card` says.
+
+    Raises:
+        ConfigError: it was another; names what differs.
+    """
+    path = run / "checkpoint.pt"
+    if not path.is_file():
+        return
+    old, new = (_of_card(settings, config) for settings in (_read(path).get("settings", {}), settings_of(config)))
+    refuse_other_settings(path, old, new, ADVICE)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a run has written into a file.
+
+    Raises:
+        ConfigError: it is missing, or none of a run.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return {**state, "average": dict(state["average"])}
+    except BROKEN as error:
+        raise ConfigError(f"{path}: wanted a file of a run of `facetrack train`, got: {error}") from error
+
+
+def _of_card(settings: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Of all settings those that matter; of the sizes of the crops the last."""
+    wanted = {
+        name: value for name, value in settings.items() if name.startswith(DETECTOR if config.detects else ALIGNER)
+    }
+    if "schedule.sizes" in settings and not config.detects:
+        wanted["the last of schedule.sizes"] = settings["schedule.sizes"][-1][1]
+    return wanted
