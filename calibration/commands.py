@@ -191,6 +191,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     if plot is not None:
         require_matplotlib()
     card = find_card(model, "align")
+    noise_report.refuse_other_weights(card, out)
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run

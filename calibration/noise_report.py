@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ..engines.card import ModelCard
+from ..engines.card import ModelCard, read_card
 from ..engines.card_text import card_path, card_text, refuse_files_of_others, write_card
 from ..engines.plan_cache import replace_file
 from ..tracker.errors import SinkError
@@ -19,9 +19,10 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
     A card that is there keeps everything else as it is, comments among it, and its weights.
 
     Raises:
-        CardError: the weights are missing or altered.
-        SinkError: a file cannot be written, or is another card's.
+        CardError: the weights are missing or altered, or the card that is there cannot be read.
+        SinkError: a file cannot be written, or is another card's; or the card that is there is of other weights.
     """
+    refuse_other_weights(card, out)
     path = card_path(card.name, out)
     card = replace(card, calibration={**card.calibration, **calibration.table()})
     text = card_text(card)
@@ -36,6 +37,26 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
         text = with_table(path.read_text(encoding="utf-8"), text, "calibration")
     write_card(card, out, text)
     return path
+
+
+def refuse_other_weights(card: ModelCard, out: Path) -> None:
+    """See that a card of this name in OUT is of the weights that are measured; their files for CPUs do not count.
+
+    Raises:
+        CardError: it cannot be read.
+        SinkError: it is of others.
+    """
+    path = card_path(card.name, out)
+    if not path.exists():
+        return
+    there = read_card(path).weights
+    for role, weights in card.weights.items():
+        if there[role].sha256 != weights.sha256:
+            raise SinkError(
+                f"{path}: is of other weights than those that are measured: wanted sha256 {weights.sha256[:16]}..., "
+                f"as of {weights.path}, got {there[role].sha256[:16]}...; choose another --out, or set FACETRACK_HOME "
+                f"to {out} to measure the card that is there"
+            )
 
 
 def as_text(calibration: Calibration) -> str:

@@ -21,7 +21,8 @@ from facetrack.calibration.commands import calibrate
 from facetrack.calibration.noise import Calibration, Noise
 from facetrack.calibration.noise_report import as_text, plot, write_calibration
 from facetrack.engines.aligner import Aligner
-from facetrack.engines.card import Weights, read_card
+from facetrack.engines.card import SHIPPED, Weights, read_card
+from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.pipeline.open import smoother_settings
 from facetrack.tracker.errors import BackendError, ConfigError, SinkError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
@@ -211,7 +212,9 @@ def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> Non
 
 
 def test_a_card_that_is_there_keeps_its_comments_and_other_tables(tmp_path: Path) -> None:
-    card = replace(painted_card(), weights={})
+    (tmp_path / "net.onnx").write_bytes(b"numbers")
+    weights = Weights(tmp_path / "net.onnx", hashlib.sha256(b"numbers").hexdigest(), "fp32")
+    card = replace(painted_card(), weights={"net": weights})
     path = write_calibration(replace(card, measured={"a": 2}), LEARNED, tmp_path)
     old = path.read_text(encoding="utf-8").replace("[calibration]", "# by hand\n[calibration]").replace("0.8,", "0.7,")
     path.write_text(old, encoding="utf-8")
@@ -234,6 +237,22 @@ def test_a_card_that_comes_anew_brings_its_weights_and_takes_no_other_cards(tmp_
         write_calibration(replace(card, name="other", weights={"net": changed}), LEARNED, tmp_path / "out")
     assert read_card(path).weights["net"].read() == b"numbers"
     assert [*path.parent.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not (SHIPPED / "weights" / "gv-mobilenetv3-68.onnx").exists(), reason="no trained weights here")
+def test_what_one_cards_weights_are_worth_is_not_written_into_another_card_of_its_name(tmp_path: Path) -> None:
+    card = read_card(SHIPPED / "cards" / "gv-mobilenetv3-68.toml")
+    retrained = write_weights(tmp_path / "out", card.name, b"retrained", "fp16")
+    write_card(replace(card, weights={"net": retrained}), tmp_path / "out")
+    before = card_path(card.name, tmp_path / "out").read_bytes()
+    with pytest.raises(
+        SinkError, match=r"68\.toml: is of other weights than .*choose another --out, or set FACETRACK_HOME"
+    ):
+        write_calibration(card, LEARNED, tmp_path / "out")
+    words = ("noise", card.name, "--faces", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
+    assert isinstance(CliRunner().invoke(calibrate, words).exception, SinkError)  # before anything is measured
+    assert card_path(card.name, tmp_path / "out").read_bytes() == before
+    assert (tmp_path / "out" / "weights" / f"{card.name}.onnx").read_bytes() == b"retrained"
 
 
 def test_photographs_with_other_points_than_the_models_are_refused_before_anything_is_measured(
