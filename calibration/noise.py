@@ -152,9 +152,11 @@ def calibrate(
         crops: of each photograph.
         seed: the same seed gives the same numbers.
     Raises:
+        CardError: the network does not score faces.
         ConfigError: the photographs are too few, or all crops went well, or none.
     """
     judged = judge(aligner, faces, crops, np.random.default_rng([seed, 0]))
+    aligner.demand_face_score()
     unseen = np.empty_like(judged.logit)
     for fold in range(FOLDS):
         out = judged.picture % FOLDS == fold

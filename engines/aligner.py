@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker import markup
+from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform, rotated_box
 from ..tracker.types import Float32, Landmarks, UInt8
 from .backend import Backend
@@ -25,7 +26,11 @@ SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one pl
 
 
 class Aligner:
-    """Finds the landmarks of faces whose rough place is known. Calls from several threads wait for each other."""
+    """Finds the landmarks of faces whose rough place is known. Calls from several threads wait for each other.
+
+    Attributes:
+        scores_faces: whether the network says if a crop shows a face; True until it is known that it does not.
+    """
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         """Take a card and its loaded network.
@@ -38,6 +43,7 @@ class Aligner:
         self._decode = decoder(card.codec, self.markup, card.name)
         self._trust: tuple[float, float] = tuple(card.calibration.get("confidence", (1.0, 0.0)))
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
+        self.scores_faces = True
         self._lock = threading.Lock()  # of the crops, and of what the backend gave until it is decoded
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
@@ -60,6 +66,18 @@ class Aligner:
         """How many crops are best measured at once: see `Backend`."""
         return min(self.backend.preferred_batch, LARGEST_BATCH)
 
+    def demand_face_score(self) -> None:
+        """See that faces can be told from all else, for tracking.
+
+        Raises:
+            CardError: the network does not tell.
+        """
+        if not self.scores_faces:
+            raise CardError(
+                f"{self.card.name}: cannot track: it does not score faces; wanted a network that was trained with "
+                "network.options.face_score = true (docs/training.md); `facetrack evaluate` in given boxes needs none"
+            )
+
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
         """Measure the landmarks in each crop of one picture.
 
@@ -67,7 +85,8 @@ class Aligner:
             bgr: (H, W, 3) uint8.
             crops: one per face, of the card's size.
         Returns:
-            One Landmarks per crop, in frame pixels.
+            One Landmarks per crop, in frame pixels. Of a network that does not score faces the confidence is the mean
+            score of the landmarks, and the presence 1: it is told where the faces are.
         """
         return self.align_views([(bgr, crop) for crop in crops])
 
@@ -92,7 +111,11 @@ class Aligner:
                 crop.crop(bgr, out)
             outputs = self.backend.run(batch)
             xy, score = self._decode(outputs)
-            chances = [self._chances(*logits) for logits in outputs[-1].tolist()]
+            self.scores_faces = outputs[-1].ndim == 2  # (B, 2) behind maps, vectors or corners, which have more axes
+            if self.scores_faces:
+                chances = [self._chances(*logits) for logits in outputs[-1].tolist()]
+            else:
+                chances = [(mean, 1.0) for mean in score.mean(1).tolist()]
         return [
             Landmarks(crop.to_frame(xy[i]), score[i], *chances[i], self.markup.name)
             for i, (_, crop) in enumerate(views)

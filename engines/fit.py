@@ -49,6 +49,26 @@ def _landmarks(card: ModelCard, backend: Backend) -> int | None:
     return None if planes is None else planes // PLANES.get(kind, 1)
 
 
+def scores_faces(backend: Backend) -> bool:
+    """Whether an alignment network says if a crop shows a face, as far as its shapes are known: its last output."""
+    return backend.shapes is None or len(backend.shapes.outputs[-1]) == 2
+
+
+def can_track(card: ModelCard) -> bool:
+    """Whether a card's network scores faces, which tracking needs; opens its file on ONNX Runtime.
+
+    Raises:
+        BackendError: ONNX Runtime cannot load a file.
+        CardError: a file is missing or altered.
+    """
+    from .onnx_backend import OnnxBackend
+
+    if card.task != "align":
+        return True
+    with closing(OnnxBackend(card.weights["net"])) as backend:
+        return scores_faces(backend)
+
+
 def demand_files_fit(card: ModelCard) -> None:
     """Open every file of a card on ONNX Runtime, and compare.
 

@@ -220,6 +220,7 @@ class _Tracking:
     @contextmanager
     def open(self) -> Iterator[Callable[[Task, Reporter], list[Failure]]]:
         with self.open_engines(self.choices) as engines:
+            engines.aligner.demand_face_score()
             make_folder(self.outputs.folder)
             yield lambda task, reporter: _track(task, self.outputs, engines, reporter, alone=self.alone)
 

@@ -17,7 +17,7 @@ import numpy as np
 from .. import __version__
 from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
-from ..engines.fit import demand_files_fit
+from ..engines.fit import can_track, demand_files_fit
 from ..tracker.errors import FacetrackError
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
@@ -33,6 +33,8 @@ OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "o
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
 EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a tracker that works has less
 REINSTALL = "in the checkout that facetrack was installed from: pip install --force-reinstall --no-deps ."
+NO_SCORE = "cannot track, for it does not score faces; `facetrack evaluate` measures it in given boxes"
+SCORE = "to track with it, train it with network.options.face_score = true"
 SMOOTHER_PX = 1e-3  # the two implementations compute in float64, their results are float32
 
 
@@ -183,15 +185,20 @@ def _models() -> Iterator[Check]:
     for card in cards:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
+            tracks = True
             with suppress(ImportError):  # "backend onnx" has told that there is no ONNX Runtime
                 demand_files_fit(card)
+                tracks = can_track(card)
         except FacetrackError as error:
             own = not next(iter(card.files.values())).path.is_relative_to(SHIPPED)
             yield Check(
                 card.name, "failed", str(error), "write that model anew, or remove its card" if own else REINSTALL
             )
         else:
-            yield Check(card.name, "ok", f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card")
+            detail = f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card"
+            yield (
+                Check(card.name, "ok", detail) if tracks else Check(card.name, "absent", f"{detail}; {NO_SCORE}", SCORE)
+            )
 
 
 def _window() -> Check:

@@ -20,7 +20,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..engines.fit import demand_fit
+from ..engines.fit import demand_fit, scores_faces
 from ..tracker import appearance, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
@@ -115,6 +115,7 @@ class Engines:
         results come two seconds later, and their frames are black.
 
         Raises:
+            CardError: the aligner's network does not score faces.
             ConfigError: smooth "rts" of something live; `source` is none.
             SourceError: the source broke off; every result before it has been given. Or it has been read before, if not
                 to its end: open it again.
@@ -142,6 +143,7 @@ class Engines:
         Returns:
             The faces; each is new, and its landmarks are as measured.
         Raises:
+            CardError: the aligner's network does not score faces.
             ValueError: it is no such array.
         """
         picture = np.ascontiguousarray(checked_picture(bgr, "picture"))
@@ -152,6 +154,7 @@ class Engines:
         """A pipeline for videos.
 
         Raises:
+            CardError: the aligner's network does not score faces.
             ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it.
         """
         if choices.smooth == "rts":
@@ -162,11 +165,16 @@ class Engines:
         return Pipeline(self.detector, self.aligner, self._settings(choices), self.verifier)
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
-        """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched."""
+        """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched.
+
+        Raises:
+            CardError: the aligner's network does not score faces.
+        """
         settings = self._settings(replace(choices, detect_every=1, smooth="none"))
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
 
     def _settings(self, choices: Choices) -> PipelineSettings:
+        self.aligner.demand_face_score()
         return PipelineSettings(
             detect_every=choices.detect_every,
             smooth=choices.smooth,
@@ -246,7 +254,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 choices=choices,
                 verifier=Aligner(verifier_card, *others) if others else None,
             )
-            _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
+            engines.aligner.scores_faces = scores_faces(net)
+            if engines.aligner.scores_faces:  # others measure faces in given boxes alone
+                _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)
         yield engines
 

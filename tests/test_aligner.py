@@ -66,6 +66,26 @@ def test_landmarks_come_back_in_frame_pixels_for_turned_and_scaled_faces(angle: 
     assert face.score.shape == (68,)
 
 
+class Scoreless(PaintedBackend):
+    """A network that was trained without a face score, as the papers' are."""
+
+    def run(self, images: UInt8) -> Outputs:
+        return super().run(images)[:1]
+
+
+def test_a_network_that_does_not_score_faces_is_as_sure_as_its_landmarks_and_tracks_none() -> None:
+    bgr, (truth,) = painted(PaintedFace((320, 240), width=110.0))
+    scored, aligner = Aligner(painted_card(), PaintedBackend()), Aligner(painted_card(), Scoreless())
+    crop = aligner.crop_of_points(truth)
+    (face,), (other,) = aligner.align(bgr, [crop]), scored.align(bgr, [crop])
+    np.testing.assert_array_equal(face.xy, other.xy)
+    assert face.confidence == pytest.approx(float(other.score.mean()))
+    assert face.presence == 1.0
+    scored.demand_face_score()
+    with pytest.raises(CardError, match=r"painted-68: cannot track: .* network\.options\.face_score = true"):
+        aligner.demand_face_score()
+
+
 @pytest.mark.parametrize("start", [(10.0, 240.0), (635.0, 240.0), (320.0, 5.0), (630.0, 474.0)])
 def test_faces_that_reach_out_of_the_frame_are_not_clipped_to_it(start: tuple[float, float]) -> None:
     bgr, (truth,) = painted(PaintedFace(start, width=120.0))

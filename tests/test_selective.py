@@ -20,9 +20,13 @@ from facetrack.engines.backend import open_backend  # noqa: E402
 from facetrack.engines.card import read_card  # noqa: E402
 from facetrack.engines.codec import COARSE, DISC, FINE, decoder, disc_pixels, disc_radius  # noqa: E402
 from facetrack.engines.nets.bbfcn import WINDOW, window_corners  # noqa: E402
+from facetrack.pipeline.batch import Outputs, open_and_track_all  # noqa: E402
+from facetrack.pipeline.doctor import _models  # noqa: E402
+from facetrack.pipeline.open import Choices, open_engines  # noqa: E402
+from facetrack.pipeline.progress import NoProgress  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import decode_cells, decode_discs  # noqa: E402
-from facetrack.tracker.errors import BackendError, ConfigError  # noqa: E402
+from facetrack.tracker.errors import BackendError, CardError, ConfigError  # noqa: E402
 from facetrack.tracker.types import Float32  # noqa: E402
 from facetrack.training.alignment import publish as alignment_publish  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
@@ -30,6 +34,7 @@ from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.config import Consistency, Corpus, Maps, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.detection.discs import WITHOUT_LANDMARK, disc_maps  # noqa: E402
+from facetrack.training.evaluation.locate import InGivenBox  # noqa: E402
 from facetrack.training.publish import publish  # noqa: E402
 from facetrack.training.train import Run, open_objective  # noqa: E402
 
@@ -313,6 +318,39 @@ def test_a_published_network_measures_the_same_on_every_backend(
         assert 0 < one.confidence < 1
     # 16-bit weights: a pixel may come in among the highest for another
     assert np.abs(found[0].xy - found[1].xy).mean() < 1.0
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
+def test_a_network_that_does_not_score_faces_is_published_and_measured_in_given_boxes_but_does_not_track(
+    data: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All of the papers' networks are such."""
+    monkeypatch.setattr(alignment_publish, "WIDEST_PARITY", 1.0)  # the maps of an untrained network are flat
+    network = Network("bbfcn-regression", 68)
+    objective = objective_of("regression", data, network=network, card=Publication("tried"))
+    (tmp_path / "run").mkdir()
+    torch.save({"average": objective.build().state_dict()}, tmp_path / "run" / "best.pt")
+    read = read_card(publish(objective.config, tmp_path / "run", data, tmp_path / "out"))
+    assert read.measured
+    monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "out"))
+    told = {check.subject: check for check in _models()}["tried"]
+    assert (told.status, "cannot track" in told.detail, "network.options.face_score" in told.remedy) == (
+        "absent",
+        True,
+        True,
+    )
+    for backend in ("onnx", "torch"):
+        with open_engines(Choices(model="tried", backend=backend)) as engines:
+            sample = objective.validation[0]
+            found = InGivenBox(engines.aligner, IBUG)(sample.bgr(), sample.points[0])
+            assert 0 <= found.confidence <= 1
+            for begin in (engines.pipeline, engines.pipeline_for_pictures):
+                with pytest.raises(CardError, match=r"tried: cannot track: .* network\.options\.face_score"):
+                    begin(engines.choices)
+    with pytest.raises(CardError, match="tried: cannot track"):
+        open_and_track_all([], Outputs(tmp_path / "tables"), open_engines, Choices(model="tried"), NoProgress())
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch

@@ -73,7 +73,7 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
     crops = _validation_crops(objective)
     with TemporaryDirectory() as folder:
         weights = Path(folder) / f"{config.card.name}.onnx"
-        export_onnx(net, weights, crops[:2], OUTPUTS[objective.codec["kind"]])
+        export_onnx(net, weights, crops[:2], _outputs(net, crops[:2], objective.codec["kind"]))
         check_parity(net, weights, crops[:16], 1e-3)
         weights.write_bytes(graph.store_fp16(weights.read_bytes()))
         save_torch_weights(net, weights, network.name, network.landmarks, network.options)
@@ -101,6 +101,12 @@ def _validation_crops(objective: Alignment) -> UInt8:
     aligned = [(sample, box_centre_side(bounding_box(sample.points[0]))) for sample in objective.validation]
     size, scale = objective.config.schedule.sizes[-1][1], objective.config.box_scale
     return np.stack([CropTransform.around(c, s * scale, size).crop(sample.bgr()) for sample, (c, s) in aligned])
+
+
+def _outputs(net: nn.Module, crops: UInt8, kind: str) -> tuple[str, ...]:
+    """Names of a network's outputs; one that does not score faces has no logits."""
+    with torch.inference_mode():
+        return OUTPUTS[kind][: len(net(torch.from_numpy(crops)))]
 
 
 def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -> ModelCard:
