@@ -28,7 +28,8 @@ from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
 from .window import LiveWindow
 
-NEEDED = ("numpy", "numba", "av", "onnxruntime", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
+NEEDED = ("numpy", "numba", "av", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
+ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
 EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a tracker that works has less
@@ -78,6 +79,7 @@ def _packages() -> Iterator[Check]:
             yield Check(package, "ok", version)
         else:
             yield Check(package, "failed", "not installed", f"pip install {package}")
+    yield _onnx_runtime()
     yield _opencv()
     for extra, subject in EXTRAS.items():
         yield _extra(extra, subject)
@@ -92,6 +94,17 @@ def _extra(extra: str, subject: str) -> Check:
     if not versions:
         return Check(subject, "absent", f"facetrack itself is not installed: what [{extra}] means is not known")
     return Check(subject, "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
+
+
+def _onnx_runtime() -> Check:
+    """Whether just one of the distributions is installed that have ONNX Runtime; `_backend` says whether it works."""
+    found = [f"{package} {version}" for package in ONNX_RUNTIME if (version := version_of(package))]
+    if not found:
+        return Check("onnxruntime", "failed", "not installed", f"pip install {ONNX_RUNTIME[0]}")
+    if len(found) == 1:
+        return Check("onnxruntime", "ok", found[0])
+    remedy = f"pip uninstall -y {' '.join(ONNX_RUNTIME)} && pip install {ONNX_RUNTIME[1]}"
+    return Check("onnxruntime", "absent", f"{' and '.join(found)} overwrite each other's files", remedy)
 
 
 def _opencv() -> Check:

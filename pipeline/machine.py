@@ -13,7 +13,7 @@ from .. import __version__
 
 DISTRIBUTION = "facetrack"
 PACKAGE = Path(__file__).parent.parent
-WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime")
+WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime", "onnxruntime-gpu")
 
 
 def version_of(package: str) -> str | None:

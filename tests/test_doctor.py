@@ -46,6 +46,29 @@ def test_whoever_brings_opencv_it_is_not_broken_as_long_as_it_works(
     assert all(f"{package} 4.11" in check.detail for package in packages)
 
 
+@pytest.mark.parametrize(
+    ("packages", "status", "remedy"),
+    [
+        (("onnxruntime",), "ok", ""),
+        (("onnxruntime-gpu",), "ok", ""),  # as docs/engines.md has it
+        (
+            ("onnxruntime", "onnxruntime-gpu"),
+            "absent",
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu",
+        ),
+        ((), "failed", "pip install onnxruntime"),
+    ],
+)
+def test_onnx_runtime_may_come_with_or_without_gpus_but_not_both(
+    packages: tuple[str, ...], status: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "version_of", lambda name: "1.24" if name in (*packages, *doctor.NEEDED) else None)
+    check = check_of("onnxruntime")
+    assert (check.status, check.remedy) == (status, remedy)
+    assert all(f"{package} 1.24" in check.detail for package in packages)
+    assert {check_of(name).status for name in doctor.NEEDED} == {"ok"}
+
+
 @pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])
 def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "version_of", installed(*packages))
