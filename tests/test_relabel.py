@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes_pipeline import PaintedDetector
 from fakes_training import write_faces
 from test_mesh_labels import Annotator
 
 from facetrack.pipeline.open import Choices
 from facetrack.tracker.geometry import CropTransform
-from facetrack.tracker.types import Landmarks, UInt8
+from facetrack.tracker.types import Landmarks, Proposals, UInt8
 from facetrack.training import relabel as module
 from facetrack.training.datasets import read_images, read_pts
 from facetrack.training.relabel import Relabelled, relabel
@@ -26,6 +27,7 @@ class Teacher(Annotator):
     def __init__(self, asymmetry: float = 0.0) -> None:
         super().__init__(asymmetry)
         self.firsts: list[float] = []
+        self.detector: Detector | None = None
 
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
         found = super().align(bgr, crops)
@@ -41,7 +43,7 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> Teacher:
 
     @contextmanager
     def opened(_: Choices) -> Iterator[SimpleNamespace]:
-        yield SimpleNamespace(detector=None, aligner=teacher)
+        yield SimpleNamespace(detector=teacher.detector, aligner=teacher)
 
     monkeypatch.setattr(module, "open_engines", opened)
     return teacher
@@ -72,6 +74,31 @@ def test_a_picture_whose_label_was_cut_short_is_done_again(tmp_path: Path, teach
     assert relabel(tmp_path / "faces", tmp_path / "out", Choices()) == Relabelled(2, 2, True)
     assert len(teacher.firsts) == 2
     assert (tmp_path / "out" / "1.png").read_bytes() == (tmp_path / "faces" / "1.png").read_bytes()
+
+
+class Detector:
+    """Finds one face in every picture, and counts the pictures."""
+
+    def __init__(self) -> None:
+        self.searched = 0
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        self.searched += 1
+        return PaintedDetector().detect(bgr, small=small)
+
+
+def test_pictures_without_a_label_are_looked_at_even_beside_others_that_have_one(
+    tmp_path: Path, teacher: Teacher
+) -> None:
+    write_faces(tmp_path / "faces", 2, first=1)
+    write_faces(tmp_path / "faces" / "more", 2, first=3)
+    for unlabelled in ("2.pts", "more/4.pts"):
+        (tmp_path / "faces" / unlabelled).unlink()
+    teacher.detector = Detector()
+    assert relabel(tmp_path / "faces", tmp_path / "out", Choices()) == Relabelled(4, 4, True)
+    assert teacher.detector.searched == 2
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.pts")}
+    assert written == {"1.pts", "2.pts", "more/3.pts", "more/4.pts"}
 
 
 @pytest.mark.parametrize("asymmetry", [0.0, 0.01])

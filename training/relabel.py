@@ -14,7 +14,7 @@ import argparse
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +27,8 @@ from ..tracker.proposals import box_of_five
 from ..tracker.types import Float32, UInt8
 from .augment import mirror, mirror_points
 from .command_line import errors_in_one_line
-from .datasets import Sample, read_faces, read_images
-from .datasets.point_files import write_pts
+from .datasets import Sample, read_images
+from .datasets.point_files import read_pts, write_pts
 
 log = logging.getLogger(__name__)
 
@@ -114,23 +114,21 @@ def relabel(
     """Write the corpus, or go on with it; see the module.
 
     Args:
-        folder: 300-W layout, or pictures alone.
+        folder: pictures, each with a .pts beside it or without, as in 300-W.
         out: pictures keep their place below it.
         choices: which network, on what.
         asymmetry: of the annotations that the network learnt from, see `augment.Geometry`.
         ends: `time.monotonic` from which no further picture is begun.
     Raises:
         CardError, BackendError: the network cannot be had.
-        SourceError: a picture is broken.
+        SourceError: there is no picture, or one or its .pts is broken.
     """
-    labelled = any(folder.rglob("*.pts"))
-    samples = read_faces(folder, "pts") if labelled else read_images(folder)
     out.mkdir(parents=True, exist_ok=True)
     seen = written = 0
     with open_engines(choices) as engines, (out / REFUSED).open("a+", encoding="utf-8") as file:
         file.seek(0)
         refused = set(file.read().splitlines())
-        for sample in samples:
+        for sample in map(_with_its_label, read_images(folder)):
             name = sample.path.relative_to(folder)
             if not (_is_written(out / name) or name.as_posix() in refused):
                 if time.monotonic() >= ends:
@@ -143,6 +141,12 @@ def relabel(
             seen += 1
             written += _is_written(out / name)
     return Relabelled(seen, written, finished=True)
+
+
+def _with_its_label(sample: Sample) -> Sample:
+    """A picture without annotation, with that of the .pts beside it if there is one."""
+    label = sample.path.with_suffix(".pts")
+    return replace(sample, points=read_pts(label)[None]) if label.is_file() else sample
 
 
 def _label(engines: Engines, sample: Sample, asymmetry: float) -> PseudoLabel | None:
