@@ -176,7 +176,13 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
 
     objective = Clockwork()
     monkeypatch.setattr(loop, "time", objective)
-    monkeypatch.setattr(loop, "dist", SimpleNamespace(broadcast=broadcast, barrier=lambda: None))
+
+    def all_gather(steps: list[Tensor], own: Tensor) -> None:
+        for step in steps:
+            step.copy_(own)
+
+    together = SimpleNamespace(broadcast=broadcast, barrier=lambda: None, all_gather=all_gather)
+    monkeypatch.setattr(loop, "dist", together)
     monkeypatch.setattr(loop, "DistributedDataParallel", lambda net, **_: net)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
@@ -184,6 +190,27 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
     run.train(seconds=120.25 if rank == 0 else 0.0)  # four steps of 30 seconds, and half of another
     assert told == [False] * 4 + [True]
     assert run.step == 5
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_hosts_that_do_not_share_the_runs_folder_are_told_before_they_go_on(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one has the checkpoint of step 3; the other begins."""
+
+    def all_gather(steps: list[Tensor], own: Tensor) -> None:
+        assert int(own) == (3, 0)[rank]
+        for step, found in zip(steps, (3, 0), strict=True):
+            step.fill_(found)
+
+    if rank == 0:
+        Run(config(), Fit(), tmp_path).train(3)
+    monkeypatch.setattr(loop, "dist", SimpleNamespace(barrier=lambda: None, all_gather=all_gather))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    run = Run(config(), Fit(), tmp_path)
+    with pytest.raises(ConfigError, match=r"got those of steps 3, 0; --out must be one folder that all hosts share"):
+        run.train()
 
 
 def test_a_gpu_is_set_up_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:

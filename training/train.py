@@ -242,13 +242,33 @@ class Run:
             until: stop at this step already.
             seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
         Raises:
-            ConfigError: another process trains in this folder.
+            ConfigError: another process trains in this folder; or not all processes see the same one.
         """
         with _alone_in(self.folder):
             if rank_and_world()[1] > 1:
                 dist.barrier()  # the first process has the lock: from here on nobody else writes
             self._catch_up()
+            self._demand_one_step()
             self._train(until, seconds)
+
+    def _demand_one_step(self) -> None:
+        """See that all processes go on from the same checkpoint, which the first alone writes.
+
+        Raises:
+            ConfigError: they do not: each host has a folder of its own.
+        """
+        _, world = rank_and_world()
+        if world == 1:
+            return
+        own = torch.tensor(self.step, device=self.device)
+        steps = [torch.zeros_like(own) for _ in range(world)]
+        dist.all_gather(steps, own)
+        if any(step != own for step in steps):
+            told = ", ".join(str(int(step)) for step in steps)
+            raise ConfigError(
+                f"{self.folder}: wanted the checkpoint of one step in all processes, got those of steps {told}; "
+                "--out must be one folder that all hosts share"
+            )
 
     def pace(self, steps: int, skip: int) -> float:
         """Run so many steps more and give how many there are a second, from the one after the first `skip` on.
