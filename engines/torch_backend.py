@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -126,6 +127,32 @@ def load_net(path: Path, onnx_sha256: str) -> nn.Module:
     return net.eval()
 
 
+class _WithoutTF32:
+    """Keeps cuDNN from rounding to TF32, its default, in the whole process while any network of ours runs in torch."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, True
+
+    def __enter__(self) -> None:
+        from torch.backends import cudnn
+
+        with self._lock:
+            if not self._inside:
+                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        from torch.backends import cudnn
+
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                cudnn.allow_tf32 = self._before
+
+
+_without_tf32 = _WithoutTF32()
+
+
 class TorchBackend:
     """`Backend` on a network in torch, in fp32."""
 
@@ -159,7 +186,7 @@ class TorchBackend:
         """See `Backend`."""
         if self._net is None:
             raise BackendError(CLOSED)
-        with self._torch.inference_mode():
+        with self._torch.inference_mode(), _without_tf32:
             outputs = self._net(self._torch.from_numpy(np.ascontiguousarray(images)).to(self._device))
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return tuple(output.cpu().numpy() for output in outputs)

@@ -11,7 +11,7 @@ import pytest
 
 from facetrack.engines.backend import open_backend
 from facetrack.engines.card import Weights
-from facetrack.engines.torch_backend import open_torch, save_torch_weights, torch_file
+from facetrack.engines.torch_backend import TorchBackend, open_torch, save_torch_weights, torch_file
 from facetrack.tracker.errors import BackendError, CardError
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
@@ -46,6 +46,33 @@ def test_the_rebuilt_network_gives_what_the_trained_one_gave(exported: Weights) 
     backend.close()
     with pytest.raises(BackendError, match="was closed"):
         backend.run(PICTURES)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_cudnn_computes_in_fp32_while_networks_run_and_as_before_after_the_last(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second network's run begins within the first one's, and ends before it; an error ends a run, too."""
+    cudnn, seen = torch.backends.cudnn, []
+    others = ("enabled", "benchmark", "deterministic")
+    monkeypatch.setattr(cudnn, "allow_tf32", before)
+    kept = [getattr(cudnn, name) for name in others]
+
+    class Net(torch.nn.Module):
+        def __init__(self, within: TorchBackend | None) -> None:
+            super().__init__()
+            self.within = within
+
+        def forward(self, pictures: Any) -> Any:
+            if self.within:
+                with pytest.raises(ZeroDivisionError):
+                    self.within.run(PICTURES)
+            seen.append((cudnn.allow_tf32, *(getattr(cudnn, name) for name in others)))
+            return pictures if self.within else 1 / 0
+
+    TorchBackend(Net(TorchBackend(Net(None)))).run(PICTURES)
+    assert seen == [(False, *kept)] * 2
+    assert [cudnn.allow_tf32, *(getattr(cudnn, name) for name in others)] == [before, *kept]
 
 
 @pytest.mark.slow  # torch's exporter alone takes most of a minute on two cores
