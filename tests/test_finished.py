@@ -68,9 +68,12 @@ def test_how_a_run_was_trained_does_not_matter_to_its_card(tmp_path: Path) -> No
         corpora=(Corpus("more", weight=0.1),),
         start="gv",
         geometry=Geometry(roll_deg=1.0),
+        vectors=Vectors(mse=3.0, coordinate=0.1),
         card=Publication("another name"),
     )
     demand_own_settings(now, tmp_path)
+    own_crops = replace(now, geometry=Geometry(box_scale=2.0), card=Publication(box_scale=1.3))
+    demand_own_settings(own_crops, tmp_path)  # the card does not ask for those of the run
 
 
 def test_of_a_detector_the_network_alone_must_be_that_of_the_run(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run has made, for those who use it: published, mined with, or built upon."""
+"""What a run has left, for those who use its network: published, or mined with."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .start import BROKEN, refuse_others
 from .train import refuse_other_settings, settings_of
 
 ADVICE = "repeat the run's --set, or name the configuration that it was begun with"
-# what a card says of a network, or how it is decoded; of a detector the network alone
-DETECTOR = ("network.",)
-ALIGNER = (*DETECTOR, "vectors.", "maps.", "geometry.box_scale")
+NETWORK = ("network.name", "network.landmarks", "network.options")
+# how an answer is decoded, and that the second of two runs was made; not the weights of the losses
+DECODING = ("vectors.label", "vectors.sigma", "vectors.peak", "vectors.tau", "maps.sigma", "maps.reach", "maps.frozen")
 
 
 def load_average(net: nn.Module, path: Path) -> None:
@@ -36,7 +36,7 @@ def load_average(net: nn.Module, path: Path) -> None:
 def demand_own_settings(config: Config, run: Path) -> None:
     """See that a run was of this network and would get this card, as far as its folder says: by its checkpoint.pt.
 
-    How long, how fast and on what it was trained is not compared, nor what `card` says.
+    How long, how fast, on what and by which losses it was trained is not compared, nor what `card` says.
 
     Raises:
         ConfigError: it was another; names what differs.
@@ -62,10 +62,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _of_card(settings: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Of all settings those that matter; of the sizes of the crops the last."""
-    wanted = {
-        name: value for name, value in settings.items() if name.startswith(DETECTOR if config.detects else ALIGNER)
-    }
+    """Of a run's settings those that the card that `config` asks for depends on; of a detector the network alone."""
+    crops = () if config.card.box_scale else ("geometry.box_scale",)
+    names = NETWORK if config.detects else (*NETWORK, *DECODING, *crops)
+    wanted = {name: settings[name] for name in names if name in settings}
     if "schedule.sizes" in settings and not config.detects:
         wanted["the last of schedule.sizes"] = settings["schedule.sizes"][-1][1]
     return wanted
