@@ -17,6 +17,7 @@ from ..tracker.types import Float32, Landmarks, UInt8
 from .backend import Backend
 from .card import ModelCard
 from .codec import decoder
+from .shape import shape_model
 
 Real = TypeVar("Real", np.float32, np.float64)
 
@@ -36,11 +37,13 @@ class Aligner:
         """Take a card and its loaded network.
 
         Raises:
-            CardError: the card's outputs cannot be decoded.
+            CardError: the card's outputs cannot be decoded, or nothing is known of its markup's shapes.
         """
         self.card, self.backend = card, backend
         self.markup = markup.load(card.markup)
         self._decode = decoder(card.codec, self.markup, card.name)
+        self._reach = float(card.calibration.get("shape", 0.0))
+        self._shape = shape_model(card.markup) if self._reach > 0 else None
         self._trust: tuple[float, float] = tuple(card.calibration.get("confidence", (1.0, 0.0)))
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
         self.scores_faces = True
@@ -111,6 +114,9 @@ class Aligner:
                 crop.crop(bgr, out)
             outputs = self.backend.run(batch)
             xy, score = self._decode(outputs)
+            if self._shape is not None:
+                for points in xy:
+                    points[:] = self._shape.set_right(points, self._reach)
             self.scores_faces = outputs[-1].ndim == 2  # (B, 2) behind maps, vectors or corners, which have more axes
             if self.scores_faces:
                 chances = [self._chances(*logits) for logits in outputs[-1].tolist()]

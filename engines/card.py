@@ -21,7 +21,7 @@ from ..tracker.errors import CardError, suggestion
 SHIPPED = Path(__file__).parent
 ROLES = {"align": ("net",), "detect": ("scan", "refine")}  # the networks of each task
 TASKS = tuple(ROLES)
-CALIBRATION = {"align": ("confidence", "noise", "confidence_ece"), "detect": ("scan", "refine", "second_look")}
+CALIBRATION = {"align": ("confidence", "noise", "confidence_ece", "shape"), "detect": ("scan", "refine", "second_look")}
 TABLES = ("input", "codec", "weights", "measured", "calibration")  # codec.py knows the names in the codec's
 FIELDS = ("name", "network", "task", "markup", "parameters", "gmac", "data", "licence", *TABLES)
 log = logging.getLogger(__name__)

@@ -211,7 +211,7 @@ def test_a_video_that_lacks_a_frame_in_its_middle_is_not_measured(boxes: str, tm
     """Every annotation behind it would be of the frame before."""
     write_300vw_video(tmp_path / "data/203", PaintedSource(12), [(0, 0)] * 12)
     lose_a_packet(tmp_path / "data/203", map(PaintedSource(12).picture, range(12)))
-    with pytest.raises(SourceError, match="203/vid.mp4: .* the annotation no longer fits what follows"):
+    with pytest.raises(SourceError, match=r"203/vid\.mp4: .* the annotation no longer fits what follows"):
         run(VideoSettings(tmp_path / "data", tmp_path / "out", boxes))
 
 

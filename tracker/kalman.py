@@ -133,6 +133,10 @@ def update(
 def predict_and_correct(state: FilterState, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
     """Predict over dt seconds, take the measurement; False if the face as a whole jumped too far for that."""
     start = state.position.copy()
+    carried = affine_part(start, state.velocity, np.ones(len(start)))  # by the face; becomes where each point would be
+    for i in range(len(start)):
+        for axis in range(2):
+            carried[i, axis] = start[i, axis] + dt * carried[i, axis]
     _predict(state, dt, tuning)
     points = len(measured)
     innovation, variance = np.empty((points, 2)), np.empty(points)
@@ -155,7 +159,8 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
     for i in range(points):
         _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
-        if variance[i] < np.inf and _is_outlier(state, i, x**2 + y**2, tuning):
+        u, v = measured[i, 0] - carried[i, 0] - shared[i, 0], measured[i, 1] - carried[i, 1] - shared[i, 1]
+        if variance[i] < np.inf and _is_outlier(state, i, min(x**2 + y**2, u**2 + v**2), tuning):
             variance[i] = np.inf  # as good as unseen
         if variance[i] < np.inf:
             _follow_maneuver(state, i, x**2 + y**2, variance[i], step, tuning.maneuver)

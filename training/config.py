@@ -249,6 +249,8 @@ class Publication:
     Attributes:
         name, data, licence: the card's.
         box_scale: of the crops in use, where another than the middle one of the training does better; 0: that one.
+        shape: how far a point of outline or brows may lie from where the others let it be expected, as a share of the
+            face's side (`engines.shape`); 0: anywhere.
         published: what the paper reports for this network on this data: figure -> value, to hold a result against.
     """
 
@@ -256,6 +258,7 @@ class Publication:
     data: tuple[str, ...] = ()
     licence: str = ""
     box_scale: float = 0.0
+    shape: float = 0.0
     published: dict[str, float] = field(default_factory=dict)
 
 

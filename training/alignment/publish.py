@@ -126,7 +126,7 @@ def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -
         data=config.card.data,
         licence=config.card.licence,
         measured={},
-        calibration={},
+        calibration={"shape": config.card.shape} if config.card.shape > 0 else {},
     )
 
 

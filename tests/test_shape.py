@@ -1,0 +1,102 @@
+"""Points that the rest of a face does not bear out come back, and all others stay."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from facetrack.engines.shape import PARTS, ShapeModel, shape_model
+from facetrack.tracker import markup
+from facetrack.tracker.errors import CardError
+from facetrack.tracker.geometry import bounding_box, longer_side
+from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.tracker.types import Float32
+
+MARKS = markup.load("ibug68")
+FREE = [point for part in PARTS for point in MARKS.parts[part]]
+
+
+def model(seed: int = 0, ways: int = 3) -> ShapeModel:
+    """Twelve points that vary in a few ways, of which six are free."""
+    rng = np.random.default_rng(seed)
+    mean = rng.normal(size=(12, 2))
+    mean -= mean.mean(0)
+    return ShapeModel(mean / np.linalg.norm(mean), rng.normal(size=(24, ways)), [0, 2, 4, 6, 8, 10])
+
+
+def seen(turn: float = 0.0, side: float = 150.0) -> Float32:
+    """The packaged mean face, frontal, of this roll and size."""
+    flat = MEAN_FACE_MM[:, :2] * [1, 1]
+    spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    return np.asarray(flat / longer_side(bounding_box(flat)) * side @ spin.T + [300, 200], np.float32)
+
+
+def test_a_point_that_is_left_out_is_where_least_squares_over_the_others_puts_it() -> None:
+    """The shortcut by leverages against fitting without the point."""
+    shapes, rng = model(), np.random.default_rng(1)
+    xy = rng.normal(size=(12, 2)).astype(np.float32) * 40 + 100
+    off = shapes.unexpected(xy)
+    points = xy[:, 0].astype(complex) + 1j * xy[:, 1]
+    points -= points.mean()
+    mean = shapes._mean[:, 0] + 1j * shapes._mean[:, 1]
+    turn = np.vdot(points, mean) / np.vdot(points, points)
+    apart = np.stack(((points * turn - mean).real, (points * turn - mean).imag), 1)
+    for row, point in enumerate([0, 2, 4, 6, 8, 10]):
+        others = [i for i in range(12) if i != point]
+        ways = shapes.ways.reshape(12, 2, -1)
+        weights, *_ = np.linalg.lstsq(ways[others].reshape(22, -1), apart[others].ravel(), rcond=None)
+        left = apart[point] - ways[point] @ weights
+        back = (left[0] + 1j * left[1]) / turn
+        np.testing.assert_allclose(off[row], [back.real, back.imag], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.8, np.pi / 2, np.pi])
+@pytest.mark.parametrize("side", [20.0, 150.0, 2000.0])
+def test_a_point_of_the_outline_that_has_jumped_comes_back_whatever_the_size_and_the_roll(
+    turn: float, side: float
+) -> None:
+    shapes, face = shape_model("ibug68"), seen(turn, side)
+    for point in (3, 8, 13, 19, 24):
+        jumped = face.copy()
+        jumped[point] += np.float32([0.12, -0.1]) * side
+        mended = shapes.set_right(jumped, 0.02)
+        before, after = (np.linalg.norm(xy[point] - face[point]) / side for xy in (jumped, mended))
+        assert before > 0.15
+        assert after < 0.03
+        others = np.delete(np.linalg.norm(mended - face, axis=1), point) / side
+        assert others.max() < 0.02  # an outlier moves what its neighbours are expected to be
+
+
+def test_a_usual_face_stays_as_it_is_to_the_last_bit() -> None:
+    np.testing.assert_array_equal(shape_model("ibug68").set_right(seen(0.3), 0.03), seen(0.3))
+
+
+def test_eyes_nose_and_mouth_are_never_moved() -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        wild = seen() + rng.normal(0, 12, (68, 2)).astype(np.float32)
+        mended = shape_model("ibug68").set_right(wild, 0.02)
+        kept = [point for point in range(68) if point not in FREE]
+        np.testing.assert_array_equal(mended[kept], wild[kept])
+        assert (mended != wild).any()
+
+
+def test_turned_and_enlarged_points_are_set_right_alike() -> None:
+    shapes, rng = shape_model("ibug68"), np.random.default_rng(3)
+    wild = seen() + rng.normal(0, 8, (68, 2)).astype(np.float32)
+    wanted = shapes.set_right(wild, 0.02) - wild
+    quarter = np.float32([[0, 1], [-1, 0]])
+    found = shapes.set_right(3 * wild @ quarter, 0.02) - 3 * wild @ quarter
+    np.testing.assert_allclose(found, 3 * wanted @ quarter, atol=1e-2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_points_that_are_no_face_do_no_harm(value: float) -> None:
+    face = np.full((68, 2), value, np.float32)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(shape_model("ibug68").set_right(face, 0.02), face, atol=1e-6)
+
+
+def test_a_markup_without_a_model_is_told() -> None:
+    with pytest.raises(CardError, match="no model of shapes for wflw98; wanted ibug68"):
+        shape_model("wflw98")
