@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,23 @@ def test_values_cannot_be_changed() -> None:
         seen.track = 3
     for array in (seen.box, seen.smoothed, seen.speed):
         assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        face,
+        lambda: Landmarks(XY, SCORE, 0.9, 0.9, "ibug68"),
+        lambda: Frame(0, 0.0, 0.0, PICTURE),
+        lambda: Result(Frame(0, 0.0, 0.0, PICTURE), (face(),)),
+        Proposals.none,
+    ],
+)
+def test_a_value_that_holds_arrays_equals_itself_alone_and_goes_into_sets(make: Callable[[], object]) -> None:
+    one, other = make(), make()
+    assert one in (other, one)
+    assert one not in (other,)
+    assert len({one, other, one}) == 2
 
 
 def test_a_coasting_face_has_no_measurement() -> None:
