@@ -129,9 +129,11 @@ def plan(
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
         if other is not task:
+            advice = "rename one of them, or leave one to a batch with another --out"
+            if not keep_folders and _lie_apart(other, task):
+                advice += ", or let matches of a glob keep their folders (--keep-folders)"
             raise ConfigError(
-                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; rename one of "
-                "them, give them different --out folders, or let matches of a glob keep theirs (--keep-folders)"
+                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; {advice}"
             )
         if any(is_same_file(task.spec, file) for file in outputs.files(task)):
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
@@ -141,6 +143,13 @@ def plan(
     if existing and outputs.existing == "refuse":
         raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
     return tasks
+
+
+def _lie_apart(one: Task, other: Task) -> bool:
+    """Whether two inputs are files in different folders."""
+    if is_url(one.spec) or is_url(other.spec):
+        return False
+    return Path(where(one.spec)).parent != Path(where(other.spec)).parent
 
 
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:

@@ -384,6 +384,19 @@ def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
         plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
 
 
+def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
+    for place in ("s1/clip.mp4", "s1/clip.mov", "s2/clip.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    outputs, one_folder = Outputs(tmp_path / "out"), str(tmp_path / "s1/clip.*")
+    for keep_folders in (False, True):
+        with pytest.raises(ConfigError, match=r"rename one of them, or leave one to a batch with another --out$"):
+            plan([one_folder], outputs, keep_folders=keep_folders)
+    with pytest.raises(ConfigError, match=r"or let matches of a glob keep their folders \(--keep-folders\)$"):
+        plan([str(tmp_path / "*/clip.mp4")], outputs)
+    assert len(plan([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
+
+
 def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path: Path) -> None:
     for place in ("in/s1/v.mkv", "in/s2/deep/v.mkv"):
         (tmp_path / place).parent.mkdir(parents=True)
