@@ -25,6 +25,7 @@ from .sidecar import (
     Origin,
     Outcome,
     claimed_video,
+    describe_source,
     identify_input,
     models_that_run,
     recorded_failures,
@@ -287,7 +288,8 @@ class _Run:
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.perf_counter() - began_s
-            outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
+            reason, backend = told(error) if error else "", self.engines.backend
+            outcome = Outcome(reason, source.failed, 0, wall_s, backend, describe_source(source))
         sinks = {"table_bytes": self.table, "video_bytes": self.video}
         sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
         write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, sizes=sizes)
