@@ -230,7 +230,8 @@ tracking = chain(
         "--min-face",
         type=FaceSide(),
         default=0,
-        help="Smallest face to search for, 8 pixels or more.  [default: by the frame's size, half of that in pictures]",
+        help="How small a face is searched for, 8 pixels or more; smaller ones may be found by chance.  [default: by "
+        "the frame's size, half of that in pictures]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
 )
