@@ -69,6 +69,12 @@ def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) 
         Frame(0, 0.0, 0.0, bgr)
 
 
+@pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])
+def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: float) -> None:
+    with pytest.raises(ValueError, match=r"Frame\.time_s: wanted a finite number of seconds, got -?(nan|inf); .*rate"):
+        Frame(0, time_s, 0.0, PICTURE)
+
+
 def test_the_size_of_a_frame_is_height_and_width() -> None:
     assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
 

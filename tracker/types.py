@@ -8,6 +8,7 @@ tuples and kept in sets.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -72,6 +73,9 @@ class Frame:
         taken_s: time.perf_counter() at capture.
         bgr: (H, W, 3) uint8.
         name: the file's name where the frames are single pictures, else "".
+
+    Raises:
+        ValueError: bgr is no picture, or time_s not finite.
     """
 
     index: int
@@ -82,6 +86,11 @@ class Frame:
 
     def __post_init__(self) -> None:
         checked_picture(self.bgr, "Frame.bgr")
+        if not math.isfinite(self.time_s):
+            raise ValueError(
+                f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; where nothing else is known, "
+                "take the frame's index divided by the frame rate"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
