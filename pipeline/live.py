@@ -133,7 +133,7 @@ class LiveRun:
             record.add(OscSink(*outputs.osc, intrinsics))
         if outputs.csv is not None:
             columns = outputs.columns.for_faces(self.engines.aligner.markup.points, images=source.kind == "images")
-            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
+            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite, prompt=True))
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, size=source.size, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
