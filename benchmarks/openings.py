@@ -58,6 +58,8 @@ def main() -> None:
     for opening in OPENINGS:
         pair = find(samples, given, opening)
         wanted, found = (np.array([eye_aspect_ratio(xy) for xy in points]).ravel() for points in pair)
+        both = np.isfinite(wanted) & np.isfinite(found)  # not where an eye's width vanishes
+        wanted, found = wanted[both], found[both]
         name = "as they are" if opening == 1 else f"closed to {100 * opening:.0f} % by drawing"
         print(f"{name:40}{len(wanted):7}{wanted.mean():10.3f}{found.mean():8.3f}")
         if opening == 1:

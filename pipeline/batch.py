@@ -25,6 +25,7 @@ from .sidecar import (
     Origin,
     Outcome,
     claimed_video,
+    describe_source,
     identify_input,
     models_that_run,
     recorded_failures,
@@ -129,9 +130,11 @@ def plan(
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
         if other is not task:
+            advice = "rename one of them, or leave one to a batch with another --out"
+            if not keep_folders and _lie_apart(other, task):
+                advice += ", or let matches of a glob keep their folders (--keep-folders)"
             raise ConfigError(
-                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; rename one of "
-                "them, give them different --out folders, or let matches of a glob keep theirs (--keep-folders)"
+                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; {advice}"
             )
         if any(is_same_file(task.spec, file) for file in outputs.files(task)):
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
@@ -141,6 +144,13 @@ def plan(
     if existing and outputs.existing == "refuse":
         raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
     return tasks
+
+
+def _lie_apart(one: Task, other: Task) -> bool:
+    """Whether two inputs are files in different folders."""
+    if is_url(one.spec) or is_url(other.spec):
+        return False
+    return Path(where(one.spec)).parent != Path(where(other.spec)).parent
 
 
 def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
@@ -279,7 +289,8 @@ class _Run:
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.perf_counter() - began_s
-            outcome = Outcome(told(error) if error else "", source.failed, 0, wall_s, self.engines.backend)
+            reason, backend = told(error) if error else "", self.engines.backend
+            outcome = Outcome(reason, source.failed, 0, wall_s, backend, describe_source(source))
         sinks = {"table_bytes": self.table, "video_bytes": self.video}
         sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
         write_sidecar(sidecar, self.origin, self.record.tally, outcome, input_path=self.input_path, sizes=sizes)

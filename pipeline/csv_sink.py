@@ -23,7 +23,7 @@ SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
 _FACE = ("box_x", "box_y", "box_w", "box_h", "pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
 _EYES = ("ear_left", "ear_right")
-_BUFFER_BYTES = 1 << 18  # some 200 rows; what a killed process loses
+_BUFFER_BYTES = 1 << 18  # some 200 rows; what a killed process loses, unless it is prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +158,7 @@ class CsvSink:
         path: NAME.csv; it is NAME.csv.part until it is complete. That of an earlier run is replaced by the first row.
         columns: which columns it has.
         overwrite: replace an existing file.
+        prompt: write each frame's rows at once, for runs that cannot be done again; else some 200 rows at a time.
 
     Attributes:
         size_bytes: of the whole file, once it is finished.
@@ -166,8 +167,8 @@ class CsvSink:
         SinkError: the file exists, another process is writing it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False) -> None:
-        self._columns = columns
+    def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False, prompt: bool = False) -> None:
+        self._columns, self._prompt = columns, prompt
         self._file = PartFile(path, overwrite=overwrite)
         self._closed = False
         self.size_bytes = 0
@@ -204,6 +205,8 @@ class CsvSink:
             self._begin()
             self._out.write(rows)
             self._kept = self._out.tell(), counts  # in one step
+            if self._prompt:
+                self._out.flush()
         except OSError as error:
             raise self._given_up(error) from error
         self._ends.append(self._kept[0])

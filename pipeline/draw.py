@@ -22,6 +22,9 @@ COLOURS: dict[State, Colour] = {
 WHITE, DARK = (255, 255, 255), (28, 24, 20)
 FACE_PER_LINE = 240.0  # a face this wide, in drawn pixels, has lines one pixel thick
 SMALL_FACE = 80.0  # drawn pixels; a narrower face has room for its number only
+TINY_FACE = 60.0  # drawn pixels; a narrower face would be hidden by lines, and by dots as large as a pixel
+FAINTEST = 0.6  # white pixels a dot; fainter ones cannot be seen on a bright face
+TINY_MARGIN = 3.0  # pixels between the points of a tiny face and its corners
 _SHIFT = 4  # OpenCV's fixed-point bits: lines and dots sit on sixteenths of a pixel
 _FAR = 30_000.0  # drawn pixels; what lies further out would overflow the fixed-point numbers
 _FONT = cv2.FONT_HERSHEY_DUPLEX
@@ -31,7 +34,8 @@ def draw_faces(bgr: UInt8, faces: Iterable[Face], *, scale: float = 1.0) -> UInt
     """Draw faces on a copy of a picture.
 
     Measured faces have their points dotted in white; a face that is carried on without a measurement shows its
-    lines alone, in amber. Lines and letters grow with the face.
+    lines alone, in amber. Lines and letters grow with the face. A tiny one has no lines, fainter dots, and its number
+    below.
 
     Args:
         bgr: (H, W, 3) uint8; a frame, or a frame resized by `scale`.
@@ -59,15 +63,24 @@ def draw_text(canvas: UInt8, text: str, place: tuple[float, float], *, height: f
         height: of a capital letter, pixels.
         plate: the colour behind; the letters are dark on it, or white where it is dark.
     """
-    size = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1))
-    (width, capital), _ = cv2.getTextSize(text, _FONT, size, 1)
-    pad = round(height * 0.45) + 1
-    plate_width, plate_height = width + 2 * pad, capital + 2 * pad
+    size, pad = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1)), _pad(height)
+    plate_width, plate_height = _plate_size(text, height)
     x = int(np.clip(place[0], 0, max(canvas.shape[1] - plate_width, 0)))
     y = int(np.clip(place[1], plate_height, max(canvas.shape[0], plate_height)))
     cv2.rectangle(canvas, (x, y - plate_height), (x + plate_width - 1, y - 1), plate, cv2.FILLED)
     letters = WHITE if sum(plate) < 250 else DARK
     cv2.putText(canvas, text, (x + pad, y - pad - 1), _FONT, size, letters, 1, cv2.LINE_AA)
+
+
+def _pad(height: float) -> int:
+    return round(height * 0.45) + 1
+
+
+def _plate_size(text: str, height: float) -> tuple[int, int]:
+    """Width and height of the plate behind a line whose capital letters have a height."""
+    size = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1))
+    (width, capital), _ = cv2.getTextSize(text, _FONT, size, 1)
+    return width + 2 * _pad(height), capital + 2 * _pad(height)
 
 
 def fit_scale(size: tuple[int, int], room: tuple[int, int]) -> float:
@@ -100,6 +113,9 @@ def fitted(bgr: UInt8, room: tuple[int, int]) -> UInt8:
 def _draw_face(canvas: UInt8, face: Face, xy: Float32, box: Float32) -> None:
     colour = COLOURS[face.state]
     side = float(np.clip((box[2:] - box[:2]).max(), 1.0, 4.0 * max(canvas.shape)))
+    if side < TINY_FACE:
+        _draw_tiny_face(canvas, face, xy, box, side)
+        return
     thickness = max(1, round(side / FACE_PER_LINE))
     points = _fixed(xy)
     cv2.polylines(canvas, [points[line] for line in _lines(len(xy))], False, colour, thickness, cv2.LINE_AA, _SHIFT)
@@ -113,6 +129,31 @@ def _draw_face(canvas: UInt8, face: Face, xy: Float32, box: Float32) -> None:
     height = float(np.clip(side / 18, 8, 40))
     label = f"{face.track}  {face.confidence:.0%}" if side >= SMALL_FACE else str(face.track)
     draw_text(canvas, label, (float(frame[0]), float(frame[1]) - thickness - 2), height=height, plate=colour)
+
+
+def _draw_tiny_face(canvas: UInt8, face: Face, xy: Float32, box: Float32, side: float) -> None:
+    colour = COLOURS[face.state]
+    if face.measured is not None:
+        _lighten(canvas, xy, max(FAINTEST, np.pi * (side / TINY_FACE) ** 2))  # the area of its dots
+    frame = box + TINY_MARGIN * np.array([-1, -1, 1, 1], np.float32)
+    cv2.polylines(canvas, _corners(frame, 0.16 * side), False, colour, 1, cv2.LINE_AA, _SHIFT)
+    label, height = str(face.track), float(np.clip(side / 7, 6, 8))
+    y = float(frame[3]) + 3 + _plate_size(label, height)[1]
+    if y > canvas.shape[0]:
+        y = float(frame[1]) - 2
+    draw_text(canvas, label, (float(frame[0]), y), height=height, plate=colour)
+
+
+def _lighten(canvas: UInt8, xy: Float32, weight: float) -> None:
+    """Lighten the four pixels round each of points (N, 2), together by so many white pixels; what is outside stays."""
+    corners = np.floor(xy)[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]])  # (N, 4, 2)
+    shares = weight * np.prod(1 - np.abs(xy[:, None] - corners), axis=2)
+    seen = ((corners >= 0) & (corners < (canvas.shape[1], canvas.shape[0]))).all(2)
+    x, y = corners[seen].astype(np.intp).T
+    places, which = np.unique(y * canvas.shape[1] + x, return_inverse=True)
+    share = np.minimum(np.bincount(which, shares[seen], len(places)), 1)[:, None]
+    y, x = np.divmod(places, canvas.shape[1])
+    canvas[y, x] = np.rint(canvas[y, x] * (1 - share) + 255 * share)
 
 
 @cache

@@ -52,6 +52,7 @@ class ImageSource:
     live = False
     size = None
     rate = None
+    start_s = None
 
     def __init__(self, root: Path, files: Sequence[Path], name: str) -> None:
         named = [(printable(file.relative_to(root).as_posix()), file) for file in files]

@@ -17,7 +17,7 @@ from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, identify_input, models_that_run, write_sidecar
+from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, write_sidecar
 from .sinks import JsonLinesSink, ReaderGone, exist_already
 from .source import Kind, Source, counted, is_same_file, is_url, without_credentials
 from .sources import open_source
@@ -116,7 +116,8 @@ class LiveRun:
                 record.finish()
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
                 wall_s, dropped = time.perf_counter() - began_s, self._pipeline.dropped
-                outcome = Outcome(reason, source.failed, dropped, wall_s, self.engines.backend)
+                backend, described = self.engines.backend, describe_source(source)
+                outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described)
                 self._write_sidecar(identity, record.tally, outcome)
         if isinstance(ended_by, ReaderGone):
             return ""
@@ -132,7 +133,7 @@ class LiveRun:
             record.add(OscSink(*outputs.osc, intrinsics))
         if outputs.csv is not None:
             columns = outputs.columns.for_faces(self.engines.aligner.markup.points, images=source.kind == "images")
-            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite))
+            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite, prompt=True))
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, size=source.size, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:

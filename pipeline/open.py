@@ -53,8 +53,8 @@ class Choices:
         threads: of each network; the stages of the pipeline run side by side anyway. The scan of whole pictures, which
             the others wait for, takes up to `SCAN_THREADS` where there are cores.
         detect_every: frames between two searches while every known face is tracked.
-        min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more; 0 chooses by the frame's
-            size, and half of that in pictures.
+        min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more, though smaller ones may
+            be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
         decoder: what decodes recordings and streams.

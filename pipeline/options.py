@@ -21,7 +21,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 LEAST_FACE = 8  # pixels, as `Choices` wants it
 BACKENDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
-PATH = click.Path(path_type=Path)
 
 
 def chain(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -50,6 +49,19 @@ def was_given(parameter: str) -> bool:
     return click.get_current_context().get_parameter_source(parameter) is not ParameterSource.DEFAULT
 
 
+class SomePath(click.Path):
+    """The path of a file or folder. An empty one would be the current folder."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read a path, or fail as bad usage."""
+        if not str(value):
+            self.fail("wanted the name of a file or folder, got an empty one; is a variable not set?", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class NewFile(click.Path):
     """The path of a file to write: neither empty nor a folder, and where only one suffix will do, with that."""
 
@@ -60,7 +72,7 @@ class NewFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path, or fail as bad usage."""
         if not str(value):
-            self.fail("wanted the name of a file, got an empty one", param, ctx)
+            self.fail("wanted the name of a file, got an empty one; is a variable not set?", param, ctx)
         if not str(value).lower().endswith(self._suffix):
             self.fail(f"wanted a name that ends in {self._suffix}, got {str(value)!r}", param, ctx)
         return super().convert(value, param, ctx)
@@ -167,7 +179,7 @@ def _smooth(*kinds: str) -> Callable[[Command], Command]:
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
 
 
-FILE, MP4 = NewFile(), NewFile(".mp4")
+PATH, FILE, MP4 = SomePath(), NewFile(), NewFile(".mp4")
 
 talk = chain(
     click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),
@@ -218,7 +230,8 @@ tracking = chain(
         "--min-face",
         type=FaceSide(),
         default=0,
-        help="Smallest face to search for, 8 pixels or more.  [default: by the frame's size, half of that in pictures]",
+        help="How small a face is searched for, 8 pixels or more; smaller ones may be found by chance.  [default: by "
+        "the frame's size, half of that in pictures]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
 )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
-from .source import is_url, without_credentials
+from .source import Source, is_url, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -100,6 +100,18 @@ def models_that_run(engines: Engines) -> list[dict[str, Any]]:
     return models
 
 
+def describe_source(source: Source) -> dict[str, Any]:
+    """What relates a table to its recording, once that has been read, in JSON's types; null for what is not known.
+
+    The recording's own time stamp at `timestamp` 0 in seconds, [width, height] in pixels, frames per second.
+    """
+    return {
+        "start_s": None if source.start_s is None else round(source.start_s, 6),
+        "size": None if source.size is None else [source.size[1], source.size[0]],
+        "rate": None if source.rate is None else round(float(source.rate), 6),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run over one input ended.
@@ -110,6 +122,7 @@ class Outcome:
         dropped: frames that were never looked at, live.
         wall_s: from opening the source to the last row.
         backend: what the network for the landmarks ran on, in words.
+        source: of `describe_source`.
     """
 
     error: str
@@ -117,6 +130,7 @@ class Outcome:
     dropped: int
     wall_s: float
     backend: str
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_sidecar(
@@ -141,6 +155,7 @@ def write_sidecar(
     content = origin.table()
     content |= {"path": input_path} if input_path else {}
     content |= sizes or {}
+    content |= outcome.source
     content |= {
         "complete": not outcome.error,
         "error": outcome.error or None,

@@ -34,6 +34,8 @@ class Source(Protocol):
         live: frames come by the clock, whether or not anybody is ready for them.
         size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
         rate: mean frames per second; None where unknown.
+        start_s: what the recording's own time stamps say, in seconds, where the frames' times are 0; right from the
+            first frame on. None where frames are timed otherwise, or it has none.
         frames: how many to expect, for a progress bar; None where unknown.
         failed: (place, reason) of what could not be read, wholly or in part, so far.
     """
@@ -49,6 +51,8 @@ class Source(Protocol):
     def size(self) -> tuple[int, int] | None: ...
     @property
     def rate(self) -> Fraction | None: ...
+    @property
+    def start_s(self) -> float | None: ...
     @property
     def frames(self) -> int | None: ...
 

@@ -214,6 +214,11 @@ class MediaClock:
         self._newest: int | None = None  # stamp of the present clock
         self._second: float = 0.0  # newest before it
 
+    @property
+    def start_s(self) -> float | None:
+        """The stream's own time stamp, in seconds, of the time 0; None where it has none. Right from `time_of` on."""
+        return None if self._start is None else self._start * self._numerator / self._denominator
+
     def time_of(self, picture: VideoFrame, following: Callable[[int], VideoFrame | None] = _no_picture) -> float:
         """Give the time of the next picture in seconds; one call per picture, in order.
 

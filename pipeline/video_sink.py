@@ -23,6 +23,8 @@ from .sinks import PartFile
 # libx264's: no loss to be seen, faster than tracking. Without B frames the file's length is right to the tick, with
 # them the mp4 writer gets it wrong where the frame rate varies.
 QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
+# A file of fragments, of a second each, until it is finished: then it is an ordinary one.
+FRAGMENTED = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
 LONGEST_SIDE = 16_384  # libx264's, of an encoder's input
 FALLBACK_RATE = Fraction(30)
 FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
@@ -39,7 +41,8 @@ class VideoSink:
     are fitted into it.
 
     Args:
-        path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played.
+        path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played,
+            and that of a killed one, without its last second and the ten to thirty frames that the encoder still held.
         rate: the source's mean frames per second, from which the clock of the file is chosen; None: unknown.
         size: (height, width) of the frames, so that those that are too large are refused before anything is written;
             None: unknown until the first one.
@@ -79,7 +82,7 @@ class VideoSink:
             self._out = self._file.open()
         except OSError as error:
             raise self._file.error(error) from error
-        self._container: OutputContainer = av.open(self._out, "w", format="mp4")
+        self._container: OutputContainer = av.open(self._out, "w", format="mp4", options=FRAGMENTED)
 
     def write(self, result: Result) -> None:
         """Draw and encode a frame.
@@ -96,6 +99,7 @@ class VideoSink:
                 self._start_s = result.frame.time_s
                 self._stream = self._add_stream(bgr)
             self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
+            self._out.flush()
 
     def finish(self) -> None:
         """Encode and write what is left; see `sinks.Sink.finish`."""

@@ -103,6 +103,7 @@ class VideoSource:
         self.size: tuple[int, int] | None = first_bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
+        self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._frames = ReadOnce(self._deliver(first_bgr), label)
@@ -118,6 +119,11 @@ class VideoSource:
     ) -> None:
         self.close()
 
+    @property
+    def start_s(self) -> float | None:
+        """See `source.Source`."""
+        return self._clock.start_s
+
     def close(self) -> None:
         """Stop the iteration, in whichever thread it runs, and let go of the file."""
         self._stopped.set()
@@ -125,13 +131,12 @@ class VideoSource:
         self._reader.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
-        clock = MediaClock(self._reader.stream, self._reader.format)
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
         began_s = time.perf_counter()
         index = 0
         picture = self._reader.first
         while picture is not None:
-            time_s = clock.time_of(picture, self._reader.peek)
+            time_s = self._clock.time_of(picture, self._reader.peek)
             if picture.is_corrupt:
                 self.failed.append((f"frame {index + 1} ({time_s:.3f} s)", "damaged, decoded as far as it goes"))
             if self.live and self._stopped.wait(began_s + time_s - time.perf_counter()):
@@ -202,6 +207,7 @@ class LiveSource:
     kind: Kind
     live = True
     frames = None
+    start_s = None
 
     def __init__(
         self,

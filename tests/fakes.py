@@ -138,6 +138,7 @@ class PaintedSource:
     kind: Any = "video"
     failed: list[tuple[str, str]] = field(default_factory=list)
     closed: bool = False
+    start_s: float | None = None
 
     @property
     def size(self) -> tuple[int, int]:

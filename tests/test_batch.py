@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -138,6 +139,31 @@ def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> N
     assert content["counts"]["frames"] == content["counts"]["rows"] == MOVING.count
     assert set(content["stages_ms"]) == {"capture", "detect", "align", "smooth"}
     assert content["machine"]["packages"]["numpy"] == np.__version__
+
+
+def test_the_sidecar_relates_the_table_to_its_recording(tmp_path: Path) -> None:
+    """Of a recording whose sound begins 0.852 s before its pictures."""
+    count = 5
+    recipe = VideoRecipe("ffv1", "bgr0", options={}, times_s=[0.852 + 0.04 * i for i in range(count)])
+    source = PaintedSource(count=count, rate=Fraction(25))
+    path = write_video(tmp_path / "late.mkv", map(source.picture, range(count)), replace(recipe, rate=Fraction(25)))
+    for name in ("one", "two"):
+        assert track([path], Outputs(tmp_path / name)) == []
+    content, again = (sidecar(tmp_path / name / "late.json") for name in ("one", "two"))
+    assert rows(tmp_path / "one/late.csv")[0]["timestamp"] == "0.000000"
+    assert content["start_s"] == pytest.approx(0.852, abs=1e-6)
+    assert (content["size"], content["rate"]) == ([320, 240], 25.0)
+    assert [content[key] for key in ("start_s", "size", "rate")] == [again[key] for key in ("start_s", "size", "rate")]
+    notes = Notes()
+    assert track([path], Outputs(tmp_path / "one", existing="resume"), notes=notes) == []
+    assert notes.lines[0].endswith("finished before")
+
+
+def test_the_sidecar_of_pictures_knows_neither_start_nor_size(tmp_path: Path) -> None:
+    paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    track([tmp_path / "shots"], Outputs(tmp_path / "out"))
+    content = sidecar(tmp_path / "out/shots.json")
+    assert [content[key] for key in ("start_s", "size", "rate")] == [None, None, None]
 
 
 def test_the_sidecar_tells_what_the_networks_ran_on(video: Path, tmp_path: Path) -> None:
@@ -382,6 +408,19 @@ def test_a_picture_that_takes_less_than_a_tick_of_the_clock_has_a_rate(
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
         plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
+
+
+def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
+    for place in ("s1/clip.mp4", "s1/clip.mov", "s2/clip.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    outputs, one_folder = Outputs(tmp_path / "out"), str(tmp_path / "s1/clip.*")
+    for keep_folders in (False, True):
+        with pytest.raises(ConfigError, match=r"rename one of them, or leave one to a batch with another --out$"):
+            plan([one_folder], outputs, keep_folders=keep_folders)
+    with pytest.raises(ConfigError, match=r"or let matches of a glob keep their folders \(--keep-folders\)$"):
+        plan([str(tmp_path / "*/clip.mp4")], outputs)
+    assert len(plan([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
 
 
 def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path: Path) -> None:

@@ -238,6 +238,30 @@ def test_an_empty_name_is_no_input(
     assert "got an empty name" in only_line(capsys)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("batch", "a.png", "--out"),
+        ("batch", "a.png", "--out", "out", "--intrinsics"),
+        ("live", "--camera", "0", "--no-window", "--csv"),
+        ("live", "--camera", "0", "--no-window", "--record"),
+        ("evaluate", "300w", "data", "--out"),
+        ("train", "config.toml", "--data", "data", "--out"),
+        ("probe", "run", "data", "--out"),
+        ("export", "gv", "--to", "onnx", "--out"),
+        ("calibrate", "camera", "board.mp4", "--out"),
+    ],
+)
+def test_an_empty_name_is_no_place_for_results(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a variable that is not set; it would be the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, "") == 2
+    assert "got an empty one; is a variable not set?" in capsys.readouterr().err
+    assert not any(tmp_path.iterdir())
+
+
 class LikeWindows:
     """The module `os`, with the name that it has there."""
 

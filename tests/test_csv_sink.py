@@ -109,6 +109,17 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert b" " not in first
 
 
+def test_a_prompt_tables_rows_are_in_the_file_as_soon_as_they_are_written(tmp_path: Path) -> None:
+    """What a killed process has not written is lost."""
+    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68), prompt=True)
+    for index in range(3):
+        sink.write(make_result(make_face(), index=index))
+        whole = (tmp_path / "a.csv.part").read_text(encoding="utf-8")
+        assert [row.split(",")[0] for row in whole.splitlines()] == ["frame", *map(str, range(1, index + 2))]
+        assert whole.endswith("\n")
+    sink.close(complete=True)
+
+
 def test_a_finished_table_knows_its_size(tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "a.csv", CsvColumns(68))
     sink.write(make_result(make_face()))

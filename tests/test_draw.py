@@ -50,6 +50,37 @@ def test_a_dot_lies_on_its_sub_pixel_place() -> None:
     np.testing.assert_allclose(place, (60.3, 60.8), atol=0.15)
 
 
+@pytest.mark.parametrize("width", [16, 24, 36, 50])
+@pytest.mark.parametrize("state", [State.TRACKED, State.COASTING])
+def test_what_is_drawn_on_a_small_face_leaves_most_of_it_to_be_seen(width: int, state: State) -> None:
+    face = make_face(PaintedFace((160, 120), width=width).landmarks(0), state=state)
+    left, top, right, bottom = np.rint(face.box).astype(int)
+    drawn = draw_faces(grey(240, 320), [face])
+    inside = drawn[top : bottom + 1, left : right + 1].astype(float) - 90
+    assert (np.abs(inside).max(-1) > 80).mean() < 0.2
+    above = drawn[top - width // 2 : top - 6, left:right].astype(float) - 90  # the forehead
+    assert np.abs(above).max(initial=0) == 0
+    assert coloured(drawn, COLOURS[state]) > 60  # the plate and the corners
+
+
+@pytest.mark.parametrize("centre", [(160, 232), (8, 232), (312, 8), (312, 232)])
+def test_the_plate_of_a_small_face_stays_off_it_at_the_edges(centre: tuple[int, int]) -> None:
+    face = make_face(PaintedFace(centre, width=24).landmarks(0))
+    left, top, right, bottom = np.rint(face.box).astype(int)
+    inside = draw_faces(grey(240, 320), [face])[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
+    assert coloured(inside, COLOURS[face.state]) == 0
+
+
+def test_the_dots_of_a_smaller_face_are_fainter() -> None:
+    weights = []
+    for width in (15, 30, 45):
+        xy = PaintedFace((160, 120), width=width).landmarks(0)
+        lone = draw_faces(grey(240, 320), [make_face(xy)]).astype(float)[..., 0] - 90
+        box = np.rint(np.concatenate((xy.min(0), xy.max(0)))).astype(int)
+        weights.append(lone[box[1] : box[3] + 1, box[0] : box[2] + 1].sum())
+    assert weights == sorted(weights)
+
+
 def test_faces_drawn_on_a_resized_picture_lie_where_resizing_puts_them() -> None:
     xy = PaintedFace((80, 65), width=60).landmarks(0)
     large = draw_faces(grey(360, 480), [make_face(xy)], scale=3.0)

@@ -78,6 +78,27 @@ class InterruptedListener(io.StringIO):
         return super().write(text)
 
 
+class Witness(io.StringIO):
+    """Where lines go, counting at each what the table holds, were the process killed now."""
+
+    def __init__(self, part: Path) -> None:
+        super().__init__()
+        self.part, self.rows = part, list[int]()
+
+    def write(self, text: str) -> int:
+        self.rows.append(self.part.read_text(encoding="utf-8").count("\n") - 1)
+        return super().write(text)
+
+
+def test_a_run_that_is_killed_leaves_its_rows(tmp_path: Path) -> None:
+    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=4)), tmp_path / "run.csv"
+    witness = Witness(tmp_path / "run.csv.part")
+    with PaintedEngines()(Choices()) as engines:
+        LiveRun(engines, LiveOutputs(csv=table, jsonl=witness, window=False)).track(str(video))
+    assert witness.rows == list(range(1, len(witness.rows) + 1))
+    assert witness.rows
+
+
 def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(tmp_path: Path) -> None:
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=6)), tmp_path / "run.csv"
     outputs = LiveOutputs(csv=table, jsonl=InterruptedListener(), window=False)

@@ -107,7 +107,7 @@ def test_every_network_is_measured_at_every_batch_and_what_is_missing_is_said(
     json.dumps(report)
     measured = [(run["role"], run["batch"]) for run in report["networks"] if "ONNX" in run["backend"]]
     assert measured == [(role, batch) for role in ("net", "scan", "refine") for batch in (1, 2)]
-    assert all(run["of_roofline"] > 0 for run in report["networks"])
+    assert all(run["of_roofline"] > 0 for run in report["networks"] if run["precision"] != "int8")
     ran = weights_for("onnx", find_card("bbfcn", "detect").weights["scan"])
     on_cpu = {run["precision"] for run in report["networks"] if run["role"] == "scan" and "ONNX" in run["backend"]}
     assert on_cpu == {"int8" if ran.precision == "int8" else "fp32"}  # of the file that ran, not of the card's first
@@ -182,6 +182,17 @@ def test_networks_are_measured_in_the_precisions_that_are_asked_for(monkeypatch:
     assert sizes["int8"] < sizes["fp32"]
     assert sizes["fp16"] < sizes["fp32"]
     assert report["not_measured"] == {}
+
+
+@shipped
+def test_nothing_in_8_bits_is_measured_against_a_peak_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
+    monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
+    peaks = Peaks(1e-3, 1e-3, "so slow that every network would surpass it")
+    report = bench_networks(Choices(backend="onnx"), (1,), lambda _: peaks, ("fp32", "int8"))
+    for run, line in zip(report["networks"], networks_as_table(report).splitlines()[3:], strict=True):
+        shares = run["roofline_ms"], run["of_roofline"]
+        assert (shares == (None, None)) == (run["precision"] == "int8") == (not line.endswith("%"))
 
 
 @shipped

@@ -290,6 +290,16 @@ def test_eyes_without_width_or_with_unknown_points_give_nan() -> None:
     assert math.isnan(eye_aspect_ratio(half)[0])
 
 
+def test_an_eye_whose_width_vanishes_in_profile_has_no_opening() -> None:
+    """Of the mean face's own eyes, seen from afar: the far eye is out of sight from about 65 degrees on."""
+    for yaw_deg in range(-180, 181, 5):
+        turned = MEAN_FACE_MM @ rotation_matrix(np.radians([0, yaw_deg, 0])).T
+        openings = np.array(eye_aspect_ratio(turned[:, :2].astype(np.float32)))
+        assert not (openings > 2).any()
+        if abs(yaw_deg) <= 50:
+            assert np.isfinite(openings).all()
+
+
 def test_points_of_no_markup_are_refused() -> None:
     with pytest.raises(MarkupError, match="no markup has 7 points"):
         eye_aspect_ratio(np.zeros((7, 2), np.float32))

@@ -294,6 +294,22 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
     assert len(read_table(tmp_path / "out/short.csv").frame) == 0
 
 
+def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    clips, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
+    with PaintedEngines()(choices) as engines:
+        for left in ("report.json", "short.csv", "short.json"):
+            out.mkdir(exist_ok=True)
+            (out / left).write_text("somebody's", encoding="utf-8")
+            with pytest.raises(SinkError, match=rf"{left}: exists already; choose another --out"):
+                measure_probe(clips, out, engines, choices)
+            assert [file.name for file in out.iterdir()] == [left]
+            measure_probe(clips, out, engines, choices, overwrite=True)
+            assert (out / left).read_text(encoding="utf-8") != "somebody's"
+            for file in out.iterdir():
+                file.unlink()
+
+
 def test_the_table_names_every_clip_and_what_is_missing() -> None:
     of = clip(faces=2)
     table = report_as_table(compile_report([(of, tracked(of, [[0] * 60, [-1] * 60]))], Choices()))

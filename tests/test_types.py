@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,12 @@ def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) 
         Frame(0, 0.0, 0.0, bgr)
 
 
+@pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])
+def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: float) -> None:
+    with pytest.raises(ValueError, match=r"Frame\.time_s: wanted a finite number of seconds, got -?(nan|inf); .*rate"):
+        Frame(0, time_s, 0.0, PICTURE)
+
+
 def test_the_size_of_a_frame_is_height_and_width() -> None:
     assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
 
@@ -102,6 +109,23 @@ def test_values_cannot_be_changed() -> None:
         seen.track = 3
     for array in (seen.box, seen.smoothed, seen.speed):
         assert not array.flags.writeable
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        face,
+        lambda: Landmarks(XY, SCORE, 0.9, 0.9, "ibug68"),
+        lambda: Frame(0, 0.0, 0.0, PICTURE),
+        lambda: Result(Frame(0, 0.0, 0.0, PICTURE), (face(),)),
+        Proposals.none,
+    ],
+)
+def test_a_value_that_holds_arrays_equals_itself_alone_and_goes_into_sets(make: Callable[[], object]) -> None:
+    one, other = make(), make()
+    assert one in (other, one)
+    assert one not in (other,)
+    assert len({one, other, one}) == 2
 
 
 def test_a_coasting_face_has_no_measurement() -> None:

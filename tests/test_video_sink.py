@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +55,28 @@ def test_the_times_after_a_long_pause_are_kept(tmp_path: Path) -> None:
         stamps = [frame.time_s for frame in source]
     assert stamps[:2] + stamps[-2:] == times
     assert len(stamps) == len(times) + 4  # the second frame again, every 18 minutes
+
+
+def boxes_of(path: Path) -> list[str]:
+    """The kinds of an mp4's boxes."""
+    data, place, kinds = path.read_bytes(), 0, list[str]()
+    while place < len(data):
+        kinds.append(data[place + 4 : place + 8].decode())
+        place += int.from_bytes(data[place : place + 4], "big")
+    return kinds
+
+
+def test_the_part_of_a_killed_run_can_be_played_and_a_finished_video_is_an_ordinary_one(tmp_path: Path) -> None:
+    sink = VideoSink(tmp_path / "a.mp4", rate=Fraction(30))
+    for index in range(150):
+        sink.write(make_result(make_face(), index=index, time_s=index / 30))
+    shutil.copy(tmp_path / "a.mp4.part", tmp_path / "killed.mp4")
+    sink.close(complete=True)
+    with av.open(tmp_path / "killed.mp4") as container:
+        stamps = [frame.time for frame in container.decode(video=0)]
+    assert len(stamps) >= 150 - 60  # all but two seconds at the most
+    np.testing.assert_allclose(stamps, np.arange(len(stamps)) / 30, atol=1e-4)
+    assert set(boxes_of(tmp_path / "a.mp4")) == {"ftyp", "free", "mdat", "moov"}  # no moof, a fragment's
 
 
 def test_frames_at_the_same_instant_are_kept_apart(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ _FAR_RIGHT, _FAR_LEFT = (0, 1, 2, 3), (13, 14, 15, 16)  # of a head turned to it
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
 FLATTEST = 0.02  # width over length of the points' cloud below which a line, not a face, was given
+NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen from the front an eye has 0.18
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
 
 
@@ -191,7 +192,7 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
         xy: (N, 2) points of a known markup.
     Returns:
         (left, right); NaN where the markup does not tell the upper lid from the lower one (aflw19, five5),
-        where the corners fall together, or where a point is not finite.
+        where the corners nearly fall together, as in profile, or where a point is not finite.
     Raises:
         ValueError: xy is not (N, 2).
         MarkupError: no markup has N points.
@@ -200,8 +201,17 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     points = np.asarray(xy, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"eye opening: wanted (N, 2) points of a markup, got {points.shape}")
-    left, right = (openness(points, upper, lower) for upper, lower in lids(len(points)))
+    known = points[np.isfinite(points).all(1)]
+    least = NARROWEST_EYE * float(np.ptp(known, 0).max()) if len(known) else 0.0
+    left, right = (_eye_openness(points, upper, lower, least) for upper, lower in lids(len(points)))
     return left, right
+
+
+def _eye_openness(points: Float64, upper: Int64, lower: Int64, least: float) -> float:
+    """As `openness`; NaN also where the eye is less than so many pixels wide."""
+    if upper.size and np.linalg.norm(points[upper[0]] - points[upper[-1]]) < least:
+        return float("nan")
+    return openness(points, upper, lower)
 
 
 def lids(count: int) -> tuple[tuple[Int64, Int64], ...]:

@@ -2,11 +2,13 @@
 
 One convention everywhere: points are (x, y) float32 in frame pixels, x to the right, y down, and (0, 0) is the
 centre of the top-left pixel. Boxes are (x1, y1, x2, y2). Sizes are (height, width). Pictures are uint8 BGR. `repr`
-leaves pixels and points out.
+leaves pixels and points out. A value equals itself alone, whatever its arrays hold, so that it can be looked for in
+tuples and kept in sets.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,7 +62,7 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
     return bgr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Frame:
     """One picture of a video and when it was taken.
 
@@ -71,6 +73,9 @@ class Frame:
         taken_s: time.perf_counter() at capture.
         bgr: (H, W, 3) uint8.
         name: the file's name where the frames are single pictures, else "".
+
+    Raises:
+        ValueError: bgr is no picture, or time_s not finite.
     """
 
     index: int
@@ -81,6 +86,11 @@ class Frame:
 
     def __post_init__(self) -> None:
         checked_picture(self.bgr, "Frame.bgr")
+        if not math.isfinite(self.time_s):
+            raise ValueError(
+                f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; where nothing else is known, "
+                "take the frame's index divided by the frame rate"
+            )
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,7 +98,7 @@ class Frame:
         return self.bgr.shape[0], self.bgr.shape[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Proposals:
     """Faces that a detector found in one frame, best first.
 
@@ -127,7 +137,7 @@ class Proposals:
         return cls(*(np.concatenate(arrays)[order] for arrays in (boxes, scores, points)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Landmarks:
     """The landmarks of one face as the network measured them.
 
@@ -150,7 +160,7 @@ class Landmarks:
         object.__setattr__(self, "score", frozen_array(self.score, (len(self.xy),), "Landmarks.score"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Face:
     """One tracked face in one frame.
 
@@ -178,7 +188,7 @@ class Face:
         object.__setattr__(self, "speed", frozen_array(self.speed, self.smoothed.shape, "Face.speed"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Result:
     """Everything known about one frame.
 

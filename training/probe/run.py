@@ -16,29 +16,43 @@ from ...pipeline.batch import Outputs, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.open import Choices, Engines
 from ...pipeline.progress import NoProgress, Task
-from ...pipeline.sinks import atomic_write_text
-from ...tracker.errors import SourceError
+from ...pipeline.sinks import atomic_write_text, exist_already
+from ...tracker.errors import SinkError, SourceError
 from .clips import POINTS, Clip
 from .score import TrackedClip, mota_idf1, score
 
 
-def measure_probe(clips: Sequence[Clip], out: Path | None, engines: Engines, choices: Choices) -> dict[str, Any]:
+def measure_probe(
+    clips: Sequence[Clip], out: Path | None, engines: Engines, choices: Choices, *, overwrite: bool = False
+) -> dict[str, Any]:
     """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
 
     Args:
         clips: of `clips.read_probe`.
         out: keeps the tables and `report.json`; None: nothing is kept.
         engines, choices: as for a batch.
+        overwrite: replace what is in out.
     Raises:
         SourceError: a clip could not be tracked.
-        SinkError: out cannot be written.
+        SinkError: out cannot be written, or holds what must not be overwritten.
     """
+    if out is not None and not overwrite:
+        _refuse_replacing(clips, out)
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
         results = list(_tracked(clips, out or Path(passing), engines))
     report = compile_report(results, choices)
     if out is not None:
         atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
+    """Find out before anything is tracked."""
+    outputs = Outputs(out)
+    files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
+    existing = [file for file in (*files, out / "report.json") if file.exists()]
+    if existing:
+        raise SinkError(f"{exist_already(existing)}; choose another --out")
 
 
 def _tracked(clips: Sequence[Clip], out: Path, engines: Engines) -> Iterator[tuple[Clip, TrackedClip]]:
