@@ -301,7 +301,7 @@ def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: 
         for left in ("report.json", "short.csv", "short.json"):
             out.mkdir(exist_ok=True)
             (out / left).write_text("somebody's", encoding="utf-8")
-            with pytest.raises(SinkError, match=rf"{left}: exists already; choose another --out"):
+            with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite, or choose another"):
                 measure_probe(clips, out, engines, choices)
             assert [file.name for file in out.iterdir()] == [left]
             measure_probe(clips, out, engines, choices, overwrite=True)

@@ -191,12 +191,15 @@ def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int,
 @probe.command("run")
 @opt.folder
 @click.option("--out", type=opt.PATH, metavar="DIR", help="Keep the tables and report.json there.")
+@opt.overwrite
 @opt.as_json
 @opt.tracking
 @opt.smooth_recording
 @opt.talk
 @click.pass_obj
-def run_probe(engines: OpenEngines, /, folder: Path, out: Path | None, as_json: bool, **options: Any) -> None:
+def run_probe(
+    engines: OpenEngines, /, folder: Path, out: Path | None, overwrite: bool, as_json: bool, **options: Any
+) -> None:
     """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
     from ..pipeline.open import Choices
     from .probe.clips import read_probe
@@ -206,5 +209,5 @@ def run_probe(engines: OpenEngines, /, folder: Path, out: Path | None, as_json: 
     clips, choices = read_probe(folder), Choices(**options)
     announce_compilation()
     with engines(choices) as opened:
-        report = measure_probe(clips, out, opened, choices)
+        report = measure_probe(clips, out, opened, choices, overwrite=overwrite)
     click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))

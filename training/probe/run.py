@@ -52,7 +52,7 @@ def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
     files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
     existing = [file for file in (*files, out / "report.json") if file.exists()]
     if existing:
-        raise SinkError(f"{exist_already(existing)}; choose another --out")
+        raise SinkError(f"{exist_already(existing)}; add --overwrite, or choose another --out")
 
 
 def _tracked(clips: Sequence[Clip], out: Path, engines: Engines) -> Iterator[tuple[Clip, TrackedClip]]:
