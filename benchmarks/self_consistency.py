@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from short_trainings import Bench, Figures
 
-from facetrack.training.config import Config, Consistency, Corpus, load
+from facetrack.training.config import Config, Consistency, Corpus, Expressions, load
 
 CONFIG = Path(__file__).parents[1] / "training" / "configs" / "tab-compact-68.toml"
 LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
@@ -65,8 +65,8 @@ def configuration(cell: Cell, out: Path) -> Config:
         consistency = replace(consistency, share=0.5, unlabelled=others, weight=WEIGHT, stop_gradient=True)
     start = "" if arm == "base" else str(out / replace(cell, arm="base").folder / "best.pt")
     corpora = tuple(Corpus(path) for path in LABELLED)
-    geometry = replace(config.geometry, asymmetry=0.0)
-    return replace(config, corpora=corpora, geometry=geometry, schedule=schedule, consistency=consistency, start=start)
+    config = replace(config, geometry=replace(config.geometry, asymmetry=0.0), expressions=Expressions())
+    return replace(config, corpora=corpora, schedule=schedule, consistency=consistency, start=start)
 
 
 def table(figures: dict[Cell, Figures]) -> str:

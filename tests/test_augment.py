@@ -197,8 +197,7 @@ def test_blur_and_light_leave_every_blob_in_its_place() -> None:
         for spoil in (blur, relight):
             result = spoil(picture, generator(seed))
             for point, colour in list(zip(points, COLOURS, strict=True))[:2]:
-                # motion blur has whole-pixel kernels of even length, which may move the picture by half a pixel
-                assert np.abs(centroid(result, colour) - point).max() < 1.2
+                assert np.abs(centroid(result, colour) - point).max() < 0.8
 
 
 def test_relighting_is_monotonous_in_every_colour() -> None:

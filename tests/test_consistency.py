@@ -28,7 +28,7 @@ from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import part  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
-from facetrack.training.config import Config, Consistency, Corpus, Network, Schedule  # noqa: E402
+from facetrack.training.config import Config, Consistency, Corpus, Expressions, Network, Schedule  # noqa: E402
 from facetrack.training.train import open_objective  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -85,6 +85,19 @@ def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> No
     assert len(objective.unlabelled) == 3
     again = SelfConsistency(config_of(consistency=Consistency(labels=0.5)), data)
     assert [s.path for s in again.unlabelled] == [s.path for s in objective.unlabelled]
+
+
+def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:  # noqa: F811
+    rules = Consistency(labels=0.5, share=0.0)
+    objective = SelfConsistency(config_of(consistency=rules, expressions=Expressions(closed=0.9)), data)
+    for faces in (*objective.inner.corpora, objective.unlabelled):
+        for sample in faces:
+            sample.points[0, [37, 38, 43, 44]] = sample.points[0, [41, 40, 47, 46]]  # every eye is closed
+    objective.inner.learn_from(objective.inner.corpora)
+    labelled = {sample.path for corpus in objective.inner.corpora for sample in corpus}
+    assert {sample.path for closed in objective.inner.closed for sample in closed} == labelled
+    drawn = {objective.inner.draw(0.0, np.random.default_rng(i)).path for i in range(60)}
+    assert drawn == labelled
 
 
 def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:  # noqa: F811

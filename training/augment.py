@@ -271,9 +271,10 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
         return _uint8(cv2.GaussianBlur(bgr, (0, 0), rng.uniform(0.5, 2.0)))
     if kind == 1:
         length = int(rng.integers(3, 10))
-        kernel = np.zeros((length, length), np.float32)
-        middle, turn = (length - 1) / 2, rng.uniform(0, np.pi)
-        step = middle * np.array([np.cos(turn), np.sin(turn)])
+        side = length | 1  # of an even one the middle would lie beside a pixel, and the picture beside its points
+        kernel = np.zeros((side, side), np.float32)
+        middle, turn = (side - 1) / 2, rng.uniform(0, np.pi)
+        step = (length - 1) / 2 * np.array([np.cos(turn), np.sin(turn)])
         a, b = np.rint(middle - step).astype(int), np.rint(middle + step).astype(int)
         cv2.line(kernel, (int(a[0]), int(a[1])), (int(b[0]), int(b[1])), 1.0)
         return _uint8(cv2.filter2D(bgr, -1, kernel / kernel.sum()))

@@ -61,11 +61,9 @@ class SelfConsistency:
         """
         self.config, self.inner = config, open_alignment(config, data)
         rules = config.consistency
-        self.unlabelled: list[Sample] = []
-        for number, corpus in enumerate(self.inner.corpora):
-            labelled, others = _divided(corpus, rules.labels, number)
-            self.inner.corpora[number] = labelled
-            self.unlabelled += others
+        divided = [_divided(corpus, rules.labels, number) for number, corpus in enumerate(self.inner.corpora)]
+        self.inner.learn_from([labelled for labelled, _ in divided])
+        self.unlabelled: list[Sample] = [sample for _, others in divided for sample in others]
         for extra in rules.unlabelled:
             self.unlabelled += self.inner.faces(data / extra.path, extra.layout)
         if rules.share > 0 and not self.unlabelled:

@@ -82,13 +82,17 @@ class Alignment(ABC):
         self.normaliser = cast(metrics.Normaliser, config.normaliser)
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
-        self.corpora = [self.faces(data / c.path, c.layout) for c in config.corpora]
-        self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in self.corpora]
+        self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
         self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
         _keep_apart(self.validation, chain.from_iterable(others))
         self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
+
+    def learn_from(self, corpora: list[list[Sample]]) -> None:
+        """Take these faces of the configured corpora, in their order, to be all that have labels."""
+        self.corpora = corpora
+        self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in corpora]
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
         """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
