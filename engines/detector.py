@@ -30,7 +30,7 @@ from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
 GREY = 127
-LAST_LEVEL = 16.0  # pixels of the shorter side; a face as large as the picture still fits
+LAST_LEVEL = 16.0  # pixels of the shorter side; so a face that is twice as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
 STILL_SHARE = 0.5  # smallest face in a picture, which is searched once, over that in a video's frame
 MOST_RESPONSE = 1.2  # responses are clipped here; a landmark's is about 1

@@ -285,6 +285,16 @@ def test_a_point_that_was_believed_once_too_often_does_not_fly_on() -> None:
     assert np.abs(off[54:]).max() < 2.0
 
 
+@pytest.mark.parametrize("jump", [0.12, 0.15, 0.19])
+def test_a_point_that_comes_back_after_one_frame_is_believed_at_once(jump: float) -> None:
+    """It was believed when it jumped; its own speed since then would make its way back look twice as far."""
+    seen = still(40).astype(np.float32)
+    seen[30, 30, 0] += jump * SIZE_PX
+    x = smoothed(seen)[:, 30, 0] - FACE[30, 0]
+    assert x[30] > 0.9 * jump * SIZE_PX
+    assert np.abs(x[31:]).max() < 0.02 * SIZE_PX
+
+
 def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
     """The chin's tip moves by 4 px a frame; one frame has the stamp of the one before it, a millisecond later."""
     seen = still(40).astype(np.float32)
