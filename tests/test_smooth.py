@@ -340,6 +340,18 @@ def test_coasting_goes_on_with_a_fading_speed() -> None:
     np.testing.assert_allclose(twice.coast(29 / FPS + 0.1)[0], after, atol=0.05)
 
 
+def test_a_face_that_grew_and_turned_keeps_its_size_and_shape_while_coasting() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    middle = FACE.mean(0)
+    for i in range(30):
+        size, turn = 1 + 0.01 * i, 0.02 * i
+        spin = size * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+        last, _ = smoother.update(i / FPS, ((FACE - middle) @ spin.T + middle).astype(np.float32), CLEAR, SIZE_PX)
+    for k in range(1, 8):
+        after, _ = smoother.coast((29 + k) / FPS)
+    np.testing.assert_allclose(after - after.mean(0), last - last.mean(0), atol=1e-3)
+
+
 def test_a_blink_does_not_go_on_while_coasting() -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(30):

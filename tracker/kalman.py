@@ -171,15 +171,18 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
 
 @njit(cache=True, nogil=True)
 def coast(state: FilterState, dt: float, fading_s: float, tuning: Tuning) -> None:
-    """Move the points over dt seconds by the motion that they share, its speed fading."""
+    """Move the points over dt seconds by the mean of the speed that they share, fading; the face keeps its size."""
     points = len(state.position)
-    shared = affine_part(state.position, state.velocity, np.ones(points))
+    speeds, shared = affine_part(state.position, state.velocity, np.ones(points)), np.zeros(2)
+    for i in range(points):
+        shared[0] += speeds[i, 0] / points
+        shared[1] += speeds[i, 1] / points
     left = math.exp(-dt / fading_s)
     _predict(state, dt, tuning)
     for i in range(points):
         for axis in range(2):
-            state.position[i, axis] += shared[i, axis] * fading_s * (1 - left) - dt * state.velocity[i, axis]
-            state.velocity[i, axis] = shared[i, axis] * left
+            state.position[i, axis] += shared[axis] * fading_s * (1 - left) - dt * state.velocity[i, axis]
+            state.velocity[i, axis] = shared[axis] * left
 
 
 @njit(cache=True, nogil=True)
