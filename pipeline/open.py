@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
+PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -263,7 +264,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
 
 def _searching(choices: Choices) -> DetectorSettings:
     """Faces that are followed are found again by a search, and take their places among its candidates."""
-    settings = DetectorSettings(min_face=choices.min_face)
+    settings = DetectorSettings(min_face=choices.min_face, threshold=PROPOSED)
     return replace(settings, most=max(settings.most, 2 * choices.max_faces))
 
 
