@@ -43,11 +43,11 @@ class ShapeModel:
         still[0::2, 0] = still[1::2, 1] = 1
         still[:, 2] = mean.ravel()
         still[0::2, 3], still[1::2, 3] = -mean[:, 1], mean[:, 0]
-        self.ways: Float64 = np.linalg.qr(np.hstack((still, ways)))[0]
+        self.ways = _orthonormal(np.hstack((still, ways)))
         rows = self.ways.reshape(len(mean), 2, -1)[self._free].reshape(2 * len(free), -1)
         blocks = (np.eye(len(rows)) - rows @ rows.T).reshape(len(free), 2, len(free), 2)
         self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals, if one point moves
-        self._alone = np.linalg.inv(self._answer[range(len(free)), range(len(free))])  # residual -> with it left out
+        self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with it left out
 
     def unexpected(self, xy: Float32) -> Float64:
         """How far each free point lies from where all other points of the face let it be expected.
@@ -98,6 +98,22 @@ class ShapeModel:
         apart[0::2], apart[1::2] = there.real, there.imag
         apart -= self.ways @ (self.ways.T @ apart)
         return apart.reshape(-1, 2)[self._free], turn or 1.0
+
+
+def _orthonormal(columns: Float64) -> Float64:
+    """Gram and Schmidt, each column twice: nothing else in tracking needs LAPACK, which would be loaded for it."""
+    columns = columns.copy()
+    for i in range(columns.shape[1]):
+        for _ in range(2):
+            columns[:, i] -= columns[:, :i] @ (columns[:, :i].T @ columns[:, i])
+            columns[:, i] /= np.sqrt(columns[:, i] @ columns[:, i])
+    return columns
+
+
+def _inverse(matrices: Float64) -> Float64:
+    """Of each of (P, 2, 2)."""
+    (a, b), (c, d) = matrices.transpose(1, 2, 0)
+    return np.asarray((np.array([[d, -b], [-c, a]]) / (a * d - b * c)).transpose(2, 0, 1))
 
 
 def _turned(xy: Float64, turn: complex) -> Float64:
