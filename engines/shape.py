@@ -49,17 +49,6 @@ class ShapeModel:
         self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals, if one point moves
         self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with it left out
 
-    def unexpected(self, xy: Float32) -> Float64:
-        """How far each free point lies from where all other points of the face let it be expected.
-
-        Args:
-            xy: (N, 2) of a face, any pixels.
-        Returns:
-            (P, 2) in those pixels, from there to where it is.
-        """
-        residual, turn = self._residual(xy)
-        return _turned(np.einsum("pij,pj->pi", self._alone, residual), 1 / turn)
-
     def set_right(self, xy: Float32, reach: float) -> Float32:
         """Bring each free point that lies farther off to within `reach` of where it is expected, the farthest first.
 

@@ -16,38 +16,32 @@ MARKS = markup.load("ibug68")
 FREE = [point for part in PARTS for point in MARKS.parts[part]]
 
 
-def model(seed: int = 0, ways: int = 3) -> ShapeModel:
-    """Twelve points that vary in a few ways, of which six are free."""
-    rng = np.random.default_rng(seed)
-    mean = rng.normal(size=(12, 2))
-    mean -= mean.mean(0)
-    return ShapeModel(mean / np.linalg.norm(mean), rng.normal(size=(24, ways)), [0, 2, 4, 6, 8, 10])
+def side_of(xy: Float32) -> float:
+    return float(longer_side(bounding_box(xy)))
 
 
 def seen(turn: float = 0.0, side: float = 150.0) -> Float32:
     """The packaged mean face, frontal, of this roll and size."""
-    flat = MEAN_FACE_MM[:, :2] * [1, 1]
+    flat = MEAN_FACE_MM[:, :2]
     spin = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.asarray(flat / longer_side(bounding_box(flat)) * side @ spin.T + [300, 200], np.float32)
 
 
-def test_a_point_that_is_left_out_is_where_least_squares_over_the_others_puts_it() -> None:
-    """The shortcut by leverages against fitting without the point."""
-    shapes, rng = model(), np.random.default_rng(1)
-    xy = rng.normal(size=(12, 2)).astype(np.float32) * 40 + 100
-    off = shapes.unexpected(xy)
-    points = xy[:, 0].astype(complex) + 1j * xy[:, 1]
-    points -= points.mean()
-    mean = shapes._mean[:, 0] + 1j * shapes._mean[:, 1]
-    turn = np.vdot(points, mean) / np.vdot(points, points)
-    apart = np.stack(((points * turn - mean).real, (points * turn - mean).imag), 1)
-    for row, point in enumerate([0, 2, 4, 6, 8, 10]):
-        others = [i for i in range(12) if i != point]
-        ways = shapes.ways.reshape(12, 2, -1)
-        weights, *_ = np.linalg.lstsq(ways[others].reshape(22, -1), apart[others].ravel(), rcond=None)
-        left = apart[point] - ways[point] @ weights
-        back = (left[0] + 1j * left[1]) / turn
-        np.testing.assert_allclose(off[row], [back.real, back.imag], rtol=1e-6, atol=1e-9)
+@pytest.mark.parametrize("point", range(6))
+def test_a_point_comes_back_to_where_the_others_alone_let_it_be_expected(point: int) -> None:
+    """With nothing but place, size and roll to vary, that is where it was before it jumped, up to the reach."""
+    rng = np.random.default_rng(point)
+    mean = rng.normal(size=(12, 2))
+    mean -= mean.mean(0)
+    mean /= np.linalg.norm(mean)
+    shapes = ShapeModel(mean, np.zeros((24, 0)), list(range(6)))
+    spin = np.array([[np.cos(2), -np.sin(2)], [np.sin(2), np.cos(2)]])
+    face = (mean @ spin.T * 80 + [200, 300]).astype(np.float32)
+    jumped = face.copy()
+    jumped[point] += np.float32([30, -20])
+    mended = shapes.set_right(jumped, 0.01)
+    np.testing.assert_allclose(np.linalg.norm(mended[point] - face[point]), 0.01 * side_of(jumped), rtol=1e-3)
+    np.testing.assert_array_equal(np.delete(mended, point, 0), np.delete(face, point, 0))
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.8, np.pi / 2, np.pi])
