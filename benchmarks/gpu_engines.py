@@ -206,6 +206,7 @@ def prepare(network: Network, precision: str, folder: Path) -> Path:
         "graph": str(prepared),
         "pictures": str(pictures),
         "outputs": str(job.with_suffix(".outputs.npz")),
+        "output_names": graph.output_names(prepared.read_bytes()),
         "timings": str(folder / "timings.cache"),
         "precision": precision,
         "batches": list(network.batches),

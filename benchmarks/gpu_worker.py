@@ -32,8 +32,8 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
     """Do one job.
 
     Args:
-        job: "graph", "pictures", "outputs", "timings" (paths), "precision", "batches", "sizes", "timed" (shapes),
-            "levels" (sizes; of networks that scan).
+        job: "graph", "pictures", "outputs", "timings" (paths), "output_names" (in the graph's order), "precision",
+            "batches", "sizes", "timed" (shapes), "levels" (sizes; of networks that scan).
         trt: TensorRT's bindings.
         hold: retains the GPU's context.
     Returns:
@@ -45,8 +45,9 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
     began = time.perf_counter()
     plan = _build(job, trt, hold, request)
     result: dict[str, Any] = {"build_s": round(time.perf_counter() - began, 1), "plan_mb": round(len(plan) / 1e6, 2)}
-    with_graphs = TensorRTBackend(trt, hold(), plan, request.precision)
-    without = TensorRTBackend(trt, hold(), plan, request.precision, graphs=False)
+    names = job["output_names"]
+    with_graphs = TensorRTBackend(trt, hold(), plan, names, request.precision)
+    without = TensorRTBackend(trt, hold(), plan, names, request.precision, graphs=False)
     try:
         _keep_outputs(with_graphs, job, request)
         result["description"] = with_graphs.description

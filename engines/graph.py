@@ -82,6 +82,11 @@ def takes_any_size(content: bytes) -> bool:
     return not all(axis.HasField("dim_value") for axis in axes[1:])
 
 
+def output_names(content: bytes) -> tuple[str, ...]:
+    """Names of a file's outputs in their order, which `for_tensorrt` keeps and a TensorRT plan need not keep."""
+    return tuple(output.name for output in _load(content).graph.output)
+
+
 def store_fp16(content: bytes) -> bytes:
     """The same network with its 32-bit weights stored in 16 bits, at half the size.
 

@@ -17,6 +17,8 @@ from .parts import run_in_batches, run_in_tiles
 from .tensorrt_build import make_logger, profile_index
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..tracker.types import UInt8
     from .backend import Outputs
 
@@ -45,19 +47,23 @@ class TensorRTBackend:
     Batches above the plan's largest are split; pictures above its largest run in tiles if the network takes any size.
     """
 
-    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, precision: str, *, graphs: bool = True) -> None:
+    def __init__(
+        self, trt: Any, cuda: Cuda, plan: bytes, outputs: Sequence[str], precision: str, *, graphs: bool = True
+    ) -> None:
         """Load a plan and reserve memory for its largest batch.
 
         Args:
             trt: TensorRT's bindings.
             cuda: the GPU, which this closes in the end.
             plan: by `build_plan`, on the same machine.
+            outputs: names of the graph's outputs, in its order (`graph.output_names`).
             precision: of its graph.
             graphs: False launches kernel by kernel, to measure what CUDA graphs save.
         Raises:
-            BackendError: TensorRT refuses the plan, or the GPU's memory is full.
+            BackendError: TensorRT refuses the plan, the plan is another graph's, or the GPU's memory is full.
         """
         self._cuda, self._graphs, self.precision = cuda, graphs, precision
+        self._outputs = tuple(outputs)
         self._runtime: Any = None
         self._engine: Any = None
         self._stream = 0  # none yet
@@ -78,7 +84,7 @@ class TensorRTBackend:
         engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
-        self._input, self._outputs = _tensor_names(trt, engine)
+        self._input = _input_name(trt, engine, self._outputs)
         profiles = range(engine.num_optimization_profiles)
         shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
         self._batches, self._largest = tuple(shape[0] for shape in shapes), shapes[-1]
@@ -202,11 +208,14 @@ class TensorRTBackend:
         self._cuda.close()
 
 
-def _tensor_names(trt: Any, engine: Any) -> tuple[str, tuple[str, ...]]:
-    """The input's name and the outputs', in the graph's order.
+def _input_name(trt: Any, engine: Any, wanted: tuple[str, ...]) -> str:
+    """The input's name, where the plan's outputs are those that are wanted.
+
+    Outputs are known by their names alone: the order in which an engine lists them need not be the graph's (TensorRT's
+    issue 1042).
 
     Raises:
-        BackendError: the plan is not one of ours.
+        BackendError: the plan is not one of ours, or of another graph.
     """
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
@@ -215,4 +224,9 @@ def _tensor_names(trt: Any, engine: Any) -> tuple[str, tuple[str, ...]]:
         raise BackendError(f"this plan is not one of ours: wanted one input of bytes, got {', '.join(inputs)}")
     if any(engine.get_tensor_dtype(name) != trt.DataType.FLOAT for name in outputs):
         raise BackendError(f"this plan is not one of ours: wanted outputs of 32-bit numbers, got {', '.join(outputs)}")
-    return inputs[0], outputs
+    if {*outputs} != {*wanted}:
+        raise BackendError(
+            f"this plan is of another graph: wanted the outputs {', '.join(wanted)}, got {', '.join(sorted(outputs))}; "
+            "delete it and it is built again"
+        )
+    return inputs[0]

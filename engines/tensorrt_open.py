@@ -91,7 +91,7 @@ def open_cached(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCac
     plan, reason = cache.find(name, key)
     if plan is None:
         raise BackendError(f"{name}: no TensorRT plan: {reason}")
-    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, key.precision)
+    return _engine(toolkit, plan, weights.read(), key.precision)
 
 
 def open_tensorrt(
@@ -126,7 +126,13 @@ def open_tensorrt(
 
     if plan is None:
         found, plan = key, cache.get_or_build(name, key, build)
-    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, found.precision)
+    return _engine(toolkit, plan, weights.read(), found.precision)
+
+
+def _engine(toolkit: Toolkit, plan: bytes, content: bytes, precision: str) -> TensorRTBackend:
+    """A plan at work; the ONNX file that it was made of knows the order of its outputs."""
+    outputs = graph.output_names(content)
+    return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, outputs, precision)
 
 
 def build_and_prove(
@@ -143,7 +149,7 @@ def build_and_prove(
     build_s = time.perf_counter() - began
     with (
         closing(OnnxBackend(graph.as_fp32(content))) as reference,
-        closing(TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, request.precision)) as engine,
+        closing(_engine(toolkit, plan, content, request.precision)) as engine,
     ):
         measured = parity.measure(reference, engine, proof, sorted({1, request.largest}))
     parity.demand(measured, request.precision, f"{weights.path.stem}, TensorRT plan")

@@ -2,7 +2,8 @@
 
 They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
 before a run, everything freed before the context is released. An optimisation profile of release 8 belongs to one
-execution context at a time, unless the plan was built with the preview feature that shares profiles.
+execution context at a time, unless the plan was built with the preview feature that shares profiles. An engine names
+its outputs in an order of its own.
 """
 # ruff: noqa: ARG002, ARG005 - the arguments are those of the real ones
 
@@ -304,7 +305,8 @@ class _Engine:
         self.contexts: WeakSet[_Context] | None = None if head["shared"] else WeakSet()
         self.session = _session(graph)
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
-        self.names = [*self.inputs, *(tensor.name for tensor in self.session.get_outputs())]
+        self.outputs = [tensor.name for tensor in self.session.get_outputs()]  # as the graph has them
+        self.names = [*self.inputs, *reversed(self.outputs)]  # TensorRT promises no order
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, i: int) -> str:
@@ -363,14 +365,14 @@ class _Context:
         return fits and not self._refuses("set_input_shape")
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self.outputs[self.engine.names.index(name) - 1].shape
+        return self.outputs[self.engine.outputs.index(name)].shape
 
     def execute_async_v3(self, stream: int) -> bool:
         blocks, name = self.engine.memory.blocks, self.engine.inputs[0]
         assert set(self.addresses) == set(self.engine.names), "a tensor without an address"
         images = blocks[self.addresses[name]][: int(np.prod(self.shape))].reshape(self.shape)
         outputs = self.engine.session.run(None, {name: images})
-        for output, value in zip(self.engine.names[1:], self.engine.wishes.distort(outputs, len(images)), strict=True):
+        for output, value in zip(self.engine.outputs, self.engine.wishes.distort(outputs, len(images)), strict=True):
             content = np.ascontiguousarray(value).view(np.uint8).ravel()
             blocks[self.addresses[output]][: len(content)] = content
         return True

@@ -34,6 +34,12 @@ def test_in_fp32_nothing_but_the_form_changes(opset: int, half: bool) -> None:
     assert kinds(prepared)[:2] == ["Cast", "Transpose"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_outputs_keep_their_names_and_their_order(precision: str) -> None:
+    assert graph.output_names(small_net()) == ("values", "means")
+    assert graph.output_names(graph.for_tensorrt(small_net(), precision)) == ("values", "means")
+
+
 def test_weights_stored_in_16_bits_become_weights_again() -> None:
     prepared = graph.for_tensorrt(small_net(half=True), "fp32")
     assert kinds(prepared).count("Cast") == 1

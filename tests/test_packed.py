@@ -231,7 +231,7 @@ def test_tensorrt_scans_a_pyramid_in_one_run_if_its_plan_holds_the_atlas(
     request = PlanRequest("fp32", (1,), ((12, 12), (64, 64), largest))
     content = graph.for_tensorrt(card.weights["scan"].read(), "fp32")
     plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), content, request)
-    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, "fp32")
+    engine = TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, graph.output_names(content), "fp32")
     picture, refine = resized(portrait(), (480, 640)), OnnxBackend(card.weights["refine"])
     found = Detector(card, engine, refine).detect(picture)
     assert holds[-1].calls.count("upload") == runs

@@ -61,6 +61,14 @@ def test_the_engine_gives_what_onnx_runtime_gives_on_every_run_of_a_batch(tmp_pa
     backend.close()
 
 
+@pytest.mark.parametrize("names", [("values",), ("values", "sums"), ("values", "means", "sums")])
+def test_a_plan_whose_outputs_are_not_those_of_the_graph_is_refused(names: tuple[str, ...]) -> None:
+    toolkit, _ = fake_toolkit()
+    plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), small_net(), REQUEST)
+    with pytest.raises(BackendError, match=r"of another graph: wanted the outputs values.*, got means, values"):
+        TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, names, "fp32")
+
+
 @pytest.mark.parametrize("size", [(16, 16), None])
 def test_a_plan_tells_the_shapes_that_a_card_must_fit(tmp_path: Path, size: tuple[int, int] | None) -> None:
     backend, _ = opened(tmp_path, net=small_net(size))
@@ -158,7 +166,7 @@ def test_a_plan_that_cannot_be_loaded_leaves_no_hold_on_the_gpu(method: str, mon
     if method == "buffer":
         monkeypatch.setattr(cuda, "buffer", full)
     with pytest.raises(BackendError):
-        TensorRTBackend(toolkit.trt, cuda, plan, "fp32")
+        TensorRTBackend(toolkit.trt, cuda, plan, graph.output_names(prepared), "fp32")
     assert cuda.closed
     assert not cuda.memory.blocks
     assert holds == [cuda]
