@@ -180,10 +180,10 @@ def _dequantised(node: Any, stored: dict[str, Any]) -> Any:
 
 
 def cast_first(model: Any) -> None:
-    """Cast the uint8 input before its transposition: TensorRT takes uint8 inputs but computes only with floats.
+    """Cast the uint8 input before all else: TensorRT takes uint8 inputs, but only casts may read them (its issue 3985).
 
     Raises:
-        BackendError: anything but a cast follows the transposition.
+        BackendError: the graph computes with bytes, before they are cast or without a cast.
     """
     graph = model.graph
     picture = graph.input[0].name
@@ -198,6 +198,20 @@ def cast_first(model: Any) -> None:
             graph.node.remove(transpose)
             graph.node.insert(list(graph.node).index(cast) + 1, transpose)
             _forget_types(graph, (between, result))
+    _measure_the_cast(graph, picture)
+
+
+def _measure_the_cast(graph: Any, picture: str) -> None:
+    """Let what asks for the picture's shape ask its cast."""
+    takers = [node for node in graph.node if picture in node.input]
+    casts, others = ([n for n in takers if (n.op_type == "Cast") is is_cast] for is_cast in (True, False))
+    for node in others:
+        if node.op_type != "Shape" or not casts:
+            raise BackendError(f"the graph computes with bytes in {node.name}; export it again")
+        node.input[0] = casts[0].output[0]
+    if others:
+        graph.node.remove(casts[0])
+        graph.node.insert(0, casts[0])
 
 
 def _forget_types(graph: Any, names: tuple[str, ...]) -> None:

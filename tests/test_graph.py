@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fakes_onnx import onnx, small_net
 
 from facetrack.engines import graph
+from facetrack.engines.card import find_card
 from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.parity import LIMITS_PX, measure
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
+from facetrack.pipeline.crops import portrait_proof
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
+SHIPPED = Path(__file__).parent.parent / "engines" / "weights"
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 8, 12, 3), np.uint8)
 
 
@@ -118,13 +124,57 @@ def test_what_opset_17_cannot_say_is_refused() -> None:
         graph.for_tensorrt(model.SerializeToString(), "fp32")
 
 
-def test_bytes_that_are_computed_with_are_refused() -> None:
+@pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes behind move"), ("bgr", "in odd")])
+def test_bytes_that_are_computed_with_are_refused(taken: str, told: str) -> None:
     from onnx import helper
 
     model = onnx.load_from_string(small_net())
-    model.graph.node.append(helper.make_node("Relu", ["moved"], ["bytes"], name="odd"))
-    with pytest.raises(BackendError, match="computes with bytes behind move"):
+    model.graph.node.append(helper.make_node("Relu", [taken], ["bytes"], name="odd"))
+    with pytest.raises(BackendError, match=told):
         graph.for_tensorrt(model.SerializeToString(), "fp32")
+
+
+def takers_of_the_input(content: bytes) -> set[str]:
+    """Kinds of the nodes that take the picture as it is."""
+    model = onnx.load_from_string(content)
+    return {node.op_type for node in model.graph.node if model.graph.input[0].name in node.input}
+
+
+def measuring_net() -> bytes:
+    """The small network, which also gives the shape of its input."""
+    from onnx import TensorProto, helper
+
+    model = onnx.load_from_string(small_net())
+    model.graph.node.insert(0, helper.make_node("Shape", ["bgr"], ["lengths"], name="measure"))
+    model.graph.node.append(helper.make_node("Cast", ["lengths"], ["shape"], to=TensorProto.FLOAT))
+    model.graph.output.append(helper.make_tensor_value_info("shape", TensorProto.FLOAT, [4]))
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_even_the_inputs_shape_is_that_of_the_cast(precision: str) -> None:
+    prepared = graph.for_tensorrt(measuring_net(), precision)
+    assert takers_of_the_input(prepared) == {"Cast"}
+    assert OnnxBackend(prepared).run(IMAGES)[2].tolist() == [*IMAGES.shape]
+
+
+@pytest.mark.skipif(not any(SHIPPED.glob("*.onnx")), reason="the trained weights are not here")
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.onnx")), ids=lambda path: path.stem)
+def test_of_every_shipped_network_tensorrt_is_given_bytes_that_are_cast_at_once(path: Path) -> None:
+    content = path.read_bytes()
+    for precision in ("fp32", "fp16"):
+        assert takers_of_the_input(graph.for_tensorrt(content, precision)) == {"Cast"}
+
+
+@pytest.mark.skipif(not any(SHIPPED.glob("*.onnx")), reason="the trained weights are not here")
+def test_a_network_that_asks_for_its_inputs_shape_gives_the_same_landmarks() -> None:
+    card = find_card("propnet", "align")
+    content, proof = card.weights["net"].read(), portrait_proof(card, "net")
+    assert "Shape" in takers_of_the_input(content)
+    for precision, limit_px in (("fp32", 0.0), ("fp16", LIMITS_PX["fp16"])):
+        prepared = OnnxBackend(graph.for_tensorrt(content, precision))
+        for parity in measure(OnnxBackend(graph.as_fp32(content)), prepared, proof, (1, 3)):
+            assert parity.mean_px <= limit_px, parity
 
 
 def of_zeros(count: int) -> UInt8:
