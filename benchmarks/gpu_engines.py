@@ -9,8 +9,8 @@ command goes on from there. The report is written anew after every job. PYTHON r
 bindings want another release of Python; `gpu_engines.sh` prepares one.
 
 fp16 comes first, then fp32 and int8. Parity is the distance of the landmarks from those of the fp32 graph on ONNX
-Runtime, crop pixels, in batches of 1 and of the largest; of networks with random weights, whose landmarks mean
-nothing, it is the largest relative difference of the outputs.
+Runtime, crop pixels, in batches of every size; of networks with random weights, whose landmarks mean nothing, it is
+the largest relative difference of the outputs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from facetrack.engines.graph_cost import Cost, Peaks, cost_of
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
-from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL
+from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL, PlanRequest
 from facetrack.pipeline.crops import crops_for, portrait_crops
 from facetrack.pipeline.machine import describe_machine, source_commit, usable_cores
 from facetrack.tracker.errors import BackendError, told
@@ -283,7 +283,7 @@ def judge(network: Network, precision: str, folder: Path) -> dict[str, Any]:
         np.load(job.with_suffix(".outputs.npz")) as got,
         np.load(folder / f"{network.name}.reference.npz") as wanted,
     ):
-        proved = sorted({1, network.batches[-1]})
+        proved = PlanRequest(precision, network.batches).proved
         verdict["parity"] = [_parity(network, dict(got), dict(wanted), batch) for batch in proved]
     verdict["accepted"] = all(_acceptable(entry, precision) for entry in verdict["parity"])
     content = (folder / f"{network.name}.onnx").read_bytes()
@@ -393,7 +393,7 @@ def page_text(report: dict[str, Any]) -> str:
         *(f"- {p['gmac_per_s']:.0f} GMAC/s, {p['gb_per_s']:.0f} GB/s ({p['how']})" for p in report["peaks"].values()),
         "",
         "`run` is from pixels in main memory to outputs in main memory; `GPU` is the computing alone. Parity is the",
-        "mean distance of the landmarks from the fp32 reference in crop pixels at batch 1 / at the largest; for",
+        "mean distance of the landmarks from the fp32 reference in crop pixels at each batch size; for",
         "networks with random weights (*) the largest relative difference of the outputs. **Bold** would be refused.",
         "",
         f"| {' | '.join(columns)} |",

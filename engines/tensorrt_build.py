@@ -49,9 +49,9 @@ class PlanRequest:
             raise ValueError(f"batches: wanted ascending numbers from 1 on, got {self.batches}")
 
     @property
-    def largest(self) -> int:
-        """The largest batch."""
-        return self.batches[-1]
+    def proved(self) -> tuple[int, ...]:
+        """Batch sizes, ascending, at which a plan must give the right answers: each profile has its own kernels."""
+        return tuple(sorted({1, *self.batches}))
 
 
 def import_tensorrt() -> ModuleType:

@@ -83,11 +83,29 @@ def test_every_precision_is_built_proved_and_timed(tmp_path: Path, precision: st
     assert all(run["run_ms"] > 0 and run["compute_ms"] > 0 for run in verdict["runs"])
 
 
-def test_an_engine_that_is_wrong_when_batched_is_reported_and_not_accepted(tmp_path: Path) -> None:
+def test_an_engine_that_is_wrong_when_batched_is_reported_and_not_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BATCHES", (1, 3, 5))
     wrong = Wishes(distort=lambda outputs, batch: [outputs[0], outputs[1] + (0.1 if batch == 3 else 0)])
     verdict = done(tmp_path, "fp32", wrong)
     assert not verdict["accepted"]
-    assert verdict["parity"][0]["mean_px"] < 0.01 < verdict["parity"][1]["mean_px"]
+    assert [entry["batch"] for entry in verdict["parity"]] == [1, 3, 5]
+    assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False, True]
+
+
+def test_an_engine_that_is_wrong_when_its_graph_is_replayed_is_not_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "BATCHES", (1, 5))  # as many as there are pictures
+    runs: list[int] = []
+
+    def wrong_from_the_third_on(outputs: Any, batch: int) -> Any:  # a batch is run and recorded, then replayed
+        runs.append(batch)
+        return [outputs[0], outputs[1] + (0.1 if batch == 5 and runs.count(5) > 2 else 0)]
+
+    verdict = done(tmp_path, "fp32", Wishes(distort=wrong_from_the_third_on))
+    assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False]
 
 
 def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path) -> None:

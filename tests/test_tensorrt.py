@@ -251,13 +251,29 @@ def test_a_network_that_cannot_be_built_is_an_error_and_leaves_no_plan(tmp_path:
     assert not list((tmp_path / "plans").glob("*.plan"))
 
 
-def test_a_plan_that_is_wrong_only_when_batched_is_refused_and_not_kept(tmp_path: Path) -> None:
-    def wrong_when_batched(outputs: Any, batch: int) -> Any:
-        return [outputs[0], outputs[1] + (0.01 if batch == 8 else 0.0)]
+@pytest.mark.parametrize("wrong", [1, 4, 8])
+def test_a_plan_that_is_wrong_in_one_profile_is_refused_and_not_kept(tmp_path: Path, wrong: int) -> None:
+    def distort(outputs: Any, batch: int) -> Any:
+        return [outputs[0], outputs[1] + (0.01 if batch == wrong else 0.0)]
 
-    with pytest.raises(BackendError, match=r"refused: at batch 8 its landmarks are 1\.41 px"):
-        opened(tmp_path, Wishes(distort=wrong_when_batched))
+    with pytest.raises(BackendError, match=rf"refused: at batch {wrong} its landmarks are 1\.41 px"):
+        opened(tmp_path, Wishes(distort=distort))
     assert not list((tmp_path / "plans").glob("*.plan"))
+
+
+def test_a_plan_is_judged_by_the_graph_that_is_replayed(tmp_path: Path) -> None:
+    """The first run of a batch is recorded, and gives what the kernels gave when they were launched one by one."""
+    holds: list[FakeCuda] = []
+
+    def wrong_when_replayed(outputs: Any, batch: int) -> Any:
+        replayed = batch > 1 and holds[-1].calls[-2:] == ["launch", "upload"]
+        return [outputs[0], outputs[1] + (0.01 if replayed else 0.0)]
+
+    toolkit, holds = fake_toolkit(Wishes(distort=wrong_when_replayed))
+    weights, cache = weights_of(small_net(size=(16, 16)), tmp_path), PlanCache(tmp_path / "plans")
+    request = PlanRequest("fp32", (1, len(proof().pictures)))
+    with pytest.raises(BackendError, match="refused: at batch 5 its landmarks are"):
+        open_tensorrt(weights, proof(), request, toolkit, cache)
 
 
 def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -271,7 +287,7 @@ def test_a_proved_plan_is_opened_again_without_building_and_names_its_parity(tmp
         opened(tmp_path, wishes)[0].close()
     assert wishes.builds == 1
     report = json.loads(next((tmp_path / "plans").glob("*.json")).read_text(encoding="utf-8"))
-    assert [parity["batch"] for parity in report["parity"]] == [1, 8]
+    assert [parity["batch"] for parity in report["parity"]] == [1, 4, 8]
     assert report["key"]["gpu"] == "NVIDIA H200"
 
 
