@@ -19,7 +19,7 @@ from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
 from .source import Decoder, Kind, Source, counted, is_url, without_credentials
-from .video_reader import forget_address, why
+from .video_reader import demand_gpu, forget_address, not_on_gpu, why
 from .video_source import LiveSource, Retry, VideoSource
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
@@ -97,8 +97,9 @@ class _Address:
         """
         timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         try:
-            accelerator = None if self.decoder == "cpu" else HWAccel(self.decoder)
-            return av.open(
+            # the fallback that is forbidden is FFmpeg's own, to the CPU, without a word
+            accelerator = None if self.decoder == "cpu" else HWAccel(self.decoder, allow_software_fallback=False)
+            container = av.open(
                 self.location,
                 "r",
                 format=self.format,
@@ -108,12 +109,13 @@ class _Address:
             )
         except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
             forget_address(error)
-            if self.decoder == "cpu" or not self._opens_without():
+            # what is no error of FFmpeg's is PyAV's own refusal, of streams that it has read
+            if self.decoder == "cpu" or (isinstance(error, av.FFmpegError) and not self._opens_without()):
                 raise
-            raise SourceError(
-                f"{self.label}: cannot be decoded with {self.decoder} here ({why(error)}): wanted an NVIDIA GPU, its "
-                "driver, and a codec that it decodes; see `facetrack doctor`, or leave --decoder away"
-            ) from error
+            raise not_on_gpu(self.label, why(error)) from error
+        if self.decoder != "cpu":
+            demand_gpu(container, self.label)
+        return container
 
     def _opens_without(self) -> bool:
         """Whether the same input is fine for the CPU: then it is the decoder that cannot be had."""

@@ -58,7 +58,7 @@ class Reader:
         live: prefer little delay to speed.
         cut: the file is known to break off, so that a half packet at its end is to be left out.
     Raises:
-        SourceError: there is no video in it that can be decoded.
+        SourceError: there is no video in it that can be decoded, or none that the GPU decodes which it was opened with.
         av.FFmpegError: reading failed at the first picture.
     """
 
@@ -78,6 +78,13 @@ class Reader:
             self.stream.codec_context.thread_count = _decode_threads(self.stream)
             self._pictures = self._decode()
             self.first = self.read()
+            if self.first is None and self.damaged and self.stream.codec_context.is_hwaccel:
+                raise not_on_gpu(label, self.reason)
+        except av.FFmpegError as error:
+            container.close()
+            if self.damaged_in_a_row and self.stream.codec_context.is_hwaccel:
+                raise not_on_gpu(label, why(error)) from error
+            raise
         except BaseException:
             container.close()
             raise
@@ -378,13 +385,40 @@ def _video_stream(container: InputContainer, label: str) -> VideoStream:
     Raises:
         SourceError: there is none, or its codec is unknown.
     """
-    moving = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    moving = _moving(container)
     if not moving:
         found = ", ".join(sorted({stream.type for stream in container.streams}))
         raise SourceError(f"{label}: holds no video stream" + (f", only {found}" if found else ""))
     if moving[0].codec_context is None:
         raise SourceError(f"{label}: its video codec is unknown here; convert it, for example to H.264")
     return moving[0]
+
+
+def _moving(container: InputContainer) -> list[VideoStream]:
+    """The video streams but cover pictures."""
+    return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+
+
+def demand_gpu(container: InputContainer, label: str) -> None:
+    """Refuse a container, and close it, whose video the GPU that it was opened with will not decode.
+
+    PyAV itself refuses those alone of which no stream is decoded there.
+
+    Raises:
+        SourceError: the CPU would decode it.
+    """
+    for stream in _moving(container)[:1]:
+        if stream.codec_context is not None and not stream.codec_context.is_hwaccel:
+            container.close()
+            raise not_on_gpu(label, f"nothing there knows its codec {stream.codec_context.name}")
+
+
+def not_on_gpu(label: str, reason: str) -> SourceError:
+    """The refusal to decode on the CPU what was to be decoded on a GPU."""
+    return SourceError(
+        f"{label}: cannot be decoded with cuda here ({reason}): wanted an NVIDIA GPU, its driver, and a codec that it "
+        "decodes; see `facetrack doctor`, or leave --decoder away"
+    )
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:

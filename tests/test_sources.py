@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 from fakes import (
+    VideoRecipe,
     feeding,
     noise,
     quadrants,
@@ -302,6 +303,19 @@ def test_a_gpu_decodes_the_same_pictures_or_is_refused_with_what_it_needs(tmp_pa
         return
     assert refusal.startswith(f"{path}: cannot be decoded with cuda here")
     assert "\n" not in refusal
+
+
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("ffv1", "bgr0"), ("prores_ks", "yuv422p10le"), ("dnxhd", "yuv422p")])
+def test_codecs_that_a_gpu_does_not_know_are_refused_and_not_decoded_on_the_cpu(
+    codec: str, pix_fmt: str, tmp_path: Path
+) -> None:
+    size, options = (720, 1280) if codec == "dnxhd" else (64, 64), {"b": "90M"} if codec == "dnxhd" else {}
+    path = tmp_path / ("clip.mkv" if codec == "ffv1" else "clip.mov")
+    write_video(path, noise(2, *size), VideoRecipe(codec, pix_fmt, options=options))
+    with pytest.raises(SourceError, match=r"clip\.m\w+: cannot be decoded with cuda here") as caught:
+        open_source(path, decoder="cuda")
+    assert "a codec that it decodes" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_no_decoder_can_read_is_not_blamed_on_the_gpu(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -18,8 +20,8 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.video_reader import CAMERA_NAPS, MediaClock, Reader
-from facetrack.pipeline.video_source import VideoSource
+from facetrack.pipeline.video_reader import CAMERA_NAPS, MediaClock, Reader, demand_gpu
+from facetrack.pipeline.video_source import LiveSource, VideoSource
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.smooth import Smoother, SmootherSettings
 
@@ -154,6 +156,18 @@ def clip(tmp_path: Path) -> Path:
     return write_video(tmp_path / "clip.mkv", noise(4), VideoRecipe("ffv1", "bgr0", options={}))
 
 
+def unreadable(path: Path, pictures: int) -> Path:
+    """A video none of whose pictures can be decoded."""
+    write_video(path, noise(pictures, 8, 8), VideoRecipe("png", "rgb24", options={}))
+    path.write_bytes(path.read_bytes().replace(b"\x89PNG", b"XXXX"))
+    return path
+
+
+def still_running(container: InputContainer, *, label: str, name: str) -> LiveSource:
+    """A stream that is not opened again."""
+    return LiveSource(container, lambda: container, label=label, name=name, kind="stream", retry=None)
+
+
 class Unplugged:
     """A container that cannot be read further after so many packets."""
 
@@ -186,6 +200,45 @@ class Drowsy:
         self._container.close()
 
 
+class OnGpu:
+    """A container whose stream is to be decoded on a GPU, as it tells."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self._stream = container.streams.video[0]
+        context = SimpleNamespace(name="h264", width=64, height=64, is_hwaccel=True)
+        stream = SimpleNamespace(type="video", disposition=self._stream.disposition, codec_context=context)
+        self.streams = SimpleNamespace(video=[stream])
+
+    def demux(self, stream: object) -> Iterator[object]:
+        assert stream is self.streams.video[0]
+        return self._container.demux(self._stream)
+
+    def close(self) -> None:
+        self._container.close()
+
+
+@pytest.mark.parametrize("pictures", [3, 310])  # fewer and more than the damage that is put up with
+@pytest.mark.parametrize("source", [VideoSource, still_running])
+def test_a_stream_that_the_gpu_does_not_decode_says_so(tmp_path: Path, pictures: int, source: Any) -> None:
+    """As FFmpeg refuses every packet of H.264 in 10 bits, where it must not turn to the CPU."""
+    container = OnGpu(av.open(unreadable(tmp_path / "a.mov", pictures)))
+    with pytest.raises(
+        SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder away"
+    ):
+        source(container, label="a", name="a")
+
+
+def test_a_stream_that_the_cpu_would_decode_is_refused_where_a_gpu_was_asked_for(clip: Path) -> None:
+    """PyAV is content if any stream of the file is decoded on the GPU."""
+    container = av.open(clip)
+    with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder away"):
+        demand_gpu(container, "clip")
+    with pytest.raises(AssertionError, match="not open"):
+        next(container.demux())
+    demand_gpu(OnGpu(av.open(clip)), "clip")  # type: ignore[arg-type]
+
+
 def test_a_camera_that_is_not_ready_is_asked_again(clip: Path) -> None:
     reader = Reader(Drowsy(av.open(clip), 3), "camera 0", live=True)  # type: ignore[arg-type]
     count = 0
@@ -205,8 +258,6 @@ def test_a_camera_that_is_never_ready_is_given_up(clip: Path, monkeypatch: pytes
 
 
 def test_a_stream_that_gives_only_damage_is_given_up(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mov", noise(310, 8, 8), VideoRecipe("png", "rgb24", options={}))
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"\x89PNG", b"XXXX"))
+    path = unreadable(tmp_path / "a.mov", 310)
     with pytest.raises(SourceError, match="no frame can be read"):
         VideoSource(av.open(path), label="a", name="a")
