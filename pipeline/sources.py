@@ -27,6 +27,7 @@ CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's pr
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = ("hls", "dash")  # formats
+PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 
@@ -97,15 +98,13 @@ class _Address:
         """
         timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         try:
-            # the fallback that is forbidden is FFmpeg's own, to the CPU, without a word
-            accelerator = None if self.decoder == "cpu" else HWAccel(self.decoder, allow_software_fallback=False)
             container = av.open(
                 self.location,
                 "r",
                 format=self.format,
                 container_options=self.options,
                 timeout=timeout,
-                hwaccel=accelerator,
+                hwaccel=accelerator(self.decoder),
             )
         except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
             forget_address(error)
@@ -124,6 +123,25 @@ class _Address:
         except av.FFmpegError:
             return False
         return True
+
+
+def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | None:
+    """What PyAV is told of the decoder; None for the CPU.
+
+    Args:
+        decoder: that was asked for.
+        version: PyAV's.
+    Raises:
+        SourceError: this PyAV takes nothing but the time from a picture on the GPU.
+    """
+    if decoder == "cpu":
+        return None
+    if int(version.partition(".")[0]) < PYAV_FOR_GPU:
+        raise SourceError(
+            f"--decoder {decoder}: PyAV {version} loses how a picture lies, its colours' range and its number in the "
+            f"file on the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
+        )
+    return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg itself turns to the CPU, without a word
 
 
 def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:

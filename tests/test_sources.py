@@ -32,7 +32,7 @@ from fakes import (
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
-from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
 from facetrack.tracker.errors import SourceError
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
@@ -288,6 +288,12 @@ def test_a_video_whose_name_holds_a_colon_is_still_a_file(tmp_path: Path) -> Non
         assert len(list(source)) == 2
 
 
+recent_pyav = pytest.mark.skipif(
+    int(av.__version__.partition(".")[0]) < PYAV_FOR_GPU, reason="this PyAV is refused whatever the video"
+)
+
+
+@recent_pyav
 def test_a_gpu_decodes_the_same_pictures_or_is_refused_with_what_it_needs(tmp_path: Path) -> None:
     path = write_video(tmp_path / "plain.mp4", noise(3))
     with open_source(path) as source:
@@ -305,6 +311,7 @@ def test_a_gpu_decodes_the_same_pictures_or_is_refused_with_what_it_needs(tmp_pa
     assert "\n" not in refusal
 
 
+@recent_pyav
 @pytest.mark.parametrize(("codec", "pix_fmt"), [("ffv1", "bgr0"), ("prores_ks", "yuv422p10le"), ("dnxhd", "yuv422p")])
 def test_codecs_that_a_gpu_does_not_know_are_refused_and_not_decoded_on_the_cpu(
     codec: str, pix_fmt: str, tmp_path: Path
@@ -316,6 +323,14 @@ def test_codecs_that_a_gpu_does_not_know_are_refused_and_not_decoded_on_the_cpu(
         open_source(path, decoder="cuda")
     assert "a codec that it decodes" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["17.0.0", "17.1.0"])
+def test_a_pyav_that_loses_what_a_picture_is_marked_with_does_not_decode_on_a_gpu(version: str) -> None:
+    assert accelerator("cpu", version) is None
+    assert accelerator("cuda", "18.0.0") is not None
+    with pytest.raises(SourceError, match=rf"PyAV {version} .*wanted 18 .*pip install -U av"):
+        accelerator("cuda", version)
 
 
 def test_what_no_decoder_can_read_is_not_blamed_on_the_gpu(tmp_path: Path) -> None:
