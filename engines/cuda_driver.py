@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ..tracker.errors import BackendError
-from .cuda_probe import check, load_driver
+from .cuda_probe import OUT_OF_MEMORY, REASONS, check, load_driver
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -139,52 +139,71 @@ class PyCuda:
         import pycuda
         import pycuda.driver as driver
 
-        driver.init()
         self._driver, self._library, self._graphs = driver, library, _Graphs(library)
-        self._context: Any = driver.Device(0).retain_primary_context()
+        with self._in_words():
+            driver.init()
+            self._context: Any = driver.Device(0).retain_primary_context()
         self._streams: dict[int, Any] = {}
         self.name = f"pycuda {pycuda.VERSION_TEXT}"
         self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
     @contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """Raise pycuda's errors, of which even MemoryError is a class of its own, as a BackendError."""
+        try:
+            yield
+        except self._driver.MemoryError as error:
+            raise BackendError(f"NVIDIA driver: {error}: {REASONS[OUT_OF_MEMORY]}") from error
+        except self._driver.Error as error:
+            raise BackendError(f"NVIDIA driver: {error}; see `facetrack doctor`") from error
+
+    @contextmanager
     def current(self) -> Iterator[None]:
         """See `Cuda`."""
-        self._context.push()
+        with self._in_words():
+            self._context.push()
         try:
             yield
         finally:
-            self._driver.Context.pop()
+            with self._in_words():
+                self._driver.Context.pop()
 
     def stream(self) -> int:
         """See `Cuda`."""
-        stream = self._driver.Stream(NON_BLOCKING)
+        with self._in_words():
+            stream = self._driver.Stream(NON_BLOCKING)
         self._streams[stream.handle] = stream
         return int(stream.handle)
 
     def buffer(self, size: int) -> Buffer:
         """See `Cuda`."""
-        device = self._driver.mem_alloc(size)
-        return Buffer(self._driver.pagelocked_empty(size, np.uint8), int(device), device)
+        with self._in_words():
+            device = self._driver.mem_alloc(size)
+            return Buffer(self._driver.pagelocked_empty(size, np.uint8), int(device), device)
 
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._driver.memcpy_htod_async(buffer.device, buffer.host[:size], self._streams[stream])
+        with self._in_words():
+            self._driver.memcpy_htod_async(buffer.device, buffer.host[:size], self._streams[stream])
 
     def download(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._driver.memcpy_dtoh_async(buffer.host[:size], buffer.device, self._streams[stream])
+        with self._in_words():
+            self._driver.memcpy_dtoh_async(buffer.host[:size], buffer.device, self._streams[stream])
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
-        self._streams[stream].synchronize()
+        with self._in_words():
+            self._streams[stream].synchronize()
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
         """See `Cuda`."""
         for graph in graphs:
             self._graphs.destroy(graph)
-        for buffer in buffers:
-            buffer.owner.free()
-            buffer.host.base.free()  # type: ignore[union-attr]  # pycuda's HostAllocation
+        with self._in_words():
+            for buffer in buffers:
+                buffer.owner.free()
+                buffer.host.base.free()  # type: ignore[union-attr]  # pycuda's HostAllocation
         del self._streams[stream]
 
     def close(self) -> None:
@@ -193,9 +212,10 @@ class PyCuda:
         pycuda's `detach` wants the context to be current, releases it, and expects CUDA to pop it as when a context is
         destroyed. CUDA does not pop a primary context that is released, so it is popped here.
         """
-        self._context.push()
-        check(self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p())), "cuCtxPopCurrent")
-        self._context.detach()
+        with self._in_words():
+            self._context.push()
+            check(self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p())), "cuCtxPopCurrent")
+            self._context.detach()
 
 
 class CudaBindings:
@@ -208,58 +228,59 @@ class CudaBindings:
         from cuda.bindings import driver
 
         self._driver, self._graphs = driver, _Graphs(library)
-        self._checked(driver.cuInit(0))
-        self._device = self._checked(driver.cuDeviceGet(0))
-        self._context = self._checked(driver.cuDevicePrimaryCtxRetain(self._device))
+        self._call("cuInit", 0)
+        self._device = self._call("cuDeviceGet", 0)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self.name = f"cuda-bindings {version('cuda-bindings')}"
         self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
-    def _checked(self, answer: tuple[Any, ...]) -> Any:
-        """The result of a call, which returns a tuple of status and result."""
-        check(int(answer[0]), "a call by cuda-bindings")
-        return answer[1] if len(answer) > 1 else None
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """The result of one of the driver's calls, which answers with its status and, some of them, a result."""
+        status, *results = getattr(self._driver, name)(*arguments)
+        check(int(status), name)
+        return results[0] if results else None
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """See `Cuda`."""
-        self._checked(self._driver.cuCtxPushCurrent(self._context))
+        self._call("cuCtxPushCurrent", self._context)
         try:
             yield
         finally:
-            self._checked(self._driver.cuCtxPopCurrent())
+            self._call("cuCtxPopCurrent")
 
     def stream(self) -> int:
         """See `Cuda`."""
-        return int(self._checked(self._driver.cuStreamCreate(NON_BLOCKING)))
+        return int(self._call("cuStreamCreate", NON_BLOCKING))
 
     def buffer(self, size: int) -> Buffer:
         """See `Cuda`."""
-        device = self._checked(self._driver.cuMemAlloc(size))
-        address = int(self._checked(self._driver.cuMemHostAlloc(size, 0)))
+        device = self._call("cuMemAlloc", size)
+        address = int(self._call("cuMemHostAlloc", size, 0))
         host = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return Buffer(host, int(device), (device, address))
 
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._checked(self._driver.cuMemcpyHtoDAsync(buffer.device, buffer.owner[1], size, stream))
+        self._call("cuMemcpyHtoDAsync", buffer.device, buffer.owner[1], size, stream)
 
     def download(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        self._checked(self._driver.cuMemcpyDtoHAsync(buffer.owner[1], buffer.device, size, stream))
+        self._call("cuMemcpyDtoHAsync", buffer.owner[1], buffer.device, size, stream)
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
-        self._checked(self._driver.cuStreamSynchronize(stream))
+        self._call("cuStreamSynchronize", stream)
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
         """See `Cuda`."""
         for graph in graphs:
             self._graphs.destroy(graph)
         for buffer in buffers:
-            self._checked(self._driver.cuMemFree(buffer.owner[0]))
-            self._checked(self._driver.cuMemFreeHost(buffer.owner[1]))
-        self._checked(self._driver.cuStreamDestroy(stream))
+            self._call("cuMemFree", buffer.owner[0])
+            self._call("cuMemFreeHost", buffer.owner[1])
+        self._call("cuStreamDestroy", stream)
 
     def close(self) -> None:
         """See `Cuda`."""
-        self._checked(self._driver.cuDevicePrimaryCtxRelease(self._device))
+        self._call("cuDevicePrimaryCtxRelease", self._device)

@@ -6,6 +6,7 @@ TensorRT's runtime ends the process where there is no driver, so this is called 
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,11 @@ from ..tracker.errors import BackendError
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-# CUresult, cuda.h
-NO_DEVICE, UNKNOWN, MISMATCH, TOO_NEW, NOT_READY = 100, 999, 803, 804, 802
+# CUresult, cuda.h; TOO_OLD is cudaError_t's, driver_types.h, which has the other numbers, too
+OUT_OF_MEMORY, TOO_OLD, NO_DEVICE, UNKNOWN, MISMATCH, TOO_NEW, NOT_READY = 2, 35, 100, 999, 803, 804, 802
 REASONS = {
+    OUT_OF_MEMORY: "the GPU's memory is full; end what else uses it (nvidia-smi tells), or take smaller batches",
+    TOO_OLD: "the driver is older than the CUDA that this was built for; install a newer driver",
     NO_DEVICE: "no NVIDIA GPU is visible: none is there, CUDA_VISIBLE_DEVICES hides it, or the container was not "
     "given it (docker run --gpus all)",
     UNKNOWN: "the driver does not answer; after an update or suspend, restart the machine or reload its module "
@@ -95,6 +98,13 @@ def check(status: int, call: str) -> None:
     """
     if status:
         raise BackendError(f"NVIDIA driver: {call} gives {status}: {REASONS.get(status, 'see CUresult in cuda.h')}")
+
+
+def explained(text: str) -> str:
+    """What another one says of CUDA, with the reason where it names the number of an error alone."""
+    number = re.search(r"\berror:? ([0-9]+)\b", text)
+    reason = REASONS.get(int(number[1])) if number else None
+    return f"{text}: {reason}" if reason else text
 
 
 def _driver_version() -> str:

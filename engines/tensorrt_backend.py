@@ -14,7 +14,7 @@ from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH, Shapes
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
-from .tensorrt_build import make_logger, profile_index
+from .tensorrt_build import made, make_logger, profile_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +80,9 @@ class TensorRTBackend:
             raise
 
     def _load(self, trt: Any, plan: bytes) -> None:
-        self._runtime = trt.Runtime(make_logger(trt))
+        logger = make_logger(trt)
+        with made(trt, logger):
+            self._runtime = trt.Runtime(logger)
         engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
@@ -148,8 +150,11 @@ class TensorRTBackend:
         context = self._engine.create_execution_context()
         if context is None:
             raise BackendError("the GPU's memory is full: TensorRT cannot reserve what this plan needs")
-        if not context.set_optimization_profile_async(profile, self._stream):
-            raise BackendError(f"TensorRT cannot take profile {profile} of this plan; its reasons are in the log (-v)")
+        try:
+            context.set_optimization_profile_async(profile, self._stream)
+        except RuntimeError as error:
+            reasons = "its reasons are in the log (-v)"
+            raise BackendError(f"TensorRT cannot take profile {profile} of this plan; {reasons}") from error
         return context
 
     def _bind(self, context: Any, shape: Shape) -> _BoundContext:
@@ -229,4 +234,4 @@ def _input_name(trt: Any, engine: Any, wanted: tuple[str, ...]) -> str:
             f"this plan is of another graph: wanted the outputs {', '.join(wanted)}, got {', '.join(sorted(outputs))}; "
             "delete it and it is built again"
         )
-    return inputs[0]
+    return str(inputs[0])

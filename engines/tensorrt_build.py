@@ -7,12 +7,14 @@ networks of 10 and 11 keep to the graph. 8.6 is only allowed to use the types th
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 from ..tracker.errors import BackendError
+from .cuda_probe import explained
 
 log = logging.getLogger(__name__)
 
@@ -68,17 +70,37 @@ def import_tensorrt() -> ModuleType:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger that passes TensorRT's errors on as warnings and everything else as debug messages."""
+    """A logger that passes TensorRT's errors on as warnings and everything else as debug messages.
+
+    Its `complaint` is the last error or warning, "" before the first.
+    """
 
     class _Logger(trt.ILogger):  # type: ignore[misc]  # TensorRT has no types
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
+            self.complaint = ""
 
         def log(self, severity: Any, text: str) -> None:
             is_error = severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR)
             log.log(logging.WARNING if is_error else logging.DEBUG, "TensorRT: %s", text)
+            if is_error or severity == trt.ILogger.WARNING:
+                self.complaint = text
 
     return _Logger()
+
+
+@contextmanager
+def made(trt: Any, logger: Any) -> Iterator[None]:
+    """Where objects of TensorRT's are made: there its bindings raise what pybind11 does, and the log alone says why.
+
+    Raises:
+        BackendError: one was not made; says what TensorRT complained of last.
+    """
+    try:
+        yield
+    except (TypeError, RuntimeError) as error:
+        reason = explained(logger.complaint) or str(error)
+        raise BackendError(f"TensorRT {trt.__version__} cannot work here: {reason}; see `facetrack doctor`") from error
 
 
 def build_plan(
@@ -95,11 +117,12 @@ def build_plan(
     Returns:
         The plan and the new timing cache.
     Raises:
-        BackendError: TensorRT cannot parse the graph or build from it.
+        BackendError: TensorRT cannot work here, parse the graph or build from it.
     """
-    builder = trt.Builder(logger)
-    network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
+    with made(trt, logger):
+        builder = trt.Builder(logger)
+        network = builder.create_network(_network_flags(trt))
+        parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise BackendError(f"TensorRT {trt.__version__} cannot read the graph: {reasons}")

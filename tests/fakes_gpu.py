@@ -3,9 +3,9 @@
 They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
 before a run, everything freed before the context is released. An optimisation profile of release 8 belongs to one
 execution context at a time, unless the plan was built with the preview feature that shares profiles. An engine names
-its outputs in an order of its own.
+its outputs in an order of its own. What fails raises what the bindings raise, where these do not give False or None.
 """
-# ruff: noqa: ARG002, ARG005 - the arguments are those of the real ones
+# ruff: noqa: ARG001, ARG002, ARG005 - the arguments are those of the real ones
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class Wishes:
         distort: changes the outputs of a run, given the batch.
         unreadable: reasons of a parser that refuses.
         unbuildable: the builder gives nothing.
-        refuse: name of a context's method that says no.
+        refuse: name of a context's method that says no, or of a class of which no object is made.
         flags: names of builder flags that were set.
         profiles: the shapes of each profile. builds: how many plans were made. timings: seen at each build.
         damaged_timings, foreign_timings: those of which no cache can be made, and those that are another GPU's.
@@ -157,6 +157,74 @@ def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit
         return holds[-1]
 
     return Toolkit(fake_tensorrt(wishes or Wishes(), memory), gpu, open_cuda), holds
+
+
+class PyCudaError(Exception):
+    """`pycuda.driver.Error`, of which the others are kinds; none is one of Python's own."""
+
+
+class PyCudaMemoryError(PyCudaError):
+    """`pycuda.driver.MemoryError`."""
+
+
+class PyCudaLogicError(PyCudaError):
+    """`pycuda.driver.LogicError`."""
+
+
+def fake_pycuda(failing: str = "", error: PyCudaError | None = None) -> Any:
+    """A module like `pycuda`, which computes nothing; the call that is named raises an error."""
+
+    def call(name: str, answer: Any = None) -> Callable[..., Any]:
+        def does(*arguments: Any) -> Any:
+            if name == failing:
+                raise error or PyCudaLogicError(f"{name} failed: invalid argument")
+            return answer
+
+        return does
+
+    context = SimpleNamespace(push=call("push"), detach=call("detach"))
+    stream = SimpleNamespace(handle=7, synchronize=call("synchronize"))
+    driver = SimpleNamespace(
+        Error=PyCudaError,
+        MemoryError=PyCudaMemoryError,
+        LogicError=PyCudaLogicError,
+        init=call("init"),
+        Device=call("Device", SimpleNamespace(retain_primary_context=call("retain_primary_context", context))),
+        Context=SimpleNamespace(pop=call("pop")),
+        Stream=call("Stream", stream),
+        mem_alloc=call("mem_alloc", 1 << 40),
+        pagelocked_empty=lambda size, dtype: np.zeros(size, dtype),
+        memcpy_htod_async=call("memcpy_htod_async"),
+        memcpy_dtoh_async=call("memcpy_dtoh_async"),
+    )
+    return SimpleNamespace(VERSION_TEXT="2026.1", driver=driver)
+
+
+def fake_cuda_bindings(failing: str = "", status: int = 0) -> Any:
+    """A package like `cuda.bindings`: calls give a status and perhaps an answer; the one that is named fails."""
+    page = np.zeros(16, np.uint8)
+    answers = {"cuStreamCreate": 7, "cuMemAlloc": 1 << 40, "cuMemHostAlloc": page.ctypes.data}
+    silent = ("cuInit", "cuCtxPushCurrent", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize")
+
+    def call(name: str) -> Callable[..., tuple[Any, ...]]:
+        def does(*arguments: Any) -> tuple[Any, ...]:
+            if name == failing:
+                return (status,) if name in silent else (status, None)
+            return (0,) if name in silent else (0, answers.get(name, page))
+
+        return does
+
+    return SimpleNamespace(driver=_Calls(call))
+
+
+class _Calls:
+    """A module whose every name is a call."""
+
+    def __init__(self, call: Callable[[str], Any]) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return self._call(name)
 
 
 class OnnxRuntimeOnGpu:
@@ -198,14 +266,23 @@ def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
         DataType=IntEnum("DataType", {"FLOAT": 0, "HALF": 1, "INT8": 2, "UINT8": 5}),
         PreviewFeature=IntEnum("PreviewFeature", previews.get(major, ["ALIASED_PLUGIN_IO_10_03"])),
     )
-    trt.Builder = lambda logger: _Builder(wishes)
-    trt.OnnxParser = lambda network, logger: _Parser(network, wishes)
-    trt.Runtime = lambda logger: _Runtime(trt, wishes, memory)
+
+    def made(kind: str, logger: Any, make: Callable[[], Any]) -> Any:
+        if wishes.refuse == kind:
+            logger.log(
+                _Logger.WARNING, "CUDA initialization failure with error: 35. Please check your CUDA installation"
+            )
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+        return make()
+
+    trt.Builder = lambda logger: made("Builder", logger, lambda: _Builder(wishes))
+    trt.OnnxParser = lambda network, logger: made("OnnxParser", logger, lambda: _Parser(network, wishes))
+    trt.Runtime = lambda logger: made("Runtime", logger, lambda: _Runtime(trt, wishes, memory))
     return trt
 
 
 class _Logger:
-    INTERNAL_ERROR, ERROR = 0, 1
+    INTERNAL_ERROR, ERROR, WARNING = 0, 1, 2
 
 
 class _Builder:
@@ -345,7 +422,7 @@ class _Context:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         if self._taken(profile) or self._refuses("set_optimization_profile_async"):
-            return False
+            raise RuntimeError("Error in set optimization profile async.")
         self.profile = profile
         return True
 

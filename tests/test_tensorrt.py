@@ -149,7 +149,26 @@ def test_whatever_a_context_refuses_is_said_and_nothing_is_computed(tmp_path: Pa
         opened(tmp_path, Wishes(refuse=method))
 
 
-@pytest.mark.parametrize("method", ["set_optimization_profile_async", "set_input_shape", "buffer", ""])
+@pytest.mark.parametrize("kind", ["Builder", "OnnxParser", "Runtime"])
+def test_what_tensorrt_does_not_make_is_an_error_of_ours_with_the_reason_in_words(tmp_path: Path, kind: str) -> None:
+    """Its bindings raise a TypeError of pybind11's, and the reason is a number in the log."""
+    told = r"TensorRT 10\.16\.1 .* error: 35.*the driver is older than the CUDA .*install a newer driver"
+    with pytest.raises(BackendError, match=told):
+        opened(tmp_path, Wishes(refuse=kind))
+
+
+def test_a_ready_plan_that_tensorrt_does_not_run_here_is_no_plan_for_auto(tmp_path: Path) -> None:
+    wishes = Wishes()
+    toolkit, holds = fake_toolkit(wishes)
+    cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
+    open_tensorrt(weights, proof(), default_request(weights), toolkit, cache).close()
+    wishes.refuse = "Runtime"
+    with pytest.raises(BackendError, match="the driver is older"):
+        open_cached(weights, toolkit, cache)
+    assert all(cuda.closed for cuda in holds)
+
+
+@pytest.mark.parametrize("method", ["Runtime", "set_optimization_profile_async", "set_input_shape", "buffer", ""])
 def test_a_plan_that_cannot_be_loaded_leaves_no_hold_on_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit, holds = fake_toolkit(Wishes(refuse=method))
     prepared = graph.for_tensorrt(small_net(), "fp32")
