@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
@@ -12,6 +15,8 @@ from .tensorrt_build import LARGEST
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
     from .card import Weights
+
+log = logging.getLogger(__name__)
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -45,6 +50,8 @@ class OnnxBackend:
 
         source, name = (network, "ONNX") if isinstance(network, bytes) else (_checked_path(network), str(network.path))
         wanted = PROVIDERS[provider]
+        if provider != "cpu":
+            _load_libraries(ort)
         if wanted not in ort.get_available_providers():
             raise BackendError(
                 f"ONNX Runtime {ort.__version__}: wanted {wanted}, got {', '.join(ort.get_available_providers())}; "
@@ -109,6 +116,19 @@ def _share_memory(ort: Any) -> None:
         {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1, "max_dead_bytes_per_chunk": -1}
     )
     ort.create_and_register_allocator(place, as_asked)
+
+
+@cache
+def _load_libraries(ort: Any) -> None:
+    """Load CUDA and cuDNN from pip's packages, where the system's loader does not look (onnxruntime's issue 23643).
+
+    What cannot be loaded from there is printed, and may yet be found elsewhere.
+    """
+    preload = getattr(ort, "preload_dlls", None)  # from 1.21 on
+    if preload is not None:
+        with redirect_stdout(StringIO()) as printed:
+            preload()
+        log.debug("ONNX Runtime loads its libraries: %s", printed.getvalue().strip() or "all are there")
 
 
 def _refuse_another_provider(ort: Any, session: Any, wanted: str) -> None:

@@ -228,13 +228,25 @@ class _Calls:
 
 
 class OnnxRuntimeOnGpu:
-    """The module `onnxruntime` with a provider more, which computes on the CPU."""
+    """The module `onnxruntime` with a provider more, which computes on the CPU.
 
-    def __init__(self, provider: str) -> None:
-        self.provider = provider
+    Its libraries are pip's, which are not found before they are loaded: until then a session is one of the CPU, without
+    a word. What is `older` has no function for that, and finds them.
+    """
+
+    def __init__(self, provider: str, *, older: bool = False) -> None:
+        self.provider, self.older, self.loaded = provider, older, older
 
     def __getattr__(self, name: str) -> Any:
+        if name == "preload_dlls":
+            if self.older:
+                raise AttributeError(name)
+            return self._preload
         return getattr(ort, name)
+
+    def _preload(self) -> None:
+        print("Failed to load libcufft.so.12: no such file")  # as the real one does
+        self.loaded = True
 
     def get_available_providers(self) -> list[str]:
         return [self.provider, *ort.get_available_providers()]
@@ -242,7 +254,8 @@ class OnnxRuntimeOnGpu:
     def InferenceSession(self, network: Any, options: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
         session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         shapes = {"get_inputs": session.get_inputs, "get_outputs": session.get_outputs}
-        return SimpleNamespace(run=session.run, get_providers=lambda: providers, **shapes)
+        found = [*(providers if self.loaded else ()), "CPUExecutionProvider"]
+        return SimpleNamespace(run=session.run, get_providers=lambda: found, **shapes)
 
 
 def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:

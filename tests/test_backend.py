@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
@@ -10,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fakes_gpu import OnnxRuntimeOnGpu
 
 from facetrack.engines.backend import KINDS, has_int8_dot_product, open_backend
 from facetrack.engines.card import Weights
 from facetrack.engines.cuda_probe import find_gpu
-from facetrack.engines.onnx_backend import OnnxBackend
+from facetrack.engines.onnx_backend import PROVIDERS, OnnxBackend
 from facetrack.tracker.errors import BackendError, CardError
 
 onnx = pytest.importorskip("onnx", reason="needs the train extra")
@@ -150,6 +152,18 @@ def test_a_provider_that_is_not_there_is_an_error_with_its_package(tmp_path: Pat
         pytest.skip("this ONNX Runtime has the providers")
     with pytest.raises(BackendError, match=r"wanted \w+ExecutionProvider, got .*pip install onnxruntime-gpu"):
         open_backend(tiny_weights(tmp_path), kind)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+@pytest.mark.parametrize("older", [False, True])
+def test_pips_libraries_of_cuda_are_loaded_before_a_network_is(
+    provider: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, *, older: bool
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntimeOnGpu(PROVIDERS[provider], older=older))
+    for _ in range(2):
+        backend = OnnxBackend(tiny_weights(tmp_path), provider=provider)
+        assert backend.description.endswith(PROVIDERS[provider])
+    assert capsys.readouterr().out == ""  # where tables and JSON may go
 
 
 def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
