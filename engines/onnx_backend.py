@@ -23,6 +23,8 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
+# fp32 with 23 bits of mantissa; by default the CUDA provider takes TF32's 10. TensorRT's provider has no such option.
+PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0"}}
 GPU_PACKAGE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
@@ -58,7 +60,8 @@ class OnnxBackend:
                 f"run: {GPU_PACKAGE}"
             )
         try:
-            self._session: Any = ort.InferenceSession(source, _options(ort, threads), providers=[wanted])
+            providers = [(wanted, PROVIDER_OPTIONS.get(provider, {}))]
+            self._session: Any = ort.InferenceSession(source, _options(ort, threads), providers=providers)
         except Exception as error:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
         _refuse_another_provider(ort, self._session, wanted)

@@ -236,6 +236,7 @@ class OnnxRuntimeOnGpu:
 
     def __init__(self, provider: str, *, older: bool = False) -> None:
         self.provider, self.older, self.loaded = provider, older, older
+        self.options: dict[str, str] = {}  # that the last session's provider was given
 
     def __getattr__(self, name: str) -> Any:
         if name == "preload_dlls":
@@ -251,10 +252,14 @@ class OnnxRuntimeOnGpu:
     def get_available_providers(self) -> list[str]:
         return [self.provider, *ort.get_available_providers()]
 
-    def InferenceSession(self, network: Any, options: Any, providers: list[str]) -> Any:  # noqa: N802 - its name
+    def InferenceSession(  # noqa: N802 - its name
+        self, network: Any, options: Any, providers: list[tuple[str, dict[str, str]]]
+    ) -> Any:
+        names = [name for name, _ in providers]
+        self.options = providers[0][1]
         session = ort.InferenceSession(network, options, providers=["CPUExecutionProvider"])
         shapes = {"get_inputs": session.get_inputs, "get_outputs": session.get_outputs}
-        found = [*(providers if self.loaded else ()), "CPUExecutionProvider"]
+        found = [*(names if self.loaded else ()), "CPUExecutionProvider"]
         return SimpleNamespace(run=session.run, get_providers=lambda: found, **shapes)
 
 

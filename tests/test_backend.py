@@ -166,6 +166,16 @@ def test_pips_libraries_of_cuda_are_loaded_before_a_network_is(
     assert capsys.readouterr().out == ""  # where tables and JSON may go
 
 
+@pytest.mark.parametrize(("provider", "options"), [("cpu", {}), ("cuda", {"use_tf32": "0"}), ("tensorrt", {})])
+def test_fp32_on_a_gpu_is_not_rounded_to_10_bits(
+    provider: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runtime = OnnxRuntimeOnGpu(PROVIDERS[provider])
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    OnnxBackend(tiny_weights(tmp_path), provider=provider)
+    assert runtime.options == options
+
+
 def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
     with suppress(BackendError):
         find_gpu()
