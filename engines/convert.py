@@ -110,8 +110,9 @@ def export_plans(
         wanted = fitted(request, weights)
         backend = open_tensorrt(weights, proofs(card, role), wanted, toolkit, cache)
         backend.close()
-        plan = cache.path(weights.path.stem, plan_key(toolkit, weights, wanted))
-        plan.with_suffix(".json").touch()  # the plan that was exported last is the one that is run
+        name, key = weights.path.stem, plan_key(toolkit, weights, wanted)
+        cache.mark_exported(name, key)  # the plan that was exported last is the one that is run
+        plan = cache.path(name, key)
         for path in (plan, plan.with_suffix(".json")):
             shutil.copy(path, out)
         exported.append(Exported(role, out / plan.name, backend.description, cache.parity(plan)))

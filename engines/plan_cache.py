@@ -111,16 +111,28 @@ class PlanCache:
     def latest(self, name: str, key: PlanKey) -> PlanKey:
         """The key of the plan of this graph for this machine that was exported last; `key` itself if there is none.
 
-        It may have another precision and profile: a backend runs in parts what is more than its plan takes.
+        It may have another precision and profile: a backend runs in parts what is more than its plan takes. Plans that
+        were built for another reason, as those that were measured, do not count.
         """
-        made: dict[PlanKey, int] = {}
+        exported: dict[PlanKey, int] = {}
         for sidecar in self._files(name, ".json"):
-            found = self._key_of(sidecar)
+            found, number = self._key_of(sidecar), self._export_of(sidecar)
             other = replace(key, precision=str(found.get("precision")), profile=str(found.get("profile")))
-            if found == asdict(other) and self.find(name, other)[0] is not None:
-                with suppress(OSError):  # another process may be replacing it
-                    made[other] = sidecar.stat().st_mtime_ns
-        return max(made, key=made.__getitem__, default=key)
+            if number and found == asdict(other) and self.find(name, other)[0] is not None:
+                exported[other] = number
+        return max(exported, key=exported.__getitem__, default=key)
+
+    def mark_exported(self, name: str, key: PlanKey) -> None:
+        """Note in the sidecar of a plan, which is there, that of its network it is the one that was exported last.
+
+        Exports are counted: some clocks are too coarse to tell which was later.
+
+        Raises:
+            BackendError: the sidecar cannot be written.
+        """
+        plan = self.path(name, key)
+        last = max(map(self._export_of, self._files(name, ".json")), default=0)
+        self._write_sidecar(plan, (self._read_sidecar(plan) or {}) | {"exported": last + 1})
 
     def get_or_build(self, name: str, key: PlanKey, build: Callable[[], Built]) -> bytes:
         """The plan for this key, built and stored if there is none.
@@ -188,7 +200,10 @@ class PlanCache:
         }
         path.with_suffix(".json").unlink(missing_ok=True)
         replace_file(path, built.plan)
-        replace_file(path.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
+        self._write_sidecar(path, report)
+
+    def _write_sidecar(self, plan: Path, report: dict[str, Any]) -> None:
+        replace_file(plan.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
 
     def _files(self, name: str, suffix: str) -> list[Path]:
         """A network's files of this suffix, but not those of a network whose name begins alike."""
@@ -206,6 +221,11 @@ class PlanCache:
         """The key in a plan's sidecar; {} where there is none or it is damaged."""
         key = (self._read_sidecar(plan) or {}).get("key")
         return key if isinstance(key, dict) else {}
+
+    def _export_of(self, plan: Path) -> int:
+        """The number in a plan's sidecar of its last export, counted from 1; 0 where it was not exported."""
+        number = (self._read_sidecar(plan) or {}).get("exported")
+        return number if isinstance(number, int) else 0
 
     def _nearest(self, name: str, key: PlanKey) -> str:
         """Why no plan has this key: in what the most similar one of this network differs."""

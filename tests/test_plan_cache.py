@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -34,25 +33,40 @@ def test_any_difference_is_told_and_gives_no_plan(tmp_path: Path, field: str) ->
     assert reason == f"the most similar plan is for {field} {getattr(KEY, field)}, here another"
 
 
+def exported(tmp_path: Path, key: PlanKey) -> PlanCache:
+    cache = stored(tmp_path, key)
+    cache.mark_exported("net", key)
+    return cache
+
+
 def test_the_latest_plan_may_differ_in_precision_and_profile(tmp_path: Path) -> None:
     other = replace(KEY, precision="fp32", profile="batches (1, 2)")
-    cache = stored(tmp_path, other)
+    cache = exported(tmp_path, other)
     assert cache.latest("net", KEY) == other
-    stored(tmp_path, KEY)
-    for written, key in ((1, other), (2, KEY), (3, other)):
-        os.utime(cache.path("net", key).with_suffix(".json"), (written, written))
-    assert cache.latest("net", KEY) == other
+    for key in (KEY, other, other, KEY):
+        assert exported(tmp_path, key).latest("net", KEY) == key
+        assert cache.find("net", key) == (BUILT.plan, "")
+
+
+def test_a_plan_that_was_built_without_being_exported_is_not_the_latest(tmp_path: Path) -> None:
+    """It was measured."""
+    cache = exported(tmp_path, KEY)
+    measured = replace(KEY, precision="fp32")
+    stored(tmp_path, measured)
+    assert cache.latest("net", KEY) == KEY
+    assert cache.latest("net", replace(KEY, profile="another")) == KEY
+    assert cache.find("net", measured) == (BUILT.plan, "")
 
 
 @pytest.mark.parametrize("field", sorted({*PlanKey.__slots__} - {"precision", "profile"}))
 def test_a_plan_of_another_graph_or_machine_is_not_the_latest(tmp_path: Path, field: str) -> None:
-    cache = stored(tmp_path, replace(KEY, precision="fp32", **{field: "another"}))
+    cache = exported(tmp_path, replace(KEY, precision="fp32", **{field: "another"}))
     assert cache.latest("net", KEY) == KEY
 
 
 def test_a_damaged_plan_is_not_the_latest(tmp_path: Path) -> None:
     other = replace(KEY, precision="fp32")
-    cache = stored(tmp_path, other)
+    cache = exported(tmp_path, other)
     cache.path("net", other).write_bytes(BUILT.plan[:-1])
     cache.path("net", replace(KEY, precision="int8")).with_suffix(".json").write_text('{"key": []}', encoding="utf-8")
     assert cache.latest("net", KEY) == KEY
@@ -77,6 +91,7 @@ def test_plans_of_a_network_whose_name_begins_alike_are_not_its_own(tmp_path: Pa
 def test_a_networks_name_is_no_pattern(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     cache.get_or_build("net[1]", KEY, lambda: BUILT)
+    cache.mark_exported("net[1]", KEY)
     other = replace(KEY, precision="int8")
     assert cache.latest("net[1]", other) == KEY
     assert cache.find("net[1]", other)[1] == "the most similar plan is for precision fp16, here int8"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from fakes_onnx import scan_net, small_net, weights_of
 from fakes_pipeline import painted_card
 
 from facetrack.engines import graph
-from facetrack.engines.convert import export_plans
+from facetrack.engines.convert import export_plans, open_in
 from facetrack.engines.cuda_driver import Buffer
 from facetrack.engines.cuda_probe import Gpu
 from facetrack.engines.onnx_backend import OnnxBackend
@@ -25,7 +24,7 @@ from facetrack.engines.parity import Proof
 from facetrack.engines.plan_cache import PlanCache
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, make_logger
-from facetrack.engines.tensorrt_open import default_request, fitted, open_cached, open_tensorrt
+from facetrack.engines.tensorrt_open import default_request, fitted, open_cached, open_tensorrt, plan_key
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
@@ -365,7 +364,9 @@ def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, 
     wishes = Wishes()
     toolkit, _ = fake_toolkit(wishes)
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
-    open_tensorrt(weights, proof(), PlanRequest("fp32", (1, 2)), toolkit, cache).close()
+    request = PlanRequest("fp32", (1, 2))
+    open_tensorrt(weights, proof(), request, toolkit, cache).close()
+    cache.mark_exported("small", plan_key(toolkit, weights, request))
     for backend in (open_cached(weights, toolkit, cache), open_tensorrt(weights, proved_by(), None, toolkit, cache)):
         assert backend.description == "TensorRT 10.16.1 fp32, fake CUDA"
         assert backend.run(pictures(5))[1].shape == (5, 6)
@@ -380,13 +381,32 @@ def test_of_several_plans_the_one_exported_last_is_run(tmp_path: Path, monkeypat
     weights = weights_of(small_net(size=(16, 16)), tmp_path)
     card = replace(painted_card(), weights={"net": weights})
     for precision in ("fp32", "fp16", "fp32"):  # the last one is there already
-        for sidecar in (tmp_path / "plans").glob("*.json"):  # some clocks are too coarse to tell which is newer
-            os.utime(sidecar, (1, 1))
         export_plans(card, PlanRequest(precision, (1, 2)), lambda *_: proof(), tmp_path / "out", toolkit)
         ready = open_cached(weights, toolkit)
         assert f" {precision}," in ready.description
         ready.close()
     assert wishes.builds == 2
+
+
+def test_a_plan_that_is_built_to_be_measured_is_not_the_one_that_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path / "plans"))
+    toolkit, _ = fake_toolkit()
+    monkeypatch.setattr("facetrack.engines.tensorrt_open.find_toolkit", lambda: toolkit)
+    weights = weights_of(small_net(size=(16, 16)), tmp_path)
+    card = replace(painted_card(), weights={"net": weights})
+    measured = PlanRequest("fp32", (1,))
+    for _ in range(2):
+        open_in(measured, weights, "tensorrt", 1, proof())[0].close()
+        with pytest.raises(BackendError, match="no TensorRT plan"):
+            open_cached(weights, toolkit)
+    for exported in (PlanRequest("fp16", (1, 2)), measured):
+        export_plans(card, exported, lambda *_: proof(), tmp_path / "out", toolkit)
+        open_in(PlanRequest("fp16", (1,)), weights, "tensorrt", 1, proof())[0].close()
+        ready = open_cached(weights, toolkit)
+        assert (ready.precision, ready.preferred_batch) == (exported.precision, exported.batches[-1])
+        ready.close()
 
 
 def test_crops_are_built_for_batches_and_pictures_of_any_size_for_one_at_a_time(tmp_path: Path) -> None:
