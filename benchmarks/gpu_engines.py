@@ -16,6 +16,8 @@ the largest relative difference of the outputs.
 from __future__ import annotations
 
 import argparse
+import glob
+import hashlib
 import json
 import os
 import subprocess
@@ -25,7 +27,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,8 @@ from facetrack.pipeline.machine import describe_machine, source_commit, usable_c
 from facetrack.tracker.errors import BackendError, told
 from facetrack.tracker.types import UInt8
 
-CHECKOUT = Path(__file__).parent.parent / ".typecheck"  # where the sources are called facetrack
+PACKAGE = Path(__file__).parent.parent
+CHECKOUT = PACKAGE / ".typecheck"  # where the sources are called facetrack
 WORKER = Path(__file__).with_name("gpu_worker.py")
 BATCHES = (1, 8, 32)  # of crops; pictures are scanned one at a time
 CROPS = 32
@@ -72,6 +75,7 @@ class Network:
     Attributes:
         name: of the card or network, and role.
         read: gives its fp32 graph.
+        weights: sha256 of the file that this is made of; "" where they are random.
         pictures: (32, h, w, 3) that prove it.
         proof: decodes; None where the weights are random.
         timed: (h, w) at which it is timed.
@@ -81,6 +85,7 @@ class Network:
 
     name: str
     read: Callable[[], bytes]
+    weights: str
     pictures: UInt8
     proof: parity.Proof | None
     timed: tuple[int, int]
@@ -97,11 +102,12 @@ def networks() -> Iterator[Network]:
             timed, batches, levels = (LEVELS[0], (1,), LEVELS) if role == "scan" else (card.size, BATCHES, ())
             name = card.name if role == "net" else f"{card.name}-{role}"
             proof = parity.proof_for(card, role, pictures)
-            yield Network(name, partial(_fp32_graph, weights), pictures, proof, timed, batches, levels)
+            read = partial(_fp32_graph, weights)
+            yield Network(name, read, weights.sha256, pictures, proof, timed, batches, levels)
     pictures = portrait_crops(UNTRAINED_SIZE, 1.25, CROPS)
     for name, recipe in UNTRAINED.items():
         if not any((card.network, card.size) == (recipe[0], UNTRAINED_SIZE) for card in cards):
-            yield Network(name, partial(_export, recipe, pictures), pictures, None, UNTRAINED_SIZE, BATCHES)
+            yield Network(name, partial(_export, recipe, pictures), "", pictures, None, UNTRAINED_SIZE, BATCHES)
 
 
 def _fp32_graph(weights: Weights) -> bytes:
@@ -183,10 +189,15 @@ class OutOfTimeError(Exception):
 def prepare(network: Network, precision: str, folder: Path) -> Path:
     """Write the graph, the pictures, the reference's outputs and the job, each whole or not at all, each once.
 
+    What this network's jobs have of another checkout or of other weights is made anew, but for verdicts.
+
     Returns:
         The job's path.
     """
     job = _job(network, precision, folder)
+    if not _is_current(network, folder):
+        _forget(network, folder)
+        replace_file(_origin_file(network, folder), json.dumps(_origin(network)).encode())
     full, pictures = folder / f"{network.name}.onnx", folder / f"{network.name}.pictures.npy"
     if not full.exists():
         replace_file(full, network.read())
@@ -218,6 +229,38 @@ def prepare(network: Network, precision: str, folder: Path) -> Path:
     return job
 
 
+@cache
+def _sources() -> str:
+    """A hash of the code that prepares and runs jobs; a copy of a checkout has no commit to tell."""
+    code = hashlib.sha256(Path(__file__).read_bytes())
+    for path in sorted(path for name in ("engines", "pipeline", "tracker") for path in (PACKAGE / name).rglob("*.py")):
+        code.update(path.read_bytes())
+    return code.hexdigest()
+
+
+def _origin(network: Network) -> dict[str, str]:
+    """What the files of a network's jobs depend on."""
+    return {"sources": _sources(), "weights": network.weights}
+
+
+def _origin_file(network: Network, folder: Path) -> Path:
+    return folder / f"{network.name}.origin.json"
+
+
+def _is_current(network: Network, folder: Path) -> bool:
+    """Whether what is prepared of a network is what this checkout would prepare."""
+    file = _origin_file(network, folder)
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")) == _origin(network)
+
+
+def _forget(network: Network, folder: Path) -> None:
+    """Remove what is prepared of a network and what came of it, but verdicts and what is told of failures."""
+    for stem in (network.name, *(f"{network.name}-{precision}" for precision in PRECISIONS)):
+        for path in folder.glob(f"{glob.escape(stem)}.*"):
+            if not path.name.endswith((".verdict.json", ".error.txt")):
+                path.unlink()
+
+
 def _reference(full: bytes, pictures: UInt8) -> bytes:
     """What the fp32 graph gives for each picture by itself, as an archive of arrays "0", "1", ..."""
     with closing(OnnxBackend(full, threads=usable_cores())) as backend:
@@ -233,13 +276,16 @@ def preparing(network: Network, precision: str, folder: Path) -> tuple[str, ...]
 
 
 def do_job(network: Network, precision: str, call: Call) -> None:
-    """Prepare a job, run it and judge it, unless it is done; what goes wrong is kept beside it."""
+    """Prepare a job, run it and judge it, unless it is done; what goes wrong is kept beside it.
+
+    A job that failed is prepared anew when it is tried again: the fault may have been that of its graph.
+    """
     job = _job(network, precision, call.folder)
     if _verdict(job).exists():
         return
     error = ""
     try:
-        if not job.exists():
+        if not (job.exists() and _is_current(network, call.folder)):
             call.run(*preparing(network, precision, call.folder))
         if not job.with_suffix(".result.json").exists():
             call.run(call.python, str(WORKER), str(job))
@@ -255,6 +301,8 @@ def do_job(network: Network, precision: str, call: Call) -> None:
     job.with_suffix(".error.txt").unlink(missing_ok=True)
     if error:
         replace_file(job.with_suffix(".error.txt"), error.encode())
+        for suffix in (".json", ".onnx", ".result.json"):
+            job.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def outcome(network: Network, precision: str, folder: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from facetrack.engines.graph_cost import Peaks
 from facetrack.engines.packed import pack_levels
 from facetrack.engines.parity import Proof
 from facetrack.engines.tensorrt_build import USUAL
+from facetrack.tracker.errors import BackendError
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
@@ -52,12 +53,12 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 def network(*, trained: bool = True) -> Any:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
     proof = Proof(pictures, lambda outputs: outputs[1].reshape(len(outputs[1]), -1, 2) * 100) if trained else None
-    return engines.Network("small", lambda: small_net(size=(16, 16)), pictures, proof, (16, 16), engines.BATCHES)
+    return engines.Network("small", lambda: small_net(size=(16, 16)), "", pictures, proof, (16, 16), engines.BATCHES)
 
 
 def scanning() -> Any:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
-    return engines.Network("scan", scan_net, pictures, None, (24, 32), (1,), ((24, 32), (12, 16)))
+    return engines.Network("scan", scan_net, "", pictures, None, (24, 32), (1,), ((24, 32), (12, 16)))
 
 
 def done(
@@ -171,6 +172,59 @@ def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
     assert engines.outcome(network(), "fp32", tmp_path)["error"] == "exit 139: no driver"
 
 
+def prepared_by(monkeypatch: pytest.MonkeyPatch, sources: str) -> Any:
+    """A command that prepares a job in this process, with the code that it had then."""
+    monkeypatch.setattr(engines, "_sources", lambda: sources)
+    steps: list[str] = []
+
+    class Here(engines.Call):  # type: ignore[misc, name-defined]
+        def run(self, *words: str) -> None:
+            steps.append("prepared" if "--prepare" in words else "built")
+            if "--prepare" not in words:
+                raise BackendError("TensorRT cannot read the graph")
+            engines.prepare(network(), words[-1], self.folder)
+
+    return Here, steps
+
+
+def test_a_job_that_failed_is_prepared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, steps = prepared_by(monkeypatch, "first")
+    for _ in range(2):
+        engines.do_job(network(), "fp16", here(tmp_path, "python", time.monotonic() + 60))
+        assert "cannot read the graph" in engines.outcome(network(), "fp16", tmp_path)["error"]
+        assert not (tmp_path / "small-fp16.onnx").exists()
+        assert (tmp_path / "small.onnx").exists()
+    assert steps == ["prepared", "built"] * 2
+
+
+@pytest.mark.parametrize("changed", ["sources", "weights"])
+def test_what_another_checkout_or_other_weights_have_prepared_is_prepared_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    before = network() if changed == "sources" else replace(network(), weights="others")
+    prepared_by(monkeypatch, "first")
+    for precision in ("fp16", "fp32"):
+        engines.prepare(before, precision, tmp_path)
+    (tmp_path / "small-fp16.result.json").write_text("{}")
+    (tmp_path / "small-fp32.verdict.json").write_text('{"kept": true}')
+    for path in (path for path in tmp_path.iterdir() if path.suffix in (".onnx", ".npz")):
+        path.write_bytes(b"of before")
+    here, steps = prepared_by(monkeypatch, "second" if changed == "sources" else "first")
+    engines.do_job(network(), "fp16", here(tmp_path, "python", time.monotonic() + 60))
+    assert steps == ["prepared", "built"]
+    assert (tmp_path / "small.onnx").read_bytes() == small_net(size=(16, 16))
+    assert (tmp_path / "small.reference.npz").read_bytes() != b"of before"
+    assert not (tmp_path / "small-fp32.json").exists()
+    assert engines.outcome(network(), "fp32", tmp_path) == {"kept": True}
+
+
+def test_the_sources_are_told_from_others() -> None:
+    assert len(engines._sources()) == 64
+    assert {net.name: net.weights for net in engines.networks()}["gv-mobilenetv3-68"] == (
+        find_card("gv", "align").weights["net"].sha256
+    )
+
+
 def test_a_job_that_hangs_has_failed_but_one_that_the_calls_end_cut_short_has_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +296,7 @@ def test_a_network_is_prepared_in_a_process_of_its_own(tmp_path: Path, monkeypat
     engines.main(["--out", str(out), "--work", str(work), "--only", "bbfcn-5-refine", "--python", python])
     assert report_of(out) == {"bbfcn-5-refine fp16": "exit 139: no driver"}
     assert {*(path.name for path in out.iterdir())} == {"gpu_engines.json", "gpu.md"}
-    assert (work / "bbfcn-5-refine-fp16.onnx").exists()
+    assert (work / "bbfcn-5-refine.onnx").exists()
 
 
 UNTRAINED = ["tab-full", "propnet-full", "gv-resnet50", "span-full"]
