@@ -23,7 +23,7 @@ from facetrack.engines.cuda_probe import find_gpu
 from facetrack.engines.packed import pack_levels, run_levels
 from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.tensorrt_backend import TensorRTBackend
-from facetrack.engines.tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
+from facetrack.engines.tensorrt_build import PlanRequest, build_with_timings, import_tensorrt
 
 REPEATS, LAUNCHES = 100, 200
 
@@ -43,7 +43,7 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
     sizes = tuple(tuple(size) for size in job["sizes"])
     request = PlanRequest(job["precision"], tuple(job["batches"]), sizes)
     began = time.perf_counter()
-    plan = _build(job, trt, hold, request)
+    plan = build_with_timings(trt, hold(), Path(job["graph"]).read_bytes(), request, Path(job["timings"]))
     result: dict[str, Any] = {"build_s": round(time.perf_counter() - began, 1), "plan_mb": round(len(plan) / 1e6, 2)}
     names = job["output_names"]
     with_graphs = TensorRTBackend(trt, hold(), plan, names, request.precision)
@@ -58,18 +58,6 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
         with_graphs.close()
         without.close()
     return result
-
-
-def _build(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda], request: PlanRequest) -> bytes:
-    timings, cuda = Path(job["timings"]), hold()
-    try:
-        with cuda.current():
-            known = timings.read_bytes() if timings.exists() else b""
-            plan, known = build_plan(trt, make_logger(trt), Path(job["graph"]).read_bytes(), request, known)
-    finally:
-        cuda.close()
-    replace_file(timings, known)
-    return plan
 
 
 def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRequest) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH, Shapes
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
-from .tensorrt_build import made, make_logger, profile_index
+from .tensorrt_build import let_go, made, make_logger, profile_index
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +74,7 @@ class TensorRTBackend:
             with cuda.current():
                 self._load(trt, plan)
         except BaseException as error:
-            clear_frames(error.__traceback__)  # they hold engine and contexts, which must go before the CUDA context
+            let_go(error)
             self._free()
             raise
 
@@ -100,7 +99,11 @@ class TensorRTBackend:
         """See `Backend`."""
         if self._engine is None:
             raise BackendError(CLOSED)
-        return run_in_batches(self._run_batch, images, self._largest[0])
+        try:
+            return run_in_batches(self._run_batch, images, self._largest[0])
+        except BaseException as error:
+            let_go(error)  # whoever catches it may close this meanwhile
+            raise
 
     def _run_batch(self, images: UInt8) -> Outputs:
         if self._any_size:

@@ -10,11 +10,18 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from traceback import clear_frames
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
 from .cuda_probe import explained
+from .plan_cache import replace_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .cuda_driver import Cuda
 
 log = logging.getLogger(__name__)
 
@@ -138,6 +145,38 @@ def build_plan(
     if config.get_timing_cache() is None:  # it refused even an empty one
         return bytes(plan), b""
     return bytes(plan), bytes(config.get_timing_cache().serialize())
+
+
+def build_with_timings(trt: Any, cuda: Cuda, graph: bytes, request: PlanRequest, timings: Path) -> bytes:
+    """Build a plan with the kernels' times of earlier builds, to which it adds its own.
+
+    Args:
+        trt: TensorRT's bindings.
+        cuda: the GPU, which this closes.
+        graph, request: see `build_plan`.
+        timings: file of the timing cache, which need not be there.
+    Raises:
+        BackendError: TensorRT cannot build it, or the file cannot be written.
+    """
+    try:
+        with cuda.current():
+            known = timings.read_bytes() if timings.exists() else b""
+            plan, known = build_plan(trt, make_logger(trt), graph, request, known)
+    except BaseException as error:
+        let_go(error)
+        raise
+    finally:
+        cuda.close()
+    replace_file(timings, known)
+    return plan
+
+
+def let_go(error: BaseException) -> None:
+    """Let an error forget what TensorRT has made: its frames hold that, and it must go before the CUDA context."""
+    each: BaseException | None = error
+    while each is not None:
+        clear_frames(each.__traceback__)
+        each = each.__cause__
 
 
 def _set_timing_cache(config: Any, content: bytes) -> None:

@@ -16,9 +16,9 @@ from .card import Weights
 from .cuda_driver import Cuda, open_cuda
 from .cuda_probe import Gpu, find_gpu
 from .onnx_backend import OnnxBackend
-from .plan_cache import Built, PlanCache, PlanKey, replace_file
+from .plan_cache import Built, PlanCache, PlanKey
 from .tensorrt_backend import TensorRTBackend
-from .tensorrt_build import PlanRequest, build_plan, import_tensorrt, make_logger
+from .tensorrt_build import PlanRequest, build_with_timings, import_tensorrt
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ def build_and_prove(
     """
     content, began = weights.read(), time.perf_counter()
     prepared = graph.for_tensorrt(content, request.precision)
-    plan = _build(toolkit, prepared, request, timing_cache)
+    plan = build_with_timings(toolkit.trt, toolkit.open_cuda(), prepared, request, timing_cache)
     build_s = time.perf_counter() - began
     with (
         closing(OnnxBackend(graph.as_fp32(content))) as reference,
@@ -155,15 +155,3 @@ def build_and_prove(
     parity.demand(measured, request.precision, f"{weights.path.stem}, TensorRT plan")
     log.info("%s: built in %.0f s; %s", weights.path.stem, build_s, "; ".join(str(asdict(p)) for p in measured))
     return Built(plan, measured, build_s)
-
-
-def _build(toolkit: Toolkit, prepared: bytes, request: PlanRequest, timing_cache: Path) -> bytes:
-    cuda = toolkit.open_cuda()
-    try:
-        with cuda.current():
-            known = timing_cache.read_bytes() if timing_cache.exists() else b""
-            plan, known = build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, request, known)
-    finally:
-        cuda.close()
-    replace_file(timing_cache, known)
-    return plan

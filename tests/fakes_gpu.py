@@ -1,9 +1,10 @@
 """A GPU and a TensorRT that are not there: memory is arrays, and an engine computes with ONNX Runtime.
 
 They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
-before a run, everything freed before the context is released. An optimisation profile of release 8 belongs to one
-execution context at a time, unless the plan was built with the preview feature that shares profiles. An engine names
-its outputs in an order of its own. What fails raises what the bindings raise, where these do not give False or None.
+before a run, all of TensorRT's objects and all memory freed before the context is released. An optimisation profile of
+release 8 belongs to one execution context at a time, unless the plan was built with the preview feature that shares
+profiles. An engine names its outputs in an order of its own. What fails raises what the bindings raise, where these do
+not give False or None.
 """
 # ruff: noqa: ARG001, ARG002, ARG005 - the arguments are those of the real ones
 
@@ -30,10 +31,12 @@ H200 = Gpu("NVIDIA H200", "9.0", 143.8, "580.159.03", "13.0")
 
 
 class Memory:
-    """Everything on the fake GPU, by address."""
+    """Everything on the fake GPU: blocks by address, who holds its context, and TensorRT's objects that live."""
 
     def __init__(self) -> None:
         self.blocks: dict[int, UInt8] = {}
+        self.holds = 0
+        self.objects: WeakSet[Any] = WeakSet()
         self._next = 1 << 40
 
     def reserve(self, size: int) -> int:
@@ -49,6 +52,7 @@ class FakeCuda:
 
     def __init__(self, memory: Memory) -> None:
         self.memory, self.depth, self.closed = memory, 0, False
+        memory.holds += 1
         self.calls: list[str] = []
         self.streams: set[int] = set()
         self.graphs: dict[int, Callable[[], None]] = {}
@@ -116,6 +120,9 @@ class FakeCuda:
         assert not self.depth, "the context is released while it is current"
         assert not self.streams, "a stream is left"
         assert not self.graphs, "a graph is left"
+        self.memory.holds -= 1
+        left = [] if self.memory.holds else sorted(type(each).__name__ for each in self.memory.objects)
+        assert not left, f"the context is released before {left}"
         self.closed = True
 
 
@@ -291,7 +298,9 @@ def fake_tensorrt(wishes: Wishes, memory: Memory) -> Any:
                 _Logger.WARNING, "CUDA initialization failure with error: 35. Please check your CUDA installation"
             )
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        return make()
+        each = make()
+        memory.objects.add(each)
+        return each
 
     trt.Builder = lambda logger: made("Builder", logger, lambda: _Builder(wishes))
     trt.OnnxParser = lambda network, logger: made("OnnxParser", logger, lambda: _Parser(network, wishes))
@@ -396,6 +405,7 @@ class _Runtime:
 class _Engine:
     def __init__(self, trt: Any, wishes: Wishes, memory: Memory, head: dict[str, Any], graph: bytes) -> None:
         self.trt, self.wishes, self.memory, self.profiles = trt, wishes, memory, head["profiles"]
+        memory.objects.add(self)
         self.num_optimization_profiles = len(self.profiles)
         self.contexts: WeakSet[_Context] | None = None if head["shared"] else WeakSet()
         self.session = _session(graph)
@@ -427,6 +437,7 @@ class _Engine:
 class _Context:
     def __init__(self, engine: _Engine) -> None:
         self.engine, self.profile, self.addresses = engine, -1, {}
+        engine.memory.objects.add(self)
         self.outputs: Any = None
         if engine.contexts is not None:
             self.profile = -1 if self._taken(0) else 0  # as release 8 does by itself

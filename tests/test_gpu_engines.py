@@ -109,6 +109,11 @@ def test_an_engine_that_is_wrong_when_its_graph_is_replayed_is_not_accepted(
     assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False]
 
 
+def test_a_build_that_fails_leaves_nothing_that_would_outlive_the_context(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot read the graph: no TopK"):
+        done(tmp_path, "fp32", Wishes(unreadable=("no TopK",)))
+
+
 def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path) -> None:
     verdict = done(tmp_path, "fp16", trained=False)
     assert verdict["accepted"]
