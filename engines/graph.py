@@ -57,7 +57,7 @@ def as_fp32(content: bytes) -> bytes:
 
 
 def is_symmetric_int8(content: bytes) -> bool:
-    """Whether a file has Q/DQ pairs, all of them with zero point 0, as TensorRT demands."""
+    """Whether a file has Q/DQ pairs, all of them of signed bytes with zero point 0, as TensorRT demands."""
     return _symmetric(_load(content))
 
 
@@ -380,12 +380,20 @@ def _check(model: Any) -> None:
 
 
 def _symmetric(model: Any) -> bool:
-    from onnx import numpy_helper
-
     stored = {weight.name: weight for weight in model.graph.initializer}
     pairs = [node for node in model.graph.node if node.op_type in QUANTISERS]
-    zeros = [stored[node.input[2]] for node in pairs if len(node.input) > 2]
-    return bool(pairs) and all(not numpy_helper.to_array(zero).any() for zero in zeros)
+    return bool(pairs) and all(_takes_signed_bytes(node, stored) for node in pairs)
+
+
+def _takes_signed_bytes(node: Any, stored: dict[str, Any]) -> bool:
+    """Whether a quantiser's bytes are signed, and its zero is 0. Without one, Q makes unsigned bytes, DQ takes any."""
+    from onnx import TensorProto, numpy_helper
+
+    if len(node.input) > 2 and node.input[2]:
+        zero = stored.get(node.input[2])
+        return zero is not None and zero.data_type == TensorProto.INT8 and not numpy_helper.to_array(zero).any()
+    values = stored.get(node.input[0])
+    return node.op_type == "DequantizeLinear" and (values is None or values.data_type == TensorProto.INT8)
 
 
 def _attribute(node: Any, name: str, default: Any = None) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,25 @@ def test_symmetric_pairs_are_told_from_others(quantised: dict[bool, bytes]) -> N
     assert graph.is_symmetric_int8(quantised[True])
     assert not graph.is_symmetric_int8(quantised[False])
     assert not graph.is_symmetric_int8(small_net())
+
+
+@pytest.mark.parametrize("zero", [np.zeros((), np.uint8), np.ones((), np.int8), None])
+def test_pairs_whose_zero_is_not_that_of_signed_bytes_are_not_symmetric(
+    quantised: dict[bool, bytes], zero: np.ndarray[Any, Any] | None
+) -> None:
+    """Without a zero point, QuantizeLinear makes unsigned bytes."""
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(quantised[True])
+    pair = next(node for node in model.graph.node if node.op_type == "QuantizeLinear")
+    for node in model.graph.node:
+        if pair.output[0] in node.output or pair.output[0] in node.input:
+            del node.input[2:]
+            if zero is not None:
+                node.input.append("other zero")
+    if zero is not None:
+        model.graph.initializer.append(numpy_helper.from_array(zero, "other zero"))
+    assert not graph.is_symmetric_int8(model.SerializeToString())
 
 
 def test_int8_keeps_its_pairs_and_its_answers(quantised: dict[bool, bytes]) -> None:
