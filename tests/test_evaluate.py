@@ -198,6 +198,13 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     assert content["settings"]["model"] == "gv"
 
 
+def test_settings_that_no_figure_of_pictures_depends_on_are_not_told(measured: Measured, tmp_path: Path) -> None:
+    run(EvaluationSettings("300w", measured.data, tmp_path, boxes="detector"))
+    everywhere = {"model", "backend", "threads"}
+    assert summary(measured.out)["settings"].keys() == everywhere
+    assert summary(tmp_path, "300w-detector")["settings"].keys() == everywhere | {"min_face", "max_faces"}
+
+
 @pytest.mark.parametrize("byte_products", [True, False])
 def test_the_file_that_ran_is_named_and_in_given_boxes_no_detectors(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, byte_products: bool

@@ -261,7 +261,6 @@ def test_the_report_has_the_papers_rows_a_table_of_videos_and_curves(
     assert "scenario 3, 49 points" in (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
     content = summary(out)
     assert content["models"][0]["name"] == "painted-68"
-    assert content["settings"]["smooth"] == "none"
     with pytest.raises(SinkError, match="others: exist already; add --overwrite or --resume"):
         check_videos(VideoSettings(data[0], out))
     check_videos(VideoSettings(data[0], out, resume=True))
@@ -394,7 +393,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
     run(settings)
     choices, kept = CHOICES, tmp_path / "out/300vw-gt/114.json"
     if change == "settings":
-        choices = replace(CHOICES, detect_every=3)
+        choices = replace(CHOICES, threads=2)
     elif change == "video":
         write_video(tmp_path / "data/114/vid.avi", [PaintedSource().picture(i) for i in range(4)], AVI)
     elif change == "annotation":
@@ -411,6 +410,34 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
     engines = PaintedEngines()
     run(settings, engines, choices)
     assert engines.backend.calls == 3
+
+
+IDLE = {"detect_every", "min_face", "max_faces", "smooth"}  # nothing is searched for, followed or smoothed
+
+
+def test_in_given_boxes_settings_of_tracking_are_not_told(results: dict[str, tuple[Path, str]]) -> None:
+    assert summary(results["detector"][0], "detector")["settings"].keys() >= IDLE
+    assert not IDLE & summary(results["gt"][0])["settings"].keys()
+
+
+def test_in_given_boxes_settings_of_tracking_have_nothing_measured_again(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
+    run(settings)
+    engines = PaintedEngines()
+    run(settings, engines, Choices(detect_every=3, min_face=50, max_faces=2, smooth="rts"))
+    assert engines.backend.calls == 0
+
+
+@pytest.mark.parametrize("option", ["--detect-every", "--min-face", "--max-faces", "--smooth"])
+def test_in_given_boxes_options_of_tracking_are_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    words = ["evaluate", "300vw", str(tmp_path), "--out", str(tmp_path), option, "rts" if option == "--smooth" else "9"]
+    assert main(words, PaintedEngines()) == 2
+    told = capsys.readouterr().err
+    assert f"in given boxes nothing is tracked: add --boxes detector, or leave out {option}\n" in told
+    assert main([*words, "--boxes", "detector"], PaintedEngines()) == 1  # there are no videos
 
 
 def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:

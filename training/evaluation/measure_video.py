@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
-from .locate import Boxes, InGivenBox, models_measured, overlapping
+from .locate import Boxes, InGivenBox, models_measured, overlapping, settings_measured
 from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation, refuse_damage
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dic
         "video": {"name": f"{video.number}/{video.path.name}", "bytes": video.path.stat().st_size},
         "annotations": {"files": len(video.annotations), "sha256": digest_annotations(video)},
         "boxes": how.boxes,
-        "settings": asdict(how.choices),
+        "settings": settings_measured(how.choices, how.boxes),
         "models": models_measured(engines, how.boxes),
         "backend": engines.backend,
     }

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .benchmarks import Benchmark, summarise
 from .contact_sheet import contact_sheet
 from .error_curves import Curve, draw_curves
 from .files import ReportFiles, replace_all
-from .locate import Boxes, CommonPoints
+from .locate import Boxes, CommonPoints, settings_measured
 from .measure import Measured
 
 BOXES = {"gt": "ground-truth boxes", "detector": "the detector's boxes"}
@@ -188,7 +188,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "papers_percent": [
             {"method": paper.method, "figure": paper.figure, **paper.values} for paper in benchmark.papers
         ],
-        "settings": asdict(evaluation.choices),
+        "settings": settings_measured(evaluation.choices, evaluation.boxes, pictures=True),
         "models": evaluation.models,
         "backend": evaluation.backend,
         "wall_s": round(evaluation.wall_s, 3),
