@@ -386,6 +386,32 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
+@pytest.mark.parametrize("again", ["overwrite", "resume"])
+def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path, again: str) -> None:
+    """Otherwise the folder would mix models."""
+    for number in ("114", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out")
+    run(settings)
+    (tmp_path / "data/203/vid.avi").write_bytes(b"no video")
+    changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
+    run(changed, choices=replace(CHOICES, threads=2))
+    assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
+
+
+def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    for number in ("114", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
+    run(settings)
+    (tmp_path / "out/300vw-gt/notes.json").write_text("somebody's", encoding="utf-8")
+    shutil.rmtree(tmp_path / "data/203")
+    run(replace(settings, overwrite=False, resume=True))  # the videos may come in parts
+    assert (tmp_path / "out/300vw-gt/203.json").exists()
+    run(settings)
+    assert {file.name for file in (tmp_path / "out/300vw-gt").iterdir()} == {"114.json", "notes.json"}
+
+
 @pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "damage"])
 def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)

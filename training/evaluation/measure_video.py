@@ -102,6 +102,7 @@ def measure_video(
         kept = read_errors(how.file(video.number), video, origin)
         if kept is not None:
             return kept
+    how.file(video.number).unlink(missing_ok=True)  # of another origin: nobody shall take it for what failed now
     errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
     write_errors(how.file(video.number), errors)
     return errors

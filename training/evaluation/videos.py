@@ -86,10 +86,19 @@ def evaluate_videos(
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
+    if settings.overwrite:
+        _remove_others(settings.files.frames, {errors.number for errors in measured})
     wall_s = time.perf_counter() - began_s
     evaluation = VideoEvaluation(tuple(measured), excluded, tuple(failures), settings.boxes, wall_s)
     write_video_report(evaluation, settings.files)
     return as_table(evaluation), failures
+
+
+def _remove_others(folder: Path, measured: set[str]) -> None:
+    """Remove the errors that a former run has kept of other videos: they are not in this run's table."""
+    for file in folder.glob("[0-9][0-9][0-9].json"):
+        if file.stem not in measured:
+            file.unlink()
 
 
 @dataclass(frozen=True, slots=True)
