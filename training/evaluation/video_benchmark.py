@@ -188,7 +188,7 @@ def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
     """Frames with inaccurate annotations, from 1: those of the data set's extra.zip, without it the published list.
 
     Raises:
-        SourceError: extra.zip (or the folder extra) is broken.
+        SourceError: extra.zip (or the folder extra) is broken, or has no such frames in it.
         BackendError: SciPy, which reads it, is not installed.
     Source: extra/NUMBER.mat with the variable `error`, as OpenFace's evaluation on 300VW reads it.
     """
@@ -198,9 +198,12 @@ def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
         excluded = _excluded_in_archive(path)
     elif unpacked.is_dir():
         path = unpacked
-        excluded = {_number(path, file.name): _bad_frames(file) for file in sorted(path.glob("*.mat"))}
+        names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*.mat"))]
+        excluded = {_number(path, name): _bad_frames(path / name) for name in names if not _added_by_macos(name)}
     else:
         return published_split().excluded
+    if not excluded:  # of an archive that was unpacked elsewhere, say: none would be left out
+        raise SourceError(f"{path}: wanted files such as 401.mat in it; unpack the data set again, or remove it")
     log.info("%s: %d frames of %d videos are excluded", path, sum(map(len, excluded.values())), len(excluded))
     return excluded
 
@@ -208,10 +211,15 @@ def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
 def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".mat")]
+            names = [name for name in archive.namelist() if name.endswith(".mat") and not _added_by_macos(name)]
             return {_number(path, name): _bad_frames(path / name, archive.read(name)) for name in names}
     except (zipfile.BadZipFile, OSError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; unpack the data set again, or remove it") from error
+
+
+def _added_by_macos(name: str) -> bool:
+    """Whether a file is none of the data set's: macOS puts ._401.mat beside 401.mat, in archives below __MACOSX."""
+    return name.rpartition("/")[2].startswith("._") or "__MACOSX" in name.split("/")
 
 
 def _number(archive: Path, name: str) -> str:
