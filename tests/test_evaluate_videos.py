@@ -32,7 +32,7 @@ from facetrack.tracker.errors import CardError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Float32, Float64
 from facetrack.training.evaluation.measure_video import VideoMeasuring, measure_video
-from facetrack.training.evaluation.video_benchmark import list_test_videos
+from facetrack.training.evaluation.video_benchmark import list_test_videos, published_split, ranges_of
 from facetrack.training.evaluation.videos import VideoSettings, check_videos, evaluate_videos
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -274,7 +274,7 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert [failure.what[-11:] for failure in failures] == ["150/vid.avi", "203/vid.avi"]
     assert "000003.pts: wanted 68 points, got 1" in str(failures[1])
     assert "2 videos could not be measured and are left out" in table
-    assert summary(tmp_path / "out")["videos"] == ["114", "410"]
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "410"]
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out2")]
     assert main(words, PaintedEngines()) == 3
 
@@ -295,7 +295,7 @@ def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alon
     (tmp_path / "data/401/annot/000001.pts").write_text(pts_text(np.full((68, 2), 99, np.float32)), encoding="utf-8")
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
     assert main(words, PaintedEngines()) == 3
-    assert summary(tmp_path / "out", boxes)["videos"] == ["410"]
+    assert [video["video"] for video in summary(tmp_path / "out", boxes)["videos"]] == ["410"]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: failed: ")]
     reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
     reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
@@ -361,13 +361,64 @@ def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None
         run(VideoSettings(tmp_path / "data", tmp_path / "out"))
 
 
-def test_annotations_behind_the_videos_end_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 5)
-    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
-    assert "2 annotated frames are not in the video" in caplog.text
-    with (tmp_path / "out/300vw-gt.csv").open(encoding="utf-8") as file:
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+@pytest.mark.parametrize(
+    ("annotated", "told", "counts"),
+    [
+        (5, "114/vid.avi: 2 annotated frames are not in the video", {"frames": 3, "unread": 2, "unannotated": 0}),
+        (2, "114/vid.avi: frames without an annotation: 1", {"frames": 2, "unread": 0, "unannotated": 1}),
+    ],
+)
+def test_a_video_with_more_or_fewer_frames_than_annotations_is_told_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, boxes: Any, annotated: int, told: str, counts: dict[str, int]
+) -> None:
+    """Annotations go by the frames' numbers: it may be another video."""
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * annotated)
+    for _ in range(2):
+        caplog.clear()
+        run(VideoSettings(tmp_path / "data", tmp_path / "out", boxes, resume=True))
+        assert told in caplog.text
+    with (tmp_path / f"out/300vw-{boxes}.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
-    assert (row["frames"], row["unread"]) == ("3", "2")
+    assert {name: int(row[name]) for name in counts} == counts
+    (video,) = summary(tmp_path / "out", boxes)["videos"]
+    assert video == {"video": "114", "scenario": 1, "scored": counts["frames"], **counts}
+
+
+def test_a_video_whose_every_frame_is_annotated_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("source", ["list", "extra.zip", "kept"])
+def test_the_summary_says_which_frames_were_left_out_and_what_it_may_be_compared_with(
+    tmp_path: Path, source: str
+) -> None:
+    """With the errors of the frames, that is all that the table follows from."""
+    for number in ("114", "508"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=15), [(0, 0)] * 15)
+    if source == "extra.zip":
+        pytest.importorskip("scipy.io", reason="needs the eval extra").savemat(
+            tmp_path / "114.mat", {"error": np.array([[2, 4, 5, 6]])}
+        )
+        with zipfile.ZipFile(tmp_path / "data/extra.zip", "w") as archive:
+            archive.write(tmp_path / "114.mat", "extra/114.mat")
+    run(VideoSettings(tmp_path / "data", tmp_path / "out", keep_bad=source == "kept"))
+    content = summary(tmp_path / "out")
+    assert content["keep_bad"] is (source == "kept")
+    assert (
+        content["excluded_frames"]
+        == {
+            "list": {"source": "the published list", "videos": {"508": ranges_of(published_split().excluded["508"])}},
+            "extra.zip": {"source": "extra.zip", "videos": {"114": "2 4-6"}},
+            "kept": {"source": None, "videos": {}},
+        }[source]
+    )
+    scenario = content["scenarios"]["1"]
+    frames = {"list": 29, "extra.zip": 26, "kept": 30}[source]
+    assert (scenario["frames"], scenario["published_frames"], scenario["comparable"]) == (frames, 62135, False)
+    assert (scenario["videos"], scenario["published_videos"]) == (2, 31)
 
 
 def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_there(

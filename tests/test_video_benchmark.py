@@ -19,6 +19,7 @@ from facetrack.training.evaluation.video_benchmark import (
     list_test_videos,
     list_training_videos,
     published_split,
+    ranges_of,
 )
 
 SHORT = PaintedSource(count=2)
@@ -77,6 +78,12 @@ def test_the_excluded_frames_are_2127_of_16_test_videos() -> None:
     assert split.scored_frames == {1: 62846 - 711, 2: 32872 - 67, 3: 27687 - 1349}  # lengths of FHR's predictions
     assert {722, 723, 724, 727} <= split.excluded["401"]
     assert not {721, 725, 726} & split.excluded["401"]
+
+
+def test_frames_are_told_as_ranges() -> None:
+    assert ranges_of([]) == ""
+    assert ranges_of(frozenset({9, 3, 8, 7, 11})) == "3 7-9 11"
+    assert ranges_of([1, 2]) == "1-2"
 
 
 def test_the_papers_rows_have_a_value_for_each_scenario() -> None:
