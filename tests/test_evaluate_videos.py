@@ -437,6 +437,19 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
+def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    shutil.copytree(results["detector"][0], tmp_path / "out")
+    engines = PaintedEngines()
+    run(VideoSettings(data[0], tmp_path / "out", "detector", resume=True), engines)
+    assert engines.backend.calls == 0
+    for name in ("300vw-detector.csv", "300vw-detector-ced.png", "300vw-detector-ced.svg"):
+        assert (tmp_path / "out" / name).read_bytes() == (results["detector"][0] / name).read_bytes(), name
+    fresh, resumed = (summary(out, "detector") for out in (results["detector"][0], tmp_path / "out"))
+    assert {**fresh, "wall_s": 0} == {**resumed, "wall_s": 0}
+
+
 @pytest.mark.parametrize("again", ["overwrite", "resume"])
 def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path, again: str) -> None:
     """Otherwise the folder would mix models."""

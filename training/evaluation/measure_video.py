@@ -30,6 +30,7 @@ SUBSETS = {68: IBUG, 49: "inner49"}
 MEASURES: tuple[tuple[Normaliser, int], ...] = (("io", 68), ("ip", 68), ("edge", 68), ("io", 49), ("ip", 49))
 LOST = -1
 SCHEMA = 3  # of the files with a video's errors
+DECIMALS = 5  # of the errors in them, in per cent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class VideoErrors:
         number, scenario: of the video.
         frames: (T,) those measured, from 1.
         tracks: (T,) the track that followed the annotated face, `LOST` where none did.
-        errors: (normaliser, points) -> (T,) fractions, infinity in lost frames.
+        errors: (normaliser, points) -> (T,) fractions, rounded as they are kept, infinity in lost frames.
         unread: annotated frames that the video does not have.
         unannotated: frames of the video without an annotation.
         origin: what the errors depend on.
@@ -193,8 +194,8 @@ def _errors(video: AnnotatedVideo, read: list[_Placed | None], origin: Mapping[s
     for kind, points in MEASURES:
         lengths = metrics.normalising_lengths(truth, ibug, kind)
         subset = SUBSETS[points]
-        errors[kind, points] = metrics.normalised_errors(
-            ibug.subset(subset, guess), ibug.subset(subset, truth), lengths
+        errors[kind, points] = _as_kept(
+            metrics.normalised_errors(ibug.subset(subset, guess), ibug.subset(subset, truth), lengths)
         )
     return VideoErrors(
         video.number,
@@ -208,8 +209,13 @@ def _errors(video: AnnotatedVideo, read: list[_Placed | None], origin: Mapping[s
     )
 
 
+def _as_kept(errors: Float64) -> Float64:
+    """Fractions as a file gives them back: a run that goes on from files has the very figures of one that did not."""
+    return np.array([round(100 * e, DECIMALS) / 100 for e in errors.tolist()], np.float64)
+
+
 def write_errors(path: Path, errors: VideoErrors) -> None:
-    """Keep a video's errors, in per cent with 5 decimals; null in lost frames.
+    """Keep a video's errors, in per cent with `DECIMALS` decimals; null in lost frames.
 
     Raises:
         SinkError: they cannot be written.
@@ -221,7 +227,7 @@ def write_errors(path: Path, errors: VideoErrors) -> None:
         "frames": errors.frames.tolist(),
         "tracks": errors.tracks.tolist(),
         "errors_percent": {
-            f"{kind} {points}": [round(100 * e, 5) if np.isfinite(e) else None for e in of.tolist()]
+            f"{kind} {points}": [round(100 * e, DECIMALS) if np.isfinite(e) else None for e in of.tolist()]
             for (kind, points), of in errors.errors.items()
         },
     }
