@@ -213,7 +213,9 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     plot = cv2.imread(str(out / "300w-gt-ced.png"))
     assert plot is not None
     assert plot.std() > 10
-    assert "challenging (3)" in (out / "300w-gt-ced.svg").read_text(encoding="utf-8")
+    curves = (out / "300w-gt-ced.svg").read_text(encoding="utf-8")
+    assert "challenging (3)" in curves
+    assert "faces with at most this error, %" in curves
     sheet = cv2.imread(str(out / "300w-gt-worst.jpg"))
     assert sheet is not None
     assert sheet.shape == (2 * 240, 6 * 240, 3)

@@ -258,7 +258,9 @@ def test_the_report_has_the_papers_rows_a_table_of_videos_and_curves(
     names = {"300vw-gt.csv", "300vw-gt.json", "300vw-gt-ced.png", "300vw-gt-ced.svg", "300vw-gt"}
     assert {file.name for file in out.iterdir()} == names
     assert {file.name for file in (out / "300vw-gt").iterdir()} == {f"{n}.json" for n in (114, 150, 203, 410)}
-    assert "scenario 3, 49 points" in (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
+    curves = (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
+    assert "scenario 3, 49 points" in curves
+    assert "frames with at most this error, %" in curves
     content = summary(out)
     assert content["models"][0]["name"] == "painted-68"
     with pytest.raises(SinkError, match="others: exist already; add --overwrite or --resume"):

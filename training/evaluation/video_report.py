@@ -134,7 +134,7 @@ def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> 
     Raises:
         SinkError: one of them cannot be written.
     """
-    png, svg = draw_curves(_curves(evaluation), _title(evaluation), CURVE_END)
+    png, svg = draw_curves(_curves(evaluation), _title(evaluation), CURVE_END, "frames")
     content = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
     replace_all(
         {
