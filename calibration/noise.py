@@ -246,6 +246,8 @@ def split_noise(places: Float64) -> tuple[float, Float64]:
 def fit_noise(score: Float64 | Float32, variance: Float64, shared: float) -> Noise:
     """Fit own * score ** -power to the sigmas of points: a straight line through the logarithms of their tenths.
 
+    Where it does not fall, a level one is fitted instead: a high score is no reason to trust a point less.
+
     Args:
         score: (M,) in (0, 1].
         variance: (M,) of each point's coordinates, face sizes^2.
@@ -255,8 +257,9 @@ def fit_noise(score: Float64 | Float32, variance: Float64, shared: float) -> Noi
     order = np.array_split(np.argsort(trusted), BINS)
     bins = tuple((float(trusted[part].mean()), float(np.sqrt(variance[part].mean()))) for part in order if len(part))
     at, sigma = np.log(np.array(bins, np.float64)).T
-    slope, height = np.polyfit(at, sigma, 1) if np.ptp(at) > 0 else (0.0, sigma[0])
-    return Noise(float(np.exp(height)), float(np.sqrt(shared)), max(float(-slope), 0.0), bins)
+    slope, height = np.polyfit(at, sigma, 1) if np.ptp(at) > 0 else (0.0, 0.0)
+    power, height = (-slope, height) if slope < 0 else (0.0, sigma.mean())
+    return Noise(float(np.exp(height)), float(np.sqrt(shared)), float(power), bins)
 
 
 def fit_logistic(logits: Float64, good: Float64) -> tuple[float, float]:

@@ -144,7 +144,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path
             "disturbances = ['rain']",
             "disturbances: wanted some of occluders, lines, shade, colour, light, blur, noise, compression, grey, got",
         ),
-        ("normaliser = 'nose'", "normaliser: wanted one of io, ip, box, diag, edge, got 'nose'"),
+        ("normaliser = 'nose'", "normaliser: wanted one of io, ip, box, diag, edge, face, got 'nose'"),
         ("start_parts = ['net.scbe.']", "start_parts.0: wanted a list, got 'net.scbe.'"),
         ("start_parts = [['net.scbe.']]", "start_parts.0: wanted 2 values, got ['net.scbe.']"),
         ("[schedule]\nkeep = 'all'", "schedule.keep: wanted 'best' or 'last', got 'all'"),

@@ -23,6 +23,8 @@ from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
 from facetrack.tracker.types import Float32
+from facetrack.training.evaluation import pictures
+from facetrack.training.evaluation.benchmarks import find_benchmark
 from facetrack.training.evaluation.locate import InGivenBox, common_points
 from facetrack.training.evaluation.pictures import EvaluationSettings, check, evaluate
 
@@ -98,7 +100,12 @@ def test_the_summary_follows_from_the_table_of_faces(tmp_path: Path) -> None:
     assert full["FR8 io"] == pytest.approx(100 * np.mean(errors > 8))
     assert full["AUC10 io"] == pytest.approx(100 * np.mean(np.clip(1 - errors / 10, 0, None)), abs=1e-3)
     assert content["missed"] == 1
-    assert content["subsets"]["challenging"] == {"faces": 3, "published": 135, "found_percent": pytest.approx(200 / 3)}
+    assert content["subsets"]["challenging"] == {
+        "faces": 3,
+        "published": 135,
+        "comparable": False,
+        "found_percent": pytest.approx(200 / 3),
+    }
     assert row(table, "missed %") == ["0.00", "33.33", "14.29"]
     assert "a missed face counts as a failure" in table
 
@@ -149,6 +156,7 @@ def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp
             EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), opened, Choices(), NoProgress()
         )
         assert "TAB" in table
+        assert "TAB" in {paper["method"] for paper in summary(tmp_path / "out")["papers_percent"]}
     face, wflw = face_number(0), markup.load("wflw98")
     truth = np.zeros((98, 2), np.float32)
     xy = face.landmarks(0)
@@ -165,6 +173,23 @@ def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp
     shared = common_points(markup.load("ibug68"), wflw)
     assert f"compared in {shared.name}, which ibug68 and wflw98 share" in table
     assert "TAB" not in table
+    assert summary(tmp_path / "out", "wflw-gt")["papers_percent"] == []
+
+
+def test_a_subset_is_comparable_where_all_its_faces_are_measured_in_the_papers_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    benchmark = find_benchmark("300w")
+    four = replace(benchmark, subsets={**benchmark.subsets, "common": 4})
+    monkeypatch.setattr(pictures, "find_benchmark", lambda name: four)  # noqa: ARG005 - as it is called
+    run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"))
+    subsets = summary(tmp_path / "out")["subsets"]
+    assert {name: subset["comparable"] for name, subset in subsets.items()} == {
+        "common": True,
+        "challenging": False,
+        "full": False,
+    }
 
 
 def test_without_an_outline_the_box_is_guessed_from_five_points() -> None:
@@ -188,7 +213,9 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     plot = cv2.imread(str(out / "300w-gt-ced.png"))
     assert plot is not None
     assert plot.std() > 10
-    assert "challenging (3)" in (out / "300w-gt-ced.svg").read_text(encoding="utf-8")
+    curves = (out / "300w-gt-ced.svg").read_text(encoding="utf-8")
+    assert "challenging (3)" in curves
+    assert "faces with at most this error, %" in curves
     sheet = cv2.imread(str(out / "300w-gt-worst.jpg"))
     assert sheet is not None
     assert sheet.shape == (2 * 240, 6 * 240, 3)
@@ -196,6 +223,13 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     ran = {"file": {"net": "painted.onnx"}, "sha256": {"net": "0" * 64}, "precision": {"net": "fp32"}}
     assert content["models"] == [{"name": "painted-68", "task": "align", **ran}]
     assert content["settings"]["model"] == "gv"
+
+
+def test_settings_that_no_figure_of_pictures_depends_on_are_not_told(measured: Measured, tmp_path: Path) -> None:
+    run(EvaluationSettings("300w", measured.data, tmp_path, boxes="detector"))
+    everywhere = {"model", "backend", "threads"}
+    assert summary(measured.out)["settings"].keys() == everywhere
+    assert summary(tmp_path, "300w-detector")["settings"].keys() == everywhere | {"min_face", "max_faces"}
 
 
 @pytest.mark.parametrize("byte_products", [True, False])

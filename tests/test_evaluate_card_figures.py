@@ -37,7 +37,7 @@ def sample_of(points: np.ndarray, boxes: np.ndarray | None) -> Sample:
     return Sample(Path("a.png"), points[None], cv2.imencode(".png", picture_of(FACE))[1].tobytes(), boxes=boxes)
 
 
-@pytest.mark.parametrize("normaliser", [None, "box", "diag", "ip"])
+@pytest.mark.parametrize("normaliser", [None, "box", "diag", "face", "ip"])
 @pytest.mark.parametrize("boxes", [None, BOX], ids=["no boxes", "own boxes"])
 def test_a_network_of_19_points_has_figures(
     monkeypatch: pytest.MonkeyPatch, normaliser: Normaliser | None, boxes: np.ndarray | None
@@ -46,7 +46,8 @@ def test_a_network_of_19_points_has_figures(
     points, card = TRUTH[OF_68], nineteen_card()
     width, height = (bounding_box(points)[2:] - bounding_box(points)[:2]).tolist()
     lengths = {
-        "box": np.sqrt(width * height) if boxes is None else np.sqrt(150 * 160),
+        "box": np.sqrt(width * height),
+        "face": np.sqrt(width * height) if boxes is None else np.sqrt(150 * 160),
         "diag": np.hypot(width, height),
         "ip": np.linalg.norm(points[10] - points[7]),
     }

@@ -32,7 +32,7 @@ from facetrack.tracker.errors import CardError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Float32, Float64
 from facetrack.training.evaluation.measure_video import VideoMeasuring, measure_video
-from facetrack.training.evaluation.video_benchmark import list_test_videos
+from facetrack.training.evaluation.video_benchmark import list_test_videos, published_split, ranges_of
 from facetrack.training.evaluation.videos import VideoSettings, check_videos, evaluate_videos
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -258,10 +258,11 @@ def test_the_report_has_the_papers_rows_a_table_of_videos_and_curves(
     names = {"300vw-gt.csv", "300vw-gt.json", "300vw-gt-ced.png", "300vw-gt-ced.svg", "300vw-gt"}
     assert {file.name for file in out.iterdir()} == names
     assert {file.name for file in (out / "300vw-gt").iterdir()} == {f"{n}.json" for n in (114, 150, 203, 410)}
-    assert "scenario 3, 49 points" in (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
+    curves = (out / "300vw-gt-ced.svg").read_text(encoding="utf-8")
+    assert "scenario 3, 49 points" in curves
+    assert "frames with at most this error, %" in curves
     content = summary(out)
     assert content["models"][0]["name"] == "painted-68"
-    assert content["settings"]["smooth"] == "none"
     with pytest.raises(SinkError, match="others: exist already; add --overwrite or --resume"):
         check_videos(VideoSettings(data[0], out))
     check_videos(VideoSettings(data[0], out, resume=True))
@@ -275,7 +276,7 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert [failure.what[-11:] for failure in failures] == ["150/vid.avi", "203/vid.avi"]
     assert "000003.pts: wanted 68 points, got 1" in str(failures[1])
     assert "2 videos could not be measured and are left out" in table
-    assert summary(tmp_path / "out")["videos"] == ["114", "410"]
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "410"]
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out2")]
     assert main(words, PaintedEngines()) == 3
 
@@ -296,7 +297,7 @@ def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alon
     (tmp_path / "data/401/annot/000001.pts").write_text(pts_text(np.full((68, 2), 99, np.float32)), encoding="utf-8")
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
     assert main(words, PaintedEngines()) == 3
-    assert summary(tmp_path / "out", boxes)["videos"] == ["410"]
+    assert [video["video"] for video in summary(tmp_path / "out", boxes)["videos"]] == ["410"]
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: failed: ")]
     reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
     reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
@@ -362,13 +363,64 @@ def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None
         run(VideoSettings(tmp_path / "data", tmp_path / "out"))
 
 
-def test_annotations_behind_the_videos_end_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 5)
-    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
-    assert "2 annotated frames are not in the video" in caplog.text
-    with (tmp_path / "out/300vw-gt.csv").open(encoding="utf-8") as file:
+@pytest.mark.parametrize("boxes", ["gt", "detector"])
+@pytest.mark.parametrize(
+    ("annotated", "told", "counts"),
+    [
+        (5, "114/vid.avi: 2 annotated frames are not in the video", {"frames": 3, "unread": 2, "unannotated": 0}),
+        (2, "114/vid.avi: frames without an annotation: 1", {"frames": 2, "unread": 0, "unannotated": 1}),
+    ],
+)
+def test_a_video_with_more_or_fewer_frames_than_annotations_is_told_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, boxes: Any, annotated: int, told: str, counts: dict[str, int]
+) -> None:
+    """Annotations go by the frames' numbers: it may be another video."""
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * annotated)
+    for _ in range(2):
+        caplog.clear()
+        run(VideoSettings(tmp_path / "data", tmp_path / "out", boxes, resume=True))
+        assert told in caplog.text
+    with (tmp_path / f"out/300vw-{boxes}.csv").open(encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
-    assert (row["frames"], row["unread"]) == ("3", "2")
+    assert {name: int(row[name]) for name in counts} == counts
+    (video,) = summary(tmp_path / "out", boxes)["videos"]
+    assert video == {"video": "114", "scenario": 1, "scored": counts["frames"], **counts}
+
+
+def test_a_video_whose_every_frame_is_annotated_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("source", ["list", "extra.zip", "kept"])
+def test_the_summary_says_which_frames_were_left_out_and_what_it_may_be_compared_with(
+    tmp_path: Path, source: str
+) -> None:
+    """With the errors of the frames, that is all that the table follows from."""
+    for number in ("114", "508"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=15), [(0, 0)] * 15)
+    if source == "extra.zip":
+        pytest.importorskip("scipy.io", reason="needs the eval extra").savemat(
+            tmp_path / "114.mat", {"error": np.array([[2, 4, 5, 6]])}
+        )
+        with zipfile.ZipFile(tmp_path / "data/extra.zip", "w") as archive:
+            archive.write(tmp_path / "114.mat", "extra/114.mat")
+    run(VideoSettings(tmp_path / "data", tmp_path / "out", keep_bad=source == "kept"))
+    content = summary(tmp_path / "out")
+    assert content["keep_bad"] is (source == "kept")
+    assert (
+        content["excluded_frames"]
+        == {
+            "list": {"source": "the published list", "videos": {"508": ranges_of(published_split().excluded["508"])}},
+            "extra.zip": {"source": "extra.zip", "videos": {"114": "2 4-6"}},
+            "kept": {"source": None, "videos": {}},
+        }[source]
+    )
+    scenario = content["scenarios"]["1"]
+    frames = {"list": 29, "extra.zip": 26, "kept": 30}[source]
+    assert (scenario["frames"], scenario["published_frames"], scenario["comparable"]) == (frames, 62135, False)
+    assert (scenario["videos"], scenario["published_videos"]) == (2, 31)
 
 
 def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_there(
@@ -387,6 +439,45 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
+def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
+    data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
+) -> None:
+    shutil.copytree(results["detector"][0], tmp_path / "out")
+    engines = PaintedEngines()
+    run(VideoSettings(data[0], tmp_path / "out", "detector", resume=True), engines)
+    assert engines.backend.calls == 0
+    for name in ("300vw-detector.csv", "300vw-detector-ced.png", "300vw-detector-ced.svg"):
+        assert (tmp_path / "out" / name).read_bytes() == (results["detector"][0] / name).read_bytes(), name
+    fresh, resumed = (summary(out, "detector") for out in (results["detector"][0], tmp_path / "out"))
+    assert {**fresh, "wall_s": 0} == {**resumed, "wall_s": 0}
+
+
+@pytest.mark.parametrize("again", ["overwrite", "resume"])
+def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path, again: str) -> None:
+    """Otherwise the folder would mix models."""
+    for number in ("114", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out")
+    run(settings)
+    (tmp_path / "data/203/vid.avi").write_bytes(b"no video")
+    changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
+    run(changed, choices=replace(CHOICES, threads=2))
+    assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
+
+
+def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    for number in ("114", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
+    run(settings)
+    (tmp_path / "out/300vw-gt/notes.json").write_text("somebody's", encoding="utf-8")
+    shutil.rmtree(tmp_path / "data/203")
+    run(replace(settings, overwrite=False, resume=True))  # the videos may come in parts
+    assert (tmp_path / "out/300vw-gt/203.json").exists()
+    run(settings)
+    assert {file.name for file in (tmp_path / "out/300vw-gt").iterdir()} == {"114.json", "notes.json"}
+
+
 @pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "damage"])
 def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
@@ -394,7 +485,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
     run(settings)
     choices, kept = CHOICES, tmp_path / "out/300vw-gt/114.json"
     if change == "settings":
-        choices = replace(CHOICES, detect_every=3)
+        choices = replace(CHOICES, threads=2)
     elif change == "video":
         write_video(tmp_path / "data/114/vid.avi", [PaintedSource().picture(i) for i in range(4)], AVI)
     elif change == "annotation":
@@ -411,6 +502,34 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
     engines = PaintedEngines()
     run(settings, engines, choices)
     assert engines.backend.calls == 3
+
+
+IDLE = {"detect_every", "min_face", "max_faces", "smooth"}  # nothing is searched for, followed or smoothed
+
+
+def test_in_given_boxes_settings_of_tracking_are_not_told(results: dict[str, tuple[Path, str]]) -> None:
+    assert summary(results["detector"][0], "detector")["settings"].keys() >= IDLE
+    assert not IDLE & summary(results["gt"][0])["settings"].keys()
+
+
+def test_in_given_boxes_settings_of_tracking_have_nothing_measured_again(tmp_path: Path) -> None:
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
+    run(settings)
+    engines = PaintedEngines()
+    run(settings, engines, Choices(detect_every=3, min_face=50, max_faces=2, smooth="rts"))
+    assert engines.backend.calls == 0
+
+
+@pytest.mark.parametrize("option", ["--detect-every", "--min-face", "--max-faces", "--smooth"])
+def test_in_given_boxes_options_of_tracking_are_bad_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    words = ["evaluate", "300vw", str(tmp_path), "--out", str(tmp_path), option, "rts" if option == "--smooth" else "9"]
+    assert main(words, PaintedEngines()) == 2
+    told = capsys.readouterr().err
+    assert f"in given boxes nothing is tracked: add --boxes detector, or leave out {option}\n" in told
+    assert main([*words, "--boxes", "detector"], PaintedEngines()) == 1  # there are no videos
 
 
 def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from fakes_benchmarks import SIZE, face_number, picture_of, write_image
+from fakes_nineteen import OF_68, NineteenBackend, nineteen_card
 from fakes_pipeline import PaintedEngines
 
+from facetrack.engines.aligner import Aligner
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
 from facetrack.tracker.errors import SourceError
@@ -200,6 +204,27 @@ def test_an_aflw_file_that_contradicts_itself_is_refused(tmp_path: Path, changes
     write_aflw(tmp_path, np.ones((6, 19)), **changes)
     with pytest.raises(SourceError, match=message):
         list_aflw(tmp_path)
+
+
+def test_aflws_errors_are_over_the_annotated_faces_size_and_over_the_points_own_box(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the eval extra")
+    monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 5)
+    points = face_number(1).landmarks(0)[OF_68] + np.float32([3, 4])
+    write_aflw(tmp_path / "data", np.ones((6, 19)), data=np.tile(points.T.ravel(), (6, 1)))  # boxes of 8 by 6 pixels
+    write_image(tmp_path / "data/data/flickr/0/image00002.jpg", picture_of(face_number(1)))
+    with PaintedEngines(NineteenBackend())(Choices()) as opened:
+        engines = replace(opened, aligner=Aligner(nineteen_card(), NineteenBackend()), cards=(nineteen_card(),))
+        settings = EvaluationSettings("aflw", tmp_path / "data", tmp_path / "out")
+        evaluate(settings, engines, Choices(), NoProgress())
+    figures = json.loads((tmp_path / "out/aflw-gt.json").read_text(encoding="utf-8"))["figures_percent"]
+    width, height = np.ptp(points, 0)
+    assert {name: of["full"] for name, of in figures.items() if name.startswith("NME")} == {
+        "NME face": pytest.approx(500 / np.sqrt(8 * 6), rel=0.1),
+        "NME diag": pytest.approx(500 / np.hypot(width, height), rel=0.1),
+        "NME box": pytest.approx(500 / np.sqrt(width * height), rel=0.1),
+    }
 
 
 # AFLW2000-3D and 300W-LP

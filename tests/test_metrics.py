@@ -37,11 +37,17 @@ def test_the_normalisers_of_a_hand_made_face() -> None:
     assert lengths == pytest.approx({"ip": 50.0, "box": np.sqrt(60 * 80), "diag": 100.0, "edge": 70.0})
 
 
-def test_annotated_boxes_take_the_place_of_the_tight_ones() -> None:
+@pytest.mark.parametrize("kind", ["box", "diag", "edge"])
+def test_only_the_annotated_faces_size_is_that_of_an_annotated_box(kind: metrics.Normaliser) -> None:
     boxes = np.array([[0, 0, 90, 40]], np.float32)
-    assert metrics.normalising_lengths(FACE[None], IBUG, "box", boxes) == pytest.approx([60.0])
-    tight = metrics.normalising_lengths(FACE[None], IBUG, "diag")
-    assert metrics.normalising_lengths(FACE[None], IBUG, "diag", boxes) == pytest.approx(tight)
+    assert metrics.normalising_lengths(FACE[None], IBUG, "face", boxes) == pytest.approx([60.0])
+    tight = metrics.normalising_lengths(FACE[None], IBUG, kind)
+    assert metrics.normalising_lengths(FACE[None], IBUG, kind, boxes) == pytest.approx(tight)
+
+
+def test_without_an_annotated_box_a_faces_size_is_that_of_its_points() -> None:
+    tight = metrics.normalising_lengths(FACE[None], IBUG, "box")
+    assert metrics.normalising_lengths(FACE[None], IBUG, "face") == pytest.approx(tight)
 
 
 def test_inter_pupil_errors_are_about_1_4_times_inter_ocular_ones() -> None:
@@ -76,7 +82,7 @@ def test_errors_of_points_that_do_not_fit_each_other_are_refused() -> None:
 
 def test_nme_does_not_depend_on_the_size_and_place_of_the_face() -> None:
     predicted, truth = faces(20, 2.0)
-    for kind in ("io", "ip", "box", "diag", "edge"):
+    for kind in ("io", "ip", "box", "diag", "edge", "face"):
         moved = metrics.nme(predicted * 3 + 17, truth * 3 + 17, IBUG, kind)
         np.testing.assert_allclose(moved, metrics.nme(predicted, truth, IBUG, kind), rtol=1e-4)
 
@@ -102,7 +108,7 @@ def test_a_face_with_a_point_that_is_not_finite_is_lost() -> None:
         (FACE[None], FACE, "io", r"truth: wanted \(F, 68, 2\)"),
         (FACE[None, :5], FACE[None], "io", r"predicted: wanted \(F, 68, 2\)"),
         (FACE[None].repeat(2, 0), FACE[None], "io", "wanted 1 predicted faces"),
-        (FACE[None], FACE[None], "pupils", "wanted a normaliser of io, ip, box, diag, edge, got 'pupils'"),
+        (FACE[None], FACE[None], "pupils", "wanted a normaliser of io, ip, box, diag, edge, face, got 'pupils'"),
         (FACE[None], 0 * FACE[None], "io", "lengths above 0, got 1"),
     ],
 )

@@ -134,6 +134,18 @@ def test_noise_as_a_power_of_the_score_is_found(power: float) -> None:
 def test_scores_that_are_all_alike_have_no_power() -> None:
     fitted = noise.fit_noise(np.full(100, 0.5), np.full(100, 0.002**2), 0.0)
     assert (fitted.own, fitted.power) == pytest.approx((0.002, 0.0))
+    assert str(fitted.power) == "0.0"  # and not -0.0, which would stand in the card
+
+
+@pytest.mark.parametrize("power", [-0.5, -2.0])
+def test_noise_that_grows_with_the_score_is_taken_for_the_same_everywhere(power: float) -> None:
+    """No line that rises is fitted, and none of its numbers stays: own would be that of score 1, the largest."""
+    score = np.random.default_rng(3).uniform(0.5, 1, 5000)
+    fitted = noise.fit_noise(score, (0.0015 * score**-power) ** 2, 0.001**2)
+    sigmas = [sigma for _, sigma in fitted.bins]
+    assert (fitted.own, fitted.power) == (pytest.approx(np.exp(np.mean(np.log(sigmas)))), 0.0)
+    assert min(sigmas) < fitted.own < max(sigmas)
+    assert str(fitted.power) == "0.0"
 
 
 def test_a_calibrated_card_changes_the_confidence_and_an_earlier_calibration_does_not_count() -> None:

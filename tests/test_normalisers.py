@@ -84,7 +84,7 @@ def test_training_and_validation_divide_by_the_configured_length(kind: metrics.N
 
 def test_validation_takes_the_data_sets_own_boxes(tmp_path: Path) -> None:
     """AFLW's: an error of 3 pixels on each axis in a box of 90 x 40 pixels."""
-    objective = objective_of(tmp_path, "gv", 19, "box")
+    objective = objective_of(tmp_path, "gv", 19, "face")
     sample = replace(objective.validation[0], boxes=np.array([[50, 60, 140, 100]], np.float32))
     assert objective._nme(sample.points[0] + 3, sample) == pytest.approx(np.sqrt(18) / 60, rel=1e-5)
 
@@ -92,5 +92,5 @@ def test_validation_takes_the_data_sets_own_boxes(tmp_path: Path) -> None:
 def test_a_normaliser_that_the_markup_or_a_face_lacks_is_refused_before_the_training(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"normaliser, for .*a\.png: NME of aflw19: wanted a normaliser of ip, box"):
         objective_of(tmp_path, "gv", 19, "io")
-    with pytest.raises(ConfigError, match="normaliser: wanted one of io, ip, box, diag, edge, got 'nose'"):
+    with pytest.raises(ConfigError, match="normaliser: wanted one of io, ip, box, diag, edge, face, got 'nose'"):
         Config(normaliser="nose")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from fakes_pipeline import PaintedEngines
 
+from facetrack import __version__
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.training.probe.clips import Clip, Recipe, make_probe, read_clip, read_probe
@@ -220,8 +223,9 @@ def tracked(of: Clip, tracks: list[list[int]], offset: float = 0.0) -> TrackedCl
 
 def test_a_perfect_track_has_a_perfect_score() -> None:
     result = score(clip(), tracked(clip(), [[0] * 60]))
-    assert (result.wanted, result.lost, result.switches, result.false_tracks) == (60, 0, 0, 0)
-    assert result.first_found == [0]
+    counts = result.wanted_face_frames, result.lost_face_frames, result.switches, result.false_tracks
+    assert counts == (60, 0, 0, 0)
+    assert result.first_found_frames == [0]
     assert result.mean_nme == pytest.approx(0, abs=1e-6)
     assert result.smoothed.jitter_px == pytest.approx(0, abs=1e-4)
 
@@ -237,8 +241,9 @@ def test_switches_losses_and_waits_are_counted() -> None:
     hidden.visible[0, 20:30] = 0.0
     ids = [-1] * 2 + [0] * 21 + [-1] * 10 + [1] * 27  # found late, held on for 3 frames, found again after 3 more
     result = score(hidden, tracked(hidden, [ids]))
-    assert (result.wanted, result.lost) == (50, 2 + 3)
-    assert (result.first_found, result.found_again, result.held_on, result.switches) == ([2], [3], [3], 1)
+    assert (result.wanted_face_frames, result.lost_face_frames) == (50, 2 + 3)
+    assert (result.first_found_frames, result.found_again_frames, result.held_on_frames) == ([2], [3], [3])
+    assert result.switches == 1
 
 
 def test_two_faces_that_swap_their_numbers_are_two_switches() -> None:
@@ -255,7 +260,7 @@ def test_a_track_on_nothing_is_false() -> None:
         np.concatenate((right.frame, np.arange(20))), np.repeat([0, 7], [60, 20]), np.ones(80, bool), far, far
     )
     result = score(of, both)
-    assert (result.false_tracks, result.false_rows, result.lost) == (1, 20, 0)
+    assert (result.false_tracks, result.false_rows, result.lost_face_frames) == (1, 20, 0)
 
 
 def test_lag_and_overshoot_are_counted_from_where_the_track_stands_at_rest() -> None:
@@ -289,9 +294,31 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
     with PaintedEngines()(choices) as engines:
         report = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
-    assert report["smooth"] == "rts"
     assert report["clips"][0]["false_tracks"] == report["total"]["false_tracks"] == 0
     assert len(read_table(tmp_path / "out/short.csv").frame) == 0
+
+
+def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
+    choices = Choices(smooth="oneeuro", detect_every=3)
+    with PaintedEngines()(choices) as engines:
+        report = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
+        assert report["models"] == models_that_run(engines)
+        assert report["backend"] == engines.backend
+    assert report["facetrack"] == __version__
+    assert (report["settings"]["smooth"], report["settings"]["detect_every"]) == ("oneeuro", 3)
+    assert report["machine"]["cores"] > 0
+    assert report["folder"] == "probe"
+    assert [(clip["name"], clip["seed"]) for clip in report["clips"]] == [("short", 7)]
+
+
+def test_clips_that_do_not_know_their_seed_have_none(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    path = tmp_path / "probe/short/probe.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    del about["seed"]
+    path.write_text(json.dumps(about), encoding="utf-8")
+    assert read_clip(path.parent).seed is None
 
 
 def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
@@ -312,7 +339,37 @@ def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: 
 
 def test_the_table_names_every_clip_and_what_is_missing() -> None:
     of = clip(faces=2)
-    table = report_as_table(compile_report([(of, tracked(of, [[0] * 60, [-1] * 60]))], Choices()))
+    table = report_as_table(compile_report([(of, tracked(of, [[0] * 60, [-1] * 60]))], {}))
     assert "60/120" in table
     assert "never" in table
-    assert "60 of 120 faces lost, 0 switches" in table
+    assert "60 of 120 face-frames lost, 0 switches, 0 false tracks, 0 false rows" in table
+
+
+def test_the_reports_errors_are_per_cent_as_its_tables_are() -> None:
+    of = clip()
+    report = compile_report([(of, tracked(of, [[0] * 59 + [-1]], offset=3.0))], {})
+    expected = 100 * 3 * np.sqrt(2) / np.linalg.norm(FACE[45] - FACE[36])
+    assert report["clips"][0]["mean_nme_percent"] == pytest.approx(expected, rel=1e-4)
+    assert report["clips"][0]["nme_percent"][0][:59] == pytest.approx([expected] * 59, rel=1e-4)
+    assert report["clips"][0]["nme_percent"][0][59] is None
+    assert f"  {expected:.2f}  " in report_as_table(report)
+
+
+def test_every_column_of_the_table_has_its_unit_below_its_name() -> None:
+    of = clip()
+    names, units, *_ = report_as_table(compile_report([(of, tracked(of, [[0] * 60]))], {})).splitlines()
+    assert list(zip(re.split(r"  +", names), ["", *units.split()], strict=True)) == [
+        ("clip", ""),
+        ("NME", "%"),
+        ("jitter", "px"),
+        ("lag", "px"),
+        ("lag", "ms"),
+        ("overshoot", "px"),
+        ("lost", "frames"),
+        ("found", "frames"),
+        ("again", "frames"),
+        ("held on", "frames"),
+        ("switched", "times"),
+        ("false", "tracks"),
+        ("false", "rows"),
+    ]

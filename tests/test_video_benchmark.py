@@ -19,6 +19,7 @@ from facetrack.training.evaluation.video_benchmark import (
     list_test_videos,
     list_training_videos,
     published_split,
+    ranges_of,
 )
 
 SHORT = PaintedSource(count=2)
@@ -79,6 +80,12 @@ def test_the_excluded_frames_are_2127_of_16_test_videos() -> None:
     assert not {721, 725, 726} & split.excluded["401"]
 
 
+def test_frames_are_told_as_ranges() -> None:
+    assert ranges_of([]) == ""
+    assert ranges_of(frozenset({9, 3, 8, 7, 11})) == "3 7-9 11"
+    assert ranges_of([1, 2]) == "1-2"
+
+
 def test_the_papers_rows_have_a_value_for_each_scenario() -> None:
     assert published_split().papers["SPAN"] == (4.49, 4.23, 5.87)
     assert all(len(values) == 3 for values in published_split().papers.values())
@@ -123,19 +130,50 @@ def test_a_folder_without_the_videos_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_data_sets_own_list_of_bad_frames_comes_before_ours(tmp_path: Path) -> None:
-    scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
     assert excluded_frames(tmp_path) is published_split().excluded
     with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
         for name, frames in (("extra/114.mat", [3, 5]), ("extra/410_error.mat", [7])):
-            content = io.BytesIO()
-            scipy_io.savemat(content, {"error": np.array([frames])})
-            archive.writestr(name, content.getvalue())
+            archive.writestr(name, bad_frames(frames))
         archive.writestr("ReadMe.txt", "hello")
     assert excluded_frames(tmp_path) == {"114": frozenset({3, 5}), "410": frozenset({7})}
     with zipfile.ZipFile(tmp_path / "extra.zip") as archive:
         archive.extract("extra/114.mat", tmp_path)
     (tmp_path / "extra.zip").unlink()
     assert excluded_frames(tmp_path) == {"114": frozenset({3, 5})}
+
+
+def bad_frames(frames: list[int]) -> bytes:
+    """A file of extra.zip."""
+    content = io.BytesIO()
+    pytest.importorskip("scipy.io", reason="needs the eval extra").savemat(content, {"error": np.array([frames])})
+    return content.getvalue()
+
+
+def test_bad_frames_are_found_at_any_depth_and_what_macos_adds_is_passed_over(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        archive.writestr("extra/401.mat", bad_frames([3, 5]))
+        archive.writestr("__MACOSX/extra/._401.mat", b"\0\5\x16\7Mac")
+    assert excluded_frames(tmp_path) == {"401": frozenset({3, 5})}
+    with zipfile.ZipFile(tmp_path / "extra.zip") as archive:
+        archive.extractall(tmp_path / "extra")
+    (tmp_path / "extra.zip").unlink()
+    (tmp_path / "extra/extra/._402.mat").write_bytes(b"\0\5\x16\7Mac")
+    assert excluded_frames(tmp_path) == {"401": frozenset({3, 5})}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_extra_without_bad_frames_is_refused_and_not_taken_for_a_set_without_any(
+    tmp_path: Path, *, packed: bool
+) -> None:
+    """The published 2,127 frames would count."""
+    if packed:
+        with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+            archive.writestr("extra/readme.txt", "hello")
+    else:
+        (tmp_path / "extra").mkdir()
+        (tmp_path / "extra/readme.txt").write_text("hello", encoding="utf-8")
+    with pytest.raises(SourceError, match=r"extra(\.zip)?: wanted files such as 401\.mat in it; .* or remove it"):
+        excluded_frames(tmp_path)
 
 
 def test_a_broken_extra_zip_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from .geometry import bounding_box
 from .markup import Markup
 from .types import Float32, Float64
 
-Normaliser = Literal["io", "ip", "box", "diag", "edge"]
+Normaliser = Literal["io", "ip", "box", "diag", "edge", "face"]
+OF_BOXES = ("box", "diag", "edge", "face")
 
 
 def normalising_lengths(
@@ -25,25 +26,25 @@ def normalising_lengths(
     Args:
         truth: (F, N, 2) annotated points.
         markup: their markup.
-        kind: "io" outer eye corners, "ip" pupils or eye centres, "box" sqrt(width * height), "diag" diagonal of the
-            points' tight box, "edge" (width + height) / 2.
-        boxes: (F, 4) annotated boxes for "box" and "edge", as AFLW has them; without them the points' tight box.
+        kind: "io" outer eye corners, "ip" pupils or eye centres; of the points' tight box "box" sqrt(width * height),
+            "diag" its diagonal, "edge" (width + height) / 2; "face" sqrt(width * height) of the annotated box.
+        boxes: (F, 4) annotated boxes for "face", as AFLW has them; without them the points' tight ones.
     Returns:
         (F,) pixels.
     Raises:
         ValueError: truth is not (F, N, 2) of this markup, the markup has no such normaliser, or a length is
             0.
-    Source: Sagonas et al., 2013 (io), Zhu et al., CVPR 2016 (box of AFLW), Kumar et al., CVPR 2020 (diag),
-        Chrysos et al., IJCV 2018 (edge).
+    Source: Sagonas et al., 2013 (io), Kumar et al., CVPR 2020 (box, diag), Chrysos et al., IJCV 2018 (edge), Zhu et
+        al., CVPR 2016 (face, of AFLW).
     """
     points = _faces(truth, markup, "truth")
-    if kind == "box" or kind == "diag" or kind == "edge":
-        lengths = _box_lengths(bounding_box(truth) if boxes is None or kind == "diag" else boxes, kind)
+    if kind in OF_BOXES:
+        lengths = _box_lengths(bounding_box(truth) if boxes is None or kind != "face" else boxes, kind)
     elif kind in markup.normalisers:
         first, second = (points[:, list(group)].mean(1) for group in markup.normalisers[kind])
         lengths = np.linalg.norm(first - second, axis=-1)
     else:
-        wanted = ", ".join([*markup.normalisers, "box", "diag", "edge"])
+        wanted = ", ".join([*markup.normalisers, *OF_BOXES])
         raise ValueError(f"NME of {markup.name}: wanted a normaliser of {wanted}, got {kind!r}")
     if not (lengths > 0).all():
         zero = int((~(lengths > 0)).sum())
@@ -205,7 +206,7 @@ def _box_lengths(boxes: Float32, kind: Normaliser) -> Float64:
     corners = np.asarray(boxes, np.float64)
     width, height = (corners[:, 2:] - corners[:, :2]).T
     lengths: Float64 = (width + height) / 2
-    if kind == "box":
+    if kind in ("box", "face"):
         lengths = np.sqrt(width * height)
     elif kind == "diag":
         lengths = np.hypot(width, height)

@@ -143,8 +143,14 @@ def evaluate_300vw(
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from ..pipeline.open import Choices
     from .evaluation import videos
+    from .evaluation.locate import TRACKING
     from .evaluation.video_benchmark import list_test_videos
 
+    idle = [f"--{name.replace('_', '-')}" for name in options if name in TRACKING and opt.was_given(name)]
+    if boxes == "gt" and idle:
+        raise click.UsageError(
+            f"in given boxes nothing is tracked: add --boxes detector, or leave out {' and '.join(idle)}"
+        )
     settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
     videos.check_videos(settings)
     announce_compilation()

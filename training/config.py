@@ -279,8 +279,7 @@ class Config:
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
-            "io", "ip", "box", "diag" or "edge" (`tracker.metrics`). The boxes are the data set's own where it has
-            some; in training crops they are the points' tight ones.
+            "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
         geometry: how far training crops stray.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         expressions: how often eyes are closed and faces made.

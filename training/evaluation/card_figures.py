@@ -71,7 +71,7 @@ def _error(aligner: Aligner, samples: Sequence[Sample], angle: float, kind: Norm
     locate = InGivenBox(aligner, aligner.markup, angle)
     errors = [
         nme(locate(sample.bgr(), sample.points[0]).xy[None], sample.points, aligner.markup, kind, sample.boxes)
-        for sample in samples  # some data sets have boxes of their own
+        for sample in samples
     ]
     return 100 * float(np.mean(errors))
 

@@ -26,8 +26,8 @@ class Curve:
     """One line of a plot.
 
     Attributes:
-        label: in the legend; the share of faces under the limit is added to it.
-        errors: (F >= 1,) fractions, infinity for lost faces.
+        label: in the legend; their number and the share under the limit are added to it.
+        errors: (F >= 1,) fractions, infinity for lost faces, or of a face in as many frames.
     """
 
     label: str
@@ -44,13 +44,14 @@ def require_matplotlib() -> None:
         raise BackendError('the curves need matplotlib; run: pip install "facetrack[eval]"')
 
 
-def draw_curves(curves: Sequence[Curve], title: str, limit: float) -> tuple[bytes, bytes]:
-    """Draw the share of faces under each error, up to a limit.
+def draw_curves(curves: Sequence[Curve], title: str, limit: float, counted: str = "faces") -> tuple[bytes, bytes]:
+    """Draw the share of faces (or frames) under each error, up to a limit.
 
     Args:
         curves: at least one.
         title: above the plot.
         limit: largest error shown, a fraction.
+        counted: what the errors are of, in the plural.
     Returns:
         The plot as PNG and as SVG; the same curves give the same bytes.
     """
@@ -65,7 +66,7 @@ def draw_curves(curves: Sequence[Curve], title: str, limit: float) -> tuple[byte
         label = f"{curve.label} ({len(curve.errors)}): {shares[-1]:.1f} %"
         axes.plot(100 * errors, shares, STYLES[i % len(STYLES)], label=label)
     axes.set(xlim=(0, 100 * limit), ylim=(0, 100), title=title)
-    axes.set(xlabel="normalised mean error, %", ylabel="faces with at most this error, %")
+    axes.set(xlabel="normalised mean error, %", ylabel=f"{counted} with at most this error, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", title=f"at {100 * limit:g} %")
     with mpl.rc_context({"svg.hashsalt": "facetrack", "svg.fonttype": "none"}):

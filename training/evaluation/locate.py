@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -18,15 +18,23 @@ from ...tracker.proposals import box_of_five
 from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
 
 if TYPE_CHECKING:
-    from ...pipeline.open import Engines
+    from ...pipeline.open import Choices, Engines
 
 Boxes = Literal["gt", "detector"]
 FOUND_IOU = 0.3  # a face that overlaps the annotated one less than this is another face
+TRACKING = frozenset({"detect_every", "min_face", "max_faces", "smooth"})  # choices without effect in given boxes
+IN_TIME = frozenset({"detect_every", "smooth"})  # and those without effect on pictures
 
 
 def models_measured(engines: Engines, boxes: Boxes) -> list[dict[str, Any]]:
     """What `models_that_run` says of the networks that an evaluation runs: in given boxes, the aligner alone."""
     return models_that_run(engines if boxes == "detector" else replace(engines, cards=engines.cards[:1]))
+
+
+def settings_measured(choices: Choices, boxes: Boxes, *, pictures: bool = False) -> dict[str, Any]:
+    """The choices that the figures of an evaluation depend on, in JSON's types: what has no effect is not told."""
+    idle = {"decoder"} | (TRACKING if boxes == "gt" else IN_TIME if pictures else set())
+    return {name: value for name, value in asdict(choices).items() if name not in idle}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
-from .locate import Boxes, InGivenBox, models_measured, overlapping
+from .locate import Boxes, InGivenBox, models_measured, overlapping, settings_measured
 from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation, refuse_damage
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ IBUG = "ibug68"
 SUBSETS = {68: IBUG, 49: "inner49"}
 MEASURES: tuple[tuple[Normaliser, int], ...] = (("io", 68), ("ip", 68), ("edge", 68), ("io", 49), ("ip", 49))
 LOST = -1
-SCHEMA = 2  # of the files with a video's errors
+SCHEMA = 3  # of the files with a video's errors
+DECIMALS = 5  # of the errors in them, in per cent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,9 @@ class VideoErrors:
         number, scenario: of the video.
         frames: (T,) those measured, from 1.
         tracks: (T,) the track that followed the annotated face, `LOST` where none did.
-        errors: (normaliser, points) -> (T,) fractions, infinity in lost frames.
+        errors: (normaliser, points) -> (T,) fractions, rounded as they are kept, infinity in lost frames.
         unread: annotated frames that the video does not have.
+        unannotated: frames of the video without an annotation.
         origin: what the errors depend on.
     """
 
@@ -51,6 +53,7 @@ class VideoErrors:
     tracks: Int64
     errors: Mapping[tuple[Normaliser, int], Float64]
     unread: int
+    unannotated: int
     origin: Mapping[str, Any]
 
     def scored(self, excluded: frozenset[int]) -> dict[tuple[Normaliser, int], Float64]:
@@ -98,13 +101,22 @@ def measure_video(
     if engines.aligner.markup.name != IBUG:
         raise MarkupError(f"300VW is measured in {IBUG}; the model has {engines.aligner.markup.name}, choose another")
     origin = _origin(video, how, engines)
-    if how.resume:
-        kept = read_errors(how.file(video.number), video, origin)
-        if kept is not None:
-            return kept
-    errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
-    write_errors(how.file(video.number), errors)
+    errors = read_errors(how.file(video.number), video, origin) if how.resume else None
+    if errors is None:
+        how.file(video.number).unlink(missing_ok=True)  # of another origin: nobody shall take it for what failed now
+        errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
+        write_errors(how.file(video.number), errors)
+    _warn_of_another_video(video, errors)
     return errors
+
+
+def _warn_of_another_video(video: AnnotatedVideo, errors: VideoErrors) -> None:
+    """Say that frames and annotations, which go by the frames' numbers, are not as many."""
+    advice = "annotations go by the frames' numbers: compare the video with the data set's own"
+    if errors.unread:
+        log.warning("%s: %d annotated frames are not in the video; %s", video.path, errors.unread, advice)
+    if errors.unannotated:
+        log.warning("%s: frames without an annotation: %d; %s", video.path, errors.unannotated, advice)
 
 
 def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dict[str, Any]:
@@ -114,7 +126,7 @@ def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dic
         "video": {"name": f"{video.number}/{video.path.name}", "bytes": video.path.stat().st_size},
         "annotations": {"files": len(video.annotations), "sha256": digest_annotations(video)},
         "boxes": how.boxes,
-        "settings": asdict(how.choices),
+        "settings": settings_measured(how.choices, how.boxes),
         "models": models_measured(engines, how.boxes),
         "backend": engines.backend,
     }
@@ -125,7 +137,8 @@ _Placed = tuple[int, Float32, Float32 | None, int]  # frame from 1, truth (68, 2
 
 def _follow(
     video: AnnotatedVideo, how: VideoMeasuring, engines: Engines, advanced: Callable[[], None]
-) -> Iterator[_Placed]:
+) -> Iterator[_Placed | None]:
+    """Each frame of the video; None for one without an annotation."""
     with open_source(video.path) as source:
         if how.boxes == "gt":
             yield from _in_given_boxes(video, engines, source, advanced)
@@ -137,19 +150,23 @@ def _follow(
                     truth = _truth(video.annotations[number])
                     face = overlapping(result.faces, truth)
                     yield number, truth, None if face is None else face.smoothed, LOST if face is None else face.track
+                else:
+                    yield None
                 refuse_damage(video, source.failed)
                 advanced()
 
 
 def _in_given_boxes(
     video: AnnotatedVideo, engines: Engines, source: Any, advanced: Callable[[], None]
-) -> Iterator[_Placed]:
+) -> Iterator[_Placed | None]:
     locate = InGivenBox(engines.aligner, markup.load(IBUG))
     for frame in source:
         number = frame.index + 1
         if number in video.annotations:
             truth = _truth(video.annotations[number])
             yield number, truth, locate(frame.bgr, truth).xy, 0
+        else:
+            yield None
         refuse_damage(video, source.failed)
         advanced()
 
@@ -165,7 +182,8 @@ def _truth(path: Path) -> Float32:
     return truth
 
 
-def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, Any]) -> VideoErrors:
+def _errors(video: AnnotatedVideo, read: list[_Placed | None], origin: Mapping[str, Any]) -> VideoErrors:
+    placed = [frame for frame in read if frame is not None]
     if not placed:
         raise SourceError(f"{video.path}: none of its frames is annotated in {len(video.annotations)} files")
     frames, truths, found, tracks = zip(*placed, strict=True)
@@ -176,17 +194,28 @@ def _errors(video: AnnotatedVideo, placed: list[_Placed], origin: Mapping[str, A
     for kind, points in MEASURES:
         lengths = metrics.normalising_lengths(truth, ibug, kind)
         subset = SUBSETS[points]
-        errors[kind, points] = metrics.normalised_errors(
-            ibug.subset(subset, guess), ibug.subset(subset, truth), lengths
+        errors[kind, points] = _as_kept(
+            metrics.normalised_errors(ibug.subset(subset, guess), ibug.subset(subset, truth), lengths)
         )
-    unread = len(video.annotations) - len(frames)
-    if unread:
-        log.warning("%s: %d annotated frames are not in the video", video.path, unread)
-    return VideoErrors(video.number, video.scenario, np.array(frames), np.array(tracks), errors, unread, origin)
+    return VideoErrors(
+        video.number,
+        video.scenario,
+        np.array(frames),
+        np.array(tracks),
+        errors,
+        unread=len(video.annotations) - len(placed),
+        unannotated=len(read) - len(placed),
+        origin=origin,
+    )
+
+
+def _as_kept(errors: Float64) -> Float64:
+    """Fractions as a file gives them back: a run that goes on from files has the very figures of one that did not."""
+    return np.array([round(100 * e, DECIMALS) / 100 for e in errors.tolist()], np.float64)
 
 
 def write_errors(path: Path, errors: VideoErrors) -> None:
-    """Keep a video's errors, in per cent with 5 decimals; null in lost frames.
+    """Keep a video's errors, in per cent with `DECIMALS` decimals; null in lost frames.
 
     Raises:
         SinkError: they cannot be written.
@@ -194,10 +223,11 @@ def write_errors(path: Path, errors: VideoErrors) -> None:
     content = {
         "origin": errors.origin,
         "unread": errors.unread,
+        "unannotated": errors.unannotated,
         "frames": errors.frames.tolist(),
         "tracks": errors.tracks.tolist(),
         "errors_percent": {
-            f"{kind} {points}": [round(100 * e, 5) if np.isfinite(e) else None for e in of.tolist()]
+            f"{kind} {points}": [round(100 * e, DECIMALS) if np.isfinite(e) else None for e in of.tolist()]
             for (kind, points), of in errors.errors.items()
         },
     }
@@ -220,7 +250,8 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
             for kind, points in MEASURES
         }
         frames, tracks = (np.array(content[name], np.int64) for name in ("frames", "tracks"))
-        return VideoErrors(video.number, video.scenario, frames, tracks, errors, content["unread"], origin)
+        counts = {name: int(content[name]) for name in ("unread", "unannotated")}
+        return VideoErrors(video.number, video.scenario, frames, tracks, errors, **counts, origin=origin)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError):

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from .benchmarks import Benchmark, summarise
 from .contact_sheet import contact_sheet
 from .error_curves import Curve, draw_curves
 from .files import ReportFiles, replace_all
-from .locate import Boxes, CommonPoints
+from .locate import Boxes, CommonPoints, settings_measured
 from .measure import Measured
 
 BOXES = {"gt": "ground-truth boxes", "detector": "the detector's boxes"}
@@ -164,8 +164,8 @@ def faces_as_csv(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything in JSON's types; a figure that does not exist is null."""
-    benchmark, errors = evaluation.benchmark, evaluation.errors()
+    """Everything in JSON's types; a figure that does not exist is null, papers' rows of other points are left out."""
+    benchmark, errors, whole = evaluation.benchmark, evaluation.errors(), evaluation.common.whole
     ours = summarise(benchmark, errors)
     counts = {name: len(next(iter(of.values()))) for name, of in errors.items()}
     return {
@@ -178,7 +178,12 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
         "missed": evaluation.measured.missed,
         "left_out": [{"name": name, "reason": reason} for name, reason in evaluation.measured.left_out],
         "subsets": {
-            name: {"faces": count, "published": benchmark.subsets[name], "found_percent": 100 * _found(errors, name)}
+            name: {
+                "faces": count,
+                "published": benchmark.subsets[name],
+                "comparable": whole and count == benchmark.subsets[name],
+                "found_percent": 100 * _found(errors, name),
+            }
             for name, count in counts.items()
         },
         "figures_percent": {
@@ -186,9 +191,10 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             for figure, values in ours.items()
         },
         "papers_percent": [
-            {"method": paper.method, "figure": paper.figure, **paper.values} for paper in benchmark.papers
+            {"method": paper.method, "figure": paper.figure, **paper.values}
+            for paper in (benchmark.papers if whole else ())
         ],
-        "settings": asdict(evaluation.choices),
+        "settings": settings_measured(evaluation.choices, evaluation.boxes, pictures=True),
         "models": evaluation.models,
         "backend": evaluation.backend,
         "wall_s": round(evaluation.wall_s, 3),

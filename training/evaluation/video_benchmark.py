@@ -7,7 +7,7 @@ import logging
 import re
 import tomllib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -65,6 +65,13 @@ def _frames(ranges: str) -> frozenset[int]:
     """The numbers in "3 7-9"."""
     ends = [list(map(int, word.split("-"))) for word in ranges.split()]
     return frozenset(frame for end in ends for frame in range(end[0], end[-1] + 1))
+
+
+def ranges_of(frames: Iterable[int]) -> str:
+    """Numbers in ascending order as "3 7-9"."""
+    there = set(frames)
+    begins, ends = (sorted(frame for frame in there if frame + step not in there) for step in (-1, 1))
+    return " ".join(f"{a}-{b}" if a != b else f"{a}" for a, b in zip(begins, ends, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,23 +191,31 @@ def digest_annotations(video: AnnotatedVideo) -> str:
     return digest.hexdigest()
 
 
+def find_extra(folder: Path) -> Path | None:
+    """The data set's own extra.zip, without it the folder where it is unpacked; None where there is neither."""
+    unpacked = find_home(folder) / EXTRA
+    packed = unpacked.with_suffix(".zip")
+    return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
+
+
 def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
     """Frames with inaccurate annotations, from 1: those of the data set's extra.zip, without it the published list.
 
     Raises:
-        SourceError: extra.zip (or the folder extra) is broken.
+        SourceError: extra.zip (or the folder extra) is broken, or has no such frames in it.
         BackendError: SciPy, which reads it, is not installed.
     Source: extra/NUMBER.mat with the variable `error`, as OpenFace's evaluation on 300VW reads it.
     """
-    unpacked = find_home(folder) / EXTRA
-    path = unpacked.with_suffix(".zip")
+    path = find_extra(folder)
+    if path is None:
+        return published_split().excluded
     if path.is_file():
         excluded = _excluded_in_archive(path)
-    elif unpacked.is_dir():
-        path = unpacked
-        excluded = {_number(path, file.name): _bad_frames(file) for file in sorted(path.glob("*.mat"))}
     else:
-        return published_split().excluded
+        names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*.mat"))]
+        excluded = {_number(path, name): _bad_frames(path / name) for name in names if not _added_by_macos(name)}
+    if not excluded:  # of an archive that was unpacked elsewhere, say: none would be left out
+        raise SourceError(f"{path}: wanted files such as 401.mat in it; unpack the data set again, or remove it")
     log.info("%s: %d frames of %d videos are excluded", path, sum(map(len, excluded.values())), len(excluded))
     return excluded
 
@@ -208,10 +223,15 @@ def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
 def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [name for name in archive.namelist() if name.endswith(".mat")]
+            names = [name for name in archive.namelist() if name.endswith(".mat") and not _added_by_macos(name)]
             return {_number(path, name): _bad_frames(path / name, archive.read(name)) for name in names}
     except (zipfile.BadZipFile, OSError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; unpack the data set again, or remove it") from error
+
+
+def _added_by_macos(name: str) -> bool:
+    """Whether a file is none of the data set's: macOS puts ._401.mat beside 401.mat, in archives below __MACOSX."""
+    return name.rpartition("/")[2].startswith("._") or "__MACOSX" in name.split("/")
 
 
 def _number(archive: Path, name: str) -> str:

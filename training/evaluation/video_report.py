@@ -25,7 +25,7 @@ from .files import ReportFiles, replace_all
 from .locate import Boxes
 from .measure_video import LOST, VideoErrors
 from .report import BOXES
-from .video_benchmark import published_split
+from .video_benchmark import published_split, ranges_of
 
 CURVE_END = 0.08
 Pooled = Mapping[tuple[Normaliser, int], Float64]
@@ -86,6 +86,7 @@ class VideoEvaluation:
     Attributes:
         videos: their errors, at least one.
         excluded: number -> frames that do not count.
+        excluded_by: what says so, in words; None where all of them count.
         failures: videos that could not be measured, and why.
         boxes: where the face's place came from.
         wall_s: how long it took.
@@ -93,6 +94,7 @@ class VideoEvaluation:
 
     videos: tuple[VideoErrors, ...]
     excluded: Mapping[str, frozenset[int]]
+    excluded_by: str | None
     failures: tuple[Failure, ...]
     boxes: Boxes
     wall_s: float
@@ -132,7 +134,7 @@ def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> 
     Raises:
         SinkError: one of them cannot be written.
     """
-    png, svg = draw_curves(_curves(evaluation), _title(evaluation), CURVE_END)
+    png, svg = draw_curves(_curves(evaluation), _title(evaluation), CURVE_END, "frames")
     content = json.dumps(as_json(evaluation), indent=2, ensure_ascii=False) + "\n"
     replace_all(
         {
@@ -182,8 +184,7 @@ def _head(evaluation: VideoEvaluation) -> list[str]:
     lines = [f"300VW: {_model(evaluation)}, {BOXES[evaluation.boxes]}"]
     if evaluation.boxes == "detector":
         lines.append("NME is the mean of the frames in which the face was found; a lost frame counts as a failure")
-    split, scenarios = published_split(), evaluation.scenarios()
-    if any(_frames(videos) != split.scored_frames[scenario] for scenario, videos in scenarios.items()):
+    if not all(_comparable(scenario, videos) for scenario, videos in evaluation.scenarios().items()):
         lines.append("not exactly the published frames were scored: not comparable with the papers' numbers")
     never = [video.number for video in evaluation.videos if (video.tracks == LOST).all()]
     if never:
@@ -191,6 +192,11 @@ def _head(evaluation: VideoEvaluation) -> list[str]:
     if evaluation.failures:
         lines.append(f"{len(evaluation.failures)} videos could not be measured and are left out")
     return lines
+
+
+def _comparable(scenario: int, videos: Sequence[Pooled]) -> bool:
+    """Whether as many frames were scored as papers score."""
+    return _frames(videos) == published_split().scored_frames[scenario]
 
 
 def _of(count: int, published: int) -> str:
@@ -210,10 +216,10 @@ def _cell(value: float) -> str:
 
 
 def videos_as_csv(evaluation: VideoEvaluation) -> str:
-    """A row per video: frames measured and scored, frames lost, tracks that followed the face, figures in per cent."""
+    """A row per video: its frames, those lost, tracks that followed the face, figures in per cent."""
     text = io.StringIO()
     figures = [row for row in ROWS if row.protocol in "CD" or row.by_video]
-    names = ["video", "scenario", "frames", "scored", "unread", "lost", "tracks"]
+    names = ["video", "scenario", "frames", "scored", "unread", "unannotated", "lost", "tracks"]
     writer = csv.writer(text, lineterminator="\n")
     unique = dict.fromkeys((row.figure, row.points) for row in figures)
     writer.writerow([*names, *(f"{figure}_{points}_percent".replace(" ", "_").lower() for figure, points in unique)])
@@ -221,7 +227,7 @@ def videos_as_csv(evaluation: VideoEvaluation) -> str:
         errors = evaluation.scored(video)
         scored = errors["io", 68]
         tracks = len(set(video.tracks.tolist()) - {LOST})
-        counts = [len(video.frames), len(scored), video.unread, int(np.isinf(scored).sum()), tracks]
+        counts = [*_counts(evaluation, video).values(), int(np.isinf(scored).sum()), tracks]
         values = [
             figure.of(errors[figure.normaliser, points]) if len(scored) else math.nan for figure, points in unique
         ]
@@ -230,26 +236,53 @@ def videos_as_csv(evaluation: VideoEvaluation) -> str:
     return text.getvalue()
 
 
+def _counts(evaluation: VideoEvaluation, video: VideoErrors) -> dict[str, int]:
+    """Frames of a video: measured, scored, annotated but not in the video, and the other way round."""
+    return {
+        "frames": len(video.frames),
+        "scored": len(evaluation.scored(video)["io", 68]),
+        "unread": video.unread,
+        "unannotated": video.unannotated,
+    }
+
+
 def as_json(evaluation: VideoEvaluation) -> dict[str, Any]:
-    """Everything but the frames, in JSON's types; a figure that does not exist is null."""
-    origin = dict(evaluation.videos[0].origin)
+    """Everything but the frames' errors, in JSON's types; a figure that does not exist is null.
+
+    Frames count from 1, those that are left out are ranges such as "3 7-9".
+    """
+    origin, split = dict(evaluation.videos[0].origin), published_split()
     scenarios = evaluation.scenarios()
     made = {name: origin[name] for name in ("facetrack", "boxes", "settings", "models", "backend")}
     return made | {
         "benchmark": "300vw",
-        "videos": [video.number for video in evaluation.videos],
+        "videos": [
+            {"video": video.number, "scenario": video.scenario, **_counts(evaluation, video)}
+            for video in evaluation.videos
+        ],
         "failures": [{"video": failure.what, "reason": failure.reason} for failure in evaluation.failures],
-        "excluded_frames": {number: len(frames) for number, frames in evaluation.excluded.items() if frames},
+        "keep_bad": evaluation.excluded_by is None,
+        "excluded_frames": {
+            "source": evaluation.excluded_by,
+            "videos": {
+                video.number: ranges_of(evaluation.excluded[video.number])
+                for video in evaluation.videos
+                if evaluation.excluded.get(video.number)
+            },
+        },
         "scenarios": {
             str(scenario): {
                 "videos": len(videos),
+                "published_videos": len(split.scenarios[scenario]),
                 "frames": _frames(videos),
+                "published_frames": split.scored_frames[scenario],
+                "comparable": _comparable(scenario, videos),
                 "lost_percent": 100 * _lost(videos),
                 "figures_percent": {row.label: _none_if_nan(row.of(videos)) for row in ROWS},
             }
             for scenario, videos in scenarios.items()
         },
-        "papers_percent": {"protocol": PAPERS_ROW.label, **published_split().papers},
+        "papers_percent": {"protocol": PAPERS_ROW.label, **split.papers},
         "wall_s": round(evaluation.wall_s, 3),
         "machine": describe_machine(),
     }

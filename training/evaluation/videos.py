@@ -20,7 +20,7 @@ from .error_curves import require_matplotlib
 from .files import refuse_existing
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
-from .video_benchmark import AnnotatedVideo, excluded_frames, list_test_videos
+from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos
 from .video_report import Pooled, VideoEvaluation, VideoReportFiles, as_table, write_video_report
 
 
@@ -79,6 +79,8 @@ def evaluate_videos(
     began_s = time.perf_counter()
     videos = list_test_videos(settings.folder)
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
+    extra = find_extra(settings.folder)
+    excluded_by = None if settings.keep_bad else "the published list" if extra is None else extra.name
     make_folder(settings.files.frames)
     how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
@@ -86,10 +88,19 @@ def evaluate_videos(
     failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
+    if settings.overwrite:
+        _remove_others(settings.files.frames, {errors.number for errors in measured})
     wall_s = time.perf_counter() - began_s
-    evaluation = VideoEvaluation(tuple(measured), excluded, tuple(failures), settings.boxes, wall_s)
+    evaluation = VideoEvaluation(tuple(measured), excluded, excluded_by, tuple(failures), settings.boxes, wall_s)
     write_video_report(evaluation, settings.files)
     return as_table(evaluation), failures
+
+
+def _remove_others(folder: Path, measured: set[str]) -> None:
+    """Remove the errors that a former run has kept of other videos: they are not in this run's table."""
+    for file in folder.glob("[0-9][0-9][0-9].json"):
+        if file.stem not in measured:
+            file.unlink()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """A moving-face probe with exact truth: still photographs with annotated landmarks become clips.
 
 One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
-Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene and how much of each face can be seen.
+Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, and how much of each face
+can be seen.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Clip:
         rate: frames per second.
         truth: (F, T, 68, 2) frame pixels, also where a face is hidden or outside.
         visible: (F, T) part of the landmarks that can be seen.
+        seed: of its recipe; None where an earlier version made it.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Clip:
     rate: float
     truth: Float32
     visible: Float32
+    seed: int | None = None
 
 
 def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) -> Iterator[Path]:
@@ -102,7 +105,7 @@ def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) ->
             chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
             name = f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name
             try:
-                _write(folder / name, Painter(scene, chosen, rng))
+                _write(folder / name, Painter(scene, chosen, rng), recipe.seed)
             except OSError as error:
                 raise SinkError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
             yield folder / name
@@ -124,7 +127,7 @@ def read_heads(folder: Path) -> list[Cutout]:
     return heads
 
 
-def _write(folder: Path, painter: Painter) -> None:
+def _write(folder: Path, painter: Painter, seed: int) -> None:
     folder.mkdir(parents=True)
     truth = painter.truth()
     for number, track in enumerate(truth, start=1):
@@ -133,7 +136,7 @@ def _write(folder: Path, painter: Painter) -> None:
         for t, xy in enumerate(track, start=1):
             write_pts(place / f"{t:06d}.pts", xy)
     encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
-    scene = {"scene": painter.scene.name, "rate": RATE, "frames": painter.scene.frames}
+    scene = {"scene": painter.scene.name, "seed": seed, "rate": RATE, "frames": painter.scene.frames}
     about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
     (folder / "probe.json").write_text(json.dumps(about), encoding="utf-8")
 
@@ -171,12 +174,13 @@ def read_clip(folder: Path) -> Clip:
         about = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
         frames, rate = int(about["frames"]), float(about["rate"])
         visible = np.array(about["visible"], np.float32).reshape(-1, frames)
+        seed = about.get("seed")
     except (OSError, ValueError, KeyError) as error:
         raise SourceError(f"{folder / 'probe.json'}: cannot be read: {error}; make the probe again") from error
     places = [folder / ("annot" if number == 1 else f"annot-{number}") for number in range(1, len(visible) + 1)]
     tracks = [_track(place, frames) for place in places]
     truth = np.array(tracks, np.float32).reshape(len(tracks), frames, POINTS, 2)
-    return Clip(folder.name, folder / "vid.avi", rate, truth, visible)
+    return Clip(folder.name, folder / "vid.avi", rate, truth, visible, seed)
 
 
 def _track(folder: Path, frames: int) -> Sequence[Float32]:

@@ -6,16 +6,20 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ... import __version__
 from ...pipeline.batch import Outputs, track_all
 from ...pipeline.csv_sink import TableOptions
+from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
 from ...pipeline.progress import NoProgress, Task
+from ...pipeline.sidecar import models_that_run
 from ...pipeline.sinks import atomic_write_text, exist_already
 from ...tracker.errors import SinkError, SourceError
 from .clips import POINTS, Clip
@@ -40,10 +44,22 @@ def measure_probe(
         _refuse_replacing(clips, out)
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
         results = list(_tracked(clips, out or Path(passing), engines))
-    report = compile_report(results, choices)
+    report = compile_report(results, _origin(clips, engines, choices))
     if out is not None:
         atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _origin(clips: Sequence[Clip], engines: Engines, choices: Choices) -> dict[str, Any]:
+    """What the scores depend on, beside each clip's seed, as in an evaluation's report."""
+    return {
+        "facetrack": __version__,
+        "folder": clips[0].video.parent.parent.name,
+        "settings": asdict(choices),
+        "models": models_that_run(engines),
+        "backend": engines.backend,
+        "machine": describe_machine(),
+    }
 
 
 def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
@@ -93,20 +109,14 @@ def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> n
     return np.array(cells, np.float32).reshape(-1, POINTS, 2)
 
 
-def compile_report(results: Sequence[tuple[Clip, TrackedClip]], choices: Choices) -> dict[str, Any]:
-    """Everything measured, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
+def compile_report(results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything measured, behind what it depends on, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
     scores = [score(clip, tracked) for clip, tracked in results]
     mota, idf1 = _mota_idf1(results)
-    total = {
-        "wanted": sum(s.wanted for s in scores),
-        "lost": sum(s.lost for s in scores),
-        "switches": sum(s.switches for s in scores),
-        "false_tracks": sum(s.false_tracks for s in scores),
-        "false_rows": sum(s.false_rows for s in scores),
-        "mota": mota,
-        "idf1": idf1,
-    }
-    return {"smooth": choices.smooth, "model": choices.model, "total": total, "clips": [s.table() for s in scores]}
+    counts = ("wanted_face_frames", "lost_face_frames", "switches", "false_tracks", "false_rows")
+    total = {name: sum(getattr(s, name) for s in scores) for name in counts} | {"mota": mota, "idf1": idf1}
+    told = [{"seed": clip.seed, **s.table()} for (clip, _), s in zip(results, scores, strict=True)]
+    return {**origin, "total": total, "clips": told}
 
 
 def _mota_idf1(results: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float | None, float | None]:

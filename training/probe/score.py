@@ -71,12 +71,12 @@ class Score:
 
     Attributes:
         name: of the clip.
-        nme: inter-ocular, per face and frame; None where the face was not tracked.
-        wanted: face-frames in which a face was plain to see.
-        lost: of these, in how many it was not tracked.
-        first_found: frames until each face was found, from where it was plain to see; None: never.
-        found_again: the same each time that a face came back into sight.
-        held_on: frames for which a face was still reported each time that it got out of sight.
+        nme: inter-ocular, fractions, per face and frame; None where the face was not tracked.
+        wanted_face_frames: frames in which a face was plain to see, summed over the faces.
+        lost_face_frames: of these, in how many it was not tracked.
+        first_found_frames: until each face was found, from where it was plain to see; None: never.
+        found_again_frames: the same each time that a face came back into sight.
+        held_on_frames: for which a face was still reported each time that it got out of sight.
         switches: how often a face got another identity.
         false_tracks: identities that were on no face most of the time.
         false_rows: measured rows on no face.
@@ -85,11 +85,11 @@ class Score:
 
     name: str
     nme: list[list[float | None]]
-    wanted: int
-    lost: int
-    first_found: list[int | None]
-    found_again: list[int | None]
-    held_on: list[int]
+    wanted_face_frames: int
+    lost_face_frames: int
+    first_found_frames: list[int | None]
+    found_again_frames: list[int | None]
+    held_on_frames: list[int]
     switches: int
     false_tracks: int
     false_rows: int
@@ -98,13 +98,20 @@ class Score:
 
     @property
     def mean_nme(self) -> float | None:
-        """Mean over all tracked face-frames."""
+        """Mean over all frames in which a face was tracked, a fraction."""
         values = [value for face in self.nme for value in face if value is not None]
         return float(np.mean(values)) if values else None
 
     def table(self) -> dict[str, Any]:
-        """All values in JSON's types."""
-        return {**asdict(self), "mean_nme": self.mean_nme}
+        """All values in JSON's types; what is no count has its unit at the end of its name."""
+        told = asdict(self)
+        del told["nme"]
+        nme = [[_percent(error) for error in face] for face in self.nme]
+        return {**told, "mean_nme_percent": _percent(self.mean_nme), "nme_percent": nme}
+
+
+def _percent(error: float | None) -> float | None:
+    return None if error is None else 100 * error
 
 
 def score(clip: Clip, tracked: TrackedClip) -> Score:
@@ -118,11 +125,11 @@ def score(clip: Clip, tracked: TrackedClip) -> Score:
     return Score(
         name=clip.name,
         nme=[_errors(clip.truth[f], tracked.xy, np.where(plain[f], rows[f], NOBODY)) for f in faces],
-        wanted=int(plain.sum()),
-        lost=int((plain & ~seen).sum()),
-        first_found=[_first(seen[f, _first(plain[f]) or 0 :]) for f in faces],
-        found_again=[_first(seen[f, t:]) for f in faces for t in _returns(plain[f], hidden[f])],
-        held_on=[_until_lost(seen[f], t) for f in faces for t in _starts(hidden[f])],
+        wanted_face_frames=int(plain.sum()),
+        lost_face_frames=int((plain & ~seen).sum()),
+        first_found_frames=[_first(seen[f, _first(plain[f]) or 0 :]) for f in faces],
+        found_again_frames=[_first(seen[f, t:]) for f in faces for t in _returns(plain[f], hidden[f])],
+        held_on_frames=[_until_lost(seen[f], t) for f in faces for t in _starts(hidden[f])],
         switches=sum(_switches(tracked.track[rows[f][seen[f]]]) for f in faces),
         false_tracks=_false_tracks(tracked, strays),
         false_rows=int(strays.sum()),

@@ -8,49 +8,52 @@ from typing import Any
 from ...pipeline.tables import columns
 
 _COLUMNS = (
-    "clip",
-    "NME %",
-    "jitter px",
-    "lag px",
-    "lag ms",
-    "overshoot",
-    "lost",
-    "found",
-    "again",
-    "held on",
-    "switch",
-    "false",
+    ("clip", ""),
+    ("NME", "%"),
+    ("jitter", "px"),
+    ("lag", "px"),
+    ("lag", "ms"),
+    ("overshoot", "px"),
+    ("lost", "frames"),
+    ("found", "frames"),
+    ("again", "frames"),
+    ("held on", "frames"),
+    ("switched", "times"),
+    ("false", "tracks"),
+    ("false", "rows"),
 )
 
 
 def report_as_table(report: Mapping[str, Any]) -> str:
     """A line for each clip and one for all of them.
 
-    "found" and "again" are the frames until a face was found at first, and after it was out of sight; "held on" those
-    for which it was still reported when it was not to be seen. The largest counts where there are several.
+    "lost" are frames of single faces: two faces in one frame are two. "found" and "again" are the frames until a face
+    was found at first, and after it was out of sight; "held on" those for which it was still reported when it was not
+    to be seen. The largest counts where there are several.
     """
-    rows = [_COLUMNS, *(_row(clip) for clip in report["clips"])]
+    rows = [*zip(*_COLUMNS, strict=True), *(_row(clip) for clip in report["clips"])]
     total = report["total"]
     rates = "" if total["mota"] is None else f", MOTA {total['mota']:.4f}, IDF1 {total['idf1']:.4f}"
     if not rates:
         rates = '; for MOTA and IDF1: pip install "facetrack[eval]"'
-    counts = f"{total['lost']} of {total['wanted']} faces lost, {total['switches']} switches"
-    return "\n".join([columns(rows, numbers_from=1), f"{counts}, {total['false_tracks']} false tracks{rates}"])
+    lost = f"{total['lost_face_frames']} of {total['wanted_face_frames']} face-frames lost"
+    false = f"{total['false_tracks']} false tracks, {total['false_rows']} false rows"
+    return "\n".join([columns(rows, numbers_from=1), f"{lost}, {total['switches']} switches, {false}{rates}"])
 
 
 def _row(clip: Mapping[str, Any]) -> tuple[str, ...]:
     steady = clip["smoothed"]
-    nme = None if clip["mean_nme"] is None else 100 * clip["mean_nme"]
     numbers = [
-        _number(nme, 2),
+        _number(clip["mean_nme_percent"], 2),
         _number(steady["jitter_px"], 3),
         _number(steady["lag_px"], 2),
         _number(steady["lag_ms"], 1),
+        _number(steady["overshoot_px"], 2),
     ]
-    numbers.append(_number(steady["overshoot_px"], 2))
-    lost = f"{clip['lost']}/{clip['wanted']}"
-    waits = (_largest(clip[name]) for name in ("first_found", "found_again", "held_on"))
-    return (clip["name"], *numbers, lost, *waits, str(clip["switches"]), str(clip["false_tracks"]))
+    lost = f"{clip['lost_face_frames']}/{clip['wanted_face_frames']}"
+    waits = (_largest(clip[name]) for name in ("first_found_frames", "found_again_frames", "held_on_frames"))
+    counts = (str(clip[name]) for name in ("switches", "false_tracks", "false_rows"))
+    return (clip["name"], *numbers, lost, *waits, *counts)
 
 
 def _number(value: float | None, decimals: int) -> str:
