@@ -10,8 +10,6 @@ and ends its outbox with a `_Fault`; the later stages pass that on, and the call
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -32,8 +30,8 @@ from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, 
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight
 from .search import FaceDetector, Search
+from .threads import Permits, ProgramEnds, RunThreads, stay_if_daemon
 
-log = logging.getLogger(__name__)
 FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
 # A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
@@ -42,10 +40,8 @@ CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
-CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
 Stage = Callable[["Job"], None]
-Permits = SimpleQueue[None]  # a semaphore that no signal can interrupt half-way
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,31 +258,27 @@ class Pipeline:
         Raises:
             Whatever the source or a stage raised, after all results of the frames before it, with a note naming
             stage and frame.
+            BackendError: the engines were closed meanwhile; see `threads`, also for how runs end with the program.
         """
         capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
         permits = _permits(FRAMES_IN_FLIGHT) if live else None
-        self._captured = capture
-        links = [capture]
-        threads = [_thread("capture", _capture, frames, capture)]
+        self._captured = inbox = capture
+        threads = RunThreads(self.aligner, permits)
+        threads.add("capture", capture, _capture, frames, capture)
         for name, work in self._stages():
             outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS[name])
             gate = permits if name == "detect" else None
             lookahead = self.aligner.preferred_batch if name == "align" and not live else 1
-            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate, lookahead))
-            links.append(outbox)
+            threads.add(name, outbox, _stage, name, work, inbox, outbox, gate, lookahead)
+            inbox = outbox
         try:
-            for thread in threads:
-                thread.start()
-            for job in _arrivals(links[-1], idle):
+            threads.start()
+            for job in _arrivals(inbox, idle):
                 yield _result(job)
                 if permits is not None:
                     permits.put(None)
         finally:
-            for link in links:
-                link.abandon()
-            if permits is not None:
-                permits.put(None)  # the detect stage may be waiting for it
-            _join(threads)
+            threads.end()
 
 
 class _Fault(Exception):  # noqa: N818 - not raised to anybody: a parcel for an error of any kind
@@ -304,20 +296,6 @@ def _permits(count: int) -> Permits:
     return permits
 
 
-def _thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
-    """A thread that does not keep the process alive, should a camera hang in its driver."""
-    return threading.Thread(target=target, args=arguments, name=f"facetrack-{name}", daemon=True)
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for the stages to finish what they are at, and a while for the source, which comes first."""
-    for thread in threads:
-        if thread.ident is not None:  # it was started
-            thread.join(CAPTURE_PATIENCE_S if thread is threads[0] else None)
-    if threads[0].is_alive():
-        log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
-
-
 def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[Job]:
     """The jobs that come out of the last stage, and after them the error that stopped a stage."""
     fault: BaseException | None = None
@@ -332,6 +310,9 @@ def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[
             return
         except _Fault as parcel:
             fault = parcel.error
+        except ProgramEnds:
+            stay_if_daemon()
+            raise
         else:
             yield job
     raise fault
