@@ -54,7 +54,8 @@ class Choices:
         backend: one of `engines.backend.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway. The scan of whole pictures, which
             the others wait for, takes up to `SCAN_THREADS` where there are cores.
-        detect_every: frames between two searches while every known face is tracked.
+        detect_every: frames between two searches while every known face is tracked, at 25 per second; where there are
+            fewer, the same time.
         min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more, though smaller ones may
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.

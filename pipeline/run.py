@@ -37,6 +37,7 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
+SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
@@ -49,8 +50,9 @@ class PipelineSettings:
     """How a video is tracked.
 
     Attributes:
-        detect_every: frames between two searches while every known face is tracked; a frame without any face, or
-            in which one was just lost, is always searched. How thoroughly, `search.Search` decides.
+        detect_every: frames between two searches while every known face is tracked, and no longer than they last at
+            `SLOWEST` per second; a frame without any face, or in which one was just lost, is always searched. How
+            thoroughly, `search.Search` decides.
         smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, and so does "rts", which is done to the
             results: see `hindsight.look_back`.
         tracks, smoother: see there.
@@ -91,19 +93,25 @@ class Job:
 class DetectStage:
     """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by.
 
-    In a crowd faces come and go: there, once a third of them has.
+    Or the time that they take at `SLOWEST` per second. In a crowd faces come and go: there, once a third of them has.
     """
 
     def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
         self._search, self._every = Search(detector), settings.detect_every
-        self._last: int | None = None
+        self._last: tuple[int, float] | None = None  # index and time of the frame that was searched last
 
     def __call__(self, job: Job) -> None:
-        index = job.frame.index  # has gaps where frames were dropped: no multiple of anything need ever come
-        every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
-        if self._last is None or index - self._last >= every:
-            self._last = index
+        if self._is_due(job.frame):
+            self._last = job.frame.index, job.frame.time_s
             job.proposals = self._search(job.frame.bgr)
+
+    def _is_due(self, frame: Frame) -> bool:
+        if self._last is None:
+            return True
+        index, time_s = self._last
+        every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
+        # indices have gaps where frames were dropped: no multiple of anything need ever come
+        return frame.index - index >= every or frame.time_s - time_s >= every / SLOWEST
 
 
 class AlignStage:

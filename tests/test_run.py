@@ -358,6 +358,26 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     assert detector.searched[-1] == 100
 
 
+@pytest.mark.parametrize(
+    ("rate", "every", "searched"),
+    [
+        (1, 25, [*range(60)]),
+        (5, 25, [*range(0, 60, 5)]),
+        (12, 50, [0, 24, 48]),
+        (25, 25, [0, 25, 50]),
+        (60, 25, [0, 25, 50]),
+    ],
+)
+def test_in_slow_recordings_a_newcomer_does_not_wait_longer_than_at_25_frames_per_second(
+    rate: int, every: int, searched: list[int]
+) -> None:
+    detector = Watchman()
+    stage = DetectStage(detector, PipelineSettings(detect_every=every))
+    for index in range(60):
+        stage(Job(Frame(index, index / rate, 0.0, picture(index))))
+    assert detector.searched == searched
+
+
 def test_a_new_face_needs_a_verifier_and_a_known_one_does_not() -> None:
     results = list(make(verifier=Surveyor(lost={0, 1, 2, 5, 6})).serial(frames(8)))
     assert [len(result.faces) for result in results] == [0, 0, 0, 1, 1, 1, 1, 1]
