@@ -29,6 +29,7 @@ from ..tracker.tracks import SURE, TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight
+from .intake import taken_in
 from .search import FaceDetector, Search
 from .threads import Permits, ProgramEnds, RunThreads, stay_if_daemon
 
@@ -266,6 +267,7 @@ class Pipeline:
         Raises:
             Whatever the source or a stage raised, after all results of the frames before it, with a note naming
             stage and frame.
+            ValueError: what came is no `Frame`.
             BackendError: the engines were closed meanwhile; see `threads`, also for how runs end with the program.
         """
         capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
@@ -331,7 +333,7 @@ def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
     last = "before the first frame"
     began = time.perf_counter()
     try:
-        for frame in frames:
+        for frame in taken_in(frames):
             yield Job(frame, spans_s={"capture": time.perf_counter() - began})
             last = f"after frame {frame.index + 1}"
             began = time.perf_counter()
