@@ -21,9 +21,11 @@ __all__ = [
     "head_pose",
     "open_engines",
     "open_source",
+    "read_intrinsics",
 ]
 
 if TYPE_CHECKING:
+    from .pipeline.camera_file import read_intrinsics
     from .pipeline.open import Choices, Engines, open_engines
     from .pipeline.source import Source
     from .pipeline.sources import open_source
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 choose_kernel_cache()  # before any module of any layer imports Numba
 
 _HOMES = {
+    ".pipeline.camera_file": ("read_intrinsics",),
     ".pipeline.open": ("Choices", "Engines", "open_engines"),
     ".pipeline.source": ("Source",),
     ".pipeline.sources": ("open_source",),

@@ -41,14 +41,14 @@ def write_intrinsics(path: Path, intrinsics: Intrinsics, *, rms_px: float, how: 
     atomic_write_text(path, _HEAD + "\n".join(lines) + "\n", overwrite=overwrite)
 
 
-def read_intrinsics(path: Path) -> Intrinsics:
+def read_intrinsics(path: Path | str) -> Intrinsics:
     """Read what `write_intrinsics` wrote, or somebody by hand: distortion, rms_px and how may be missing.
 
     Raises:
         ConfigError: it cannot be read, or is not such a file.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # neither UTF-8 nor TOML
@@ -83,7 +83,7 @@ def refuse_other_aspect(intrinsics: Intrinsics | None, source: Source) -> None:
         intrinsics.scaled(source.size)
 
 
-def _number(path: Path, name: str, value: object) -> float:
+def _number(path: Path | str, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         got = "nothing" if value is None else repr(value)
         raise ConfigError(f"{path}: {name}: wanted a number, got {got}; calibrate the camera again or mend the file")

@@ -19,6 +19,7 @@ from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..engines.fit import can_track, demand_files_fit
 from ..tracker.errors import FacetrackError
+from ..tracker.kernel_cache import is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
 from .check import Check
@@ -26,6 +27,7 @@ from .doctor_gpu import examine_gpu
 from .machine import describe_machine, packages_of, version_of
 from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
+from .talk import KEEP, NOT_KEPT
 from .window import LiveWindow
 
 NEEDED = ("numpy", "numba", "av", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
@@ -134,16 +136,22 @@ def _fault_of_cv2() -> str:
 
 
 def _folders() -> Iterator[Check]:
-    cache = os.environ.get("NUMBA_CACHE_DIR", "")
+    yield _compiled_code()
+    yield _own_models()
+
+
+def _compiled_code() -> Check:
+    """Whether what Numba compiles is kept for the next start."""
+    cache, anew = os.environ.get("NUMBA_CACHE_DIR", ""), "every start compiles anew, which takes half a minute"
+    if is_passing():
+        return Check("compiled code", "absent", f"{NOT_KEPT}: {anew}", KEEP)
     try:
         Path(cache).mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=cache):
             pass
-        yield Check("compiled code", "ok", cache)
     except OSError as error:
-        detail = f"{cache} cannot be written ({error.strerror}): every start compiles anew, which takes seconds"
-        yield Check("compiled code", "absent", detail, "set NUMBA_CACHE_DIR to a folder of yours")
-    yield _own_models()
+        return Check("compiled code", "absent", f"{cache} cannot be written ({error.strerror}): {anew}", KEEP)
+    return Check("compiled code", "ok", cache)
 
 
 def _own_models() -> Check:

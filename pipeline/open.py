@@ -35,6 +35,7 @@ from .portrait import portrait
 from .run import Pipeline, PipelineSettings
 from .search import FaceDetector
 from .source import Decoder, Source
+from .threads import end_runs
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,8 @@ class Choices:
         backend: one of `engines.backend.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway. The scan of whole pictures, which
             the others wait for, takes up to `SCAN_THREADS` where there are cores.
-        detect_every: frames between two searches while every known face is tracked.
+        detect_every: frames between two searches while every known face is tracked, at 25 per second; where there are
+            fewer, the same time.
         min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more, though smaller ones may
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
@@ -220,7 +222,7 @@ _one_opencv_thread = _OneOpenCVThread()
 
 @contextmanager
 def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
-    """Load the networks and warm everything up; they are closed on leaving.
+    """Load the networks and warm everything up; on leaving, runs under way are ended and the networks closed.
 
     OpenCV is held to one thread meanwhile: the stages run side by side, and its own threads only get in their way.
 
@@ -255,6 +257,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 choices=choices,
                 verifier=Aligner(verifier_card, *others) if others else None,
             )
+            opened.callback(end_runs, engines.aligner)  # before the networks are closed
             engines.aligner.scores_faces = scores_faces(net)
             if engines.aligner.scores_faces:  # others measure faces in given boxes alone
                 _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))

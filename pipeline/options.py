@@ -224,7 +224,8 @@ tracking = chain(
         type=click.IntRange(1),
         default=25,
         show_default=True,
-        help="Frames between two searches for new faces, in crowds a third; frames without any face are all searched.",
+        help="Frames between two searches for new faces (below 25 frames per second, 25ths of a second), in crowds a "
+        "third; frames without any face are all searched.",
     ),
     click.option(
         "--min-face",

@@ -10,8 +10,6 @@ and ends its outbox with a `_Fault`; the later stages pass that on, and the call
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -31,21 +29,21 @@ from ..tracker.tracks import SURE, TrackBook, TrackSettings
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight
+from .intake import taken_in
 from .search import FaceDetector, Search
+from .threads import Permits, ProgramEnds, RunThreads, stay_if_daemon
 
-log = logging.getLogger(__name__)
 FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
 # A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
+SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
 IDLE_S = 0.05  # a window that answers within 50 ms feels alive
-CAPTURE_PATIENCE_S = 1.0  # how long a closing run waits for a camera that gives no frame
 
 Stage = Callable[["Job"], None]
-Permits = SimpleQueue[None]  # a semaphore that no signal can interrupt half-way
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,9 @@ class PipelineSettings:
     """How a video is tracked.
 
     Attributes:
-        detect_every: frames between two searches while every known face is tracked; a frame without any face, or
-            in which one was just lost, is always searched. How thoroughly, `search.Search` decides.
+        detect_every: frames between two searches while every known face is tracked, and no longer than they last at
+            `SLOWEST` per second; a frame without any face, or in which one was just lost, is always searched. How
+            thoroughly, `search.Search` decides.
         smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, and so does "rts", which is done to the
             results: see `hindsight.look_back`.
         tracks, smoother: see there.
@@ -95,19 +94,25 @@ class Job:
 class DetectStage:
     """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by.
 
-    In a crowd faces come and go: there, once a third of them has.
+    Or the time that they take at `SLOWEST` per second. In a crowd faces come and go: there, once a third of them has.
     """
 
     def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
         self._search, self._every = Search(detector), settings.detect_every
-        self._last: int | None = None
+        self._last: tuple[int, float] | None = None  # index and time of the frame that was searched last
 
     def __call__(self, job: Job) -> None:
-        index = job.frame.index  # has gaps where frames were dropped: no multiple of anything need ever come
-        every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
-        if self._last is None or index - self._last >= every:
-            self._last = index
+        if self._is_due(job.frame):
+            self._last = job.frame.index, job.frame.time_s
             job.proposals = self._search(job.frame.bgr)
+
+    def _is_due(self, frame: Frame) -> bool:
+        if self._last is None:
+            return True
+        index, time_s = self._last
+        every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
+        # indices have gaps where frames were dropped: no multiple of anything need ever come
+        return frame.index - index >= every or frame.time_s - time_s >= every / SLOWEST
 
 
 class AlignStage:
@@ -262,31 +267,28 @@ class Pipeline:
         Raises:
             Whatever the source or a stage raised, after all results of the frames before it, with a note naming
             stage and frame.
+            ValueError: what came is no `Frame`.
+            BackendError: the engines were closed meanwhile; see `threads`, also for how runs end with the program.
         """
         capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
         permits = _permits(FRAMES_IN_FLIGHT) if live else None
-        self._captured = capture
-        links = [capture]
-        threads = [_thread("capture", _capture, frames, capture)]
+        self._captured = inbox = capture
+        threads = RunThreads(self.aligner, permits)
+        threads.add("capture", capture, _capture, frames, capture)
         for name, work in self._stages():
             outbox: Channel[Job] = Channel(1 if live else BATCH_SLOTS[name])
             gate = permits if name == "detect" else None
             lookahead = self.aligner.preferred_batch if name == "align" and not live else 1
-            threads.append(_thread(name, _stage, name, work, links[-1], outbox, gate, lookahead))
-            links.append(outbox)
+            threads.add(name, outbox, _stage, name, work, inbox, outbox, gate, lookahead)
+            inbox = outbox
         try:
-            for thread in threads:
-                thread.start()
-            for job in _arrivals(links[-1], idle):
+            threads.start()
+            for job in _arrivals(inbox, idle):
                 yield _result(job)
                 if permits is not None:
                     permits.put(None)
         finally:
-            for link in links:
-                link.abandon()
-            if permits is not None:
-                permits.put(None)  # the detect stage may be waiting for it
-            _join(threads)
+            threads.end()
 
 
 class _Fault(Exception):  # noqa: N818 - not raised to anybody: a parcel for an error of any kind
@@ -304,20 +306,6 @@ def _permits(count: int) -> Permits:
     return permits
 
 
-def _thread(name: str, target: Callable[..., None], *arguments: object) -> threading.Thread:
-    """A thread that does not keep the process alive, should a camera hang in its driver."""
-    return threading.Thread(target=target, args=arguments, name=f"facetrack-{name}", daemon=True)
-
-
-def _join(threads: list[threading.Thread]) -> None:
-    """Wait for the stages to finish what they are at, and a while for the source, which comes first."""
-    for thread in threads:
-        if thread.ident is not None:  # it was started
-            thread.join(CAPTURE_PATIENCE_S if thread is threads[0] else None)
-    if threads[0].is_alive():
-        log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
-
-
 def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[Job]:
     """The jobs that come out of the last stage, and after them the error that stopped a stage."""
     fault: BaseException | None = None
@@ -332,6 +320,9 @@ def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[
             return
         except _Fault as parcel:
             fault = parcel.error
+        except ProgramEnds:
+            stay_if_daemon()
+            raise
         else:
             yield job
     raise fault
@@ -342,7 +333,7 @@ def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
     last = "before the first frame"
     began = time.perf_counter()
     try:
-        for frame in frames:
+        for frame in taken_in(frames):
             yield Job(frame, spans_s={"capture": time.perf_counter() - began})
             last = f"after frame {frame.index + 1}"
             began = time.perf_counter()

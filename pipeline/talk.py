@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..tracker.kernel_cache import is_passing
+
 if TYPE_CHECKING:
     from .progress import Progress
 
 SOME_FAILED = 3  # exit code: the other inputs, or the rest of the only one, are done
 # of the tracker, which every start compiles
 KERNEL_SOURCES = ("appearance", "codecs", "geometry", "kalman", "proposals")
+NOT_KEPT, KEEP = "your cache folder (HOME) cannot be written", "set NUMBA_CACHE_DIR to a folder of yours"
 log = logging.getLogger("facetrack")  # of all modules
 
 
@@ -35,7 +38,10 @@ def say(line: str) -> None:
 
 
 def announce_compilation() -> None:
-    """Explain the one long start: Numba compiles for this very processor, and keeps what it made."""
+    """Explain the one long start: Numba compiles for this very processor, and keeps what it made where it can."""
+    if is_passing():
+        say(f"compiling for this processor, half a minute at every start: {NOT_KEPT}; {KEEP}")
+        return
     sources = Path(__file__).parents[1] / "tracker"
     if not all(_is_kept(sources / f"{name}.py") for name in KERNEL_SOURCES):
         say("first start: compiling for this processor, half a minute once")

@@ -121,6 +121,17 @@ def test_a_source_is_tracked_once(name: str, most: int, tmp_path: Path) -> None:
             next(engines.track(source))
 
 
+def test_a_calibrated_cameras_file_is_read_by_its_name_for_head_poses(tmp_path: Path) -> None:
+    (tmp_path / "camera.toml").write_text("width = 640\nheight = 480\nfx = 500\nfy = 500\ncx = 320\ncy = 240\n")
+    camera = facetrack.read_intrinsics(str(tmp_path / "camera.toml"))
+    xy = PaintedSource().truth(0)[0]
+    assumed = facetrack.head_pose(xy, (480, 640))
+    seen = facetrack.head_pose(xy, (480, 640), camera)
+    assert assumed is not None
+    assert seen is not None
+    np.testing.assert_array_equal(seen.translation_mm, assumed.translation_mm)  # the default, written into a file
+
+
 def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
     path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
     with (

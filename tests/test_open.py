@@ -204,6 +204,15 @@ def test_no_frame_waits_for_a_kernel() -> None:
         assert {name: list(kernel.signatures) for name, kernel in kernels().items()} == ready
 
 
+def test_runs_end_with_the_engines() -> None:
+    with open_engines() as engines:
+        results = engines.pipeline(engines.choices).run(Frame(i, i / 25, 0.0, portrait()) for i in range(1000))
+        assert len(next(results).faces) == 1
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("facetrack-")] == []
+    with pytest.raises(BackendError, match="open them again"):
+        list(results)
+
+
 @pytest.mark.parametrize(("max_faces", "most"), [(1, 24), (32, 64), (200, 400)])
 def test_a_search_has_room_for_all_faces_that_are_followed_and_as_many_new_ones(max_faces: int, most: int) -> None:
     with open_engines(Choices(max_faces=max_faces)) as engines:

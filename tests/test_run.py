@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -14,7 +19,7 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
-from facetrack.pipeline import run as run_module
+from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.run import (
     BATCH_SLOTS,
     FRAMES_IN_FLIGHT,
@@ -25,8 +30,9 @@ from facetrack.pipeline.run import (
     PipelineSettings,
 )
 from facetrack.pipeline.search import CROWD
+from facetrack.pipeline.threads import end_runs
 from facetrack.tracker import markup
-from facetrack.tracker.errors import SourceError
+from facetrack.tracker.errors import BackendError, SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
 from facetrack.tracker.types import Frame, Landmarks, Proposals, Result, State, UInt8
 
@@ -352,6 +358,26 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     assert detector.searched[-1] == 100
 
 
+@pytest.mark.parametrize(
+    ("rate", "every", "searched"),
+    [
+        (1, 25, [*range(60)]),
+        (5, 25, [*range(0, 60, 5)]),
+        (12, 50, [0, 24, 48]),
+        (25, 25, [0, 25, 50]),
+        (60, 25, [0, 25, 50]),
+    ],
+)
+def test_in_slow_recordings_a_newcomer_does_not_wait_longer_than_at_25_frames_per_second(
+    rate: int, every: int, searched: list[int]
+) -> None:
+    detector = Watchman()
+    stage = DetectStage(detector, PipelineSettings(detect_every=every))
+    for index in range(60):
+        stage(Job(Frame(index, index / rate, 0.0, picture(index))))
+    assert detector.searched == searched
+
+
 def test_a_new_face_needs_a_verifier_and_a_known_one_does_not() -> None:
     results = list(make(verifier=Surveyor(lost={0, 1, 2, 5, 6})).serial(frames(8)))
     assert [len(result.faces) for result in results] == [0, 0, 0, 1, 1, 1, 1, 1]
@@ -647,7 +673,7 @@ def test_what_idle_raises_ends_the_run() -> None:
 
 
 def test_a_source_that_stays_silent_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "CAPTURE_PATIENCE_S", 0.01)
+    monkeypatch.setattr(threads_module, "CAPTURE_PATIENCE_S", 0.01)
     released = threading.Event()
     numbers, error = collect(make().run(silent(released), idle=lambda: False))
     assert error is None
@@ -668,3 +694,116 @@ def test_an_interrupt_in_the_callers_thread_ends_everything() -> None:
     assert numbers == [0]
     assert isinstance(error, KeyboardInterrupt)
     assert threads_left() == []
+
+
+# engines that are closed, and the program's end
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_a_run_ends_with_its_engines_and_not_with_others(live: bool) -> None:
+    pipeline = make()
+    results = pipeline.run(endless(), live=live)
+    next(results)
+    end_runs(Surveyor())
+    assert len(threads_left()) == 4
+    next(results)
+    end_runs(pipeline.aligner)
+    assert threads_left() == []
+    _, error = collect(results)
+    assert isinstance(error, BackendError)
+    assert "open them again" in str(error)
+
+
+def test_whoever_waits_for_a_result_in_another_thread_learns_that_the_engines_were_closed() -> None:
+    working, heard = threading.Event(), SimpleQueue[BaseException | None]()
+    pipeline = make(Watchman(on={0: working.set}))
+    caller = threading.Thread(target=lambda: heard.put(collect(pipeline.run(endless()))[1]))
+    caller.start()
+    wait_for(working)
+    end_runs(pipeline.aligner)
+    assert isinstance(heard.get(timeout=PATIENCE_S), BackendError)
+    caller.join(PATIENCE_S)
+
+
+def test_a_recording_that_was_tracked_to_its_end_is_complete_though_the_engines_are_closed() -> None:
+    done = threading.Event()
+
+    def source() -> Iterator[Frame]:
+        yield from frames(3)
+        done.set()
+
+    pipeline = make()
+    results = pipeline.run(source())
+    next(results)
+    wait_for(done)
+    for thread in threading.enumerate():
+        if thread.name.startswith("facetrack-"):
+            thread.join(PATIENCE_S)
+    end_runs(pipeline.aligner)
+    assert collect(results) == ([1, 2], None)
+
+
+PROGRAM = """
+import atexit, sys, threading
+from itertools import count
+
+def tell():
+    print("left:", *(thread.name for thread in threading.enumerate() if thread.name.startswith("facetrack-")))
+
+atexit.register(tell)  # called after what facetrack does at the end, for it was there first
+from test_run import Watchman, endless, make, silent, wait_for
+
+working, ending = threading.Event(), threading.Event()
+
+def work():  # a network that is inside a call when the program ends
+    working.set()
+    wait_for(ending)
+"""
+UNFINISHED = f"""{PROGRAM}
+results = make(Watchman(on={{1: work}})).run(endless())
+next(results)
+wait_for(working)
+atexit.register(ending.set)  # called first
+"""
+IN_A_DAEMON = f"""{PROGRAM}
+def follow():
+    for result in make(Watchman(on={{1: work}})).run(endless()):
+        pass
+    print("went on")
+
+threading.Thread(target=follow, daemon=True).start()
+wait_for(working)
+atexit.register(ending.set)
+"""
+SILENT = f"""{PROGRAM}
+results = make().run(silent(ending))  # which never comes
+next(results)
+"""
+
+
+def ended_program(code: str) -> tuple[int, list[str], str]:
+    """Exit code, printed lines and the last line on stderr of a program."""
+    path = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "told"),
+    [("", 0, ""), ("sys.exit(3)", 3, ""), ("raise OSError('mine')", 1, "OSError: mine")],
+    ids=["end", "sys.exit", "error"],
+)
+def test_no_thread_of_an_unfinished_run_is_at_work_when_python_takes_the_program_down(
+    last: str, code: int, told: str
+) -> None:
+    """Python would stop it inside a network, whose library would abort the process."""
+    assert ended_program(UNFINISHED + last) == (code, ["left:"], told)
+
+
+def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> None:
+    assert ended_program(IN_A_DAEMON) == (0, ["left:"], "")
+
+
+def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:
+    assert ended_program(SILENT) == (0, ["left: facetrack-capture"], "")

@@ -60,8 +60,11 @@ def test_a_wrong_shape_names_what_was_wanted_and_what_was_got(
     [
         (None, "got NoneType"),  # what cv2.imread gives for a file that is not there
         (np.zeros((0, 0, 3), np.uint8), r"got \(0, 0, 3\) of uint8"),
-        (np.zeros((4, 4), np.uint8), r"got \(4, 4\) of uint8"),
-        (np.zeros((4, 4, 3)), r"got \(4, 4, 3\) of float64"),
+        (np.zeros((4, 4), np.uint8), r"got \(4, 4\) of uint8; for the channels see cv2\.cvtColor$"),
+        (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\) of uint8; for the channels see cv2\.cvtColor$"),
+        (np.zeros((4, 4, 3)), r"got \(4, 4, 3\) of float64; scale it to 0 \.\. 255, then \.astype\(np\.uint8\)$"),
+        (np.zeros((4, 4), np.uint16), r"got \(4, 4\) of uint16; scale it .*; for the channels see cv2\.cvtColor$"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"got \(2, 4, 4, 3\) of uint8; one picture at a time$"),
     ],
 )
 def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) -> None:

@@ -11,8 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from fakes_pipeline import PaintedEngines
 
 import facetrack
+from facetrack.pipeline.doctor import examine
 from facetrack.pipeline.talk import KERNEL_SOURCES, announce_compilation
 from facetrack.tracker import kernel_cache
 from facetrack.tracker.kernel_cache import choose_kernel_cache
@@ -110,13 +112,23 @@ def test_onnx_runtime_leaves_no_trace(tmp_path: Path) -> None:
     assert left_by(NETWORK, tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     for name in HOMES:
         monkeypatch.setenv(name, str(tmp_path / "file"))
     choose_kernel_cache()
     assert os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
+    announce_compilation()
+    told = capsys.readouterr().err
+    assert "at every start" in told
+    assert "set NUMBA_CACHE_DIR" in told
+    check = next(check for check in examine(PaintedEngines()) if check.subject == "compiled code")
+    assert check.status == "absent"
+    assert "every start compiles anew" in check.detail
+    assert check.remedy == "set NUMBA_CACHE_DIR to a folder of yours"
 
 
 def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from zlib import crc32
 
 TYPES = Path(__file__).with_name("kalman.py")
+PASSING = "facetrack-numba-"  # begins the name of a folder that lasts as long as its process
 
 
 def choose_kernel_cache() -> None:
@@ -20,8 +21,13 @@ def choose_kernel_cache() -> None:
         from platformdirs import user_cache_path
     except ImportError:  # no dependencies here, so no Numba either: a GPU machine that only runs engines
         return
-    folder = user_cache_path("facetrack", appauthor=False) / "numba" / _types()
-    os.environ["NUMBA_CACHE_DIR"] = str(_writable(folder))
+    folder = user_cache_path("facetrack", appauthor=False) / "numba"
+    os.environ["NUMBA_CACHE_DIR"] = str(_writable(folder / _types()))
+
+
+def is_passing() -> bool:
+    """Whether what is compiled is lost at the end, because the user's cache folder cannot be written."""
+    return Path(os.environ.get("NUMBA_CACHE_DIR", "")).name.startswith(PASSING)
 
 
 def _types() -> str:
@@ -43,6 +49,6 @@ def _writable(folder: Path) -> Path:
     import atexit
     import tempfile
 
-    passing = tempfile.TemporaryDirectory(prefix="facetrack-numba-")
+    passing = tempfile.TemporaryDirectory(prefix=PASSING)
     atexit.register(passing.cleanup)
     return Path(passing.name)

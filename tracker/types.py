@@ -58,8 +58,16 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
     if not isinstance(bgr, np.ndarray):
         raise ValueError(f"{wanted}, got {type(bgr).__name__}")  # noqa: TRY004 - as for any other wrong shape
     if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8 or not bgr.size:
-        raise ValueError(f"{wanted}, got {bgr.shape} of {bgr.dtype}; see cv2.cvtColor")
+        raise ValueError(f"{wanted}, got {bgr.shape} of {bgr.dtype}{_remedy(bgr)}")
     return bgr
+
+
+def _remedy(array: NDArray[Any]) -> str:
+    """How what is no picture may become one; OpenCV's conversions change channels and keep the dtype."""
+    depth = "" if array.dtype == np.uint8 else "; scale it to 0 .. 255, then .astype(np.uint8)"
+    if array.ndim > 3:
+        return f"{depth}; one picture at a time"
+    return depth if array.shape[2:] == (3,) else f"{depth}; for the channels see cv2.cvtColor"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

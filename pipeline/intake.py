@@ -1,0 +1,63 @@
+"""What a pipeline takes in: frames, looked at before any work is spent on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+
+from ..tracker.smooth import SmootherSettings
+from ..tracker.types import Frame
+
+log = logging.getLogger(__name__)
+
+LONGEST_STEP_S = SmootherSettings().restart_gap_s  # nothing is smoothed over a longer one
+LEAPS = 10  # longer ones in a row: a program's own times are not in seconds, or its frames not of one video
+
+
+def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Give the frames on; times that nothing can be smoothed by are told once.
+
+    Raises:
+        ValueError: something else came than a frame.
+    """
+    times = _Times(sourced=hasattr(frames, "kind"))
+    for frame in frames:
+        if not isinstance(frame, Frame):
+            raise ValueError(  # noqa: TRY004 - as for any other wrong value
+                f"frames: wanted Frame, got {type(frame).__name__}; make one of each picture, "
+                "Frame(index, time_s, taken_s, bgr), or give a single picture to Engines.detect"
+            )
+        times.look_at(frame)
+        yield frame
+
+
+class _Times:
+    """Watches how time goes on, and warns once: a program's own clock may be wrong, and smoothing is off then.
+
+    Args:
+        sourced: the frames are of a `Source`, which has its times in seconds: a time lapse may have a frame an hour.
+    """
+
+    def __init__(self, *, sourced: bool) -> None:
+        self._sourced = sourced
+        self._last_s: float | None = None
+        self._leaps = 0
+        self._told = False
+
+    def look_at(self, frame: Frame) -> None:
+        """Compare a frame's time with that of the one before."""
+        last_s, self._last_s = self._last_s, frame.time_s
+        if last_s is None or self._told:
+            return
+        step_s = frame.time_s - last_s
+        self._leaps = self._leaps + 1 if step_s > LONGEST_STEP_S else 0
+        if step_s <= 0:
+            self._tell(frame, f"is {frame.time_s:g} after {last_s:g}")
+        elif self._leaps == LEAPS and not self._sourced:
+            self._tell(
+                frame, f"has leapt by more than {LONGEST_STEP_S:g} s {LEAPS} times in a row; is it milliseconds?"
+            )
+
+    def _tell(self, frame: Frame, what: str) -> None:
+        self._told = True
+        log.warning("frame %d: time_s %s: wanted seconds, rising; without, nothing is smoothed", frame.index + 1, what)

@@ -1,0 +1,132 @@
+"""The threads of runs that are under way, and how they end: with their run, with its engines, or with the program.
+
+They are daemons, so that a camera that hangs in its driver keeps no process alive. But at the end of a program Python
+stops daemons where they next ask for the interpreter, before 3.14 by unwinding their stack: inside ONNX Runtime or
+OpenCV, whose C++ allows no such thing, that aborts the process. So none of them is at work any more by then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any
+
+from ..engines.backend import CLOSED
+from ..tracker.errors import BackendError
+from .channel import Channel
+
+log = logging.getLogger(__name__)
+CAPTURE_PATIENCE_S = 1.0  # how long whoever ends a run waits for a camera that gives no frame
+EXIT_PATIENCE_S = 10.0  # how long the program's end waits for stages, should a network hang
+
+Permits = SimpleQueue[None]  # a semaphore that no signal can interrupt half-way
+
+
+class ProgramEnds(BackendError):  # noqa: N818 - an end, not a fault
+    """The run has ended, for the program does."""
+
+
+@dataclass(eq=False, slots=True)
+class RunThreads:
+    """The threads of one run, the source's first, and the channel behind each of them.
+
+    Attributes:
+        aligner: that the run works with; whoever closes it ends the run.
+        permits: that the detect stage may be waiting for.
+    """
+
+    aligner: object
+    permits: Permits | None
+    threads: list[threading.Thread] = field(default_factory=list)
+    links: list[Channel[Any]] = field(default_factory=list)
+
+    def add(self, name: str, outbox: Channel[Any], target: Callable[..., None], *arguments: object) -> None:
+        """Take in the next stage; it works from `start` on."""
+        self.threads.append(threading.Thread(target=target, args=arguments, name=f"facetrack-{name}", daemon=True))
+        self.links.append(outbox)
+
+    def start(self) -> None:
+        """Let all stages begin."""
+        _under_way.add(self)
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Stop, for nobody wants results any more, and wait as `join` does."""
+        if self not in _under_way:
+            return  # the program's end has seen to it
+        _under_way.discard(self)
+        for link in self.links:
+            link.abandon()
+        self._let_detect_go()
+        self.join()
+
+    def cut(self, error: BaseException) -> None:
+        """Stop; whoever takes the results finds this error behind those that are there, unless they were the last."""
+        if not any(thread.is_alive() for thread in self.threads):
+            return  # or they are another process's, whose child this is: it may have held the channels' locks
+        self.links[-1].end(error)  # first: a stage whose inbox is gone ends its outbox as if all had been done
+        for link in self.links[:-1]:
+            link.abandon()
+        self._let_detect_go()
+
+    def join(self, until_s: float | None = None) -> None:
+        """Wait for the stages to finish what they are at, and a while for the source.
+
+        Args:
+            until_s: how long at most, by `time.monotonic`; None waits for the stages as long as they need.
+        """
+        for thread in self.threads:
+            if thread.ident is None or thread is threading.current_thread():  # it was never started, or asks for this
+                continue
+            left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
+            if thread is self.threads[0]:
+                left_s = CAPTURE_PATIENCE_S if left_s is None else min(left_s, CAPTURE_PATIENCE_S)
+            thread.join(left_s)
+        if self.threads[0].is_alive():
+            log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
+
+    def _let_detect_go(self) -> None:
+        if self.permits is not None:
+            self.permits.put(None)
+
+
+_under_way: set[RunThreads] = set()  # without a lock: a garbage collection may end a run while its thread held it
+
+
+def end_runs(aligner: object) -> None:
+    """End all runs that work with this aligner, for it will be closed; their callers' loops raise a `BackendError`."""
+    _cut([run for run in _under_way.copy() if run.aligner is aligner], lambda: BackendError(CLOSED), None)
+
+
+def stay_if_daemon() -> None:
+    """Wait for ever, in another thread than the main one: only daemons are left when the program ends.
+
+    Python would stop it at its next step anyway. What it did until then would be done by halves: if it told of an
+    error, the lock of stderr would stay with it, at which Python aborts.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()
+
+
+def _end_all() -> None:
+    """Called when all threads but daemons have ended, and before Python stops those."""
+    runs = _under_way.copy()
+    _under_way.clear()
+    _cut(runs, lambda: ProgramEnds("the program ends, and all runs with it"), EXIT_PATIENCE_S)
+
+
+def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], patience_s: float | None) -> None:
+    for run in runs:
+        run.cut(error())
+    until_s = None if patience_s is None else time.monotonic() + patience_s
+    for run in runs:
+        run.join(until_s)
+
+
+atexit.register(_end_all)
