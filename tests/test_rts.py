@@ -16,6 +16,7 @@ FPS = 30.0
 SIZE_PX = 150.0
 FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
 UPPER_LIDS = [37, 38, 43, 44]
+JAW = [5, 6, 7, 8, 9, 10, 11]
 CLEAR = np.full(68, 0.65, np.float32)
 
 
@@ -81,6 +82,43 @@ def test_one_point_at_uneven_times_is_filterpys_rts_smoother(maneuver: float) ->
     np.testing.assert_allclose(xy[:, 0, 0], wanted[:, 0], atol=1e-3)  # float32 results
     np.testing.assert_allclose(speed[:, 0, 0], wanted[:, 1], rtol=1e-4, atol=1e-2)
     np.testing.assert_allclose(xy[:, 0, 1], 5.0, atol=1e-6)
+
+
+def test_a_point_that_is_not_always_seen_is_filterpys_rts_smoother_without_those_measurements() -> None:
+    """Unseen it stays where its face, which rests, has it: a known displacement, for which filterpy has no room."""
+    settings = SmootherSettings(maneuver=np.inf, noisiest=1.0, rest_own=3.0, outlier=np.inf)
+    rng, score, smoother = np.random.default_rng(3), np.ones(68, np.float32), RtsSmoother(settings, 68)
+    times_s, path = np.cumsum(rng.uniform(0.01, 0.1, 60)), np.cumsum(rng.normal(0, 3, 60))
+    oracle, displaced = KalmanFilter(dim_x=2, dim_z=1), np.zeros((2, 1))
+    oracle.H, oracle.x, oracle.R = np.array([[1.0, 0.0]]), np.array([[path[0]], [0.0]]), (0.013 * SIZE_PX) ** 2
+    oracle.P = np.diag([oracle.R, (settings.first_speed * SIZE_PX) ** 2])
+    oracle.F, oracle.Q = np.eye(2), np.zeros((2, 2))
+    means, covariances, transitions, noises, known = [], [], [], [], []
+    for i, x in enumerate(path):
+        seen = i not in (8, 20, 21, 22, 40, 58, 59)
+        xy = FACE.astype(np.float32)
+        xy[30, 0] += x
+        score[30] = 0.1 if seen else 0.0
+        smoother.update(times_s[i], xy, score, SIZE_PX)
+        if i:
+            rest = np.array([[oracle.x[0, 0]], [0.0]])
+            dt = times_s[i] - times_s[i - 1]
+            oracle.F = np.array([[1, dt], [0, 1]])
+            oracle.Q = Q_discrete_white_noise(2, dt, (settings.rest_own * SIZE_PX) ** 2)
+            oracle.predict()
+            displaced = oracle.F @ displaced + (0 if seen else rest - oracle.x)
+            oracle.x = oracle.x if seen else rest
+            oracle.update(x if seen else None)
+        known.append(displaced[:, 0])
+        means.append(oracle.x[:, 0])
+        covariances.append(oracle.P)
+        transitions.append(oracle.F)
+        noises.append(oracle.Q)
+    linear, *_ = KalmanFilter(2, 1).rts_smoother(np.array(means) - known, np.array(covariances), transitions, noises)
+    xy, speed = smoother.take(60)
+    off, off_speed = xy[:, 30, 0] - FACE[30, 0] - (linear + known)[:, 0], speed[:, 30, 0] - (linear + known)[:, 1]
+    assert np.abs(off).max() < 0.03  # the face as a whole gives way to the point a little
+    assert np.abs(off_speed).max() < 5.0
 
 
 def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None:
@@ -184,6 +222,16 @@ def test_a_frame_at_the_time_of_the_last_one_changes_nothing_else() -> None:
     wanted, got = plain.take(60)[0], doubled.take(61)[0]
     np.testing.assert_allclose(np.delete(got, 50, 0), wanted, atol=1e-3)
     np.testing.assert_allclose(got[50], wanted[49], atol=1e-3)
+
+
+@pytest.mark.parametrize("frame", [40, 50, 59])
+def test_a_point_that_is_disbelieved_for_a_frame_leaves_the_others_where_they_were(frame: int) -> None:
+    """Its mouth opens slowly; in that one frame the point is put where its face, which rests, would have it."""
+    truth = still(60)
+    truth[:, JAW, 1] += np.arange(60)[:, None]
+    seen = measured(truth)
+    seen[frame, 8] += 0.5 * SIZE_PX
+    assert np.abs(np.delete(smoothed(seen) - truth, frame, 0)).max() < 2.0
 
 
 def test_nothing_crosses_a_new_start() -> None:

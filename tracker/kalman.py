@@ -34,7 +34,7 @@ class FilterState(NamedTuple):
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
     prior: Float64  # (N + 1, 3) `covariance` before the last measurement; infinite at a start
     shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y, and their speeds
-    own_step: Float64  # (N, 4) what it changed beside that
+    own_step: Float64  # (N, 4) what it changed beside that; 0 for a point that was not seen, or not believed
 
 
 def blank(points: int) -> FilterState:
@@ -254,7 +254,11 @@ def _correct(state: FilterState, step: Float64, i: int, x: float, y: float, gain
 
 @njit(cache=True, nogil=True)
 def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -> None:
-    """Let the points that were not seen, or not believed, make the motion that the others made since `start`."""
+    """Let the points that were not seen, or not believed, make the motion that the others made since `start`.
+
+    Nobody measured that: it is a displacement of the prediction, as in `coast`, and no part of `own_step`, which tells
+    a smoother about earlier frames.
+    """
     points = len(start)
     moved, unseen = np.empty((points, 2)), 0
     for i in range(points):
@@ -269,8 +273,6 @@ def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -
             for axis in range(2):
                 position = start[i, axis] + shared[i, axis]
                 velocity = shared[i, axis] / step if step > 0 else state.velocity[i, axis]
-                state.own_step[i, axis] = position - state.position[i, axis]
-                state.own_step[i, 2 + axis] = velocity - state.velocity[i, axis]
                 state.position[i, axis], state.velocity[i, axis] = position, velocity
 
 

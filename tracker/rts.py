@@ -132,7 +132,7 @@ def smooth_backward(
         covariance: (T, N + 1, 3) covariances after each measurement, as in `kalman.FilterState`.
         prior: (T, N + 1, 3) before it; infinite where the filter started anew.
         shared_step: (T, N, 4) what the measurement changed through the shared motion.
-        own_step: (T, N, 4) what it changed beside that.
+        own_step: (T, N, 4) what it changed beside that; 0 for a point without a measurement, wherever it was carried.
     Source: Bar-Shalom et al. 2001, Eq. 8.6.2-9 and 8.6.2-12, once for each of the two parts.
     """
     frames, points = len(position), position.shape[1]
