@@ -54,6 +54,51 @@ def test_the_pose_of_a_projected_head_is_found(rotation: tuple[float, ...], tran
     np.testing.assert_allclose(pose.translation_mm, translation, atol=0.3)
 
 
+@pytest.mark.parametrize("distance_mm", [120.0, 600.0, 5000.0])
+@pytest.mark.parametrize("yaw", [-1.57, -1.0, 0.0, 0.6, 1.57])
+@pytest.mark.parametrize("roll", np.arange(-3, 4))
+def test_a_head_is_found_however_it_is_turned_and_wherever_it_is(distance_mm: float, yaw: float, roll: int) -> None:
+    for pitch, right, down in ((-0.6, 0, 0), (0.4, 0.6, -0.5), (0.0, -1.5, 1.0)):  # the last one far outside the frame
+        attitude = Rotation.from_euler("z", roll) * Rotation.from_euler("XYZ", (pitch, yaw, 0))
+        place = np.array([right, down, 1.0]) * distance_mm
+        pixels, _ = cv2.projectPoints(MEAN_FACE_MM, attitude.as_rotvec(), place, camera_matrix(SIZE), None)
+        pose = head_pose(pixels[:, 0], SIZE)
+        assert pose is not None
+        off = Rotation.from_matrix(rotation_matrix(pose.rotation_rad)).inv() * attitude
+        assert off.magnitude() < 1e-3
+        np.testing.assert_allclose(pose.translation_mm, place, rtol=1e-3, atol=1e-3 * distance_mm)
+
+
+@pytest.mark.parametrize("room", [1.2, 1.6, 2.5])
+def test_a_face_that_fills_its_picture_is_no_head_turned_away(room: float) -> None:
+    """Heads that are not quite the mean face, taken from afar; the camera that is assumed would be close to them."""
+    rng = np.random.default_rng(1)
+    for _ in range(100):
+        rotation, head = rng.uniform(-1, 1, 3) * [0.4, 0.7, 0.5], MEAN_FACE_MM + rng.normal(0, 3, (68, 3))
+        seen = head @ Rotation.from_euler("XYZ", rotation).as_matrix().T
+        xy = (seen - seen.mean(0))[:, :2] + room * np.ptp(seen[:, :2], axis=0).max() / 2
+        pose = head_pose(xy.astype(np.float32), (round(2 * xy.mean()), round(2 * xy.mean())))
+        assert pose is not None
+        off = Rotation.from_euler("XYZ", pose.rotation_rad).inv() * Rotation.from_euler("XYZ", rotation)
+        assert np.degrees(off.magnitude()) < 25
+
+
+def test_turning_the_picture_about_its_middle_turns_the_head_about_the_cameras_axis() -> None:
+    noise = np.random.default_rng(5).normal(0, 3, (68, 2))
+    middle = camera_matrix(SIZE)[:2, 2]
+    upright = projected(MEAN_FACE_MM, (0.2, 0.3, 0.1), (80, 50, 400)) + noise - middle
+    before = head_pose(upright + middle, SIZE)
+    assert before is not None
+    for roll in np.linspace(-np.pi, np.pi, 25):
+        turn = Rotation.from_euler("z", roll).as_matrix()
+        after = head_pose(upright @ turn[:2, :2].T + middle, SIZE)
+        assert after is not None
+        np.testing.assert_allclose(
+            rotation_matrix(after.rotation_rad), turn @ rotation_matrix(before.rotation_rad), atol=1e-4
+        )
+        np.testing.assert_allclose(after.translation_mm, turn @ before.translation_mm, atol=0.05)
+
+
 @pytest.mark.parametrize("size", [(480, 640), (1080, 1920), (3000, 4000), (6000, 8000), (240, 40000)])
 def test_a_face_far_away_has_the_right_pose_or_none(size: tuple[int, int]) -> None:
     found = []

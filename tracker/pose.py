@@ -53,13 +53,18 @@ MEAN_FACE_MM: Float64 = frozen_array(
 # a jaw opened by 20 degrees passes for 3 degrees of pitch and 23 mm of depth at 600 mm, with these for none.
 _RIGID: Int64 = np.array([0, 1, 2, 3, 13, 14, 15, 16, *range(27, 36), 36, 39, 42, 45])
 _RIGID_MM: Float64 = MEAN_FACE_MM[_RIGID]
+_Seat = tuple[Float64, Float64]  # a head's rotation vector and place, each (3, 1), as OpenCV has them
 
 # Of a turned head annotators and networks mark the outline that is seen, not the jaw behind it: with the far side's
 # contour a yaw of 65 degrees passes for 45. Up to the first of these yaws all of `_RIGID` count, from the second on
 # none of the far side's contour, and between them the attitude goes over from one fit to the other.
-_FAR_RIGHT, _FAR_LEFT = (0, 1, 2, 3), (13, 14, 15, 16)  # of a head turned to its right (a positive yaw), its left
+_NOT_FAR_RIGHT = np.flatnonzero(_RIGID > 3)  # what counts of a head turned to its right (a positive yaw)
+_NOT_FAR_LEFT = np.flatnonzero((_RIGID < 13) | (_RIGID > 16))
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
+BESIDE = (
+    0.25  # distance of the pixels from the fitted model, over their spread: that of real faces is 0.15, at most 0.29
+)
 FLATTEST = 0.02  # width over length of the points' cloud below which a line, not a face, was given
 NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen from the front an eye has 0.18
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
@@ -103,10 +108,9 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
 def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None = None) -> Pose | None:
     """Fit the mean face to 68 landmarks and give the head's place and attitude.
 
-    The fit is the global optimum over the points that no expression moves, found without a starting guess, so
-    it depends on this frame alone. Of a head turned by 40 degrees and more the far side's contour does not count.
-    Against MediaPipe's face mesh on AFW, HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40, 3.3
-    beyond.
+    Fitted to the points that no expression moves, without a starting guess, so it depends on this frame alone. Of a
+    head turned by 40 degrees and more the far side's contour does not count. Against MediaPipe's face mesh on AFW,
+    HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40, 3.3 beyond.
 
     Args:
         xy: (68, 2) ibug68 points in frame pixels; they may lie outside the frame.
@@ -114,7 +118,7 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
         intrinsics: of the camera, at this size or another of the same aspect; default: `camera_matrix`, no distortion.
     Returns:
         The pose, or None where the points say nothing about a head: one of them is not finite, they fall
-        together or on one line, or only a head behind the camera or tens of metres away would fit.
+        together or on one line, or only a head behind the camera would fit.
     Raises:
         ValueError: xy is not (68, 2), or the size is not positive.
         ConfigError: the frame has another aspect than the intrinsics.
@@ -133,24 +137,70 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
     pose = _fit(_RIGID_MM, rigid, camera)
     if pose is None or abs(pose.rotation_rad[1]) < _TURNING_RAD[0] / 2:
         return pose
-    seen = ~np.isin(_RIGID, _FAR_RIGHT if pose.rotation_rad[1] > 0 else _FAR_LEFT)
+    seen = _NOT_FAR_RIGHT if pose.rotation_rad[1] > 0 else _NOT_FAR_LEFT
     turned = _fit(_RIGID_MM[seen], rigid[seen], camera)
     return pose if turned is None else _between(pose, turned)
 
 
 def _fit(model_mm: Float64, pixels: Float64, camera: Float64) -> Pose | None:
-    """The pose that lays a model (P, 3) over pixels (P, 2); None where it would be behind the camera, or too far away.
+    """The pose that lays a model (P, 3) over pixels (P, 2); None where it would be behind the camera.
 
-    OpenCV refuses, with an assertion, points that span less than a hundredth of the focal length.
+    SQPNP needs no start, but the error that it minimises shrinks with the distance. No face is just the mean face, and
+    mostly the camera is only assumed: then its minimum is now and then a head turned away at arm's length. What it
+    lays far beside the pixels is fitted in the picture instead, from the pose that it would have from afar.
     """
+    seat = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_SQPNP)
+    error = math.inf if seat is None else _error(seat, model_mm, pixels, camera)
+    if error > BESIDE * _spread(pixels):
+        start = _from_afar(model_mm, pixels, camera)
+        other = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_ITERATIVE, start)
+        if other is not None and _error(other, model_mm, pixels, camera) < error:
+            seat = other
+    if seat is None:
+        return None
+    matrix, _ = cv2.Rodrigues(seat[0])
+    return Pose(seat[1][:, 0], euler_angles(matrix.astype(np.float64)))
+
+
+def _solved(
+    model_mm: Float64, pixels: Float64, camera: Float64, method: int, start: _Seat | None = None
+) -> _Seat | None:
+    """What one of OpenCV's methods finds; SQPNP refuses points that span less than a hundredth of the focal length."""
+    turn, shift = (None, None) if start is None else start
     try:
-        found, turn, shift = cv2.solvePnP(model_mm, pixels, camera, None, flags=cv2.SOLVEPNP_SQPNP)
+        found, turned, moved = cv2.solvePnP(model_mm, pixels, camera, None, turn, shift, start is not None, method)
     except cv2.error:
         return None
-    if not found or not np.isfinite(shift).all() or shift[2, 0] <= 0:
+    if not found or not np.isfinite(moved).all() or moved[2, 0] <= 0:
         return None
-    matrix, _ = cv2.Rodrigues(turn)
-    return Pose(shift[:, 0].astype(np.float64), euler_angles(matrix.astype(np.float64)))
+    return turned.astype(np.float64), moved.astype(np.float64)
+
+
+def _error(seat: _Seat, model_mm: Float64, pixels: Float64, camera: Float64) -> float:
+    """Root of the mean squared distance of the model from the pixels in the picture, px."""
+    seen, _ = cv2.projectPoints(model_mm, *seat, camera, None)
+    return float(cv2.norm(seen[:, 0], pixels)) / math.sqrt(len(pixels))
+
+
+def _spread(pixels: Float64) -> float:
+    """Root of the mean squared distance from their mean, px."""
+    return math.hypot(*pixels.std(0))
+
+
+def _from_afar(model_mm: Float64, pixels: Float64, camera: Float64) -> _Seat:
+    """The pose under weak perspective: to a camera far away a picture has no depth.
+
+    Source: Horaud et al., "Object pose: the link between weak perspective, paraperspective, and full perspective",
+        IJCV 1997.
+    """
+    middle = model_mm.mean(0)
+    seen = (pixels - camera[:2, 2]) / camera[[0, 1], [0, 1]]  # at depth 1
+    _, moves = cv2.solve(model_mm - middle, seen - seen.mean(0), flags=cv2.DECOMP_QR)  # 3, 2: by a millimetre each
+    scales, left, right = cv2.SVDecomp(moves.T)  # OpenCV's, for the memory that LAPACK takes at its first call
+    across = left @ right  # 2, 3: the nearest two of length 1 at right angles
+    matrix = np.vstack((across, np.cross(across[0], across[1])))
+    place = np.append(seen.mean(0), 1.0) / scales.mean() - matrix @ middle
+    return cv2.Rodrigues(matrix)[0].astype(np.float64), place[:, None]
 
 
 def _between(straight: Pose, turned: Pose) -> Pose:
