@@ -8,7 +8,7 @@ from filterpy.kalman import KalmanFilter
 from facetrack.tracker import kalman
 from facetrack.tracker.errors import ConfigError
 from facetrack.tracker.metrics import jitter, lag
-from facetrack.tracker.pose import MEAN_FACE_MM
+from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
 from facetrack.tracker.smooth import Smoother, SmootherSettings, warm_up
 from facetrack.tracker.types import Float32, Float64
 
@@ -31,10 +31,10 @@ def measured(truth: Float64, seed: int = 0, louder: float = 1.0) -> Float32:
     return (truth + louder * (own + shared)).astype(np.float32)
 
 
-def smoothed(seen: Float32, settings: SmootherSettings | None = None) -> Float32:
+def smoothed(seen: Float32, settings: SmootherSettings | None = None, fps: float = FPS) -> Float32:
     smoother = Smoother(settings or SmootherSettings(), seen.shape[1])
     score = np.full(seen.shape[1], CLEAR[0])
-    return np.stack([smoother.update(i / FPS, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
+    return np.stack([smoother.update(i / fps, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
 def riding(px_per_frame: float) -> Float64:
@@ -268,12 +268,50 @@ def test_a_face_with_no_point_seen_coasts() -> None:
     np.testing.assert_array_equal(seen.update(0.8, FACE, 0 * CLEAR, SIZE_PX), coasted.coast(0.8))
 
 
-def test_an_outlier_is_not_believed_for_two_frames() -> None:
-    seen = still(40).astype(np.float32)
+@pytest.mark.parametrize(("fps", "frames"), [(15, 1), (25, 2), (30, 2), (60, 4), (120, 8)])
+def test_an_outlier_is_not_believed_for_60_ms(fps: float, frames: int) -> None:
+    seen = still(60).astype(np.float32)
     seen[30:, 30, 0] += 0.3 * SIZE_PX
-    x = smoothed(seen)[:, 30, 0] - FACE[30, 0]
-    assert np.abs(x[30:32]).max() < 0.5
-    assert x[32] > 0.29 * SIZE_PX
+    x = smoothed(seen, fps=fps)[:, 30, 0] - FACE[30, 0]
+    assert np.abs(x[30 : 30 + frames]).max() < 0.5
+    assert x[30 + frames] > 0.29 * SIZE_PX
+
+
+@pytest.mark.parametrize("fps", [8.0, 15.0, 25.0, 30.0, 60.0])
+def test_what_hides_a_third_of_the_face_for_a_frame_leaves_no_trace(fps: float) -> None:
+    truth = still(60)
+    seen = measured(truth)
+    seen[40, 48:] += np.random.default_rng(0).choice([-0.35, 0.35], (20, 2)) * SIZE_PX
+    assert np.abs(smoothed(seen, fps=fps) - truth)[20:].max() < 1.0
+
+
+@pytest.mark.parametrize("fps", [2.0, 3.0, 6.0, 10.0])
+def test_a_mouth_that_opens_between_two_frames_is_believed_at_once(fps: float) -> None:
+    """By 0.23 of the face's size; half a second later it is closed again."""
+    truth = still(40)
+    truth[20:22, LOWER_LIP_AND_JAW, 1] += 35
+    assert np.abs(smoothed(measured(truth), fps=fps) - truth)[5:].max() < 3.0
+
+
+def test_after_a_pause_a_point_may_be_anywhere_in_the_face() -> None:
+    """Nobody has seen it for as long as it takes to go there."""
+    smoother = Smoother(SmootherSettings(), 68)
+    for i in range(20):
+        smoother.update(i / FPS, FACE, CLEAR, SIZE_PX)
+    for i in range(20, 26):
+        smoother.coast(i / FPS)
+    after = FACE.copy()
+    after[30, 0] += 0.4 * SIZE_PX
+    np.testing.assert_allclose(smoother.update(26 / FPS, after, CLEAR, SIZE_PX)[0], after, atol=1.0)
+
+
+@pytest.mark.parametrize("yaw_deg", [30, 50, 80])
+@pytest.mark.parametrize("fps", [10.0, 25.0, 60.0])
+def test_a_cut_to_another_attitude_of_the_face_is_followed_in_its_first_frame(yaw_deg: float, fps: float) -> None:
+    truth = still(60)
+    turned = MEAN_FACE_MM @ rotation_matrix(np.radians([10, yaw_deg, 5])).T
+    truth[30:] = turned[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [330, 250]
+    assert np.abs(smoothed(measured(truth), fps=fps) - truth)[29:33].max() < 2.5
 
 
 def test_a_point_that_was_believed_once_too_often_does_not_fly_on() -> None:
@@ -439,7 +477,7 @@ def test_coasting_needs_a_measurement_and_a_smoother_needs_points() -> None:
         Smoother(SmootherSettings(), 0)
 
 
-@pytest.mark.parametrize("bad", [{"noise": 0.0}, {"noisiest": 0.5}, {"outlier_frames": -1}, {"moving_s": np.nan}])
+@pytest.mark.parametrize("bad", [{"noise": 0.0}, {"noisiest": 0.5}, {"outlier_s": -1.0}, {"moving_s": np.nan}])
 def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         SmootherSettings(**bad)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .types import Float64, Int64
+from .types import Float64
 
 CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard normal numbers
 STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
@@ -30,7 +30,8 @@ class FilterState(NamedTuple):
     velocity: Float64  # (N, 2) px/s
     covariance: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
     moving: Float64  # (N + 1,) 1 at a movement, fading to 0
-    doubted: Int64  # (N,) frames for which a point has been an outlier
+    unbelieved_s: Float64  # (N,) since the last measurement of a point that was believed
+    doubted_s: Float64  # (N,) what that was when a point was first an outlier; 0 if it is none
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
     prior: Float64  # (N + 1, 3) `covariance` before the last measurement; infinite at a start
     shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y, and their speeds
@@ -44,7 +45,8 @@ def blank(points: int) -> FilterState:
         velocity=np.zeros((points, 2)),
         covariance=np.zeros((points + 1, 3)),
         moving=np.zeros(points + 1),
-        doubted=np.zeros(points, np.int64),
+        unbelieved_s=np.zeros(points),
+        doubted_s=np.zeros(points),
         recent=np.zeros((2, points, 2)),
         prior=np.zeros((points + 1, 3)),
         shared_step=np.zeros((points, 4)),
@@ -65,7 +67,9 @@ class Tuning(NamedTuple):
     moving_s: float
     maneuver: float
     outlier_px2: float
-    outlier_frames: int
+    outlier_speed_px2: float  # per s^2
+    outlier_spread: float
+    outlier_s: float
     jump_px2: float
     least_step_s: float  # a speed is read from no shorter step
 
@@ -89,7 +93,7 @@ def begin(state: FilterState, measured: Float64, score: Float64, speed: float, t
     for i in range(points):
         state.covariance[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
         precision += 1 / state.covariance[i, 0]
-        state.doubted[i] = 0
+        state.unbelieved_s[i], state.doubted_s[i] = 0.0, 0.0
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
@@ -156,15 +160,19 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
     step = dt if dt >= tuning.least_step_s else 0.0
     _follow_maneuver(state, points, moved_px2, shared_variance, step, tuning.maneuver)
     gains = _gains(state, points, shared_variance)
+    off_px2 = np.empty(points)
     for i in range(points):
         _correct(state, state.shared_step, i, shared[i, 0], shared[i, 1], gains)
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         u, v = measured[i, 0] - carried[i, 0] - shared[i, 0], measured[i, 1] - carried[i, 1] - shared[i, 1]
-        if variance[i] < np.inf and _is_outlier(state, i, min(x**2 + y**2, u**2 + v**2), tuning):
-            variance[i] = np.inf  # as good as unseen
+        off_px2[i] = min(x**2 + y**2, u**2 + v**2)
+    _disbelieve(state, off_px2, variance, tuning)
+    for i in range(points):
         if variance[i] < np.inf:
+            x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
             _follow_maneuver(state, i, x**2 + y**2, variance[i], step, tuning.maneuver)
             _correct(state, state.own_step, i, x, y, _gains(state, i, variance[i]))
+            state.unbelieved_s[i], state.doubted_s[i] = 0.0, 0.0
     _carry(state, start, variance, step)
     return True
 
@@ -191,6 +199,7 @@ def _predict(state: FilterState, dt: float, tuning: Tuning) -> None:
     for i in range(points):
         state.position[i, 0] += dt * state.velocity[i, 0]
         state.position[i, 1] += dt * state.velocity[i, 1]
+        state.unbelieved_s[i] += dt
     calmer = math.exp(-dt / tuning.moving_s)
     for row in range(points + 1):
         rest = tuning.rest_own if row < points else tuning.rest_shared
@@ -277,9 +286,28 @@ def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -
 
 
 @njit(cache=True, nogil=True)
-def _is_outlier(state: FilterState, i: int, innovation_px2: float, tuning: Tuning) -> bool:
-    state.doubted[i] = state.doubted[i] + 1 if innovation_px2 > tuning.outlier_px2 else 0
-    return bool(0 < state.doubted[i] <= tuning.outlier_frames)
+def _disbelieve(state: FilterState, off_px2: Float64, variance: Float64, tuning: Tuning) -> None:
+    """Give the points that cannot be where they were measured an infinite variance: they are as good as unseen.
+
+    Args:
+        state: tells how long ago each was last believed.
+        off_px2: (N,) squared distances from where their face would have carried them.
+        variance: (N,) of a coordinate of the measurement; changes.
+        tuning: of this face.
+    """
+    seen, count = np.empty(len(off_px2)), 0
+    for i in range(len(off_px2)):
+        if variance[i] < np.inf:
+            seen[count] = off_px2[i]
+            count += 1
+    usual_px2 = tuning.outlier_spread**2 * median(seen, count)
+    for i in range(len(off_px2)):
+        possible_px2 = tuning.outlier_speed_px2 * state.unbelieved_s[i] ** 2
+        if off_px2[i] > max(tuning.outlier_px2, usual_px2, possible_px2):
+            if state.doubted_s[i] == 0:
+                state.doubted_s[i] = state.unbelieved_s[i]
+            if state.unbelieved_s[i] - state.doubted_s[i] < tuning.outlier_s:
+                variance[i] = np.inf
 
 
 @njit(cache=True, nogil=True)
