@@ -33,6 +33,7 @@ from .sidecar import (
     whose_table,
     why_not_finished,
     write_sidecar,
+    written_by_others,
 )
 from .sinks import exist_already, make_folder, part_of
 from .source import Source, counted, is_same_file, is_url, without_credentials
@@ -312,10 +313,16 @@ class _Run:
         if len(missing) == len(self.outputs.files(self.task)):
             return False
         table, sidecar = self.outputs.table(self.task), self.outputs.sidecar(self.task)
+        video = self.outputs.video_file(self.task) if self.outputs.video else None
+        for file in written_by_others(table, sidecar, video):
+            raise SinkError(
+                f"{file}: was not written by facetrack, and --resume replaces nothing else; move it, choose another "
+                "--out, or have it replaced with --overwrite"
+            )
         other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
         if other:
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders")
-        files = {"table": table} | ({"video": self.outputs.video_file(self.task)} if self.outputs.video else {})
+        files = {"table": table} | ({"video": video} if video is not None else {})
         reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, files)
         if reason:
             log.warning("%s: done again: %s", table, reason)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
-from .csv_sink import SCHEMA
+from .csv_sink import SCHEMA, is_table
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
@@ -189,6 +189,46 @@ def _are_failures(found: Any) -> bool:
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("place", "reason"))
         for entry in found
     )
+
+
+def written_by_others(table: Path, path: Path, video: Path | None) -> list[Path]:
+    """Those of a table, its sidecar and its video that are there and that no run of ours has left.
+
+    An interruption may leave a video, or a sidecar that cannot be read, beside a table alone. An empty file holds
+    nothing that could be lost.
+
+    Args:
+        table, path: the table and its sidecar.
+        video: None where none is to be written.
+    """
+    ours = _begins_as_ours(table)
+    others = [] if ours is not False else [table]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        has_video = bool(ours)
+    except (OSError, ValueError, RecursionError):
+        has_video = bool(ours)
+        others += [path] * (not has_video and _holds_something(path))
+    else:
+        known = isinstance(found, dict) and found.keys() >= {"schema", "facetrack"}
+        others += [path] * (not known)
+        has_video = known and isinstance(found.get("settings"), dict) and found["settings"].get("video") is True
+    if video is not None and not has_video and _holds_something(video):
+        others.append(video)
+    return others
+
+
+def _begins_as_ours(table: Path) -> bool | None:
+    """Whether a table is one of ours; None where there is none."""
+    try:
+        return is_table(table) if table.is_file() else None
+    except OSError:
+        return False
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def whose_table(path: Path, origin: Origin, input_path: str) -> str:

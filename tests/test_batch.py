@@ -597,6 +597,56 @@ def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_p
     assert len(rows(out / "clip.csv")) == 6
 
 
+OPENFACE_HEADER = b"frame,face_id,timestamp,confidence,success,gaze_0_x"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clip.csv", OPENFACE_HEADER),
+        ("clip.csv", b"time;speaker\n"),
+        ("clip.json", b'{"fps": 25}'),
+        ("clip.json", b"[]"),
+        ("clip.json", b'{"a": 1}\n{"a": 2}\n'),
+        ("clip.mp4", b"the recording as it was sent"),
+    ],
+)
+@pytest.mark.parametrize("after", ["nothing", "a table"])
+def test_resume_replaces_no_file_that_is_not_facetracks(name: str, content: bytes, after: str, tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    out.mkdir()
+    if after == "a table":
+        assert track([recording], Outputs(out)) == []
+        if name == "clip.json" and content.startswith(b'{"a"'):
+            (out / "clip.csv").write_bytes(OPENFACE_HEADER)  # a sidecar of ours may have been damaged
+    (out / name).write_bytes(content)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    (failure,) = track([recording], Outputs(out, video=True, existing="resume"))
+    assert "was not written by facetrack" in failure.reason
+    assert failure.reason.endswith("choose another --out, or have it replaced with --overwrite")
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
+
+
+@pytest.mark.parametrize("lost", [["clip.json"], ["clip.csv"], ["clip.csv", "clip.json", "clip.mp4"], ["clip.mp4"]])
+def test_resume_does_again_what_an_interruption_has_left_without_the_rest(lost: list[str], tmp_path: Path) -> None:
+    """A table and its video get their names one after the other, and then their sidecar."""
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    outputs = Outputs(out, video=True, existing="resume")
+    assert track([recording], outputs) == []
+    for name in lost:
+        (out / name).unlink()
+    assert track([recording], outputs) == []
+    assert {file.name for file in out.iterdir()} == {"clip.csv", "clip.json", "clip.mp4"}
+
+
+def test_resume_does_tables_of_pictures_again_too(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    track([folder], Outputs(tmp_path / "out"))
+    (tmp_path / "out/shots.json").unlink()
+    assert track([folder], Outputs(tmp_path / "out", existing="resume")) == []
+
+
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
