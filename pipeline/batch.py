@@ -424,10 +424,10 @@ class _Run:
         return f"{line} -> {self.outputs.table(self.task)}"
 
     def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:
-        """Of pictures those without rows; of a video none: its damage is told, and all else has its rows."""
+        """Of pictures those without rows; of a video none: its flaws are told, and all else has its rows."""
         if holds_pictures(self.task.spec):
             return [Failure(f"{self.task.spec}: {name}", reason, in_part=True) for name, reason in failed]
         if failed:
             places = counted(len(failed), "place")
-            log.warning("%s: damaged in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
+            log.warning("%s: flawed in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
         return []

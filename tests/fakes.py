@@ -258,6 +258,17 @@ def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: V
     return path
 
 
+def two_in_one(path: Path, first: tuple[int, int], then: tuple[int, int], source: PaintedSource) -> Path:
+    """A recording of a source whose size, (height, width), changes from one to the other after half of its frames."""
+    half = source.count // 2
+    parts = []
+    for (height, width), frames in ((first, range(half)), (then, range(half, source.count))):
+        pictures = [cv2.resize(source.picture(i), (width, height), interpolation=cv2.INTER_AREA) for i in frames]
+        parts.append(write_video(path, pictures).read_bytes())
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 def grey(height: int = 120, width: int = 160) -> UInt8:
     """A picture of one grey, read-only."""
     bgr = np.full((height, width, 3), 90, np.uint8)

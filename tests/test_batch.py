@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, feeding, make_face, make_result, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, feeding, make_face, make_result, two_in_one, write_video
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
 from facetrack.engines.card import Weights
@@ -37,6 +37,7 @@ from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.sidecar import identify_input, models_that_run, where
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
+from facetrack.tracker.intrinsics import Intrinsics
 from facetrack.tracker.types import Frame, Result
 
 MOVING = PaintedSource(count=24, faces=(PaintedFace(velocity=(30.0, 0.0)),))
@@ -204,6 +205,20 @@ def test_progress_counts_the_frames(video: Path, tmp_path: Path) -> None:
     assert notes.frames == [MOVING.count]
     assert notes.advances == MOVING.count
     assert "24 frames, 24 with a face" in notes.lines[0]
+
+
+@pytest.mark.parametrize("smooth", ["kalman", "rts"])
+def test_a_video_that_is_turned_in_the_middle_is_tracked_to_its_end_whatever_is_written(
+    smooth: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording = two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), PaintedSource(count=12))
+    columns = TableOptions(intrinsics=Intrinsics((240, 320), 300.0, 300.0, 160.0, 120.0))
+    outputs = Outputs(tmp_path / "out", video=True, columns=columns)
+    assert track([recording], outputs, choices=Choices(smooth=smooth)) == []
+    assert "turned.ts: flawed in 1 place, at first frame 7 (0.200 s): its size changes to 240x320" in caplog.text
+    assert len({row["frame"] for row in rows(tmp_path / "out/turned.csv")}) == 12
+    with open_source(tmp_path / "out/turned.mp4") as source:
+        assert len(list(source)) == 12
 
 
 # pictures

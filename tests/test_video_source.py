@@ -19,6 +19,7 @@ from fakes import (
     noise,
     quadrants,
     read_landmarks,
+    two_in_one,
     write_no_frames,
     write_video,
 )
@@ -98,6 +99,31 @@ def test_a_recording_of_two_that_were_put_together_takes_as_long_as_both(tmp_pat
     path = write_video(tmp_path / "half.ts", noise(15))
     path.write_bytes(path.read_bytes() * 2)
     np.testing.assert_allclose(times(open_source(path)), np.arange(30) / 30, atol=1e-4)
+
+
+@pytest.mark.parametrize("then", [(120, 160), (480, 640), (118, 158)])
+def test_pictures_that_grow_or_shrink_in_the_middle_have_the_scale_of_the_first(
+    tmp_path: Path, then: tuple[int, int]
+) -> None:
+    """As of a call (WebRTC), whose line gets better or worse."""
+    painted = PaintedSource(count=12, faces=[PaintedFace((120, 100), (60, 30), 110)])
+    with open_source(two_in_one(tmp_path / "call.ts", (240, 320), then, painted)) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [(240, 320)] * 12
+    assert source.failed == []
+    for frame in frames:
+        np.testing.assert_allclose(read_landmarks(frame.bgr), painted.truth(frame.index)[0], atol=2.5)
+
+
+def test_pictures_of_another_aspect_are_fitted_into_the_first_and_it_is_told_where_they_begin(tmp_path: Path) -> None:
+    painted = PaintedSource(count=12)
+    with open_source(two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), painted)) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [(240, 320)] * 12
+    assert [name[:7] for name, _ in source.failed] == ["frame 7"]
+    assert source.failed[0][1] == "its size changes to 240x320, which is fitted into the first one's 320x240"
+    assert frames[6].bgr[:, :60].max() < 30  # black beside
+    assert read_landmarks(frames[6].bgr) is not None
 
 
 def test_frames_without_time_stamps_follow_each_other_by_the_frame_rate(tmp_path: Path) -> None:
@@ -400,6 +426,18 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.2") as source:
         frames = list(source)
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
+
+
+@pytest.mark.parametrize(("size", "noted"), [((32, 48), 0), ((96, 64), 1)])
+def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
+    clip: Path, size: tuple[int, int], noted: int, tmp_path: Path
+) -> None:
+    other = write_video(tmp_path / "other.mkv", noise(4, *size), VideoRecipe("ffv1", "bgr0", options={}))
+    frames: list[Frame] = []
+    with live(Plugs(clip, other)) as source, pytest.raises(SourceError, match="lost after frame 8"):
+        frames.extend(source)
+    assert [frame.size for frame in frames] == [(64, 96)] * 8
+    assert [name[:7] for name, _ in source.failed] == ["frame 5"] * noted
 
 
 @pytest.mark.parametrize("fail", [0, 2])
