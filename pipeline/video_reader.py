@@ -372,7 +372,10 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
 
     The display matrix maps stored (p, q) to shown (x, y) = (a p + c q, b p + d q).
     """
-    matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
+    try:
+        matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
+    except ValueError:  # PyAV gives none where one has a kind that it does not know, such as a camera's EXIF
+        return {90: (True, 0), 180: (False, -1), 270: (True, 1)}.get(picture.rotation % 360, (False, None))
     if matrix is None:
         return False, None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -190,6 +191,13 @@ def quadrants(height: int = 64, width: int = 96) -> UInt8:
     bgr[:half_y, :half_x], bgr[:half_y, half_x:] = (0, 0, 255), (0, 255, 0)
     bgr[half_y:, :half_x], bgr[half_y:, half_x:] = (255, 0, 0), (255, 255, 255)
     return bgr
+
+
+def jpeg_with_orientation(bgr: UInt8, orientation: int) -> bytes:
+    """A JPEG whose EXIF says how it lies: 1 upright, 3 upside down, 6 and 8 to be turned clockwise and the other way."""
+    jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + bytes(4)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
 
 
 def noise(count: int, height: int = 64, width: int = 96) -> list[UInt8]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from fakes import (
+    jpeg_with_orientation,
     quadrants,
 )
 
@@ -105,10 +105,7 @@ def test_16_bit_grey_and_alpha_pictures_become_bgr(tmp_path: Path, suffix: str, 
 
 def test_the_cameras_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     stored = quadrants()
-    jpeg = cv2.imencode(".jpg", stored)[1].tobytes()
-    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, 6) + bytes(4)  # 6: turn clockwise to show
-    exif = b"Exif\0\0" + tiff
-    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    (tmp_path / "a.jpg").write_bytes(jpeg_with_orientation(stored, 6))  # turn clockwise to show
     with open_source(tmp_path / "a.jpg") as source:
         (frame,) = source
     assert frame.size == (96, 64)

@@ -16,6 +16,7 @@ from fakes import (
     PaintedFace,
     PaintedSource,
     VideoRecipe,
+    jpeg_with_orientation,
     noise,
     quadrants,
     read_landmarks,
@@ -147,6 +148,30 @@ def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, mirror_x: b
     for y in (height // 4, 3 * height // 4):
         for x in (width // 4, 3 * width // 4):
             np.testing.assert_allclose(frame.bgr[y, x], shown[y, x], atol=12)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_the_orientation_that_a_camera_notes_in_each_picture_is_applied(
+    suffix: str, orientation: int, turns: int, tmp_path: Path
+) -> None:
+    """As old cameras write Motion JPEG, with EXIF, which PyAV does not know."""
+    stored = quadrants()
+    path = tmp_path / f"camera{suffix}"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "yuvj420p"
+        for index in range(3):
+            packet = av.Packet(jpeg_with_orientation(stored, orientation))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 30)
+            container.mux(packet)
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 3
+    shown = np.rot90(stored, turns)
+    for frame in frames:
+        assert frame.size == shown.shape[:2]
+        assert np.abs(frame.bgr.astype(int) - shown).mean() < 5  # JPEG smears a little at the edges
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 95), (37, 50), (2, 2), (241, 17)])
