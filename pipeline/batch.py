@@ -36,7 +36,7 @@ from .sidecar import (
     written_by_others,
 )
 from .sinks import exist_already, make_folder, part_of
-from .source import Source, counted, is_same_file, is_url, without_credentials
+from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .workers import run_jobs
@@ -318,6 +318,11 @@ class _Run:
             raise SinkError(
                 f"{file}: was not written by facetrack, and --resume replaces nothing else; move it, choose another "
                 "--out, or have it replaced with --overwrite"
+            )
+        if table.exists() and is_pipe(self.task.spec):
+            raise SinkError(
+                f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
+                "--out, or have it done with --overwrite"
             )
         other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
         if other:

@@ -103,6 +103,12 @@ def is_url(spec: str) -> bool:
     return bool(_URL.search(spec))
 
 
+def is_pipe(spec: str) -> bool:
+    """Whether a name is that of what another program writes while it is read, such as /dev/stdin behind a "|"."""
+    path = Path(spec)
+    return not is_url(spec) and (path.is_fifo() or path.is_char_device())
+
+
 def is_same_file(spec: str, file: Path) -> bool:
     """Whether a user's name for a source is that of this file, in whatever way both are written.
 

@@ -18,7 +18,7 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
-from .source import Decoder, Kind, Source, counted, is_url, without_credentials
+from .source import Decoder, Kind, Source, counted, is_pipe, is_url, without_credentials
 from .video_reader import demand_gpu, forget_address, not_on_gpu, why
 from .video_source import LiveSource, Retry, VideoSource
 
@@ -66,7 +66,7 @@ def open_source(
     path = Path(text)
     if path.is_dir():
         return open_folder(path)
-    if path.is_fifo() or path.is_char_device():  # such as /dev/stdin
+    if is_pipe(text):
         return _open_pipe(path, decoder, realtime=realtime)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)

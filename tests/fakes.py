@@ -194,7 +194,7 @@ def quadrants(height: int = 64, width: int = 96) -> UInt8:
 
 
 def jpeg_with_orientation(bgr: UInt8, orientation: int) -> bytes:
-    """A JPEG whose EXIF says how it lies: 1 upright, 3 upside down, 6 and 8 to be turned clockwise and the other way."""
+    """A JPEG whose EXIF says how it lies: 1 upright, 3 upside down, 6 to be turned clockwise, 8 counter-clockwise."""
     jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
     exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + bytes(4)
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]

@@ -694,6 +694,21 @@ def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
         assert track([pipe], Outputs(tmp_path / "table"), choices=hindsight) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_never_taken_for_what_came_through_it_before(tmp_path: Path) -> None:
+    one, two = (paint_video(tmp_path / f"{i}.ts", PaintedSource(count=i)).read_bytes() for i in (6, 7))
+    out = tmp_path / "out"
+    with feeding(tmp_path / "pipe", one) as pipe:
+        assert track([pipe], Outputs(out, existing="resume")) == []
+    (failure,) = track([pipe], Outputs(out, existing="resume"))  # which nobody has to write into
+    assert "of a pipe nobody can tell whether it is the same as before" in failure.reason
+    assert len(rows(out / "pipe.csv")) == 6
+    pipe.unlink()
+    with feeding(pipe, two):
+        assert track([pipe], Outputs(out, existing="overwrite")) == []
+    assert len(rows(out / "pipe.csv")) == 7
+
+
 SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"
 SHOWN_URL = "rtsp://host.org/s1/clip.mp4?pwd=&a=.b"
 
