@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
 from typing import Literal
@@ -324,11 +324,14 @@ class _Run:
                 f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
                 "--out, or have it done with --overwrite"
             )
-        other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
+        origin = replace(self.origin, input_before=identify_input(self.task.spec, tick_ns=1))
+        other = whose_table(sidecar, origin, self.input_path) if table.exists() else ""
         if other:
-            raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders")
+            gone = not is_url(other) and not Path(other).exists()
+            moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
+            raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
         files = {"table": table} | ({"video": video} if video is not None else {})
-        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, files)
+        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, origin, files)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False

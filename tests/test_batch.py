@@ -782,6 +782,42 @@ def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monk
     assert finished(["."], out)
 
 
+def test_resume_knows_a_project_that_was_moved_by_what_keeps_whole_seconds_alone(tmp_path: Path) -> None:
+    """As tar, scp -p and some file systems do."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    (before / "in").mkdir(parents=True)
+    clip = paint_video(before / "in/clip.mp4", PaintedSource(count=5))
+    shots = paint_pictures(before / "in/shots", PaintedSource(count=1), ["1.png"])
+    for file in (clip, shots / "1.png"):
+        os.utime(file, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+    track([clip, shots], Outputs(before / "out"))
+    before.rename(after)
+    for file in ("clip.mp4", "shots/1.png"):
+        os.utime(after / "in" / file, (1_700_000_000, 1_700_000_000))
+    assert finished([after / "in/clip.mp4", after / "in/shots"], after / "out")
+
+
+def test_resume_takes_a_sidecar_that_knows_its_input_to_the_nanosecond(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    content = sidecar(out / "clip.json")
+    content["input"]["digest"] = identify_input(str(recording), tick_ns=1)["digest"]
+    assert content["input"]["digest"] != identify_input(str(recording))["digest"]
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert finished([recording], out)
+
+
+def test_the_table_of_an_input_that_is_gone_is_kept_and_it_is_told_what_to_do_if_it_was_moved(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    (tmp_path / "there").mkdir()
+    moved = recording.rename(tmp_path / "there/clip.mp4")
+    os.utime(moved, (1, 1))
+    (failure,) = track([moved], Outputs(out, existing="resume"))
+    assert f"clip.csv: is the table of {recording.resolve()}; choose another --out" in failure.reason
+    assert failure.reason.endswith("; if this is what was there, changed since, have it done with --overwrite")
+
+
 @pytest.mark.parametrize("kept", [0, 100])
 def test_resume_does_a_table_again_that_has_lost_rows(
     kept: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
