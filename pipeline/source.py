@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
+from urllib.request import url2pathname
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame
@@ -16,6 +17,7 @@ Kind = Literal["camera", "video", "stream", "images"]
 Decoder = Literal["cpu", "cuda"]
 
 _URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
+_FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _CREDENTIALS = (
     re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
     # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
@@ -101,6 +103,12 @@ class ReadOnce:
 def is_url(spec: str) -> bool:
     """Whether a name is an address and no path."""
     return bool(_URL.search(spec))
+
+
+def without_file_scheme(spec: str) -> str:
+    """The path that an address of this machine names, such as file:///videos/a%20b.mp4; all else stays as it is."""
+    match = _FILE_URL.match(spec)
+    return url2pathname(spec[match.end() :]) if match else spec
 
 
 def is_pipe(spec: str) -> bool:

@@ -18,7 +18,7 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
-from .source import Decoder, Kind, Source, counted, is_pipe, is_url, without_credentials
+from .source import Decoder, Kind, Source, counted, is_pipe, is_url, without_credentials, without_file_scheme
 from .video_reader import demand_gpu, forget_address, not_on_gpu, why
 from .video_source import LiveSource, Retry, VideoSource
 
@@ -39,7 +39,8 @@ def open_source(
 
     Args:
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
-            a URL that FFmpeg opens (rtsp, http, udp, ...) or "lavfi:" and a filter graph that makes pictures.
+            a URL that FFmpeg opens (rtsp, http, udp, ...; file:// names a path) or "lavfi:" and a filter graph that
+            makes pictures.
             Digits name a camera, unless there is a file or folder of that name and `realtime` is not wanted; "./0" is
             always a path and "/dev/video0" always a camera.
         realtime: give the frames of a recording when their time has come, as a camera would.
@@ -53,7 +54,7 @@ def open_source(
     """
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
-    text = str(spec)
+    text = without_file_scheme(str(spec))
     if not text:
         raise SourceError(f"source: {WANTED}, got an empty name")
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +20,7 @@ from typing import Any, Self
 import av
 import cv2
 import numpy as np
+import pytest
 
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import bounding_box
@@ -310,6 +313,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table by their columns' names."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Sends files, whole ones alone."""
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of this machine for the files of a folder; gives its address."""
+    handler = partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(10)
 
 
 @contextmanager

@@ -16,7 +16,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, feeding, make_face, make_result, two_in_one, write_video
+from fakes import (
+    PaintedFace,
+    PaintedSource,
+    VideoRecipe,
+    feeding,
+    make_face,
+    make_result,
+    serving,
+    two_in_one,
+    write_video,
+)
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
 from facetrack.engines.card import Weights
@@ -665,13 +675,27 @@ def test_resume_does_tables_of_pictures_again_too(tmp_path: Path) -> None:
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
-        paint_video(tmp_path / place / "clip.mp4", PaintedSource(count=frames))
-    first, second, out = f"file://{tmp_path}/s1/clip.mp4", f"file://{tmp_path}/s2/clip.mp4", tmp_path / "out"
-    track([first], Outputs(out))
-    assert finished([first], out)
-    (failure,) = track([second], Outputs(out, existing="resume"))
-    assert f"clip.csv: is the table of {first}; choose another --out" in failure.reason
+        paint_video(tmp_path / place / "clip.mkv", PaintedSource(count=frames))
+    out = tmp_path / "out"
+    with serving(tmp_path) as address:
+        first, second = f"{address}/s1/clip.mkv", f"{address}/s2/clip.mkv"
+        track([first], Outputs(out))
+        assert finished([first], out)
+        (failure,) = track([second], Outputs(out, existing="resume"))
+    assert failure.reason.endswith(f"clip.csv: is the table of {first}; choose another --out or --keep-folders")
     assert len(rows(out / "clip.csv")) == 5
+
+
+def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -> None:
+    clip = paint_video(tmp_path / "a b%.mp4", PaintedSource(count=5))
+    outputs = Outputs(tmp_path / "out")
+    for spec in (clip.as_uri(), f"FILE://localhost{clip.as_posix()}"):
+        assert plan([spec], outputs) == [Task(str(clip), "a b%")]
+        with open_source(spec) as source:
+            assert (source.kind, source.name, source.size) == ("video", "a b%", (240, 320))
+    (failure,) = track([cut_video.as_uri()], outputs)
+    assert "bytes long and is" in failure.reason  # as of the path
+    assert plan(["file://host/share/a.mp4"], outputs) == [Task("file://host/share/a.mp4", "a")]
 
 
 def test_no_password_of_an_address_is_written_down() -> None:

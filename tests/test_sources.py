@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from glob import glob
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from traceback import format_exception
@@ -25,6 +21,7 @@ from fakes import (
     feeding,
     noise,
     quadrants,
+    serving,
     write_no_frames,
     write_video,
 )
@@ -50,26 +47,6 @@ def _audio(path: Path, *, cover: bool = False) -> None:
         frame.sample_rate, frame.pts = 44_100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    """Sends files, whole ones alone."""
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A server of this machine for the files of a folder; gives its address."""
-    handler = partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join(10)
 
 
 def _recordings(folder: Path, *names: str) -> None:

@@ -20,6 +20,7 @@ from fakes import (
     noise,
     quadrants,
     read_landmarks,
+    serving,
     two_in_one,
     write_no_frames,
     write_video,
@@ -243,11 +244,12 @@ def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tm
 
 
 def test_a_recording_at_an_address_is_paced_too(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
-    for realtime in (True, False):
-        with open_source(f"file://{path}", realtime=realtime) as source:
-            assert source.live is realtime
-            assert len(list(source)) == 6
+    write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
+    with serving(tmp_path) as address:
+        for realtime in (True, False):
+            with open_source(f"{address}/a.mkv", realtime=realtime) as source:
+                assert source.live is realtime
+                assert len(list(source)) == 6
 
 
 def test_closing_from_another_thread_ends_the_iteration_without_an_error(tmp_path: Path) -> None:
