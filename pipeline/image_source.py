@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from glob import escape, glob, has_magic, iglob
 from itertools import takewhile
 from pathlib import Path
@@ -172,8 +175,52 @@ def _why_no_match(pattern: str) -> str:
 
 
 def matches_of(pattern: str) -> list[Path]:
-    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones."""
-    return [Path(match) for match in sorted(glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's goes elsewhere
+    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones.
+
+    What is met again through a linked folder is left out; the match stays that no link leads to.
+    """
+    root = fixed_part(Path(pattern))
+    real_root = Path(os.path.realpath(root))
+    once: dict[Path, Path] = {}
+    matches = sorted(set(_glob(Path(pattern))), key=str)
+    for match in matches:
+        place = Path(os.path.realpath(match.parent), match.name)  # a linked file is somebody's name for it
+        if place == real_root / match.relative_to(root):
+            once[place] = match
+        else:
+            once.setdefault(place, match)
+    kept = set(once.values())
+    return [match for match in matches if match in kept]
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    """As `glob.glob`, which follows a link to a folder above it some forty times, and two of them for ever."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob(str(pattern)))  # noqa: PTH207 - pathlib's goes into hidden folders
+        return
+    place = pattern.parts.index("**")
+    begin, rest = Path(*pattern.parts[:place]), pattern.parts[place + 1 :]
+    for folder in _with_folders_below(_glob(begin) if place else [begin]):
+        if not rest and folder != Path():
+            yield folder
+        yield from _glob(Path(escape(str(folder)), *(rest or ("*",))))
+
+
+def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
+    """Folders and those in them, but hidden ones: each once, under a name without a link if it has one."""
+    waiting, linked = deque(folders), deque[Path]()
+    seen = set[str]()
+    while waiting or linked:
+        folder = waiting.popleft() if waiting else linked.popleft()
+        real = os.path.realpath(folder)
+        if real in seen or not folder.is_dir():
+            continue
+        seen.add(real)
+        yield folder
+        with suppress(OSError):  # as of one that may not be read
+            for path in folder.iterdir():
+                if path.name[0] != "." and path.is_dir():
+                    (linked if path.is_symlink() else waiting).append(path)
 
 
 def fixed_part(path: Path) -> Path:

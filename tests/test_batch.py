@@ -463,6 +463,16 @@ def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path:
     assert written == {f"{name}.{kind}" for name in ("s1/v", "s2/deep/v") for kind in ("csv", "json", "mp4")}
 
 
+def test_a_link_that_leads_up_does_no_recording_twice(tmp_path: Path) -> None:
+    for place in ("in/s1/v.mkv", "in/s2/v.mkv"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+    (tmp_path / "in/latest").symlink_to(tmp_path / "in/s2", target_is_directory=True)
+    (tmp_path / "in/s2/up").symlink_to(tmp_path / "in", target_is_directory=True)
+    tasks = plan([str(tmp_path / "in/**/*.mkv")], Outputs(tmp_path / "out"), keep_folders=True)
+    assert [task.name for task in tasks] == ["s1/v", "s2/v"]
+
+
 def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.mp4").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from glob import glob
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from fakes import (
     quadrants,
 )
 
-from facetrack.pipeline.image_source import natural_key
+from facetrack.pipeline.image_source import matches_of, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import SourceError
@@ -64,6 +65,29 @@ def test_a_glob_goes_into_linked_folders_and_not_into_hidden_ones_and_the_sideca
     with open_source(pattern) as source:
         assert [frame.name for frame in source] == ["a/p.png", "link/r.png"]
     assert identify_input(pattern)["files"] == 2
+
+
+def test_a_link_that_leads_up_gives_nothing_twice(tmp_path: Path) -> None:
+    write_images(tmp_path / "day", "a/p.png", "b.png")
+    (tmp_path / "day/a/latest").symlink_to(tmp_path / "day", target_is_directory=True)
+    (tmp_path / "day/0.png").symlink_to(tmp_path / "day/b.png")
+    pattern = str(tmp_path / "day/**/*.png")
+    with open_source(pattern) as source:
+        assert [frame.name for frame in source] == ["0.png", "a/p.png", "b.png"]  # a linked file is a name of its own
+    assert identify_input(pattern)["files"] == 3
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.png", "**", "a/**", "*/**/*.png", "**/.c/*.png", "**/c/**/*.png", "*", "[ab]/*"]
+)
+def test_without_links_a_glob_matches_what_pythons_does(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, "a/p.png", "a/c/q.png", "a/.c/r.png", "b/c/d/s.png", ".e/t.png", "u.png", "[a]/v.png")
+    for where in (Path(), tmp_path):
+        monkeypatch.chdir(tmp_path)
+        wanted = {Path(match) for match in glob(str(where / pattern), recursive=True)}  # noqa: PTH207 - the oracle
+        assert matches_of(str(where / pattern)) == sorted(wanted, key=str)
 
 
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
