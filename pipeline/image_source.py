@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
+PAGED_SUFFIXES = frozenset({".avif", ".png", ".tif", ".tiff", ".webp"})
 # by which a folder's videos are told from its other files; a video that is named may have any suffix
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
@@ -63,6 +64,7 @@ class ImageSource:
         self.name = name
         self.frames: int | None = len(files)
         self.failed: list[tuple[str, str]] = []
+        self._with_pages: list[tuple[str, int]] = []
         self._stopped = False
         self._frames = ReadOnce(self._deliver(), name)
 
@@ -83,6 +85,12 @@ class ImageSource:
         self._frames.close()
 
     def _deliver(self) -> Generator[Frame, None, None]:
+        try:
+            yield from self._read()
+        finally:
+            self._tell_pages()
+
+    def _read(self) -> Generator[Frame, None, None]:
         index = 0
         for name, file in self._files:
             if self._stopped:
@@ -92,12 +100,22 @@ class ImageSource:
             except SourceError as error:
                 self.failed.append((name, str(error).removeprefix(f"{file}: ")))
                 continue
+            pages = _pages_of(file)
+            if pages > 1:
+                self._with_pages.append((name, pages))
             yield Frame(index, float(index), time.perf_counter(), bgr, name)
             index += 1
         if index == 0:
             (name, reason), others = self.failed[0], len(self.failed) - 1
             also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
             raise SourceError(f"{name}: {reason}{also}")
+
+    def _tell_pages(self) -> None:
+        """Warn once of what pictures hold beside their first page: TIFF, and animated PNG, WebP and AVIF."""
+        if self._with_pages:
+            (name, pages), others = self._with_pages[0], len(self._with_pages) - 1
+            also = f", and so of {counted(others, 'other picture')}" if others else ""
+            log.warning("%s: has %d pages, of which only the first is looked at%s", name, pages, also)
 
 
 def open_folder(folder: Path) -> ImageSource:
@@ -267,6 +285,18 @@ def read_image(path: Path) -> UInt8:
         raise SourceError(f"{path}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG")
     bgr.flags.writeable = False
     return cast(UInt8, bgr)
+
+
+def _pages_of(path: Path) -> int:
+    """How many pictures such a file holds that can be decoded; 0 where that cannot be told."""
+    if path.suffix.lower() not in PAGED_SUFFIXES:
+        return 1
+    if printable(str(path)) != str(path):  # OpenCV crashes on a name that is no text
+        return 0
+    try:
+        return cv2.imcount(str(path))
+    except cv2.error:
+        return 0
 
 
 def printable(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -19,8 +20,10 @@ from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
 from .source import Decoder, Kind, Source, counted, is_pipe, is_url, without_credentials, without_file_scheme
-from .video_reader import demand_gpu, forget_address, not_on_gpu, why
+from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
+
+log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
@@ -170,7 +173,11 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     if refusal:
         container.close()
         raise SourceError(f"{path}: {refusal}; name a video or a picture")
-    return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+    left_out = streams_left_out(container)
+    source = VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+    if left_out:
+        log.warning("%s: %s", path, left_out)
+    return source
 
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:

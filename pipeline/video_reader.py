@@ -426,6 +426,12 @@ def _video_stream(container: InputContainer, label: str) -> VideoStream:
     return moving[0]
 
 
+def streams_left_out(container: InputContainer) -> str:
+    """In words, that others than the first video stream are not looked at; "" where there is none."""
+    count = len(_moving(container))
+    return f"{count} video streams, the first is tracked" if count > 1 else ""
+
+
 def _moving(container: InputContainer) -> list[VideoStream]:
     """The video streams but cover pictures."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]

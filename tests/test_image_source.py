@@ -6,6 +6,7 @@ import logging
 from glob import glob
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -106,6 +107,30 @@ def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         assert [(frame.index, frame.name) for frame in source] == [(0, "a.png"), (1, "c.png"), (2, "d.jpg")]
     assert [name for name, _ in source.failed] == ["b.png"]
     assert "not a whole picture" in source.failed[0][1]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".PNG"])
+def test_pages_that_are_not_looked_at_are_told_once(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pages = [np.full((48, 64, 3), value, np.uint8) for value in (10, 100, 200)]
+    write_images(tmp_path, "0.tif", "1.png", "2.webp")
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}{suffix}"
+        if suffix == ".tif":
+            assert cv2.imwritemulti(str(file), pages)
+        else:
+            with av.open(file, "w", format="webp" if suffix == ".webp" else "apng") as container:
+                stream = container.add_stream("libwebp_anim" if suffix == ".webp" else "apng", rate=5)
+                stream.width, stream.height = 64, 48
+                stream.pix_fmt = "bgra" if suffix == ".webp" else "rgb24"
+                for page in pages:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(page, "bgr24")))
+                container.mux(stream.encode(None))
+    with caplog.at_level(logging.WARNING, "facetrack"), open_source(tmp_path) as source:
+        assert len(list(source)) == 5
+    wanted = "has 3 pages, of which only the first is looked at, and so of 1 other picture"
+    assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
 
 
 def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:

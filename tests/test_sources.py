@@ -252,6 +252,25 @@ def test_what_is_no_address_is_refused_in_one_clear_line(url: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("cover", [False, True])
+def test_a_second_video_stream_is_told_and_a_cover_picture_is_none(
+    cover: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with av.open(tmp_path / "two.mp4", "w") as container:
+        streams = [container.add_stream(codec, rate=25) for codec in ("libx264", "mjpeg" if cover else "libx264")]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if stream.name == "mjpeg" else "yuv420p"
+        if cover:
+            streams[1].disposition = Disposition.attached_pic
+        for stream in streams:
+            container.mux(stream.encode(av.VideoFrame(64, 48, stream.pix_fmt)))
+            container.mux(stream.encode(None))
+    with open_source(tmp_path / "two.mp4") as source:
+        assert len(list(source)) == 1
+    told = [f"{tmp_path / 'two.mp4'}: 2 video streams, the first is tracked"]
+    assert [record.getMessage() for record in caplog.records] == ([] if cover else told)
+
+
 def test_a_file_whose_name_looks_like_a_glob_is_still_a_file(tmp_path: Path) -> None:
     assert cv2.imwrite(str(tmp_path / "a[1].png"), quadrants())
     with open_source(tmp_path / "a[1].png") as source:
