@@ -36,7 +36,7 @@ from .sidecar import (
     written_by_others,
 )
 from .sinks import exist_already, make_folder, part_of
-from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials, without_file_scheme
+from .source import Source, counted, is_pipe, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .workers import run_jobs
@@ -124,7 +124,7 @@ def plan(
     """
     found: dict[tuple[str, str], Task] = {}
     for spec in inputs:
-        for task in _expand(without_file_scheme(spec), keep_folders=keep_folders):
+        for task in _expand(meant_by(spec), keep_folders=keep_folders):
             found.setdefault((where(task.spec), task.name), task)
     tasks = list(found.values())
     names: dict[str, Task] = {}

@@ -17,7 +17,7 @@ from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
-from .source import Source, is_url, without_credentials, without_file_scheme
+from .source import Source, is_url, meant_by, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -256,7 +256,7 @@ def whose_table(path: Path, origin: Origin, input_path: str) -> str:
     if not isinstance(found, dict) or found.get("complete") is not True or not isinstance(found.get("path"), str):
         return ""
     # earlier versions knew file:///a.mp4 by that address
-    same = origin.has_input(found.get("input")) or without_file_scheme(found["path"]) == input_path
+    same = origin.has_input(found.get("input")) or meant_by(found["path"]) == input_path
     return "" if same else found["path"]
 
 

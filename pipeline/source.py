@@ -16,6 +16,8 @@ from ..tracker.types import Frame
 Kind = Literal["camera", "video", "stream", "images"]
 Decoder = Literal["cpu", "cuda"]
 
+STDIN = Path("/dev/stdin")
+
 _URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
 _FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _CREDENTIALS = (
@@ -105,8 +107,14 @@ def is_url(spec: str) -> bool:
     return bool(_URL.search(spec))
 
 
-def without_file_scheme(spec: str) -> str:
-    """The path that an address of this machine names, such as file:///videos/a%20b.mp4; all else stays as it is."""
+def meant_by(spec: str) -> str:
+    """What a user's name for a source stands for; all else stays as it is.
+
+    "-" is standard input, where that has a path, and an address of this machine, such as file:///videos/a%20b.mp4, the
+    path that it names.
+    """
+    if spec == "-" and STDIN.exists():
+        return str(STDIN)
     match = _FILE_URL.match(spec)
     return url2pathname(spec[match.end() :]) if match else spec
 

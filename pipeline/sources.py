@@ -19,7 +19,7 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
-from .source import Decoder, Kind, Source, counted, is_pipe, is_url, without_credentials, without_file_scheme
+from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
 
@@ -57,7 +57,7 @@ def open_source(
     """
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
-    text = without_file_scheme(str(spec))
+    text = meant_by(str(spec))
     if not text:
         raise SourceError(f"source: {WANTED}, got an empty name")
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)

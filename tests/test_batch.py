@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -45,6 +46,7 @@ from facetrack.pipeline.pictures import track_independently
 from facetrack.pipeline.progress import LineProgress, Task
 from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.sidecar import identify_input, models_that_run, where
+from facetrack.pipeline.source import STDIN
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.intrinsics import Intrinsics
@@ -726,6 +728,16 @@ def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
     assert "a pipe cannot be read twice" in failure.reason
     with feeding(tmp_path / "other", content) as pipe:
         assert track([pipe], Outputs(tmp_path / "table"), choices=hindsight) == []
+
+
+@pytest.mark.skipif(not STDIN.exists(), reason="standard input has no path here")
+def test_a_dash_is_standard_input(tmp_path: Path) -> None:
+    file = paint_video(tmp_path / "clip.ts", PaintedSource(count=6))
+    assert plan(["-"], Outputs(tmp_path)) == [Task(str(STDIN), "stdin")]
+    code = "from facetrack import open_source; print(len(list(open_source('-'))))"
+    with file.open("rb") as stdin:
+        done = subprocess.run([sys.executable, "-c", code], stdin=stdin, capture_output=True, check=True, text=True)
+    assert done.stdout == "6\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
