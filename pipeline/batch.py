@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
 from typing import Literal
@@ -33,9 +33,10 @@ from .sidecar import (
     whose_table,
     why_not_finished,
     write_sidecar,
+    written_by_others,
 )
 from .sinks import exist_already, make_folder, part_of
-from .source import Source, counted, is_same_file, is_url, without_credentials
+from .source import Source, counted, is_pipe, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .workers import run_jobs
@@ -123,7 +124,7 @@ def plan(
     """
     found: dict[tuple[str, str], Task] = {}
     for spec in inputs:
-        for task in _expand(spec, keep_folders=keep_folders):
+        for task in _expand(meant_by(spec), keep_folders=keep_folders):
             found.setdefault((where(task.spec), task.name), task)
     tasks = list(found.values())
     names: dict[str, Task] = {}
@@ -312,11 +313,25 @@ class _Run:
         if len(missing) == len(self.outputs.files(self.task)):
             return False
         table, sidecar = self.outputs.table(self.task), self.outputs.sidecar(self.task)
-        other = whose_table(sidecar, self.origin, self.input_path) if table.exists() else ""
+        video = self.outputs.video_file(self.task) if self.outputs.video else None
+        for file in written_by_others(table, sidecar, video):
+            raise SinkError(
+                f"{file}: was not written by facetrack, and --resume replaces nothing else; move it, choose another "
+                "--out, or have it replaced with --overwrite"
+            )
+        if table.exists() and is_pipe(self.task.spec):
+            raise SinkError(
+                f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
+                "--out, or have it done with --overwrite"
+            )
+        origin = replace(self.origin, input_before=identify_input(self.task.spec, tick_ns=1))
+        other = whose_table(sidecar, origin, self.input_path) if table.exists() else ""
         if other:
-            raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders")
-        files = {"table": table} | ({"video": self.outputs.video_file(self.task)} if self.outputs.video else {})
-        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, self.origin, files)
+            gone = not is_url(other) and not Path(other).exists()
+            moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
+            raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
+        files = {"table": table} | ({"video": video} if video is not None else {})
+        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, origin, files)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False
@@ -417,10 +432,10 @@ class _Run:
         return f"{line} -> {self.outputs.table(self.task)}"
 
     def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:
-        """Of pictures those without rows; of a video none: its damage is told, and all else has its rows."""
+        """Of pictures those without rows; of a video none: its flaws are told, and all else has its rows."""
         if holds_pictures(self.task.spec):
             return [Failure(f"{self.task.spec}: {name}", reason, in_part=True) for name, reason in failed]
         if failed:
             places = counted(len(failed), "place")
-            log.warning("%s: damaged in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
+            log.warning("%s: flawed in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
         return []

@@ -101,6 +101,18 @@ class CsvColumns:
         return [f"{name}_{i}" for i in range(self.points)]
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file begins as every table of ours does, as far as it goes: an empty one does.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    begin, images = ",".join(_FRAME).encode(), b"input,"
+    with path.open("rb") as file:
+        found = file.read(len(images) + len(begin)).removeprefix(images)
+    return found[: len(begin)] == begin[: len(found)]
+
+
 @dataclass(frozen=True, slots=True)
 class TableOptions:
     """What a user chooses of a table.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from contextlib import suppress
 from glob import escape, glob, has_magic, iglob
 from itertools import takewhile
 from pathlib import Path
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
+PAGED_SUFFIXES = frozenset({".avif", ".png", ".tif", ".tiff", ".webp"})
 # by which a folder's videos are told from its other files; a video that is named may have any suffix
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
@@ -60,6 +64,7 @@ class ImageSource:
         self.name = name
         self.frames: int | None = len(files)
         self.failed: list[tuple[str, str]] = []
+        self._with_pages: list[tuple[str, int]] = []
         self._stopped = False
         self._frames = ReadOnce(self._deliver(), name)
 
@@ -80,6 +85,12 @@ class ImageSource:
         self._frames.close()
 
     def _deliver(self) -> Generator[Frame, None, None]:
+        try:
+            yield from self._read()
+        finally:
+            self._tell_pages()
+
+    def _read(self) -> Generator[Frame, None, None]:
         index = 0
         for name, file in self._files:
             if self._stopped:
@@ -89,12 +100,22 @@ class ImageSource:
             except SourceError as error:
                 self.failed.append((name, str(error).removeprefix(f"{file}: ")))
                 continue
+            pages = _pages_of(file)
+            if pages > 1:
+                self._with_pages.append((name, pages))
             yield Frame(index, float(index), time.perf_counter(), bgr, name)
             index += 1
         if index == 0:
             (name, reason), others = self.failed[0], len(self.failed) - 1
             also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
             raise SourceError(f"{name}: {reason}{also}")
+
+    def _tell_pages(self) -> None:
+        """Warn once of what pictures hold beside their first page: TIFF, and animated PNG, WebP and AVIF."""
+        if self._with_pages:
+            (name, pages), others = self._with_pages[0], len(self._with_pages) - 1
+            also = f", and so of {counted(others, 'other picture')}" if others else ""
+            log.warning("%s: has %d pages, of which only the first is looked at%s", name, pages, also)
 
 
 def open_folder(folder: Path) -> ImageSource:
@@ -172,8 +193,52 @@ def _why_no_match(pattern: str) -> str:
 
 
 def matches_of(pattern: str) -> list[Path]:
-    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones."""
-    return [Path(match) for match in sorted(glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's goes elsewhere
+    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones.
+
+    What is met again through a linked folder is left out; the match stays that no link leads to.
+    """
+    root = fixed_part(Path(pattern))
+    real_root = Path(os.path.realpath(root))
+    once: dict[Path, Path] = {}
+    matches = sorted(set(_glob(Path(pattern))), key=str)
+    for match in matches:
+        place = Path(os.path.realpath(match.parent), match.name)  # a linked file is somebody's name for it
+        if place == real_root / match.relative_to(root):
+            once[place] = match
+        else:
+            once.setdefault(place, match)
+    kept = set(once.values())
+    return [match for match in matches if match in kept]
+
+
+def _glob(pattern: Path) -> Iterator[Path]:
+    """As `glob.glob`, which follows a link to a folder above it some forty times, and two of them for ever."""
+    if "**" not in pattern.parts:
+        yield from map(Path, glob(str(pattern)))  # noqa: PTH207 - pathlib's goes into hidden folders
+        return
+    place = pattern.parts.index("**")
+    begin, rest = Path(*pattern.parts[:place]), pattern.parts[place + 1 :]
+    for folder in _with_folders_below(_glob(begin) if place else [begin]):
+        if not rest and folder != Path():
+            yield folder
+        yield from _glob(Path(escape(str(folder)), *(rest or ("*",))))
+
+
+def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
+    """Folders and those in them, but hidden ones: each once, under a name without a link if it has one."""
+    waiting, linked = deque(folders), deque[Path]()
+    seen = set[str]()
+    while waiting or linked:
+        folder = waiting.popleft() if waiting else linked.popleft()
+        real = os.path.realpath(folder)
+        if real in seen or not folder.is_dir():
+            continue
+        seen.add(real)
+        yield folder
+        with suppress(OSError):  # as of one that may not be read
+            for path in folder.iterdir():
+                if path.name[0] != "." and path.is_dir():
+                    (linked if path.is_symlink() else waiting).append(path)
 
 
 def fixed_part(path: Path) -> Path:
@@ -220,6 +285,18 @@ def read_image(path: Path) -> UInt8:
         raise SourceError(f"{path}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG")
     bgr.flags.writeable = False
     return cast(UInt8, bgr)
+
+
+def _pages_of(path: Path) -> int:
+    """How many pictures such a file holds that can be decoded; 0 where that cannot be told."""
+    if path.suffix.lower() not in PAGED_SUFFIXES:
+        return 1
+    if printable(str(path)) != str(path):  # OpenCV crashes on a name that is no text
+        return 0
+    try:
+        return cv2.imcount(str(path))
+    except cv2.error:
+        return 0
 
 
 def printable(name: str) -> str:

@@ -19,7 +19,7 @@ from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, write_sidecar
 from .sinks import JsonLinesSink, ReaderGone, exist_already
-from .source import Kind, Source, counted, is_same_file, is_url, without_credentials
+from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
@@ -99,6 +99,7 @@ class LiveRun:
             ConfigError: the pictures have another aspect than the intrinsics, or outputs get in each other's way.
             KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
         """
+        spec = meant_by(spec)
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None

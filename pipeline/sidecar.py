@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
-from .csv_sink import SCHEMA
+from .csv_sink import SCHEMA, is_table
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
 from .record import Tally
 from .sinks import atomic_write_text
-from .source import Source, is_url, without_credentials
+from .source import Source, is_url, meant_by, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
+
+WHOLE_SECOND_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +33,22 @@ class Origin:
         input: what identifies the input.
         settings: all choices.
         models: what identifies the weights.
+        input_before: what identified the input in sidecars of earlier versions; None: it does not matter.
     """
 
     input: dict[str, Any]
     settings: dict[str, Any]
     models: list[dict[str, Any]]
+    input_before: dict[str, Any] | None = None
 
     def table(self) -> dict[str, Any]:
         """The first part of the sidecar."""
         made_by = {"schema": SCHEMA, "facetrack": __version__}
         return made_by | {"input": self.input, "settings": self.settings, "models": self.models}
+
+    def has_input(self, found: Any) -> bool:
+        """Whether this is its input, by the "input" of a sidecar."""
+        return found == self.input or (self.input_before is not None and found == self.input_before)
 
 
 def where(spec: str) -> str:
@@ -48,12 +56,17 @@ def where(spec: str) -> str:
     return without_credentials(spec) if is_url(spec) else printable(os.path.realpath(spec))
 
 
-def identify_input(spec: str) -> dict[str, Any]:
+def identify_input(spec: str, tick_ns: int = WHOLE_SECOND_NS) -> dict[str, Any]:
     """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
 
-    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change. The
-    names are those below the folder, or the part of a glob without wildcards: the same wherever it is named from. Of a
-    URL it is of the URL, without credentials: nothing tells whether what lies there has changed.
+    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change, in
+    whole seconds: archives, `scp -p` and some file systems keep no more. The names are those below the folder, or the
+    part of a glob without wildcards: the same wherever it is named from. Of a URL it is of the URL, without
+    credentials: nothing tells whether what lies there has changed.
+
+    Args:
+        spec: the input.
+        tick_ns: what the times are rounded down to; earlier versions did not round them, which is 1.
     """
     if is_url(spec):
         url = without_credentials(spec)
@@ -67,7 +80,7 @@ def identify_input(spec: str) -> dict[str, Any]:
     else:
         root, files = fixed_part(path), pictures_among(matches_of(spec))
     stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
-    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}" for name, stat in stats)
+    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns // tick_ns}" for name, stat in stats)
     return {
         "name": printable(path.name or spec),
         "files": len(stats),
@@ -191,6 +204,46 @@ def _are_failures(found: Any) -> bool:
     )
 
 
+def written_by_others(table: Path, path: Path, video: Path | None) -> list[Path]:
+    """Those of a table, its sidecar and its video that are there and that no run of ours has left.
+
+    An interruption may leave a video, or a sidecar that cannot be read, beside a table alone. An empty file holds
+    nothing that could be lost.
+
+    Args:
+        table, path: the table and its sidecar.
+        video: None where none is to be written.
+    """
+    ours = _begins_as_ours(table)
+    others = [] if ours is not False else [table]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        has_video = bool(ours)
+    except (OSError, ValueError, RecursionError):
+        has_video = bool(ours)
+        others += [path] * (not has_video and _holds_something(path))
+    else:
+        known = isinstance(found, dict) and found.keys() >= {"schema", "facetrack"}
+        others += [path] * (not known)
+        has_video = known and isinstance(found.get("settings"), dict) and found["settings"].get("video") is True
+    if video is not None and not has_video and _holds_something(video):
+        others.append(video)
+    return others
+
+
+def _begins_as_ours(table: Path) -> bool | None:
+    """Whether a table is one of ours; None where there is none."""
+    try:
+        return is_table(table) if table.is_file() else None
+    except OSError:
+        return False
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
 def whose_table(path: Path, origin: Origin, input_path: str) -> str:
     """The path of the other input that a complete table is of, by its sidecar; "" where it is of this one.
 
@@ -202,7 +255,8 @@ def whose_table(path: Path, origin: Origin, input_path: str) -> str:
         return ""
     if not isinstance(found, dict) or found.get("complete") is not True or not isinstance(found.get("path"), str):
         return ""
-    same = found.get("input") == json.loads(json.dumps(origin.input)) or found["path"] == input_path
+    # earlier versions knew file:///a.mp4 by that address
+    same = origin.has_input(found.get("input")) or meant_by(found["path"]) == input_path
     return "" if same else found["path"]
 
 
@@ -231,7 +285,8 @@ def why_not_finished(path: Path, origin: Origin, files: Mapping[str, Path]) -> s
         return f"{path.name} cannot be read"
     wanted = json.loads(json.dumps(origin.table()))
     for key, value in wanted.items():
-        if not isinstance(found, dict) or found.get(key) != value:
+        same = isinstance(found, dict) and found.get(key) == value
+        if not same and not (key == "input" and isinstance(found, dict) and origin.has_input(found.get(key))):
             return _what_differs(key, value, found)
     if found.get("complete") is not True:
         return f"it is not whole: {found.get('error')}"

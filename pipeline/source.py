@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
+from urllib.request import url2pathname
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame
@@ -15,7 +16,10 @@ from ..tracker.types import Frame
 Kind = Literal["camera", "video", "stream", "images"]
 Decoder = Literal["cpu", "cuda"]
 
+STDIN = Path("/dev/stdin")
+
 _URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
+_FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _CREDENTIALS = (
     re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
     # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
@@ -101,6 +105,24 @@ class ReadOnce:
 def is_url(spec: str) -> bool:
     """Whether a name is an address and no path."""
     return bool(_URL.search(spec))
+
+
+def meant_by(spec: str) -> str:
+    """What a user's name for a source stands for; all else stays as it is.
+
+    "-" is standard input, where that has a path, and an address of this machine, such as file:///videos/a%20b.mp4, the
+    path that it names.
+    """
+    if spec == "-" and STDIN.exists():
+        return str(STDIN)
+    match = _FILE_URL.match(spec)
+    return url2pathname(spec[match.end() :]) if match else spec
+
+
+def is_pipe(spec: str) -> bool:
+    """Whether a name is that of what another program writes while it is read, such as /dev/stdin behind a "|"."""
+    path = Path(spec)
+    return not is_url(spec) and (path.is_fifo() or path.is_char_device())
 
 
 def is_same_file(spec: str, file: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -18,9 +19,11 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
-from .source import Decoder, Kind, Source, counted, is_url, without_credentials
-from .video_reader import demand_gpu, forget_address, not_on_gpu, why
+from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
+from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
+
+log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
@@ -39,7 +42,8 @@ def open_source(
 
     Args:
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
-            a URL that FFmpeg opens (rtsp, http, udp, ...) or "lavfi:" and a filter graph that makes pictures.
+            a URL that FFmpeg opens (rtsp, http, udp, ...; file:// names a path) or "lavfi:" and a filter graph that
+            makes pictures.
             Digits name a camera, unless there is a file or folder of that name and `realtime` is not wanted; "./0" is
             always a path and "/dev/video0" always a camera.
         realtime: give the frames of a recording when their time has come, as a camera would.
@@ -53,7 +57,7 @@ def open_source(
     """
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
-    text = str(spec)
+    text = meant_by(str(spec))
     if not text:
         raise SourceError(f"source: {WANTED}, got an empty name")
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
@@ -66,7 +70,7 @@ def open_source(
     path = Path(text)
     if path.is_dir():
         return open_folder(path)
-    if path.is_fifo() or path.is_char_device():  # such as /dev/stdin
+    if is_pipe(text):
         return _open_pipe(path, decoder, realtime=realtime)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)
@@ -169,7 +173,11 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     if refusal:
         container.close()
         raise SourceError(f"{path}: {refusal}; name a video or a picture")
-    return VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+    left_out = streams_left_out(container)
+    source = VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
+    if left_out:
+        log.warning("%s: %s", path, left_out)
+    return source
 
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:

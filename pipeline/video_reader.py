@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 
 from ..tracker.errors import SourceError
 from ..tracker.types import UInt8
+from .draw import fitted
 
 DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
 PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take the networks' time
@@ -317,28 +318,53 @@ class MediaClock:
 
 
 class ToBgr:
-    """Turns decoded pictures of one stream into upright, read-only BGR arrays with square pixels.
+    """Turns decoded pictures of one stream into upright, read-only BGR arrays with square pixels, all of one size.
+
+    A call that is filmed changes its pictures' size with the line (WebRTC), and a table has one scale. Pictures of
+    another size are made as large as the first; those of another aspect, too, as far as they fit in, with black beside.
+
+    Attributes:
+        changed: in words, that the last picture has another aspect than the first, where the one before it had not its
+            size; "" otherwise.
 
     Args:
         first: the first picture.
         aspect: width over height of the stored pixels. Where they are not square (PAL and DV, anamorphic films), the
             shorter way is stretched: faces would be too narrow, and no angle nor the eyes' opening right.
+        size: (height, width) of the arrays; None: as the first picture has it.
     """
 
-    def __init__(self, first: VideoFrame, aspect: Fraction) -> None:
+    def __init__(self, first: VideoFrame, aspect: Fraction, size: tuple[int, int] | None = None) -> None:
         self._swscale = VideoReformatter()  # one for all frames: setting it up costs more than a frame
         self._transposed, self._flip = _orientation(first)
         self._wider, self._higher = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))
+        turned = size[::-1] if size is not None and self._transposed else size
+        self._room = self._square(first) if turned is None else turned
+        self._last = self._room
+        self.changed = ""
 
     def __call__(self, picture: VideoFrame) -> UInt8:
         """Convert to (H, W, 3) uint8; colour matrix and range as the stream says, else BT.601, limited."""
-        width, height = round(picture.width * self._wider), round(picture.height * self._higher)
+        size = self._square(picture)
+        fits = abs(size[0] * self._room[1] / (size[1] * self._room[0]) - 1) <= ASPECT_TOLERANCE
+        self.changed = "" if fits or size == self._last else self._told(size)
+        self._last = size
+        height, width = self._room if fits else size
         stored = self._swscale.reformat(picture, width, height, format="bgr24", threads=1).to_ndarray()
+        stored = fitted(cast(UInt8, stored), self._room)
         turned = cv2.transpose(stored) if self._transposed else stored
         upright = turned if self._flip is None else cv2.flip(turned, self._flip)
         bgr = np.ascontiguousarray(upright, np.uint8)  # rows of odd widths are padded
         bgr.flags.writeable = False
         return bgr
+
+    def _square(self, picture: VideoFrame) -> tuple[int, int]:
+        """(height, width) of a picture as it is stored, in square pixels."""
+        return round(picture.height * self._higher), round(picture.width * self._wider)
+
+    def _told(self, size: tuple[int, int]) -> str:
+        (height, width), (now_high, now_wide) = (s[::-1] if self._transposed else s for s in (self._room, size))
+        return f"its size changes to {now_wide}x{now_high}, which is fitted into the first one's {width}x{height}"
 
 
 def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
@@ -346,7 +372,10 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
 
     The display matrix maps stored (p, q) to shown (x, y) = (a p + c q, b p + d q).
     """
-    matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
+    try:
+        matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
+    except ValueError:  # PyAV gives none where one has a kind that it does not know, such as a camera's EXIF
+        return {90: (True, 0), 180: (False, -1), 270: (True, 1)}.get(picture.rotation % 360, (False, None))
     if matrix is None:
         return False, None
     a, b, _, c, d = struct.unpack_from("=5i", bytes(matrix))
@@ -355,16 +384,19 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
     return transposed, {(True, True): -1, (True, False): 1, (False, True): 0}.get((flip_x, flip_y))
 
 
-def first_picture(reader: Reader, label: str) -> tuple[ToBgr, UInt8]:
+def first_picture(reader: Reader, label: str, size: tuple[int, int] | None = None) -> tuple[ToBgr, UInt8]:
     """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR.
 
+    Args:
+        reader, label: of the stream.
+        size: (height, width) that its pictures are to have; None: their own.
     Raises:
         SourceError: there is no picture, or it cannot be converted.
     """
     if reader.first is None:
         raise SourceError(f"{label}: no frame can be decoded: {reader.reason or 'its video stream is empty'}")
     try:
-        convert = ToBgr(reader.first, pixel_aspect(reader.stream))
+        convert = ToBgr(reader.first, pixel_aspect(reader.stream), size)
         return convert, convert(reader.first)
     except av.FFmpegError as error:
         form = reader.first.format.name
@@ -392,6 +424,12 @@ def _video_stream(container: InputContainer, label: str) -> VideoStream:
     if moving[0].codec_context is None:
         raise SourceError(f"{label}: its video codec is unknown here; convert it, for example to H.264")
     return moving[0]
+
+
+def streams_left_out(container: InputContainer) -> str:
+    """In words, that others than the first video stream are not looked at; "" where there is none."""
+    count = len(_moving(container))
+    return f"{count} video streams, the first is tracked" if count > 1 else ""
 
 
 def _moving(container: InputContainer) -> list[VideoStream]:

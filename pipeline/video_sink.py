@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 import cv2
@@ -30,6 +30,48 @@ FALLBACK_RATE = Fraction(30)
 FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
 LONGEST_WAIT = 2**30  # ticks from frame to frame; an mp4 loses its times at twice as many
 _BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
+
+
+class _Unfailing:
+    """A file for FFmpeg, in which writing does not fail: the first failure is kept, and what follows is thrown away.
+
+    Between two looks of PyAV's FFmpeg writes several times. Of failures PyAV keeps one; others it prints with their
+    tracebacks.
+
+    Attributes:
+        error: the first failure.
+    """
+
+    def __init__(self, out: BinaryIO) -> None:
+        self._out = out
+        self.error: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Which PyAV asks for."""
+        return self._out.closed
+
+    def write(self, content: bytes) -> int:
+        """Write, as far as nothing has failed."""
+        try:
+            if self.error is None:
+                self._out.write(content)
+        except OSError as error:
+            self.error = error
+        return len(content)
+
+    def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, to which everything is written before."""
+        try:
+            if self.error is None:
+                return self._out.seek(place, whence)
+        except OSError as error:
+            self.error = error
+        return place
+
+    def tell(self) -> int:
+        """The present place."""
+        return self._out.tell()
 
 
 class VideoSink:
@@ -82,7 +124,8 @@ class VideoSink:
             self._out = self._file.open()
         except OSError as error:
             raise self._file.error(error) from error
-        self._container: OutputContainer = av.open(self._out, "w", format="mp4", options=FRAGMENTED)
+        self._unfailing = _Unfailing(self._out)
+        self._container: OutputContainer = av.open(self._unfailing, "w", format="mp4", options=FRAGMENTED)
 
     def write(self, result: Result) -> None:
         """Draw and encode a frame.
@@ -141,11 +184,16 @@ class VideoSink:
         """Turn a failure to write into a SinkError and give the file up."""
         try:
             yield
+            if self._unfailing.error is not None:
+                raise self._unfailing.error
         except (av.FFmpegError, OSError) as error:
             self._closed = True
             with contextlib.suppress(OSError):  # the same failure again
                 self._out.close()
-            raise self._file.error(error) from error
+            with contextlib.suppress(OSError):
+                if self._file.part.stat().st_size == 0:
+                    self._file.discard()
+            raise self._file.error(self._unfailing.error or error) from error
 
     def _add_stream(self, first: UInt8) -> VideoStream:
         stream = self._container.add_stream("libx264", rate=self._rate, options=QUALITY)

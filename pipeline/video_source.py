@@ -59,7 +59,8 @@ class VideoSource:
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
 
     Attributes:
-        failed: (place, reason) of each damaged packet, which was left out, and of each damaged picture, which was not.
+        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, and
+            of each picture from which on they have another aspect.
         See `source.Source` for the rest.
     """
 
@@ -105,6 +106,7 @@ class VideoSource:
         self.frames = expected_frames(self._reader.stream, self.rate)
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
+        self._met_damage = False
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._frames = ReadOnce(self._deliver(first_bgr), label)
 
@@ -137,8 +139,12 @@ class VideoSource:
         picture = self._reader.first
         while picture is not None:
             time_s = self._clock.time_of(picture, self._reader.peek)
+            place = f"frame {index + 1} ({time_s:.3f} s)"
             if picture.is_corrupt:
-                self.failed.append((f"frame {index + 1} ({time_s:.3f} s)", "damaged, decoded as far as it goes"))
+                self._met_damage = True
+                self.failed.append((place, "damaged, decoded as far as it goes"))
+            if self._to_bgr.changed:
+                self.failed.append((place, self._to_bgr.changed))
             if self.live and self._stopped.wait(began_s + time_s - time.perf_counter()):
                 return
             yield Frame(index, time_s, time.perf_counter(), bgr)
@@ -156,6 +162,7 @@ class VideoSource:
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
         for _ in range(self._reader.damaged - self._damaged):
+            self._met_damage = True
             self.failed.append((f"packet after frame {index}", self._reader.reason))
         self._damaged = self._reader.damaged
         return picture
@@ -181,7 +188,7 @@ class VideoSource:
         """
         if self._length_s is None or self._length_s - end_s <= max(MISSING_S, MISSING * self._length_s):
             return False
-        return bool(self.failed) or self._reader.unread > MISSING
+        return self._met_damage or self._reader.unread > MISSING
 
     def _place(self, index: int, time_s: float) -> str:
         return f"{self._label}: breaks off after frame {index} ({time_s:.3f} s)"
@@ -223,9 +230,10 @@ class LiveSource:
         self.failed: list[tuple[str, str]] = []
         self._reopen, self._label, self._retry = reopen, label, retry
         self._stopped = threading.Event()
+        self.size: tuple[int, int] | None = None
         self._connect(container)
         self._began_s = time.perf_counter()
-        self.size: tuple[int, int] | None = self._bgr.shape[:2]
+        self.size = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self._frames = ReadOnce(self._deliver(), label)
 
@@ -256,7 +264,7 @@ class LiveSource:
         except av.FFmpegError as error:
             raise SourceError(f"{self._label}: no frame came: {why(error)}") from error
         try:
-            self._to_bgr, self._bgr = first_picture(reader, self._label)
+            self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
         except SourceError:
             reader.close()
             raise
@@ -265,6 +273,9 @@ class LiveSource:
     def _deliver(self) -> Generator[Frame, None, None]:
         index, taken_s, more = 0, self._began_s, True
         while more and not self._stopped.is_set():
+            if self._to_bgr.changed:
+                place = f"frame {index + 1} ({taken_s - self._began_s:.3f} s)"
+                self.failed.append((place, self._to_bgr.changed))
             yield Frame(index, taken_s - self._began_s, taken_s, self._bgr)
             index += 1
             reason = self._advance()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +20,7 @@ from typing import Any, Self
 import av
 import cv2
 import numpy as np
+import pytest
 
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import bounding_box
@@ -192,6 +196,13 @@ def quadrants(height: int = 64, width: int = 96) -> UInt8:
     return bgr
 
 
+def jpeg_with_orientation(bgr: UInt8, orientation: int) -> bytes:
+    """A JPEG whose EXIF says how it lies: 1 upright, 3 upside down, 6 to be turned clockwise, 8 counter-clockwise."""
+    jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + bytes(4)
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
+
+
 def noise(count: int, height: int = 64, width: int = 96) -> list[UInt8]:
     """Pictures of random pixels, the same ones in every run."""
     rng = np.random.default_rng(0)
@@ -258,6 +269,17 @@ def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: V
     return path
 
 
+def two_in_one(path: Path, first: tuple[int, int], then: tuple[int, int], source: PaintedSource) -> Path:
+    """A recording of a source whose size, (height, width), changes from one to the other after half of its frames."""
+    half = source.count // 2
+    parts = []
+    for (height, width), frames in ((first, range(half)), (then, range(half, source.count))):
+        pictures = [cv2.resize(source.picture(i), (width, height), interpolation=cv2.INTER_AREA) for i in frames]
+        parts.append(write_video(path, pictures).read_bytes())
+    path.write_bytes(b"".join(parts))
+    return path
+
+
 def grey(height: int = 120, width: int = 160) -> UInt8:
     """A picture of one grey, read-only."""
     bgr = np.full((height, width, 3), 90, np.uint8)
@@ -291,6 +313,26 @@ def read_csv(path: Path) -> list[dict[str, str]]:
     """The rows of a table by their columns' names."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Sends files, whole ones alone."""
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A server of this machine for the files of a folder; gives its address."""
+    handler = partial(_Quiet, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join(10)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, feeding, make_face, make_result, write_video
+from fakes import (
+    PaintedFace,
+    PaintedSource,
+    VideoRecipe,
+    feeding,
+    make_face,
+    make_result,
+    serving,
+    two_in_one,
+    write_video,
+)
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
 from facetrack.engines.card import Weights
@@ -35,8 +46,10 @@ from facetrack.pipeline.pictures import track_independently
 from facetrack.pipeline.progress import LineProgress, Task
 from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.sidecar import identify_input, models_that_run, where
+from facetrack.pipeline.source import STDIN
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
+from facetrack.tracker.intrinsics import Intrinsics
 from facetrack.tracker.types import Frame, Result
 
 MOVING = PaintedSource(count=24, faces=(PaintedFace(velocity=(30.0, 0.0)),))
@@ -204,6 +217,20 @@ def test_progress_counts_the_frames(video: Path, tmp_path: Path) -> None:
     assert notes.frames == [MOVING.count]
     assert notes.advances == MOVING.count
     assert "24 frames, 24 with a face" in notes.lines[0]
+
+
+@pytest.mark.parametrize("smooth", ["kalman", "rts"])
+def test_a_video_that_is_turned_in_the_middle_is_tracked_to_its_end_whatever_is_written(
+    smooth: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording = two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), PaintedSource(count=12))
+    columns = TableOptions(intrinsics=Intrinsics((240, 320), 300.0, 300.0, 160.0, 120.0))
+    outputs = Outputs(tmp_path / "out", video=True, columns=columns)
+    assert track([recording], outputs, choices=Choices(smooth=smooth)) == []
+    assert "turned.ts: flawed in 1 place, at first frame 7 (0.200 s): its size changes to 240x320" in caplog.text
+    assert len({row["frame"] for row in rows(tmp_path / "out/turned.csv")}) == 12
+    with open_source(tmp_path / "out/turned.mp4") as source:
+        assert len(list(source)) == 12
 
 
 # pictures
@@ -438,6 +465,16 @@ def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path:
     assert written == {f"{name}.{kind}" for name in ("s1/v", "s2/deep/v") for kind in ("csv", "json", "mp4")}
 
 
+def test_a_link_that_leads_up_does_no_recording_twice(tmp_path: Path) -> None:
+    for place in ("in/s1/v.mkv", "in/s2/v.mkv"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).touch()
+    (tmp_path / "in/latest").symlink_to(tmp_path / "in/s2", target_is_directory=True)
+    (tmp_path / "in/s2/up").symlink_to(tmp_path / "in", target_is_directory=True)
+    tasks = plan([str(tmp_path / "in/**/*.mkv")], Outputs(tmp_path / "out"), keep_folders=True)
+    assert [task.name for task in tasks] == ["s1/v", "s2/v"]
+
+
 def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("a.mp4").touch()
@@ -597,16 +634,80 @@ def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_p
     assert len(rows(out / "clip.csv")) == 6
 
 
+OPENFACE_HEADER = b"frame,face_id,timestamp,confidence,success,gaze_0_x"
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clip.csv", OPENFACE_HEADER),
+        ("clip.csv", b"time;speaker\n"),
+        ("clip.json", b'{"fps": 25}'),
+        ("clip.json", b"[]"),
+        ("clip.json", b'{"a": 1}\n{"a": 2}\n'),
+        ("clip.mp4", b"the recording as it was sent"),
+    ],
+)
+@pytest.mark.parametrize("after", ["nothing", "a table"])
+def test_resume_replaces_no_file_that_is_not_facetracks(name: str, content: bytes, after: str, tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    out.mkdir()
+    if after == "a table":
+        assert track([recording], Outputs(out)) == []
+        if name == "clip.json" and content.startswith(b'{"a"'):
+            (out / "clip.csv").write_bytes(OPENFACE_HEADER)  # a sidecar of ours may have been damaged
+    (out / name).write_bytes(content)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    (failure,) = track([recording], Outputs(out, video=True, existing="resume"))
+    assert "was not written by facetrack" in failure.reason
+    assert failure.reason.endswith("choose another --out, or have it replaced with --overwrite")
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
+
+
+@pytest.mark.parametrize("lost", [["clip.json"], ["clip.csv"], ["clip.csv", "clip.json", "clip.mp4"], ["clip.mp4"]])
+def test_resume_does_again_what_an_interruption_has_left_without_the_rest(lost: list[str], tmp_path: Path) -> None:
+    """A table and its video get their names one after the other, and then their sidecar."""
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    outputs = Outputs(out, video=True, existing="resume")
+    assert track([recording], outputs) == []
+    for name in lost:
+        (out / name).unlink()
+    assert track([recording], outputs) == []
+    assert {file.name for file in out.iterdir()} == {"clip.csv", "clip.json", "clip.mp4"}
+
+
+def test_resume_does_tables_of_pictures_again_too(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    track([folder], Outputs(tmp_path / "out"))
+    (tmp_path / "out/shots.json").unlink()
+    assert track([folder], Outputs(tmp_path / "out", existing="resume")) == []
+
+
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
-        paint_video(tmp_path / place / "clip.mp4", PaintedSource(count=frames))
-    first, second, out = f"file://{tmp_path}/s1/clip.mp4", f"file://{tmp_path}/s2/clip.mp4", tmp_path / "out"
-    track([first], Outputs(out))
-    assert finished([first], out)
-    (failure,) = track([second], Outputs(out, existing="resume"))
-    assert f"clip.csv: is the table of {first}; choose another --out" in failure.reason
+        paint_video(tmp_path / place / "clip.mkv", PaintedSource(count=frames))
+    out = tmp_path / "out"
+    with serving(tmp_path) as address:
+        first, second = f"{address}/s1/clip.mkv", f"{address}/s2/clip.mkv"
+        track([first], Outputs(out))
+        assert finished([first], out)
+        (failure,) = track([second], Outputs(out, existing="resume"))
+    assert failure.reason.endswith(f"clip.csv: is the table of {first}; choose another --out or --keep-folders")
     assert len(rows(out / "clip.csv")) == 5
+
+
+def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -> None:
+    clip = paint_video(tmp_path / "a b%.mp4", PaintedSource(count=5))
+    outputs = Outputs(tmp_path / "out")
+    for spec in (clip.as_uri(), f"FILE://localhost{clip.as_posix()}"):
+        assert plan([spec], outputs) == [Task(str(clip), "a b%")]
+        with open_source(spec) as source:
+            assert (source.kind, source.name, source.size) == ("video", "a b%", (240, 320))
+    (failure,) = track([cut_video.as_uri()], outputs)
+    assert "bytes long and is" in failure.reason  # as of the path
+    assert plan(["file://host/share/a.mp4"], outputs) == [Task("file://host/share/a.mp4", "a")]
 
 
 def test_no_password_of_an_address_is_written_down() -> None:
@@ -627,6 +728,31 @@ def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
     assert "a pipe cannot be read twice" in failure.reason
     with feeding(tmp_path / "other", content) as pipe:
         assert track([pipe], Outputs(tmp_path / "table"), choices=hindsight) == []
+
+
+@pytest.mark.skipif(not STDIN.exists(), reason="standard input has no path here")
+def test_a_dash_is_standard_input(tmp_path: Path) -> None:
+    file = paint_video(tmp_path / "clip.ts", PaintedSource(count=6))
+    assert plan(["-"], Outputs(tmp_path)) == [Task(str(STDIN), "stdin")]
+    code = "from facetrack import open_source; print(len(list(open_source('-'))))"
+    with file.open("rb") as stdin:
+        done = subprocess.run([sys.executable, "-c", code], stdin=stdin, capture_output=True, check=True, text=True)
+    assert done.stdout == "6\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_never_taken_for_what_came_through_it_before(tmp_path: Path) -> None:
+    one, two = (paint_video(tmp_path / f"{i}.ts", PaintedSource(count=i)).read_bytes() for i in (6, 7))
+    out = tmp_path / "out"
+    with feeding(tmp_path / "pipe", one) as pipe:
+        assert track([pipe], Outputs(out, existing="resume")) == []
+    (failure,) = track([pipe], Outputs(out, existing="resume"))  # which nobody has to write into
+    assert "of a pipe nobody can tell whether it is the same as before" in failure.reason
+    assert len(rows(out / "pipe.csv")) == 6
+    pipe.unlink()
+    with feeding(pipe, two):
+        assert track([pipe], Outputs(out, existing="overwrite")) == []
+    assert len(rows(out / "pipe.csv")) == 7
 
 
 SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"
@@ -700,6 +826,42 @@ def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monk
     assert finished([there / "clip.mp4"], out)
     monkeypatch.chdir(tmp_path / "shots")
     assert finished(["."], out)
+
+
+def test_resume_knows_a_project_that_was_moved_by_what_keeps_whole_seconds_alone(tmp_path: Path) -> None:
+    """As tar, scp -p and some file systems do."""
+    before, after = tmp_path / "before", tmp_path / "after"
+    (before / "in").mkdir(parents=True)
+    clip = paint_video(before / "in/clip.mp4", PaintedSource(count=5))
+    shots = paint_pictures(before / "in/shots", PaintedSource(count=1), ["1.png"])
+    for file in (clip, shots / "1.png"):
+        os.utime(file, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+    track([clip, shots], Outputs(before / "out"))
+    before.rename(after)
+    for file in ("clip.mp4", "shots/1.png"):
+        os.utime(after / "in" / file, (1_700_000_000, 1_700_000_000))
+    assert finished([after / "in/clip.mp4", after / "in/shots"], after / "out")
+
+
+def test_resume_takes_a_sidecar_that_knows_its_input_to_the_nanosecond(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    content = sidecar(out / "clip.json")
+    content["input"]["digest"] = identify_input(str(recording), tick_ns=1)["digest"]
+    assert content["input"]["digest"] != identify_input(str(recording))["digest"]
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert finished([recording], out)
+
+
+def test_the_table_of_an_input_that_is_gone_is_kept_and_it_is_told_what_to_do_if_it_was_moved(tmp_path: Path) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    (tmp_path / "there").mkdir()
+    moved = recording.rename(tmp_path / "there/clip.mp4")
+    os.utime(moved, (1, 1))
+    (failure,) = track([moved], Outputs(out, existing="resume"))
+    assert f"clip.csv: is the table of {recording.resolve()}; choose another --out" in failure.reason
+    assert failure.reason.endswith("; if this is what was there, changed since, have it done with --overwrite")
 
 
 @pytest.mark.parametrize("kept", [0, 100])

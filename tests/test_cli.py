@@ -225,7 +225,7 @@ def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
     path.write_bytes(data)
     for again in ((), ("--resume",)):
         assert run("batch", path, "--out", tmp_path / "out", *again) == 0
-        assert "a.mov: damaged in 1 place, at first packet after frame" in capsys.readouterr().err
+        assert "a.mov: flawed in 1 place, at first packet after frame" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("batch", "", "--out"), ("live", "--no-window", "--camera", "", "--csv")])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import struct
+from glob import glob
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
 from fakes import (
+    jpeg_with_orientation,
     quadrants,
 )
 
-from facetrack.pipeline.image_source import natural_key
+from facetrack.pipeline.image_source import matches_of, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import SourceError
@@ -66,6 +68,29 @@ def test_a_glob_goes_into_linked_folders_and_not_into_hidden_ones_and_the_sideca
     assert identify_input(pattern)["files"] == 2
 
 
+def test_a_link_that_leads_up_gives_nothing_twice(tmp_path: Path) -> None:
+    write_images(tmp_path / "day", "a/p.png", "b.png")
+    (tmp_path / "day/a/latest").symlink_to(tmp_path / "day", target_is_directory=True)
+    (tmp_path / "day/0.png").symlink_to(tmp_path / "day/b.png")
+    pattern = str(tmp_path / "day/**/*.png")
+    with open_source(pattern) as source:
+        assert [frame.name for frame in source] == ["0.png", "a/p.png", "b.png"]  # a linked file is a name of its own
+    assert identify_input(pattern)["files"] == 3
+
+
+@pytest.mark.parametrize(
+    "pattern", ["**/*.png", "**", "a/**", "*/**/*.png", "**/.c/*.png", "**/c/**/*.png", "*", "[ab]/*"]
+)
+def test_without_links_a_glob_matches_what_pythons_does(
+    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, "a/p.png", "a/c/q.png", "a/.c/r.png", "b/c/d/s.png", ".e/t.png", "u.png", "[a]/v.png")
+    for where in (Path(), tmp_path):
+        monkeypatch.chdir(tmp_path)
+        wanted = {Path(match) for match in glob(str(where / pattern), recursive=True)}  # noqa: PTH207 - the oracle
+        assert matches_of(str(where / pattern)) == sorted(wanted, key=str)
+
+
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
     write_images(tmp_path / "day", "one/a1.png", "two/a1.png", "two/b1.png", "two/a1.jpg")
     with open_source(str(tmp_path / "day" / "*" / "a*.png")) as source:
@@ -82,6 +107,30 @@ def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
         assert [(frame.index, frame.name) for frame in source] == [(0, "a.png"), (1, "c.png"), (2, "d.jpg")]
     assert [name for name, _ in source.failed] == ["b.png"]
     assert "not a whole picture" in source.failed[0][1]
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".webp", ".PNG"])
+def test_pages_that_are_not_looked_at_are_told_once(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pages = [np.full((48, 64, 3), value, np.uint8) for value in (10, 100, 200)]
+    write_images(tmp_path, "0.tif", "1.png", "2.webp")
+    for name in ("a", "b"):
+        file = tmp_path / f"{name}{suffix}"
+        if suffix == ".tif":
+            assert cv2.imwritemulti(str(file), pages)
+        else:
+            with av.open(file, "w", format="webp" if suffix == ".webp" else "apng") as container:
+                stream = container.add_stream("libwebp_anim" if suffix == ".webp" else "apng", rate=5)
+                stream.width, stream.height = 64, 48
+                stream.pix_fmt = "bgra" if suffix == ".webp" else "rgb24"
+                for page in pages:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(page, "bgr24")))
+                container.mux(stream.encode(None))
+    with caplog.at_level(logging.WARNING, "facetrack"), open_source(tmp_path) as source:
+        assert len(list(source)) == 5
+    wanted = "has 3 pages, of which only the first is looked at, and so of 1 other picture"
+    assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
 
 
 def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:
@@ -105,10 +154,7 @@ def test_16_bit_grey_and_alpha_pictures_become_bgr(tmp_path: Path, suffix: str, 
 
 def test_the_cameras_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     stored = quadrants()
-    jpeg = cv2.imencode(".jpg", stored)[1].tobytes()
-    tiff = b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, 6) + bytes(4)  # 6: turn clockwise to show
-    exif = b"Exif\0\0" + tiff
-    (tmp_path / "a.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    (tmp_path / "a.jpg").write_bytes(jpeg_with_orientation(stored, 6))  # turn clockwise to show
     with open_source(tmp_path / "a.jpg") as source:
         (frame,) = source
     assert frame.size == (96, 64)

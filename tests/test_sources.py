@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable
 from glob import glob
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from traceback import format_exception
@@ -25,6 +21,7 @@ from fakes import (
     feeding,
     noise,
     quadrants,
+    serving,
     write_no_frames,
     write_video,
 )
@@ -50,26 +47,6 @@ def _audio(path: Path, *, cover: bool = False) -> None:
         frame.sample_rate, frame.pts = 44_100, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-class _Quiet(SimpleHTTPRequestHandler):
-    """Sends files, whole ones alone."""
-
-    def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
-
-
-@contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A server of this machine for the files of a folder; gives its address."""
-    handler = partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join(10)
 
 
 def _recordings(folder: Path, *names: str) -> None:
@@ -273,6 +250,25 @@ def test_what_is_no_address_is_refused_in_one_clear_line(url: str) -> None:
     with pytest.raises(SourceError, match=r"^http://\[foo.*: is no address: .*wanted one such as") as caught:
         open_source(url)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cover", [False, True])
+def test_a_second_video_stream_is_told_and_a_cover_picture_is_none(
+    cover: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with av.open(tmp_path / "two.mp4", "w") as container:
+        streams = [container.add_stream(codec, rate=25) for codec in ("libx264", "mjpeg" if cover else "libx264")]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p" if stream.name == "mjpeg" else "yuv420p"
+        if cover:
+            streams[1].disposition = Disposition.attached_pic
+        for stream in streams:
+            container.mux(stream.encode(av.VideoFrame(64, 48, stream.pix_fmt)))
+            container.mux(stream.encode(None))
+    with open_source(tmp_path / "two.mp4") as source:
+        assert len(list(source)) == 1
+    told = [f"{tmp_path / 'two.mp4'}: 2 video streams, the first is tracked"]
+    assert [record.getMessage() for record in caplog.records] == ([] if cover else told)
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_still_a_file(tmp_path: Path) -> None:

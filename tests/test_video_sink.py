@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import sys
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from fakes import make_face, make_result
+from fakes import make_face, make_result, noise
 
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_sink import VideoSink, pad_to_even, ticks_per_second
@@ -139,6 +141,36 @@ def test_the_largest_frames_are_written(size: tuple[int, int], tmp_path: Path) -
     sink.write(Result(Frame(0, 0.0, 0.0, np.zeros((*size, 3), np.uint8)), ()))
     sink.close(complete=True)
     assert (tmp_path / "a.mp4").is_file()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limits there")
+@pytest.mark.parametrize("limit", [0, 100, 20_000, 1_000_000])
+@pytest.mark.parametrize("frames", [3, 70])
+def test_a_full_disk_is_an_error_and_nothing_else(
+    limit: int, frames: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Of less than a second of video nothing is written before its end."""
+    import resource
+
+    sink = VideoSink(tmp_path / "a.mp4")
+
+    def fill(sink: VideoSink) -> None:
+        for index, picture in enumerate(noise(frames, 240, 320)):
+            sink.write(Result(Frame(index, index / 30, 0.0, picture), ()))
+        sink.close(complete=True)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limit, 30_000) if frames < 10 else limit, before[1]))
+    try:
+        with pytest.raises(SinkError, match=r"a\.mp4\.part: cannot be written: File too large; make room"):
+            fill(sink)
+        sink.close(complete=False)
+        del sink
+        gc.collect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert capfd.readouterr() == ("", "")
+    assert [file.name for file in tmp_path.iterdir()] == (["a.mp4.part"] if limit else [])
 
 
 @pytest.mark.parametrize(

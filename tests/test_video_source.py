@@ -16,9 +16,12 @@ from fakes import (
     PaintedFace,
     PaintedSource,
     VideoRecipe,
+    jpeg_with_orientation,
     noise,
     quadrants,
     read_landmarks,
+    serving,
+    two_in_one,
     write_no_frames,
     write_video,
 )
@@ -100,6 +103,31 @@ def test_a_recording_of_two_that_were_put_together_takes_as_long_as_both(tmp_pat
     np.testing.assert_allclose(times(open_source(path)), np.arange(30) / 30, atol=1e-4)
 
 
+@pytest.mark.parametrize("then", [(120, 160), (480, 640), (118, 158)])
+def test_pictures_that_grow_or_shrink_in_the_middle_have_the_scale_of_the_first(
+    tmp_path: Path, then: tuple[int, int]
+) -> None:
+    """As of a call (WebRTC), whose line gets better or worse."""
+    painted = PaintedSource(count=12, faces=[PaintedFace((120, 100), (60, 30), 110)])
+    with open_source(two_in_one(tmp_path / "call.ts", (240, 320), then, painted)) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [(240, 320)] * 12
+    assert source.failed == []
+    for frame in frames:
+        np.testing.assert_allclose(read_landmarks(frame.bgr), painted.truth(frame.index)[0], atol=2.5)
+
+
+def test_pictures_of_another_aspect_are_fitted_into_the_first_and_it_is_told_where_they_begin(tmp_path: Path) -> None:
+    painted = PaintedSource(count=12)
+    with open_source(two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), painted)) as source:
+        frames = list(source)
+    assert [frame.size for frame in frames] == [(240, 320)] * 12
+    assert [name[:7] for name, _ in source.failed] == ["frame 7"]
+    assert source.failed[0][1] == "its size changes to 240x320, which is fitted into the first one's 320x240"
+    assert frames[6].bgr[:, :60].max() < 30  # black beside
+    assert read_landmarks(frames[6].bgr) is not None
+
+
 def test_frames_without_time_stamps_follow_each_other_by_the_frame_rate(tmp_path: Path) -> None:
     path = write_video(tmp_path / "raw.h264", noise(6), VideoRecipe(options={"tune": "zerolatency"}))
     np.testing.assert_allclose(times(open_source(path)), np.arange(6) / 25, atol=1e-6)  # raw H.264: FFmpeg assumes 25
@@ -121,6 +149,30 @@ def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, mirror_x: b
     for y in (height // 4, 3 * height // 4):
         for x in (width // 4, 3 * width // 4):
             np.testing.assert_allclose(frame.bgr[y, x], shown[y, x], atol=12)
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
+@pytest.mark.parametrize("suffix", [".avi", ".mov"])
+def test_the_orientation_that_a_camera_notes_in_each_picture_is_applied(
+    suffix: str, orientation: int, turns: int, tmp_path: Path
+) -> None:
+    """As old cameras write Motion JPEG, with EXIF, which PyAV does not know."""
+    stored = quadrants()
+    path = tmp_path / f"camera{suffix}"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("mjpeg", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *stored.shape[:2], "yuvj420p"
+        for index in range(3):
+            packet = av.Packet(jpeg_with_orientation(stored, orientation))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 30)
+            container.mux(packet)
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 3
+    shown = np.rot90(stored, turns)
+    for frame in frames:
+        assert frame.size == shown.shape[:2]
+        assert np.abs(frame.bgr.astype(int) - shown).mean() < 5  # JPEG smears a little at the edges
 
 
 @pytest.mark.parametrize(("height", "width"), [(63, 95), (37, 50), (2, 2), (241, 17)])
@@ -192,11 +244,12 @@ def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tm
 
 
 def test_a_recording_at_an_address_is_paced_too(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "a.mp4", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
-    for realtime in (True, False):
-        with open_source(f"file://{path}", realtime=realtime) as source:
-            assert source.live is realtime
-            assert len(list(source)) == 6
+    write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
+    with serving(tmp_path) as address:
+        for realtime in (True, False):
+            with open_source(f"{address}/a.mkv", realtime=realtime) as source:
+                assert source.live is realtime
+                assert len(list(source)) == 6
 
 
 def test_closing_from_another_thread_ends_the_iteration_without_an_error(tmp_path: Path) -> None:
@@ -400,6 +453,18 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.2") as source:
         frames = list(source)
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
+
+
+@pytest.mark.parametrize(("size", "noted"), [((32, 48), 0), ((96, 64), 1)])
+def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
+    clip: Path, size: tuple[int, int], noted: int, tmp_path: Path
+) -> None:
+    other = write_video(tmp_path / "other.mkv", noise(4, *size), VideoRecipe("ffv1", "bgr0", options={}))
+    frames: list[Frame] = []
+    with live(Plugs(clip, other)) as source, pytest.raises(SourceError, match="lost after frame 8"):
+        frames.extend(source)
+    assert [frame.size for frame in frames] == [(64, 96)] * 8
+    assert [name[:7] for name, _ in source.failed] == ["frame 5"] * noted
 
 
 @pytest.mark.parametrize("fail", [0, 2])
