@@ -17,16 +17,8 @@ from av.video.frame import VideoFrame
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
 from .source import Kind, ReadOnce
-from .video_reader import (
-    UNKNOWN_RATE,
-    MediaClock,
-    Reader,
-    declared_length_s,
-    expected_frames,
-    first_picture,
-    mean_rate,
-    why,
-)
+from .video_clock import UNKNOWN_RATE, MediaClock, mean_rate
+from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
 log = logging.getLogger(__name__)
 

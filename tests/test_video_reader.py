@@ -20,7 +20,8 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.video_reader import CAMERA_NAPS, MediaClock, Reader, demand_gpu
+from facetrack.pipeline.video_clock import MediaClock
+from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, demand_gpu
 from facetrack.pipeline.video_source import LiveSource, VideoSource
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.smooth import Smoother, SmootherSettings

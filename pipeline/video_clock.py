@@ -1,0 +1,157 @@
+"""When each picture of a stream is to be seen: its stamps, which may be wrong, as seconds that rise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed if the next one does not take it back
+FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the first stamp that is wrong
+STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
+FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
+UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
+
+
+def mean_rate(stream: VideoStream) -> Fraction | None:
+    """Frames per second; None where the file does not say and FFmpeg cannot guess."""
+    return stream.average_rate or stream.guessed_rate or None
+
+
+def _no_picture(ahead: int) -> None:
+    del ahead
+
+
+class MediaClock:
+    """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource).
+
+    A stamp is judged by those before it. One that falls no further back than behind the newest is a glitch, or out of
+    order: the clock waits until it is caught up with. One that falls to the second newest, or further, is of a new
+    clock, which goes on a period after the last time, unless the next one is of the old clock again.
+
+    Pictures that share a stamp, as recorders give them that stamp a burst of pictures at once, come a period after each
+    other, or a little less, as far as the first stamp after them has room for that; where it has none, they are a tick
+    apart. Speeds are read from these times: pictures that follow each other at no interval, and then a pause in which
+    nothing has moved further than in any other, would throw points far off.
+
+    The first stamp of all is wrong where the next two agree with each other and it is half a day before them, or a few
+    pictures behind.
+
+    AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
+    decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.
+    """
+
+    def __init__(self, stream: VideoStream, container_format: str = "") -> None:
+        """Start a clock.
+
+        Args:
+            stream: whose pictures come.
+            container_format: FFmpeg's name of it.
+        """
+        base = stream.time_base or Fraction(1, 90_000)
+        self._numerator, self._denominator = base.numerator, base.denominator
+        self._tick_s = max(float(base), 1e-6)  # a CSV time stamp has six decimals
+        self._period_s = float(1 / (mean_rate(stream) or UNKNOWN_RATE))
+        self._by_decoding = container_format == "avi"
+        self._period = self._period_s / float(base)  # in the stamps' unit
+        self._start = None if self._by_decoding else stream.start_time
+        self._last_s: float | None = None
+        self._shift_s = 0.0
+        self._newest: int | None = None  # stamp of the present clock
+        self._second: float = 0.0  # newest before it
+
+    @property
+    def start_s(self) -> float | None:
+        """The stream's own time stamp, in seconds, of the time 0; None where it has none. Right from `time_of` on."""
+        return None if self._start is None else self._start * self._numerator / self._denominator
+
+    def time_of(self, picture: VideoFrame, following: Callable[[int], VideoFrame | None] = _no_picture) -> float:
+        """Give the time of the next picture in seconds; one call per picture, in order.
+
+        Args:
+            picture: the next one.
+            following: gives the one so many pictures behind the one after it, if there is one; asked for the second and
+                third stamp, and where a stamp leaps ahead, falls back or is that of the picture before.
+        """
+        stamp = self._stamp(picture)
+        if self._last_s is None:
+            self._last_s = self._first(stamp, following)
+        elif stamp is not None and stamp == self._newest:
+            self._last_s += self._step(stamp, self._last_s, following)
+        else:
+            wild = stamp is not None and self._is_doubtful(stamp) and self._is_taken_back(stamp, following(0))
+            self._last_s = self._next(None if wild else stamp, self._last_s)
+        return self._last_s
+
+    def _stamp(self, picture: VideoFrame) -> int | None:
+        return picture.dts if self._by_decoding else picture.pts
+
+    def _is_doubtful(self, stamp: int) -> bool:
+        """Whether it leaps ahead, or falls so far back that it may be of a new clock."""
+        if self._newest is None:
+            return False
+        return stamp <= self._second or stamp - self._newest > LEAP_PERIODS * self._period
+
+    def _is_taken_back(self, stamp: int, following: VideoFrame | None) -> bool:
+        """Whether the stamp after it is nearer to the one before."""
+        after = None if following is None else self._stamp(following)
+        return after is not None and self._newest is not None and abs(stamp - after) > abs(after - self._newest)
+
+    def _first(self, stamp: int | None, following: Callable[[int], VideoFrame | None]) -> float:
+        if stamp is None:
+            return 0.0
+        expected = self._expected_first(stamp, following)
+        if expected is not None:
+            stamp = self._start = expected
+        if self._start is None or self._start > stamp:
+            self._start = stamp
+        self._begin(stamp)
+        return self._stamp_s(stamp)
+
+    def _expected_first(self, stamp: int, following: Callable[[int], VideoFrame | None]) -> int | None:
+        """What a wrong first stamp should be by the two after it; None where it is not wrong."""
+        second, third = (None if picture is None else self._stamp(picture) for picture in (following(0), following(1)))
+        if second is None or third is None or third <= second:
+            return None
+        pause_s, step = (second - stamp) * self._numerator / self._denominator, third - second
+        behind = stamp - second > LEAP_PERIODS * step
+        before = pause_s > FIRST_PAUSE_S and second - stamp > LEAP_PERIODS * step
+        return second - step if behind or before else None
+
+    def _step(self, stamp: int, last_s: float, following: Callable[[int], VideoFrame | None]) -> float:
+        """Seconds from the last picture to this one, which has the same stamp."""
+        for ahead in range(STAMPS_AHEAD):
+            picture = following(ahead)
+            after = None if picture is None else self._stamp(picture)
+            if picture is None or (after is not None and after != stamp):
+                break
+        else:
+            return self._period_s  # too many for a burst: the clock stands still
+        if after is None:
+            return self._period_s
+        room_s = (self._stamp_s(after) - last_s) / (ahead + 2)
+        return min(room_s, self._period_s) if room_s > FITTING * self._period_s else self._tick_s
+
+    def _next(self, stamp: int | None, last_s: float) -> float:
+        if stamp is None:
+            return last_s + self._period_s
+        if self._newest is None and self._start is None:
+            self._start, self._shift_s = stamp, last_s + self._period_s
+        if self._newest is None:
+            self._begin(stamp)
+        elif stamp > self._newest:
+            self._newest, self._second = stamp, self._newest
+        elif stamp <= self._second:
+            self._shift_s += last_s + self._period_s - self._stamp_s(stamp)
+            self._begin(stamp)
+        stamp_s = self._stamp_s(stamp)
+        return stamp_s if stamp_s > last_s + self._tick_s / 2 else last_s + self._tick_s
+
+    def _begin(self, stamp: int) -> None:
+        """Take a stamp for the first one of a clock."""
+        self._newest, self._second = stamp, stamp - self._period
+
+    def _stamp_s(self, stamp: int) -> float:
+        return (stamp - (self._start or 0)) * self._numerator / self._denominator + self._shift_s
