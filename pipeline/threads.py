@@ -53,7 +53,7 @@ class RunThreads:
     def start(self) -> None:
         """Let all stages begin."""
         _under_way.add(self)
-        for thread in self.threads:
+        for thread in reversed(self.threads):  # when the first one works, all are there for whoever ends the run
             thread.start()
 
     def end(self) -> None:
