@@ -62,9 +62,7 @@ _NOT_FAR_RIGHT = np.flatnonzero(_RIGID > 3)  # what counts of a head turned to i
 _NOT_FAR_LEFT = np.flatnonzero((_RIGID < 13) | (_RIGID > 16))
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
-BESIDE = (
-    0.25  # distance of the pixels from the fitted model, over their spread: that of real faces is 0.15, at most 0.29
-)
+BESIDE = 0.25  # distance of the pixels from a fitted model, over their spread; usual 0.15, of no labelled face over 0.3
 FLATTEST = 0.02  # width over length of the points' cloud below which a line, not a face, was given
 NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen from the front an eye has 0.18
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
