@@ -17,7 +17,7 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .hindsight import with_pictures
-from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of
+from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
@@ -105,7 +105,12 @@ class Failure:
 
 
 def plan(
-    inputs: Sequence[str], outputs: Outputs, shard: tuple[int, int] = (1, 1), *, keep_folders: bool = False
+    inputs: Sequence[str],
+    outputs: Outputs,
+    shard: tuple[int, int] = (1, 1),
+    *,
+    keep_folders: bool = False,
+    frame_rate: float = 0.0,
 ) -> list[Task]:
     """Turn what a user named into tasks, and find out beforehand what could not end well.
 
@@ -118,8 +123,10 @@ def plan(
         shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
             tasks in the order of their names.
         keep_folders: matches of a glob keep their place below its part without wildcards.
+        frame_rate: see `Choices`.
     Raises:
-        ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name.
+        ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name;
+            or there is a frame rate and nothing that it could be of.
         SinkError: outputs of this share exist that must not be overwritten.
     """
     found: dict[tuple[str, str], Task] = {}
@@ -127,6 +134,8 @@ def plan(
         for task in _expand(meant_by(spec), keep_folders=keep_folders):
             found.setdefault((where(task.spec), task.name), task)
     tasks = list(found.values())
+    if frame_rate:
+        _refuse_lone_pictures(tasks)
     names: dict[str, Task] = {}
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
@@ -145,6 +154,20 @@ def plan(
     if existing and outputs.existing == "refuse":
         raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
     return tasks
+
+
+def _refuse_lone_pictures(tasks: Sequence[Task]) -> None:
+    """See that a frame rate has pictures that it is of.
+
+    Raises:
+        ConfigError: a picture is named by itself, as by a shell that has expanded a glob; or there is none.
+    """
+    if alone := next((t for t in tasks if holds_pictures(t.spec) and not names_several_pictures(t.spec)), None):
+        raise ConfigError(
+            f"--frame-rate: {alone.spec} is a single picture; name the folder of the frames, or put the glob in quotes"
+        )
+    if not any(names_several_pictures(task.spec) for task in tasks):
+        raise ConfigError("--frame-rate is for folders and globs of pictures, and none was given: leave it out")
 
 
 def _lie_apart(one: Task, other: Task) -> bool:
@@ -284,7 +307,7 @@ class _Run:
         if self.outputs.existing == "resume" and self._is_finished():
             return self._failures(recorded_failures(sidecar))
         began_s = time.perf_counter()
-        with open_source(self.task.spec, decoder=self.choices.decoder) as source:
+        with self._open_source() as source:
             if source.live:
                 raise SourceError(f"{self.task.label}: is live and never ends; use `facetrack live --camera ... --csv`")
             self.reporter.began(self.task, source.frames)
@@ -299,6 +322,10 @@ class _Run:
         if outcome.error:
             return [Failure(self.task.spec, outcome.error, in_part=True)]
         return self._failures(outcome.failed)
+
+    def _open_source(self) -> Source:
+        rate = self.choices.frame_rate if names_several_pictures(self.task.spec) else 0
+        return open_source(self.task.spec, decoder=self.choices.decoder, frame_rate=rate or None)
 
     def _what_is_kept(self) -> str:
         """What an interruption has left, in words."""
@@ -407,7 +434,7 @@ class _Run:
             if not self._needs_pictures_again(source):
                 yield from results
                 return
-            with open_source(self.task.spec, decoder=self.choices.decoder) as again:
+            with self._open_source() as again:
                 yield from with_pictures(results, again)
 
     def _needs_pictures_again(self, source: Source) -> bool:

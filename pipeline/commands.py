@@ -86,6 +86,7 @@ def _forget_stdout() -> None:
 @opt.intrinsics
 @opt.tracking
 @opt.decoder
+@opt.frame_rate
 @opt.smooth_recording
 @opt.talk
 @click.pass_obj
@@ -111,7 +112,8 @@ def batch(
     columns = TableOptions(**{name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")})
     existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
     outputs = Outputs(out, video=video, columns=columns, existing=existing)
-    tasks, choices = plan(inputs, outputs, shard, keep_folders=keep_folders), Choices(**options)
+    choices = Choices(**options)
+    tasks = plan(inputs, outputs, shard, keep_folders=keep_folders, frame_rate=choices.frame_rate)
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
         return 0

@@ -1,4 +1,4 @@
-"""Frames from single pictures: a file, a folder or a glob."""
+"""Frames from pictures: a file, a folder or a glob."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
+from fractions import Fraction
 from glob import escape, glob, has_magic, iglob
 from itertools import takewhile
 from pathlib import Path
@@ -38,34 +39,39 @@ MOST_KINDS = 5  # of files that are left out, by name
 class ImageSource:
     """Pictures in their natural order, each a frame that carries its file's name.
 
-    Pictures have no clock: they count as one second apart, and are tracked each by itself (see
-    `pictures.track_independently`). A picture that cannot be read is noted in `failed` and the rest goes on. Grey
-    becomes BGR, 16 bits become 8, alpha is left out and the camera's orientation (EXIF) is applied.
+    Without a rate pictures have no clock: they count as one second apart, and are tracked each by itself (see
+    `pictures.track_independently`). With a rate they are the frames of a video. A picture that cannot be read is noted
+    in `failed` and the rest goes on; of a video, so is one that has not the first one's size, and its number is left
+    out. Grey becomes BGR, 16 bits become 8, alpha is left out and the camera's orientation (EXIF) is applied.
 
     Attributes:
-        failed: (name, reason) of each picture that could not be read.
+        failed: (name, reason) of each picture that was left out.
         See `source.Source` for the rest.
 
     Args:
         root: the folder that the frames' names are relative to.
         files: the pictures, in any order.
         name: the stem of output files.
+        rate: frames per second of the video that they are; None where they are none.
+    Raises:
+        SourceError: they are a video, and none of them can be read.
     """
 
-    kind: Kind = "images"
     live = False
-    size = None
-    rate = None
     start_s = None
 
-    def __init__(self, root: Path, files: Sequence[Path], name: str) -> None:
+    def __init__(self, root: Path, files: Sequence[Path], name: str, rate: Fraction | None = None) -> None:
         named = [(printable(file.relative_to(root).as_posix()), file) for file in files]
         self._files = sorted(named, key=lambda item: natural_key(item[0]))
-        self.name = name
+        self.name, self.rate = name, rate
+        self.kind: Kind = "images" if rate is None else "video"
         self.frames: int | None = len(files)
         self.failed: list[tuple[str, str]] = []
         self._with_pages: list[tuple[str, int]] = []
         self._stopped = False
+        self.size: tuple[int, int] | None = None
+        if rate is not None:
+            self.size = self._first_size()
         self._frames = ReadOnce(self._deliver(), name)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -91,24 +97,48 @@ class ImageSource:
             self._tell_pages()
 
     def _read(self) -> Generator[Frame, None, None]:
-        index = 0
-        for name, file in self._files:
+        given = 0
+        for place, (name, file) in enumerate(self._files):
             if self._stopped:
                 return
-            try:
-                bgr = read_image(file)
-            except SourceError as error:
-                self.failed.append((name, str(error).removeprefix(f"{file}: ")))
+            bgr = self._read_one(name, file)
+            if bgr is None:
                 continue
             pages = _pages_of(file)
             if pages > 1:
                 self._with_pages.append((name, pages))
-            yield Frame(index, float(index), time.perf_counter(), bgr, name)
-            index += 1
-        if index == 0:
-            (name, reason), others = self.failed[0], len(self.failed) - 1
-            also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
-            raise SourceError(f"{name}: {reason}{also}")
+            index = given if self.rate is None else place
+            yield Frame(index, float(index / (self.rate or 1)), time.perf_counter(), bgr, name)
+            given += 1
+        if given == 0:
+            raise self._nothing_read()
+
+    def _read_one(self, name: str, file: Path) -> UInt8 | None:
+        """One of the pictures; None where it is to be left out, and why has been noted."""
+        try:
+            bgr = read_image(file)
+        except SourceError as error:
+            self.failed.append((name, str(error).removeprefix(f"{file}: ")))
+            return None
+        if self.size is not None and self.size != bgr.shape[:2]:
+            (h, w), (own_h, own_w) = self.size, bgr.shape[:2]
+            self.failed.append((name, f"is {own_w}x{own_h}, and the first frame of the video {w}x{h}"))
+            return None
+        return bgr
+
+    def _first_size(self) -> tuple[int, int]:
+        """(height, width) of the first frame, so that what cannot be opened fails at once."""
+        for name, file in self._files:
+            bgr = self._read_one(name, file)
+            if bgr is not None:
+                self.failed.clear()  # reading notes them again
+                return bgr.shape[0], bgr.shape[1]
+        raise self._nothing_read()
+
+    def _nothing_read(self) -> SourceError:
+        (name, reason), others = self.failed[0], len(self.failed) - 1
+        also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
+        return SourceError(f"{name}: {reason}{also}")
 
     def _tell_pages(self) -> None:
         """Warn once of what pictures hold beside their first page: TIFF, and animated PNG, WebP and AVIF."""
@@ -118,8 +148,12 @@ class ImageSource:
             log.warning("%s: has %d pages, of which only the first is looked at%s", name, pages, also)
 
 
-def open_folder(folder: Path) -> ImageSource:
+def open_folder(folder: Path, rate: Fraction | None = None) -> ImageSource:
     """The pictures of a folder, without those of its folders; warns of what else is there.
+
+    Args:
+        folder: where they are.
+        rate: see `ImageSource`.
 
     Raises:
         SourceError: there is none; says what is there instead.
@@ -129,7 +163,7 @@ def open_folder(folder: Path) -> ImageSource:
     if not files:
         raise SourceError(f"{folder}: {_without_pictures(folder)}")
     _tell_left_out(folder, set(found).difference(files))
-    return ImageSource(folder, files, folder.resolve().name)
+    return ImageSource(folder, files, folder.resolve().name, rate)
 
 
 def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
@@ -166,8 +200,12 @@ def _without_pictures(folder: Path) -> str:
     return f'holds {count} and no picture; name {them}, e.g. "{escape(str(folder))}/*{videos[0].suffix}"'
 
 
-def open_glob(pattern: str) -> ImageSource:
+def open_glob(pattern: str, rate: Fraction | None = None) -> ImageSource:
     """The pictures that a pattern with wildcards matches.
+
+    Args:
+        pattern: of their paths.
+        rate: see `ImageSource`.
 
     Raises:
         SourceError: there is none.
@@ -177,7 +215,7 @@ def open_glob(pattern: str) -> ImageSource:
     if not files:
         wanted = "matches no picture; wanted files such as .jpg or .png"
         raise SourceError(f"{pattern}: {wanted if matches else _why_no_match(pattern)}")
-    return ImageSource(root, files, root.resolve().name)
+    return ImageSource(root, files, root.resolve().name, rate)
 
 
 def _why_no_match(pattern: str) -> str:
@@ -256,13 +294,18 @@ def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
 
 
 def holds_pictures(spec: str) -> bool:
-    """Whether `open_source` takes a name for that of a picture, or of several: a folder, or a glob."""
-    path = Path(spec)
+    """Whether `open_source` takes a name for that of a picture, or of several."""
+    return names_several_pictures(spec) or (
+        not is_url(spec) and Path(spec).exists() and Path(spec).suffix.lower() in IMAGE_SUFFIXES
+    )
+
+
+def names_several_pictures(spec: str) -> bool:
+    """Whether `open_source` takes a name for that of a folder, or of a glob."""
     if is_url(spec):
         return False
-    if path.exists():
-        return path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES
-    return has_magic(spec)
+    path = Path(spec)
+    return path.is_dir() if path.exists() else has_magic(spec)
 
 
 def read_image(path: Path) -> UInt8:

@@ -61,6 +61,8 @@ class Choices:
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
         decoder: what decodes recordings and streams.
+        frame_rate: a batch's folders and globs of pictures are videos of so many frames per second; 0: their pictures
+            have nothing to do with each other.
     """
 
     model: str = "gv"
@@ -71,6 +73,7 @@ class Choices:
     max_faces: int = TrackSettings().most_faces
     smooth: Smoothing = "kalman"
     decoder: Decoder = "cpu"
+    frame_rate: float = 0.0
 
     def __post_init__(self) -> None:
         known = {"backend": KINDS, "smooth": get_args(Smoothing), "decoder": get_args(Decoder)}
@@ -85,6 +88,8 @@ class Choices:
             raise ConfigError(
                 f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"
             )
+        if not isinstance(self.frame_rate, Real) or not 0 <= self.frame_rate < math.inf:
+            raise ConfigError(f"frame_rate: wanted frames per second, or 0, got {self.frame_rate!r}")
         if not isinstance(self.model, str):
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
 

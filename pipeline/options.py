@@ -253,6 +253,14 @@ decoder = click.option(
     show_default=True,
     help="What decodes videos and streams; cuda: NVDEC on an NVIDIA GPU.",
 )
+frame_rate = click.option(
+    "--frame-rate",
+    type=FiniteRange(0),
+    default=0,
+    metavar="FPS",
+    help="A folder (or a quoted glob) of pictures holds the frames of a video, so many to the second.  [default: "
+    "pictures that have nothing to do with each other]",
+)
 smooth_live = _smooth("kalman", "oneeuro", "none")
 smooth_recording = _smooth("kalman", "rts", "oneeuro", "none")
 columns = chain(

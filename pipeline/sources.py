@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from glob import has_magic
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ from av.stream import Disposition
 
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
-from .image_source import IMAGE_SUFFIXES, ImageSource, open_folder, open_glob
+from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
@@ -36,7 +38,12 @@ _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 
 
 def open_source(
-    spec: str | Path | int, *, realtime: bool = False, retry: Retry | None = None, decoder: Decoder = "cpu"
+    spec: str | Path | int,
+    *,
+    realtime: bool = False,
+    retry: Retry | None = None,
+    decoder: Decoder = "cpu",
+    frame_rate: float | Fraction | None = None,
 ) -> Source:
     """Open what a user named.
 
@@ -50,16 +57,20 @@ def open_source(
         retry: how often a lost camera or stream is opened again; default `Retry()`.
         decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras have nothing to
             gain from it.
+        frame_rate: a folder, or what a glob matches, holds the frames of a video, so many to the second; None: its
+            pictures have nothing to do with each other. Other sources have a clock of their own.
     Returns:
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
         SourceError: in one line, what is wrong with it.
+        ValueError: the frame rate is none, or `spec` names no pictures.
     """
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
     text = meant_by(str(spec))
     if not text:
         raise SourceError(f"source: {WANTED}, got an empty name")
+    rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
         return _open_camera(int(camera[2]), retry or Retry())
@@ -69,15 +80,29 @@ def open_source(
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(text)
     if path.is_dir():
-        return open_folder(path)
+        return open_folder(path, rate)
     if is_pipe(text):
         return _open_pipe(path, decoder, realtime=realtime)
     if path.exists():
         return _open_file(path, decoder, realtime=realtime)
     if has_magic(text):
-        return open_glob(text)
+        return open_glob(text, rate)
     label = without_credentials(text)
     raise SourceError(f"{label}: not found; {WANTED}")
+
+
+def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
+    """The rate as containers write it, such as 30000/1001.
+
+    Raises:
+        ValueError: it is none, or not several pictures are named.
+    """
+    rate = Fraction(frame_rate).limit_denominator(1_000_000) if math.isfinite(frame_rate) else Fraction(0)
+    if rate <= 0:
+        raise ValueError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
+    if not names_several_pictures(spec):
+        raise ValueError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
+    return rate
 
 
 @dataclass(frozen=True, slots=True)

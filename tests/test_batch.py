@@ -50,6 +50,7 @@ from facetrack.pipeline.source import STDIN
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.intrinsics import Intrinsics
+from facetrack.tracker.smooth import Smoothing
 from facetrack.tracker.types import Frame, Result
 
 MOVING = PaintedSource(count=24, faces=(PaintedFace(velocity=(30.0, 0.0)),))
@@ -248,6 +249,50 @@ def test_pictures_have_an_input_column_and_nothing_to_do_with_each_other(tmp_pat
     ]
     for row, index in zip(table, (1, 2, 0), strict=True):
         assert np.abs(points(row) - source.truth(index)[0]).max() < NEAR_PX
+
+
+@pytest.mark.parametrize("smooth", ["kalman", "rts"])
+def test_frames_in_a_folder_give_what_their_video_gives(smooth: Smoothing, tmp_path: Path) -> None:
+    source = PaintedSource(count=12, faces=(PaintedFace(velocity=(30.0, 0.0)),))
+    folder = paint_pictures(tmp_path / "frames", source, [f"{i}.png" for i in range(12)])
+    lossless = VideoRecipe(codec="ffv1", pix_fmt="bgr0", rate=Fraction(25), options={})
+    clip = write_video(tmp_path / "clip.mkv", (source.picture(i) for i in range(12)), lossless)
+    choices = Choices(smooth=smooth, frame_rate=25)
+    assert track([folder, clip], Outputs(tmp_path / "out", video=True), choices=choices) == []
+    assert (tmp_path / "out/frames.csv").read_bytes() == (tmp_path / "out/clip.csv").read_bytes()
+    told = sidecar(tmp_path / "out/frames.json")
+    assert (told["size"], told["rate"], told["settings"]["frame_rate"]) == (
+        sidecar(tmp_path / "out/clip.json")["size"],
+        25,
+        25,
+    )
+    with open_source(tmp_path / "out/frames.mp4") as annotated:
+        assert (annotated.rate, len(list(annotated))) == (25, 12)
+
+
+def test_a_frame_of_a_folder_that_cannot_be_read_is_named_and_its_number_left_out(tmp_path: Path) -> None:
+    folder = paint_pictures(tmp_path / "frames", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    (folder / "2.png").write_text("no picture", encoding="utf-8")
+    (failure,) = track([folder], Outputs(tmp_path / "out"), choices=Choices(frame_rate=10))
+    assert failure.what.endswith("frames: 2.png")
+    table = rows(tmp_path / "out/frames.csv")
+    assert [(row["frame"], row["timestamp"], row["face_id"]) for row in table] == [
+        ("1", "0.000000", "0"),
+        ("3", "0.200000", "0"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["shots", "shots/1.png"], r"--frame-rate: .*1\.png is a single picture; name the folder"),
+        (["clip.mp4"], "--frame-rate is for folders and globs of pictures, and none was given"),
+    ],
+)
+def test_a_frame_rate_that_no_input_could_have_is_refused(names: list[str], told: str, tmp_path: Path) -> None:
+    paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
+    with pytest.raises(ConfigError, match=told):
+        plan([str(tmp_path / name) for name in names], Outputs(tmp_path / "out"), frame_rate=25)
 
 
 def test_every_picture_is_searched(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from fractions import Fraction
 from glob import glob
 from pathlib import Path
 
@@ -40,6 +41,46 @@ def test_a_folder_gives_its_pictures_in_natural_order_with_their_names(tmp_path:
     assert [frame.index for frame in frames] == [0, 1, 2, 3]
     assert [frame.time_s for frame in frames] == [0, 1, 2, 3]
     assert [frame.size for frame in frames] == [(11, 12), (10, 12), (9, 12), (8, 12)]
+
+
+def test_frames_of_a_video_have_its_clock_and_keep_their_places(tmp_path: Path) -> None:
+    for name, size in (("f2.png", (8, 12)), ("f10.png", (8, 12)), ("f3.png", (12, 8)), ("f11.png", (8, 12))):
+        assert cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
+    (tmp_path / "f4.png").write_text("no picture")
+    for spec in (tmp_path, f"{tmp_path}/f*.png"):
+        with open_source(spec, frame_rate=30000 / 1001) as source:
+            assert (source.kind, source.live, source.size, source.frames) == ("video", False, (8, 12), 5)
+            assert source.rate == Fraction(30000, 1001)
+            frames = list(source)
+        assert [(frame.name, frame.index) for frame in frames] == [("f2.png", 0), ("f10.png", 3), ("f11.png", 4)]
+        assert [frame.time_s for frame in frames] == pytest.approx([0, 3 * 1001 / 30000, 4 * 1001 / 30000])
+        assert source.failed == [
+            ("f3.png", "is 8x12, and the first frame of the video 12x8"),
+            ("f4.png", "is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"),
+        ]
+
+
+def test_a_video_none_of_whose_frames_can_be_read_fails_when_it_is_opened(tmp_path: Path) -> None:
+    for name in ("1.png", "2.png"):
+        (tmp_path / name).write_text("no picture")
+    with pytest.raises(SourceError, match=r"1\.png: is not a whole picture .*, nor can the other$"):
+        open_source(tmp_path, frame_rate=25)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9])
+def test_a_frame_rate_that_is_none_is_refused(rate: float, tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    with pytest.raises(ValueError, match="frame_rate: wanted frames per second"):
+        open_source(tmp_path, frame_rate=rate)
+
+
+@pytest.mark.parametrize("name", ["a.png", "clip.mp4", "0", "rtsp://me:secret@host/path"])
+def test_a_frame_rate_of_anything_but_several_pictures_is_refused(name: str, tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    spec = str(tmp_path / "a.png") if name == "a.png" else name
+    with pytest.raises(ValueError, match="is neither a folder nor a glob of pictures") as refused:
+        open_source(spec, frame_rate=25)
+    assert "secret" not in str(refused.value)
 
 
 def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
