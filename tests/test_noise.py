@@ -26,6 +26,8 @@ from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.pipeline.open import smoother_settings
 from facetrack.tracker.errors import BackendError, ConfigError, SinkError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
+from facetrack.tracker.rts import RtsSmoother
+from facetrack.tracker.smooth import Smoother
 from facetrack.tracker.types import Float32
 from facetrack.training.augment import Geometry, random_crop
 from facetrack.training.datasets import Sample
@@ -207,6 +209,24 @@ def test_the_smoother_expects_the_noise_that_was_measured() -> None:
     assert (smoother_settings(card).noise, smoother_settings(card).shared_noise) == (0.0012, 0.0009)
     assert smoother_settings(card).score_power == 2.0
     assert smoother_settings(painted_card()).noise > 0
+
+
+@pytest.mark.parametrize("smoother", [Smoother, RtsSmoother])
+def test_tracking_takes_what_is_measured_where_scores_say_nothing_and_points_have_nothing_in_common(
+    smoother: type[Smoother] | type[RtsSmoother],
+) -> None:
+    fitted = noise.fit_noise(np.full(100, 0.5), np.full(100, 0.002**2), 0.0)
+    assert (fitted.shared, fitted.power) == (0.0, 0.0)
+    card = replace(painted_card(), calibration=replace(LEARNED, noise=fitted).table())
+    rng, face = np.random.default_rng(4), np.random.default_rng(5).uniform(200, 350, (68, 2))
+    filtered = smoother(smoother_settings(card), 68)
+    places = []
+    for frame in range(20):
+        xy = (face + rng.normal(0, 0.3, face.shape)).astype(np.float32)
+        found = filtered.update(frame / 30, xy, np.full(68, 0.5, np.float32), 150.0)
+        places.append(found[0] if found else xy)
+    found = filtered.take(20)[0] if isinstance(filtered, RtsSmoother) else np.stack(places)
+    assert np.abs(found[10:] - face).mean() < 0.15  # half the noise's
 
 
 def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> None:

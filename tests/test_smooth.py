@@ -253,7 +253,7 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
 
 
 def test_the_variance_of_a_point_is_the_power_of_its_score_that_was_asked_for() -> None:
-    for power in (0.5, 1.0, 2.9):
+    for power in (0.0, 0.5, 1.0, 2.9):
         tuning = Smoother(SmootherSettings(noise=0.01, score_power=power), 1)._tuning()
         for score in (0.2, 0.65, 1.0):
             wanted = tuning.noise * score ** (-2 * power)
@@ -477,7 +477,9 @@ def test_coasting_needs_a_measurement_and_a_smoother_needs_points() -> None:
         Smoother(SmootherSettings(), 0)
 
 
-@pytest.mark.parametrize("bad", [{"noise": 0.0}, {"noisiest": 0.5}, {"outlier_s": -1.0}, {"moving_s": np.nan}])
+@pytest.mark.parametrize(
+    "bad", [{"noise": 0.0}, {"shared_noise": -1.0}, {"noisiest": 0.5}, {"outlier_s": -1.0}, {"moving_s": np.nan}]
+)
 def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(bad))):
         SmootherSettings(**bad)

@@ -49,6 +49,7 @@ from .types import Float32, Float64
 
 # "kalman" is this module, "oneeuro" and "rts" are the modules of these names, "none" leaves points as measured
 Smoothing = Literal["kalman", "oneeuro", "rts", "none"]
+LEAST = {"noisiest": 1.0, "shared_noise": 0.0, "score_power": 0.0}  # of settings; the others must be above 0
 PACE = 0.1  # weight of the last step in the mean of steps
 HURRIED = 0.5  # of that mean: a shorter step is a late frame's or a doubled stamp's, and tells no speed
 
@@ -65,9 +66,9 @@ class SmootherSettings:
     Attributes:
         noise: sigma of one coordinate of a point of score 1; at 0.65, what GV says of a clear face, it is 0.002
             (0.3 px on a face of 150 px; 0.0011 for eyelids to 0.0033 for the contour on clips of talking heads).
-        shared_noise: sigma of the error that all points have in common (0.15 px on a face of 150 px).
+        shared_noise: sigma of the error that all points have in common (0.15 px on a face of 150 px), 0 or more.
         score_floor: sigma grows with a falling score down to this score; a score of 0 means "not seen at all".
-        score_power: sigma is proportional to score ** -score_power.
+        score_power: sigma is proportional to score ** -score_power; 0: scores say nothing but which points were seen.
         noisiest: the largest factor by which a noisy video may raise both; 1 turns it off.
         noise_memory_s: time constant with which that factor follows the video.
         rest_shared: sigma of the acceleration of a face at rest, sizes / s^2.
@@ -111,7 +112,7 @@ class SmootherSettings:
 
     def __post_init__(self) -> None:
         for name, value in ((field.name, getattr(self, field.name)) for field in fields(self)):
-            least = {"noisiest": 1.0}.get(name)
+            least = LEAST.get(name)
             if not (value > 0 if least is None else value >= least):
                 wanted = "above 0" if least is None else f"of {least:g} or more"
                 raise ConfigError(f"smoother: wanted {name} {wanted}, got {value}")
