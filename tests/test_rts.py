@@ -5,7 +5,7 @@ import pytest
 from filterpy.common import Q_discrete_white_noise
 from filterpy.kalman import KalmanFilter
 
-from facetrack.tracker import rts
+from facetrack.tracker import kalman, rts
 from facetrack.tracker.metrics import jitter, lag
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.rts import RtsSmoother
@@ -128,11 +128,22 @@ def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None
     position, velocity = rng.normal(0, 5, (2, frames, points, 2))
     steps = rng.normal(0, 1, (frames, points, 4))
     part = rng.uniform(-1, 2, (frames, points, 1))
-    one, speed_of_one = position.copy(), velocity.copy()
-    rts.smooth_backward(one, speed_of_one, time_s, covariance, prior, steps, np.zeros_like(steps))
-    rts.smooth_backward(position, velocity, time_s, covariance, prior, part * steps, (1 - part) * steps)
-    np.testing.assert_allclose(position, one, atol=1e-9)
-    np.testing.assert_allclose(velocity, speed_of_one, atol=1e-7)
+    blank = kalman.FilterState(*(np.stack([array] * frames) for array in kalman.blank(points)))
+    one, both = (
+        blank._replace(
+            position=position.copy(),
+            velocity=velocity.copy(),
+            covariance=covariance,
+            prior=prior,
+            shared_step=shared,
+            own_step=steps - shared,
+        )
+        for shared in (steps, part * steps)
+    )
+    for run in (one, both):
+        rts.smooth_backward(run, time_s)
+    np.testing.assert_allclose(both.position, one.position, atol=1e-9)
+    np.testing.assert_allclose(both.velocity, one.velocity, atol=1e-7)
 
 
 # What the user sees

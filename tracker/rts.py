@@ -12,32 +12,28 @@ Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
+from .kalman import FilterState
 from .smooth import Smoother, SmootherSettings
 from .types import Float32, Float64
 
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the filter knew of N points at one time; the arrays are those of `kalman.FilterState`."""
+    """What the filter knew at one time."""
 
     time_s: float
     measured: bool
-    position: Float64
-    velocity: Float64
-    covariance: Float64
-    prior: Float64
-    shared_step: Float64
-    own_step: Float64
+    state: FilterState
 
     @property
     def starts(self) -> bool:
         """Whether nothing before this time bears on it."""
-        return bool(self.prior[0, 0] == np.inf)
+        return bool(self.state.prior[0, 0] == np.inf)
 
 
 class RtsSmoother:
@@ -70,9 +66,9 @@ class RtsSmoother:
         self._filter.coast(time_s)
         last = self._notes[-1] if self._notes else None
         if last is not None and time_s <= last.time_s:  # nothing was predicted and nothing corrected
-            still = np.zeros_like(last.own_step)
-            again = replace(last, measured=False, prior=last.covariance, shared_step=still, own_step=still)
-            self._notes.append(again)
+            still = np.zeros_like(last.state.own_step)
+            again = last.state._replace(prior=last.state.covariance, shared_step=still, own_step=still)
+            self._notes.append(_Note(last.time_s, False, again))
         else:
             self._note(time_s, measured=False)
 
@@ -90,64 +86,41 @@ class RtsSmoother:
         if not 0 < count <= len(self._notes):
             raise ValueError(f"RTS smoother: wanted 1 to {len(self._notes)} frames, which wait, got {count}")
         notes = self._notes
-        position, velocity = (np.stack([getattr(note, name) for note in notes]) for name in ("position", "velocity"))
-        smooth_backward(
-            position,
-            velocity,
-            np.array([note.time_s for note in notes]),
-            *(
-                np.stack([getattr(note, name) for note in notes])
-                for name in ("covariance", "prior", "shared_step", "own_step")
-            ),
-        )
-        _bridge(self._before, notes, position, velocity)
+        run = FilterState(*map(np.stack, zip(*(note.state for note in notes), strict=True)))
+        smooth_backward(run, np.array([note.time_s for note in notes]))
+        _bridge(self._before, notes, run.position, run.velocity)
         for k in range(count):
             if notes[k].measured:
-                self._before = notes[k].time_s, position[k].copy()
+                self._before = notes[k].time_s, run.position[k].copy()
         self._notes = notes[count:]
-        return position[:count].astype(np.float32), velocity[:count].astype(np.float32)
+        return run.position[:count].astype(np.float32), run.velocity[:count].astype(np.float32)
 
     def _note(self, time_s: float, *, measured: bool) -> None:
-        state = self._filter.state
-        arrays = (state.position, state.velocity, state.covariance, state.prior, state.shared_step, state.own_step)
-        self._notes.append(_Note(time_s, measured, *(array.copy() for array in arrays)))
+        self._notes.append(_Note(time_s, measured, FilterState(*map(np.copy, self._filter.state))))
 
 
 @njit(cache=True, nogil=True)
-def smooth_backward(
-    position: Float64,
-    velocity: Float64,
-    time_s: Float64,
-    covariance: Float64,
-    prior: Float64,
-    shared_step: Float64,
-    own_step: Float64,
-) -> None:
-    """Turn filtered positions and velocities into smoothed ones, in place.
+def smooth_backward(run: FilterState, time_s: Float64) -> None:
+    """Turn the filtered positions and velocities of a run into smoothed ones, in place.
 
     Args:
-        position: (T, N, 2) px, as filtered.
-        velocity: (T, N, 2) px/s, as filtered.
+        run: of T frames, one below the other in each of its arrays.
         time_s: (T,)
-        covariance: (T, N + 1, 3) covariances after each measurement, as in `kalman.FilterState`.
-        prior: (T, N + 1, 3) before it; infinite where the filter started anew.
-        shared_step: (T, N, 4) what the measurement changed through the shared motion.
-        own_step: (T, N, 4) what it changed beside that; 0 for a point without a measurement, wherever it was carried.
     Source: Bar-Shalom et al. 2001, Eq. 8.6.2-9 and 8.6.2-12, once for each of the two parts.
     """
-    frames, points = len(position), position.shape[1]
-    shared, own = shared_step[frames - 1].copy(), own_step[frames - 1].copy()  # smoothed less predicted
+    frames, points, _ = run.position.shape
+    shared, own = run.shared_step[frames - 1].copy(), run.own_step[frames - 1].copy()  # smoothed less predicted
     for t in range(frames - 2, -1, -1):
         dt = time_s[t + 1] - time_s[t]
         for i in range(points):
-            _carry_back(shared[i], covariance[t, points], prior[t + 1, points], dt)
-            _carry_back(own[i], covariance[t, i], prior[t + 1, i], dt)
+            _carry_back(shared[i], run.covariance[t, points], run.prior[t + 1, points], dt)
+            _carry_back(own[i], run.covariance[t, i], run.prior[t + 1, i], dt)
             for axis in range(2):
-                position[t, i, axis] += shared[i, axis] + own[i, axis]
-                velocity[t, i, axis] += shared[i, 2 + axis] + own[i, 2 + axis]
+                run.position[t, i, axis] += shared[i, axis] + own[i, axis]
+                run.velocity[t, i, axis] += shared[i, 2 + axis] + own[i, 2 + axis]
             for k in range(4):
-                shared[i, k] += shared_step[t, i, k]
-                own[i, k] += own_step[t, i, k]
+                shared[i, k] += run.shared_step[t, i, k]
+                own[i, k] += run.own_step[t, i, k]
 
 
 @njit(cache=True, nogil=True)
