@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from ..engines.aligner import Aligner
 from ..tracker.geometry import CropTransform
-from ..tracker.tracks import FORESIGHT_S, Track
+from ..tracker.track import FORESIGHT_S, Track
 from ..tracker.types import Frame, Landmarks
 
 SLACK = 0.02  # of the crop's side: how far a guessed crop may be off; the training's are off by more

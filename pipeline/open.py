@@ -24,7 +24,7 @@ from ..engines.fit import demand_fit, scores_faces
 from ..tracker import appearance, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
-from ..tracker.tracks import TrackSettings
+from ..tracker.track import TrackSettings
 from ..tracker.types import Face, Frame, Result, UInt8, checked_picture
 from .crops import portrait_proof
 from .hindsight import look_back

@@ -25,7 +25,8 @@ from ..tracker.geometry import bounding_box, longer_side, rotated_box
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.proposals import box_of_five
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
-from ..tracker.tracks import SURE, TrackBook, TrackSettings
+from ..tracker.track import TrackSettings
+from ..tracker.tracks import SURE, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight

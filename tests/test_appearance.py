@@ -18,15 +18,15 @@ from facetrack.tracker.appearance import (
     similarity_in_part,
 )
 from facetrack.tracker.geometry import CropTransform
-from facetrack.tracker.tracks import TrackSettings
+from facetrack.tracker.track import TrackSettings
 from facetrack.tracker.types import Float32, UInt8
 
 SETTINGS = TrackSettings()
 
 
-def hidden(look: Float32) -> Float32:
-    """The look of a face whose left half is outside the picture."""
-    cells = look.reshape(8, 8, 3).copy()
+def hidden(appearance: Float32) -> Float32:
+    """The appearance of a face whose left half is outside the picture."""
+    cells = appearance.reshape(8, 8, 3).copy()
     cells[:, :4] = 0
     return cells.ravel() / np.float32(np.linalg.norm(cells))
 
@@ -75,14 +75,14 @@ def test_it_is_that_of_the_pixels_in_the_crop(side: float, angle: float) -> None
     assert similarity(describe_appearance(picture, crop), described(crop.crop(picture))) > 0.995
 
 
-def test_looks_are_unit_vectors() -> None:
+def test_appearances_are_unit_vectors() -> None:
     for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
-        looks = described(picture)
-        assert looks.dtype == np.float32
-        assert np.linalg.norm(looks) == pytest.approx(1, abs=1e-3) or not looks.any()
+        appearance = described(picture)
+        assert appearance.dtype == np.float32
+        assert np.linalg.norm(appearance) == pytest.approx(1, abs=1e-3) or not appearance.any()
 
 
-def test_looks_stay_the_same_in_other_light_noise_and_framing() -> None:
+def test_an_appearance_stays_the_same_in_other_light_noise_and_framing() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):
         picture = portrait(seed)
@@ -108,13 +108,15 @@ def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
     for seed in range(20):
         whole, cut = portrait(seed), portrait(seed)
         cut[:, :18] = 0
-        looks = described(cut)
-        assert known_cells(looks).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
-        assert similarity(described(whole), looks) > 0.9
-        assert similarity(looks, described(whole)) == pytest.approx(similarity(described(whole), looks), abs=1e-6)
+        appearance = described(cut)
+        assert known_cells(appearance).reshape(8, 8).tolist() == [[False] * 3 + [True] * 5] * 8
+        assert similarity(described(whole), appearance) > 0.9
+        assert similarity(appearance, described(whole)) == pytest.approx(
+            similarity(described(whole), appearance), abs=1e-6
+        )
 
 
-def test_nothing_follows_from_looks_that_know_next_to_nothing_in_common() -> None:
+def test_nothing_follows_from_appearances_that_know_next_to_nothing_in_common() -> None:
     left, right = portrait(1), portrait(1)
     left[:, 24:] = 0
     right[:, :24] = 0
@@ -142,14 +144,14 @@ def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
         assert similarity_in_part(one, other) > max(similarity(one, other) - 1e-6, 0.8)
 
 
-def test_colour_that_comes_in_beside_a_grey_face_changes_its_looks_little_by_little() -> None:
+def test_colour_that_comes_in_beside_a_grey_face_changes_its_appearance_little_by_little() -> None:
     for seed in range(20):
         grey = np.repeat(portrait(seed).mean(2, keepdims=True), 3, 2).astype(np.uint8)
-        looks = []
+        appearances = []
         for width in range(0, 17, 2):
             grey[:, :width] = (200, 90, 60)
-            looks.append(described(grey))
-        assert min(similarity(a, b) for a, b in pairwise(looks)) > 0.5
+            appearances.append(described(grey))
+        assert min(similarity(a, b) for a, b in pairwise(appearances)) > 0.5
 
 
 def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:

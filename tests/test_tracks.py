@@ -1,4 +1,4 @@
-"""Identity: births, losses, returns, crossings and cuts, on faces that are only boxes and looks."""
+"""Identity: births, losses, returns, crossings and cuts, on faces that are only boxes and appearances."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ import pytest
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import similarity
-from facetrack.tracker.tracks import (
-    EXPECTED,
-    HOLD,
-    SEEK_EVERY,
-    SEEK_S,
-    STEADY,
-    SURE,
-    WAIT_S,
-    Track,
-    TrackBook,
-    TrackSettings,
-)
+from facetrack.tracker.track import HOLD, SEEK_S, Track, TrackSettings
+from facetrack.tracker.tracks import EXPECTED, SEEK_EVERY, STEADY, SURE, WAIT_S, TrackBook
 from facetrack.tracker.types import Float32, Landmarks, State
 
 RATE = 30.0
@@ -27,13 +17,13 @@ SETTINGS = TrackSettings()
 PEOPLE = np.linalg.qr(np.random.default_rng(0).normal(size=(192, 12)))[0].T.astype(np.float32)
 
 
-def look(person: int) -> Float32:
+def appearance(person: int) -> Float32:
     """A unit vector of its own for each person, at right angles to everybody else's."""
     return PEOPLE[person]
 
 
 def between(a: Float32, b: Float32, similarity: float) -> Float32:
-    """A look of this similarity to `a`, turned towards `b`."""
+    """An appearance of this similarity to `a`, turned towards `b`."""
     return (similarity * a + np.sqrt(1 - similarity**2) * b).astype(np.float32)
 
 
@@ -47,7 +37,7 @@ def book_of(*people: int, settings: TrackSettings = SETTINGS, spacing: float = 2
     """A book at time 0 with one track per person, 200 pixels apart."""
     book = TrackBook(settings)
     for number, person in enumerate(people):
-        assert book.admit(0.0, face(100 + spacing * number), look(person)) is not None
+        assert book.admit(0.0, face(100 + spacing * number), appearance(person)) is not None
     return book
 
 
@@ -64,7 +54,7 @@ def lost(track: Track) -> Landmarks:
 def test_a_sure_face_is_born_new_and_then_tracked() -> None:
     book = book_of(1)
     assert states(book) == {0: "new"}
-    book.observe(1 / RATE, [face(103)], [look(1)])
+    book.observe(1 / RATE, [face(103)], [appearance(1)])
     assert states(book) == {0: "tracked"}
     assert book.live[0].box.tolist() == [53, 150, 153, 250]
 
@@ -74,7 +64,7 @@ def test_a_lost_face_is_looked_for_beside_others_for_a_while() -> None:
     wanted = []
     for frame in range(1, 121):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
-        book.observe(frame / RATE, [face(100), *away], [look(1), look(2)][: 1 + len(away)])
+        book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
         wanted.append(book.wants_detection)
     assert wanted[0]
     later = [i + 1 for i, want in enumerate(wanted) if want and i > 10]  # it has left the picture
@@ -84,13 +74,13 @@ def test_a_lost_face_is_looked_for_beside_others_for_a_while() -> None:
 
 def test_a_face_that_comes_out_from_behind_another_gets_no_new_number_yet() -> None:
     book = book_of(1, 2)
-    book.observe(1 / RATE, [face(100), lost(book.live[1])], [look(1), look(3)])  # the second is covered
-    half_hidden = between(look(2), look(1), 0.3)
+    book.observe(1 / RATE, [face(100), lost(book.live[1])], [appearance(1), appearance(3)])  # the second is covered
+    half_hidden = between(appearance(2), appearance(1), 0.3)
     assert book.admit(2 / RATE, face(160), half_hidden) is None
-    returned = book.admit(3 / RATE, face(230), look(2))
+    returned = book.admit(3 / RATE, face(230), appearance(2))
     assert returned is not None
     assert returned.number == 1
-    stranger = book.admit(4 / RATE, face(500), look(4))  # nobody is in front of this one
+    stranger = book.admit(4 / RATE, face(500), appearance(4))  # nobody is in front of this one
     assert stranger is not None
     assert stranger.number == 2
 
@@ -98,7 +88,7 @@ def test_a_face_that_comes_out_from_behind_another_gets_no_new_number_yet() -> N
 def test_the_crop_goes_where_the_motion_leads() -> None:
     book = book_of(1)
     np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(100).xy)  # one measurement is no motion
-    book.observe(1 / RATE, [face(110)], [look(1)])
+    book.observe(1 / RATE, [face(110)], [appearance(1)])
     slack = HOLD * SIZE
     np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(120 - slack).xy, atol=1e-3)
     for time_s in (1 / RATE, 0.0, 1 / RATE + 0.3):  # now, a clock that starts again, too long ago
@@ -107,7 +97,7 @@ def test_the_crop_goes_where_the_motion_leads() -> None:
 
 def test_the_crop_goes_no_more_than_a_quarter_of_the_face_ahead() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [face(160)], [look(1)])
+    book.observe(1 / RATE, [face(160)], [appearance(1)])
     np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(160 + 0.25 * SIZE).xy, atol=1e-2)
 
 
@@ -116,34 +106,34 @@ def test_the_crop_does_not_follow_noise_but_does_follow_a_drift() -> None:
     first = book.live[0].aim(1 / RATE)
     rng = np.random.default_rng(0)
     for frame in range(1, 20):
-        book.observe(frame / RATE, [face(100 + rng.normal(0, 0.2))], [look(1)])
+        book.observe(frame / RATE, [face(100 + rng.normal(0, 0.2))], [appearance(1)])
         np.testing.assert_array_equal(book.live[0].aim((frame + 1) / RATE), first)
     for frame in range(20, 60):
         x = 100 + 0.1 * (frame - 19)
-        book.observe(frame / RATE, [face(x)], [look(1)])
+        book.observe(frame / RATE, [face(x)], [appearance(1)])
         assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= HOLD * SIZE + 0.1
 
 
 def test_an_unsure_face_is_not_born() -> None:
     book = TrackBook()
-    assert book.admit(0.0, face(100, presence=SETTINGS.birth - 0.01), look(1)) is None
-    assert book.admit(0.0, face(100, presence=float("nan")), look(1)) is None
+    assert book.admit(0.0, face(100, presence=SETTINGS.birth - 0.01), appearance(1)) is None
+    assert book.admit(0.0, face(100, presence=float("nan")), appearance(1)) is None
     assert book.live == []
-    assert book.admit(0.0, face(100, presence=SETTINGS.birth), look(1)) is not None
+    assert book.admit(0.0, face(100, presence=SETTINGS.birth), appearance(1)) is not None
 
 
 def test_between_keep_and_birth_a_known_face_goes_on() -> None:
     book = book_of(1)
     unsure = (SETTINGS.keep + SETTINGS.birth) / 2
     for frame in range(1, 20):
-        book.observe(frame / RATE, [face(100, presence=unsure)], [look(1)])
+        book.observe(frame / RATE, [face(100, presence=unsure)], [appearance(1)])
         assert states(book) == {0: "tracked"}
 
 
 def test_a_lost_face_is_reported_in_the_same_frame_and_asks_for_a_search() -> None:
     book = book_of(1)
     assert not book.wants_detection
-    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     assert states(book) == {0: "coasting"}
     assert not book.live[0].measured
     assert book.wants_detection
@@ -156,15 +146,15 @@ def test_an_empty_book_asks_for_a_search() -> None:
 
 def test_where_the_only_face_is_lost_faces_are_looked_for_everywhere() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
+    book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     assert states(book) == {0: "coasting"}
     assert book.wants_whole
 
 
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [face(104)], [look(1)])
-    book.observe(2 / RATE, [face(300, presence=0.01)], [between(look(1), look(5), 0.6)])
+    book.observe(1 / RATE, [face(104)], [appearance(1)])
+    book.observe(2 / RATE, [face(300, presence=0.01)], [between(appearance(1), appearance(5), 0.6)])
     assert book.live[0].landmarks.xy[4].tolist() == [104, 200]
     assert book.live[0].seen_s == pytest.approx(1 / RATE)
 
@@ -174,41 +164,41 @@ def test_coasting_lasts_coast_s_whatever_the_frame_rate(rate: float) -> None:
     book = book_of(1)
     coasted = 0
     for frame in range(1, int(rate)):
-        book.observe(frame / rate, [lost(t) for t in book.live], [look(1) for _ in book.live])
+        book.observe(frame / rate, [lost(t) for t in book.live], [appearance(1) for _ in book.live])
         coasted += len(book.live)
     assert coasted == int(SETTINGS.coast_s * rate + 1e-9)
 
 
 def test_a_coasting_face_that_is_measured_again_goes_on() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
-    book.observe(2 / RATE, [face(110)], [look(1)])
+    book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
+    book.observe(2 / RATE, [face(110)], [appearance(1)])
     assert states(book) == {0: "tracked"}
     assert not book.wants_detection
 
 
 def test_what_a_picture_dissolves_into_is_somebody_else_though_like_the_last_frame() -> None:
     book = book_of(1)
-    between_both = between(look(1), look(2), 0.6)
+    between_both = between(appearance(1), appearance(2), 0.6)
     book.observe(1 / RATE, [lost(book.live[0])], [between_both])
-    book.observe(2 / RATE, [face(104)], [between(look(2), look(1), 0.9)])  # 0.44 like the first one
+    book.observe(2 / RATE, [face(104)], [between(appearance(2), appearance(1), 0.9)])  # 0.44 like the first one
     assert states(book) == {}
 
 
 def leave(book: TrackBook, time_s: float) -> None:
     """Everybody is out of sight until `time_s`, when nobody is on the picture any more."""
     for moment in (time_s - 0.4, time_s):
-        book.observe(moment, [lost(t) for t in book.live], [look(11) for _ in book.live])
+        book.observe(moment, [lost(t) for t in book.live], [appearance(11) for _ in book.live])
     assert book.live == []
 
 
 def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> None:
     book = book_of(1, 2)
     leave(book, 3.0)
-    back = book.admit(3.0, face(500), look(2))
+    back = book.admit(3.0, face(500), appearance(2))
     assert back is not None
     assert (back.number, back.state) == (1, State.TRACKED)
-    other = book.admit(3.0, face(100), look(1))
+    other = book.admit(3.0, face(100), appearance(1))
     assert other is not None
     assert other.number == 0
     assert states(book) == {0: "tracked", 1: "tracked"}
@@ -218,7 +208,7 @@ def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> N
 def test_a_face_that_comes_back_elsewhere_is_about_as_large_as_it_was(size: float, number: int) -> None:
     book = book_of(1)
     leave(book, 3.0)
-    back = book.admit(3.0, face(500, size=size * SIZE), look(1))
+    back = book.admit(3.0, face(500, size=size * SIZE), appearance(1))
     assert back is not None
     assert back.number == number
 
@@ -228,7 +218,7 @@ def test_a_face_comes_back_no_farther_away_than_it_can_be_by_now(away_s: float, 
     """Eight of its sides away."""
     book = book_of(1)
     leave(book, away_s)
-    back = book.admit(away_s, face(100 + 8 * SIZE), look(1))
+    back = book.admit(away_s, face(100 + 8 * SIZE), appearance(1))
     assert back is not None
     assert back.number == number
 
@@ -236,17 +226,17 @@ def test_a_face_comes_back_no_farther_away_than_it_can_be_by_now(away_s: float, 
 @pytest.mark.parametrize(("confidence", "number"), [(SURE, 0), (SURE - 0.01, 1)])
 def test_only_a_face_that_has_been_plain_to_see_is_known_again_elsewhere(confidence: float, number: int) -> None:
     book = TrackBook()
-    book.admit(0.0, face(100, confidence=confidence), look(1))
+    book.admit(0.0, face(100, confidence=confidence), appearance(1))
     leave(book, 1.0)
-    back = book.admit(1.0, face(400), look(1))
+    back = book.admit(1.0, face(400), appearance(1))
     assert back is not None
     assert back.number == number
 
 
-def test_looks_that_were_first_seen_poorly_are_those_of_the_first_plain_sight() -> None:
+def test_an_appearance_that_was_first_seen_poorly_is_that_of_the_first_plain_sight() -> None:
     book = TrackBook()
-    book.admit(0.0, face(100, confidence=0.3), look(1))
-    plain = between(look(1), look(2), 0.8)
+    book.admit(0.0, face(100, confidence=0.3), appearance(1))
+    plain = between(appearance(1), appearance(2), 0.8)
     book.observe(1 / RATE, [face(100)], [plain])
     assert similarity(book.live[0].appearance, plain) == pytest.approx(1, abs=1e-5)
 
@@ -257,12 +247,12 @@ def test_a_face_is_compared_as_a_whole_but_once_with_each_that_is_known(monkeypa
     leave(book, 1.0)
     compared = []
     monkeypatch.setattr(tracks, "similarity", lambda one, other: compared.append(1) or similarity(one, other))
-    assert book.admit(1.1, face(5000.0), look(11)) is not None
+    assert book.admit(1.1, face(5000.0), appearance(11)) is not None
     assert len(compared) == 10
 
 
 def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:
-    alike = (look(1) + look(2)) / np.float32(np.sqrt(2))
+    alike = (appearance(1) + appearance(2)) / np.float32(np.sqrt(2))
     for others, number in (((1, 2), 2), ((1, 3), 0)):  # 0.71 like each of the first two
         book = book_of(*others)
         leave(book, 1.0)
@@ -274,7 +264,7 @@ def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:
 def test_a_stranger_at_the_old_place_gets_a_new_number() -> None:
     book = book_of(1)
     leave(book, 1.0)
-    stranger = book.admit(1.0, face(100), look(2))
+    stranger = book.admit(1.0, face(100), appearance(2))
     assert stranger is not None
     assert (stranger.number, stranger.state) == (1, State.NEW)
 
@@ -283,7 +273,7 @@ def test_a_face_that_is_away_too_long_is_forgotten() -> None:
     book = book_of(1)
     leave(book, SETTINGS.memory_s)
     book.observe(SETTINGS.memory_s + 0.1, [], [])
-    again = book.admit(SETTINGS.memory_s + 0.1, face(100), look(1))
+    again = book.admit(SETTINGS.memory_s + 0.1, face(100), appearance(1))
     assert again is not None
     assert again.number == 1
 
@@ -291,7 +281,7 @@ def test_a_face_that_is_away_too_long_is_forgotten() -> None:
 def test_of_two_remembered_faces_the_more_alike_comes_back() -> None:
     book = book_of(1, 2)
     leave(book, 1.0)
-    back = book.admit(1.0, face(300), between(look(2), look(1), 0.8))
+    back = book.admit(1.0, face(300), between(appearance(2), appearance(1), 0.8))
     assert back is not None
     assert back.number == 1
 
@@ -300,8 +290,8 @@ def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
     similarity = (SETTINGS.other_appearance + SETTINGS.same_appearance) / 2
     for x, number in ((115.0, 0), (300.0, 1)):
         book = book_of(1)
-        book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
-        back = book.admit(1 / RATE, face(x), between(look(1), look(2), similarity))
+        book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
+        back = book.admit(1 / RATE, face(x), between(appearance(1), appearance(2), similarity))
         assert back is not None
         assert back.number == number
 
@@ -309,7 +299,7 @@ def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
 def test_numbers_are_never_used_twice() -> None:
     book, seen = TrackBook(TrackSettings(memory_s=0.5)), []
     for visit in range(10):
-        track = book.admit(visit * 2.0, face(100), look(visit % 3))
+        track = book.admit(visit * 2.0, face(100), appearance(visit % 3))
         assert track is not None
         seen.append(track.number)
         leave(book, visit * 2.0 + 1.5)
@@ -318,20 +308,20 @@ def test_numbers_are_never_used_twice() -> None:
 
 def test_a_face_already_followed_is_not_admitted_again() -> None:
     book = book_of(1)
-    assert book.admit(0.0, face(110), look(1)) is None
+    assert book.admit(0.0, face(110), appearance(1)) is None
     assert states(book) == {0: "new"}
 
 
 def test_two_tracks_on_one_face_become_one_and_the_older_stays() -> None:
     book = book_of(1, 1, spacing=60.0)
-    book.observe(1 / RATE, [face(110), face(130)], [look(1), look(1)])
+    book.observe(1 / RATE, [face(110), face(130)], [appearance(1), appearance(1)])
     assert states(book) == {0: "tracked", 1: "coasting"}  # the face is 0's; 1 was seen beside it a frame ago
-    book.observe(2 / RATE, [face(120), face(120)], [look(1), look(1)])
+    book.observe(2 / RATE, [face(120), face(120)], [appearance(1), appearance(1)])
     assert states(book) == {0: "tracked", 1: "coasting"}
-    book.observe(3 / RATE, [face(150), face(150)], [look(1), look(1)])
+    book.observe(3 / RATE, [face(150), face(150)], [appearance(1), appearance(1)])
     assert states(book) == {0: "tracked"}  # now 0 stands where 1 was seen: no ghost over the face
     leave(book, 1.0)
-    back = book.admit(1.0, face(165), look(1))
+    back = book.admit(1.0, face(165), appearance(1))
     assert back is not None
     assert back.number == 0  # and not the duplicate, which looked the same
 
@@ -340,7 +330,7 @@ def test_a_coasting_track_under_a_measured_one_leaves_the_picture() -> None:
     book = book_of(1, 2)
     for frame, x in enumerate((250, 210, 170, 150, 130), start=1):
         found = [lost(t) if t.number == 0 else face(x) for t in book.live]
-        book.observe(frame / 300, found, [look(t.number + 1) for t in book.live])
+        book.observe(frame / 300, found, [appearance(t.number + 1) for t in book.live])
     assert states(book) == {1: "tracked"}
 
 
@@ -350,14 +340,14 @@ def test_faces_that_cross_keep_their_numbers() -> None:
     for frame in range(1, 60):
         time_s, front = frame / RATE, 300.0 - 8 * frame
         hidden = abs(front - 100) < 60
-        found, looks = [], []
+        found, appearances = [], []
         for track in book.live:
             shown = 2 if hidden or track.number == 1 else 1
             found.append(face(front if shown == 2 else 100.0))
-            looks.append(look(shown))
-        book.observe(time_s, found, looks)
+            appearances.append(appearance(shown))
+        book.observe(time_s, found, appearances)
         if not hidden:
-            book.admit(time_s, face(100.0), look(1))
+            book.admit(time_s, face(100.0), appearance(1))
         by_number = {t.number: t for t in book.live if t.measured}
         assert by_number[1].landmarks.xy[4, 0] == front
         assert (0 in by_number) == (not hidden)
@@ -369,7 +359,7 @@ def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> Non
     similarity = (
         SETTINGS.other_appearance + SETTINGS.same_appearance
     ) / 2  # not clearly somebody else, but not the same either
-    alike = between(look(1), look(2), similarity)
+    alike = between(appearance(1), appearance(2), similarity)
     book.live[1].appearance = alike
     book.live[0].box = book.live[0].box + np.float32([140, 0, 140, 0])
     book.observe(1 / RATE, [face(300), face(300)], [alike, alike])
@@ -378,13 +368,13 @@ def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> Non
 
 def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search() -> None:
     book = book_of(1, 3)
-    book.observe(1 / RATE, [face(102), face(300)], [look(2), look(3)])
+    book.observe(1 / RATE, [face(102), face(300)], [appearance(2), appearance(3)])
     assert states(book) == {1: "tracked"}  # no ghost of a person who is not in this shot
     assert book.wants_detection
-    stranger = book.admit(1 / RATE, face(102), look(2))
+    stranger = book.admit(1 / RATE, face(102), appearance(2))
     assert stranger is not None
     assert (stranger.number, stranger.state) == (2, State.NEW)
-    book.observe(2 / RATE, [face(300), face(102)], [look(3), look(2)])
+    book.observe(2 / RATE, [face(300), face(102)], [appearance(3), appearance(2)])
     assert not book.wants_detection
 
 
@@ -394,17 +384,17 @@ def test_a_face_that_comes_out_from_behind_a_post_goes_on_though_its_crop_had_sl
 ) -> None:
     """A third of it shows itself; a moment ago, when it was not plain to see, what the crop showed was like neither."""
     book = book_of(1)
-    book.live[0].last_appearance = look(5)
+    book.live[0].last_appearance = appearance(5)
     book.live[0].landmarks = face(100, confidence=confidence)
-    shown = look(1).reshape(8, 8, 3).copy()
-    shown[:, 3:] = look(7).reshape(8, 8, 3)[:, 3:]
+    shown = appearance(1).reshape(8, 8, 3).copy()
+    shown[:, 3:] = appearance(7).reshape(8, 8, 3)[:, 3:]
     book.observe(1 / RATE, [face(102)], [shown.ravel() / np.float32(np.linalg.norm(shown))])
     assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
 def test_a_cut_to_no_face_at_all_leaves_no_ghost() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [lost(book.live[0])], [look(7)])
+    book.observe(1 / RATE, [lost(book.live[0])], [appearance(7)])
     assert states(book) == {}
     assert book.wants_detection
 
@@ -415,26 +405,26 @@ def test_a_face_that_no_longer_looks_as_learnt_ends_with_a_cut_and_not_before(
 ) -> None:
     """Looks change little from one frame to the next."""
     book = book_of(1)
-    book.live[0].appearance = between(look(1), look(5), SETTINGS.other_appearance)
-    book.observe(1 / RATE, [face(102)], [between(look(1), look(2), similarity)])
+    book.live[0].appearance = between(appearance(1), appearance(5), SETTINGS.other_appearance)
+    book.observe(1 / RATE, [face(102)], [between(appearance(1), appearance(2), similarity)])
     assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
 def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:
     book = book_of(1)
-    book.observe(1.0, [face(100)], [look(2)])
-    book.admit(1.0, face(100), look(2))
-    book.observe(2.0, [face(100)], [look(1)])
-    back = book.admit(2.0, face(100), look(1))
+    book.observe(1.0, [face(100)], [appearance(2)])
+    book.admit(1.0, face(100), appearance(2))
+    book.observe(2.0, [face(100)], [appearance(1)])
+    back = book.admit(2.0, face(100), appearance(1))
     assert back is not None
     assert back.number == 0
 
 
-def test_looks_that_change_slowly_do_not_break_a_track() -> None:
+def test_an_appearance_that_changes_slowly_does_not_break_a_track() -> None:
     book = book_of(1)
     for step in range(90):
         angle = np.pi / 2 * step / 90
-        now = (np.cos(angle) * look(1) + np.sin(angle) * look(2)).astype(np.float32)
+        now = (np.cos(angle) * appearance(1) + np.sin(angle) * appearance(2)).astype(np.float32)
         book.observe((step + 1) / RATE, [face(100)], [now])
         assert states(book) == {0: "tracked"}
 
@@ -446,20 +436,20 @@ def test_looks_that_change_slowly_do_not_break_a_track() -> None:
 )
 def test_what_no_face_can_do_in_a_frame_is_a_loss(found: Landmarks) -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [found], [look(1)])
+    book.observe(1 / RATE, [found], [appearance(1)])
     assert states(book) == {0: "coasting"}
 
 
 def test_landmarks_that_are_not_numbers_are_a_loss() -> None:
     book = book_of(1)
-    book.observe(1 / RATE, [face(float("nan"))], [look(1)])
+    book.observe(1 / RATE, [face(float("nan"))], [appearance(1)])
     assert states(book) == {0: "coasting"}
 
 
 def test_a_fast_walk_is_no_loss() -> None:
     book = book_of(1)
     for frame in range(1, 20):
-        book.observe(frame / RATE, [face(100 + 0.7 * SIZE * frame)], [look(1)])
+        book.observe(frame / RATE, [face(100 + 0.7 * SIZE * frame)], [appearance(1)])
     assert states(book) == {0: "tracked"}
 
 
@@ -471,7 +461,7 @@ def test_detections_on_measured_faces_are_not_offered_again_those_on_lost_ones_a
     book = book_of(1, 2)
     detected = boxes_at(700, 105, 295)
     assert book.unclaimed(detected) == [0]
-    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [look(1), look(2)])
+    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [appearance(1), appearance(2)])
     assert book.unclaimed(detected) == [0, 1]
     assert TrackBook().unclaimed(detected) == [0, 1, 2]
     assert book.unclaimed(boxes_at()) == []
@@ -481,17 +471,17 @@ def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> N
     book = book_of(1, 2, settings=TrackSettings(most_faces=2))
     detected = boxes_at(700, 900)
     assert book.unclaimed(detected) == []
-    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [look(1), look(2)])
+    book.observe(1 / RATE, [lost(book.live[0]), face(300)], [appearance(1), appearance(2)])
     assert book.unclaimed(detected) == [0]
     assert TrackBook(TrackSettings(most_faces=1)).unclaimed(detected) == [0]
 
 
 def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
     book = book_of(1, settings=TrackSettings(most_faces=1))
-    book.observe(1 / RATE, [lost(book.live[0])], [look(1)])
-    newcomer = book.admit(1 / RATE, face(700), look(2))
+    book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
+    newcomer = book.admit(1 / RATE, face(700), appearance(2))
     assert newcomer is not None
-    book.observe(2 / RATE, [face(100), face(700)], [look(1), look(2)])
+    book.observe(2 / RATE, [face(100), face(700)], [appearance(1), appearance(2)])
     assert states(book) == {0: "tracked"}
     assert book.unclaimed(boxes_at(300, 400, 500, 900)) == []
     np.testing.assert_array_equal(book.missing, boxes_at(700))  # the newcomer, who may come back
@@ -499,17 +489,17 @@ def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
 
 def test_two_stamps_close_together_make_no_speed_of_noise() -> None:
     book = book_of(1)
-    book.observe(1e-5, [face(101)], [look(1)])
+    book.observe(1e-5, [face(101)], [appearance(1)])
     assert np.abs(book.live[0].velocity).max() <= 250  # px/s: 1 px in 4 ms
     assert np.abs(book.live[0].place(0.5) - book.live[0].box).max() <= 125
 
 
 def test_the_tracks_are_in_the_order_of_their_numbers() -> None:
     book = book_of(1, 2, 3)
-    book.observe(0.1, [lost(t) if t.number != 2 else face(500) for t in book.live], [look(n) for n in (1, 2, 3)])
-    book.admit(0.1, face(302), look(2))
-    book.admit(0.1, face(900), look(4))
-    book.admit(0.1, face(102), look(1))
+    book.observe(0.1, [lost(t) if t.number != 2 else face(500) for t in book.live], [appearance(n) for n in (1, 2, 3)])
+    book.admit(0.1, face(302), appearance(2))
+    book.admit(0.1, face(900), appearance(4))
+    book.admit(0.1, face(102), appearance(1))
     assert list(states(book)) == [0, 1, 2, 3]
 
 
@@ -517,9 +507,9 @@ def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> N
     book = book_of(1, 2)
     for track in book.live:
         track.seen_s = 500.0
-    book.observe(0.0, [lost(t) for t in book.live], [look(1), look(2)])
+    book.observe(0.0, [lost(t) for t in book.live], [appearance(1), appearance(2)])
     assert book.live == []
-    again = book.admit(0.0, face(100), look(1))
+    again = book.admit(0.0, face(100), appearance(1))
     assert again is not None
     assert again.number == 2
 
@@ -532,33 +522,33 @@ def test_as_many_measurements_as_tracks_are_wanted() -> None:
 # who a face is, when it was hidden
 
 
-def hidden(look: Float32) -> Float32:
-    """The look of a face whose left half is outside the picture."""
-    cells = look.reshape(8, 8, 3).copy()
+def hidden(appearance: Float32) -> Float32:
+    """The appearance of a face whose left half is outside the picture."""
+    cells = appearance.reshape(8, 8, 3).copy()
     cells[:, :4] = 0
     return cells.ravel() / np.float32(np.linalg.norm(cells))
 
 
 def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
-    other_day = between(look(1), look(5), 0.9)
+    other_day = between(appearance(1), appearance(5), 0.9)
     for x, confidence, learns in ((100, 0.95, True), (100, SURE - 0.01, False), (210, 0.95, False)):
         book = TrackBook()
-        book.admit(0.0, face(x), look(1))
-        book.admit(0.0, face(300), look(2))
+        book.admit(0.0, face(x), appearance(1))
+        book.admit(0.0, face(300), appearance(2))
         for frame in range(1, 20):
-            book.observe(frame / RATE, [face(x, confidence=confidence), face(300)], [other_day, look(2)])
-        assert (similarity(book.live[0].appearance, look(1)) < 0.999) == learns
+            book.observe(frame / RATE, [face(x, confidence=confidence), face(300)], [other_day, appearance(2)])
+        assert (similarity(book.live[0].appearance, appearance(1)) < 0.999) == learns
 
 
 def test_no_more_faces_are_taken_in_than_fit_however_often_it_is_searched() -> None:
     book = TrackBook(TrackSettings(most_faces=2))
-    taken = [book.admit(0.0, face(100 + 200 * number), look(number)) is not None for number in range(3)]
+    taken = [book.admit(0.0, face(100 + 200 * number), appearance(number)) is not None for number in range(3)]
     assert taken == [True, True, False]
 
 
 @pytest.mark.parametrize("rate", [30, 5, 4, 2])
 def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
-    book, other_day = book_of(1), between(look(1), look(5), 0.9)
+    book, other_day = book_of(1), between(appearance(1), appearance(5), 0.9)
     for frame in range(1, 3 * rate + 1):
         book.observe(frame / rate, [face(100)], [other_day])
     assert similarity(book.live[0].appearance, other_day) > 0.985  # 0.9 at the start
@@ -568,24 +558,24 @@ def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
 def test_a_motion_is_followed_from_five_frames_a_second_on(rate: int, *, followed: bool) -> None:
     book = book_of(1)
     for frame in range(1, 40):
-        book.observe(frame / rate, [face(100 + frame)], [look(1)])
+        book.observe(frame / rate, [face(100 + frame)], [appearance(1)])
         assert (book.live[0].velocity is not None) == followed
 
 
 def test_something_that_moves_in_front_slowly_ends_no_track_and_is_not_learnt() -> None:
     book = book_of(1)
     for frame in range(1, 16):
-        seen = between(look(1), look(6), 1 - frame / 15)
+        seen = between(appearance(1), appearance(6), 1 - frame / 15)
         book.observe(frame / RATE, [face(100)], [seen])
         assert states(book) == {0: "tracked"}
-    assert similarity(book.live[0].appearance, look(1)) > SETTINGS.same_appearance
+    assert similarity(book.live[0].appearance, appearance(1)) > SETTINGS.same_appearance
 
 
 def covered(book: TrackBook) -> None:
     """Something comes in front of everybody, slowly: first the network is at a loss, then nothing of them is seen."""
     found = [lost(track) for track in book.live]
-    book.observe(0.1, found, [between(track.appearance, look(8), 0.6) for track in book.live])
-    book.observe(0.5, found, [look(8) for _ in found])
+    book.observe(0.1, found, [between(track.appearance, appearance(8), 0.6) for track in book.live])
+    book.observe(0.5, found, [appearance(8) for _ in found])
     assert book.live == []
 
 
@@ -594,15 +584,15 @@ def test_soon_and_where_it_was_lost_a_face_needs_less_likeness(x: float, time_s:
     book = book_of(1)
     covered(book)
     book.observe(time_s, [], [])
-    back = book.admit(time_s, face(x), between(look(1), look(3), 0.55))
+    back = book.admit(time_s, face(x), between(appearance(1), appearance(3), 0.55))
     assert back is not None
     assert back.number == number
 
 
 def test_after_a_cut_the_place_says_nothing() -> None:
     book = book_of(1)
-    book.observe(0.1, [face(100)], [look(2)])
-    stranger = book.admit(0.1, face(100), between(look(1), look(3), 0.55))
+    book.observe(0.1, [face(100)], [appearance(2)])
+    stranger = book.admit(0.1, face(100), between(appearance(1), appearance(3), 0.55))
     assert stranger is not None
     assert stranger.number == 1
 
@@ -610,9 +600,9 @@ def test_after_a_cut_the_place_says_nothing() -> None:
 def test_likeness_goes_before_the_place() -> None:
     book = book_of(1, 2, spacing=400.0)
     covered(book)
-    alike = between(look(2), look(1), 0.85)
-    other = between(look(1), look(2), 0.6)
-    assert similarity(look(1), alike) < similarity(other, look(1)) < SETTINGS.same_appearance
+    alike = between(appearance(2), appearance(1), 0.85)
+    other = between(appearance(1), appearance(2), 0.6)
+    assert similarity(appearance(1), alike) < similarity(other, appearance(1)) < SETTINGS.same_appearance
     back = book.admit(1.0, face(100), alike)  # the second, where the first was lost
     assert back is not None
     assert back.number == 1
@@ -621,13 +611,13 @@ def test_likeness_goes_before_the_place() -> None:
 def crossing(frames: int) -> TrackBook:
     """Person 1 walks to the right at 8 pixels a frame and from frame 15 on is behind person 2, who stands at 300."""
     book = TrackBook()
-    book.admit(0.0, face(100), look(1))
-    book.admit(0.0, face(300), look(2))
+    book.admit(0.0, face(100), appearance(1))
+    book.admit(0.0, face(300), appearance(2))
     for frame in range(1, frames + 1):
         shown = {0: face(100 + 8 * frame), 1: face(300)}
         found = [lost(t) if t.number == 0 and frame >= 15 else shown[t.number] for t in book.live]
-        looks = [look(2) if t.number == 0 and frame >= 15 else look(t.number + 1) for t in book.live]
-        book.observe(frame / RATE, found, looks)
+        appearances = [appearance(2) if t.number == 0 and frame >= 15 else appearance(t.number + 1) for t in book.live]
+        book.observe(frame / RATE, found, appearances)
     return book
 
 
@@ -637,17 +627,17 @@ def test_a_lost_face_is_looked_for_where_it_was_and_everywhere_now_and_then() ->
     whole = []
     for frame in range(1, 2 * SEEK_EVERY + 1):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
-        book.observe(frame / RATE, [face(100), *away], [look(1), look(2)][: 1 + len(away)])
+        book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
         whole.append(book.wants_whole)
         np.testing.assert_array_equal(book.missing, [place])
     assert whole == ([False] * (SEEK_EVERY - 1) + [True]) * 2
-    book.observe(10.0, [face(100)], [look(1)])
+    book.observe(10.0, [face(100)], [appearance(1)])
     assert book.missing == []
 
 
 def test_after_a_cut_faces_are_looked_for_everywhere() -> None:
     book = book_of(1, 2)
-    book.observe(1 / RATE, [face(100), face(300)], [look(1), look(7)])
+    book.observe(1 / RATE, [face(100), face(300)], [appearance(1), appearance(7)])
     assert states(book) == {0: "tracked"}
     assert book.wants_whole
 
@@ -667,7 +657,7 @@ def test_a_hidden_face_is_looked_for_in_every_frame_in_which_it_may_come_out() -
 
 
 def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_shows() -> None:
-    little = between(look(1), look(7), EXPECTED + 0.05)
+    little = between(appearance(1), appearance(7), EXPECTED + 0.05)
     for x, number in ((420.0, 0), (700.0, 2)):
         back = crossing(40).admit(40 / RATE, face(x), little)
         assert back is not None
@@ -676,12 +666,12 @@ def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_
 
 def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_missing() -> None:
     book = book_of(1)
-    assert book.admit(0.0, face(500), hidden(look(2))) is not None  # nobody is missing
+    assert book.admit(0.0, face(500), hidden(appearance(2))) is not None  # nobody is missing
     book = book_of(1)
     leave(book, 3.0)
     waits = 0
     for frame in range(100):
-        if book.admit(3.0 + frame / RATE, face(500), hidden(look(2))) is not None:
+        if book.admit(3.0 + frame / RATE, face(500), hidden(appearance(2))) is not None:
             break
         waits += 1
         book.observe(3.0 + (frame + 1) / RATE, [], [])
@@ -692,6 +682,6 @@ def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_m
 def test_a_missing_face_that_comes_in_from_the_edge_has_its_number_at_once() -> None:
     book = book_of(1, 2)
     leave(book, 3.0)
-    back = book.admit(3.0, face(500), hidden(look(2)))
+    back = book.admit(3.0, face(500), hidden(appearance(2)))
     assert back is not None
     assert back.number == 1

@@ -2,12 +2,11 @@
 
 A track follows its own landmarks: the next crop is where they were last measured, and one step farther. The book
 keeps the states, decides what ends a track, and gives a face that comes back its old number. Who it is it tells by
-looks that were learnt while the face was plain to see, and by the place where it was lost or where its way led.
+its appearance, learnt while the face was plain to see, and by the place where it was lost or where its way led.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,124 +14,20 @@ import numpy as np
 from .appearance import blended, known_cells, similarity, similarity_in_part
 from .geometry import bounding_box, iou, longer_side
 from .kalman import LEAST_STEP_S
+from .track import FORESIGHT_S, OWN_PLACE_IOU, SEEK_S, Track, TrackSettings, as_large, shift
 from .types import Float32, Landmarks, State
 
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
-OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
-FORESIGHT_S = 0.21  # motion older than this says nothing about where a face is now; at 5 frames/s it is followed
-LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
-SEEK_S, SEEK_EVERY = 2.0, 5  # for so long after a loss one frame in so many is searched, also beside other faces
+SEEK_EVERY = 5  # for `SEEK_S` after a loss one frame in so many is searched, also beside other faces
 SURE = 0.8  # confidence from which a face is learnt by heart
 LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer-by is in front of a face
 DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
 BEHIND = 0.5  # of its box: a face so much covered by another is not found
 CLEARLY = 0.15  # more similarity than another track by so much makes a face its own; less is noise
-STEADY = 0.6  # least similarity of one face's looks in two successive frames: 0.66 and more on clips, 0.46 at a cut
-FASTEST = 6.0  # of its sides: what a face moves in a second at most
+STEADY = 0.6  # least similarity of a face's appearances in two successive frames: 0.66 or more on clips, 0.46 at a cut
 EXPECTED = 0.25  # similarity of a face that comes out from behind another where one should; half of strangers have less
-CROP = 1.2  # the picture that looks are taken from, over the box
+CROP = 1.2  # the picture that an appearance is taken of, over the box
 WAIT_S = 0.5  # how long a face that is half in sight may go without a number, so that it gets the right one
-HOLD = 0.012  # of the box's side: smaller changes do not move the crop
-
-
-@dataclass(frozen=True, slots=True)
-class TrackSettings:
-    """When tracks begin, go on and end.
-
-    Attributes:
-        birth: least presence of a new face.
-        keep: least presence for a known face to go on (lower: a known face deserves more trust than a new one).
-        coast_s: how long a face that was lost is carried on before it is taken off the picture.
-        memory_s: how long a face that left may come back under its old number.
-        same_appearance: least similarity in [-1, 1] for a face that returns at another place.
-        other_appearance: under this similarity to itself and to the last frame a track's face is not there any more
-            (a cut).
-        jump: largest move between two frames as a share of the face's box side; more is not a motion.
-        duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
-        most_faces: faces measured at the same time; further ones are not taken in.
-    """
-
-    birth: float = 0.99
-    keep: float = 0.85
-    coast_s: float = 0.25
-    memory_s: float = 8.0
-    same_appearance: float = 0.65
-    other_appearance: float = 0.45
-    jump: float = 0.75
-    duplicate_iou: float = 0.5
-    most_faces: int = 32
-
-
-@dataclass(slots=True, eq=False)
-class Track:
-    """One face through time.
-
-    Attributes:
-        number: its identity, never reused.
-        state: in the last frame.
-        landmarks: as last measured.
-        box: (4,) tight round these landmarks, frame pixels.
-        seen_s: media time of that measurement.
-        appearance: unit vector, what the face looks like when it is plain to see: the mean of such frames.
-        last_appearance: unit vector, what it looked like in that measurement.
-        velocity: (2,) mean speed of the landmarks between the last two measurements, pixels per second; None where
-            these are none or too far apart.
-        mean_velocity: (2,) the same while the face was plain to see, evened out: what it is taken to keep where it is
-            hidden; None where it is not known.
-        behind: it was lost behind another face.
-        cut: it was lost because something else altogether was in its place.
-        learnt: it has been plain to see; before that, its looks tell little.
-        aimed: (N, 2) the landmarks that the last crop was laid round, if there was one.
-    """
-
-    number: int
-    state: State
-    landmarks: Landmarks
-    box: Float32
-    seen_s: float
-    appearance: Float32
-    last_appearance: Float32
-    velocity: Float32 | None = None
-    mean_velocity: Float32 | None = None
-    behind: bool = False
-    cut: bool = False
-    learnt: bool = False
-    aimed: Float32 | None = None
-
-    def aim(self, time_s: float) -> Float32:
-        """Which landmarks (N, 2) the next crop is laid round, at a media time soon after the last measurement.
-
-        Those that the motion leads to: a crop that lags behind a moving face draws its landmarks back, at 8 pixels a
-        frame by almost one. While these stay where the last crop was aimed at, so does the crop: one that follows its
-        own noise adds to it.
-        """
-        self.aimed = self.aim_from_here(time_s)
-        return self.aimed
-
-    def aim_from_here(self, time_s: float) -> Float32:
-        """What `aim` would give, were nothing measured until then; the track is left as it is."""
-        ahead = time_s - self.seen_s
-        xy = self.landmarks.xy
-        side = longer_side(self.box)
-        if 0 < ahead <= FORESIGHT_S and self.velocity is not None:
-            step = self.velocity * ahead
-            length = math.hypot(*step) + 1e-6
-            xy = xy + step * (min(max(length - HOLD * side, 0.0), LONGEST_STEP * side) / length)
-        if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= HOLD * side:
-            return self.aimed
-        return np.asarray(xy, np.float32)
-
-    def place(self, time_s: float) -> Float32:
-        """The box (4,) where the face should be, out of sight since the last measurement: it goes on as it went."""
-        if self.mean_velocity is None:
-            return self.box
-        step = self.mean_velocity * min(max(time_s - self.seen_s, 0.0), SEEK_S)
-        return np.asarray(self.box + np.tile(step, 2), np.float32)
-
-    @property
-    def measured(self) -> bool:
-        """Whether the landmarks are of the last frame."""
-        return self.state is not State.COASTING
 
 
 class TrackBook:
@@ -155,6 +50,11 @@ class TrackBook:
     def _measured(self) -> list[Track]:
         """The tracks whose faces were measured in this frame."""
         return [track for track in self.live if track.measured]
+
+    @property
+    def _measured_boxes(self) -> Float32:
+        """Theirs (M, 4)."""
+        return _stacked([track.box for track in self._measured])
 
     @property
     def in_sight(self) -> bool:
@@ -185,7 +85,7 @@ class TrackBook:
         places = [box for track in away for box in (track.place(self._now_s), track.box)]
         return _apart([*(box for box, _ in self._pending), *places])
 
-    def observe(self, time_s: float, found: list[Landmarks], looks: list[Float32]) -> None:
+    def observe(self, time_s: float, found: list[Landmarks], appearances: list[Float32]) -> None:
         """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
 
         A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
@@ -195,11 +95,14 @@ class TrackBook:
         Args:
             time_s: media time of the frame.
             found: one per track.
-            looks: `describe_appearance` at what was found, sure or not; at a lost face it tells a blur from a cut.
+            appearances: `describe_appearance` at what was found, sure or not; at a lost face it tells a blur from a
+                cut.
         """
         claims = [
-            _Claim(track, landmarks, bounding_box(landmarks.xy), look, alone)
-            for track, landmarks, look, alone in zip(self.live, found, looks, _alone(self.live), strict=True)
+            _Claim(track, landmarks, bounding_box(landmarks.xy), appearance, alone)
+            for track, landmarks, appearance, alone in zip(
+                self.live, found, appearances, _alone(self.live), strict=True
+            )
         ]
         kept, lost = self._contest(claims)
         self.live = []
@@ -259,7 +162,7 @@ class TrackBook:
 
     def _covered(self, box: Float32) -> bool:
         """Whether a face at this place (4,) would be behind one that was measured in this frame."""
-        others = _stacked([track.box for track in self._measured])
+        others = self._measured_boxes
         sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
         area = float(np.prod(box[2:] - box[:2])) + 1e-6
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
@@ -270,32 +173,30 @@ class TrackBook:
         if self._unlike(claim) and not self._comes_out(claim):
             return False
         old, new = claim.track.box, claim.box
-        side = float(max(old[2] - old[0], old[3] - old[1], 1e-3))
-        moved = float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
-        return moved <= self.settings.jump * side and _as_large(old, new)
+        return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and as_large(old, new)
 
     def _unlike(self, claim: _Claim) -> bool:
         """Whether something else altogether is in the face's place: unlike itself, and unlike a moment ago.
 
-        Of a face that was lost in between a moment ago says nothing, for one picture may have dissolved into another;
-        but what hid it may still cover a part.
+        While a face is lost, the previous frame proves nothing (the picture may have dissolved into another); compare
+        only the part that is not covered.
         """
         limit = self.settings.other_appearance
         if claim.similarity >= limit:
             return False
         if claim.track.measured:
-            return similarity(claim.track.last_appearance, claim.look) < STEADY
-        return similarity_in_part(claim.track.appearance, claim.look) < limit
+            return similarity(claim.track.last_appearance, claim.appearance) < STEADY
+        return similarity_in_part(claim.track.appearance, claim.appearance) < limit
 
     def _comes_out(self, claim: _Claim) -> bool:
-        """Whether a part of a face is like itself that was not plain to see: its crop had slipped on what was seen."""
+        """Whether part of the face matches although the rest was hidden: the crop had drifted onto the visible part."""
         track = claim.track
         hidden = track.measured and track.landmarks.confidence < SURE
-        return hidden and similarity_in_part(track.appearance, claim.look) >= self.settings.other_appearance
+        return hidden and similarity_in_part(track.appearance, claim.appearance) >= self.settings.other_appearance
 
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
-        track, landmarks, look = claim.track, claim.landmarks, claim.look
+        track, landmarks, appearance = claim.track, claim.landmarks, claim.appearance
         elapsed = time_s - track.seen_s
         if 0 < elapsed <= FORESIGHT_S:
             moved = (landmarks.xy - track.landmarks.xy).mean(0)
@@ -306,11 +207,11 @@ class TrackBook:
             if track.velocity is not None:
                 mean = track.velocity if track.mean_velocity is None else track.mean_velocity
                 track.mean_velocity = mean + np.float32(min(elapsed / DRIFT_S, 1.0)) * (track.velocity - mean)
-            # an unusual look is more often an obstacle than a change
+            # an unusual appearance is more often an obstacle than a change
             weight = min(elapsed / LEARN_S, 1.0) * max(claim.similarity, 0.0) ** 2 if track.learnt else 1.0
-            track.appearance, track.learnt = blended(track.appearance, look, weight), True
+            track.appearance, track.learnt = blended(track.appearance, appearance, weight), True
         track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, claim.box, time_s
-        track.last_appearance, track.behind, track.cut = look, False, False
+        track.last_appearance, track.behind, track.cut = appearance, False, False
         self._show(track)
 
     def _show(self, track: Track) -> None:
@@ -331,23 +232,21 @@ class TrackBook:
 
     def _beside(self, box: Float32) -> bool:
         """Whether the crop round a box (4,) touches a face that was measured in this frame."""
-        measured = _stacked([track.box for track in self._measured])
-        return bool((iou(_crop(box[None]), measured) > 0).any())
+        return bool((iou(_crop(box[None]), self._measured_boxes) > 0).any())
 
     def _follower(self, box: Float32) -> Track | None:
         """The track that was measured at this place (4,) in this frame."""
-        measured = self._measured
-        best = self._duplicate(box, _stacked([track.box for track in measured]))
-        return None if best is None else measured[best]
+        best = self._duplicate(box, self._measured_boxes)
+        return None if best is None else self._measured[best]
 
     def unclaimed(self, boxes: Float32) -> list[int]:
         """Indices of detected boxes (F, 4), best first, that no measured track covers, at most what fits in."""
-        measured = _stacked([track.box for track in self._measured])
+        measured = self._measured_boxes
         free = max(self.settings.most_faces - len(measured), 0)
         uncovered = np.flatnonzero((iou(boxes, measured) < COVERED_IOU).all(1))
         return [int(i) for i in uncovered[:free]]
 
-    def admit(self, time_s: float, landmarks: Landmarks, look: Float32) -> Track | None:
+    def admit(self, time_s: float, landmarks: Landmarks, appearance: Float32) -> Track | None:
         """Take in a face found by detection: a coasting or remembered one under its number, else a new one.
 
         Returns:
@@ -357,27 +256,27 @@ class TrackBook:
         full = len(self._measured) >= self.settings.most_faces
         if full or not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
             return None
-        track = self._returning(time_s, box, look)
-        if track is None and self._waits(time_s, box, look):
+        track = self._returning(time_s, box, appearance)
+        if track is None and self._waits(time_s, box, appearance):
             return None
         if track is None:
             learnt = landmarks.confidence >= SURE
-            track = Track(self._born, State.NEW, landmarks, box, time_s, look, look, learnt=learnt)
+            track = Track(self._born, State.NEW, landmarks, box, time_s, appearance, appearance, learnt=learnt)
             self._born += 1
             self._show(track)
             return track
         self.live = [t for t in self.live if t is not track]
         self._lost = [t for t in self._lost if t is not track]
-        self._take(_Claim(track, landmarks, box, look, alone=False), time_s)
+        self._take(_Claim(track, landmarks, box, appearance, alone=False), time_s)
         return track
 
-    def _waits(self, time_s: float, box: Float32, look: Float32) -> bool:
+    def _waits(self, time_s: float, box: Float32, appearance: Float32) -> bool:
         """Whether to wait and see who this is: half behind another face or half outside, and somebody is missing.
 
         A new number now would stay.
         """
         missing = any(not track.measured for track in (*self.live, *self._lost))
-        if not missing or not (self._beside(box) or not known_cells(look).all()):
+        if not missing or not (self._beside(box) or not known_cells(appearance).all()):
             return False
         same = [iou(box[None], seen[None])[0, 0] > OWN_PLACE_IOU for seen, _ in self._pending]
         since = min((first for (_, first), is_it in zip(self._pending, same, strict=True) if is_it), default=time_s)
@@ -385,8 +284,8 @@ class TrackBook:
         self._pending = [*others, (box, since)]
         return abs(time_s - since) < WAIT_S
 
-    def _returning(self, time_s: float, box: Float32, look: Float32) -> Track | None:
-        """The lost track that this face continues: same looks, and of those the most alike.
+    def _returning(self, time_s: float, box: Float32, appearance: Float32) -> Track | None:
+        """The lost track that this face continues: alike enough, and the most alike of those.
 
         Where a face reappears soon where it was lost or where its way led, the place speaks for it and less similarity
         will do; not so if it was lost to a cut. Elsewhere it must be as near and as large as it can be by now (what can
@@ -396,41 +295,26 @@ class TrackBook:
         known = (*self.live, *self._lost)
         if all(track.measured for track in known):
             return None
-        alike_as_wholes = np.array([similarity(track.appearance, look) for track in known])
+        wholes = [similarity(track.appearance, appearance) for track in known]
         for number, track in enumerate(known):
             if track.measured:
                 continue
-            alike = similarity_in_part(track.appearance, look)
-            near = self._near(track, time_s, box)
+            alike = similarity_in_part(track.appearance, appearance)
+            near = track.may_be_at(time_s, box)
             if not near:
-                others = max(
-                    alike_as_wholes[:number].max(initial=-1.0), alike_as_wholes[number + 1 :].max(initial=-1.0)
-                )
-                if not self._within_reach(track, time_s, box) or alike <= others + CLEARLY:
+                others = max((whole for i, whole in enumerate(wholes) if i != number), default=-1.0)
+                if not track.can_reach(time_s, box) or alike <= others + CLEARLY:
                     continue
             score = alike + (CLEARLY if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
         return best
 
-    def _within_reach(self, track: Track, time_s: float, box: Float32) -> bool:
-        """Whether a lost face that is known by its looks may be at another place (4,), and of that size, by now."""
-        moved = np.abs((box[:2] + box[2:]) - (track.box[:2] + track.box[2:])).max() / 2
-        farthest = (1 + FASTEST * abs(time_s - track.seen_s)) * max(longer_side(track.box), longer_side(box))
-        return track.learnt and bool(moved <= farthest) and _as_large(track.box, box)
-
     def _needed(self, track: Track, *, near: bool) -> float:
         """Least similarity for a face that may be a lost track's."""
         if not near:
             return self.settings.same_appearance
         return EXPECTED if track.behind else self.settings.other_appearance
-
-    def _near(self, track: Track, time_s: float, box: Float32) -> bool:
-        """Whether a face (4,) is where a lost track may be by now."""
-        if track.cut or abs(time_s - track.seen_s) > SEEK_S:
-            return False
-        places = np.stack([track.box, track.place(time_s)])
-        return bool(iou(box[None], places).max() > OWN_PLACE_IOU)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -440,12 +324,12 @@ class _Claim:
     track: Track
     landmarks: Landmarks
     box: Float32
-    look: Float32
+    appearance: Float32
     alone: bool
     similarity: float = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "similarity", similarity(self.track.appearance, self.look))
+        object.__setattr__(self, "similarity", similarity(self.track.appearance, self.appearance))
 
 
 def _stacked(boxes: list[Float32]) -> Float32:
@@ -462,12 +346,6 @@ def _apart(boxes: list[Float32]) -> list[Float32]:
     return kept
 
 
-def _as_large(old: Float32, new: Float32) -> bool:
-    """Whether a box (4,) is between half and twice as large as another."""
-    grown = longer_side(new) / max(longer_side(old), 1e-3)
-    return 0.5 < grown < 2.0
-
-
 def _alone(tracks: list[Track]) -> list[bool]:
     """Which tracks had no other one's box in their crop when they were last measured."""
     if len(tracks) < 2:
@@ -477,6 +355,6 @@ def _alone(tracks: list[Track]) -> list[bool]:
 
 
 def _crop(boxes: Float32) -> Float32:
-    """Boxes (F, 4) as large as what looks are taken from."""
+    """Boxes (F, 4) as large as what appearances are taken of."""
     margin = (CROP - 1) / 2 * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
     return np.asarray(np.hstack((boxes[:, :2] - margin, boxes[:, 2:] + margin)), np.float32)
