@@ -20,8 +20,8 @@ from facetrack.engines.card import find_card
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.tracker import metrics
 from facetrack.tracker.geometry import CropTransform
-from facetrack.tracker.proposals import box_of_five
 from facetrack.tracker.types import Float32, Landmarks, UInt8
+from facetrack.tracker.views import box_of_five
 from facetrack.training.datasets import Sample, read_pts_folder
 from facetrack.training.evaluation.locate import ByDetector, InGivenBox, Locate
 

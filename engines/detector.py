@@ -11,18 +11,12 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from ..tracker.codecs import mean_of_highest
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform
-from ..tracker.proposals import (
-    Candidates,
-    GroupingSettings,
-    find_peaks,
-    fit_views,
-    group_peaks,
-    mean_of_highest,
-    suppress,
-)
+from ..tracker.proposals import Candidates, GroupingSettings, find_peaks, group_peaks, suppress
 from ..tracker.types import Float32, Proposals, UInt8
+from ..tracker.views import fit_views
 from .backend import Backend
 from .card import CALIBRATION, ModelCard
 from .codec import DISC, demand_numbers
@@ -59,8 +53,8 @@ class DetectorSettings:
 def adaptive_min_face(height: int, width: int) -> float:
     """Longer side in pixels of the smallest face that is searched for in a frame of this size, pixels.
 
-    14 pixels and 4 % of the shorter side, in large frames 30 pixels and 1 %: 24 in 320x240, where a search costs
-    little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160, for crowds are filmed in high resolution.
+    14 + 0.041 s of the shorter side s, or 30 + 0.01 s where that is less, from s = 516 on: 24 in 320x240, where a
+    search costs little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160, for crowds are filmed in high resolution.
     """
     shorter = min(height, width)
     return min(14.0 + 0.041 * shorter, 30.0 + 0.01 * shorter)

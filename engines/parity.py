@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..tracker import markup
+from ..tracker.codecs import mean_of_highest
 from ..tracker.errors import BackendError, CardError
-from ..tracker.proposals import mean_of_highest
 from ..tracker.types import Float32, UInt8
 from .backend import Backend, Outputs
 from .card import ModelCard

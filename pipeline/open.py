@@ -21,7 +21,7 @@ from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
 from ..engines.fit import demand_fit, scores_faces
-from ..tracker import appearance, geometry, proposals, rts, smooth
+from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
@@ -307,7 +307,7 @@ def _tell_failure(done: Future[None]) -> None:
 
 def _compile_kernels(smoothing: Smoothing) -> None:
     """Compile the arithmetic, or load what an earlier start compiled."""
-    for module in (smooth, geometry, appearance, proposals):
+    for module in (smooth, geometry, appearance, proposals, codecs):
         module.warm_up()
     if smoothing == "rts":
         rts.warm_up()

@@ -23,11 +23,11 @@ from ..engines.aligner import Aligner
 from ..tracker.appearance import describe_appearance
 from ..tracker.geometry import bounding_box, longer_side, rotated_box
 from ..tracker.one_euro import OneEuro, OneEuroSettings
-from ..tracker.proposals import box_of_five
 from ..tracker.smooth import Smoother, SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
 from ..tracker.tracks import SURE, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, Result, State, UInt8
+from ..tracker.views import box_of_five
 from .channel import Abandoned, Channel, Ended
 from .foresight import Foresight
 from .intake import taken_in

@@ -23,8 +23,8 @@ from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.engines.parity import proof_for
 from facetrack.pipeline.portrait import portrait
 from facetrack.tracker.geometry import CropTransform
-from facetrack.tracker.proposals import box_of_five
 from facetrack.tracker.types import Float32, UInt8
+from facetrack.tracker.views import box_of_five
 
 FOLDER = Path(__file__).parent / "data" / "goldens"
 # Of the landmarks' box in the portrait, pixels; written down once, so that no crop depends on a network.

@@ -13,8 +13,9 @@ import pytest
 from facetrack.engines.card import ModelCard, find_card
 from facetrack.engines.detector import Detector, DetectorSettings, adaptive_min_face, level_scales, logistic
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL
+from facetrack.tracker.codecs import mean_of_highest
 from facetrack.tracker.errors import CardError
-from facetrack.tracker.proposals import VIEWS, mean_of_highest
+from facetrack.tracker.views import VIEWS
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]], np.float32)  # by type
 SHADE = 40  # of the background

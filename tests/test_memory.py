@@ -25,8 +25,7 @@ from facetrack.pipeline.memory import (
     without_compiler,
     without_linear_algebra,
 )
-from facetrack.tracker.codecs import decode_vectors
-from facetrack.tracker.proposals import mean_of_highest
+from facetrack.tracker.codecs import decode_vectors, mean_of_highest
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is given back on Linux alone")
 

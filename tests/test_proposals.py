@@ -5,21 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from facetrack.tracker.codecs import mean_of_highest
 from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou, rotated_box
 from facetrack.tracker.markup import load
 from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
-from facetrack.tracker.proposals import (
-    VIEWS,
-    Candidates,
-    GroupingSettings,
-    box_of_five,
-    find_peaks,
-    fit_mean_face,
-    fit_views,
-    group_peaks,
-    mean_of_highest,
-    suppress,
-)
+from facetrack.tracker.proposals import Candidates, GroupingSettings, find_peaks, group_peaks, suppress
+from facetrack.tracker.views import VIEWS, box_of_five, fit_mean_face, fit_views
 
 SETTINGS = GroupingSettings()
 

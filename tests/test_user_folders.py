@@ -51,9 +51,9 @@ def test_kernels_are_kept_in_the_users_cache_also_without_the_command_line(tmp_p
 def test_another_version_whose_kernels_take_other_types_has_a_cache_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders, changed = [], tmp_path / "kalman.py"
-    changed.write_text(kernel_cache.TYPES.read_text(encoding="utf-8").replace("FilterState", "State"), encoding="utf-8")
-    for types in (kernel_cache.TYPES, changed, kernel_cache.TYPES):
+    folders, changed, (kalman, *others) = [], tmp_path / "kalman.py", kernel_cache.TYPES
+    changed.write_text(kalman.read_text(encoding="utf-8").replace("FilterState", "State"), encoding="utf-8")
+    for types in (kernel_cache.TYPES, (changed, *others), kernel_cache.TYPES):
         monkeypatch.setattr(kernel_cache, "TYPES", types)
         monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -62,9 +62,9 @@ def test_another_version_whose_kernels_take_other_types_has_a_cache_of_its_own(
     assert folders[0] == folders[2] != folders[1]
 
 
-def test_kernels_take_types_of_one_file_alone() -> None:
+def test_the_files_whose_types_kernels_take_are_those() -> None:
     defining = {file.name for file in TRACKER.glob("*.py") if "(NamedTuple)" in file.read_text(encoding="utf-8")}
-    assert defining == {kernel_cache.TYPES.name}
+    assert defining == {types.name for types in kernel_cache.TYPES}
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import numpy as np
 from numba import njit
 
 from .markup import Markup
-from .proposals import mean_of_highest
-from .types import Float32, Int64
+from .types import Float32, Float64, Int64
 
 REACH = 4  # cells on either side of the maximum that vote for its place; where a network is unsure its bell has
 # shoulders: 2 cells with squared values, which suffice for a clean bell, gave 3.72 % on LFPW test, these 3.63 %
@@ -246,6 +245,52 @@ def decode_fields(
     return xy, score
 
 
+@njit(cache=True, nogil=True)
+def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
+    """Mean position and mean value of the `count` highest responses of each map.
+
+    Args:
+        maps: (B, K, h, w) float32.
+        count: of responses, 1 or more; all where a map has fewer.
+    Returns:
+        xy: (B, K, 2) float32 pixels.
+        response: (B, K) float32.
+    Source: BB-FCN, section III-E, Ave{M, n}.
+    """
+    pictures, kinds = maps.shape[:2]
+    xy = np.empty((pictures, kinds, 2), np.float32)
+    response = np.empty((pictures, kinds), np.float32)
+    top = np.empty((count, 3))
+    for b in range(pictures):
+        for k in range(kinds):
+            held = _select_highest(maps[b, k], top)
+            total, sum_x, sum_y = 0.0, 0.0, 0.0
+            for n in range(held):
+                total, sum_x, sum_y = total + top[n, 0], sum_x + top[n, 1], sum_y + top[n, 2]
+            response[b, k] = total / max(held, 1)
+            xy[b, k, 0], xy[b, k, 1] = sum_x / max(held, 1), sum_y / max(held, 1)
+    return xy, response
+
+
+@njit(cache=True, nogil=True)
+def _select_highest(plane: Float32, top: Float64) -> int:
+    """Fill `top` (n, 3) with value, x, y of the highest pixels, descending; gives how many there are."""
+    height, width = plane.shape
+    held = 0
+    for y in range(height):
+        for x in range(width):
+            value = plane[y, x]
+            if held == len(top) and value <= top[held - 1, 0]:
+                continue
+            at = min(held, len(top) - 1)
+            held = at + 1
+            while at > 0 and top[at - 1, 0] < value:
+                top[at, 0], top[at, 1], top[at, 2] = top[at - 1, 0], top[at - 1, 1], top[at - 1, 2]
+                at -= 1
+            top[at, 0], top[at, 1], top[at, 2] = value, x, y
+    return held
+
+
 def decode_discs(maps: Float32, stride: float, pixels: int) -> tuple[Float32, Float32]:
     """Place each landmark at the mean of its map's highest answers, as many as its disc has pixels.
 
@@ -306,3 +351,8 @@ def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
     score = np.empty((faces, landmarks), np.float32)
     _decode_cells(np.ascontiguousarray(cells, np.float32), float(stride), xy, score)
     return xy, score
+
+
+def warm_up() -> None:
+    """Compile the kernel of every start, BB-FCN's; that of the aligner's codec is compiled when it first decodes."""
+    mean_of_highest(np.zeros((1, 5, 8, 8), np.float32), 13)

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from zlib import crc32
 
-TYPES = Path(__file__).with_name("kalman.py")
+# that define types which kernels take
+TYPES = tuple(Path(__file__).with_name(name) for name in ("kalman.py", "proposals.py"))
 PASSING = "facetrack-numba-"  # begins the name of a folder that lasts as long as its process
 
 
@@ -31,11 +32,11 @@ def is_passing() -> bool:
 
 
 def _types() -> str:
-    """A name that changes with the types that kernels take, all of them in kalman.py.
+    """A name that changes with the types that kernels take.
 
     A cache names its kernels' types: Numba cannot even open one of an earlier version if one of them is gone.
     """
-    return f"{crc32(TYPES.read_bytes()):08x}"
+    return f"{crc32(b''.join(map(Path.read_bytes, TYPES))):08x}"
 
 
 def _writable(folder: Path) -> Path:

@@ -11,32 +11,15 @@ Source: Fischler and Bolles, "Random sample consensus", CACM 1981.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
-from .geometry import MEAN_FIVE
 from .types import Float32, Float64, Int64
+from .views import VIEWS
 
-# Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
-_HALF_PROFILE = ((-0.158, -0.311), (0.281, -0.306), (0.103, -0.086), (-0.113, 0.163), (0.240, 0.166))
-_PROFILE = ((-0.025, -0.312), (0.363, -0.315), (0.288, -0.054), (0.001, 0.168), (0.325, 0.164))
-# Of faces turned by 72 to 86 degrees (`training.turned`): the eyes are all but one, and so are the mouth's corners.
-_EXACT_PROFILE = ((0.096, -0.290), (0.188, -0.293), (0.400, -0.049), (0.090, 0.169), (0.170, 0.164))
-_FRONTAL = ((-0.226, -0.303), (0.226, -0.303), (0.0, -0.022), (-0.203, 0.132), (0.203, 0.132))
-_MIRROR = (1, 0, 2, 4, 3)
-
-
-def _mirrored(view: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-    return tuple((-view[k][0], view[k][1]) for k in _MIRROR)
-
-
-_TURNED = (_HALF_PROFILE, _PROFILE, _EXACT_PROFILE)
-VIEWS = np.array([_FRONTAL, *_TURNED, *map(_mirrored, _TURNED)], np.float64)  # 7 views, 5 points, xy
-_TURNED_EXTENT = ((0.5, 0.485), (0.5, 0.486), (0.4, 0.5))
-HALF_EXTENT = np.array(((0.5, 0.462), *_TURNED_EXTENT, *_TURNED_EXTENT))  # of each view's box
 MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than this is no duplicate of it
-MIN_SIDE, MAX_SIDE, MAX_ROLL, DISTANCE, RESIDUAL, MIN_INLIERS = range(6)  # in the limits of `_group_peaks`
 RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
 
 
@@ -57,6 +40,17 @@ class GroupingSettings:
     inlier_distance: float = 0.14
     residual: float = 0.12
     min_inliers: int = 3
+
+
+class Limits(NamedTuple):
+    """`GroupingSettings` as the kernels take them."""
+
+    min_side: float
+    max_side: float
+    max_roll: float  # radians
+    distance: float
+    residual: float
+    min_inliers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +194,15 @@ def group_peaks(kind: Int64, xy: Float32, response: Float32, settings: GroupingS
         response: (P,) float32.
         settings: when peaks make a face.
     """
-    roll, inliers = np.deg2rad(settings.roll_deg), settings.min_inliers
-    limits = np.array([*settings.face_px, roll, settings.inlier_distance, settings.residual, inliers])
+    smallest, largest = settings.face_px
+    limits = Limits(
+        min_side=float(smallest),  # whole numbers would be another type, and compiled anew
+        max_side=float(largest),
+        max_roll=float(np.deg2rad(settings.roll_deg)),
+        distance=float(settings.inlier_distance),
+        residual=float(settings.residual),
+        min_inliers=settings.min_inliers,
+    )
     rows = _group_peaks(kind, xy.astype(np.float64), response.astype(np.float64), VIEWS, limits).astype(np.float32)
     return Candidates(
         centre=rows[:, 0:2],
@@ -214,7 +215,7 @@ def group_peaks(kind: Int64, xy: Float32, response: Float32, settings: GroupingS
 
 
 @njit(cache=True, nogil=True)
-def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, limits: Float64) -> Float64:
+def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, limits: Limits) -> Float64:
     """Rows of centre 2, side, roll, residual, responses 5, points 10; at most one per peak."""
     peaks = len(kind)
     out = np.empty((peaks, COLUMNS))
@@ -225,7 +226,7 @@ def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, li
         for j in range(peaks):
             dx, dy = xy[j, 0] - xy[i, 0], xy[j, 1] - xy[i, 1]
             # points of one face are never 0.9 of its side apart
-            if kind[i] == kind[j] or not 1.0 <= dx * dx + dy * dy <= (0.9 * limits[MAX_SIDE]) ** 2:
+            if kind[i] == kind[j] or not 1.0 <= dx * dx + dy * dy <= (0.9 * limits.max_side) ** 2:
                 continue
             for view in views:
                 cos, sin = _turn_of_pair(view, kind[i], kind[j], dx, dy)
@@ -234,8 +235,8 @@ def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, li
                 x = xy[i, 0] - (cos * view[kind[i], 0] - sin * view[kind[i], 1])
                 y = xy[i, 1] - (sin * view[kind[i], 0] + cos * view[kind[i], 1])
                 _place(view, x, y, cos, sin, row)
-                radius = limits[DISTANCE] * np.sqrt(cos * cos + sin * sin) + 0.7
-                if _find_inliers(kind, xy, response, row, radius, inliers) >= limits[MIN_INLIERS]:
+                radius = limits.distance * np.sqrt(cos * cos + sin * sin) + 0.7
+                if _find_inliers(kind, xy, response, row, radius, inliers) >= limits.min_inliers:
                     score = _refit(xy, response, view, inliers, limits, row)
                     if score > best:
                         best = score
@@ -254,12 +255,12 @@ def _turn_of_pair(view: Float64, first: int, second: int, dx: float, dy: float) 
 
 
 @njit(cache=True, nogil=True)
-def _may_be_face(cos: float, sin: float, limits: Float64) -> bool:
+def _may_be_face(cos: float, sin: float, limits: Limits) -> bool:
     """Whether size and roll are near their limits or within: two points fix them less exactly than the fit does."""
     side = np.sqrt(cos * cos + sin * sin)
-    if side < 0.8 * limits[MIN_SIDE] or side > 1.25 * limits[MAX_SIDE]:
+    if side < 0.8 * limits.min_side or side > 1.25 * limits.max_side:
         return False
-    return bool(abs(np.arctan2(sin, cos)) <= 1.2 * limits[MAX_ROLL])
+    return bool(abs(np.arctan2(sin, cos)) <= 1.2 * limits.max_roll)
 
 
 @njit(cache=True, nogil=True)
@@ -292,11 +293,11 @@ def _find_inliers(kind: Int64, xy: Float64, response: Float64, row: Float64, rad
 
 
 @njit(cache=True, nogil=True)
-def _refit(xy: Float64, response: Float64, view: Float64, inliers: Int64, limits: Float64, row: Float64) -> float:
+def _refit(xy: Float64, response: Float64, view: Float64, inliers: Int64, limits: Limits, row: Float64) -> float:
     """Fit the view to the inliers by least squares; fills the row and gives its score, or 0 if it is no face."""
     x, y, cos, sin = _similarity(xy, view, inliers)
     side, roll = np.sqrt(cos * cos + sin * sin), np.arctan2(sin, cos)
-    if side < limits[MIN_SIDE] or side > limits[MAX_SIDE] or abs(roll) > limits[MAX_ROLL]:
+    if side < limits.min_side or side > limits.max_side or abs(roll) > limits.max_roll:
         return 0.0
     _place(view, x, y, cos, sin, row)
     misfit, total, count = 0.0, 0.0, 0
@@ -311,7 +312,7 @@ def _refit(xy: Float64, response: Float64, view: Float64, inliers: Int64, limits
             row[at], row[at + 1] = xy[p, 0], xy[p, 1]
     residual = np.sqrt(misfit / count) / side
     row[0], row[1], row[2], row[3], row[4] = x, y, side, roll, residual
-    return total * (1.0 - 2.0 * residual) if residual <= limits[RESIDUAL] else 0.0
+    return total * (1.0 - 2.0 * residual) if residual <= limits.residual else 0.0
 
 
 @njit(cache=True, nogil=True)
@@ -381,137 +382,8 @@ def _duplicates(centre: Float64, side: Float64, i: int, better: int, overlap: fl
     return bool(covers and side[i] <= MAX_SIDE_RATIO * side[better])
 
 
-@njit(cache=True, nogil=True)
-def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
-    """Mean position and mean value of the `count` highest responses of each map.
-
-    Args:
-        maps: (B, K, h, w) float32.
-        count: 13, the pixels of a disc.
-    Returns:
-        xy: (B, K, 2) float32 pixels.
-        response: (B, K) float32.
-    Source: BB-FCN, section III-E, Ave{M, n}.
-    """
-    pictures, kinds = maps.shape[:2]
-    xy = np.empty((pictures, kinds, 2), np.float32)
-    response = np.empty((pictures, kinds), np.float32)
-    top = np.empty((count, 3))
-    for b in range(pictures):
-        for k in range(kinds):
-            held = _select_highest(maps[b, k], top)
-            total, sum_x, sum_y = 0.0, 0.0, 0.0
-            for n in range(held):
-                total, sum_x, sum_y = total + top[n, 0], sum_x + top[n, 1], sum_y + top[n, 2]
-            response[b, k] = total / max(held, 1)
-            xy[b, k, 0], xy[b, k, 1] = sum_x / max(held, 1), sum_y / max(held, 1)
-    return xy, response
-
-
-@njit(cache=True, nogil=True)
-def _select_highest(plane: Float32, top: Float64) -> int:
-    """Fill `top` (n, 3) with value, x, y of the highest pixels, descending; gives how many there are."""
-    height, width = plane.shape
-    held = 0
-    for y in range(height):
-        for x in range(width):
-            value = plane[y, x]
-            if held == len(top) and value <= top[held - 1, 0]:
-                continue
-            at = min(held, len(top) - 1)
-            held = at + 1
-            while at > 0 and top[at - 1, 0] < value:
-                top[at, 0], top[at, 1], top[at, 2] = top[at - 1, 0], top[at - 1, 1], top[at - 1, 2]
-                at -= 1
-            top[at, 0], top[at, 1], top[at, 2] = value, x, y
-    return held
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Mean faces laid over observed five5 points, F of them.
-
-    Attributes:
-        centre: (F, 2) float32 pixels, of the landmarks' box before its roll.
-        side: (F,) float32 longer side of that box, pixels.
-        roll: (F,) float32 radians.
-        residual: (F,) float32 root mean square misfit over the side.
-        boxes: (F, 4) float32 x1, y1, x2, y2 of the tight axis-parallel box, pixels.
-    """
-
-    centre: Float32
-    side: Float32
-    roll: Float32
-    residual: Float32
-    boxes: Float32
-
-
-def fit_views(points: Float32) -> Fit:
-    """Lay the best of the seven views over each face's points by a least-squares similarity.
-
-    Args:
-        points: (F, 5, 2) float32 pixels.
-    Source: Umeyama, PAMI 1991, in two dimensions: a similarity is a complex factor and a shift.
-    """
-    z = points.astype(np.float64) @ np.array([1, 1j])  # F, 5
-    views = VIEWS @ np.array([1, 1j])  # V, 5
-    spread = views - views.mean(1, keepdims=True)
-    offset = z - z.mean(1, keepdims=True)
-    turn = offset @ spread.conj().T / (np.abs(spread) ** 2).sum(1)  # F, V: side * e^(i roll)
-    misfit = np.abs(offset[:, None] - turn[..., None] * spread) ** 2
-    residual = np.sqrt(misfit.mean(2)) / np.maximum(np.abs(turn), 1e-6)
-    best = residual.argmin(1)
-    row = np.arange(len(z))
-    turn = turn[row, best]
-    centre = z.mean(1) - turn * views[best].mean(1)
-    extent = HALF_EXTENT[best] * np.abs(turn)[:, None]
-    cos, sin = np.cos(np.angle(turn)), np.sin(np.angle(turn))
-    # the tight box of a rotated ellipse, which is closer to a face than a rotated rectangle
-    half = np.sqrt((extent[:, :1] * np.stack((cos, sin), 1)) ** 2 + (extent[:, 1:] * np.stack((sin, cos), 1)) ** 2)
-    middle = np.stack((centre.real, centre.imag), 1)
-    return Fit(
-        middle.astype(np.float32),
-        np.abs(turn).astype(np.float32),
-        np.angle(turn).astype(np.float32),
-        residual[row, best].astype(np.float32),
-        np.concatenate((middle - half, middle + half), 1).astype(np.float32),
-    )
-
-
-def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
-    """Guess a face's box from its five5 points (5, 2) alone: the box of the view that fits them best.
-
-    Returns:
-        centre (x, y) and longer side in frame pixels and roll in radians, as `geometry.rotated_box` gives them.
-    """
-    fit = fit_views(five[None])
-    x, y = fit.centre[0].tolist()
-    return (x, y), max(float(fit.side[0]), 1.0), float(fit.roll[0])
-
-
-def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float32, float, float]:
-    """Least-squares similarity from the mean face to observed points.
-
-    Args:
-        points: (N, 2) float32 frame pixels; NaN points do not take part, two others must be there.
-        template: (N, 2) float32 the same points of the mean face.
-    Returns:
-        centre: (2,) float32 frame pixels, of the face's box.
-        side: its longer side, frame pixels.
-        roll: radians.
-    """
-    seen = ~np.isnan(points).any(-1)
-    z = points[seen].astype(np.float64) @ np.array([1, 1j])
-    t = template[seen].astype(np.float64) @ np.array([1, 1j])
-    zm, tm = z.mean(), t.mean()
-    a = np.vdot(t - tm, z - zm) / np.vdot(t - tm, t - tm)
-    centre = zm - a * tm
-    return np.array([centre.real, centre.imag], np.float32), float(abs(a)), float(np.angle(a))
-
-
 def warm_up() -> None:
     """Compile every kernel, so that no live frame pays for it."""
     kind, xy, response = find_peaks(np.zeros((5, 8, 8), np.float32), 0.3, 4)
     found = group_peaks(kind, xy, response, GroupingSettings())
     suppress(found.centre, found.side, found.side)
-    mean_of_highest(np.zeros((1, 5, 8, 8), np.float32), 13)

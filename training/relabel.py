@@ -23,8 +23,8 @@ from ..engines.aligner import Aligner
 from ..pipeline.open import Choices, Engines, open_engines
 from ..pipeline.search import FaceDetector
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
-from ..tracker.proposals import box_of_five
 from ..tracker.types import Float32, UInt8
+from ..tracker.views import box_of_five
 from .augment import mirror, mirror_points
 from .command_line import errors_in_one_line
 from .datasets import Sample, read_images

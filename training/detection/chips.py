@@ -10,8 +10,8 @@ import numpy as np
 
 from ...tracker import markup
 from ...tracker.geometry import MEAN_FIVE, CropTransform, bounding_box, box_centre_side
-from ...tracker.proposals import fit_mean_face
 from ...tracker.types import Float32, Float64, UInt8
+from ...tracker.views import fit_mean_face
 from ..augment import mirror
 from ..config import Discs
 from ..datasets import Sample

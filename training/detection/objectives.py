@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ...engines import nets
 from ...engines.codec import DISC
 from ...engines.nets.bbfcn import BBFCN, cut_windows
+from ...tracker.codecs import mean_of_highest
 from ...tracker.geometry import CropTransform
-from ...tracker.proposals import mean_of_highest
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
 from ..config import Config

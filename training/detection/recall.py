@@ -20,8 +20,9 @@ from ...engines.codec import DISC
 from ...engines.detector import MARGIN, Detector
 from ...engines.nets import MEAN, STD
 from ...engines.nets.bbfcn import WINDOW, Branches
+from ...tracker.codecs import mean_of_highest
 from ...tracker.geometry import iou
-from ...tracker.proposals import find_peaks, mean_of_highest
+from ...tracker.proposals import find_peaks
 from ...tracker.types import Float32, Int64, UInt8
 from ..datasets import Sample
 from .chips import five_points

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from ...engines.aligner import sigmoid
 from ...engines.detector import Detector, scan_features
 from ...tracker.geometry import iou
-from ...tracker.proposals import fit_views
 from ...tracker.types import Float32, UInt8
+from ...tracker.views import fit_views
 from ..config import Config
 from ..datasets import Sample, read_faces
 from .chips import five_points

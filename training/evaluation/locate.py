@@ -14,8 +14,8 @@ from ...pipeline.sidecar import models_that_run
 from ...tracker.errors import MarkupError
 from ...tracker.geometry import bounding_box, box_centre_side, iou
 from ...tracker.markup import Markup
-from ...tracker.proposals import box_of_five
 from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
+from ...tracker.views import box_of_five
 
 if TYPE_CHECKING:
     from ...pipeline.open import Choices, Engines
