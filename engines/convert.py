@@ -80,7 +80,7 @@ def export_onnx_card(
     contents, proved = {}, {}
     for role, stored in card.weights.items():  # all are proved before one is written: a refusal leaves no file
         full = graph.as_fp32(stored.read())
-        contents[role] = full if precision == "fp32" else graph.for_tensorrt(full, precision)
+        contents[role] = graph.in_precision(full, precision)
         proved[role] = _measure(full, contents[role], proofs(card, role), batches)
         parity.demand(proved[role][1], precision, f"{derived_name(stored.path.stem, precision)}.onnx")
     stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
@@ -151,8 +151,7 @@ def _in_precision(precision: str, weights: Weights) -> bytes:
         raise BackendError(
             f"{weights.path.stem}: wanted int8, got no file of 8 bits; make one with `facetrack calibrate int8`"
         )
-    full = graph.as_fp32(weights.read())
-    return full if precision == "fp32" else graph.for_tensorrt(full, precision)
+    return graph.in_precision(graph.as_fp32(weights.read()), precision)
 
 
 def derived_name(name: str, precision: str) -> str:

@@ -5,19 +5,17 @@ Functions of a `model` change it in place; those of a `content` take a file's by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import Any
 
 import numpy as np
 
 from ..tracker.errors import BackendError
+from .graph_opset import lower_opset
 
 INSTALL = "pip install onnx"
-OPSET = 17  # the newest that the parser of TensorRT 8.6 knows
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 MIN_FP16_VALUES = 256  # of a weight that is stored in 16 bits; smaller ones save nothing
-# Reductions took their axes as an attribute before opset 18 (ReduceSum before 13).
-REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")
 
 
 def for_tensorrt(content: bytes, precision: str) -> bytes:
@@ -37,10 +35,21 @@ def for_tensorrt(content: bytes, precision: str) -> bytes:
         remove_quantisers(model)
     cast_first(model)
     lower_opset(model)
+    _remove_unused_weights(model)
     if precision == "fp16":
         to_fp16(model)
     _check(model)
     return bytes(model.SerializeToString())
+
+
+def in_precision(full: bytes, precision: str) -> bytes:
+    """The graph that computes in another precision, on any runtime.
+
+    Args:
+        full: an ONNX file of `as_fp32`.
+        precision: "fp32" or "fp16".
+    """
+    return full if precision == "fp32" else for_tensorrt(full, precision)
 
 
 def as_fp32(content: bytes) -> bytes:
@@ -219,74 +228,6 @@ def _forget_types(graph: Any, names: tuple[str, ...]) -> None:
         graph.value_info.remove(value)
 
 
-def lower_opset(model: Any) -> None:
-    """Convert opset 18, the exporter's lowest, to 17, the highest that TensorRT 8.6 parses.
-
-    Raises:
-        BackendError: the opset is above 18, or an operator has no equal in 17.
-    """
-    standard = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if standard.version <= OPSET:
-        return
-    if standard.version > 18:
-        raise BackendError(f"the graph is of opset {standard.version}, wanted at most 18; export it again")
-    for node in model.graph.node:
-        _LOWERED.get(node.op_type, _unchanged)(model, node)
-    standard.version = OPSET
-    model.ir_version = min(model.ir_version, 8)
-    _remove_unused_weights(model)
-
-
-def _unchanged(model: Any, node: Any) -> None:
-    """Leave an operator that is the same in both opsets."""
-
-
-def _axes_as_attribute(model: Any, node: Any) -> None:
-    from onnx import helper
-
-    if len(node.input) > 1 and node.input[1]:
-        node.attribute.append(helper.make_attribute("axes", _constant(model, node.input[1]).tolist()))
-    del node.input[1:]
-    for attribute in [a for a in node.attribute if a.name == "noop_with_empty_axes"]:
-        node.attribute.remove(attribute)
-
-
-def _sizes_instead_of_count(model: Any, node: Any) -> None:
-    del model
-    if _attribute(node, "num_outputs") is None:
-        return
-    raise BackendError(f"{node.name}: Split by a number of parts is not in opset {OPSET}; export it with sizes")
-
-
-def _without(*names: str) -> Callable[[Any, Any], None]:
-    """A conversion that removes attributes which opset 18 added and which have no effect here."""
-
-    def lower(model: Any, node: Any) -> None:
-        del model
-        for attribute in [a for a in node.attribute if a.name in names]:
-            if attribute.i or attribute.ints or attribute.s not in (b"", b"stretch", b"none"):
-                raise BackendError(f"{node.name}: {node.op_type} with {attribute.name} is not in opset {OPSET}")
-            node.attribute.remove(attribute)
-
-    return lower
-
-
-def _pad(model: Any, node: Any) -> None:
-    del model
-    if len(node.input) > 3:
-        raise BackendError(f"{node.name}: Pad of some axes is not in opset {OPSET}")
-
-
-_LOWERED: dict[str, Callable[[Any, Any], None]] = {
-    **dict.fromkeys(REDUCTIONS, _axes_as_attribute),
-    "Split": _sizes_instead_of_count,
-    "Resize": _without("antialias", "axes", "keep_aspect_ratio_policy"),
-    "ScatterElements": _without("reduction"),
-    "ScatterND": _without("reduction"),
-    "Pad": _pad,
-}
-
-
 def to_fp16(model: Any) -> None:
     """Compute in 16 bits, between the cast of the uint8 input and casts of the outputs to 32 bits.
 
@@ -400,23 +341,6 @@ def _attribute(node: Any, name: str, default: Any = None) -> Any:
     from onnx import helper
 
     return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def _constant(model: Any, name: str) -> Any:
-    """The values of a constant: of an initializer or a Constant node.
-
-    Raises:
-        BackendError: there is none of this name.
-    """
-    from onnx import numpy_helper
-
-    for weight in model.graph.initializer:
-        if weight.name == name:
-            return numpy_helper.to_array(weight)
-    for node in model.graph.node:
-        if node.op_type == "Constant" and name in node.output:
-            return numpy_helper.to_array(_attribute(node, "value"))
-    raise BackendError(f"{name}: wanted a constant")
 
 
 def remove_dead_nodes(model: Any) -> None:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from ..tracker.errors import BackendError
-from .graph import INSTALL, as_fp32
+from .graph import as_fp32
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -58,11 +57,10 @@ def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
     Raises:
         BackendError: onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise BackendError(f"graphs are counted by onnx; run: {INSTALL}") from error
-    model = onnx.load_from_string(as_fp32(content))
+    full = as_fp32(content)  # tells where there is no onnx
+    import onnx
+
+    model = onnx.load_from_string(full)
     for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         axis.dim_value = length
     del model.graph.value_info[:]
