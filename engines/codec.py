@@ -21,14 +21,6 @@ from .backend import Outputs
 
 COARSE, FINE = 0.05, 0.03  # radius of BB-FCN's discs over the width of what the backbone sees, and of the crop; III-E
 Decode = Callable[[Outputs], tuple[Float32, Float32]]
-KINDS = {
-    "vectors": ("stride", "sigma", "peak"),
-    "heatmaps": ("stride", "reach"),
-    "fields": ("stride", "reach", "fields"),
-    "discs-in-windows": ("pixels",),
-    "discs-in-maps": ("stride", "pixels"),
-    "cells": ("stride",),
-}
 
 
 def disc_radius(share: float, width: int) -> int:
@@ -60,15 +52,16 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     kind = codec.get("kind")
     if kind not in KINDS:
         raise CardError(f"{name}: cannot decode {kind!r}; wanted codec kind {', '.join(KINDS)}")
-    demand_numbers(codec, KINDS[kind], name)
-    numbers = {key: float(codec[key]) for key in KINDS[kind]}
+    wanted, decode = KINDS[kind]
+    demand_numbers(codec, wanted, name)
+    numbers = {key: int(codec[key]) if key in WHOLE else float(codec[key]) for key in wanted}
     if kind != "fields":
-        return partial(DECODERS[kind], **numbers)
+        return partial(decode, **numbers)
     try:
-        lines = lines_of_points(marks, int(codec["fields"]))
+        lines = lines_of_points(marks, int(numbers.pop("fields")))
     except ValueError as error:
         raise CardError(f"{name}: {error}") from error
-    return lambda outputs: decode_fields(outputs[0], outputs[1], lines, numbers["stride"], int(codec["reach"]))
+    return partial(decode, lines=lines, **numbers)
 
 
 def demand_numbers(codec: Mapping[str, Any], wanted: tuple[str, ...], name: str) -> None:
@@ -85,32 +78,20 @@ def demand_numbers(codec: Mapping[str, Any], wanted: tuple[str, ...], name: str)
             raise CardError(f"{name}: unknown key codec.{key}; {suggestion(key, ('kind', *wanted))}")
 
 
-def _vectors(outputs: Outputs, *, stride: float, sigma: float, peak: float) -> tuple[Float32, Float32]:
-    return decode_vectors(outputs[0], stride, sigma, peak)
-
-
-def _heatmaps(outputs: Outputs, *, stride: float, reach: float) -> tuple[Float32, Float32]:
-    return decode_heatmaps(outputs[0], stride, int(reach))
-
-
-def _discs_in_windows(outputs: Outputs, *, pixels: float) -> tuple[Float32, Float32]:
+def _discs_in_windows(outputs: Outputs, *, pixels: int) -> tuple[Float32, Float32]:
     """Of coarse maps, fine maps in windows and the windows' corners."""
-    xy, score = decode_discs(outputs[1], 1.0, int(pixels))
+    xy, score = decode_discs(outputs[1], 1.0, pixels)
     return xy + outputs[2], score
 
 
-def _discs_in_maps(outputs: Outputs, *, stride: float, pixels: float) -> tuple[Float32, Float32]:
-    return decode_discs(outputs[0], stride, int(pixels))
-
-
-def _cells(outputs: Outputs, *, stride: float) -> tuple[Float32, Float32]:
-    return decode_cells(outputs[0], stride)
-
-
-DECODERS: dict[str, Callable[..., tuple[Float32, Float32]]] = {
-    "vectors": _vectors,
-    "heatmaps": _heatmaps,
-    "discs-in-windows": _discs_in_windows,
-    "discs-in-maps": _discs_in_maps,
-    "cells": _cells,
+WHOLE = ("reach", "fields", "pixels")  # of the numbers
+# kind -> the numbers that a card must give, and what decodes with them
+KINDS: dict[str, tuple[tuple[str, ...], Callable[..., tuple[Float32, Float32]]]] = {
+    "vectors": (("stride", "sigma", "peak"), lambda outputs, **numbers: decode_vectors(outputs[0], **numbers)),
+    "heatmaps": (("stride", "reach"), lambda outputs, **numbers: decode_heatmaps(outputs[0], **numbers)),
+    # the number of fields is decoded with as the lines that they belong to
+    "fields": (("stride", "reach", "fields"), lambda outputs, **numbers: decode_fields(*outputs[:2], **numbers)),
+    "discs-in-windows": (("pixels",), _discs_in_windows),
+    "discs-in-maps": (("stride", "pixels"), lambda outputs, **numbers: decode_discs(outputs[0], **numbers)),
+    "cells": (("stride",), lambda outputs, **numbers: decode_cells(outputs[0], **numbers)),
 }
