@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 import zipfile
 from collections.abc import Mapping
 from io import BytesIO
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH
 from .card import Weights, home
+from .held import Held
 from .plan_cache import replace_file
 from .tensorrt_build import LARGEST
 
@@ -127,30 +127,20 @@ def load_net(path: Path, onnx_sha256: str) -> nn.Module:
     return net.eval()
 
 
-class _WithoutTF32:
-    """Keeps cuDNN from rounding to TF32, its default, in the whole process while any network of ours runs in torch."""
+def _rounds_to_tf32() -> bool:
+    from torch.backends import cudnn
 
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, True
-
-    def __enter__(self) -> None:
-        from torch.backends import cudnn
-
-        with self._lock:
-            if not self._inside:
-                self._before, cudnn.allow_tf32 = cudnn.allow_tf32, False
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        from torch.backends import cudnn
-
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                cudnn.allow_tf32 = self._before
+    return bool(cudnn.allow_tf32)
 
 
-_without_tf32 = _WithoutTF32()
+def _let_round_to_tf32(allowed: bool) -> None:
+    from torch.backends import cudnn
+
+    cudnn.allow_tf32 = allowed
+
+
+# cuDNN's default, of the whole process, is off while any network of ours runs in torch
+_without_tf32 = Held(_rounds_to_tf32, _let_round_to_tf32, False)
 
 
 class TorchBackend:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
 from ..engines.fit import demand_fit, scores_faces
+from ..engines.held import Held
 from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
@@ -202,27 +202,7 @@ def smoother_settings(card: ModelCard) -> SmootherSettings:
     return SmootherSettings(noise=own, shared_noise=shared, score_power=power)
 
 
-class _OneOpenCVThread:
-    """Holds OpenCV to one thread, the whole process, until the last who wanted it has left."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, 1
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._before = cv2.getNumThreads()
-            self._inside += 1
-            cv2.setNumThreads(1)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                cv2.setNumThreads(self._before)
-
-
-_one_opencv_thread = _OneOpenCVThread()
+_one_opencv_thread = Held(cv2.getNumThreads, cv2.setNumThreads, 1)
 
 
 @contextmanager
