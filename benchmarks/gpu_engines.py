@@ -37,9 +37,9 @@ import numpy as np
 import facetrack
 from facetrack.engines import graph, parity
 from facetrack.engines.card import Weights, all_cards
+from facetrack.engines.files import replace_file
 from facetrack.engines.graph_cost import Cost, Peaks, cost_of
 from facetrack.engines.onnx_backend import OnnxBackend
-from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.quantise import QuantSettings, quantise_onnx
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL, PlanRequest
 from facetrack.pipeline.crops import crops_for, portrait_crops

@@ -20,8 +20,8 @@ import numpy as np
 
 from facetrack.engines.cuda_driver import Cuda, open_cuda
 from facetrack.engines.cuda_probe import find_gpu
+from facetrack.engines.files import replace_file
 from facetrack.engines.packed import pack_levels, run_levels
-from facetrack.engines.plan_cache import replace_file
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_with_timings, import_tensorrt
 

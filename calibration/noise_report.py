@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..engines.card import ModelCard, read_card
 from ..engines.card_text import card_path, card_text, refuse_files_of_others, write_card
-from ..engines.plan_cache import replace_file
+from ..engines.files import replace_file
 from ..tracker.errors import SinkError
 from ..training.evaluation.card_figures import with_table
 from .noise import Calibration

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..tracker.errors import SinkError
 from .card import Folder, ModelCard, Weights
-from .plan_cache import replace_file
+from .files import replace_file
 
 
 def write_card(card: ModelCard, out: Path, text: str | None = None) -> ModelCard:

@@ -12,12 +12,12 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..tracker.errors import BackendError, FacetrackError
+from ..tracker.errors import BackendError
+from .files import replace_file
 
 if TYPE_CHECKING:
     from .parity import Parity
@@ -238,24 +238,3 @@ class PlanCache:
             return "there is none yet"
         nearest = min(differing, key=len)
         return f"the most similar plan is for {'; '.join(nearest)}"
-
-
-def replace_file(path: Path, content: bytes, failure: type[FacetrackError] = BackendError) -> None:
-    """Write a file atomically, by renaming a temporary one; creates the folder if need be.
-
-    Args:
-        path: of the file.
-        content: its new bytes.
-        failure: class of the error that is raised.
-    Raises:
-        BackendError, or another `failure`: it cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise failure(f"{path}: cannot be written ({error.strerror})") from error

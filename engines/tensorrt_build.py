@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
 from .cuda_probe import explained
-from .plan_cache import replace_file
+from .files import replace_file
 
 if TYPE_CHECKING:
     from pathlib import Path

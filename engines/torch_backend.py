@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH
 from .card import Weights, home
+from .files import replace_file
 from .held import Held
-from .plan_cache import replace_file
 from .tensorrt_build import LARGEST
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from facetrack.engines.parity import Parity
-from facetrack.engines.plan_cache import Built, PlanCache, PlanKey, plans_folder, replace_file
-from facetrack.tracker.errors import BackendError, FacetrackError, SinkError
+from facetrack.engines.plan_cache import Built, PlanCache, PlanKey, plans_folder
+from facetrack.tracker.errors import BackendError
 
 KEY = PlanKey("a" * 64, "10.16.1", "NVIDIA H200", "9.0", "580.159.03", "13.0", "fp16", "batches (1, 8)")
 BUILT = Built(b"plan " * 1000, (Parity(1, 0.01, 0.02, 0.03), Parity(8, 0.01, 0.02, 0.03)), 12.5)
@@ -157,28 +157,6 @@ def test_those_who_come_at_the_same_time_wait_for_one_build(tmp_path: Path) -> N
     second.join()
     assert plans == [BUILT.plan] * 2
     assert builds == [1]
-
-
-def test_readers_see_whole_files_only(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    replace_file(path, b"old")
-    replace_file(path, b"new")
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
-    replace_file(tmp_path / "made" / "for" / "it", b"here")
-    assert (tmp_path / "made" / "for" / "it").read_bytes() == b"here"
-
-
-@pytest.mark.parametrize("failure", [BackendError, SinkError])
-def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing(
-    tmp_path: Path, failure: type[FacetrackError]
-) -> None:
-    (tmp_path / "file").write_text("")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "below", tmp_path / "folder"):
-        with pytest.raises(failure, match=f"{path}: cannot be written"):
-            replace_file(path, b"new", failure)
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path: Path) -> None:
