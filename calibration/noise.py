@@ -155,8 +155,8 @@ def calibrate(
         CardError: the network does not score faces.
         ConfigError: the photographs are too few, or all crops went well, or none.
     """
-    judged = judge(aligner, faces, crops, np.random.default_rng([seed, 0]))
     aligner.demand_face_score()
+    judged = judge(aligner, faces, crops, np.random.default_rng([seed, 0]))
     unseen = np.empty_like(judged.logit)
     for fold in range(FOLDS):
         out = judged.picture % FOLDS == fold

@@ -17,6 +17,7 @@ from ..tracker.types import Float32, Landmarks, UInt8
 from .backend import Backend
 from .card import ModelCard
 from .codec import decoder
+from .fit import scores_faces
 from .shape import shape_model
 
 Real = TypeVar("Real", np.float32, np.float64)
@@ -30,7 +31,8 @@ class Aligner:
     """Finds the landmarks of faces whose rough place is known. Calls from several threads wait for each other.
 
     Attributes:
-        scores_faces: whether the network says if a crop shows a face; True until it is known that it does not.
+        scores_faces: whether the network says if a crop shows a face; of a backend without `shapes` True until it has
+            run.
     """
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
@@ -46,7 +48,7 @@ class Aligner:
         self._shape = shape_model(card.markup) if self._reach > 0 else None
         self._trust: tuple[float, float] = tuple(card.calibration.get("confidence", (1.0, 0.0)))
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
-        self.scores_faces = True
+        self.scores_faces = scores_faces(backend)
         self._lock = threading.Lock()  # of the crops, and of what the backend gave until it is decoded
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:

@@ -19,7 +19,7 @@ from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
 from ..engines.card import ModelCard, find_card
 from ..engines.detector import Detector, DetectorSettings
-from ..engines.fit import demand_fit, scores_faces
+from ..engines.fit import demand_fit
 from ..engines.held import Held
 from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
@@ -243,7 +243,6 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 verifier=Aligner(verifier_card, *others) if others else None,
             )
             opened.callback(end_runs, engines.aligner)  # before the networks are closed
-            engines.aligner.scores_faces = scores_faces(net)
             if engines.aligner.scores_faces:  # others measure faces in given boxes alone
                 _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)

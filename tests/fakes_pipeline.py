@@ -13,7 +13,7 @@ import numpy as np
 from fakes import PaintedSource, read_landmarks, write_video
 
 from facetrack.engines.aligner import Aligner
-from facetrack.engines.backend import Outputs
+from facetrack.engines.backend import Outputs, Shapes
 from facetrack.engines.card import ModelCard, Weights
 from facetrack.pipeline.open import Choices, Engines
 from facetrack.tracker import markup
@@ -61,6 +61,7 @@ class PaintedBackend:
     closed: bool = False
     description: str = "paint"
     precision: str | None = None
+    shapes: Shapes | None = None
     max_atlas: tuple[int, int] | None = None
     preferred_batch: int = 1
 

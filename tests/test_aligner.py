@@ -11,7 +11,7 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, painted_card
 
 from facetrack.engines.aligner import LARGEST_BATCH, Aligner
-from facetrack.engines.backend import Outputs
+from facetrack.engines.backend import Outputs, Shapes
 from facetrack.engines.card import ModelCard
 from facetrack.tracker.errors import CardError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
@@ -26,7 +26,7 @@ class Recorder:
     """A backend that remembers the pictures and answers with the same points and logits for each."""
 
     description = "recorder"
-    precision = max_atlas = None
+    precision = shapes = max_atlas = None
 
     def __init__(self, xy: Float32, logits: tuple[float, float] = (4.0, 4.0)) -> None:
         self.xy, self.logits = xy, logits
@@ -84,6 +84,13 @@ def test_a_network_that_does_not_score_faces_is_as_sure_as_its_landmarks_and_tra
     scored.demand_face_score()
     with pytest.raises(CardError, match=r"painted-68: cannot track: .* network\.options\.face_score = true"):
         aligner.demand_face_score()
+
+
+def test_a_network_whose_graph_has_no_face_score_tracks_none_before_it_has_run() -> None:
+    backend = Scoreless(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
+    with pytest.raises(CardError, match="cannot track"):
+        Aligner(painted_card(), backend).demand_face_score()
+    assert backend.calls == 0
 
 
 @pytest.mark.parametrize("start", [(10.0, 240.0), (635.0, 240.0), (320.0, 5.0), (630.0, 474.0)])

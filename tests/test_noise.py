@@ -21,10 +21,11 @@ from facetrack.calibration.commands import calibrate
 from facetrack.calibration.noise import Calibration, Noise
 from facetrack.calibration.noise_report import as_text, plot, write_calibration
 from facetrack.engines.aligner import Aligner
+from facetrack.engines.backend import Shapes
 from facetrack.engines.card import SHIPPED, Weights, read_card
 from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.pipeline.open import smoother_settings
-from facetrack.tracker.errors import BackendError, ConfigError, SinkError
+from facetrack.tracker.errors import BackendError, CardError, ConfigError, SinkError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.rts import RtsSmoother
 from facetrack.tracker.smooth import Smoother
@@ -202,6 +203,15 @@ def test_a_network_of_19_points_which_have_no_outer_eye_corners_is_judged_by_the
     side = aligner.card.size[0] / aligner.card.box_scale  # about that of the points' box, which is almost a square
     assert np.median(judged.nme) == pytest.approx(right / side, rel=0.3)
     assert noise.measure_noise(aligner, samples, 3, np.random.default_rng(0)).own > 0
+
+
+def test_a_network_that_does_not_score_faces_is_refused_before_anything_is_measured() -> None:
+    backend = PaintedBackend(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
+    face = PaintedSource(count=1)
+    samples = [Sample(Path("a.png"), face.truth(0)[:1], cv2.imencode(".png", face.picture(0))[1].tobytes())]
+    with pytest.raises(CardError, match="does not score faces"):
+        noise.calibrate(noise.plain_aligner(painted_card(), backend), samples, {})
+    assert backend.calls == 0
 
 
 def test_the_smoother_expects_the_noise_that_was_measured() -> None:
