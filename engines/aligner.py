@@ -121,25 +121,25 @@ class Aligner:
                     points[:] = self._shape.set_right(points, self._reach)
             self.scores_faces = outputs[-1].ndim == 2  # (B, 2) behind maps, vectors or corners, which have more axes
             if self.scores_faces:
-                chances = [self._chances(*logits) for logits in outputs[-1].tolist()]
+                probabilities = [self._probabilities(*logits) for logits in outputs[-1].tolist()]
             else:
-                chances = [(mean, 1.0) for mean in score.mean(1).tolist()]
+                probabilities = [(mean, 1.0) for mean in score.mean(1).tolist()]
         return [
-            Landmarks(crop.to_frame(xy[i]), score[i], *chances[i], self.markup.name)
+            Landmarks(crop.to_frame(xy[i]), score[i], *probabilities[i], self.markup.name)
             for i, (_, crop) in enumerate(views)
         ]
 
-    def _chances(self, face: float, right: float) -> tuple[float, float]:
+    def _probabilities(self, face: float, right: float) -> tuple[float, float]:
         """Confidence and presence of a crop from its two logits, that it shows a face and that its landmarks are right.
 
-        Both must agree for the confidence: the chance, by the card's calibration, of an NME under 8 %.
-        The presence is the chance of a face at all: profiles have faces and no good landmarks.
+        Both must agree for the confidence: the probability, by the card's calibration, of an NME under 8 %.
+        The presence is the probability of a face at all: profiles have faces and no good landmarks.
         """
         slope, offset = self._trust
-        return _chance(slope * min(face, right) + offset), _chance(face)
+        return _probability(slope * min(face, right) + offset), _probability(face)
 
 
-def _chance(logit: float) -> float:
+def _probability(logit: float) -> float:
     """`sigmoid` of one number, without NumPy, whose code is cold after a run of the network."""
     return 0.5 + 0.5 * math.tanh(0.5 * logit)
 

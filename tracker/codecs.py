@@ -317,12 +317,12 @@ def _decode_cells(cells: Float32, stride: float, xy: Float32, score: Float32) ->
     faces, planes, h, w = cells.shape
     for f in range(faces):
         for n in range(planes // 3):
-            chance, x, y = cells[f, 3 * n], cells[f, 3 * n + 1], cells[f, 3 * n + 2]
+            probability, x, y = cells[f, 3 * n], cells[f, 3 * n + 1], cells[f, 3 * n + 2]
             row, column, height = 0, 0, -np.inf
             for r in range(h):
                 for c in range(w):
-                    if height < chance[r, c] < np.inf:
-                        row, column, height = r, c, chance[r, c]
+                    if height < probability[r, c] < np.inf:
+                        row, column, height = r, c, probability[r, c]
             across = x[row, column] if np.isfinite(x[row, column]) else 0.0
             down = y[row, column] if np.isfinite(y[row, column]) else 0.0
             xy[f, n, 0] = stride * (column + 0.5 + across) - 0.5
@@ -334,12 +334,12 @@ def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
     """Place each landmark where its most likely cell points to.
 
     Args:
-        cells: (F, 3 N, h, w) float32: the chance that the landmark is in a cell, and how far from the cell's middle it
-            is, x and y in cells; what is not finite counts as 0.
+        cells: (F, 3 N, h, w) float32: the probability that the landmark is in a cell, and how far from the cell's
+            middle it is, x and y in cells; what is not finite counts as 0.
         stride: crop pixels per cell.
     Returns:
         xy: (F, N, 2) float32 crop pixels.
-        score: (F, N) float32, the chance, clipped to [0, 1].
+        score: (F, N) float32, the probability, clipped to [0, 1].
     Raises:
         ValueError: cells is not (F, 3 N, h, w).
     Source: BB-FCN, section IV-C, the regression network.

@@ -19,7 +19,7 @@ CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard norma
 STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
 ROBUST_ROUNDS = 4
 BISECTIONS = 12
-LEAST_STEP_S = 0.004  # no speed is read from a shorter step at any rate: stamps of a burst, not of a camera
+LEAST_STEP_S = 0.004  # no velocity is estimated over a shorter step: bursts of stamps, not camera frames
 FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
 
 
@@ -71,7 +71,7 @@ class Tuning(NamedTuple):
     outlier_spread: float
     outlier_s: float
     jump_px2: float
-    least_step_s: float  # a speed is read from no shorter step
+    least_step_s: float  # no velocity is estimated over a shorter step
 
 
 @njit(cache=True, nogil=True)

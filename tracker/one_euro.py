@@ -96,10 +96,10 @@ class OneEuro:
     def _filter(self, xy: Float64, seen: np.ndarray[tuple[int], np.dtype[np.bool_]], dt: float, size_px: float) -> None:
         settings = self._settings
         velocity = (xy - self._position) / dt
-        self._velocity[seen] += _share(settings.speed_cutoff_hz, dt) * (velocity - self._velocity)[seen]
+        self._velocity[seen] += _smoothing_factor(settings.speed_cutoff_hz, dt) * (velocity - self._velocity)[seen]
         speed = np.hypot(self._velocity[:, 0], self._velocity[:, 1]) / size_px
-        share = _share(settings.cutoff_hz + settings.beta * speed, dt)[:, None]
-        self._position[seen] += (share * (xy - self._position))[seen]
+        factor = _smoothing_factor(settings.cutoff_hz + settings.beta * speed, dt)[:, None]
+        self._position[seen] += (factor * (xy - self._position))[seen]
 
     def coast(self, time_s: float) -> tuple[Float32, Float32]:
         """Leave the face where it is: the filter has no model of its motion.
@@ -117,6 +117,6 @@ class OneEuro:
         return self._position.astype(np.float32), self._velocity.astype(np.float32)
 
 
-def _share(cutoff_hz: Float64 | float, dt: float) -> Float64:
+def _smoothing_factor(cutoff_hz: Float64 | float, dt: float) -> Float64:
     """The part of a step that a low pass of this cutoff follows within dt seconds."""
     return np.asarray(1 / (1 + 1 / (2 * np.pi * np.asarray(cutoff_hz) * dt)), np.float64)

@@ -53,7 +53,7 @@ MEAN_FACE_MM: Float64 = frozen_array(
 # a jaw opened by 20 degrees passes for 3 degrees of pitch and 23 mm of depth at 600 mm, with these for none.
 _RIGID: Int64 = np.array([0, 1, 2, 3, 13, 14, 15, 16, *range(27, 36), 36, 39, 42, 45])
 _RIGID_MM: Float64 = MEAN_FACE_MM[_RIGID]
-_Seat = tuple[Float64, Float64]  # a head's rotation vector and place, each (3, 1), as OpenCV has them
+_RvecTvec = tuple[Float64, Float64]  # of a head, each (3, 1), as OpenCV has them
 
 # Of a turned head annotators and networks mark the outline that is seen, not the jaw behind it: with the far side's
 # contour a yaw of 65 degrees passes for 45. Up to the first of these yaws all of `_RIGID` count, from the second on
@@ -147,22 +147,22 @@ def _fit(model_mm: Float64, pixels: Float64, camera: Float64) -> Pose | None:
     mostly the camera is only assumed: then its minimum is now and then a head turned away at arm's length. What it
     lays far beside the pixels is fitted in the picture instead, from the pose that it would have from afar.
     """
-    seat = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_SQPNP)
-    error = math.inf if seat is None else _error(seat, model_mm, pixels, camera)
+    fitted = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_SQPNP)
+    error = math.inf if fitted is None else _error(fitted, model_mm, pixels, camera)
     if error > BESIDE * _spread(pixels):
         start = _from_afar(model_mm, pixels, camera)
         other = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_ITERATIVE, start)
         if other is not None and _error(other, model_mm, pixels, camera) < error:
-            seat = other
-    if seat is None:
+            fitted = other
+    if fitted is None:
         return None
-    matrix, _ = cv2.Rodrigues(seat[0])
-    return Pose(seat[1][:, 0], euler_angles(matrix.astype(np.float64)))
+    matrix, _ = cv2.Rodrigues(fitted[0])
+    return Pose(fitted[1][:, 0], euler_angles(matrix.astype(np.float64)))
 
 
 def _solved(
-    model_mm: Float64, pixels: Float64, camera: Float64, method: int, start: _Seat | None = None
-) -> _Seat | None:
+    model_mm: Float64, pixels: Float64, camera: Float64, method: int, start: _RvecTvec | None = None
+) -> _RvecTvec | None:
     """What one of OpenCV's methods finds; SQPNP refuses points that span less than a hundredth of the focal length."""
     turn, shift = (None, None) if start is None else start
     try:
@@ -174,9 +174,9 @@ def _solved(
     return turned.astype(np.float64), moved.astype(np.float64)
 
 
-def _error(seat: _Seat, model_mm: Float64, pixels: Float64, camera: Float64) -> float:
+def _error(fitted: _RvecTvec, model_mm: Float64, pixels: Float64, camera: Float64) -> float:
     """Root of the mean squared distance of the model from the pixels in the picture, px."""
-    seen, _ = cv2.projectPoints(model_mm, *seat, camera, None)
+    seen, _ = cv2.projectPoints(model_mm, *fitted, camera, None)
     return float(cv2.norm(seen[:, 0], pixels)) / math.sqrt(len(pixels))
 
 
@@ -185,7 +185,7 @@ def _spread(pixels: Float64) -> float:
     return math.hypot(*pixels.std(0))
 
 
-def _from_afar(model_mm: Float64, pixels: Float64, camera: Float64) -> _Seat:
+def _from_afar(model_mm: Float64, pixels: Float64, camera: Float64) -> _RvecTvec:
     """The pose under weak perspective: to a camera far away a picture has no depth.
 
     Source: Horaud et al., "Object pose: the link between weak perspective, paraperspective, and full perspective",

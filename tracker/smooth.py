@@ -79,12 +79,13 @@ class SmootherSettings:
         first_speed: sigma of the speed of a face that was just found, sizes / s.
         outlier: a point that is farther than this from where its face would carry it is not believed, but carried on,
             sizes. In nine clips of 24 to 30 frames/s only errors were.
-        outlier_speed: ... unless it could have come there at this speed since it was last believed, sizes / s. In the
-            same clips with frames left out, down to 2 frames/s, what was farther and no error had 2.1 at most.
-        outlier_spread: ... or that is at most so many times as far as half of the points are, for at a cut to another
-            attitude of the same face all of them disagree: there the farthest were off by up to 9 times the median,
-            errors by 14 times and more.
-        outlier_s: ... or it has been an outlier for this long.
+        outlier_speed: a point that could have come there at this speed since it was last believed is no outlier,
+            sizes / s. In the same clips with frames left out, down to 2 frames/s, what was farther and no error had 2.1
+            at most.
+        outlier_spread: a point that is at most so many times as far off as half of the points are is no outlier, for at
+            a cut to another attitude of the same face all of them disagree: there the farthest were off by up to 9
+            times the median, errors by 14 times and more.
+        outlier_s: a point that has been an outlier for this long is believed again.
         restart_jump: a face that jumps by more than this in one step is a new start without speed, sizes.
         restart_gap_s: so is a face that was not measured for longer than this.
         coast_s: time constant with which the speed of an unmeasured face fades.
@@ -164,7 +165,7 @@ class Smoother:
             return self._start(time_s, measured, trust)
         if not trust @ trust > 0:
             return self.coast(time_s)
-        share, dt = self._share(time_s), time_s - self._time_s
+        share, dt = self._time_ratio(time_s), time_s - self._time_s
         self._pace_s += (PACE if self._pace_s else 1.0) * (dt - self._pace_s)
         followed, noise = update(self._state, measured, trust, dt, share, self._tuning())
         if not followed:
@@ -223,7 +224,7 @@ class Smoother:
         self._recent_s = (*self._recent_s, time_s)[-2:]
         self._time_s = time_s
 
-    def _share(self, time_s: float) -> float:
+    def _time_ratio(self, time_s: float) -> float:
         """Time since the last measurement over the time since the one before it; 0 if there was none."""
         if len(self._recent_s) < 2:
             return 0.0

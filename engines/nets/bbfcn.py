@@ -55,10 +55,10 @@ def _start(net: nn.Module, std: float) -> None:
     """Random weights of this deviation, without bias; 0: so that signals keep their size (He et al., ICCV 2015)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            heard = module.weight.numel() / module.out_channels
+            fan_in = module.weight.numel() / module.out_channels
             if isinstance(module, nn.ConvTranspose2d):
-                heard = module.in_channels  # its 2x2 outputs do not overlap
-            nn.init.normal_(module.weight, std=std or (2 / heard) ** 0.5)
+                fan_in = module.in_channels  # its 2x2 outputs do not overlap
+            nn.init.normal_(module.weight, std=std or (2 / fan_in) ** 0.5)
             assert module.bias is not None
             nn.init.zeros_(module.bias)
 
@@ -73,10 +73,10 @@ class Backbone(nn.Module):
         self.layers = nn.Sequential(
             *encoder,
             Doubling(ENCODED, 30),  # 30 x s/2 x s/2
-            nn.Identity(),
+            nn.Identity(),  # has the number that its ReLU had, so that stored weights keep theirs
             *_conv(30, 30, 5),
             Doubling(30, 15),  # 15 x s x s
-            nn.Identity(),
+            nn.Identity(),  # as above
             nn.Conv2d(15, landmarks, 1),
         )
 
@@ -172,7 +172,8 @@ def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
 
 class RegressionBaseline(nn.Module):
     """The paper's comparison: (B, 3, h, w) -> (B, 3K, h/4, w/4), for each type of landmark and cell of 4 x 4 pixels
-    the chance that it is there, and how far from the cell's middle, x and y in cells; with `face_score`, logits (B, 2).
+    the probability that it is there, and how far from the cell's middle, x and y in cells; with `face_score`, logits
+    (B, 2).
     """
 
     def __init__(self, landmarks: int = 5, *, face_score: bool = False, init_std: float = 0.0) -> None:

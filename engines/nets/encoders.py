@@ -105,21 +105,21 @@ class BasicBlock(nn.Module):
         return F.relu(self.conv2(self.conv1(x)) + x)
 
 
-class _Hearing(nn.ModuleList):
-    """One resolution's sum of what all of them say, each by its own path."""
+class _Sum(nn.ModuleList):
+    """One resolution's sum of what all of them give, each by its own path."""
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return F.relu(reduce(torch.add, [path(x) for path, x in zip(self, features, strict=True)]))
 
 
 class Exchange(nn.Module):
-    """HRNet's module: four blocks on each resolution, then every resolution hears all the others."""
+    """HRNet's module: four blocks on each resolution, then every resolution takes in all the others."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(nn.Sequential(*(BasicBlock(c) for _ in range(4))) for c in channels)
         scales = range(len(channels))
-        self.paths = nn.ModuleList(_Hearing(self._path(channels, j, i) for j in scales) for i in scales)
+        self.paths = nn.ModuleList(_Sum(self._path(channels, j, i) for j in scales) for i in scales)
 
     @staticmethod
     def _path(channels: Sequence[int], source: int, target: int) -> nn.Module:
@@ -133,7 +133,7 @@ class Exchange(nn.Module):
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         own = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
-        return [hear(own) for hear in self.paths]
+        return [total(own) for total in self.paths]
 
 
 class HRNet(nn.Module):

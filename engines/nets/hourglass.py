@@ -32,7 +32,7 @@ class Supervision(NamedTuple):
     logits: Tensor | None = None
 
 
-def _before(inputs: int, outputs: int, kernel: int, *, bias: bool) -> nn.Sequential:
+def _bn_relu_conv(inputs: int, outputs: int, kernel: int, *, bias: bool) -> nn.Sequential:
     """Pre-activated convolution: normalise, rectify, convolve."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
@@ -41,7 +41,7 @@ def _before(inputs: int, outputs: int, kernel: int, *, bias: bool) -> nn.Sequent
     )
 
 
-def after(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
+def conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> list[nn.Module]:
     """Convolution with bias, batch normalisation, ReLU; "same" padding."""
     return [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2),
@@ -59,10 +59,10 @@ class HPM(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         half, quarter = outputs // 2, outputs // 4
-        self.conv1 = _before(inputs, half, 3, bias=False)
-        self.conv2 = _before(half, quarter, 3, bias=False)
-        self.conv3 = _before(quarter, quarter, 3, bias=False)
-        self.skip = nn.Identity() if inputs == outputs else _before(inputs, outputs, 1, bias=False)
+        self.conv1 = _bn_relu_conv(inputs, half, 3, bias=False)
+        self.conv2 = _bn_relu_conv(half, quarter, 3, bias=False)
+        self.conv3 = _bn_relu_conv(quarter, quarter, 3, bias=False)
+        self.skip = nn.Identity() if inputs == outputs else _bn_relu_conv(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.conv1(x)  # c/2
@@ -79,9 +79,9 @@ class Residual(nn.Module):
         super().__init__()
         middle = outputs // 2
         self.layers = nn.Sequential(
-            _before(inputs, middle, 1, bias=True),
-            _before(middle, middle, 3, bias=True),
-            _before(middle, outputs, 1, bias=True),
+            _bn_relu_conv(inputs, middle, 1, bias=True),
+            _bn_relu_conv(middle, middle, 3, bias=True),
+            _bn_relu_conv(middle, outputs, 1, bias=True),
         )
         self.skip = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import FaceScore
-from .hourglass import HPM, Blur, Hourglass, MaxBlur, Supervision, after, with_coordinates
+from .hourglass import HPM, Blur, Hourglass, MaxBlur, Supervision, conv_bn_relu, with_coordinates
 
 BOUNDARY_MAPS = 15  # section 3.1
 
@@ -31,7 +31,7 @@ class Stem(nn.Module):
     def __init__(self, width: int, blur: int) -> None:
         super().__init__()
         a, b = width // 4, width // 2
-        self.conv = nn.Sequential(*after(6, a, 7, 1 if blur else 2))
+        self.conv = nn.Sequential(*conv_bn_relu(6, a, 7, 1 if blur else 2))
         self.blur = Blur(a, blur) if blur else nn.Identity()
         self.layers = nn.Sequential(HPM(a, b), _pooling(blur)(b), HPM(b, b), HPM(b, width))
 
@@ -48,7 +48,7 @@ class Stack(nn.Module):
         super().__init__()
         self.locate = nn.Conv2d(width + 3, width, 1)
         self.hourglass = Hourglass(width, 4, HPM, _pooling(blur))
-        self.top = nn.Sequential(HPM(width, width), *after(width, width, 1))
+        self.top = nn.Sequential(HPM(width, width), *conv_bn_relu(width, width, 1))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         sums = self.hourglass(self.locate(with_coordinates(x)))
@@ -59,7 +59,7 @@ def _head(width: int, landmarks: int, hidden: int | None) -> nn.Module:
     """w x h x w -> one linear map per landmark, through a layer of `hidden` channels if asked."""
     if hidden is None:
         return nn.Conv2d(width, landmarks, 1)
-    return nn.Sequential(*after(width, hidden, 1), nn.Conv2d(hidden, landmarks, 1))
+    return nn.Sequential(*conv_bn_relu(width, hidden, 1), nn.Conv2d(hidden, landmarks, 1))
 
 
 class Propagation(nn.Module):
@@ -72,7 +72,7 @@ class Propagation(nn.Module):
     def __init__(self, landmarks: int, width: int, blur: int) -> None:
         super().__init__()
         self.boundaries = nn.Sequential(
-            *after(landmarks, BOUNDARY_MAPS, 7), nn.Conv2d(BOUNDARY_MAPS, BOUNDARY_MAPS, 7, padding=3)
+            *conv_bn_relu(landmarks, BOUNDARY_MAPS, 7), nn.Conv2d(BOUNDARY_MAPS, BOUNDARY_MAPS, 7, padding=3)
         )
         self.join = nn.Conv2d(width + BOUNDARY_MAPS, width, 1)
         self.hourglass = Hourglass(width, 2, HPM, _pooling(blur))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import FaceScore
-from .hourglass import Hourglass, Residual, Supervision, after
+from .hourglass import Hourglass, Residual, Supervision, conv_bn_relu
 
 BOUNDARY_MAPS = 15
 
@@ -28,13 +28,13 @@ def _hourglass(width: int) -> Hourglass:
 
 
 def _top(width: int) -> nn.Sequential:
-    return nn.Sequential(Residual(width, width), *after(width, width, 1))
+    return nn.Sequential(Residual(width, width), *conv_bn_relu(width, width, 1))
 
 
 def _stem(width: int) -> nn.Sequential:
     """Picture 3 x s x s -> w x s/4 x s/4."""
     a, b = width // 4, width // 2
-    return nn.Sequential(*after(3, a, 7, 2), Residual(a, b), nn.MaxPool2d(2), Residual(b, b), Residual(b, width))
+    return nn.Sequential(*conv_bn_relu(3, a, 7, 2), Residual(a, b), nn.MaxPool2d(2), Residual(b, b), Residual(b, width))
 
 
 def _final_head(width: int, outputs: int, middle: int | None = None) -> nn.Sequential:

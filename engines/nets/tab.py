@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .blocks import FaceScore
 from .encoders import Bottleneck
-from .hourglass import HPM, Hourglass, Supervision, after
+from .hourglass import HPM, Hourglass, Supervision, conv_bn_relu
 
 BOUNDARY_MAPS = 16  # 15 lines and their union
 SCALES = 4  # of SCBE's features: of the boundary maps' size, and a half, a quarter and an eighth of it
@@ -26,15 +26,15 @@ def vgg_stem(width: int) -> nn.Sequential:
     """VGG16-bn up to conv3_3; at width 256 the state dict is torchvision's `vgg16_bn().features[:23]`."""
     a, b = width // 4, width // 2
     return nn.Sequential(
-        *after(3, a, 3),
-        *after(a, a, 3),  # w/4 x s x s
+        *conv_bn_relu(3, a, 3),
+        *conv_bn_relu(a, a, 3),  # w/4 x s x s
         nn.MaxPool2d(2),
-        *after(a, b, 3),
-        *after(b, b, 3),  # w/2 x s/2 x s/2
+        *conv_bn_relu(a, b, 3),
+        *conv_bn_relu(b, b, 3),  # w/2 x s/2 x s/2
         nn.MaxPool2d(2),
-        *after(b, width, 3),
-        *after(width, width, 3),
-        *after(width, width, 3),  # w x s/4 x s/4
+        *conv_bn_relu(b, width, 3),
+        *conv_bn_relu(width, width, 3),
+        *conv_bn_relu(width, width, 3),  # w x s/4 x s/4
     )
 
 
@@ -57,7 +57,7 @@ class ResNetStem(nn.Module):
 def hourglass_stem(width: int) -> nn.Sequential:
     """The stem that stacked hourglasses of HPM blocks came with; the baseline of the paper's Table 8."""
     return nn.Sequential(
-        *after(3, width // 4, 7, 2),  # w/4 x s/2 x s/2
+        *conv_bn_relu(3, width // 4, 7, 2),  # w/4 x s/2 x s/2
         HPM(width // 4, width // 2),
         nn.AvgPool2d(2),
         HPM(width // 2, width // 2),
@@ -78,7 +78,9 @@ class SCBE(nn.Module):
         if stem not in stems:
             raise ValueError(f"unknown TAB stem: wanted one of {', '.join(stems)}, got {stem!r}")
         self.hourglasses = nn.ModuleList(Hourglass(width, 4, HPM, lambda _: nn.AvgPool2d(2)) for _ in range(stacks))
-        self.tops = nn.ModuleList(nn.Sequential(HPM(width, width), *after(width, width, 1)) for _ in range(stacks))
+        self.tops = nn.ModuleList(
+            nn.Sequential(HPM(width, width), *conv_bn_relu(width, width, 1)) for _ in range(stacks)
+        )
         self.heads = nn.ModuleList(nn.Conv2d(width, BOUNDARY_MAPS, 1) for _ in range(stacks))
         self.from_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.from_maps = nn.ModuleList(nn.Conv2d(BOUNDARY_MAPS, width, 1) for _ in range(stacks - 1))
@@ -106,7 +108,7 @@ def _narrow_normal(module: nn.Module) -> None:
 
 
 def _double(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*after(inputs, outputs, 3), *after(outputs, outputs, 3))
+    return nn.Sequential(*conv_bn_relu(inputs, outputs, 3), *conv_bn_relu(outputs, outputs, 3))
 
 
 class BALT(nn.Module):
