@@ -19,6 +19,7 @@ from numba import njit
 from .types import Float32, Float64, Int64
 from .views import VIEWS
 
+OVERLAP = 0.5  # share of the smaller square's area above which the worse of two faces is dropped
 MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than this is no duplicate of it
 RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
 
@@ -339,7 +340,7 @@ def _similarity(xy: Float64, view: Float64, inliers: Int64) -> tuple[float, floa
     return mx - (cos * ux - sin * uy), my - (sin * ux + cos * uy), cos, sin
 
 
-def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.5) -> Int64:
+def suppress(centre: Float32, side: Float32, score: Float32) -> Int64:
     """Non-maximum suppression by intersection over the smaller area, so that no part of a face survives inside it.
 
     A face that is larger by more than `MAX_SIDE_RATIO` than a better one stays: the better one may be a part of it.
@@ -348,22 +349,21 @@ def suppress(centre: Float32, side: Float32, score: Float32, overlap: float = 0.
         centre: (F, 2) float32 pixels, of the faces' squares.
         side: (F,) float32 pixels.
         score: (F,) float32.
-        overlap: share of the smaller square's area above which the worse of two faces is dropped.
     Returns:
         (K,) int64 numbers of the faces that stay, best first.
     """
     order = np.argsort(-score, kind="stable")
-    keep = _suppress(centre[order].astype(np.float64), side[order].astype(np.float64), overlap)
+    keep = _suppress(centre[order].astype(np.float64), side[order].astype(np.float64))
     return np.asarray(order[keep], np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _suppress(centre: Float64, side: Float64, overlap: float) -> Int64:
+def _suppress(centre: Float64, side: Float64) -> Int64:
     keep = np.empty(len(side), np.int64)
     kept = 0
     for i in range(len(side)):
         for n in range(kept):
-            if _duplicates(centre, side, i, keep[n], overlap):
+            if _duplicates(centre, side, i, keep[n]):
                 break
         else:
             keep[kept] = i
@@ -372,13 +372,13 @@ def _suppress(centre: Float64, side: Float64, overlap: float) -> Int64:
 
 
 @njit(cache=True, nogil=True)
-def _duplicates(centre: Float64, side: Float64, i: int, better: int, overlap: float) -> bool:
+def _duplicates(centre: Float64, side: Float64, i: int, better: int) -> bool:
     """Whether face i is suppressed by a better one."""
     reach = (side[i] + side[better]) / 2
     smaller = min(side[i], side[better])
     w = min(reach - abs(centre[i, 0] - centre[better, 0]), smaller)
     h = min(reach - abs(centre[i, 1] - centre[better, 1]), smaller)
-    covers = w > 0 and h > 0 and w * h > overlap * smaller * smaller
+    covers = w > 0 and h > 0 and w * h > OVERLAP * smaller * smaller
     return bool(covers and side[i] <= MAX_SIDE_RATIO * side[better])
 
 

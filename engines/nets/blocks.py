@@ -56,10 +56,10 @@ class SqueezeExcite(nn.Module):
         return x * F.hardsigmoid(self.fc2(gate))
 
 
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Nearest multiple of `divisor` that loses at most 10 % (the rule of the MobileNets)."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
+def round_channels(channels: float) -> int:
+    """Nearest multiple of 8 that loses at most 10 % (the rule of the MobileNets)."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class InvertedResidual(nn.Module):
@@ -127,8 +127,9 @@ class BandPooling(nn.Module):
 class FaceScore(nn.Module):
     """Two logits from the coarsest features: "this is a face" and "the landmarks are good"."""
 
-    def __init__(self, channels: int, width: int = 64) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
+        width = 64
         self.hidden = nn.Linear(channels, width)
         self.logits = nn.Linear(width, 2)
 

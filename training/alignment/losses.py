@@ -13,21 +13,20 @@ TINY = 1e-12  # keeps the logarithm of an empty cell finite
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
-def soft_centroid(vectors: Tensor, reach: int = REACH) -> tuple[Tensor, Tensor]:
-    """Differentiable place of each vector's maximum: the centroid of the values ** 1.5 within `reach` cells.
+def soft_centroid(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Differentiable place of each vector's maximum: the centroid of the values ** 1.5 within `REACH` cells.
 
     The same arithmetic as `tracker.codecs.decode_vectors`, so that training sees what decoding will give.
 
     Args:
         vectors: (F, N, w, 2).
-        reach: cells on either side of the maximum that take part.
     Returns:
         place: (F, N, 2) cells, fractional. top: (F, N, 2) index of the maximum.
     """
     cells = vectors.shape[2]
     top = vectors.argmax(2)  # F, N, 2
     grid = torch.arange(cells, device=vectors.device, dtype=vectors.dtype).view(1, 1, cells, 1)
-    near = (grid - top.unsqueeze(2)).abs() <= reach
+    near = (grid - top.unsqueeze(2)).abs() <= REACH
     weights = (vectors.clamp(min=0) * near) ** 1.5 + 1e-6 * near
     return (weights * grid).sum(2) / weights.sum(2), top
 
