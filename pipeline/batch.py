@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from glob import has_magic
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from ..tracker.errors import ConfigError, SinkError, SourceError, told
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
-from .csv_sink import CsvSink, TableOptions
+from .csv_sink import CsvSink
 from .hindsight import with_pictures
-from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
+from .image_source import holds_pictures, names_several_pictures
 from .open import Choices, Engines, OpenEngines
 from .progress import Reporter, Task
 from .record import Record
@@ -35,50 +32,16 @@ from .sidecar import (
     write_sidecar,
     written_by_others,
 )
-from .sinks import exist_already, make_folder, part_of
-from .source import Source, counted, is_pipe, is_same_file, is_url, meant_by, without_credentials
+from .sinks import make_folder, part_of
+from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials
 from .sources import open_source
+from .tasks import Outputs
 from .video_sink import VideoSink
 from .workers import run_jobs
 
 log = logging.getLogger(__name__)
 
 ROUND_RATE = 10  # frames a second; slower ones are told with two digits
-
-Existing = Literal["refuse", "overwrite", "resume"]
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """What is written, and where.
-
-    Attributes:
-        folder: made if it is not there.
-        video: also NAME.mp4, with the faces drawn.
-        columns: what the tables hold.
-        existing: what to do about tables that are there already.
-    """
-
-    folder: Path
-    video: bool = False
-    columns: TableOptions = field(default_factory=TableOptions)
-    existing: Existing = "refuse"
-
-    def table(self, task: Task) -> Path:
-        """NAME.csv."""
-        return self.folder / f"{task.name}.csv"
-
-    def sidecar(self, task: Task) -> Path:
-        """NAME.json."""
-        return self.folder / f"{task.name}.json"
-
-    def video_file(self, task: Task) -> Path:
-        """NAME.mp4."""
-        return self.folder / f"{task.name}.mp4"
-
-    def files(self, task: Task) -> list[Path]:
-        """All files of a task."""
-        return [self.table(task), self.sidecar(task)] + [self.video_file(task)] * self.video
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,108 +65,6 @@ class Failure:
     def bare_reason(self) -> str:
         """The reason without the name, for lines that begin with it."""
         return self.reason.removeprefix(f"{without_credentials(self.what)}: ")
-
-
-def plan(
-    inputs: Sequence[str],
-    outputs: Outputs,
-    shard: tuple[int, int] = (1, 1),
-    *,
-    keep_folders: bool = False,
-    frame_rate: float = 0.0,
-) -> list[Task]:
-    """Turn what a user named into tasks, and find out beforehand what could not end well.
-
-    A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match. What is named
-    twice is done once.
-
-    Args:
-        inputs: files, folders, globs, URLs.
-        outputs: what is to be written.
-        shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
-            tasks in the order of their names.
-        keep_folders: matches of a glob keep their place below its part without wildcards.
-        frame_rate: see `Choices`.
-    Raises:
-        ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name;
-            or there is a frame rate and nothing that it could be of.
-        SinkError: outputs of this share exist that must not be overwritten.
-    """
-    found: dict[tuple[str, str], Task] = {}
-    for spec in inputs:
-        for task in _expand(meant_by(spec), keep_folders=keep_folders):
-            found.setdefault((where(task.spec), task.name), task)
-    tasks = list(found.values())
-    if frame_rate:
-        _refuse_lone_pictures(tasks)
-    names: dict[str, Task] = {}
-    for task in tasks:
-        other = names.setdefault(task.name.casefold(), task)
-        if other is not task:
-            advice = "rename one of them, or leave one to a batch with another --out"
-            if not keep_folders and _lie_apart(other, task):
-                advice += ", or let matches of a glob keep their folders (--keep-folders)"
-            raise ConfigError(
-                f"{other.label} and {task.label} would both be written to {outputs.table(task)}; {advice}"
-            )
-        if any(is_same_file(task.spec, file) for file in outputs.files(task)):
-            raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
-    if shard != (1, 1):
-        tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
-    existing = [file for task in tasks for file in outputs.files(task) if file.exists()]
-    if existing and outputs.existing == "refuse":
-        raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
-    return tasks
-
-
-def _refuse_lone_pictures(tasks: Sequence[Task]) -> None:
-    """See that a frame rate has pictures that it is of.
-
-    Raises:
-        ConfigError: a picture is named by itself, as by a shell that has expanded a glob; or there is none.
-    """
-    if alone := next((t for t in tasks if holds_pictures(t.spec) and not names_several_pictures(t.spec)), None):
-        raise ConfigError(
-            f"--frame-rate: {alone.spec} is a single picture; name the folder of the frames, or put the glob in quotes"
-        )
-    if not any(names_several_pictures(task.spec) for task in tasks):
-        raise ConfigError("--frame-rate is for folders and globs of pictures, and none was given: leave it out")
-
-
-def _lie_apart(one: Task, other: Task) -> bool:
-    """Whether two inputs are files in different folders."""
-    if is_url(one.spec) or is_url(other.spec):
-        return False
-    return Path(where(one.spec)).parent != Path(where(other.spec)).parent
-
-
-def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
-    if not spec:
-        raise ConfigError("input: wanted a file, a folder, a glob or a URL, got an empty name; is a variable not set?")
-    if is_url(spec):
-        return [Task(spec, _name_of_url(without_credentials(spec)))]
-    path = Path(spec)
-    if spec.isdecimal() and not path.exists():
-        raise ConfigError(f"{spec}: a camera never ends; `facetrack live --camera {spec} --csv FILE` records from it")
-    if path.exists() or not has_magic(spec):
-        name = path.resolve().name if path.is_dir() else path.stem
-        return [Task(spec, name or "input")]
-    matches = matches_of(spec)
-    root = fixed_part(path)
-    if all(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
-        return [Task(spec, root.resolve().name or "input")]
-    stems = [match if match.is_dir() else match.with_suffix("") for match in matches]
-    names = [stem.relative_to(root).as_posix() if keep_folders else stem.name for stem in stems]
-    return [Task(str(match), name) for match, name in zip(matches, names, strict=True)]
-
-
-def _name_of_url(url: str) -> str:
-    """The stem of its file; where it names none, what is behind the last slash tells it from others.
-
-    Signs that no file of Windows may have in its name become "_"; of what stands before a colon it would make a file.
-    """
-    file = Path(re.split("[?#]", url, maxsplit=1)[0])
-    return re.sub(r'[<>:"\\|?*]', "_", (file if file.suffix else Path(url)).stem) or "input"
 
 
 def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:

@@ -22,13 +22,14 @@ from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Frame, Result, UInt8
-from .batch import Outputs, track_all
+from .batch import track_all
 from .machine import describe_machine, source_commit
 from .open import Engines
 from .portrait import portrait
 from .progress import NoProgress, Task
 from .sidecar import models_that_run
 from .sources import open_source
+from .tasks import Outputs
 from .timing import measure
 from .video_sink import VideoSink
 

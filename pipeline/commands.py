@@ -15,8 +15,8 @@ from . import options as opt
 from .talk import SOME_FAILED, announce_compilation, say, show_progress
 
 if TYPE_CHECKING:
-    from .batch import Existing
     from .open import OpenEngines
+    from .tasks import Existing
 
 
 @click.command()
@@ -105,15 +105,16 @@ def batch(
 ) -> int:
     """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
     opt.refuse_both(overwrite=overwrite, resume=resume)
-    from .batch import Outputs, open_and_track_all, plan
+    from .batch import open_and_track_all
     from .csv_sink import TableOptions
     from .open import Choices
+    from .tasks import Outputs, tasks_for
 
     columns = TableOptions(**{name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")})
     existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
     outputs = Outputs(out, video=video, columns=columns, existing=existing)
     choices = Choices(**options)
-    tasks = plan(inputs, outputs, shard, keep_folders=keep_folders, frame_rate=choices.frame_rate)
+    tasks = tasks_for(inputs, outputs, shard, keep_folders=keep_folders, frame_rate=choices.frame_rate)
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
         return 0

@@ -32,9 +32,10 @@ from .machine import usable_cores
 from .memory import release_memory, without_compiler, without_linear_algebra
 from .pictures import track_independently
 from .portrait import portrait
-from .run import Pipeline, PipelineSettings
+from .run import Pipeline
 from .search import FaceDetector
 from .source import Decoder, Source
+from .stages import OnTheWay, PipelineSettings
 from .threads import end_runs
 
 log = logging.getLogger(__name__)
@@ -170,7 +171,7 @@ class Engines:
                 "pipeline: smooth rts is done to results: use Engines.track, or hindsight.look_back on those of a "
                 "pipeline with smooth none"
             )
-        return Pipeline(self.detector, self.aligner, self._settings(choices), self.verifier)
+        return Pipeline(self.detector, self.aligner, self._settings(choices, choices.smooth), self.verifier)
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched.
@@ -178,14 +179,14 @@ class Engines:
         Raises:
             CardError: the aligner's network does not score faces.
         """
-        settings = self._settings(replace(choices, detect_every=1, smooth="none"))
+        settings = self._settings(replace(choices, detect_every=1), "none")
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
 
-    def _settings(self, choices: Choices) -> PipelineSettings:
+    def _settings(self, choices: Choices, smoothing: OnTheWay) -> PipelineSettings:
         self.aligner.demand_face_score()
         return PipelineSettings(
             detect_every=choices.detect_every,
-            smooth=choices.smooth,
+            smooth=smoothing,
             tracks=TrackSettings(most_faces=choices.max_faces),
             smoother=smoother_settings(self.aligner.card),
         )

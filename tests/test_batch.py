@@ -31,14 +31,7 @@ from fakes import (
 from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines, paint_pictures, paint_video, painted_card
 
 from facetrack.engines.card import Weights
-from facetrack.pipeline.batch import (
-    Existing,
-    Failure,
-    Outputs,
-    open_and_track_all,
-    plan,
-    track_all,
-)
+from facetrack.pipeline.batch import Failure, open_and_track_all, track_all
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink, TableOptions
 from facetrack.pipeline.live import LiveOutputs
 from facetrack.pipeline.open import Choices
@@ -48,6 +41,7 @@ from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.sidecar import identify_input, models_that_run, where
 from facetrack.pipeline.source import STDIN
 from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.tasks import Existing, Outputs, tasks_for
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.intrinsics import Intrinsics
 from facetrack.tracker.smooth import Smoothing
@@ -89,7 +83,7 @@ def track(
 ) -> list[Failure]:
     engines, choices = engines or PaintedEngines(), choices or Choices()
     with engines(choices) as opened:
-        tasks = plan([str(spec) for spec in inputs], outputs)
+        tasks = tasks_for([str(spec) for spec in inputs], outputs)
         return track_all(tasks, outputs, opened, notes or Notes())
 
 
@@ -292,7 +286,7 @@ def test_a_frame_of_a_folder_that_cannot_be_read_is_named_and_its_number_left_ou
 def test_a_frame_rate_that_no_input_could_have_is_refused(names: list[str], told: str, tmp_path: Path) -> None:
     paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     with pytest.raises(ConfigError, match=told):
-        plan([str(tmp_path / name) for name in names], Outputs(tmp_path / "out"), frame_rate=25)
+        tasks_for([str(tmp_path / name) for name in names], Outputs(tmp_path / "out"), frame_rate=25)
 
 
 def test_every_picture_is_searched(tmp_path: Path) -> None:
@@ -454,7 +448,7 @@ def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Pa
     one = paint_video(tmp_path / "one.mp4", PaintedSource(count=1))
     stream, outputs = io.StringIO(), Outputs(tmp_path / "out")
     with PaintedEngines()(Choices()) as opened, LineProgress(stream) as progress:
-        track_all(plan([str(tmp_path / "no.mp4"), str(one)], outputs), outputs, opened, progress)
+        track_all(tasks_for([str(tmp_path / "no.mp4"), str(one)], outputs), outputs, opened, progress)
     failed, done = stream.getvalue().splitlines()
     assert failed.startswith(f"{tmp_path / 'no.mp4'}: failed: not found; wanted ")
     assert done.startswith(f"{one}: 1 frame, 1 with a face, ")
@@ -479,7 +473,7 @@ def test_a_picture_that_takes_less_than_a_tick_of_the_clock_has_a_rate(
 
 def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
-        plan(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
+        tasks_for(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
 
 
 def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
@@ -489,10 +483,10 @@ def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
     outputs, one_folder = Outputs(tmp_path / "out"), str(tmp_path / "s1/clip.*")
     for keep_folders in (False, True):
         with pytest.raises(ConfigError, match=r"rename one of them, or leave one to a batch with another --out$"):
-            plan([one_folder], outputs, keep_folders=keep_folders)
+            tasks_for([one_folder], outputs, keep_folders=keep_folders)
     with pytest.raises(ConfigError, match=r"or let matches of a glob keep their folders \(--keep-folders\)$"):
-        plan([str(tmp_path / "*/clip.mp4")], outputs)
-    assert len(plan([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
+        tasks_for([str(tmp_path / "*/clip.mp4")], outputs)
+    assert len(tasks_for([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
 
 
 def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path: Path) -> None:
@@ -501,8 +495,8 @@ def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path:
         (tmp_path / place).write_bytes(video.read_bytes())
     spec, outputs = str(tmp_path / "in/**/*.mkv"), Outputs(tmp_path / "out", video=True)
     with pytest.raises(ConfigError, match="--keep-folders"):
-        plan([spec], outputs)
-    tasks = plan([spec, str(tmp_path / "in/s?/*.mkv")], outputs, keep_folders=True)
+        tasks_for([spec], outputs)
+    tasks = tasks_for([spec, str(tmp_path / "in/s?/*.mkv")], outputs, keep_folders=True)
     assert [task.name for task in tasks] == ["s1/v", "s2/deep/v"]
     with PaintedEngines()(Choices()) as opened:
         assert track_all(tasks, outputs, opened, Notes()) == []
@@ -516,7 +510,7 @@ def test_a_link_that_leads_up_does_no_recording_twice(tmp_path: Path) -> None:
         (tmp_path / place).touch()
     (tmp_path / "in/latest").symlink_to(tmp_path / "in/s2", target_is_directory=True)
     (tmp_path / "in/s2/up").symlink_to(tmp_path / "in", target_is_directory=True)
-    tasks = plan([str(tmp_path / "in/**/*.mkv")], Outputs(tmp_path / "out"), keep_folders=True)
+    tasks = tasks_for([str(tmp_path / "in/**/*.mkv")], Outputs(tmp_path / "out"), keep_folders=True)
     assert [task.name for task in tasks] == ["s1/v", "s2/v"]
 
 
@@ -525,14 +519,14 @@ def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, mon
     Path("a.mp4").touch()
     Path("shots").mkdir()
     named = ["a.mp4", "./a.mp4", str(tmp_path / "a.mp4"), "a.*4", "shots", "./shots/"]
-    assert plan(named, Outputs(tmp_path)) == [Task("a.mp4", "a"), Task("shots", "shots")]
-    assert plan(named[::-1], Outputs(tmp_path)) == [Task("./shots/", "shots"), Task("a.mp4", "a")]
+    assert tasks_for(named, Outputs(tmp_path)) == [Task("a.mp4", "a"), Task("shots", "shots")]
+    assert tasks_for(named[::-1], Outputs(tmp_path)) == [Task("./shots/", "shots"), Task("a.mp4", "a")]
 
 
 def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="written over by its own output"):
-        plan([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
+        tasks_for([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
 def test_nor_where_the_file_system_does_not_tell_capitals_from_small_letters(tmp_path: Path) -> None:
@@ -540,7 +534,7 @@ def test_nor_where_the_file_system_does_not_tell_capitals_from_small_letters(tmp
     (tmp_path / "GX01.MP4").touch()
     os.link(tmp_path / "GX01.MP4", tmp_path / "GX01.mp4")
     with pytest.raises(ConfigError, match=r"GX01\.MP4: would be written over by its own output"):
-        plan([f"{tmp_path}/GX01.MP4"], Outputs(tmp_path, video=True, existing="overwrite"))
+        tasks_for([f"{tmp_path}/GX01.MP4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
 def test_tables_of_addresses_and_of_whole_drives_have_names_that_every_system_allows(tmp_path: Path) -> None:
@@ -551,33 +545,33 @@ def test_tables_of_addresses_and_of_whole_drives_have_names_that_every_system_al
         "/*.none": "input",  # on Windows E:\\*.jpg, of a camera's card
     }
     for spec, name in named.items():
-        assert [task.name for task in plan([spec], Outputs(tmp_path))] == [name]
+        assert [task.name for task in tasks_for([spec], Outputs(tmp_path))] == [name]
 
 
 def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_path: Path) -> None:
     (tmp_path / "moving.csv").touch()
     with pytest.raises(SinkError, match=r"moving\.csv: exists already; add --overwrite or --resume"):
-        plan([str(video)], Outputs(tmp_path))
+        tasks_for([str(video)], Outputs(tmp_path))
     (tmp_path / "moving.json").touch()
     with pytest.raises(SinkError, match=r"moving\.csv and 1 other: exist already; add"):
-        plan([str(video)], Outputs(tmp_path))
+        tasks_for([str(video)], Outputs(tmp_path))
     (tmp_path / "moving.mp4").touch()
     with pytest.raises(SinkError, match=r"moving\.csv and 2 others: exist already; add"):
-        plan([str(video)], Outputs(tmp_path, video=True))
+        tasks_for([str(video)], Outputs(tmp_path, video=True))
 
 
 def test_a_camera_is_no_recording_but_a_folder_of_that_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="facetrack live --camera 001"):
-        plan(["001"], Outputs(tmp_path))
+        tasks_for(["001"], Outputs(tmp_path))
     Path("001").mkdir()
-    assert plan(["001"], Outputs(tmp_path)) == [Task("001", "001")]
+    assert tasks_for(["001"], Outputs(tmp_path)) == [Task("001", "001")]
 
 
 def test_a_glob_of_videos_is_a_task_for_each_and_one_of_pictures_a_single_task(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.mp4", "1.png", "2.png"):
         (tmp_path / name).touch()
-    names = [task.name for task in plan([f"{tmp_path}/*.mp4", f"{tmp_path}/*.png"], Outputs(tmp_path / "out"))]
+    names = [task.name for task in tasks_for([f"{tmp_path}/*.mp4", f"{tmp_path}/*.png"], Outputs(tmp_path / "out"))]
     assert names == ["a", "b", tmp_path.name]
 
 
@@ -747,16 +741,16 @@ def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -
     clip = paint_video(tmp_path / "a b%.mp4", PaintedSource(count=5))
     outputs = Outputs(tmp_path / "out")
     for spec in (clip.as_uri(), f"FILE://localhost{clip.as_posix()}"):
-        assert plan([spec], outputs) == [Task(str(clip), "a b%")]
+        assert tasks_for([spec], outputs) == [Task(str(clip), "a b%")]
         with open_source(spec) as source:
             assert (source.kind, source.name, source.size) == ("video", "a b%", (240, 320))
     (failure,) = track([cut_video.as_uri()], outputs)
     assert "bytes long and is" in failure.reason  # as of the path
-    assert plan(["file://host/share/a.mp4"], outputs) == [Task("file://host/share/a.mp4", "a")]
+    assert tasks_for(["file://host/share/a.mp4"], outputs) == [Task("file://host/share/a.mp4", "a")]
 
 
 def test_no_password_of_an_address_is_written_down() -> None:
-    (task,) = plan(["rtsp://me:s@cret@host.org"], Outputs(Path("out")))
+    (task,) = tasks_for(["rtsp://me:s@cret@host.org"], Outputs(Path("out")))
     assert (where(task.spec), task.name, identify_input(task.spec)["name"]) == ("rtsp://host.org", "host", "host.org")
     others = [identify_input(spec) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
     assert others[0] == identify_input(task.spec)
@@ -778,7 +772,7 @@ def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
 @pytest.mark.skipif(not STDIN.exists(), reason="standard input has no path here")
 def test_a_dash_is_standard_input(tmp_path: Path) -> None:
     file = paint_video(tmp_path / "clip.ts", PaintedSource(count=6))
-    assert plan(["-"], Outputs(tmp_path)) == [Task(str(STDIN), "stdin")]
+    assert tasks_for(["-"], Outputs(tmp_path)) == [Task(str(STDIN), "stdin")]
     code = "from facetrack import open_source; print(len(list(open_source('-'))))"
     with file.open("rb") as stdin:
         done = subprocess.run([sys.executable, "-c", code], stdin=stdin, capture_output=True, check=True, text=True)
@@ -813,10 +807,10 @@ def test_what_is_written_and_told_of_an_address_holds_no_password(
     engines = PaintedEngines()
     with engines(Choices()) as opened, LineProgress(stream) as progress:
         outputs = Outputs(out)
-        assert track_all(plan([SECRET_URL], outputs), outputs, opened, progress) == []
+        assert track_all(tasks_for([SECRET_URL], outputs), outputs, opened, progress) == []
         outputs = Outputs(out, existing="resume")
         changed = SECRET_URL.replace("secret", "another")
-        assert track_all(plan([changed], outputs), outputs, opened, progress) == []
+        assert track_all(tasks_for([changed], outputs), outputs, opened, progress) == []
     assert sorted(file.name for file in out.iterdir()) == ["clip.csv", "clip.json"]
     assert sidecar(out / "clip.json")["path"] == SHOWN_URL
     assert [line.split(": ")[0] for line in stream.getvalue().splitlines()] == [SHOWN_URL] * 2
@@ -840,12 +834,12 @@ def test_no_failure_shows_a_password(
 
 def test_inputs_that_would_be_written_to_one_table_are_named_without_their_passwords(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        plan([SECRET_URL, "http://me:secret@host.org/clip.mkv"], Outputs(tmp_path))
+        tasks_for([SECRET_URL, "http://me:secret@host.org/clip.mkv"], Outputs(tmp_path))
     assert str(caught.value).startswith(f"{SHOWN_URL} and http://host.org/clip.mkv would both be written to ")
 
 
 def test_an_address_may_be_longer_than_a_path_and_is_named_by_its_file(tmp_path: Path) -> None:
-    (task,) = plan([f"https://host.org/s1/clip.mp4?token={'a.b/' * 2000}"], Outputs(tmp_path))
+    (task,) = tasks_for([f"https://host.org/s1/clip.mp4?token={'a.b/' * 2000}"], Outputs(tmp_path))
     assert task.name == "clip"
     LiveOutputs(csv=tmp_path / "a.csv").refuse_collisions(task.spec)
 
@@ -1028,7 +1022,7 @@ class SideBySide:
 def track_side_by_side(
     inputs: Sequence[Path], outputs: Outputs, notes: Notes, engines: PaintedEngines | None = None
 ) -> list[Failure]:
-    tasks = plan([str(spec) for spec in inputs], outputs)
+    tasks = tasks_for([str(spec) for spec in inputs], outputs)
     return open_and_track_all(tasks, outputs, engines or PaintedEngines(), Choices(), notes, workers=2)
 
 
@@ -1104,7 +1098,7 @@ def test_ctrl_c_keeps_the_complete_rows_of_workers(tmp_path: Path) -> None:
 def test_shards_are_everything_once_whatever_the_order_of_the_inputs(count: int, tmp_path: Path) -> None:
     inputs = [f"{name}.mp4" for name in "abcde"]
     outputs = Outputs(tmp_path)
-    shards = [plan(inputs if i % 2 else inputs[::-1], outputs, (i + 1, count)) for i in range(count)]
+    shards = [tasks_for(inputs if i % 2 else inputs[::-1], outputs, (i + 1, count)) for i in range(count)]
     assert sorted(task.spec for shard in shards for task in shard) == inputs
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
@@ -1112,11 +1106,11 @@ def test_shards_are_everything_once_whatever_the_order_of_the_inputs(count: int,
 def test_results_of_other_shards_are_no_hindrance_but_inputs_that_collide_with_theirs_are(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     inputs, outputs = ["a.mp4", "b.mp4"], Outputs(tmp_path)
-    assert [task.name for task in plan(inputs, outputs, (2, 2))] == ["b"]
+    assert [task.name for task in tasks_for(inputs, outputs, (2, 2))] == ["b"]
     with pytest.raises(SinkError, match="exists already"):
-        plan(inputs, outputs, (1, 2))
+        tasks_for(inputs, outputs, (1, 2))
     with pytest.raises(ConfigError, match="both be written"):
-        plan([*inputs, "a.mov"], outputs, (3, 3))
+        tasks_for([*inputs, "a.mov"], outputs, (3, 3))
 
 
 # smoothing in hindsight

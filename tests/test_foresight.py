@@ -10,7 +10,8 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
-from facetrack.pipeline.run import REFINEMENTS, Pipeline, PipelineSettings
+from facetrack.pipeline.run import Pipeline
+from facetrack.pipeline.stages import REFINEMENTS, PipelineSettings
 from facetrack.tracker.types import Frame, Result
 
 COUNT = 33

@@ -10,11 +10,12 @@ import pytest
 from fakes import PaintedFace, PaintedSource, read_csv
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
-from facetrack.pipeline.batch import Outputs, plan, track_all
+from facetrack.pipeline.batch import track_all
 from facetrack.pipeline.live import LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
 from facetrack.pipeline.sinks import PartFile
+from facetrack.pipeline.tasks import Outputs, tasks_for
 from facetrack.tracker.errors import ConfigError, SinkError
 
 
@@ -114,7 +115,7 @@ def test_pictures_are_tracked_each_by_itself_as_in_a_batch(tmp_path: Path, caplo
     (shots / "4.png").write_text("no picture", encoding="utf-8")
     with PaintedEngines()(Choices()) as engines:
         LiveRun(engines, LiveOutputs(csv=tmp_path / "live.csv", window=False)).track(str(shots))
-        track_all(plan([str(shots)], outputs := Outputs(tmp_path / "out")), outputs, engines, NoProgress())
+        track_all(tasks_for([str(shots)], outputs := Outputs(tmp_path / "out")), outputs, engines, NoProgress())
     assert (tmp_path / "live.csv").read_bytes() == (tmp_path / "out/shots.csv").read_bytes()
     assert [(row["face_id"], row["state"]) for row in read_csv(tmp_path / "live.csv")] == [("0", "new")] * 3
     assert json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))["counts"]["failed"] == 1

@@ -20,19 +20,12 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
 from facetrack.pipeline import threads as threads_module
-from facetrack.pipeline.run import (
-    BATCH_SLOTS,
-    FRAMES_IN_FLIGHT,
-    REFINEMENTS,
-    DetectStage,
-    Job,
-    Pipeline,
-    PipelineSettings,
-)
+from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
 from facetrack.pipeline.search import CROWD
+from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings
 from facetrack.pipeline.threads import end_runs
 from facetrack.tracker import markup
-from facetrack.tracker.errors import BackendError, SourceError
+from facetrack.tracker.errors import BackendError, ConfigError, SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box
 from facetrack.tracker.types import Frame, Landmarks, Proposals, Result, State, UInt8
 
@@ -236,6 +229,11 @@ def test_the_measured_landmarks_are_those_that_were_painted() -> None:
             np.testing.assert_array_equal(face.smoothed, face.measured.xy)
             np.testing.assert_array_equal(face.speed, 0)
             np.testing.assert_array_equal(face.box, bounding_box(face.smoothed))
+
+
+def test_what_smooths_in_hindsight_is_no_choice_for_a_pipeline() -> None:
+    with pytest.raises(ConfigError, match="smooth: wanted one of kalman, oneeuro, none, got 'rts'"):
+        PipelineSettings(smooth="rts")  # type: ignore[arg-type]
 
 
 def test_in_a_batch_every_frame_comes_out_once_and_in_order() -> None:

@@ -20,10 +20,11 @@ from facetrack.engines.backend import open_backend  # noqa: E402
 from facetrack.engines.card import read_card  # noqa: E402
 from facetrack.engines.codec import COARSE, DISC, FINE, decoder, disc_pixels, disc_radius  # noqa: E402
 from facetrack.engines.nets.bbfcn import WINDOW, window_corners  # noqa: E402
-from facetrack.pipeline.batch import Outputs, open_and_track_all  # noqa: E402
+from facetrack.pipeline.batch import open_and_track_all  # noqa: E402
 from facetrack.pipeline.doctor import _models  # noqa: E402
 from facetrack.pipeline.open import Choices, open_engines  # noqa: E402
 from facetrack.pipeline.progress import NoProgress  # noqa: E402
+from facetrack.pipeline.tasks import Outputs  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import decode_cells, decode_discs  # noqa: E402
 from facetrack.tracker.errors import BackendError, CardError, ConfigError  # noqa: E402

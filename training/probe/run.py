@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...pipeline.batch import Outputs, track_all
+from ...pipeline.batch import track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
 from ...pipeline.sinks import atomic_write_text, exist_already
+from ...pipeline.tasks import Outputs
 from ...tracker.errors import SinkError, SourceError
 from .clips import POINTS, Clip
 from .score import TrackedClip, mota_idf1, score

@@ -1,0 +1,204 @@
+"""What is done to each frame, stage by stage: search, align, smooth. `run` says on which threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+from ..engines.aligner import Aligner
+from ..tracker.appearance import describe_appearance
+from ..tracker.errors import ConfigError
+from ..tracker.geometry import bounding_box, longer_side, rotated_box
+from ..tracker.one_euro import OneEuro, OneEuroSettings
+from ..tracker.smooth import Smoother, SmootherSettings
+from ..tracker.track import TrackSettings
+from ..tracker.tracks import SURE, TrackBook
+from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, State, UInt8
+from ..tracker.views import box_of_five
+from .foresight import Foresight
+from .search import FaceDetector, Search
+
+CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
+SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
+ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
+REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
+
+Stage = Callable[["Job"], None]
+OnTheWay = Literal["kalman", "oneeuro", "none"]  # what smooths without knowing what follows
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """How a video is tracked.
+
+    Attributes:
+        detect_every: frames between two searches while every known face is tracked, and no longer than they last at
+            `SLOWEST` per second; a frame without any face, or in which one was just lost, is always searched. How
+            thoroughly, `search.Search` decides.
+        smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, also for `hindsight.look_back`, which
+            is done to the results.
+        tracks, smoother: see there.
+    Raises:
+        ConfigError: smooth is none of these.
+    """
+
+    detect_every: int = 25
+    smooth: OnTheWay = "kalman"
+    tracks: TrackSettings = field(default_factory=TrackSettings)
+    smoother: SmootherSettings = field(default_factory=SmootherSettings)
+
+    def __post_init__(self) -> None:
+        if self.smooth not in get_args(OnTheWay):
+            raise ConfigError(f"smooth: wanted one of {', '.join(get_args(OnTheWay))}, got {self.smooth!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A track as the align stage leaves it: a snapshot, for the track itself goes on changing."""
+
+    number: int
+    state: State
+    landmarks: Landmarks
+
+    @property
+    def measured(self) -> bool:
+        """Whether the landmarks are of this very frame."""
+        return self.state is not State.COASTING
+
+
+@dataclass(slots=True)
+class Job:
+    """One frame on its way through the stages; `ahead` are those that come next, where the align stage wants them."""
+
+    frame: Frame
+    ahead: Sequence[Frame] = ()
+    proposals: Proposals | None = None
+    seen: tuple[Seen, ...] = ()
+    faces: tuple[Face, ...] = ()
+    spans_s: dict[str, float] = field(default_factory=dict)
+
+
+class DetectStage:
+    """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by.
+
+    Or the time that they take at `SLOWEST` per second. In a crowd faces come and go: there, once a third of them has.
+    """
+
+    def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
+        self._search, self._every = Search(detector), settings.detect_every
+        self._last: tuple[int, float] | None = None  # index and time of the frame that was searched last
+
+    def __call__(self, job: Job) -> None:
+        if self._is_due(job.frame):
+            self._last = job.frame.index, job.frame.time_s
+            job.proposals = self._search(job.frame.bgr)
+
+    def _is_due(self, frame: Frame) -> bool:
+        if self._last is None:
+            return True
+        index, time_s = self._last
+        every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
+        # indices have gaps where frames were dropped: no multiple of anything need ever come
+        return frame.index - index >= every or frame.time_s - time_s >= every / SLOWEST
+
+
+class AlignStage:
+    """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
+
+    def __init__(
+        self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None = None
+    ) -> None:
+        self.aligner, self._search, self._verifier = aligner, Search(detector), verifier
+        self.book, self._foresight = TrackBook(settings.tracks), Foresight(aligner)
+
+    def __call__(self, job: Job) -> None:
+        frame, book = job.frame, self.book
+        found = self._foresight.align(frame, book.live, job.ahead)
+        job.ahead = ()
+        book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
+        if job.proposals is None and book.wants_whole:
+            job.proposals = self._search(frame.bgr, book.missing, beside=book.in_sight)
+        elif job.proposals is None and book.wants_detection:
+            job.proposals = self._search.near(frame.bgr, book.missing)
+        if job.proposals is not None:
+            found = self._found(frame.bgr, job.proposals)
+            if not book.live and not self._is_any_sure(found):
+                found = self._harder(frame.bgr, found)
+            for face in sorted(found, key=lambda face: -face.confidence):
+                book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
+        job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
+
+    def _harder(self, bgr: UInt8, found: list[Landmarks]) -> list[Landmarks]:
+        """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.
+
+        Upright, a face that lies may be taken for another one.
+        """
+        for proposals in self._search.harder(bgr):
+            found = found + self._found(bgr, proposals)
+            if self._is_any_sure(found):
+                break
+        return found
+
+    def _is_any_sure(self, faces: list[Landmarks]) -> bool:
+        birth = self.book.settings.birth
+        return any(face.presence >= birth and face.confidence >= SURE for face in faces)
+
+    def _found(self, bgr: UInt8, proposals: Proposals) -> list[Landmarks]:
+        """Align what was proposed beside the known faces, and again in the crop that follows these landmarks."""
+        chosen = self.book.unclaimed(proposals.boxes)
+        crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
+        rough = self.aligner.align(bgr, crops)
+        likely = [face for face in rough if face.presence >= ROUGH_PRESENCE]
+        for _ in range(REFINEMENTS):
+            likely = self.aligner.align(bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
+        return self._verified(bgr, likely)
+
+    def _verified(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
+        """The faces, none of them more likely to be one than the verifier finds."""
+        if self._verifier is None:
+            return faces
+        boxes = [rotated_box(face.xy, self.aligner.markup.subset("five5", face.xy)) for face in faces]
+        seen = self._verifier.align(bgr, [self._verifier.crop_around(*box) for box in boxes])
+        pairs = zip(faces, seen, strict=True)
+        return [replace(face, presence=min(face.presence, other.presence)) for face, other in pairs]
+
+    def _appearance(self, bgr: UInt8, face: Landmarks) -> Float32:
+        return describe_appearance(bgr, self.aligner.crop_of_points(face.xy))
+
+
+class SmoothStage:
+    """One smoother per track; turns what was seen into faces."""
+
+    def __init__(self, settings: PipelineSettings, points: int) -> None:
+        self.settings, self.points = settings, points
+        self._smoothers: dict[int, Smoother | OneEuro] = {}
+
+    def __call__(self, job: Job) -> None:
+        gone = self._smoothers.keys() - {seen.number for seen in job.seen}
+        for number in gone:
+            del self._smoothers[number]
+        job.faces = tuple(self._face(job.frame.time_s, seen) for seen in job.seen)
+
+    def _face(self, time_s: float, seen: Seen) -> Face:
+        xy, speed = self._smooth(time_s, seen)
+        measured = seen.landmarks if seen.measured else None
+        return Face(seen.number, seen.state, bounding_box(xy), measured, xy, speed, seen.landmarks.confidence)
+
+    def _smooth(self, time_s: float, seen: Seen) -> tuple[Float32, Float32]:
+        raw = seen.landmarks
+        if self.settings.smooth == "none":
+            return raw.xy, np.zeros_like(raw.xy)
+        if seen.number not in self._smoothers:
+            self._smoothers[seen.number] = self._new_smoother()
+        smoother = self._smoothers[seen.number]
+        if not seen.measured:
+            return smoother.coast(time_s)
+        return smoother.update(time_s, raw.xy, raw.score, longer_side(bounding_box(raw.xy)))
+
+    def _new_smoother(self) -> Smoother | OneEuro:
+        if self.settings.smooth == "oneeuro":
+            return OneEuro(OneEuroSettings(), self.points)
+        return Smoother(self.settings.smoother, self.points)
