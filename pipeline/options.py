@@ -225,7 +225,7 @@ tracking = chain(
         default=25,
         show_default=True,
         help="Frames between two searches for new faces (below 25 frames per second, 25ths of a second), in crowds a "
-        "third; frames without any face are all searched.",
+        "third; frames without any face are all searched while something moves in them.",
     ),
     click.option(
         "--min-face",

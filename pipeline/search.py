@@ -7,6 +7,7 @@ from typing import Protocol
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..tracker.geometry import CropTransform, box_centre_side, longer_side
 from ..tracker.types import Float32, Proposals, UInt8
@@ -15,6 +16,8 @@ SMALL_EVERY = 4  # searches
 EQUALISED = 0
 # Upright with more contrast, and quarters of a circle: a face on either side is likelier than one upside down.
 FIRST, LATER = (1, 3, 2, EQUALISED), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
+EVERY_WAY = SMALL_EVERY * len(LATER)  # searches, after which a picture that stays has been searched in each way
+CELL_PX, CHANGED = 16, 4  # half of the smallest face; grey levels, ten times what a camera's noise does to a cell
 CLIP, TILES = 4.0, 4  # of the equalisation
 REACH, NEAR_PX = 4.0, 224  # round a missing face: the square's side over the face's, and what it is shrunk to
 CROWD = 3  # small faces
@@ -31,6 +34,33 @@ class FaceDetector(Protocol):
     def min_reliable_face(self, bgr: UInt8) -> float:
         """Longer side in pixels of the smallest face that is found without `small`."""
         ...
+
+
+class Standstill:
+    """Notices that nothing moves where nobody is: to search such pictures again would find nobody again."""
+
+    def __init__(self) -> None:
+        self._cells: NDArray[np.int16] | None = None
+        self._searches = 0
+
+    def worth_searching(self, bgr: UInt8) -> bool:
+        """Whether a picture (H, W, 3) without known faces may show somebody.
+
+        False once `EVERY_WAY` pictures that look the same were worth it, until one looks otherwise: until the mean
+        colour of a part of it, `CELL_PX` wide and high, is more than `CHANGED` levels off.
+        """
+        height, width = bgr.shape[:2]
+        size = -(-width // CELL_PX), -(-height // CELL_PX)
+        cells = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.int16)
+        before = self._cells
+        if before is None or before.shape != cells.shape or np.abs(cells - before).max() > CHANGED:
+            self._cells, self._searches = cells, 0
+        self._searches += 1
+        return self._searches <= EVERY_WAY
+
+    def is_over(self) -> None:
+        """Somebody is there."""
+        self._cells = None
 
 
 class Search:

@@ -19,7 +19,7 @@ from ..tracker.tracks import SURE, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, State, UInt8
 from ..tracker.views import box_of_five
 from .foresight import Foresight
-from .search import FaceDetector, Search
+from .search import FaceDetector, Search, Standstill
 
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
@@ -36,8 +36,8 @@ class PipelineSettings:
 
     Attributes:
         detect_every: frames between two searches while every known face is tracked, and no longer than they last at
-            `SLOWEST` per second; a frame without any face, or in which one was just lost, is always searched. How
-            thoroughly, `search.Search` decides.
+            `SLOWEST` per second; a frame without any face, or in which one was just lost, is searched at once, unless
+            nothing moves in it (`search.Standstill`). How thoroughly, `search.Search` decides.
         smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, also for `hindsight.look_back`, which
             is done to the results.
         tracks, smoother: see there.
@@ -112,24 +112,33 @@ class AlignStage:
         self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None = None
     ) -> None:
         self.aligner, self._search, self._verifier = aligner, Search(detector), verifier
-        self.book, self._foresight = TrackBook(settings.tracks), Foresight(aligner)
+        self.book, self._foresight, self._standstill = TrackBook(settings.tracks), Foresight(aligner), Standstill()
 
     def __call__(self, job: Job) -> None:
         frame, book = job.frame, self.book
         found = self._foresight.align(frame, book.live, job.ahead)
         job.ahead = ()
         book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
-        if job.proposals is None and book.wants_whole:
-            job.proposals = self._search(frame.bgr, book.missing, beside=book.in_sight)
-        elif job.proposals is None and book.wants_detection:
-            job.proposals = self._search.near(frame.bgr, book.missing)
+        if job.proposals is None:
+            job.proposals = self._looked_for(frame.bgr)
         if job.proposals is not None:
             found = self._found(frame.bgr, job.proposals)
             if not book.live and not self._is_any_sure(found):
                 found = self._harder(frame.bgr, found)
             for face in sorted(found, key=lambda face: -face.confidence):
                 book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
+        if book.live:
+            self._standstill.is_over()
         job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
+
+    def _looked_for(self, bgr: UInt8) -> Proposals | None:
+        """What a search finds, if the frame wants one although it is not `detect_every`'s turn."""
+        book = self.book
+        if not book.wants_whole:
+            return self._search.near(bgr, book.missing) if book.wants_detection else None
+        if not (book.live or self._standstill.worth_searching(bgr)):
+            return None
+        return self._search(bgr, book.missing, beside=book.in_sight)
 
     def _harder(self, bgr: UInt8, found: list[Landmarks]) -> list[Landmarks]:
         """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.

@@ -21,7 +21,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 from facetrack.engines.aligner import Aligner, View
 from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
-from facetrack.pipeline.search import CROWD
+from facetrack.pipeline.search import CROWD, EVERY_WAY
 from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings
 from facetrack.pipeline.threads import end_runs
 from facetrack.tracker import markup
@@ -308,6 +308,18 @@ def test_a_frame_without_a_face_or_with_a_lost_one_is_always_searched() -> None:
     assert states[39] == []
     assert states[40] == ["tracked"]  # found again in the first frame in which it is back, under its old number
     assert results[40].faces[0].track == 0
+
+
+def test_a_picture_that_stands_still_without_a_face_is_searched_when_it_is_due_and_as_soon_as_it_changes() -> None:
+    def empty(index: int) -> Frame:
+        bgr = picture(index)
+        bgr[40:, 40:] += np.uint8(90 * (index >= 300))
+        return Frame(index, index / 30, 0.0, bgr)
+
+    detector, aligner = Watchman(), Surveyor(lost=set(range(300)))
+    results = list(make(detector, aligner, PipelineSettings(detect_every=100)).run(map(empty, range(301))))
+    assert len({number for number in detector.searched if EVERY_WAY < number < 300}) == 2  # 100 and 200
+    assert [len(result.faces) for result in results] == [0] * 300 + [1]
 
 
 class Sideways(Watchman):

@@ -8,7 +8,19 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrack.pipeline.search import FIRST, LATER, MOST_PLACES, NEAR_PX, REACH, SMALL_EVERY, Search, equalised
+from facetrack.pipeline.search import (
+    CHANGED,
+    EVERY_WAY,
+    FIRST,
+    LATER,
+    MOST_PLACES,
+    NEAR_PX,
+    REACH,
+    SMALL_EVERY,
+    Search,
+    Standstill,
+    equalised,
+)
 from facetrack.tracker.types import Float32, Proposals, UInt8
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
@@ -228,3 +240,45 @@ def test_equalising_is_blind_to_the_colour_and_the_strength_of_the_light() -> No
     np.testing.assert_array_equal(equalised(red), equalised(white))
     assert np.abs(equalised(dim).astype(int) - equalised(white)).mean() < 5  # of the 255 that it spans
     assert (equalised(white)[..., :1] == equalised(white)).all()
+
+
+def room(sigma: float = 4.0, seed: int = 0, size: tuple[int, int] = (240, 320)) -> UInt8:
+    """An empty room as a camera with noise of so many grey levels sees it."""
+    wall = np.linspace(60, 180, size[1])[None, :, None]
+    noise = np.random.default_rng(seed).normal(0, sigma, (*size, 3))
+    return np.clip(np.round(wall + noise), 0, 255).astype(np.uint8)
+
+
+def test_a_noisy_room_that_stands_still_is_worth_as_many_searches_as_there_are_ways() -> None:
+    standstill = Standstill()
+    worth = [standstill.worth_searching(room(seed=i)) for i in range(EVERY_WAY + 50)]
+    assert worth == [True] * EVERY_WAY + [False] * 50
+
+
+def test_where_a_part_as_large_as_the_smallest_face_changes_the_picture_is_worth_a_search_at_once() -> None:
+    standstill = Standstill()
+    while standstill.worth_searching(room()):
+        pass
+    visited = room(seed=1)
+    visited[101:135, 77:111] += 2 * CHANGED  # 34 pixels, and no cell's border is theirs
+    assert standstill.worth_searching(visited)
+    assert standstill.worth_searching(visited)
+
+
+def test_light_that_fades_in_is_noticed_however_slowly_it_does() -> None:
+    standstill = Standstill()
+    while standstill.worth_searching(room()):
+        pass
+    worth = [standstill.worth_searching(room() + np.uint8(level)) for level in np.linspace(0, 3 * CHANGED, 300)]
+    assert sum(worth) >= 2 * EVERY_WAY
+
+
+def test_after_a_face_and_in_another_size_everything_begins_anew() -> None:
+    standstill = Standstill()
+    while standstill.worth_searching(room()):
+        pass
+    assert standstill.worth_searching(room(size=(120, 320)))
+    while standstill.worth_searching(room()):
+        pass
+    standstill.is_over()
+    assert standstill.worth_searching(room())
