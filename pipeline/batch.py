@@ -16,11 +16,11 @@ from .csv_sink import CsvSink
 from .hindsight import with_pictures
 from .image_source import holds_pictures, names_several_pictures
 from .open import Choices, Engines, OpenEngines
+from .part_file import make_folder, part_of
 from .progress import Reporter, Task
 from .record import Record
 from .resume import Earlier
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, where, write_sidecar
-from .sinks import make_folder, part_of
 from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .tasks import Outputs

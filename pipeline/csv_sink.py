@@ -17,7 +17,8 @@ from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import eye_aspect_ratio
 from ..tracker.types import Face, Float32, Float64, Frame, Result
 from .camera_file import describe_intrinsics
-from .sinks import PartFile, pose_of
+from .part_file import PartFile
+from .sinks import pose_of
 
 SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")

@@ -15,8 +15,8 @@ from ..engines.backend import weights_for
 from .csv_sink import SCHEMA
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
+from .part_file import atomic_write_text
 from .record import Tally
-from .sinks import atomic_write_text
 from .source import Source, is_url, without_credentials
 
 if TYPE_CHECKING:
