@@ -307,7 +307,7 @@ class _Run:
         tally = self.record.tally
         rate = tally.frames / max(outcome.wall_s, 1e-9)
         speed = f"{rate:.0f}" if rate >= ROUND_RATE else f"{rate:.2g}"
-        line = f"{counted(tally.frames, 'frame')}, {tally.counts.with_face} with a face, {speed} frames/s"
+        line = f"{counted(tally.frames, 'frame')}, {tally.counts.frames_with_face} with a face, {speed} frames/s"
         return f"{line} -> {self.outputs.table(self.task)}"
 
     def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +164,7 @@ def write_sidecar(
     Raises:
         SinkError: it cannot be written.
     """
-    counts = {**tally.by_name(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
+    counts = {**asdict(tally.counts), "dropped": outcome.dropped, "failed": len(outcome.failed)}
     content = origin.table()
     content |= {"path": input_path} if input_path else {}
     content |= sizes or {}
