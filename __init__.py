@@ -16,6 +16,7 @@ __all__ = [
     "Landmarks",
     "Pose",
     "Result",
+    "Retry",
     "Source",
     "eye_aspect_ratio",
     "head_pose",
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .pipeline.open import Choices, Engines, open_engines
     from .pipeline.source import Source
     from .pipeline.sources import open_source
+    from .pipeline.video_source import Retry
     from .tracker.pose import Pose, eye_aspect_ratio, head_pose
     from .tracker.types import Face, Frame, Landmarks, Result
 
@@ -39,6 +41,7 @@ _HOMES = {
     ".pipeline.open": ("Choices", "Engines", "open_engines"),
     ".pipeline.source": ("Source",),
     ".pipeline.sources": ("open_source",),
+    ".pipeline.video_source": ("Retry",),
     ".tracker.pose": ("Pose", "eye_aspect_ratio", "head_pose"),
     ".tracker.types": ("Face", "Frame", "Landmarks", "Result"),
 }

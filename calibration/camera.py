@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..pipeline.camera_file import write_intrinsics
-from ..pipeline.sinks import PartFile
+from ..pipeline.part_file import PartFile
 from ..pipeline.source import Source, without_credentials
 from ..pipeline.sources import open_source
 from ..pipeline.talk import say

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,9 @@ from ..pipeline.talk import say
 
 if TYPE_CHECKING:
     from ..engines.card import ModelCard
+    from ..engines.convert import Exported
     from ..engines.parity import Proof
+    from .int8 import Quantised
 
 _crops = click.option("--crops", type=opt.PATH, metavar="DIR", help="Pictures of faces.  [default: packaged]")
 
@@ -29,6 +31,11 @@ def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], P
     demand_files_fit(card)
     proofs = {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
     return lambda _, role: proofs[role]
+
+
+def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
+    """Print which card was written, and what its networks have to say."""
+    click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
 
 
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
@@ -69,7 +76,7 @@ def export(
     tensorrt` finds them; of one model's it takes the one exported last. ONNX files of 8 bits are judged picture by
     picture: `--batch` has no say there.
     """
-    from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans, report
+    from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans
     from ..engines.tensorrt_build import PlanRequest
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
@@ -85,13 +92,13 @@ def export(
 
         card, quantised = quantise_card(card, proofs, Int8Settings(), out)
         if target == "onnx":
-            click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+            _tell(card, quantised)
             return
     if target == "onnx":
         card, exported = export_onnx_card(card, precision, batches, proofs, out)
     else:
         exported = export_plans(card, PlanRequest(precision, batches), proofs, out)
-    click.echo(json.dumps(report(card, exported), indent=2))
+    _tell(card, exported)
 
 
 @click.group()
@@ -134,7 +141,7 @@ def calibrate_int8(
     name = card.name if for_cpu else derived_name(card.name, "int8")
     _refuse_replacing(name, card, out, overwrite=overwrite)
     card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
-    click.echo(json.dumps({"card": card.name, "networks": [entry.report() for entry in quantised]}, indent=2))
+    _tell(card, quantised)
 
 
 @calibrate.command("camera")

@@ -5,7 +5,6 @@ The files hold Q/DQ pairs, so that ONNX Runtime on a CPU and TensorRT compute th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..engines.card_text import refuse_files_of_others, write_card, write_weight
 from ..engines.convert import derived_card, derived_name
 from ..engines.onnx_backend import OnnxBackend
 from ..engines.quantise import QuantSettings, convolutions, quantise_onnx
+from ..pipeline.timing import seconds_of
 from ..tracker.errors import BackendError, ConfigError
 from ..tracker.types import UInt8
 from ..training.evaluation.card_figures import EIGHT_BITS
@@ -275,9 +275,4 @@ def _cost(full: bytes, found: Search) -> tuple[parity.Parity, float, float]:
 
 
 def _median_ms(backend: Backend, picture: UInt8) -> float:
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        backend.run(picture)
-        times.append(time.perf_counter() - began)
-    return 1000 * float(np.median(times))
+    return 1000 * float(np.median([seconds_of(lambda: backend.run(picture)) for _ in range(REPEATS)]))

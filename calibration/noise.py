@@ -141,22 +141,21 @@ def annotated_faces(folder: Path, marks: Markup) -> list[Sample]:
 
 
 def calibrate(
-    aligner: Aligner, faces: Sequence[Sample], tests: Mapping[str, Sequence[Sample]], crops: int = 8, seed: int = 0
+    aligner: Aligner, faces: Sequence[Sample], tests: Mapping[str, Sequence[Sample]], crops: int = 8
 ) -> Calibration:
-    """Learn everything about an aligner.
+    """Learn everything about an aligner; the same photographs give the same numbers.
 
     Args:
         aligner: of `plain_aligner`.
         faces: one annotated face each, none of them of the network's training.
         tests: further data, only to be measured on.
         crops: of each photograph.
-        seed: the same seed gives the same numbers.
     Raises:
         CardError: the network does not score faces.
         ConfigError: the photographs are too few, or all crops went well, or none.
     """
     aligner.demand_face_score()
-    judged = judge(aligner, faces, crops, np.random.default_rng([seed, 0]))
+    judged = judge(aligner, faces, crops, np.random.default_rng([0, 0]))
     unseen = np.empty_like(judged.logit)
     for fold in range(FOLDS):
         out = judged.picture % FOLDS == fold
@@ -166,10 +165,10 @@ def calibrate(
     errors = {own: calibration_error(unseen, judged.good)}
     before = {own: calibration_error(chance(judged.logit, (1.0, 0.0)), judged.good)}
     for number, (name, samples) in enumerate(tests.items(), start=1):
-        other = judge(aligner, samples, crops, np.random.default_rng([seed, number]))
+        other = judge(aligner, samples, crops, np.random.default_rng([0, number]))
         errors[name] = calibration_error(chance(other.logit, fitted), other.good)
         before[name] = calibration_error(chance(other.logit, (1.0, 0.0)), other.good)
-    noise = measure_noise(aligner, faces, crops, np.random.default_rng([seed, len(tests) + 1]))
+    noise = measure_noise(aligner, faces, crops, np.random.default_rng([0, len(tests) + 1]))
     return Calibration(fitted, noise, errors, before, reliability(unseen, judged.good))
 
 

@@ -175,8 +175,3 @@ def _measure(
     """What ran an exported network, and its distance to the full one."""
     backend: Backend = OnnxBackend(content)
     return backend.description, parity.measure(OnnxBackend(full), backend, proof, batches)
-
-
-def report(card: ModelCard, exported: list[Exported]) -> Mapping[str, object]:
-    """What an export tells, in JSON's types."""
-    return {"card": card.name, "networks": [entry.report() for entry in exported]}

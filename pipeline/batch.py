@@ -16,23 +16,11 @@ from .csv_sink import CsvSink
 from .hindsight import with_pictures
 from .image_source import holds_pictures, names_several_pictures
 from .open import Choices, Engines, OpenEngines
+from .part_file import make_folder, part_of
 from .progress import Reporter, Task
 from .record import Record
-from .sidecar import (
-    Origin,
-    Outcome,
-    claimed_video,
-    describe_source,
-    identify_input,
-    models_that_run,
-    recorded_failures,
-    where,
-    whose_table,
-    why_not_finished,
-    write_sidecar,
-    written_by_others,
-)
-from .sinks import make_folder, part_of
+from .resume import Earlier
+from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, where, write_sidecar
 from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .tasks import Outputs
@@ -165,8 +153,10 @@ class _Run:
         sidecar = self.outputs.sidecar(self.task)
         if sidecar.is_dir():
             raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
-        if self.outputs.existing == "resume" and self._is_finished():
-            return self._failures(recorded_failures(sidecar))
+        if self.outputs.existing == "resume":
+            earlier = self._earlier(self.outputs.video_file(self.task) if self.outputs.video else None)
+            if self._is_finished(earlier):
+                return self._failures(earlier.failures)
         began_s = time.perf_counter()
         with self._open_source() as source:
             if source.live:
@@ -196,13 +186,15 @@ class _Run:
         mine = self.table is not None and self.table.counts.frames
         return f"interrupted; the rows so far are in {part}" if mine else f"interrupted; {part} is an earlier run's"
 
-    def _is_finished(self) -> bool:
+    def _earlier(self, video: Path | None) -> Earlier:
+        return Earlier.read(self.outputs.table(self.task), self.outputs.sidecar(self.task), video)
+
+    def _is_finished(self, earlier: Earlier) -> bool:
         missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
         if len(missing) == len(self.outputs.files(self.task)):
             return False
-        table, sidecar = self.outputs.table(self.task), self.outputs.sidecar(self.task)
-        video = self.outputs.video_file(self.task) if self.outputs.video else None
-        for file in written_by_others(table, sidecar, video):
+        table = earlier.table
+        for file in earlier.strangers:
             raise SinkError(
                 f"{file}: was not written by facetrack, and --resume replaces nothing else; move it, choose another "
                 "--out, or have it replaced with --overwrite"
@@ -213,13 +205,12 @@ class _Run:
                 "--out, or have it done with --overwrite"
             )
         origin = replace(self.origin, input_before=identify_input(self.task.spec, tick_ns=1))
-        other = whose_table(sidecar, origin, self.input_path) if table.exists() else ""
+        other = earlier.other_input(origin, self.input_path) if table.exists() else ""
         if other:
             gone = not is_url(other) and not Path(other).exists()
             moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        files = {"table": table} | ({"video": video} if video is not None else {})
-        reason = f"there is no {missing[0]}" if missing else why_not_finished(sidecar, origin, files)
+        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(origin)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False
@@ -267,7 +258,7 @@ class _Run:
         video = self.outputs.video_file(self.task)
         if self.outputs.video or is_same_file(self.task.spec, video):
             return None
-        return video if claimed_video(self.outputs.sidecar(self.task), video) else None
+        return video if self._earlier(video).claims_video else None
 
     def _open_sinks(self, source: Source) -> None:
         refuse_other_aspect(self.outputs.columns.intrinsics, source)
@@ -316,7 +307,7 @@ class _Run:
         tally = self.record.tally
         rate = tally.frames / max(outcome.wall_s, 1e-9)
         speed = f"{rate:.0f}" if rate >= ROUND_RATE else f"{rate:.2g}"
-        line = f"{counted(tally.frames, 'frame')}, {tally.counts.with_face} with a face, {speed} frames/s"
+        line = f"{counted(tally.frames, 'frame')}, {tally.counts.frames_with_face} with a face, {speed} frames/s"
         return f"{line} -> {self.outputs.table(self.task)}"
 
     def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..tracker.errors import ConfigError
 from ..tracker.intrinsics import Intrinsics
-from .sinks import atomic_write_text
+from .part_file import atomic_write_text
 from .source import Source
 
 _NUMBERS = ("width", "height", "fx", "fy", "cx", "cy")

@@ -192,7 +192,8 @@ def bench(
     choices = Choices(**options)
     announce_compilation()
     if networks:
-        from .model_bench import bench_networks, networks_as_table
+        from .model_bench import bench_networks
+        from .tables import networks_as_table
 
         measured = bench_networks(choices, batches, precisions=precisions or (None,))
         click.echo(json.dumps(measured, indent=2) if as_json else networks_as_table(measured))

@@ -17,7 +17,8 @@ from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import eye_aspect_ratio
 from ..tracker.types import Face, Float32, Float64, Frame, Result
 from .camera_file import describe_intrinsics
-from .sinks import PartFile, pose_of
+from .part_file import PartFile
+from .sinks import pose_of
 
 SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
@@ -138,17 +139,17 @@ class TableOptions:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a table holds.
+    """What a table holds, by the names that its sidecar has for it.
 
     Attributes:
         frames: results in it.
-        with_face: of these, how many have a face.
+        frames_with_face: of these, how many have a face.
         rows: one for each face, and for each frame without.
         most_faces: in one frame.
     """
 
     frames: int = 0
-    with_face: int = 0
+    frames_with_face: int = 0
     rows: int = 0
     most_faces: int = 0
 
@@ -156,7 +157,10 @@ class Counts:
         """The counts with one more frame."""
         faces = len(result.faces)
         return Counts(
-            self.frames + 1, self.with_face + (faces > 0), self.rows + max(1, faces), max(self.most_faces, faces)
+            self.frames + 1,
+            self.frames_with_face + (faces > 0),
+            self.rows + max(1, faces),
+            max(self.most_faces, faces),
         )
 
 

@@ -32,15 +32,12 @@ class _Waiting:
     smoothers: tuple[RtsSmoother, ...]
 
 
-def look_back(
-    results: Iterable[Result], settings: SmootherSettings, look_ahead_s: float = LOOK_AHEAD_S
-) -> Generator[Result, None, None]:
-    """Smooth the faces of a recording with what comes before and after.
+def look_back(results: Iterable[Result], settings: SmootherSettings) -> Generator[Result, None, None]:
+    """Smooth the faces of a recording with what comes before and, for `LOOK_AHEAD_S`, after.
 
     Args:
         results: of a pipeline with `smooth="none"`, which leaves the points as measured.
         settings: of the filter; those of the network that measured, see `open.smoother_settings`.
-        look_ahead_s: how much of what follows a frame is used for it.
     Yields:
         The results in their order; their frames are black, see `with_pictures`.
     Raises:
@@ -50,7 +47,7 @@ def look_back(
     try:
         for result in results:
             book.add(result)
-            while book.ready(look_ahead_s):
+            while book.ready:
                 yield from book.take(BLOCK)
     except (Exception, KeyboardInterrupt):
         yield from book.take_all()  # the rows before the failing frame are complete
@@ -92,12 +89,13 @@ class _Book:
         stripped = replace(result, frame=_without_picture(result.frame), spans_s=spans_s)
         self._waiting.append(_Waiting(stripped, tuple(present.values())))
 
-    def ready(self, look_ahead_s: float) -> bool:
+    @property
+    def ready(self) -> bool:
         """Whether the oldest block can go."""
         if len(self._waiting) <= BLOCK:
             return False
         known_s = self._waiting[-1].result.frame.time_s - self._waiting[BLOCK - 1].result.frame.time_s
-        return known_s >= look_ahead_s or len(self._waiting) >= MOST_WAITING
+        return known_s >= LOOK_AHEAD_S or len(self._waiting) >= MOST_WAITING
 
     def take(self, count: int) -> Iterator[Result]:
         """Give the oldest results, smoothed, and forget them."""

@@ -16,9 +16,10 @@ from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
+from .part_file import exist_already
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, write_sidecar
-from .sinks import JsonLinesSink, ReaderGone, exist_already
+from .sinks import JsonLinesSink, ReaderGone
 from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink

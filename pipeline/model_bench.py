@@ -161,22 +161,3 @@ def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
     if role == "scan":
         return np.random.default_rng(0).integers(0, 256, (batch, *SCAN_SIZE, 3), np.uint8)
     return np.ascontiguousarray(np.take(crops_for(card, role), range(batch), 0, mode="wrap"))
-
-
-def networks_as_table(report: dict[str, Any]) -> str:
-    """The figures for people."""
-    machine, peaks = report["machine"], report["peaks"]
-    lines = [
-        f"facetrack {report['facetrack']} ({report['commit']}) on {machine['processor']}, {machine['cores']} cores",
-        f"at best {peaks['gmac_per_s']:.0f} GMAC/s and {peaks['gb_per_s']:.1f} GB/s ({peaks['how']})",
-        f"{'NETWORK':28} {'BACKEND':38} {'PRECISION':9} {'BATCH':>5} "
-        f"{'MS':>9} {'MS EACH':>9} {'GMAC/S':>8} {'OF ROOFLINE':>11}",
-    ]
-    for run in report["networks"]:
-        share = f"{run['of_roofline']:.0%}" if run.get("of_roofline") is not None else ""
-        lines.append(
-            f"{run['card'] + ' ' + run['role']:28} {run['backend']:38} {run['precision']:9} {run['batch']:5} "
-            f"{run['ms']['p50']:9.3f} {run['ms_per_picture']:9.3f} {run['gmac_per_s']:8.1f} {share:>11}"
-        )
-    lines += [f"not measured: {kind}: {reason}" for kind, reason in report["not_measured"].items()]
-    return "\n".join(lines)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -42,15 +43,16 @@ class Reporter(Protocol):
         """A task is over, in words."""
 
 
-class Progress(Reporter, AbstractContextManager["Progress"], Protocol):
-    """A reporter that is opened and closed."""
-
-
-def open_progress(tasks: int, stream: TextIO | None) -> Progress:
+@contextmanager
+def open_progress(tasks: int, stream: TextIO | None) -> Iterator[Reporter]:
     """Bars with the time left if the stream is a terminal, else a line per task; nothing if it is closed (None)."""
     if stream is None:
-        return NoProgress()
-    return BarProgress(tasks, stream) if stream.isatty() else LineProgress(stream)
+        yield NoProgress()
+    elif not stream.isatty():
+        yield LineProgress(stream)
+    else:
+        with BarProgress(tasks, stream) as bars:
+            yield bars
 
 
 class NoProgress:
@@ -64,14 +66,6 @@ class NoProgress:
 
     def ended(self, task: Task, line: str) -> None:
         """Nothing is said."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is left to do."""
 
 
 class LineProgress:
@@ -89,14 +83,6 @@ class LineProgress:
     def ended(self, task: Task, line: str) -> None:
         """Say how it went."""
         print(f"{task.label}: {line}", file=self._stream, flush=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Nothing is left to do."""
 
 
 @dataclass(slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -35,16 +34,6 @@ class Tally:
         """Count one frame."""
         self.counts = self.counts.plus(result)
         self.stages.add(result.spans_s)
-
-    def by_name(self) -> Mapping[str, int]:
-        """The counts as a sidecar names them."""
-        counts = self.counts
-        return {
-            "frames": counts.frames,
-            "frames_with_face": counts.with_face,
-            "rows": counts.rows,
-            "most_faces": counts.most_faces,
-        }
 
 
 class Record:

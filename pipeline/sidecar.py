@@ -6,18 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
-from .csv_sink import SCHEMA, is_table
+from .csv_sink import SCHEMA
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
+from .part_file import atomic_write_text
 from .record import Tally
-from .sinks import atomic_write_text
-from .source import Source, is_url, meant_by, without_credentials
+from .source import Source, is_url, without_credentials
 
 if TYPE_CHECKING:
     from .open import Engines
@@ -160,11 +160,11 @@ def write_sidecar(
     Args:
         path, origin, tally, outcome: where, and what it tells.
         input_path: where the input is, which does not have to be the same for the table to be the same; "": unknown.
-        sizes: of the files beside it, by the names that `why_not_finished` looks for.
+        sizes: of the files beside it, by the names that `resume.Earlier` looks for.
     Raises:
         SinkError: it cannot be written.
     """
-    counts = {**tally.by_name(), "dropped": outcome.dropped, "failed": len(outcome.failed)}
+    counts = {**asdict(tally.counts), "dropped": outcome.dropped, "failed": len(outcome.failed)}
     content = origin.table()
     content |= {"path": input_path} if input_path else {}
     content |= sizes or {}
@@ -180,120 +180,3 @@ def write_sidecar(
         "machine": describe_machine(),
     }
     atomic_write_text(path, printable(json.dumps(content, indent=2, ensure_ascii=False)) + "\n")
-
-
-def recorded_failures(path: Path) -> list[tuple[str, str]]:
-    """(place, reason) of what a run had to leave out, by its sidecar, which `why_not_finished` has accepted."""
-    return [(entry["place"], entry["reason"]) for entry in json.loads(path.read_text(encoding="utf-8"))["failed"]]
-
-
-def _what_differs(key: str, wanted: Any, found: Any) -> str:
-    """A part of two sidecars that differs; of settings, which ones."""
-    settings = found.get(key) if isinstance(found, dict) else None
-    if key != "settings" or not isinstance(settings, dict):
-        return f"{key} {'differ' if key == 'models' else 'differs'}"
-    names = [name for name in wanted | settings if wanted.get(name, ...) != settings.get(name, ...)]
-    return f"settings differ: {', '.join(names)}"
-
-
-def _are_failures(found: Any) -> bool:
-    """Whether a sidecar's "failed" is what `recorded_failures` reads."""
-    return isinstance(found, list) and all(
-        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("place", "reason"))
-        for entry in found
-    )
-
-
-def written_by_others(table: Path, path: Path, video: Path | None) -> list[Path]:
-    """Those of a table, its sidecar and its video that are there and that no run of ours has left.
-
-    An interruption may leave a video, or a sidecar that cannot be read, beside a table alone. An empty file holds
-    nothing that could be lost.
-
-    Args:
-        table, path: the table and its sidecar.
-        video: None where none is to be written.
-    """
-    ours = _begins_as_ours(table)
-    others = [] if ours is not False else [table]
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        has_video = bool(ours)
-    except (OSError, ValueError, RecursionError):
-        has_video = bool(ours)
-        others += [path] * (not has_video and _holds_something(path))
-    else:
-        known = isinstance(found, dict) and found.keys() >= {"schema", "facetrack"}
-        others += [path] * (not known)
-        has_video = known and isinstance(found.get("settings"), dict) and found["settings"].get("video") is True
-    if video is not None and not has_video and _holds_something(video):
-        others.append(video)
-    return others
-
-
-def _begins_as_ours(table: Path) -> bool | None:
-    """Whether a table is one of ours; None where there is none."""
-    try:
-        return is_table(table) if table.is_file() else None
-    except OSError:
-        return False
-
-
-def _holds_something(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size > 0
-
-
-def whose_table(path: Path, origin: Origin, input_path: str) -> str:
-    """The path of the other input that a complete table is of, by its sidecar; "" where it is of this one.
-
-    An input that has changed where it was is no other one. Sidecars that have no path, or cannot be read, tell nothing.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return ""
-    if not isinstance(found, dict) or found.get("complete") is not True or not isinstance(found.get("path"), str):
-        return ""
-    # earlier versions knew file:///a.mp4 by that address
-    same = origin.has_input(found.get("input")) or meant_by(found["path"]) == input_path
-    return "" if same else found["path"]
-
-
-def claimed_video(path: Path, video: Path) -> bool:
-    """Whether a sidecar says that this video was written with its table, in the size that it has."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["settings"]["video"] is True and video.stat().st_size == found["video_bytes"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
-        return False
-
-
-def why_not_finished(path: Path, origin: Origin, files: Mapping[str, Path]) -> str:
-    """Say why the files beside this sidecar are not the whole answer to the same question; "" where they are.
-
-    Args:
-        path, origin: where the sidecar is, and the question.
-        files: "table" and, if it is wanted, "video": their sizes were recorded as table_bytes and video_bytes.
-    """
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        sizes = {name: file.stat().st_size for name, file in files.items()}
-    except FileNotFoundError:
-        return "it was not finished"
-    except (OSError, ValueError, RecursionError):
-        return f"{path.name} cannot be read"
-    wanted = json.loads(json.dumps(origin.table()))
-    for key, value in wanted.items():
-        same = isinstance(found, dict) and found.get(key) == value
-        if not same and not (key == "input" and isinstance(found, dict) and origin.has_input(found.get(key))):
-            return _what_differs(key, value, found)
-    if found.get("complete") is not True:
-        return f"it is not whole: {found.get('error')}"
-    if not _are_failures(found.get("failed")):
-        return f"{path.name} cannot be read"
-    for name, size in sizes.items():
-        written = found.get(f"{name}_bytes", size)  # sidecars of before do not tell
-        if written != size:
-            return f"the {name} has {size} bytes, {written} were written"
-    return ""

@@ -99,3 +99,22 @@ def _durations(title: str, rows: dict[str, dict[str, float]]) -> str:
     names = ["mean", "p50", "p90", "p99", "max"]
     cells = [[name, *(f"{values[key]:.3f}" for key in names)] for name, values in rows.items()]
     return columns([[title, *names], *cells], numbers_from=1)
+
+
+def networks_as_table(report: dict[str, Any]) -> str:
+    """The figures of `model_bench.bench_networks` for people."""
+    machine, peaks = report["machine"], report["peaks"]
+    head = [
+        f"facetrack {report['facetrack']} ({report['commit']}) on {machine['processor']}, {machine['cores']} cores",
+        f"at best {peaks['gmac_per_s']:.0f} GMAC/s and {peaks['gb_per_s']:.1f} GB/s ({peaks['how']})",
+    ]
+    names = ["NETWORK", "BACKEND", "PRECISION", "BATCH", "MS", "MS EACH", "GMAC/S", "OF ROOFLINE"]
+    rows = columns([names, *(_network_cells(run) for run in report["networks"])], numbers_from=3)
+    missing = [f"not measured: {kind}: {reason}" for kind, reason in report["not_measured"].items()]
+    return "\n".join([*head, rows, *missing])
+
+
+def _network_cells(run: dict[str, Any]) -> list[str]:
+    share = f"{run['of_roofline']:.0%}" if run.get("of_roofline") is not None else ""
+    speed = [f"{run['ms']['p50']:.3f}", f"{run['ms_per_picture']:.3f}", f"{run['gmac_per_s']:.1f}", share]
+    return [f"{run['card']} {run['role']}", run["backend"], run["precision"], str(run["batch"]), *speed]

@@ -15,7 +15,9 @@ import click
 from ..tracker.kernel_cache import is_passing
 
 if TYPE_CHECKING:
-    from .progress import Progress
+    from contextlib import AbstractContextManager
+
+    from .progress import Reporter
 
 SOME_FAILED = 3  # exit code: the other inputs, or the rest of the only one, are done
 # of the tracker, which every start compiles
@@ -60,8 +62,8 @@ def _is_kept(source: Path) -> bool:
     return any(version in kept and any(stamp in kept for stamp in stamps) for kept in map(Path.read_bytes, indices))
 
 
-def show_progress(tasks: int = 1) -> Progress:
+def show_progress(tasks: int = 1) -> AbstractContextManager[Reporter]:
     """How far these tasks have got, on stderr; nothing where the user wants errors alone."""
-    from .progress import NoProgress, open_progress
+    from .progress import open_progress
 
-    return open_progress(tasks, sys.stderr) if log.isEnabledFor(logging.WARNING) else NoProgress()
+    return open_progress(tasks, sys.stderr if log.isEnabledFor(logging.WARNING) else None)

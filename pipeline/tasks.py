@@ -12,9 +12,9 @@ from typing import Literal
 from ..tracker.errors import ConfigError, SinkError
 from .csv_sink import TableOptions
 from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
+from .part_file import exist_already
 from .progress import Task
 from .sidecar import where
-from .sinks import exist_already
 from .source import is_same_file, is_url, meant_by, without_credentials
 
 Existing = Literal["refuse", "overwrite", "resume"]

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 from ..tracker.errors import SinkError
 from ..tracker.types import Result, UInt8
 from .draw import draw_faces, fitted
-from .sinks import PartFile
+from .part_file import PartFile
 
 # libx264's: no loss to be seen, faster than tracking. Without B frames the file's length is right to the tick, with
 # them the mp4 writer gets it wrong where the frame rate varies.

@@ -447,8 +447,9 @@ def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> No
 def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Path) -> None:
     one = paint_video(tmp_path / "one.mp4", PaintedSource(count=1))
     stream, outputs = io.StringIO(), Outputs(tmp_path / "out")
-    with PaintedEngines()(Choices()) as opened, LineProgress(stream) as progress:
-        track_all(tasks_for([str(tmp_path / "no.mp4"), str(one)], outputs), outputs, opened, progress)
+    with PaintedEngines()(Choices()) as opened:
+        tasks = tasks_for([str(tmp_path / "no.mp4"), str(one)], outputs)
+        track_all(tasks, outputs, opened, LineProgress(stream))
     failed, done = stream.getvalue().splitlines()
     assert failed.startswith(f"{tmp_path / 'no.mp4'}: failed: not found; wanted ")
     assert done.startswith(f"{one}: 1 frame, 1 with a face, ")
@@ -805,7 +806,8 @@ def test_what_is_written_and_told_of_an_address_holds_no_password(
     monkeypatch.setattr("facetrack.pipeline.batch.open_source", lambda *_, **__: open_source(video))
     out, stream = tmp_path / "out", io.StringIO()
     engines = PaintedEngines()
-    with engines(Choices()) as opened, LineProgress(stream) as progress:
+    progress = LineProgress(stream)
+    with engines(Choices()) as opened:
         outputs = Outputs(out)
         assert track_all(tasks_for([SECRET_URL], outputs), outputs, opened, progress) == []
         outputs = Outputs(out, existing="resume")

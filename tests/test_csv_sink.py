@@ -148,7 +148,7 @@ def test_of_a_frame_whose_writing_was_interrupted_nothing_is_kept(
     sink.close(complete=complete)
     written = (tmp_path / ("a.csv" if complete else "a.csv.part")).read_text(encoding="utf-8")
     assert [row.split(",")[0] for row in written.splitlines()] == ["frame", "1", "1", "2"]
-    assert sink.counts == Counts(frames=2, with_face=1, rows=3, most_faces=2)
+    assert sink.counts == Counts(frames=2, frames_with_face=1, rows=3, most_faces=2)
     assert not complete or sink.size_bytes == len(written.encode())
 
 

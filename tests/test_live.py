@@ -13,8 +13,8 @@ from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 from facetrack.pipeline.batch import track_all
 from facetrack.pipeline.live import LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.part_file import PartFile
 from facetrack.pipeline.progress import NoProgress
-from facetrack.pipeline.sinks import PartFile
 from facetrack.pipeline.tasks import Outputs, tasks_for
 from facetrack.tracker.errors import ConfigError, SinkError
 

@@ -25,8 +25,9 @@ from facetrack.engines.tensorrt_build import PlanRequest
 from facetrack.pipeline import model_bench
 from facetrack.pipeline.crops import portrait_proof
 from facetrack.pipeline.machine import source_commit
-from facetrack.pipeline.model_bench import bench_networks, cpu_peaks, networks_as_table
+from facetrack.pipeline.model_bench import bench_networks, cpu_peaks
 from facetrack.pipeline.open import Choices
+from facetrack.pipeline.tables import networks_as_table
 from facetrack.tracker.errors import BackendError
 
 SHIPPED = Path(__file__).parent.parent / "engines" / "weights" / "gv-mobilenetv3-68.onnx"
@@ -86,6 +87,17 @@ def test_peaks_are_measured_and_say_how(monkeypatch: pytest.MonkeyPatch) -> None
     one, two = cpu_peaks(1), cpu_peaks(2)
     assert min(one.gmac_per_s, one.gb_per_s) > 0
     assert "on one thread times 2" in two.how
+
+
+def test_the_columns_are_aligned_however_long_a_backends_name_is() -> None:
+    figures = {"precision": "fp32", "ms": {"p50": 1.5}, "ms_per_picture": 1.5, "gmac_per_s": 9.0, "of_roofline": 0.5}
+    backends = ("ONNX Runtime 1.32.0, CPU", "ONNX Runtime 1.32.0, TensorrtExecutionProvider")
+    runs = [{"card": "gv", "role": "net", "backend": name, "batch": 1, **figures} for name in backends]
+    report = {"facetrack": "0", "commit": "c", "machine": {"processor": "p", "cores": 2}, "not_measured": {}}
+    peaks = {"gmac_per_s": 50.0, "gb_per_s": 10.0, "how": "made up"}
+    head, *lines = networks_as_table(report | {"peaks": peaks, "networks": runs}).splitlines()[2:]
+    assert [line.index("fp32") for line in lines] == [head.index("PRECISION")] * 2
+    assert {len(line) for line in lines} == {len(head)}
 
 
 @pytest.fixture

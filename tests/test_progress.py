@@ -68,9 +68,9 @@ def test_the_bar_does_without_a_known_length() -> None:
 
 
 def test_the_stream_decides() -> None:
-    assert isinstance(open_progress(1, io.StringIO()), LineProgress)
-    assert isinstance(open_progress(1, Terminal()), BarProgress)
-    assert isinstance(open_progress(1, None), NoProgress)
+    for stream, kind in ((io.StringIO(), LineProgress), (Terminal(), BarProgress), (None, NoProgress)):
+        with open_progress(1, stream) as progress:
+            assert isinstance(progress, kind)
 
 
 def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:

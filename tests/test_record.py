@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import make_face, make_result
 
-from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
+from facetrack.pipeline.csv_sink import Counts, CsvColumns, CsvSink
 from facetrack.pipeline.record import Record
 from facetrack.pipeline.sinks import Sink
 from facetrack.pipeline.video_sink import VideoSink
@@ -82,12 +82,7 @@ def test_a_frame_that_was_interrupted_is_counted_where_the_table_has_it(faces: i
             record.write(result)
         record.finish()
     rows = len((tmp_path / "a.csv").read_text(encoding="utf-8").splitlines()) - 1
-    assert record.tally.by_name() == {
-        "frames": 2,
-        "frames_with_face": 2 * (faces > 0),
-        "rows": rows,
-        "most_faces": faces,
-    }
+    assert record.tally.counts == Counts(frames=2, frames_with_face=2 * (faces > 0), rows=rows, most_faces=faces)
     assert rows == 2 * max(1, faces)
 
 

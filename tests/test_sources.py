@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import threading
 from collections.abc import Callable
 from glob import glob
 from itertools import pairwise
@@ -26,11 +28,13 @@ from fakes import (
     write_video,
 )
 
+from facetrack import Retry
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
 from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
 from facetrack.tracker.errors import SourceError
+from facetrack.tracker.types import Frame
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
 
@@ -369,6 +373,25 @@ def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_i
         source = open_source(f"{address}/clip.ts")
         assert (source.name, source.kind, source.live) == ("127.0.0.1_clip.ts", "stream", False)
         assert pixels(source) == pixels(open_source(file))
+
+
+@pytest.mark.parametrize("attempts", [0, 2])
+def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: int, tmp_path: Path) -> None:
+    content = write_video(tmp_path / "clip.ts", noise(8)).read_bytes()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve_once() -> None:
+        with server, server.accept()[0] as client:
+            client.sendall(content)
+
+    threading.Thread(target=serve_once, daemon=True).start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    frames: list[Frame] = []
+    tried = f"; tried {attempts} times to open it again" if attempts else "it ended$"
+    with open_source(address, retry=Retry(attempts, first_wait_s=0)) as source, pytest.raises(SourceError, match=tried):
+        frames.extend(source)
+    assert source.live
+    assert len(frames) == 8
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..pipeline.sinks import atomic_write_text, make_folder
+from ..pipeline.part_file import atomic_write_text, make_folder
 from ..pipeline.sources import open_source
 from ..pipeline.talk import SOME_FAILED
 from ..tracker.errors import ConfigError, SinkError, SourceError

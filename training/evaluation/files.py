@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...pipeline.sinks import PartFile, exist_already
+from ...pipeline.part_file import PartFile, exist_already
 from ...tracker.errors import SinkError
 
 

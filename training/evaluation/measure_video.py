@@ -14,7 +14,7 @@ import numpy as np
 
 from ... import __version__
 from ...pipeline.open import Choices, Engines
-from ...pipeline.sinks import atomic_write_text
+from ...pipeline.part_file import atomic_write_text
 from ...pipeline.sources import open_source
 from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError

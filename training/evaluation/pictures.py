@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from ...pipeline.open import Choices, Engines
+from ...pipeline.part_file import make_folder
 from ...pipeline.progress import Reporter, Task
-from ...pipeline.sinks import make_folder
 from ...tracker import markup
 from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark

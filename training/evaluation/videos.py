@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
+from ...pipeline.part_file import make_folder
 from ...pipeline.progress import Reporter, Task
-from ...pipeline.sinks import make_folder
 from ...pipeline.workers import run_jobs
 from ...tracker import metrics
 from ...tracker.errors import SourceError

@@ -18,9 +18,9 @@ from ...pipeline.batch import track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
+from ...pipeline.part_file import atomic_write_text, exist_already
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
-from ...pipeline.sinks import atomic_write_text, exist_already
 from ...pipeline.tasks import Outputs
 from ...tracker.errors import SinkError, SourceError
 from .clips import POINTS, Clip

@@ -1,0 +1,203 @@
+"""Files that have their names only when they are complete, and the folders that they go to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from ..tracker.errors import SinkError
+
+if sys.platform != "win32":
+    import fcntl
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # Windows has no quota
+
+
+class PartFile:
+    """A file that is called NAME.part until it is complete.
+
+    A NAME.part that an interrupted run left behind is written over, but not before there is something to write.
+
+    Attributes:
+        part: the path to write to.
+        inherited: it still holds what an earlier run left.
+
+    Raises:
+        SinkError: the file exists and must not be overwritten, or its folder does not exist.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self._path, self._overwrite = path, overwrite
+        self._locked: int | None = None  # a file descriptor that holds the lock
+        self.part = part_of(path)
+        self.inherited = False
+        self._check()
+
+    def _check(self) -> None:
+        path = self._path
+        try:
+            has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
+        except OSError as error:
+            raise self.error(error, path) from error
+        if not has_folder:
+            raise SinkError(f"{path}: there is no folder {path.parent}; create it first")
+        if is_folder:
+            raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
+        if exists and not self._overwrite:
+            raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
+
+    def lock(self) -> None:
+        """Keep other processes that lock it too from writing the file, until it is published, discarded or released.
+
+        It is there from then on, with what an earlier run left in it. Nothing is locked on Windows, and on file systems
+        that have no locks.
+
+        Raises:
+            SinkError: another process has locked it, or has published it meanwhile and it must not be overwritten; or
+                it cannot be written.
+        """
+        if sys.platform == "win32":
+            return
+        try:
+            while self._locked is None:
+                self._locked = self._try_to_lock()
+        except BlockingIOError as error:
+            raise SinkError(
+                f"{self._path}: another process is writing this table; wait for it, or choose another --out"
+            ) from error
+        except OSError as error:
+            raise self.error(error) from error
+        try:
+            self._check()
+        except SinkError:
+            self.discard()
+            raise
+
+    def _try_to_lock(self) -> int | None:
+        """A descriptor with the lock; None where the file had got its name, or gone away, before it was locked."""
+        descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:  # this file system has no locks
+                return descriptor
+            if os.path.samestat(os.fstat(descriptor), self.part.stat()):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+        return None
+
+    def release(self) -> None:
+        """Let other processes write the file."""
+        if self._locked is not None:
+            os.close(self._locked)
+            self._locked = None
+
+    def open(self, buffering: int = -1) -> BinaryIO:
+        """Open it to write, with what an earlier run left in it: `begin` throws that away.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        out = open(self.part, "wb", buffering, opener=_open_untouched)  # noqa: SIM115 - pathlib's has no opener
+        self.inherited = os.fstat(out.fileno()).st_size > 0
+        return out
+
+    def begin(self, out: BinaryIO) -> None:
+        """Empty it for the first that is written.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self.inherited:
+            out.truncate(0)
+            self.inherited = False
+
+    def publish(self) -> None:
+        """Give the file its name.
+
+        Raises:
+            SinkError: it cannot be renamed.
+        """
+        try:
+            self.part.replace(self._path)
+        except OSError as error:
+            raise self.error(error, self._path) from error
+        finally:
+            self.release()
+
+    def discard(self) -> None:
+        """Remove the file, unless it holds what an earlier run left."""
+        try:
+            if not self.inherited:
+                self.part.unlink(missing_ok=True)
+        finally:
+            self.release()
+
+    def error(self, error: Exception, file: Path | None = None) -> SinkError:
+        """Say in one line that a file, by default NAME.part, cannot be written, and why."""
+        advice = "; make room, or choose another folder" if getattr(error, "errno", None) in _NO_ROOM else ""
+        reason = getattr(error, "strerror", None) or error
+        return SinkError(f"{file or self.part}: cannot be written: {reason}{advice}")
+
+
+def part_of(path: Path) -> Path:
+    """What a file is called until it is complete."""
+    return path.with_name(f"{path.name}.part")
+
+
+def _open_untouched(path: str, flags: int) -> int:
+    return os.open(path, flags & ~os.O_TRUNC, 0o666)
+
+
+def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
+    """Write a small UTF-8 file in one step: it is there whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written.
+        UnicodeEncodeError: the text is none.
+    """
+    file = PartFile(path, overwrite=overwrite)
+    try:
+        with file.part.open("w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException as error:
+        with suppress(OSError):
+            file.discard()
+        if isinstance(error, OSError):
+            raise file.error(error) from error
+        raise
+    file.publish()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        SinkError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkError(f"{folder}: cannot be made: {error.strerror or error}; choose another folder") from error
+
+
+def exist_already(files: Sequence[Path]) -> str:
+    """Say of at least one file that it, and how many others, are there."""
+    first, others = files[0], len(files) - 1
+    if not others:
+        return f"{first}: exists already"
+    return f"{first} and {others} other{'s' if others > 1 else ''}: exist already"
