@@ -26,6 +26,7 @@ from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import bounding_box
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.types import Face, Float32, Float64, Frame, Landmarks, Result, State, UInt8
+from facetrack.tracker.views import VIEWS
 
 _MARGIN = 0.15  # of the face's width, painted round its landmarks
 _BACKGROUND = (48, 40, 32)
@@ -349,3 +350,10 @@ def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
     yield pipe
     writer.join(10)
     assert not writer.is_alive()
+
+
+def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float) -> np.ndarray:
+    """Five points (5, 2) of a mean face in the plane, in one of the views of `tracker.views`."""
+    angle = np.deg2rad(roll_deg)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return VIEWS[view] @ turn * side + centre

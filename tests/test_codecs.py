@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from facetrack.tracker import codecs, markup
-from facetrack.tracker.codecs import FARTHEST, LOWEST, REACH, decode_vectors
+from facetrack.tracker.codecs import FARTHEST, LOWEST, REACH, decode_vectors, mean_of_highest
 from facetrack.tracker.types import Float32
 from facetrack.training.alignment.targets import gaussian_vectors
 
@@ -185,3 +185,13 @@ def test_no_face_decodes_to_no_landmarks() -> None:
     xy, score = codecs.decode_vectors(np.empty((0, 68, CELLS, 2), np.float32), STRIDE, SIGMA, PEAK)
     assert xy.shape == (0, 68, 2)
     assert score.shape == (0, 68)
+
+
+def test_the_mean_of_the_highest_is_that_of_a_full_sort() -> None:
+    maps = np.random.default_rng(0).normal(0, 1, (3, 5, 12, 17)).astype(np.float32)
+    xy, response = mean_of_highest(maps, 13)
+    flat = maps.reshape(3, 5, -1)
+    order = np.argsort(-flat, axis=2)[:, :, :13]
+    assert response == pytest.approx(np.take_along_axis(flat, order, 2).mean(2), abs=1e-6)
+    assert xy[..., 0] == pytest.approx((order % 17).mean(2), abs=1e-5)
+    assert xy[..., 1] == pytest.approx((order // 17).mean(2), abs=1e-5)
