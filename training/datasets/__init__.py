@@ -25,6 +25,7 @@ from .matlab_layouts import (
 from .point_files import list_point_table, list_pts_folder, read_pts
 from .samples import (
     IMAGE_SUFFIXES,
+    TURNED,
     Broken,
     Entry,
     Sample,
@@ -38,6 +39,7 @@ __all__ = [
     "ATTRIBUTES",
     "IMAGE_SUFFIXES",
     "LAYOUTS",
+    "TURNED",
     "Broken",
     "Entry",
     "Sample",
