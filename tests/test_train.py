@@ -488,9 +488,11 @@ def test_a_run_does_not_go_on_with_other_settings_than_it_began_with(
 
 def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
-    Run(config(), Fit(), tmp_path / "parts").train(3)
+    Run(replace(config(), corpora=(Corpus("a"),)), Fit(), tmp_path / "parts").train(3)
     other = replace(
-        config(validate_every=2, checkpoint_every=7, workers=1, keep="last"), card=Publication("another name")
+        config(validate_every=2, checkpoint_every=7, workers=1, keep="last"),
+        card=Publication("another name"),
+        corpora=(Corpus("a", held_out=False),),
     )
     parts = parameters_after(tmp_path / "parts", Fit(), other)
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())

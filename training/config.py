@@ -39,12 +39,15 @@ class Corpus:
         layout: one of `datasets.LAYOUTS`: "pts" for pictures with a .pts file each, "wflw-train", ...
         weight: share of the mixture at the start, relative to the other corpora.
         late_weight: the same at the end; weights move linearly over the run. Negative: as at the start.
+        held_out: the pictures of it that a detector's training keeps out are among those that the detector is measured
+            on (`detection.score.kept_out`); false for labels made by machine.
     """
 
     path: str
     layout: str = "pts"
     weight: float = 1.0
     late_weight: float = -1.0
+    held_out: bool = True
 
 
 @dataclass(frozen=True, slots=True)

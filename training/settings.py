@@ -18,7 +18,10 @@ FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every",
 def settings_of(config: Config) -> dict[str, Any]:
     """What the curve of a run depends on, by dotted names, in JSON's types."""
     settings: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(asdict(config))).items():
+    table = json.loads(json.dumps(asdict(config)))
+    for corpus in (*table["corpora"], *table["consistency"]["unlabelled"]):
+        del corpus["held_out"]  # decides on what the finished detector is measured
+    for name, value in table.items():
         settings |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return {name: value for name, value in settings.items() if not name.startswith(FREE)}
 
