@@ -96,13 +96,13 @@ def read_faces(folder: Path, layout: str, broken: Broken = "refuse") -> Iterator
     return read_entries(list_faces(folder, layout), broken)
 
 
-def read_pts_folder(folder: Path, broken: Broken = "refuse") -> Iterator[Sample]:
+def read_pts_folder(folder: Path) -> Iterator[Sample]:
     """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
 
     Raises:
         SourceError: no picture has its .pts, or one of the files is broken.
     """
-    return read_faces(folder, "pts", broken)
+    return read_faces(folder, "pts")
 
 
 def read_images(folder: Path) -> Iterator[Sample]:
