@@ -73,9 +73,9 @@ class Vectors:
     """Labels and losses of GV.
 
     Attributes:
-        label: "bell", a whole bell at the exact place, or "quasi", the paper's Eq. 2: a bell of height 1 on the nearest
-            cell, which itself is `peak`.
-        sigma: width of the bell, cells.
+        label: "bell", a whole Gaussian at the exact place, or "quasi", the paper's Eq. 2: one of height 1 on the
+            nearest cell, which itself is `peak`.
+        sigma: width of the Gaussian, cells.
         peak: height of the label.
         tau: height of a vector's end under which the landmark is taken to lie beyond it; 0: `peak`.
         mse, coordinate: weights of the two terms for the landmarks.
@@ -98,7 +98,7 @@ class Maps:
     """Labels and losses of the heat-map networks: TAB, PropNet and SPAN; of BB-FCN `frozen` alone.
 
     Attributes:
-        sigma: width of the landmarks' bells, cells; SPAN's own are in `training.span`.
+        sigma: width of the landmarks' Gaussians, cells; SPAN's own are in `training.span`.
         landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
             of the decoded place, which small maps need; the papers of TAB and PropNet have none.
         frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was

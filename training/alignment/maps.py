@@ -19,13 +19,13 @@ def to_cells(xy: Tensor, stride: float) -> Tensor:
 
 
 def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float) -> Tensor:
-    """One bell of height 1 per landmark, its middle at the exact, fractional place.
+    """One Gaussian of height 1 per landmark, its middle at the exact, fractional place.
 
     Args:
         xy: (F, N, 2) crop pixels; a NaN point has an empty map, one beyond the crop leaves its tail.
         size: (h, w) of the maps, cells.
         stride: crop pixels per cell.
-        sigma: width of the bell, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
+        sigma: width of the Gaussian, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
     Returns:
         (F, N, h, w).
     """
