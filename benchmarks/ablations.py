@@ -31,7 +31,7 @@ from facetrack.tracker.types import Float32, Float64, Int64, UInt8
 from facetrack.training.datasets import Sample, read_pts_folder
 
 BOXES = (1.0, 0.9, 0.8, 0.7)  # of the crop that the card asks for
-TAUS = (0.25, 0.5, 0.75, 1.25)  # of the height of a whole bell; the paper has 0.25 to 0.625 of its 1 + theta = 4
+TAUS = (0.25, 0.5, 0.75, 1.25)  # of the height of a whole Gaussian; the paper has 0.25 to 0.625 of its 1 + theta = 4
 REACHES = (1, 2, 3, 4)
 Bool = NDArray[np.bool_]
 Decode = Callable[[Outputs], Float32]

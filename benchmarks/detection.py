@@ -24,9 +24,8 @@ from facetrack.engines.card import find_card
 from facetrack.engines.detector import Detector, DetectorSettings
 from facetrack.tracker.types import UInt8
 from facetrack.training import config
-from facetrack.training.datasets import Sample, images_below
+from facetrack.training.datasets import TURNED, Sample, images_below
 from facetrack.training.detection.score import evaluate, kept_out
-from facetrack.training.turned import TURNED
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 CONFIG = Path(__file__).parent.parent / "training" / "configs" / "bbfcn-5.toml"

@@ -12,7 +12,8 @@ import torch
 
 from facetrack.engines.nets import FromBytes
 from facetrack.training.config import Config, Corpus
-from facetrack.training.train import Run, open_objective
+from facetrack.training.objectives import open_objective
+from facetrack.training.train import Run
 
 Figures = dict[str, float]  # test set -> NME io %
 Cell = TypeVar("Cell")

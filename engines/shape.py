@@ -2,7 +2,7 @@
 
 A network answers for each landmark by itself. Along an outline or a brow it is often unsure of the place and not of the
 line, and then a single point may jump along it or off it. What a point's place is expected to be follows from the
-other points: faces vary in few ways (Cootes et al., "Active shape models", 1995).
+other points: faces have few modes of variation (Cootes et al., "Active shape models", 1995).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class ShapeModel:
     """How the points of a face depend on each other.
 
     Attributes:
-        ways: (2 N, K) orthonormal columns: moving, growing and turning the mean face, and how faces differ from it.
+        modes: (2 N, K) orthonormal columns: moving, growing and turning the mean face, and how faces differ from it.
     """
 
-    def __init__(self, mean: Float64, ways: Float64, free: list[int]) -> None:
+    def __init__(self, mean: Float64, modes: Float64, free: list[int]) -> None:
         """Take a mean face and what varies.
 
         Args:
             mean: (N, 2) about 0, of length 1.
-            ways: (2 N, M) directions in which faces of that place, size and roll differ from it.
+            modes: (2 N, M) directions in which faces of that place, size and roll differ from it.
             free: indices of the points that may be set right.
         """
         self._mean, self._free = mean, np.array(free)
@@ -43,8 +43,8 @@ class ShapeModel:
         still[0::2, 0] = still[1::2, 1] = 1
         still[:, 2] = mean.ravel()
         still[0::2, 3], still[1::2, 3] = -mean[:, 1], mean[:, 0]
-        self.ways = _orthonormal(np.hstack((still, ways)))
-        rows = self.ways.reshape(len(mean), 2, -1)[self._free].reshape(2 * len(free), -1)
+        self.modes = _orthonormal(np.hstack((still, modes)))
+        rows = self.modes.reshape(len(mean), 2, -1)[self._free].reshape(2 * len(free), -1)
         blocks = (np.eye(len(rows)) - rows @ rows.T).reshape(len(free), 2, len(free), 2)
         self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals, if one point moves
         self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with it left out
@@ -77,7 +77,7 @@ class ShapeModel:
         return xy
 
     def _residual(self, xy: Float32) -> tuple[Float64, complex]:
-        """What the ways leave of the free points (P, 2), in lengths of the mean face, and from pixels to these."""
+        """What the modes leave of the free points (P, 2), in lengths of the mean face, and from pixels to these."""
         points = xy[:, 0].astype(np.float64) + 1j * xy[:, 1]
         points -= points.mean()
         mean = self._mean[:, 0] + 1j * self._mean[:, 1]
@@ -85,7 +85,7 @@ class ShapeModel:
         there = points * turn - mean
         apart = np.empty(2 * len(xy))
         apart[0::2], apart[1::2] = there.real, there.imag
-        apart -= self.ways @ (self.ways.T @ apart)
+        apart -= self.modes @ (self.modes.T @ apart)
         return apart.reshape(-1, 2)[self._free], turn or 1.0
 
 
@@ -122,5 +122,5 @@ def shape_model(name: str) -> ShapeModel:
         raise CardError(f"calibration.shape: there is no model of shapes for {name}; wanted {', '.join(FILES)}")
     marks = markup.load(name)
     with resources.files("facetrack.engines.weights").joinpath(FILES[name]).open("rb") as file, np.load(file) as stored:
-        mean, ways = stored["mean"].astype(np.float64), stored["ways"].astype(np.float64)
-    return ShapeModel(mean, ways, [point for part in PARTS for point in marks.parts[part]])
+        mean, modes = stored["mean"].astype(np.float64), stored["ways"].astype(np.float64)
+    return ShapeModel(mean, modes, [point for part in PARTS for point in marks.parts[part]])

@@ -24,8 +24,8 @@ def ablations() -> Iterator[ModuleType]:
         yield importlib.import_module("ablations")
 
 
-def bells(places: np.ndarray) -> tuple[np.ndarray]:
-    """Vectors (1, N, 24, 2) with a whole bell round each place, cells."""
+def gaussians(places: np.ndarray) -> tuple[np.ndarray]:
+    """Vectors (1, N, 24, 2) with a whole Gaussian round each place, cells."""
     distance = np.arange(24)[:, None] - places[None, :, None]
     return ((3.0 * np.exp(-0.5 * (distance / 1.2) ** 2)).astype(np.float32),)
 
@@ -39,11 +39,11 @@ def test_with_our_numbers_the_alternative_to_the_vectors_kernel_is_the_kernel(ab
 
 def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else(ablations: ModuleType) -> None:
     places = np.array([[-2.5, 10.0], [25.0, 23.5]])
-    beyond = ablations.decode_vectors(bells(places), CODEC, reach=0, tau=3.0)
+    beyond = ablations.decode_vectors(gaussians(places), CODEC, reach=0, tau=3.0)
     np.testing.assert_allclose(
         beyond[0][[0, 1, 1], [0, 0, 1]], 4 * (places[[0, 1, 1], [0, 0, 1]] + 0.5) - 0.5, atol=0.01
     )
-    clipped = ablations.decode_vectors(bells(places), CODEC, reach=0)
+    clipped = ablations.decode_vectors(gaussians(places), CODEC, reach=0)
     assert clipped[0, 0, 0] == 4 * 0.5 - 0.5
     assert (clipped[0, 1] == 4 * 23.5 - 0.5).all()
 
@@ -51,7 +51,7 @@ def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else(ablati
 def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_cell(ablations: ModuleType) -> None:
     places = np.random.default_rng(1).uniform(3, 20, (50, 2))
     for reach, most in ((-1, 0.5), (0, 0.25)):
-        found = ablations.decode_vectors(bells(places), CODEC, reach=reach)
+        found = ablations.decode_vectors(gaussians(places), CODEC, reach=reach)
         worst = np.abs(found[0] - (4 * (places + 0.5) - 0.5)).max()
         assert 0.9 * 4 * most < worst <= 4 * most + 1e-4
 

@@ -172,7 +172,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms(data: Path) -> None:
 
 
 def test_the_papers_label_is_the_perfect_answer_where_it_is_asked_for(data: Path) -> None:
-    """Eq. 2: a bell of height 1 whose middle cell is 1 + theta; the whole bell is another answer then."""
+    """Eq. 2: a Gaussian of height 1 whose middle cell is 1 + theta; the whole Gaussian is another answer then."""
     objective = VectorAlignment(configuration(vectors=Vectors("quasi", sigma=2.0, peak=4.0)), data)
     xy = two_faces_and_nothing()
     net = Told(xy, np.zeros((3, 2)))

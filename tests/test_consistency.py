@@ -29,7 +29,7 @@ from facetrack.training.alignment.objective import part  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Consistency, Corpus, Expressions, Network, Schedule  # noqa: E402
-from facetrack.training.train import open_objective  # noqa: E402
+from facetrack.training.objectives import open_objective  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,17 +11,18 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 import torch
+from fakes_training import write_faces
 
 from facetrack.engines.backend import Outputs
 from facetrack.engines.card import ModelCard, Weights, find_card, read_card
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
 from facetrack.tracker.types import UInt8
-from facetrack.training.config import Config, Network, Publication
+from facetrack.training.config import Config, Corpus, Network, Publication
 from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
-from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_logistic
+from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_logistic, kept_out
 
 
 def candidates(features: int, seed: int) -> Measured:
@@ -54,6 +55,20 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
     ]
     assert all(card.calibration == calibration for card, calibration, _ in seen)
     assert fitted == UNFITTED | half | {"refine": fit_logistic(answers[True])}
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_corpus_that_measures_nothing_is_left_out_of_what_was_kept_out(tmp_path: Path, half: int) -> None:
+    for folder in ("people", "machine", "lfpw/testset"):
+        write_faces(tmp_path / folder, 40)
+    write_faces(tmp_path / "grass", 1)
+    settings = Config(Network("bbfcn", 5), corpora=(Corpus("people"), Corpus("machine")), negatives=("grass",))
+    everywhere, _ = kept_out(settings, tmp_path, half)
+    folders = {sample.path.parent.name for sample in everywhere}
+    assert folders == {"people", "machine", "testset"}
+    measured = replace(settings, corpora=(Corpus("people"), Corpus("machine", held_out=False)))
+    fewer, _ = kept_out(measured, tmp_path, half)
+    assert {sample.path.parent.name for sample in fewer} == {"people", "testset"}
 
 
 class Anything:

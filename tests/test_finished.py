@@ -21,7 +21,8 @@ from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Corpus, Discs, Maps, Network, Publication, Vectors  # noqa: E402
 from facetrack.training.detection import mining  # noqa: E402
 from facetrack.training.finished import ADVICE, demand_own_settings, load_average  # noqa: E402
-from facetrack.training.train import Run, open_objective  # noqa: E402
+from facetrack.training.objectives import open_objective  # noqa: E402
+from facetrack.training.train import Run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

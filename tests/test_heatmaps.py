@@ -105,7 +105,7 @@ def test_the_quarter_shift_errs_by_a_quarter_cell_at_most():
 def test_the_centroid_has_no_grain(sigma, reach):
     xy = scattered(8, 16, 128)
     got, _ = decode_heatmaps(drawn(xy, 32, sigma), STRIDE, reach)
-    assert np.abs(got - xy).max() < STRIDE * 0.03  # cells; what the window cuts off the bell's tails
+    assert np.abs(got - xy).max() < STRIDE * 0.03  # cells; what the window cuts off the Gaussian's tails
 
 
 def test_the_quarter_shift_is_the_plain_one_also_on_noise_and_at_borders():

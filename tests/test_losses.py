@@ -15,8 +15,8 @@ from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 STRIDE, SIGMA, PEAK = 4.0, 1.2, 3.0
 
 
-def bells(cells: np.ndarray) -> Tensor:
-    """Vectors whose bells stand at these fractional cells (F, N, 2)."""
+def gaussians(cells: np.ndarray) -> Tensor:
+    """Vectors whose Gaussians stand at these fractional cells (F, N, 2)."""
     return torch.from_numpy(
         gaussian_vectors((STRIDE * (cells + 0.5) - 0.5).astype(np.float32), 32, STRIDE, SIGMA, PEAK)
     )
@@ -28,25 +28,25 @@ def inner_cells() -> np.ndarray:
 
 def test_the_centroid_of_a_bell_is_its_place() -> None:
     cells = inner_cells()
-    place, top = soft_centroid(bells(cells))
+    place, top = soft_centroid(gaussians(cells))
     assert np.abs(place.numpy() - cells).max() < 0.03
     np.testing.assert_array_equal(top.numpy(), np.rint(cells))
 
 
 def test_the_height_of_the_bell_does_not_matter() -> None:
-    vectors = bells(inner_cells())
+    vectors = gaussians(inner_cells())
     torch.testing.assert_close(soft_centroid(vectors)[0], soft_centroid(0.3 * vectors)[0], atol=1e-4, rtol=0)
 
 
 def test_what_lies_beyond_the_reach_has_no_say() -> None:
-    vectors = bells(np.full((1, 1, 2), 10.0))
+    vectors = gaussians(np.full((1, 1, 2), 10.0))
     other = vectors.clone()
     other[0, 0, 20:] += 1.0
     torch.testing.assert_close(soft_centroid(other)[0], soft_centroid(vectors)[0])
 
 
 def test_negative_values_pull_nowhere() -> None:
-    vectors = bells(np.full((1, 1, 2), 10.2))
+    vectors = gaussians(np.full((1, 1, 2), 10.2))
     dipped = vectors.clone()
     dipped[0, 0, 12] = -5.0
     lowered = vectors.clone()
@@ -55,12 +55,12 @@ def test_negative_values_pull_nowhere() -> None:
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
-    vectors = bells(inner_cells()[:1, :2]).double().requires_grad_()
+    vectors = gaussians(inner_cells()[:1, :2]).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda v: soft_centroid(v)[0], (vectors,), eps=1e-6, atol=1e-5)
 
 
 def test_pulling_the_place_to_the_right_raises_the_right_side() -> None:
-    vectors = bells(np.full((1, 1, 2), 10.0)).requires_grad_()
+    vectors = gaussians(np.full((1, 1, 2), 10.0)).requires_grad_()
     soft_centroid(vectors)[0].sum().backward()
     gradient = vectors.grad
     assert gradient is not None

@@ -60,15 +60,15 @@ def faces() -> Tensor:
 
 def perfect(name: str, xy: Tensor) -> Supervision:
     """What a network in training mode answers that knows the labels."""
-    bells = gaussian_maps(xy, (32, 32), 4, 1.0)
+    gaussians = gaussian_maps(xy, (32, 32), 4, 1.0)
     if name == "tab":
-        return Supervision((bells,), (with_union(curve_maps(xy, IBUG, (32, 32), 4)),))
+        return Supervision((gaussians,), (with_union(curve_maps(xy, IBUG, (32, 32), 4)),))
     if name == "propnet":
-        return Supervision((bells, bells), (segment_maps(xy, IBUG, (32, 32), 4),) * 2)
+        return Supervision((gaussians, gaussians), (segment_maps(xy, IBUG, (32, 32), 4),) * 2)
     fine = gaussian_maps(xy, (64, 64), 2, 1.5)
     lines = [curve_maps(xy, IBUG, (64 // s, 64 // s), 2 * s, w, 2.0) for s, w in ((2, 1.0), (1, 1.5))]
     field, _ = bali_fields(xy, field_lines(IBUG, 68), (64, 64), 2)
-    logs = [(maps + 1e-9).log() for maps in (bells, fine, *lines)]
+    logs = [(maps + 1e-9).log() for maps in (gaussians, fine, *lines)]
     if name == "shn":
         return Supervision(tuple(logs[:2]), ())
     return Supervision(tuple(logs[:2]), tuple(logs[2:]), field)
@@ -88,10 +88,10 @@ def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: s
     place, terms = objective.landmark_terms(answer, Labels(xy))
     assert all(0 <= term < 2e-3 for _, term in terms.values())
     assert all(weight > 0 for weight, _ in terms.values())
-    assert (place - xy).norm(dim=-1).max() < 0.15  # the centroid of a bell cut off at two cells
+    assert (place - xy).norm(dim=-1).max() < 0.15  # the centroid of a Gaussian cut off at two cells
     found, score = decoder(objective.codec, IBUG, name)(deployed(name, answer))
     np.testing.assert_allclose(found, place.numpy(), atol=0.01)
-    assert (score > (0.06 if name == "shn" else 0.5)).all()  # a probability: 0.07 on the top of a bell of sigma 1.5
+    assert (score > (0.06 if name == "shn" else 0.5)).all()  # a probability: 0.07 on the top of a Gaussian of sigma 1.5
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))

@@ -36,8 +36,9 @@ from facetrack.training.alignment.objective import Alignment, Labels, mapped  # 
 from facetrack.training.config import Consistency, Corpus, Maps, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.detection.discs import WITHOUT_LANDMARK, disc_maps  # noqa: E402
 from facetrack.training.evaluation.locate import InGivenBox  # noqa: E402
+from facetrack.training.objectives import open_objective  # noqa: E402
 from facetrack.training.publish import publish  # noqa: E402
-from facetrack.training.train import Run, open_objective  # noqa: E402
+from facetrack.training.train import Run  # noqa: E402
 
 IBUG = markup.load("ibug68")
 NETWORKS: dict[str, tuple[str, dict[str, Any], int]] = {  # name, options, side of the crops

@@ -20,8 +20,8 @@ from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training import config  # noqa: E402
 from facetrack.training.config import Config, load  # noqa: E402
+from facetrack.training.objectives import run_config  # noqa: E402
 from facetrack.training.start import begin  # noqa: E402
-from facetrack.training.train import run_config  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,4 +1,4 @@
-"""Vector labels: bells of one height at fractional places, tails of what lies outside."""
+"""Vector labels: Gaussians of one height at fractional places, tails of what lies outside."""
 
 from __future__ import annotations
 

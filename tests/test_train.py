@@ -26,17 +26,13 @@ from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
 from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training import processes  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
+from facetrack.training.objectives import open_objective, run_config  # noqa: E402
+from facetrack.training.processes import set_up_device  # noqa: E402
 from facetrack.training.start import start_file  # noqa: E402
-from facetrack.training.train import (  # noqa: E402
-    Run,
-    batches,
-    learning_rate,
-    open_objective,
-    run_config,
-    set_up_device,
-)
+from facetrack.training.train import Run, batches, learning_rate  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,7 +171,8 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
             told.append(bool(over))
 
     objective = Clockwork()
-    monkeypatch.setattr(loop, "time", objective)
+    for module in (loop, processes):
+        monkeypatch.setattr(module, "time", objective)
 
     def all_gather(steps: list[Tensor], own: Tensor) -> None:
         for step in steps:
@@ -183,6 +180,7 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
 
     together = SimpleNamespace(broadcast=broadcast, barrier=lambda: None, all_gather=all_gather)
     monkeypatch.setattr(loop, "dist", together)
+    monkeypatch.setattr(processes, "dist", together)
     monkeypatch.setattr(loop, "DistributedDataParallel", lambda net, **_: net)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
@@ -205,7 +203,8 @@ def test_hosts_that_do_not_share_the_runs_folder_are_told_before_they_go_on(
 
     if rank == 0:
         Run(config(), Fit(), tmp_path).train(3)
-    monkeypatch.setattr(loop, "dist", SimpleNamespace(barrier=lambda: None, all_gather=all_gather))
+    monkeypatch.setattr(loop, "dist", SimpleNamespace(barrier=lambda: None))
+    monkeypatch.setattr(processes, "dist", SimpleNamespace(all_gather=all_gather))
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
     run = Run(config(), Fit(), tmp_path)
@@ -218,7 +217,7 @@ def test_a_gpu_is_set_up_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     cudnn, matmul = SimpleNamespace(), SimpleNamespace()
     cuda = SimpleNamespace(is_available=lambda: True, set_device=chosen.append)
     backends = SimpleNamespace(cudnn=cudnn, cuda=SimpleNamespace(matmul=matmul))
-    monkeypatch.setattr(loop, "torch", SimpleNamespace(cuda=cuda, backends=backends, device=torch.device))
+    monkeypatch.setattr(processes, "torch", SimpleNamespace(cuda=cuda, backends=backends, device=torch.device))
     monkeypatch.setenv("LOCAL_RANK", "3")
     set_up_device()
     assert chosen == [torch.device("cuda", 3)]
@@ -489,9 +488,11 @@ def test_a_run_does_not_go_on_with_other_settings_than_it_began_with(
 
 def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
-    Run(config(), Fit(), tmp_path / "parts").train(3)
+    Run(replace(config(), corpora=(Corpus("a"),)), Fit(), tmp_path / "parts").train(3)
     other = replace(
-        config(validate_every=2, checkpoint_every=7, workers=1, keep="last"), card=Publication("another name")
+        config(validate_every=2, checkpoint_every=7, workers=1, keep="last"),
+        card=Publication("another name"),
+        corpora=(Corpus("a", held_out=False),),
     )
     parts = parameters_after(tmp_path / "parts", Fit(), other)
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())

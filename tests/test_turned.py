@@ -12,7 +12,8 @@ from facetrack.tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, ro
 from facetrack.training import turned
 from facetrack.training.datasets import Sample, read_pts, read_pts_folder
 from facetrack.training.datasets.point_files import write_pts
-from facetrack.training.turned import Head, Turned, fit_head, rasterise, turn_face, turned_faces
+from facetrack.training.rasterise import rasterise
+from facetrack.training.turned import Head, Turned, fit_head, turn_face, turned_faces
 
 WIDTH = 240
 FAR_OF_POSITIVE_YAW = np.arange(0, 7)  # the picture's left: the side that a nose turned to the left hides

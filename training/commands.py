@@ -53,7 +53,7 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> No
 
     load(config, overrides)  # a mistake in the settings is told before torch is missed
     try:
-        from .train import run_config
+        from .objectives import run_config
     except ModuleNotFoundError as error:
         raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
     log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is

@@ -5,21 +5,18 @@ Every default is a working one; a TOML file names only what its run changes.
 
 from __future__ import annotations
 
-import dataclasses
-import tomllib
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..tracker.errors import ConfigError, suggestion
+from ..tracker.errors import ConfigError
 from ..tracker.metrics import Normaliser
 from .augment import DISTURBANCES, Geometry
+from .config_file import read_as
 
 CONFIGS = "configs"  # the folder beside this file
-BASE = "base"
 DETECTORS = ("bbfcn-backbone", "bbfcn")  # BB-FCN's two runs
 NORMALISERS = typing.get_args(Normaliser)
 
@@ -42,12 +39,15 @@ class Corpus:
         layout: one of `datasets.LAYOUTS`: "pts" for pictures with a .pts file each, "wflw-train", ...
         weight: share of the mixture at the start, relative to the other corpora.
         late_weight: the same at the end; weights move linearly over the run. Negative: as at the start.
+        held_out: the pictures of it that a detector's training keeps out are among those that the detector is measured
+            on (`detection.score.kept_out`); false for labels made by machine.
     """
 
     path: str
     layout: str = "pts"
     weight: float = 1.0
     late_weight: float = -1.0
+    held_out: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,9 @@ class Vectors:
     """Labels and losses of GV.
 
     Attributes:
-        label: "bell", a whole bell at the exact place, or "quasi", the paper's Eq. 2: a bell of height 1 on the nearest
-            cell, which itself is `peak`.
-        sigma: width of the bell, cells.
+        label: "bell", a whole Gaussian at the exact place, or "quasi", the paper's Eq. 2: one of height 1 on the
+            nearest cell, which itself is `peak`.
+        sigma: width of the Gaussian, cells.
         peak: height of the label.
         tau: height of a vector's end under which the landmark is taken to lie beyond it; 0: `peak`.
         mse, coordinate: weights of the two terms for the landmarks.
@@ -98,7 +98,7 @@ class Maps:
     """Labels and losses of the heat-map networks: TAB, PropNet and SPAN; of BB-FCN `frozen` alone.
 
     Attributes:
-        sigma: width of the landmarks' bells, cells; SPAN's own are in `training.span`.
+        sigma: width of the landmarks' Gaussians, cells; SPAN's own are in `training.span`.
         landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
             of the decoded place, which small maps need; the papers of TAB and PropNet have none.
         frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was
@@ -332,9 +332,8 @@ class Config:
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a TOML file and apply `a.b=value` overrides, whose values are TOML too.
+    """Read a TOML file and apply overrides, see `config_file.read_as`.
 
-    A file that says `base = "other.toml"` changes that one, which lies beside it: tables are joined, values replaced.
     Where there is no file configs/NAME.toml, the one that ships with the package is meant.
 
     Raises:
@@ -343,94 +342,4 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     shipped = Path(__file__).parent / path
     if not path.exists() and path.parts[:1] == (CONFIGS,) and shipped.exists():
         path = shipped
-    table = _read(path)
-    of_base = [override for override in overrides if override.partition("=")[0].strip() == BASE]
-    for override in of_base:  # before the base is read
-        _override(table, override)
-    table = _with_base(table, path)
-    for override in overrides:
-        if override not in of_base:
-            _override(table, override)
-    try:
-        config: Config = _build(Config, table, "")
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return config
-
-
-def _read(path: Path, asker: str = "") -> dict[str, Any]:
-    """One file's own settings; `asker` says who wants them."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration{asker}: {error.strerror or error}") from error
-    except ValueError as error:  # not TOML, or not even text
-        raise ConfigError(f"{path}: not a TOML file{asker}: {error}") from error
-
-
-def _with_base(table: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The settings of the file `path` over those of its base, and of the base's base."""
-    if BASE not in table:
-        return table
-    base = path.parent / str(table.pop(BASE))
-    return _joined(_with_base(_read(base, f", the base of {path}"), base), table)
-
-
-def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = _joined(base[key], value) if both else value
-    return result
-
-
-def _override(table: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: wanted key.key=value")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *path, last = key.strip().split(".")
-    for name in path:
-        table = table.setdefault(name, {})
-        if not isinstance(table, dict):
-            raise ConfigError(f"--set {text}: {name} is not a table")
-    table[last] = parsed
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """Make a value of an annotated kind of what TOML gave; `where` is the setting's dotted name."""
-    if dataclasses.is_dataclass(kind):
-        return _dataclass(kind, value, where)
-    if typing.get_origin(kind) is tuple:
-        return _tuple(kind, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    plain = typing.get_origin(kind) or kind
-    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: wanted {plain.__name__}, got {value!r}")
-    return value
-
-
-def _dataclass(kind: Any, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: wanted a table, got {value!r}")
-    hints = typing.get_type_hints(kind)
-    prefix = f"{where}." if where else ""
-    for key in value:
-        if key not in hints:
-            raise ConfigError(f"unknown setting {prefix}{key}; {suggestion(key, hints)}")
-    return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
-
-
-def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, list):
-        raise ConfigError(f"{where}: wanted a list, got {value!r}")
-    kinds = typing.get_args(kind)
-    if len(kinds) == 2 and isinstance(kinds[1], types.EllipsisType):
-        kinds = (kinds[0],) * len(value)
-    if len(kinds) != len(value):
-        raise ConfigError(f"{where}: wanted {len(kinds)} values, got {value!r}")
-    return tuple(_build(k, v, f"{where}.{i}") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    return read_as(Config, path, overrides)

@@ -10,8 +10,8 @@ from torch import nn
 
 from ..tracker.errors import ConfigError
 from .config import Config
+from .settings import refuse_other_settings, settings_of
 from .start import BROKEN, refuse_others
-from .train import refuse_other_settings, settings_of
 
 ADVICE = "repeat the run's --set, or name the configuration that it was begun with"
 NETWORK = ("network.name", "network.landmarks", "network.options")

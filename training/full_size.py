@@ -30,9 +30,11 @@ from ..engines.card import read_card
 from ..pipeline.open import Choices
 from .command_line import errors_in_one_line
 from .config import Config, Corpus, load
+from .objectives import open_objective
+from .processes import set_up_device
 from .publish import publish
 from .relabel import relabel
-from .train import Run, open_objective, set_up_device
+from .train import Run
 
 log = logging.getLogger(__name__)
 

@@ -1,10 +1,10 @@
-"""The ways in which annotated faces differ, for `engines.shape`.
+"""The modes of variation of annotated faces, for `engines.shape`.
 
     python -m facetrack.training.shape_model DATA engines/weights
 
 learns from the 68 points of the training photographs, of their copies that were turned out of the picture's plane and
-of faces with a face mesh's labels, each and its mirror picture, and writes shape-68.npz: `mean` (68, 2) and `ways`
-(136, 25), the first principal components, float16.
+of faces with a face mesh's labels, each and its mirror picture, and writes shape-68.npz: `mean` (68, 2) and, as
+`ways`, the modes (136, 25), the first principal components, float16.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ FOLDERS = (
     *("helen/trainset", "lfpw/trainset", "afw", "infanface"),
     *("turned/helen/trainset", "profiles/helen/trainset", "taught/helen/trainset", "taught/unlabelled/aflw2000"),
 )
-WAYS = 25
+MODES = 25
 ROUNDS = 4  # of fitting all faces to their mean, and taking the mean again
 
 
-def principal_ways(faces: Float64, count: int) -> tuple[Float64, Float64]:
+def principal_modes(faces: Float64, count: int) -> tuple[Float64, Float64]:
     """Mean and principal components of faces whose place, size and roll do not count.
 
     Args:
         faces: (F, N, 2)
         count: of the components, fewer than F.
     Returns:
-        mean: (N, 2) about 0, of length 1. ways: (2 N, count), orthonormal, in the order of their variance.
+        mean: (N, 2) about 0, of length 1. modes: (2 N, count), orthonormal, in the order of their variance.
     """
     points = faces[..., 0] + 1j * faces[..., 1]
     points -= points.mean(1, keepdims=True)
@@ -48,8 +48,8 @@ def principal_ways(faces: Float64, count: int) -> tuple[Float64, Float64]:
         mean = fitted.mean(0)
         mean /= np.linalg.norm(mean)
     apart = np.stack(((fitted - mean).real, (fitted - mean).imag), -1).reshape(len(faces), -1)
-    ways = np.linalg.svd(apart, full_matrices=False)[2][:count].T
-    return np.stack((mean.real, mean.imag), 1), ways
+    modes = np.linalg.svd(apart, full_matrices=False)[2][:count].T
+    return np.stack((mean.real, mean.imag), 1), modes
 
 
 def main() -> None:
@@ -62,9 +62,9 @@ def main() -> None:
         samples = (sample for folder in FOLDERS for sample in read_faces(arguments.data / folder, "pts"))
         faces = np.stack([sample.points[0] for sample in samples if np.isfinite(sample.points[0]).all()])
         mirrored = faces[:, markup.load(MARKUP).mirror] * np.array([-1, 1], np.float32)
-        mean, ways = principal_ways(np.concatenate((faces, mirrored)).astype(np.float64), WAYS)
+        mean, modes = principal_modes(np.concatenate((faces, mirrored)).astype(np.float64), MODES)
         path = arguments.out / FILES[MARKUP]
-        np.savez_compressed(path, mean=mean.astype(np.float16), ways=ways.astype(np.float16))
+        np.savez_compressed(path, mean=mean.astype(np.float16), ways=modes.astype(np.float16))
         print(f"{path}: {len(faces)} faces and their mirror pictures")
 
 

@@ -11,37 +11,28 @@ import copy
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
 
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
-from .alignment.consistency import SelfConsistency
-from .alignment.networks import ALIGNMENTS, open_alignment
-from .config import DETECTORS, Config, Schedule, load
-from .detection.objectives import BackboneDetection, BranchRefinement
-from .start import begin, demand_starts
+from .config import Config, Schedule
+from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
+from .settings import refuse_other_settings, settings_of
+from .start import begin
 
 log = logging.getLogger(__name__)
 
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
-OTHER_FOLDER = "set them back, or choose another folder (`start` may be this run's best.pt)"
-# settings that may change while a run is under way: its curve does not depend on them
-FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
 
 
 class Objective(Protocol):
@@ -79,28 +70,6 @@ class Items(Dataset[tuple[Any, ...]]):
         return self.objective.item(index, step / self.schedule.steps)
 
 
-def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun says."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def device() -> torch.device:
-    """What this process trains on: its own GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-    return torch.device("cpu")
-
-
-def set_up_device() -> None:
-    """Let a GPU choose its fastest ways and multiply in TF32; let each of several processes on CPUs have one thread."""
-    if device().type == "cuda":
-        torch.cuda.set_device(device())
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    elif rank_and_world()[1] > 1:
-        torch.set_num_threads(1)
-
-
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
     """This process's share of every batch from step `start` up to step `end`."""
     rank, world = rank_and_world()
@@ -112,45 +81,6 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
         pin_memory=torch.cuda.is_available(),
     )
     yield from loader
-
-
-def demand_equal_shares(schedule: Schedule) -> None:
-    """See that every process gets as many pictures: gradients are averaged over processes, not over pictures.
-
-    Raises:
-        ConfigError: the batch cannot be divided so.
-    """
-    _, world = rank_and_world()
-    if schedule.batch % world:
-        raise ConfigError(
-            f"schedule.batch: wanted a multiple of the number of processes, got {schedule.batch} for {world}; "
-            f"set schedule.batch={math.ceil(schedule.batch / world) * world}, or start another number of processes"
-        )
-
-
-def settings_of(config: Config) -> dict[str, Any]:
-    """What the curve of a run depends on, by dotted names, in JSON's types."""
-    settings: dict[str, Any] = {}
-    for name, value in json.loads(json.dumps(asdict(config))).items():
-        settings |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return {name: value for name, value in settings.items() if not name.startswith(FREE)}
-
-
-def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], advice: str = OTHER_FOLDER) -> None:
-    """See that settings are those of a run; what only one of both knows, as of another release, is not compared.
-
-    Args:
-        path: of the run's checkpoint.
-        old: its settings, see `settings_of`.
-        new: those that are asked for now.
-        advice: what to do where they differ.
-    Raises:
-        ConfigError: they are not; names what differs.
-    """
-    differing = [name for name in new if name in old and old[name] != new[name]]
-    if differing:
-        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
-        raise ConfigError(f"{path}: a run that was begun with other settings: {told}; {advice}")
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
@@ -244,31 +174,12 @@ class Run:
         Raises:
             ConfigError: another process trains in this folder; or not all processes see the same one.
         """
-        with _alone_in(self.folder):
+        with alone_in(self.folder):
             if rank_and_world()[1] > 1:
                 dist.barrier()  # the first process has the lock: from here on nobody else writes
             self._catch_up()
-            self._demand_one_step()
+            demand_one_step(self.folder, self.step)
             self._train(until, seconds)
-
-    def _demand_one_step(self) -> None:
-        """See that all processes go on from the same checkpoint, which the first alone writes.
-
-        Raises:
-            ConfigError: they do not: each host has a folder of its own.
-        """
-        _, world = rank_and_world()
-        if world == 1:
-            return
-        own = torch.tensor(self.step, device=self.device)
-        steps = [torch.zeros_like(own) for _ in range(world)]
-        dist.all_gather(steps, own)
-        if any(step != own for step in steps):
-            told = ", ".join(str(int(step)) for step in steps)
-            raise ConfigError(
-                f"{self.folder}: wanted the checkpoint of one step in all processes, got those of steps {told}; "
-                "--out must be one folder that all hosts share"
-            )
 
     def pace(self, steps: int, skip: int) -> float:
         """Run so many steps more and give how many there are a second, from the one after the first `skip` on.
@@ -279,7 +190,7 @@ class Run:
         Raises:
             ConfigError: another process trains in this folder.
         """
-        with _alone_in(self.folder):
+        with alone_in(self.folder):
             self._catch_up()
             ends = []
             for batch in batches(self.objective, self.config.schedule, self.step, self.step + steps):
@@ -296,7 +207,7 @@ class Run:
         stop = time.monotonic() + seconds
         for batch in batches(self.objective, schedule, self.step, end):
             tally.add(self._step(wrapped, batch))
-            over = self._is_over(stop)
+            over = is_over(stop)
             if rank == 0:
                 last = self.step == end
                 if last or self.step % schedule.validate_every == 0:
@@ -306,15 +217,6 @@ class Run:
                     self.save()
             if over:
                 return
-
-    def _is_over(self, stop: float) -> bool:
-        """Whether time is up, by the first process's clock: one that stopped alone would leave the others waiting."""
-        over = time.monotonic() > stop
-        if rank_and_world()[1] == 1 or math.isinf(stop):
-            return over
-        told = torch.tensor(over, dtype=torch.uint8, device=self.device)
-        dist.broadcast(told, 0)
-        return bool(told)
 
     def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, float]:
         """One step of the optimiser; gives the terms of the loss."""
@@ -379,26 +281,6 @@ class Run:
             if picture is not None:
                 rgb = picture[..., ::-1].copy()
                 writer.add_image("validation", rgb, self.step, dataformats="HWC")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, of several processes the first for all: two runs would overwrite each other's checkpoints.
-
-    The system lets go of it when the process ends, however that is.
-    """
-    rank, _ = rank_and_world()
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock")
-    try:
-        if rank == 0:
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"{folder}: another process trains here; stop it or choose another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class _Tally:
@@ -475,54 +357,3 @@ def train(config: Config, objective: Objective, folder: Path) -> None:
     finally:
         if world > 1:
             dist.destroy_process_group()
-
-
-def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
-    """Train what a configuration file describes: `facetrack train`.
-
-    Args:
-        config_path: TOML file.
-        data: folder that the file's corpora, negatives and validation are below.
-        out: folder of the run; a checkpoint in it is gone on from.
-        overrides: `key.key=value` settings that go before the file's.
-    Raises:
-        ConfigError: a setting is unknown, cannot work or is another than that of the checkpoint, something that the
-            network builds on is not there, or another process trains in `out`, which is told before the data is read.
-        SourceError: a folder of data is missing or broken.
-    """
-    config = load(config_path, overrides)
-    demand_equal_shares(config.schedule)  # before the data is read
-    demand_starts(config)
-    with _alone_in(out):
-        objective = open_objective(config, data, out)
-    train(config, objective, out)
-
-
-def open_objective(config: Config, data: Path, out: Path) -> Objective:
-    """The objective of the configured network.
-
-    BB-FCN as a detector is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where
-    some have been mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the
-    branches on top of the best.pt of the first, which it wants as `out`/backbone.pt.
-
-    Raises:
-        ConfigError: no objective trains this network, or the backbone is missing.
-    """
-    name = config.network.name
-    if name in ALIGNMENTS and not config.detects:
-        consistent = config.consistency.weight > 0 or config.consistency.labels < 1
-        return SelfConsistency(config, data) if consistent else open_alignment(config, data)
-    if name not in DETECTORS:
-        trained = ", ".join(dict.fromkeys((*ALIGNMENTS, *DETECTORS)))
-        raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
-    if name == "bbfcn-backbone":
-        return BackboneDetection(config, data, _false_alarms(out))
-    backbone = out / "backbone.pt"
-    if not backbone.is_file():
-        raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
-    state = torch.load(backbone, map_location="cpu", weights_only=True)["average"]
-    return BranchRefinement(config, data, _false_alarms(out), state)
-
-
-def _false_alarms(folder: Path) -> list[UInt8]:
-    return [crop for path in sorted(folder.glob("hard*.npz")) for crop in np.load(path)["crops"]]

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from numba import njit
 from scipy.interpolate import RBFInterpolator
 
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, head_pose, rotation_matrix
-from ..tracker.types import Float32, Float64, Int64, UInt8
+from ..tracker.types import Float32, Float64, UInt8
 from .command_line import errors_in_one_line
-from .datasets import Sample, read_pts_folder
+from .datasets import TURNED, Sample, read_pts_folder
 from .datasets.point_files import write_jpeg, write_pts
+from .rasterise import rasterise, square_grid
 
 # One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
 # sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's
@@ -74,7 +74,6 @@ TURNED_DEG = (25.0, 70.0)  # yaw of the results
 NODS_RAD, MOST_NOD_RAD = np.deg2rad(8), np.deg2rad(25)  # standard deviation of the pitch added; the most in all
 RELIEFS = (0.8, 1.05)  # depth of a head over the mean face's; children's noses are flatter
 QUALITY = 92  # of the JPEG files
-TURNED = "_turned"  # what a turned copy's name has after its photograph's
 
 Depth = Callable[[Float64], Float64]  # of places (V, 2) in upright camera millimetres, (V,)
 
@@ -271,7 +270,7 @@ def turn_face(bgr: UInt8, points: Float32, head: Head, pitch_rad: float, yaw_rad
     centre, side = box_centre_side(bounding_box(marks))
     fine = 2 * SIZE  # drawn twice as large and averaged, so that what shrinks does not alias
     crop = CropTransform.around(centre, SHOWN * side, fine)
-    grid, triangles = _grid()
+    grid, triangles = square_grid(REACH_MM, STEP_MM)
     moved = _moved(grid, relief, face_outline(xy), turn)
     drawn = np.column_stack((crop.to_crop(head.to_pixels(moved[:, :2]).astype(np.float32)), moved[:, 2]))
     source = np.ascontiguousarray(head.to_pixels(grid), np.float32)
@@ -280,18 +279,6 @@ def turn_face(bgr: UInt8, points: Float32, head: Head, pitch_rad: float, yaw_rad
     small = cv2.resize(large, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     halved = ((crop.to_crop(marks) - 0.5) / 2).astype(np.float32)
     return Turned(np.asarray(small, np.uint8), halved, yaw_rad, float(spoilt.mean()))
-
-
-@cache
-def _grid() -> tuple[Float64, Int64]:
-    """Places (V, 2) in millimetres round the face and the triangles (T, 3) between them."""
-    count = int(2 * REACH_MM / STEP_MM) + 1
-    line = np.linspace(-REACH_MM, REACH_MM, count)
-    x, y = np.meshgrid(line, line)
-    first = (np.arange(count - 1)[:, None] * count + np.arange(count - 1)).ravel()
-    a, b, c, d = first, first + 1, first + count, first + count + 1
-    triangles = np.vstack((np.column_stack((a, b, c)), np.column_stack((b, d, c))))
-    return np.column_stack((x.ravel(), y.ravel())), triangles.astype(np.int64)
 
 
 def _moved(grid: Float64, relief: Relief, outline: Float64, turn: Float64) -> Float64:
@@ -305,49 +292,6 @@ def _moved(grid: Float64, relief: Relief, outline: Float64, turn: Float64) -> Fl
     turned = np.column_stack((grid[head], relief.depth(grid[head]))) @ turn.T
     moved[head] += (1 - loose[head]) * (turned - moved[head])
     return moved
-
-
-@njit(cache=True, nogil=True)
-def rasterise(drawn: Float32, source: Float32, triangles: Int64, size: int) -> tuple[Float32, UInt8]:
-    """Find for every pixel of a drawing which place of the source it shows.
-
-    Args:
-        drawn: (V, 3) float32 pixel and depth of the vertices; the nearest (smallest) depth is seen.
-        source: (V, 2) float32 pixel of the vertices in the source.
-        triangles: (T, 3) vertices.
-        size: side of the drawing.
-    Returns:
-        lookup: (size, size, 2) float32 source pixels; -1e4 where there is no triangle.
-        spoilt: (size, size) uint8, 1 where a triangle is seen from its back, and where there is none.
-    """
-    lookup = np.full((size, size, 2), -1e4, np.float32)
-    nearest = np.full((size, size), np.inf, np.float32)
-    spoilt = np.ones((size, size), np.uint8)
-    for t in range(len(triangles)):
-        a, b, c = triangles[t]
-        ax, ay, bx, by, cx, cy = drawn[a, 0], drawn[a, 1], drawn[b, 0], drawn[b, 1], drawn[c, 0], drawn[c, 1]
-        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        if abs(area) < 1e-9:
-            continue
-        flat = (source[b, 0] - source[a, 0]) * (source[c, 1] - source[a, 1]) - (source[b, 1] - source[a, 1]) * (
-            source[c, 0] - source[a, 0]
-        )
-        x1, x2 = max(int(np.ceil(min(ax, bx, cx))), 0), min(int(np.floor(max(ax, bx, cx))), size - 1)
-        y1, y2 = max(int(np.ceil(min(ay, by, cy))), 0), min(int(np.floor(max(ay, by, cy))), size - 1)
-        for y in range(y1, y2 + 1):
-            for x in range(x1, x2 + 1):
-                q = ((x - ax) * (cy - ay) - (y - ay) * (cx - ax)) / area
-                r = ((bx - ax) * (y - ay) - (by - ay) * (x - ax)) / area
-                if q < -1e-6 or r < -1e-6 or q + r > 1 + 1e-6:
-                    continue
-                p = 1 - q - r
-                depth = p * drawn[a, 2] + q * drawn[b, 2] + r * drawn[c, 2]
-                if depth < nearest[y, x]:
-                    nearest[y, x] = depth
-                    lookup[y, x, 0] = p * source[a, 0] + q * source[b, 0] + r * source[c, 0]
-                    lookup[y, x, 1] = p * source[a, 1] + q * source[b, 1] + r * source[c, 1]
-                    spoilt[y, x] = area * flat < 0
-    return lookup, spoilt
 
 
 def turned_faces(

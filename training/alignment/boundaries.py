@@ -1,7 +1,8 @@
 """Boundary maps drawn from landmarks in torch, in the two ways of the papers.
 
-TAB and SPAN interpolate a curve, mark the cells it crosses and let a bell fall off with the exact distance from them;
-PropNet joins landmarks by straight lines and blurs those. Nothing is rounded to whole cells before a line is drawn.
+TAB and SPAN interpolate a curve, mark the cells it crosses and let a Gaussian fall off with the exact distance from
+them; PropNet joins landmarks by straight lines and blurs those. Nothing is rounded to whole cells before a line is
+drawn.
 """
 
 from __future__ import annotations

@@ -19,13 +19,13 @@ def to_cells(xy: Tensor, stride: float) -> Tensor:
 
 
 def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float) -> Tensor:
-    """One bell of height 1 per landmark, its middle at the exact, fractional place.
+    """One Gaussian of height 1 per landmark, its middle at the exact, fractional place.
 
     Args:
         xy: (F, N, 2) crop pixels; a NaN point has an empty map, one beyond the crop leaves its tail.
         size: (h, w) of the maps, cells.
         stride: crop pixels per cell.
-        sigma: width of the bell, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
+        sigma: width of the Gaussian, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
     Returns:
         (F, N, h, w).
     """
@@ -37,17 +37,17 @@ def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float
 
 
 def bali_fields(
-    xy: Tensor, lines: Sequence[Sequence[int]], size: tuple[int, int], stride: float, reach: int = FIELD_REACH
+    xy: Tensor, lines: Sequence[Sequence[int]], size: tuple[int, int], stride: float
 ) -> tuple[Tensor, Tensor]:
-    """For every line of landmarks the way to its nearest one, near them.
+    """For every line of landmarks the way to its nearest one, near them: in squares of 2 R + 1 cells, R `FIELD_REACH`.
+
+    Where squares of one line overlap, the nearest landmark counts.
 
     Args:
         xy: (F, N, 2) crop pixels.
         lines: landmarks of each of the B lines.
         size: (h, w) of the maps, cells.
         stride: crop pixels per cell.
-        reach: R; the field is defined in squares of 2 R + 1 cells round the cells that hold a landmark. Where squares
-            of one line overlap, the nearest landmark counts.
     Returns:
         field: (F, B, 2, h, w) landmark minus cell, (x, y), cells; 0 where it is not defined.
         mask: (F, B, h, w) True where it is defined.
@@ -60,7 +60,7 @@ def bali_fields(
     for line in lines:
         points = cells[:, list(line), :, None, None]  # F, n, 2, 1, 1
         x, y = points[:, :, 0], points[:, :, 1]  # F, n, 1, 1
-        inside = ((columns - x.round()).abs() <= reach) & ((rows - y.round()).abs() <= reach)  # F, n, h, w
+        inside = ((columns - x.round()).abs() <= FIELD_REACH) & ((rows - y.round()).abs() <= FIELD_REACH)  # F, n, h, w
         far = ((columns - x) ** 2 + (rows - y) ** 2).masked_fill(~inside, torch.inf)
         distance, nearest = far.min(1)
         mask = torch.isfinite(distance)

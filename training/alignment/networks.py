@@ -58,19 +58,19 @@ class VectorAlignment(Alignment):
         """See `Alignment`."""
         vectors, weights, xy = answer[0], self.config.vectors, labels.xy
         cells = to_cells(xy, STRIDE)
-        bells = torch.from_numpy(self.wanted(xy.cpu().numpy(), vectors.shape[2])).to(xy.device)
+        gaussians = torch.from_numpy(self.wanted(xy.cpu().numpy(), vectors.shape[2])).to(xy.device)
         place, top = soft_centroid(vectors)
-        # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the bell
+        # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the Gaussian
         reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
         return _pixels(place, STRIDE), {
-            "mse": (weights.mse, F.mse_loss(vectors, bells)),
+            "mse": (weights.mse, F.mse_loss(vectors, gaussians)),
             "coordinate": (weights.coordinate, _coordinate(place, cells, reachable)),
         }
 
     def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
         """See `Alignment`.
 
-        Vectors cannot be turned: where the first crop's landmarks come to lie in the second says which bells its
+        Vectors cannot be turned: where the first crop's landmarks come to lie in the second says which Gaussians its
         vectors should be. Nothing flows back through those places.
         """
         with torch.no_grad():
@@ -81,9 +81,9 @@ class VectorAlignment(Alignment):
             moved = torch.where(turned[:, None, None], moved[:, mirror], moved)
             cells = to_cells(moved, STRIDE)[:, :, None]  # F, N, 1, 2
             grid = torch.arange(beta[0].shape[2], device=moved.device)[:, None]
-            bells = torch.exp(-0.5 * ((grid - cells) / self.config.vectors.sigma) ** 2)
+            gaussians = torch.exp(-0.5 * ((grid - cells) / self.config.vectors.sigma) ** 2)
         known = (cells >= 0) & (cells <= beta[0].shape[2] - 1)
-        wanted, seen = (v.transpose(2, 3) for v in (bells, beta[0].float().clamp(min=0) + TINY))
+        wanted, seen = (v.transpose(2, 3) for v in (gaussians, beta[0].float().clamp(min=0) + TINY))
         divergence = jensen_shannon(
             wanted / wanted.sum(-1, keepdim=True).clamp(min=TINY), seen / seen.sum(-1, keepdim=True)
         )
@@ -102,7 +102,7 @@ class MapAlignment(Alignment):
         """See `Alignment`."""
         return answer.logits
 
-    def bells(self, answer: Supervision, xy: Tensor) -> Tensor:
+    def gaussians(self, answer: Supervision, xy: Tensor) -> Tensor:
         """What the landmark maps should be, (F, N, h, w)."""
         return gaussian_maps(xy, _size(answer.landmarks[-1]), STRIDE, self.config.maps.sigma)
 
@@ -154,7 +154,7 @@ class BoundaryAlignment(MapAlignment):
         """See `Alignment`."""
         weights, xy = self.config.maps, labels.xy
         place, terms = self.places(answer, xy)
-        terms["maps"] = (weights.landmarks, _squares(answer.landmarks[-1], self.bells(answer, xy)))
+        terms["maps"] = (weights.landmarks, _squares(answer.landmarks[-1], self.gaussians(answer, xy)))
         lines = with_union(curve_maps(xy, self.markup, _size(answer.boundaries[-1]), STRIDE))
         errors = torch.stack([_squares(maps, lines) for maps in answer.boundaries])
         terms["boundaries"] = (0.0 if weights.frozen else weights.boundaries, errors.sum())
@@ -171,10 +171,10 @@ class PropagationAlignment(MapAlignment):
         """See `Alignment`."""
         weights, xy, attributes = self.config.maps, labels.xy, labels.attributes
         place, terms = self.places(answer, xy)
-        bells = self.bells(answer, xy)
-        lines = segment_maps(xy, self.markup, _size(bells), STRIDE)
+        gaussians = self.gaussians(answer, xy)
+        lines = segment_maps(xy, self.markup, _size(gaussians), STRIDE)
         for name, weight, stages, wanted in (
-            ("maps", weights.landmarks, answer.landmarks, bells),
+            ("maps", weights.landmarks, answer.landmarks, gaussians),
             ("boundaries", weights.boundaries, answer.boundaries, lines),
         ):
             if stages:  # without propagation there are no boundaries

@@ -11,7 +11,7 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
     """Vector labels with their maximum at the exact, fractional place.
 
     The paper's label (Eq. 2) puts the peak on the nearest whole cell and raises it there by theta; with 32
-    cells over a face that costs up to half a cell. Here the whole bell stands at the fractional coordinate and is
+    cells over a face that costs up to half a cell. Here the whole Gaussian stands at the fractional coordinate and is
     scaled to the same height `peak` = 1 + theta. A point outside the crop leaves its tail, which is what teaches
     decoding beyond the box.
 
@@ -19,8 +19,8 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
         xy: (..., N, 2) crop pixels.
         cells: length w of a vector.
         stride: crop pixels per cell.
-        sigma: width of the bell, cells.
-        peak: height of the bell.
+        sigma: width of the Gaussian, cells.
+        peak: height of the Gaussian.
     Returns:
         (..., N, w, 2) float32; [..., 0] for x, [..., 1] for y. NaN points give NaN vectors.
     """
@@ -30,16 +30,16 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
 
 
 def quasi_gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float = 2.0, theta: float = 3.0) -> Float32:
-    """Vector labels as the paper draws them (Eq. 2): a bell of height 1 with its whole middle cell at 1 + theta.
+    """Vector labels as the paper draws them (Eq. 2): a Gaussian of height 1 with its whole middle cell at 1 + theta.
 
-    The text cuts the bell off where d < 3 sigma, which gives 11 cells of 64; the supplement's "20 % foreground" is 13,
-    so d = 3 sigma belongs to it.
+    The text cuts the Gaussian off where d < 3 sigma, which gives 11 cells of 64; the supplement's "20 % foreground" is
+    13, so d = 3 sigma belongs to it.
 
     Args:
         xy: (..., N, 2) crop pixels; a NaN point has empty vectors.
         cells: length w of a vector.
         stride: crop pixels per cell.
-        sigma: width of the bell, cells.
+        sigma: width of the Gaussian, cells.
         theta: how much the middle stands out (Table 7).
     Returns:
         (..., N, w, 2) float32; [..., 0] for x, [..., 1] for y.

@@ -25,6 +25,7 @@ from .matlab_layouts import (
 from .point_files import list_point_table, list_pts_folder, read_pts
 from .samples import (
     IMAGE_SUFFIXES,
+    TURNED,
     Broken,
     Entry,
     Sample,
@@ -38,6 +39,7 @@ __all__ = [
     "ATTRIBUTES",
     "IMAGE_SUFFIXES",
     "LAYOUTS",
+    "TURNED",
     "Broken",
     "Entry",
     "Sample",
@@ -94,13 +96,13 @@ def read_faces(folder: Path, layout: str, broken: Broken = "refuse") -> Iterator
     return read_entries(list_faces(folder, layout), broken)
 
 
-def read_pts_folder(folder: Path, broken: Broken = "refuse") -> Iterator[Sample]:
+def read_pts_folder(folder: Path) -> Iterator[Sample]:
     """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
 
     Raises:
         SourceError: no picture has its .pts, or one of the files is broken.
     """
-    return read_faces(folder, "pts", broken)
+    return read_faces(folder, "pts")
 
 
 def read_images(folder: Path) -> Iterator[Sample]:

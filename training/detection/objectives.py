@@ -21,8 +21,7 @@ from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
 from ..config import Config
-from ..datasets import IMAGE_SUFFIXES, Sample, read_faces, read_images
-from ..turned import TURNED
+from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
 from .hidden import cover, cut, veil

@@ -103,13 +103,13 @@ class Scene:
     crf: int = 20
 
 
-def _rest(x: float = 320.0, y: float = 240.0, size: float = SIZE_PX, swings: tuple[Swing, ...] = ()) -> Path:
-    return Path(((0, x, y, size),), swings)
+def _rest(size: float = SIZE_PX, swings: tuple[Swing, ...] = ()) -> Path:
+    return Path(((0, 320.0, 240.0, size),), swings)
 
 
-def _ride(px_per_frame: float, way: float = 320.0) -> Path:
-    """Rest for two seconds, ride, and rest again, with a sudden start and a sudden stop."""
-    left = (WIDTH - way) / 2
+def _ride(px_per_frame: float) -> Path:
+    """Rest for two seconds, ride for half the frame's width, and rest again, with a sudden start and a sudden stop."""
+    left, way = WIDTH / 4, WIDTH / 2
     return Path(((60, left, 240, SIZE_PX), (60 + way / px_per_frame, left + way, 240, SIZE_PX)))
 
 

@@ -1,0 +1,117 @@
+"""TOML files as dataclasses: unknown keys are refused, a file may change another, and `a.b=value` goes before both."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..tracker.errors import ConfigError, suggestion
+
+BASE = "base"
+Kind = TypeVar("Kind")
+
+
+def read_as(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
+    """Read a TOML file as a dataclass and apply `a.b=value` overrides, whose values are TOML too.
+
+    A file that says `base = "other.toml"` changes that one, which lies beside it: tables are joined, values replaced.
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the nearest known one) or a value of the wrong type.
+    """
+    table = _read(path)
+    of_base = [override for override in overrides if override.partition("=")[0].strip() == BASE]
+    for override in of_base:  # before the base is read
+        _override(table, override)
+    table = _with_base(table, path)
+    for override in overrides:
+        if override not in of_base:
+            _override(table, override)
+    try:
+        settings: Kind = _build(kind, table, "")
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return settings
+
+
+def _read(path: Path, asker: str = "") -> dict[str, Any]:
+    """One file's own settings; `asker` says who wants them."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration{asker}: {error.strerror or error}") from error
+    except ValueError as error:  # not TOML, or not even text
+        raise ConfigError(f"{path}: not a TOML file{asker}: {error}") from error
+
+
+def _with_base(table: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The settings of the file `path` over those of its base, and of the base's base."""
+    if BASE not in table:
+        return table
+    base = path.parent / str(table.pop(BASE))
+    return _joined(_with_base(_read(base, f", the base of {path}"), base), table)
+
+
+def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = _joined(base[key], value) if both else value
+    return result
+
+
+def _override(table: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: wanted key.key=value")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    *path, last = key.strip().split(".")
+    for name in path:
+        table = table.setdefault(name, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"--set {text}: {name} is not a table")
+    table[last] = parsed
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """Make a value of an annotated kind of what TOML gave; `where` is the setting's dotted name."""
+    if dataclasses.is_dataclass(kind):
+        return _dataclass(kind, value, where)
+    if typing.get_origin(kind) is tuple:
+        return _tuple(kind, value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain = typing.get_origin(kind) or kind
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: wanted {plain.__name__}, got {value!r}")
+    return value
+
+
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: wanted a table, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    for key in value:
+        if key not in hints:
+            raise ConfigError(f"unknown setting {prefix}{key}; {suggestion(key, hints)}")
+    return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
+
+
+def _tuple(kind: Any, value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ConfigError(f"{where}: wanted a list, got {value!r}")
+    kinds = typing.get_args(kind)
+    if len(kinds) == 2 and isinstance(kinds[1], types.EllipsisType):
+        kinds = (kinds[0],) * len(value)
+    if len(kinds) != len(value):
+        raise ConfigError(f"{where}: wanted {len(kinds)} values, got {value!r}")
+    return tuple(_build(k, v, f"{where}.{i}") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))

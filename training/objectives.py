@@ -1,0 +1,70 @@
+"""From a configuration to the objective that it names, and to its run: `facetrack train`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..tracker.errors import ConfigError
+from ..tracker.types import UInt8
+from .alignment.consistency import SelfConsistency
+from .alignment.networks import ALIGNMENTS, open_alignment
+from .config import DETECTORS, Config, load
+from .detection.objectives import BackboneDetection, BranchRefinement
+from .processes import alone_in, demand_equal_shares
+from .start import demand_starts
+from .train import Objective, train
+
+
+def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str] = ()) -> None:
+    """Train what a configuration file describes: `facetrack train`.
+
+    Args:
+        config_path: TOML file.
+        data: folder that the file's corpora, negatives and validation are below.
+        out: folder of the run; a checkpoint in it is gone on from.
+        overrides: `key.key=value` settings that go before the file's.
+    Raises:
+        ConfigError: a setting is unknown, cannot work or is another than that of the checkpoint, something that the
+            network builds on is not there, or another process trains in `out`, which is told before the data is read.
+        SourceError: a folder of data is missing or broken.
+    """
+    config = load(config_path, overrides)
+    demand_equal_shares(config.schedule)  # before the data is read
+    demand_starts(config)
+    with alone_in(out):
+        objective = open_objective(config, data, out)
+    train(config, objective, out)
+
+
+def open_objective(config: Config, data: Path, out: Path) -> Objective:
+    """The objective of the configured network.
+
+    BB-FCN as a detector is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where
+    some have been mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the
+    branches on top of the best.pt of the first, which it wants as `out`/backbone.pt.
+
+    Raises:
+        ConfigError: no objective trains this network, or the backbone is missing.
+    """
+    name = config.network.name
+    if name in ALIGNMENTS and not config.detects:
+        consistent = config.consistency.weight > 0 or config.consistency.labels < 1
+        return SelfConsistency(config, data) if consistent else open_alignment(config, data)
+    if name not in DETECTORS:
+        trained = ", ".join(dict.fromkeys((*ALIGNMENTS, *DETECTORS)))
+        raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
+    if name == "bbfcn-backbone":
+        return BackboneDetection(config, data, _false_alarms(out))
+    backbone = out / "backbone.pt"
+    if not backbone.is_file():
+        raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
+    state = torch.load(backbone, map_location="cpu", weights_only=True)["average"]
+    return BranchRefinement(config, data, _false_alarms(out), state)
+
+
+def _false_alarms(folder: Path) -> list[UInt8]:
+    return [crop for path in sorted(folder.glob("hard*.npz")) for crop in np.load(path)["crops"]]

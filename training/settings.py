@@ -1,0 +1,43 @@
+"""What the curve of a run depends on, and whether two runs agree in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..tracker.errors import ConfigError
+from .config import Config
+
+OTHER_FOLDER = "set them back, or choose another folder (`start` may be this run's best.pt)"
+# settings that may change while a run is under way: its curve does not depend on them
+FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """What the curve of a run depends on, by dotted names, in JSON's types."""
+    settings: dict[str, Any] = {}
+    table = json.loads(json.dumps(asdict(config)))
+    for corpus in (*table["corpora"], *table["consistency"]["unlabelled"]):
+        del corpus["held_out"]  # decides on what the finished detector is measured
+    for name, value in table.items():
+        settings |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return {name: value for name, value in settings.items() if not name.startswith(FREE)}
+
+
+def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], advice: str = OTHER_FOLDER) -> None:
+    """See that settings are those of a run; what only one of both knows, as of another release, is not compared.
+
+    Args:
+        path: of the run's checkpoint.
+        old: its settings, see `settings_of`.
+        new: those that are asked for now.
+        advice: what to do where they differ.
+    Raises:
+        ConfigError: they are not; names what differs.
+    """
+    differing = [name for name in new if name in old and old[name] != new[name]]
+    if differing:
+        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
+        raise ConfigError(f"{path}: a run that was begun with other settings: {told}; {advice}")
