@@ -6,8 +6,9 @@ For every share of the labels and every seed a compact TAB on small crops is tra
 photographs alone, then trained on twice for the same number of steps: once on the same photographs, once with as many
 again in every step of which no label is used: the photographs whose labels are kept back, further faces
 (DATA/pseudo/unlabelled, made from DATA/unlabelled by `training.relabel`), and turned ones (DATA/turned; for the test
-DATA/lfpw-turned, both by `training.turned`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on
-where they stopped; the table is printed and written to FOLDER/table.md after each of them.
+DATA/lfpw-turned, both by `training.turned`). Their labels are the landmarks that the network's average finds in calmer
+crops (`consistency.teacher`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on where they
+stopped; the table is printed and written to FOLDER/table.md after each of them.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ LABELLED = ("helen/trainset", "lfpw/trainset", "afw")
 UNLABELLED = ("pseudo/unlabelled/helen256", "pseudo/unlabelled/aflw2000", "pseudo/unlabelled/utkface", "turned")
 TESTS = {"LFPW test": "lfpw/testset", "LFPW test, turned by 25-70 degrees": "lfpw-turned"}
 SIDE, PAIRS = 64, 24
-STEPS = {"base": 800, "without": 500, "with": 500}
+NETWORK = {"stacks": 1, "width": 32, "finest": 32, "face_score": True}
+STEPS = {"base": 2000, "without": 1000, "with": 1000}
 RATE = {"base": 2.5e-3, "without": 1.5e-3, "with": 1.5e-3}
-WEIGHT = 3.0  # of the divergence
+WEIGHT = 1.0  # of a label of the average's against an annotator's
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ def configuration(cell: Cell, out: Path) -> Config:
         batch=PAIRS * (2 if arm == "with" else 1),
         sizes=((0.0, SIDE),),
         learning_rate=RATE[arm],
+        bf16=False,
         warm_up=50,
         ema=0.995,
         validate_every=10_000,
@@ -62,10 +65,11 @@ def configuration(cell: Cell, out: Path) -> Config:
     consistency = Consistency(labels=cell.labels, share=0.0)
     if arm == "with":
         others = tuple(Corpus(path) for path in UNLABELLED)
-        consistency = replace(consistency, share=0.5, unlabelled=others, weight=WEIGHT, stop_gradient=True)
+        consistency = replace(consistency, share=0.5, unlabelled=others, weight=WEIGHT, teacher="average")
     start = "" if arm == "base" else str(out / replace(cell, arm="base").folder / "best.pt")
     corpora = tuple(Corpus(path) for path in LABELLED)
     config = replace(config, geometry=replace(config.geometry, asymmetry=0.0), expressions=Expressions())
+    config = replace(config, network=replace(config.network, options=NETWORK))
     return replace(config, corpora=corpora, schedule=schedule, consistency=consistency, start=start)
 
 

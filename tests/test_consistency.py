@@ -25,11 +25,12 @@ from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps 
 from facetrack.training.alignment.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
-from facetrack.training.alignment.objective import part  # noqa: E402
+from facetrack.training.alignment.objective import Labels, part  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Consistency, Corpus, Expressions, Network, Schedule  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
+from facetrack.training.train import Run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -268,3 +269,65 @@ def answer_of(name: str, xy: Tensor) -> Supervision | tuple[Tensor, ...]:
     if name == "gv":
         return (torch.from_numpy(gaussian_vectors(xy.numpy(), 32, 4, 1.2, 3.0)),)
     return perfect(name, xy)
+
+
+class Knowing(torch.nn.Module):
+    """A teacher of GV that sees where the calm crops' landmarks are, for it was told."""
+
+    def __init__(self, xy: Tensor) -> None:
+        super().__init__()
+        self.xy = xy
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        vectors = gaussian_vectors(self.xy.numpy(), crops.shape[1] // 4, 4, 1.2, 3.0)
+        return torch.from_numpy(vectors), torch.zeros(len(crops), 2)
+
+
+def taught(data: Path, **rules: object) -> tuple[SelfConsistency, list[Tensor]]:  # noqa: F811
+    """The objective with a teacher who knows, and a batch of faces, four with labels and then four without."""
+    settings = config_of(consistency=replace(RULES, teacher="average", weight=1.0, **rules))
+    objective = SelfConsistency(replace(settings, schedule=replace(settings.schedule, sizes=((0.0, 128),))), data)
+    items = [objective.item(index, 0.0) for index in range(100)]
+    chosen = [[item for item in items if item[5] == kind][:4] for kind in (LABELLED, UNLABELLED)]
+    batch = list(torch.utils.data.default_collate(chosen[0] + chosen[1]))
+    objective.teacher = Knowing(batch[2][4:])
+    return objective, batch
+
+
+def test_the_teachers_landmarks_in_the_calm_crop_are_labels_of_the_disturbed_one(data: Path) -> None:  # noqa: F811
+    objective, batch = taught(data)
+    found = objective._teachers_points(batch[0][4:], batch[4][4:])
+    assert {bool(torch.linalg.det(matrix[:, :2]) < 0) for matrix in batch[4][4:]} == {True, False}
+    torch.testing.assert_close(found, batch[3][4:], atol=0.3, rtol=0)  # decoding's own error, enlarged
+
+
+def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: Path) -> None:  # noqa: F811
+    objective, batch = taught(data, share=0.5)
+    torch.manual_seed(0)
+    net = objective.build().eval()  # in training mode crops would depend on each other
+    net.net.train()
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d | torch.nn.Dropout):
+            module.eval()
+    _, told = objective.loss(net, batch)
+    crops, xy = torch.cat((batch[0][:4], batch[1])), torch.cat((batch[2][:4], batch[3]))
+    _, wanted = objective.inner.landmark_terms(net(crops), Labels(xy))
+    own = [name for name in wanted if f"taught {name}" in told]
+    assert own
+    for name in own:  # twelve crops' errors over the eight of labelled faces
+        assert told[name] + told[f"taught {name}"] * 4 / 8 == pytest.approx(wanted[name][1].item() * 12 / 8, rel=2e-2)
+
+
+def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp_path: Path) -> None:  # noqa: F811
+    settings = config_of(consistency=replace(RULES, teacher="average"))
+    schedule = Schedule(steps=2, batch=6, sizes=((0.0, 64),), workers=0, validate_every=2, checkpoint_every=2)
+    objective = SelfConsistency(replace(settings, schedule=schedule), data)
+    run = Run(objective.config, objective, tmp_path)
+    assert objective.teacher is run.average
+    run.train()
+    assert all(parameter.grad is None for parameter in run.average.parameters())
+
+
+def test_a_teacher_whom_nobody_knows_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"consistency\.teacher: wanted 'itself' or 'average', got 'me'"):
+        Consistency(teacher="me")

@@ -130,6 +130,10 @@ class Consistency:
         texture: how its pixels are spoilt: "varied", with occluders of every kind and always in another light, or
             "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
         stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
+        teacher: whose answer to the undisturbed picture is meant: "itself" of the network (the paper), or "average", of
+            its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola, NIPS 2017). The
+            average's landmarks are labels of the disturbed pictures that have none; `weight` 1 makes such a label count
+            as much as an annotator's.
     """
 
     weight: float = 0.0
@@ -141,8 +145,11 @@ class Consistency:
     flip: float = 0.5
     texture: str = "varied"
     stop_gradient: bool = False
+    teacher: str = "itself"
 
     def __post_init__(self) -> None:
+        if self.teacher not in ("itself", "average"):
+            raise ConfigError(f"consistency.teacher: wanted 'itself' or 'average', got {self.teacher!r}")
         if not 0 <= self.share < 1:
             raise ConfigError(f"consistency.share: wanted at least 0 and below 1, got {self.share}")
         if self.texture not in ("varied", "paper"):

@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, 
 
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
+from .alignment.consistency import SelfConsistency
 from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
 from .settings import refuse_other_settings, settings_of
@@ -117,6 +118,8 @@ class Run:
         begin(self.net, config)
         _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
+        if isinstance(objective, SelfConsistency):
+            objective.teacher = self.average
         trained = [p for p in self.net.parameters() if p.requires_grad]
         decayed = [p for p in trained if p.ndim > 1]
         plain = [p for p in trained if p.ndim <= 1]

@@ -2,9 +2,11 @@
 
 Each face is seen twice, in a calm crop and in one that is disturbed: turned, shrunk, mirrored, and its pixels spoilt.
 The calm crop's answer, moved as the pixels moved, must be the disturbed one's (Eq. 20); both must fit the label where
-there is one (Eq. 19).
+there is one (Eq. 19). Or the average of the network over its steps looks at the calm crop, and where its landmarks come
+to lie in the disturbed one are labels (`Consistency.teacher`).
 
-Source: Wan et al. (SPAN), sections III-D and III-E.
+Source: Wan et al. (SPAN), sections III-D and III-E; Tarvainen and Valpola, "Mean teachers are better role models",
+NIPS 2017.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from ..augment import (
 from ..config import Config
 from ..datasets import Sample
 from .networks import open_alignment
-from .objective import Labels, mapped, part, weighted
+from .objective import Labels, Terms, mapped, part, weighted
 
 NOTHING, UNLABELLED, LABELLED = 0, 1, 2
 CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # how far the calm crop strays
@@ -50,7 +52,13 @@ class Seen:
 
 
 class SelfConsistency:
-    """An alignment network's own objective on labelled pairs, and agreement of every pair; see `train.Objective`."""
+    """An alignment network's own objective on labelled pairs, and agreement of every pair; see `train.Objective`.
+
+    Attributes:
+        teacher: with the configured teacher "average", the average of the network that is trained, in evaluation mode.
+    """
+
+    teacher: nn.Module
 
     def __init__(self, config: Config, data: Path) -> None:
         """Read the pictures; see `Alignment`.
@@ -134,15 +142,50 @@ class SelfConsistency:
         return Seen(crop, xy, matrix)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Weighted sum of the terms and each of them by name; "consistency" is the mean over all pairs of faces.
+        """Weighted sum of the terms and each of them by name."""
+        order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
+        pairs = [values[order] for values in batch]
+        known, faces = int((pairs[5] == LABELLED).sum()), int((pairs[5] != NOTHING).sum())
+        taught = self.config.consistency.teacher == "average"
+        return weighted((self._taught if taught else self._agreeing)(net, pairs, known, faces))
+
+    def _taught(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+        """The terms with labels, over both crops of the first `known` faces and the disturbed ones of the others.
+
+        All crops' errors are added up, and divided by the 2N crops of N labelled faces: the mean over those that the
+        teacher has labelled has the weight M / 2N, which for M of them is, as they are drawn, share / 2 (1 - share).
+        """
+        calm, wild, xy_calm, xy_wild, matrices, _ = pairs
+        crops = torch.cat((calm[:known], wild[:faces], calm[faces:]))
+        is_face = torch.zeros(len(crops), device=crops.device)
+        is_face[: known + faces] = 1
+        answer = net(crops)
+        terms = self.inner.terms(answer, Labels(torch.cat((xy_calm[:known], xy_wild[:known]))), is_face)
+        if faces > known:
+            labels = Labels(self._teachers_points(calm[known:faces], matrices[known:faces]))
+            _, own = self.inner.landmark_terms(part(answer, 2 * known, known + faces), labels)
+            rules = self.config.consistency
+            share = (faces - known) / faces / (2 * (1 - rules.share))
+            terms |= {f"taught {name}": (rules.weight * share * weight, term) for name, (weight, term) in own.items()}
+        return terms
+
+    def _teachers_points(self, calm: Tensor, matrices: Tensor) -> Tensor:
+        """Where the teacher's landmarks in the calm crops (F, s, s, 3) come to lie in the disturbed ones, (F, N, 2)."""
+        with torch.no_grad():
+            place = torch.from_numpy(self.inner.decoded(self.teacher(calm))).to(matrices)
+        moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], place) + matrices[:, None, :, 2]
+        mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
+        mirror = torch.from_numpy(self.inner.markup.mirror.copy()).to(moved.device)
+        return torch.where(mirrored[:, None, None], moved[:, mirror], moved)
+
+    def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+        """The terms with labels, and "consistency", the mean over all pairs of faces.
 
         Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the divergences of N
         pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too: their mean has the weight
         eta (N + M) / 2N. N + M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
         """
-        order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
-        calm, wild, xy_calm, xy_wild, matrices, kind = (values[order] for values in batch)
-        known, faces = int((kind == LABELLED).sum()), int((kind != NOTHING).sum())
+        calm, wild, xy_calm, xy_wild, matrices, _ = pairs
         blank = faces - known
         crops = torch.cat((calm[:known], wild[:known], calm[known:faces], wild[known:faces], calm[faces:]))
         is_face = torch.zeros(len(crops), device=crops.device)
@@ -159,7 +202,7 @@ class SelfConsistency:
                 total = total + self.inner.divergence(alpha, beta, moved) * (length / count)
         rules = self.config.consistency
         terms["consistency"] = (rules.weight / (2 * (1 - rules.share)), total)
-        return weighted(terms)
+        return terms
 
 
 def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list[Sample], list[Sample]]:

@@ -294,11 +294,14 @@ class Alignment(ABC):
 
     def _found(self, net: nn.Module, samples: list[Sample], transforms: list[CropTransform]) -> tuple[UInt8, Float32]:
         """The crops (B, s, s, 3) and the landmarks that the network finds in them, (B, N, 2) crop pixels."""
-        decode = decoder(self.codec, self.markup, self.config.card.name)
         crops = np.stack([t.crop(s.bgr()) for t, s in zip(transforms, samples, strict=True)])
         with torch.inference_mode():
-            outputs = net(torch.from_numpy(crops).to(next(net.parameters()).device))
-        return crops, decode(tuple(output.cpu().numpy() for output in outputs))[0]
+            return crops, self.decoded(net(torch.from_numpy(crops).to(next(net.parameters()).device)))
+
+    def decoded(self, outputs: tuple[Tensor, ...]) -> Float32:
+        """The landmarks (B, N, 2), crop pixels, in the network's answer in evaluation mode."""
+        decode = decoder(self.codec, self.markup, self.config.card.name)
+        return decode(tuple(output.float().cpu().numpy() for output in outputs))[0]
 
     def _upright(self, points: Float32, angle: float) -> CropTransform:
         centre, side = box_centre_side(bounding_box(points))
