@@ -11,8 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes import read_landmarks  # noqa: E402 - torch may be missing
-from test_alignment import configuration, data  # noqa: E402, F401 - a fixture
-from test_objectives import OPTIONS, perfect  # noqa: E402
+from fakes_alignment import OPTIONS, configuration, perfect, write_corpora  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
@@ -37,13 +36,18 @@ IBUG = markup.load("ibug68")
 RULES = Consistency(weight=4.0, unlabelled=(Corpus("weak"),))
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpora(tmp_path_factory.mktemp("data"))
+
+
 def config_of(name: str = "gv", **changes: object) -> Config:
     network = Network(name, 68, OPTIONS[name] | {"face_score": True}) if name in OPTIONS else configuration().network
     return configuration(network=network, **({"consistency": RULES} | changes))
 
 
 @pytest.fixture(scope="module")
-def pairs(data: Path) -> SelfConsistency:  # noqa: F811
+def pairs(data: Path) -> SelfConsistency:
     return SelfConsistency(config_of(), data)
 
 
@@ -79,7 +83,7 @@ def test_items_are_of_the_three_kinds_in_their_shares(pairs: SelfConsistency) ->
     assert 40 < kinds.count(LABELLED) < 90
 
 
-def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> None:  # noqa: F811
+def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> None:
     objective = SelfConsistency(config_of(consistency=Consistency(labels=0.5)), data)
     assert [len(corpus) for corpus in objective.inner.corpora] == [2, 2]
     assert len(objective.unlabelled) == 3
@@ -87,7 +91,7 @@ def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> No
     assert [s.path for s in again.unlabelled] == [s.path for s in objective.unlabelled]
 
 
-def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:  # noqa: F811
+def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:
     rules = Consistency(labels=0.5, share=0.0)
     objective = SelfConsistency(config_of(consistency=rules, expressions=Expressions(closed=0.9)), data)
     for faces in (*objective.inner.corpora, objective.unlabelled):
@@ -100,20 +104,20 @@ def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> N
     assert drawn == labelled
 
 
-def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:  # noqa: F811
+def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"consistency\.share: wanted pictures without labels"):
         SelfConsistency(config_of(consistency=Consistency(weight=1.0)), data)
     SelfConsistency(config_of(consistency=Consistency(weight=1.0, share=0.0)), data)
 
 
-def test_the_configuration_decides_whether_pairs_are_trained(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_configuration_decides_whether_pairs_are_trained(data: Path, tmp_path: Path) -> None:
     assert isinstance(open_objective(config_of(), data, tmp_path), SelfConsistency)
     plain = open_objective(config_of(consistency=Consistency()), data, tmp_path)
     assert not isinstance(plain, SelfConsistency)
 
 
 @pytest.mark.parametrize("name", ["gv", *OPTIONS])
-def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path) -> None:  # noqa: F811
+def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path) -> None:
     settings = config_of(name)
     settings = replace(settings, schedule=replace(settings.schedule, sizes=((0.0, 128),)))
     objective = SelfConsistency(settings, data)
@@ -129,7 +133,7 @@ def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:  # noqa: F811
+def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
     """And as undistorted: its spread beyond that is small and its own."""
     sides = {}
     for scale in (1.0, 2.0):
@@ -143,7 +147,7 @@ def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:  # 
     assert sides[2.0] == pytest.approx(2 * sides[1.0], rel=1e-6)
 
 
-def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for name in ("disguise", "disguise_as_published"):
         monkeypatch.setattr(
@@ -200,7 +204,7 @@ def eta_term_of_one_pair(alpha: Supervision, beta: Supervision, matrix: Tensor) 
 
 
 @pytest.mark.parametrize(("labelled", "others", "share"), [(2, 0, 0.0), (2, 2, 0.5), (1, 3, 0.75)])
-def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int, share: float, data: Path) -> None:  # noqa: F811
+def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int, share: float, data: Path) -> None:
     """Of N faces with labels and M without, over 2 N: what the terms with labels are means over."""
     rules = replace(RULES, weight=4.0, share=share)
     objective = SelfConsistency(config_of("span", consistency=rules), data)
@@ -229,7 +233,7 @@ def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int
     assert loss.item() == pytest.approx(by_hand / (2 * labelled), rel=1e-4)
 
 
-def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:  # noqa: F811
+def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:
     settings = config_of("span", schedule=Schedule(sizes=((0.0, 128),)))
     objective = SelfConsistency(settings, data)
     items = (objective.item(index, 0.0) for index in range(100))
@@ -251,7 +255,7 @@ def similarity(angle: float, scale: float, *, flip: bool) -> Tensor:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["gv", *OPTIONS])
-def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, flip: bool, data: Path) -> None:  # noqa: F811
+def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, flip: bool, data: Path) -> None:
     objective = open_alignment(config_of(name), data)
     xy = torch.from_numpy(np.random.default_rng(3).uniform(45, 83, (1, 68, 2)).astype(np.float32))
     matrix = similarity(0.4, 0.9, flip=flip)
