@@ -61,6 +61,20 @@ def write_300w(folder: Path, names: Sequence[str], shift: tuple[float, float] = 
     return truths
 
 
+def wflw_line(points: Float32, flags: str, name: str) -> str:
+    """What WFLW's table says of a face: points, their box, attributes as six digits, picture."""
+    box = [points[:, 0].min(), points[:, 1].min(), points[:, 0].max(), points[:, 1].max()]
+    return " ".join([*(f"{v:.6f}" for v in points.ravel()), *(f"{v:.0f}" for v in box), *flags, name])
+
+
+def write_wflw(folder: Path, part: str, *lines: str) -> Path:
+    """Write WFLW's table of its "train" or "test" part."""
+    table = folder / f"WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{part}.txt"
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
 def eye_distance(xy: Float32) -> float:
     """Between the outer corners of the eyes, computed from their indices alone."""
     return float(np.hypot(*(xy[36] - xy[45])))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes import read_landmarks  # noqa: E402 - torch may be missing
+from fakes_alignment import SIDE, configuration, write_corpora  # noqa: E402
 from fakes_training import write_faces  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
@@ -21,9 +21,8 @@ from facetrack.training.alignment.networks import VectorAlignment  # noqa: E402
 from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors, quasi_gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry, mirror  # noqa: E402
-from facetrack.training.config import Config, Corpus, Network, Schedule, Vectors  # noqa: E402
+from facetrack.training.config import Corpus, Network, Schedule, Vectors  # noqa: E402
 
-SIDE = 96
 CELLS = SIDE // 4
 IBUG = markup.load("ibug68")
 
@@ -33,27 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data")
-    write_faces(root / "train", 4)
-    write_faces(root / "weak", 3, first=4)
-    write_faces(root / "held", 3, first=7)
-    (root / "grass").mkdir()
-    for i in range(3):
-        green = np.random.default_rng(i).integers(0, 120, (150, 160, 3), np.uint8)
-        green[..., 2] = 0  # no red: nothing in it can be taken for paint
-        (root / "grass" / f"{i}.png").write_bytes(cv2.imencode(".png", green)[1].tobytes())
-    return root
-
-
-def configuration(**changes: object) -> Config:
-    settings: dict[str, object] = {
-        "network": Network("gv", 68, {"encoder": "mobilenetv3-small", "face_score": True}),
-        "corpora": (Corpus("train", weight=0.8, late_weight=0.0), Corpus("weak", weight=0.2)),
-        "negatives": ("grass",),
-        "validation": "held",
-        "schedule": Schedule(steps=100, sizes=((0.0, 64), (0.5, SIDE))),
-    }
-    return Config(**(settings | changes))  # type: ignore[arg-type]
+    return write_corpora(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from fakes_training import write_faces  # noqa: E402 - torch may be missing
-from test_layouts import write_image  # noqa: E402
+from fakes_benchmarks import write_image  # noqa: E402 - torch may be missing
+from fakes_training import write_faces  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
 from facetrack.engines import nets  # noqa: E402

@@ -11,8 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes import read_landmarks  # noqa: E402 - torch may be missing
-from test_alignment import configuration, data  # noqa: E402, F401 - a fixture
-from test_objectives import OPTIONS, perfect  # noqa: E402
+from fakes_alignment import OPTIONS, configuration, perfect, write_corpora  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
@@ -38,13 +37,18 @@ IBUG = markup.load("ibug68")
 RULES = Consistency(weight=4.0, unlabelled=(Corpus("weak"),))
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpora(tmp_path_factory.mktemp("data"))
+
+
 def config_of(name: str = "gv", **changes: object) -> Config:
     network = Network(name, 68, OPTIONS[name] | {"face_score": True}) if name in OPTIONS else configuration().network
     return configuration(network=network, **({"consistency": RULES} | changes))
 
 
 @pytest.fixture(scope="module")
-def pairs(data: Path) -> SelfConsistency:  # noqa: F811
+def pairs(data: Path) -> SelfConsistency:
     return SelfConsistency(config_of(), data)
 
 
@@ -80,7 +84,7 @@ def test_items_are_of_the_three_kinds_in_their_shares(pairs: SelfConsistency) ->
     assert 40 < kinds.count(LABELLED) < 90
 
 
-def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> None:  # noqa: F811
+def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> None:
     objective = SelfConsistency(config_of(consistency=Consistency(labels=0.5)), data)
     assert [len(corpus) for corpus in objective.inner.corpora] == [2, 2]
     assert len(objective.unlabelled) == 3
@@ -88,7 +92,7 @@ def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> No
     assert [s.path for s in again.unlabelled] == [s.path for s in objective.unlabelled]
 
 
-def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:  # noqa: F811
+def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:
     rules = Consistency(labels=0.5, share=0.0)
     objective = SelfConsistency(config_of(consistency=rules, expressions=Expressions(closed=0.9)), data)
     for faces in (*objective.inner.corpora, objective.unlabelled):
@@ -101,20 +105,20 @@ def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> N
     assert drawn == labelled
 
 
-def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:  # noqa: F811
+def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"consistency\.share: wanted pictures without labels"):
         SelfConsistency(config_of(consistency=Consistency(weight=1.0)), data)
     SelfConsistency(config_of(consistency=Consistency(weight=1.0, share=0.0)), data)
 
 
-def test_the_configuration_decides_whether_pairs_are_trained(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_configuration_decides_whether_pairs_are_trained(data: Path, tmp_path: Path) -> None:
     assert isinstance(open_objective(config_of(), data, tmp_path), SelfConsistency)
     plain = open_objective(config_of(consistency=Consistency()), data, tmp_path)
     assert not isinstance(plain, SelfConsistency)
 
 
 @pytest.mark.parametrize("name", ["gv", *OPTIONS])
-def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path) -> None:  # noqa: F811
+def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path) -> None:
     settings = config_of(name)
     settings = replace(settings, schedule=replace(settings.schedule, sizes=((0.0, 128),)))
     objective = SelfConsistency(settings, data)
@@ -130,7 +134,7 @@ def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:  # noqa: F811
+def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
     """And as undistorted: its spread beyond that is small and its own."""
     sides = {}
     for scale in (1.0, 2.0):
@@ -144,7 +148,7 @@ def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:  # 
     assert sides[2.0] == pytest.approx(2 * sides[1.0], rel=1e-6)
 
 
-def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for name in ("disguise", "disguise_as_published"):
         monkeypatch.setattr(
@@ -201,7 +205,7 @@ def eta_term_of_one_pair(alpha: Supervision, beta: Supervision, matrix: Tensor) 
 
 
 @pytest.mark.parametrize(("labelled", "others", "share"), [(2, 0, 0.0), (2, 2, 0.5), (1, 3, 0.75)])
-def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int, share: float, data: Path) -> None:  # noqa: F811
+def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int, share: float, data: Path) -> None:
     """Of N faces with labels and M without, over 2 N: what the terms with labels are means over."""
     rules = replace(RULES, weight=4.0, share=share)
     objective = SelfConsistency(config_of("span", consistency=rules), data)
@@ -230,7 +234,7 @@ def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int
     assert loss.item() == pytest.approx(by_hand / (2 * labelled), rel=1e-4)
 
 
-def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:  # noqa: F811
+def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:
     settings = config_of("span", schedule=Schedule(sizes=((0.0, 128),)))
     objective = SelfConsistency(settings, data)
     items = (objective.item(index, 0.0) for index in range(100))
@@ -252,7 +256,7 @@ def similarity(angle: float, scale: float, *, flip: bool) -> Tensor:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["gv", *OPTIONS])
-def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, flip: bool, data: Path) -> None:  # noqa: F811
+def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, flip: bool, data: Path) -> None:
     objective = open_alignment(config_of(name), data)
     xy = torch.from_numpy(np.random.default_rng(3).uniform(45, 83, (1, 68, 2)).astype(np.float32))
     matrix = similarity(0.4, 0.9, flip=flip)
@@ -283,7 +287,7 @@ class Knowing(torch.nn.Module):
         return torch.from_numpy(vectors), torch.zeros(len(crops), 2)
 
 
-def taught(data: Path, **rules: object) -> tuple[SelfConsistency, list[Tensor]]:  # noqa: F811
+def taught(data: Path, **rules: object) -> tuple[SelfConsistency, list[Tensor]]:
     """The objective with a teacher who knows, and a batch of faces, four with labels and then four without."""
     settings = config_of(consistency=replace(RULES, teacher="average", weight=1.0, **rules))
     objective = SelfConsistency(replace(settings, schedule=replace(settings.schedule, sizes=((0.0, 128),))), data)
@@ -294,14 +298,14 @@ def taught(data: Path, **rules: object) -> tuple[SelfConsistency, list[Tensor]]:
     return objective, batch
 
 
-def test_the_teachers_landmarks_in_the_calm_crop_are_labels_of_the_disturbed_one(data: Path) -> None:  # noqa: F811
+def test_the_teachers_landmarks_in_the_calm_crop_are_labels_of_the_disturbed_one(data: Path) -> None:
     objective, batch = taught(data)
     found = objective._teachers_points(batch[0][4:], batch[4][4:])
     assert {bool(torch.linalg.det(matrix[:, :2]) < 0) for matrix in batch[4][4:]} == {True, False}
     torch.testing.assert_close(found, batch[3][4:], atol=0.3, rtol=0)  # decoding's own error, enlarged
 
 
-def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: Path) -> None:  # noqa: F811
+def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: Path) -> None:
     objective, batch = taught(data, share=0.5)
     torch.manual_seed(0)
     net = objective.build().eval()  # in training mode crops would depend on each other
@@ -318,7 +322,7 @@ def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: 
         assert told[name] + told[f"taught {name}"] * 4 / 8 == pytest.approx(wanted[name][1].item() * 12 / 8, rel=2e-2)
 
 
-def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp_path: Path) -> None:
     settings = config_of(consistency=replace(RULES, teacher="average"))
     schedule = Schedule(steps=2, batch=6, sizes=((0.0, 64),), workers=0, validate_every=2, checkpoint_every=2)
     objective = SelfConsistency(replace(settings, schedule=schedule), data)

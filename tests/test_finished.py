@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from fakes_training import write_faces  # noqa: E402 - torch may be missing
-from test_train import Fit, config  # noqa: E402
+from fakes_fit import Fit, config  # noqa: E402 - torch may be missing
+from fakes_training import write_faces  # noqa: E402
 
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training import publish  # noqa: E402

@@ -15,8 +15,8 @@ import pytest
 
 pytest.importorskip("torch", reason="needs the train extra")
 
+from fakes_fit import Clockwork, config
 from fakes_training import write_faces
-from test_train import Clockwork, config
 
 from facetrack.engines.card import read_card
 from facetrack.training import full_size

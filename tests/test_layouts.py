@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes_benchmarks import write_300w, write_image
+from fakes_benchmarks import wflw_line, write_300w, write_image, write_wflw
 
 from facetrack.tracker.errors import SourceError
 from facetrack.training.datasets import read_entries, read_faces
@@ -82,18 +82,6 @@ def test_a_broken_file_is_refused_or_named_and_skipped(tmp_path: Path, caplog: p
 
 
 # WFLW
-
-
-def wflw_line(points: np.ndarray, flags: str, name: str) -> str:
-    box = [points[:, 0].min(), points[:, 1].min(), points[:, 0].max(), points[:, 1].max()]
-    return " ".join([*(f"{v:.6f}" for v in points.ravel()), *(f"{v:.0f}" for v in box), *flags, name])
-
-
-def write_wflw(folder: Path, part: str, *lines: str) -> Path:
-    table = folder / f"WFLW_annotations/list_98pt_rect_attr_train_test/list_98pt_rect_attr_{part}.txt"
-    table.parent.mkdir(parents=True, exist_ok=True)
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return table
 
 
 def test_wflw_gives_a_face_a_line_with_its_box_and_the_subsets_of_its_attributes(tmp_path: Path) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from fakes import PaintedFace, read_landmarks
+from fakes import PaintedFace
+from fakes_annotator import Annotator
 
 from facetrack.tracker import markup
-from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
-from facetrack.tracker.types import Float32, Float64, Landmarks, UInt8
+from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.types import Float64, UInt8
 from facetrack.training.augment import annotators_shift, mirror_points
 from facetrack.training.cut_faces import cut_faces
 from facetrack.training.datasets import Sample
@@ -112,28 +112,6 @@ def test_annotators_who_mark_everything_further_right_are_found_out() -> None:
 def test_distance_is_in_sides_of_the_first_labels_box() -> None:
     square = np.array([[0, 0], [100, 0], [100, 50], [0, 50]], np.float64)
     assert distance(square, square + np.array([3, 4])) == pytest.approx(0.05)
-
-
-class Annotator:
-    """In place of a network: reads painted faces and marks every point `asymmetry` of the face's side to the right."""
-
-    markup = IBUG
-
-    def __init__(self, asymmetry: float) -> None:
-        self.asymmetry = asymmetry
-
-    def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
-        return CropTransform.around(centre, side * 1.3, 128, angle=angle)
-
-    def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:
-        return [Landmarks(self.annotate(bgr), np.ones(68, np.float32), 1.0, 1.0, "ibug68") for _ in crops]
-
-    def annotate(self, bgr: UInt8) -> Float32:
-        xy = read_landmarks(bgr)
-        assert xy is not None
-        if xy[45, 0] < xy[36, 0]:  # the chart is mirrored; a person would still call the left corner number 36
-            xy = xy[IBUG.mirror]
-        return xy + np.array([self.asymmetry * box_centre_side(bounding_box(xy))[1], 0], np.float32)
 
 
 def painted() -> UInt8:

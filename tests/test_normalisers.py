@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from test_layouts import write_image  # noqa: E402 - torch may be missing
+from fakes_benchmarks import write_image  # noqa: E402 - torch may be missing
 
 from facetrack.tracker import markup, metrics  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402

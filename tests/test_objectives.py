@@ -11,39 +11,35 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from test_alignment import configuration, data  # noqa: E402, F401 - torch may be missing; a fixture
-from test_layouts import wflw_line, write_image, write_wflw  # noqa: E402
+from fakes_alignment import OPTIONS, configuration, perfect, write_corpora  # noqa: E402 - torch may be missing
+from fakes_benchmarks import wflw_line, write_image, write_wflw  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from facetrack.engines.codec import decoder  # noqa: E402
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.engines.nets.span import spatial_softmax  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
-from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
-from facetrack.training.alignment.boundaries import curve_maps, segment_maps, with_union  # noqa: E402
-from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Corpus, Maps, Network  # noqa: E402
 
 IBUG = markup.load("ibug68")
-OPTIONS = {
-    "tab": {"stacks": 1, "width": 16},
-    "propnet": {"stacks": 2, "width": 16},
-    "span": {"stacks": 2, "width": 16, "field_per_landmark": True},
-    "shn": {"stacks": 2, "width": 16},
-}
 SIDE = 128
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpora(tmp_path_factory.mktemp("data"))
+
+
 def objective_of(
     name: str,
-    data: Path,  # noqa: F811
+    data: Path,
     *,
     face_score: bool = True,
     start: str = "",
@@ -58,22 +54,6 @@ def faces() -> Tensor:
     return torch.from_numpy(np.random.default_rng(3).uniform(25, 100, (2, 68, 2)).astype(np.float32))
 
 
-def perfect(name: str, xy: Tensor) -> Supervision:
-    """What a network in training mode answers that knows the labels."""
-    gaussians = gaussian_maps(xy, (32, 32), 4, 1.0)
-    if name == "tab":
-        return Supervision((gaussians,), (with_union(curve_maps(xy, IBUG, (32, 32), 4)),))
-    if name == "propnet":
-        return Supervision((gaussians, gaussians), (segment_maps(xy, IBUG, (32, 32), 4),) * 2)
-    fine = gaussian_maps(xy, (64, 64), 2, 1.5)
-    lines = [curve_maps(xy, IBUG, (64 // s, 64 // s), 2 * s, w, 2.0) for s, w in ((2, 1.0), (1, 1.5))]
-    field, _ = bali_fields(xy, field_lines(IBUG, 68), (64, 64), 2)
-    logs = [(maps + 1e-9).log() for maps in (gaussians, fine, *lines)]
-    if name == "shn":
-        return Supervision(tuple(logs[:2]), ())
-    return Supervision(tuple(logs[:2]), tuple(logs[2:]), field)
-
-
 def deployed(name: str, answer: Supervision) -> tuple[np.ndarray, ...]:
     """The same answer as the exported network gives it."""
     maps = spatial_softmax(answer.landmarks[-1]) if name in ("span", "shn") else answer.landmarks[-1]
@@ -82,7 +62,7 @@ def deployed(name: str, answer: Supervision) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: str, data: Path) -> None:  # noqa: F811
+def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: str, data: Path) -> None:
     objective, xy = objective_of(name, data), faces()
     answer = perfect(name, xy)
     place, terms = objective.landmark_terms(answer, Labels(xy))
@@ -95,7 +75,7 @@ def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: s
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_a_worse_answer_costs_more_in_every_term(name: str, data: Path) -> None:  # noqa: F811
+def test_a_worse_answer_costs_more_in_every_term(name: str, data: Path) -> None:
     objective, xy = objective_of(name, data), faces()
     answer = perfect(name, xy)
     _, good = objective.landmark_terms(answer, Labels(xy))
@@ -104,7 +84,7 @@ def test_a_worse_answer_costs_more_in_every_term(name: str, data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_a_network_without_scores_is_trained_on_landmarks_alone(name: str, data: Path) -> None:  # noqa: F811
+def test_a_network_without_scores_is_trained_on_landmarks_alone(name: str, data: Path) -> None:
     objective = objective_of(name, data, face_score=False)
     batch = batch_of_items(objective, 2, is_face=True)
     _, terms = objective.loss(objective.build().train(), batch)
@@ -115,7 +95,7 @@ STAGES = {"tab": (1, 2), "propnet": (2, 2), "span": (2, 2), "shn": (2, 0)}  # of
 
 
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_stage_of_two_has_a_gradient_of_its_own(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_every_stage_of_two_has_a_gradient_of_its_own(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Intermediate supervision: each stage's maps are judged, also where nothing of later stages flows back."""
     monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | {"stacks": 2})
     objective = objective_of(name, data)
@@ -131,7 +111,7 @@ def test_every_stage_of_two_has_a_gradient_of_its_own(name: str, data: Path, mon
 @pytest.mark.parametrize("options", [{"attention": False}, {"field": False}])
 def test_span_is_trained_and_validated_without_the_parts_of_its_ablations(
     options: dict[str, bool],
-    data: Path,  # noqa: F811
+    data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small = {key: value for key, value in OPTIONS["span"].items() if key != "field_per_landmark"}
@@ -146,7 +126,7 @@ def test_span_is_trained_and_validated_without_the_parts_of_its_ablations(
     assert objective.validate(net.eval())["nme"] > 0
 
 
-def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) -> None:  # noqa: F811
+def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) -> None:
     objective = objective_of("tab", data, start="another.pt", frozen=True)
     net = objective.build().train()
     objective.loss(net, batch_of_items(objective, 2, is_face=True))[0].backward()
@@ -154,7 +134,7 @@ def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) ->
     assert all(p.grad is not None for p in net.net.balt.head.parameters())
 
 
-def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> None:  # noqa: F811
+def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> None:
     """The second of two faces alone is answered wrongly and has one of six attributes: (2 / 1 + 5 * 1) / 6 times."""
     objective, xy = objective_of("propnet", data, face_score=False), faces()
     right, wrong = perfect("propnet", xy), perfect("propnet", xy + 3)
@@ -178,7 +158,7 @@ def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> Non
 
 
 def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
 ) -> None:
     """Pose and illumination, as the line of the one face says."""
@@ -204,7 +184,7 @@ def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
     assert objective.loss(objective.build().train(), batch)[0].isfinite()
 
 
-def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:  # noqa: F811
+def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"network\.name: wanted one of gv, tab, propnet, span, shn, bbfcn, bbf"):
         open_alignment(configuration(network=Network("bbfcn-backbone", 5), normaliser="ip"), data)
 
@@ -218,7 +198,7 @@ LEARNERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
-def test_one_batch_is_learnt_to_half_a_pixel(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_one_batch_is_learnt_to_half_a_pixel(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, maps = LEARNERS[name]
     monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | options)
     objective = objective_of(name, data, **maps)

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from test_detector import COLOURS, detector, painted  # noqa: E402 - torch may be missing
+from fakes_detector import COLOURS, detector, painted  # noqa: E402 - torch may be missing
 from torch import Tensor, nn  # noqa: E402
 
 from facetrack.engines.nets import MEAN, STD  # noqa: E402

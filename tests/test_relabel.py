@@ -9,9 +9,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes_annotator import Annotator
 from fakes_pipeline import PaintedDetector
 from fakes_training import write_faces
-from test_mesh_labels import Annotator
 
 from facetrack.pipeline.open import Choices
 from facetrack.tracker.geometry import CropTransform

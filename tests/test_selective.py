@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
-from test_alignment import configuration, data  # noqa: E402, F401 - torch may be missing; a fixture
+from fakes_alignment import configuration, write_corpora  # noqa: E402 - torch may be missing
 from torch import Tensor  # noqa: E402
 
 from facetrack.engines.aligner import Aligner  # noqa: E402
@@ -54,7 +54,12 @@ QUANTUM_PX = {"branches": 0.5, "backbone": 1.0, "regression": 1e-4}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def objective_of(kind: str, data: Path, *, side: int | None = None, **changes: Any) -> Alignment:  # noqa: F811
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_corpora(tmp_path_factory.mktemp("data"))
+
+
+def objective_of(kind: str, data: Path, *, side: int | None = None, **changes: Any) -> Alignment:
     name, options, usual = NETWORKS[kind]
     network = Network(name, 68, options | {"face_score": True})
     schedule = Schedule(steps=100, sizes=((0.0, side or usual),))
@@ -103,7 +108,7 @@ def test_discs_have_the_papers_pixels(radius: int, pixels: int) -> None:
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_a_perfect_answer_costs_nothing_and_decodes_to_the_truth(kind: str, data: Path) -> None:  # noqa: F811
+def test_a_perfect_answer_costs_nothing_and_decodes_to_the_truth(kind: str, data: Path) -> None:
     side = NETWORKS[kind][2]
     objective, xy = objective_of(kind, data), faces(side)
     answer = perfect(kind, xy, side)
@@ -125,7 +130,7 @@ def test_whole_pixels_have_discs_whose_mean_they_are_exactly() -> None:
     assert (score == 1).all()
 
 
-def test_a_dense_network_sees_64_pixels_and_counts_the_pixels_of_its_discs(data: Path) -> None:  # noqa: F811
+def test_a_dense_network_sees_64_pixels_and_counts_the_pixels_of_its_discs(data: Path) -> None:
     assert objective_of("branches", data, side=128).codec == {"kind": "discs-in-windows", "pixels": 49}
     alone = objective_of("backbone", data, side=128).codec
     assert alone == {"kind": "discs-in-maps", "stride": 2, "pixels": 29}
@@ -160,7 +165,7 @@ def test_a_broken_answer_has_finite_places(value: float) -> None:
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_pixels_that_are_not_selected_have_no_gradient(kind: str, data: Path) -> None:  # noqa: F811
+def test_pixels_that_are_not_selected_have_no_gradient(kind: str, data: Path) -> None:
     side = NETWORKS[kind][2]
     objective, xy = objective_of(kind, data), faces(side)
     answer = perfect(kind, xy, side)
@@ -180,7 +185,7 @@ def test_pixels_that_are_not_selected_have_no_gradient(kind: str, data: Path) ->
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_what_is_no_face_must_be_answered_with_silence(kind: str, data: Path) -> None:  # noqa: F811
+def test_what_is_no_face_must_be_answered_with_silence(kind: str, data: Path) -> None:
     side = NETWORKS[kind][2]
     objective = objective_of(kind, data)
     quiet = perfect(kind, faces(side), side)
@@ -195,7 +200,7 @@ def test_what_is_no_face_must_be_answered_with_silence(kind: str, data: Path) ->
     assert "silence" not in objective.terms(quiet, Labels(faces(side)), torch.ones(2))
 
 
-def test_negative_pixels_are_the_loudest_after_their_share_of_the_run(data: Path) -> None:  # noqa: F811
+def test_negative_pixels_are_the_loudest_after_their_share_of_the_run(data: Path) -> None:
     objective = objective_of("backbone", data)
     early, late = (objective.item(0, progress) for progress in (0.0, 0.9))
     assert (bool(early[-1]), bool(late[-1])) == (False, True)
@@ -205,7 +210,7 @@ def test_negative_pixels_are_the_loudest_after_their_share_of_the_run(data: Path
         assert objective.hardest == bool(item[-1])  # type: ignore[attr-defined]
 
 
-def test_nothing_flows_from_the_branches_into_the_backbone(data: Path) -> None:  # noqa: F811
+def test_nothing_flows_from_the_branches_into_the_backbone(data: Path) -> None:
     objective = objective_of("branches", data)
     net = objective.build().train()
     _, terms = objective.landmark_terms(net(torch.zeros(2, 64, 64, 3, dtype=torch.uint8)), Labels(faces(64)))
@@ -214,7 +219,7 @@ def test_nothing_flows_from_the_branches_into_the_backbone(data: Path) -> None: 
     assert learning == {"branches"}
 
 
-def test_the_second_run_keeps_the_backbone_of_the_first(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_the_second_run_keeps_the_backbone_of_the_first(data: Path, tmp_path: Path) -> None:
     schedule = Schedule(steps=2, batch=4, workers=0, sizes=((0.0, 64),), validate_every=2, optimiser="sgd")
     first = objective_of("backbone", data, schedule=schedule)
     Run(first.config, first, tmp_path / "first").train()
@@ -233,7 +238,7 @@ def test_the_second_run_keeps_the_backbone_of_the_first(data: Path, tmp_path: Pa
             assert not torch.equal(value, before[name]), name
 
 
-def test_two_steps_of_sgd_are_those_of_its_momentum(data: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_two_steps_of_sgd_are_those_of_its_momentum(data: Path, tmp_path: Path) -> None:
     """v = 0.9 v + g + 5e-4 w; w = w - rate * v; biases do not decay."""
     schedule = Schedule(optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, warm_up=0, sizes=((0.0, 64),))
     objective = objective_of("backbone", data, schedule=schedule)
@@ -256,7 +261,7 @@ def test_another_optimiser_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_weights_start_as_narrow_as_in_the_paper_where_it_is_asked_for(kind: str, data: Path) -> None:  # noqa: F811
+def test_weights_start_as_narrow_as_in_the_paper_where_it_is_asked_for(kind: str, data: Path) -> None:
     name, options, _ = NETWORKS[kind]
     net = objective_of(kind, data, network=Network(name, 68, options | {"init_std": 0.01})).build()
     for parameter in net.parameters():
@@ -266,14 +271,14 @@ def test_weights_start_as_narrow_as_in_the_paper_where_it_is_asked_for(kind: str
             assert parameter.std().item() == pytest.approx(0.01, rel=0.15)
 
 
-def test_signals_keep_their_size_from_the_start_on(data: Path) -> None:  # noqa: F811
+def test_signals_keep_their_size_from_the_start_on(data: Path) -> None:
     """He's weights; with torch's own a map's answers differ by a hundredth, and nothing is learnt for long."""
     torch.manual_seed(0)
     coarse, *_ = objective_of("backbone", data).build()(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
     assert 0.1 < coarse.std((2, 3)).mean().item() < 10
 
 
-def test_five_points_are_learnt_from_corpora_of_more(data: Path) -> None:  # noqa: F811
+def test_five_points_are_learnt_from_corpora_of_more(data: Path) -> None:
     network = Network("bbfcn", 5, {"face_score": True})
     objective = objective_of("branches", data, network=network, normaliser="ip")
     (truth,) = {len(sample.points[0]) for sample in objective.validation}
@@ -284,7 +289,7 @@ def test_five_points_are_learnt_from_corpora_of_more(data: Path) -> None:  # noq
         objective_of("branches", data, network=Network("bbfcn", 29), normaliser="ip")
 
 
-def test_pairs_are_judged_too(data: Path) -> None:  # noqa: F811
+def test_pairs_are_judged_too(data: Path) -> None:
     for kind in NETWORKS:
         objective = objective_of(kind, data, consistency=Consistency(weight=1.0, share=0.0), negative_share=0.3)
         pairs = open_objective(objective.config, data, data)
@@ -298,7 +303,7 @@ def test_pairs_are_judged_too(data: Path) -> None:  # noqa: F811
 @pytest.mark.parametrize("kind", ["branches", "regression"])
 def test_a_published_network_measures_the_same_on_every_backend(
     kind: str,
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -324,7 +329,7 @@ def test_a_published_network_measures_the_same_on_every_backend(
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
 def test_a_network_that_does_not_score_faces_is_published_and_measured_in_given_boxes_but_does_not_track(
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -357,7 +362,7 @@ def test_a_network_that_does_not_score_faces_is_published_and_measured_in_given_
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
 def test_a_network_that_is_refused_leaves_the_published_one_as_it_was(
-    data: Path,  # noqa: F811
+    data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -374,7 +379,7 @@ def test_a_network_that_is_refused_leaves_the_published_one_as_it_was(
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")} == old
 
 
-def test_a_detector_is_what_has_no_validation_of_its_own(data: Path) -> None:  # noqa: F811
+def test_a_detector_is_what_has_no_validation_of_its_own(data: Path) -> None:
     config = objective_of("branches", data).config
     assert not config.detects
     assert replace(config, validation="").detects

@@ -58,8 +58,8 @@ class Expressions:
         closed: share of the faces that is drawn from those of a corpus with an eye as good as closed, if it has any.
         blinks: share of the faces whose open eyes are closed by drawing.
         grimaces: share of the faces whose mouth, eyes and brows are stretched by drawing.
-        gap: weight of the error of the openings of eyes and mouth: the found against the wanted way from each point
-            of an upper lid, or of the upper lip's inner edge, to the one below it, in pixels of the crop.
+        gap: weight of the error of the openings of eyes and mouth: of the offset from each point of an upper lid, or
+            of the upper lip's inner edge, to the one below it, in pixels of the crop.
     """
 
     closed: float = 0.0
@@ -203,14 +203,14 @@ class Schedule:
         clip: largest norm of the gradient.
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
-        keep: which average best.pt holds and is published: "best", that of the lowest validation, or "last", the
-            newest: where validation is on the test pictures, a choice among averages would be made on them too.
+        keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
+            the newest: where validation is on the test pictures, choosing the best would be choosing on them.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
         bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
             networks, a third faster for MobileNetV3; on others slower.
-        only: names of parameters begin so which are trained, "net.score" for the face score alone; all others, and
-            what normalisation layers have counted, stay as they are. "" for the whole network.
+        only: what the names of the trained parameters begin with, "net.score" for the face score alone; all others,
+            and their normalisation layers' statistics, stay as they are. "" for the whole network.
         seed: of the weights and of every item.
     """
 
@@ -255,7 +255,7 @@ class Publication:
 
     Attributes:
         name, data, licence: the card's.
-        box_scale: of the crops in use, where another than the middle one of the training does better; 0: that one.
+        box_scale: of the crops in use, where another one does better than the training's middle one; 0: the latter.
         shape: how far a point of outline or brows may lie from where the others let it be expected, as a share of the
             face's side (`engines.shape`); 0: anywhere.
         published: what the paper reports for this network on this data: figure -> value, to hold a result against.

@@ -2,8 +2,8 @@
 
     python -m facetrack.training.cut_faces FOLDER OUT [--layout table]
 
-cuts, between pixels and without resampling, squares of four times the points' tight box: with the centres of the eyes,
-the nose and the mouth that is the head and some background. What needs one face per picture can then use them.
+cuts, between pixels and without resampling, squares of four times the points' tight box: where the points are centres
+of eyes, nose and mouth, that shows the head and some background. What needs one face per picture can then use them.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ CLOSED = 0.15  # opening over width under which an eye counts as closed
 LEAST_WIDTH = 6.0  # pixels of an eye that can be closed, of a part that can be stretched
 SKIN, CHEEK = 0.33, 0.3  # how far above and below the lids skin gives way, over the eye's width
 LASHES = 0.04  # on either side of the lid's line, over the eye's width, what moves with it unchanged
-INVERSION_STEPS = 20  # of the fixed point that says where a pixel goes; each takes a third of the error at least
+INVERSION_STEPS = 20  # of the fixed-point search for where a pixel goes; each removes a third of the error at least
 DEGREE = 3  # of the polynomial through a lid's points
 GRID = 4  # pixels between the places for which it is computed how far a pixel moves
 MARGIN = 2  # pixels round what changes
-STILL = 0.3  # of the parts of a face that makes faces
+STILL = 0.3  # share of the parts that a grimace leaves as they are
 # Of each part, over its width: the ellipse's radii, bounds of the logarithms of its scales, largest shifts.
 GRIMACES = {
     "mouth_outer": ((1.4, 1.1), ((-0.5, 0.15), (-0.15, 0.3)), (0.12, 0.08)),
@@ -93,7 +93,7 @@ def close_eye(bgr: UInt8, eye: Eye, opening: float, rise: float) -> None:
         bgr: (H, W, 3) uint8, changed.
         eye: in it.
         opening: share of its own that is left.
-        rise: share of what it loses that the lower lid comes up.
+        rise: share of the lost opening by which the lower lid comes up.
     """
     width = eye.width
     ends = np.array([[0, -SKIN * width], [width, -SKIN * width], [0, CHEEK * width], [width, CHEEK * width]])
@@ -138,7 +138,7 @@ def close_eyes(
         bgr: (H, W, 3) uint8, left as it is.
         xy: (N, 2) points of a known markup, pixels.
         opening: share of their own opening that is left, 0 to 1.
-        rise: share of what they lose that the lower lids come up.
+        rise: share of the lost opening by which the lower lids come up.
         chosen: whether it happens to the left and the right eye, the subject's.
     Returns:
         Picture and points of the face as it is then. Eyes that are closed, hidden in a profile, or not told by the
@@ -157,7 +157,7 @@ def close_eyes(
 
 
 def blink(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-    """`close_eyes` of a random amount: half of them wholly, one of five times a single eye."""
+    """`close_eyes` by a random amount: half of the times wholly, one time in five a single eye."""
     opening = rng.uniform(0, 0.08) if rng.random() < 0.5 else rng.uniform(0.08, 0.8)
     rise = rng.uniform(0, 0.3)
     chosen = (True, True) if rng.random() < 0.8 else (True, False) if rng.random() < 0.5 else (False, True)

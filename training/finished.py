@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _of_card(settings: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Of a run's settings those that the card that `config` asks for depends on; of a detector the network alone."""
+    """Those settings of a run on which the card that `config` asks for depends; of a detector the network alone."""
     crops = () if config.card.box_scale else ("geometry.box_scale",)
     names = NETWORK if config.detects else (*NETWORK, *DECODING, *crops)
     wanted = {name: settings[name] for name in names if name in settings}

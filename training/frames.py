@@ -2,8 +2,8 @@
 
     python -m facetrack.training.frames FOLDER OUT [--layout 300vw|videos] [--every 10] [--first 1]
 
-gives each video a folder below OUT with every tenth frame: NNNNNN.jpg, counted from 1, and where it is annotated
-NNNNNN.pts beside it, then of the part round the face alone. That is the layout "pts" of a corpus. `--layout 300vw`
+gives each video a folder below OUT with every tenth frame: NNNNNN.jpg, counted from 1; of an annotated frame only the
+part round the face, with NNNNNN.pts beside it. That is the layout "pts" of a corpus. `--layout 300vw`
 takes the 50 training videos of 300VW without the frames whose annotation is known to be inaccurate, `--layout videos`
 every video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in those. Called again, it goes
 on with the videos that are not done.

@@ -46,7 +46,7 @@ PSEUDO_SHARE = 0.3  # of their faces in the student's mixture, where its configu
 PROBE_STEPS = 150  # after which a network's speed is known: a third of them empties what the workers have drawn ahead
 VALIDATIONS = 6  # in a network's training; each takes seconds, in which a GPU waits
 PUBLISH_S = 150.0  # exporting and measuring a full-size network: half a minute and 580 runs, estimated for 16 cores
-PROBE_S = 60.0  # a network's speed is not looked for in less: that cannot be stopped
+PROBE_S = 60.0  # with less time left a network's speed is not measured: that cannot be interrupted
 WORKERS = 14  # that draw items, on 16 cores; as in the teachers' configurations
 PIECE = 15 * 2**20  # bytes
 PIECES, TOGETHER = 7, 60 * 2**20  # that leave at a time, and their bytes
@@ -185,7 +185,7 @@ def _pieces(campaign: Campaign) -> Iterator[tuple[str, Path, bytes]]:
 
 
 def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
-    """Do what is left to do; True when nothing is that could be done with the data that is there."""
+    """Do what is left to do; True when nothing more can be done with the data that is there."""
     unpack(campaign)
     for name in (*names, STUDENT):
         card = campaign.work / "published" / "cards" / f"{name}.toml"

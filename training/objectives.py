@@ -25,7 +25,7 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
     Args:
         config_path: TOML file.
         data: folder that the file's corpora, negatives and validation are below.
-        out: folder of the run; a checkpoint in it is gone on from.
+        out: folder of the run, which goes on from a checkpoint in it.
         overrides: `key.key=value` settings that go before the file's.
     Raises:
         ConfigError: a setting is unknown, cannot work or is another than that of the checkpoint, something that the

@@ -30,7 +30,7 @@ def device() -> torch.device:
 
 
 def set_up_device() -> None:
-    """Let a GPU choose its fastest ways and multiply in TF32; let each of several processes on CPUs have one thread."""
+    """Let a GPU pick its fastest algorithms and multiply in TF32; give each of several processes on CPUs one thread."""
     if device().type == "cuda":
         torch.cuda.set_device(device())
         torch.backends.cudnn.benchmark = True
@@ -40,7 +40,7 @@ def set_up_device() -> None:
 
 
 def demand_equal_shares(schedule: Schedule) -> None:
-    """See that every process gets as many pictures: gradients are averaged over processes, not over pictures.
+    """See that all processes get equally many pictures: gradients are averaged over processes, not over pictures.
 
     Raises:
         ConfigError: the batch cannot be divided so.

@@ -20,7 +20,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     table = json.loads(json.dumps(asdict(config)))
     for corpus in (*table["corpora"], *table["consistency"]["unlabelled"]):
-        del corpus["held_out"]  # decides on what the finished detector is measured
+        del corpus["held_out"]  # decides which pictures the finished detector is measured on
     for name, value in table.items():
         settings |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return {name: value for name, value in settings.items() if not name.startswith(FREE)}

@@ -134,7 +134,7 @@ class Run:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Go on from the folder's checkpoint if it is another than the one this run read or wrote last."""
+        """Go on from the folder's checkpoint, unless it is the one that this run read or wrote last."""
         path = self.folder / "checkpoint.pt"
         written = _written(path)
         if written in (None, self._known):
@@ -187,8 +187,8 @@ class Run:
     def pace(self, steps: int, skip: int) -> float:
         """Run so many steps more and give how many there are a second, from the one after the first `skip` on.
 
-        What happens but once does not count: processes that start, a GPU that looks for its fastest ways, validation
-        and the checkpoint, which is left to `save`.
+        What happens only once does not count: processes that start, a GPU that looks for its fastest algorithms,
+        validation, and the checkpoint, which is left to `save`.
 
         Raises:
             ConfigError: another process trains in this folder.
@@ -266,13 +266,13 @@ class Run:
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
-        # equal where the landmarks rest and the score learns (schedule.only): the newest
+        # of equals, as where only the face score learns (schedule.only), the newest
         if first <= self.best or self.config.schedule.keep == "last":
             _save(
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",
             )
-        self.best = min(self.best, first)  # in this order: what is no number is not the best
+        self.best = min(self.best, first)  # in this order: NaN is never the best
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
         """Curves and a picture of what the network finds, for TensorBoard."""

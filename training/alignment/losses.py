@@ -63,7 +63,7 @@ def windows(maps: Tensor, middles: Tensor, reach: int, channels: Tensor | None =
         reach: cells on either side.
         channels: (N,) the map that each square is cut out of; without them N = K and each map has its own.
     Returns:
-        values: (F, N, W); a cell beyond the map has some value within it.
+        values: (F, N, W); for a cell beyond the map, the value of some cell within.
         cells: (F, N, W, 2) int64. inside: (F, N, W) bool, False for cells beyond the map.
     """
     h, w = maps.shape[2:]
@@ -83,8 +83,8 @@ def adaptive_wing(
 ) -> Tensor:
     """Adaptive Wing loss, mean over the cells of each map: (F, K, h, w) -> (F, K).
 
-    Logarithmic for small errors, the more so the brighter the target; linear from `theta` on, continuous with its
-    slope. PropNet's Eq. 1 with the constants of its section 4.3; in print its offset C is called Q.
+    Logarithmic for small errors, the more so the brighter the target; linear from `theta` on, where value and slope
+    are continuous. PropNet's Eq. 1 with the constants of its section 4.3; in print its offset C is called Q.
 
     Source: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", ICCV 2019.
     """
@@ -154,7 +154,7 @@ class _LogitDivergence(torch.autograd.Function):
 
 
 def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean divergence of the maps' spatial softmax from the targets over their sum; empty targets do not count.
+    """Mean divergence of the maps' spatial softmax from the targets, scaled to sum to 1; empty ones do not count.
 
     Args:
         logits: (F, K, h, w).

@@ -39,9 +39,7 @@ def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float
 def bali_fields(
     xy: Tensor, lines: Sequence[Sequence[int]], size: tuple[int, int], stride: float
 ) -> tuple[Tensor, Tensor]:
-    """For every line of landmarks the way to its nearest one, near them: in squares of 2 R + 1 cells, R `FIELD_REACH`.
-
-    Where squares of one line overlap, the nearest landmark counts.
+    """Offsets to the nearest landmark of each line, in squares of 2 `FIELD_REACH` + 1 cells round its landmarks.
 
     Args:
         xy: (F, N, 2) crop pixels.

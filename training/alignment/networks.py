@@ -70,8 +70,8 @@ class VectorAlignment(Alignment):
     def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
         """See `Alignment`.
 
-        Vectors cannot be turned: where the first crop's landmarks come to lie in the second says which Gaussians its
-        vectors should be. Nothing flows back through those places.
+        Vectors cannot be turned: the first crop's landmarks are moved into the second, and Gaussians round them are
+        what its vectors should be. No gradient flows back through those places.
         """
         with torch.no_grad():
             place = _pixels(soft_centroid(alpha[0].float())[0], STRIDE)

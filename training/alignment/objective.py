@@ -29,7 +29,7 @@ from ..expressions import blink, facing_points, grimace, has_closed_eye
 
 GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
-WRITTEN = 0.25  # of the pieces without faces: round letters side by side are eyes to a small network
+WRITTEN = 0.25  # of the pieces without faces: to a small network round letters side by side are eyes
 GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
@@ -254,7 +254,7 @@ class Alignment(ABC):
         """The face score's logits (B, 2) in the network's answer in training mode, if it has them."""
 
     def _gap_error(self, place: Tensor, xy: Tensor) -> Tensor:
-        """Mean error of the ways (F, P, 2) across eyes and mouth, crop pixels."""
+        """Mean error of the offsets (F, P, 2) across the openings of eyes and mouth, crop pixels."""
         upper, lower = self.facing.T.to(place.device)
         found, wanted = place[:, upper] - place[:, lower], xy[:, upper] - xy[:, lower]
         return F.smooth_l1_loss(found, wanted, beta=GAP_SMOOTH)
@@ -325,7 +325,7 @@ def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
 
 
 def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:
-    """Refuse to learn, unnoticed, from a picture that is validated with; who names one folder for both means it.
+    """Refuse a picture that is both learnt from and validated with; who names one folder for both means it.
 
     Raises:
         ConfigError: there is one.

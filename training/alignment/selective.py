@@ -32,14 +32,14 @@ class SelectiveAlignment(Alignment):
 
     Attributes:
         stride: crop pixels per cell of the maps over the whole crop.
-        hardest: whether negative pixels are the loudest.
+        hardest: whether the loudest pixels are taken as negatives.
     """
 
     stride: int
     hardest = True  # in pairs (`consistency`), whose items do not say
 
     def item(self, index: int, progress: float) -> Item:
-        """See `Alignment`; the last value says whether negative pixels are the loudest."""
+        """See `Alignment`; the last value says whether the loudest pixels are taken as negatives."""
         return *super().item(index, progress), np.array(progress >= self.config.discs.random_share)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -53,7 +53,7 @@ class SelectiveAlignment(Alignment):
         return answer[-1] if answer[-1].ndim == 2 else None
 
     def terms(self, answer: Any, labels: Labels, is_face: Tensor) -> Terms:
-        """See `Alignment`; what is no face, behind the faces, weighs as much as they do."""
+        """See `Alignment`; a picture without a face (they come last) weighs as much as one with a face."""
         terms, faces = super().terms(answer, labels, is_face), int(is_face.sum())
         others = len(is_face) - faces
         if others:
@@ -134,7 +134,7 @@ class CellAlignment(SelectiveAlignment):
         return [answer[0][:, ::3]]
 
     def landmark_terms(self, answer: tuple[Tensor, ...], labels: Labels) -> tuple[Tensor, Terms]:
-        """See `Alignment`; where in its cell a landmark is, is asked of that cell alone."""
+        """See `Alignment`; a landmark's offset within its cell is asked of that cell alone."""
         (chance,), ways = self.responses(answer), torch.stack((answer[0][:, 1::3], answer[0][:, 2::3]), 2).float()
         exact = to_cells(labels.xy, CELL)
         cell = exact.round().long()

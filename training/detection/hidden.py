@@ -1,7 +1,7 @@
 """Faces of which little is to be seen: behind masks and hands, in fog, in the dark, cut by the picture's edge.
 
-A detector that has only seen whole, well-lit faces loses these first. What cannot be seen is still to be answered where
-the rest of the face says that it is; what lies beyond an edge is not.
+A detector that has only seen whole, well-lit faces loses these first. Landmarks that are covered are still to
+be answered where the rest of the face says that they are; those beyond an edge are not.
 """
 
 from __future__ import annotations

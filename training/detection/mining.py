@@ -2,8 +2,8 @@
 
     python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR [--set A.B=C]
 
-scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon as
-it is gone on with. Look at the crops: people among the negatives belong in `discs.people` of the configuration.
+scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon
+as it goes on. Look at the crops: people among the negatives belong in `discs.people` of the configuration.
 """
 
 from __future__ import annotations

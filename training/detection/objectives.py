@@ -176,7 +176,7 @@ class Windows:
         bgr = disturb(bgr, self.patches, rng, self.config.disturbances)
         if discs.veiled and rng.random() < discs.veiled:
             bgr = veil(bgr, rng)
-        if discs.cut and faces and rng.random() < discs.cut:  # the last, for nothing spoils a frame
+        if discs.cut and faces and rng.random() < discs.cut:  # last: the frame that it leaves is never disturbed
             centre, side = transform.to_crop(chip.boxes[0, :2]), chip.boxes[0, 2] * transform.scale
             bgr, maps = cut(bgr, maps, np.array([*centre, side], np.float32), rng)
         return bgr, maps
@@ -197,7 +197,7 @@ class BackboneDetection:
         return nets.FromBytes(nets.build(self.config.network.name, self.config.network.landmarks))
 
     def item(self, index: int, progress: float) -> Item:
-        """Crop (s, s, 3), its disc maps (5, s, s), and whether negatives should be the loudest."""
+        """Crop (s, s, 3), its disc maps (5, s, s), and whether the loudest pixels are taken as negatives."""
         size = self.config.schedule.size(progress)
         return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
 
@@ -245,7 +245,7 @@ class BranchRefinement:
         return nets.FromBytes(net)
 
     def item(self, index: int, progress: float) -> Item:
-        """Crop (64, 64, 3), its disc maps (5, 64, 64), and whether negatives should be the loudest."""
+        """Crop (64, 64, 3), its disc maps (5, 64, 64), and whether the loudest pixels are taken as negatives."""
         size = self.config.schedule.sizes[-1][1]
         return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
 

@@ -1,6 +1,6 @@
 """Turn what the detector measures of a candidate into the chance that it is a face, on pictures it never saw.
 
-Also how often it finds annotated faces and how often it cries without one.
+Also how often it finds annotated faces, and how often it sees one where there is none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .chips import five_points
 from .objectives import faceless, held_out
 
 SAME_FACE = 0.4  # overlap from which a candidate counts as an annotated face
-SMALLEST_FACE = 22.0  # annotated faces under this side are nobody's fault
+SMALLEST_FACE = 22.0  # annotated faces under this side do not count
 SECOND_LOOK_LOSS = 0.004  # share of true candidates that the scan's score may lose
 
 

@@ -27,7 +27,7 @@ class Curve:
 
     Attributes:
         label: in the legend; their number and the share under the limit are added to it.
-        errors: (F >= 1,) fractions, infinity for lost faces, or of a face in as many frames.
+        errors: (F >= 1,) fractions, of F faces or of one face in F frames; infinity where it was lost.
     """
 
     label: str
