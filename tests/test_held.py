@@ -1,0 +1,24 @@
+"""A setting of the process is held while anybody wants it, and is then what it was."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+from facetrack.engines.held import Held
+
+
+def test_a_setting_is_held_until_the_last_has_left_and_what_it_was_before_the_first_again() -> None:
+    threads = [8]
+    one = Held(lambda: threads[0], lambda count: threads.__setitem__(0, count), 1)
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(one)
+    second.enter_context(one)
+    first.close()
+    assert threads == [1]
+    second.close()
+    assert threads == [8]
+    with pytest.raises(ZeroDivisionError), one:
+        threads[0] = 1 // 0
+    assert threads == [8]
