@@ -27,17 +27,20 @@ def _no_picture(ahead: int) -> None:
 class MediaClock:
     """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource).
 
-    A stamp is judged by those before it. One that falls no further back than behind the newest is a glitch, or out of
-    order: the clock waits until it is caught up with. One that falls to the second newest, or further, is of a new
-    clock, which goes on a period after the last time, unless the next one is of the old clock again.
+    A stamp is judged by those before it, and a doubtful one by the next:
 
-    Pictures that share a stamp, as recorders give them that stamp a burst of pictures at once, come a period after each
-    other, or a little less, as far as the first stamp after them has room for that; where it has none, they are a tick
-    apart. Speeds are read from these times: pictures that follow each other at no interval, and then a pause in which
-    nothing has moved further than in any other, would throw points far off.
+    | stamp | the picture's time |
+    |---|---|
+    | missing | a period after the last |
+    | that of the picture before | up to a period after the last, as the next other stamp has room; else a tick |
+    | behind the newest (a glitch, or out of order) | a tick after the last, until the clock is caught up with |
+    | the second newest, or before (a new clock) | a period after the last; the new clock goes on from there |
+    | the same, or a leap ahead, that the next one takes back | as if it were missing |
+    | the first, half a day before the next two, or a few pictures behind | it counts as a step before the second |
 
-    The first stamp of all is wrong where the next two agree with each other and it is half a day before them, or a few
-    pictures behind.
+    Recorders that stamp a burst of pictures at once give them one stamp. Speeds are read from these times: pictures
+    that follow each other at no interval, and then a pause in which nothing has moved further than in any other, would
+    throw points far off.
 
     AVI files have none: FFmpeg counts their packets, which B-frames put into another order than their pictures, and a
     decoder's delay comes on top. The stamps of decoding rise, and count from the first picture.

@@ -40,12 +40,14 @@ class Retry:
 class VideoSource:
     """A recording: every frame, timed by its presentation time stamps.
 
-    `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises. A frame
-    without a time stamp comes one frame period after the one before it; frames of one stamp are spread over the time up
-    to the next where that is long enough, else they, as any stamp that does not rise, are moved one tick behind the
-    last; one that falls back to the second newest or further starts a new clock that goes on where the old one ended;
-    and one that leaps ahead, and is taken back by the next, counts as none, as does a first one half a day before all
-    others.
+    `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises:
+
+    - A frame without a time stamp comes one frame period after the one before it.
+    - Frames of one stamp are spread over the time up to the next, where that is long enough.
+    - Else they, as any stamp that does not rise, are moved one tick behind the last.
+    - A stamp that falls back to the second newest or further starts a new clock that goes on where the old one ended.
+    - One that leaps ahead, and is taken back by the next, counts as none; so does a first one half a day before all
+      others. `video_clock.MediaClock` has the details.
 
     Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
