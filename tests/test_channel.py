@@ -40,6 +40,7 @@ def until_blocked(channel: Channel[int], *, writing: bool) -> None:
         with condition:
             if condition._waiters:  # type: ignore[attr-defined]
                 return
+        time.sleep(0.001)
     raise AssertionError("nobody waits")
 
 
