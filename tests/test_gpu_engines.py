@@ -223,8 +223,19 @@ def test_what_another_checkout_or_other_weights_have_prepared_is_prepared_anew(
     assert engines.outcome(network(), "fp32", tmp_path) == {"kept": True}
 
 
-def test_the_sources_are_told_from_others() -> None:
-    assert len(engines._sources()) == 64
+def test_the_sources_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "engines").mkdir()
+    monkeypatch.setattr(engines, "PACKAGE", tmp_path)
+    hashes = []
+    for code in ("one", "another", "one"):
+        (tmp_path / "engines" / "backend.py").write_text(code, encoding="utf-8")
+        engines._sources.cache_clear()
+        hashes.append(engines._sources())
+    engines._sources.cache_clear()
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
+def test_networks_are_known_by_their_weights() -> None:
     assert {net.name: net.weights for net in engines.networks()}["gv-mobilenetv3-68"] == (
         find_card("gv", "align").weights["net"].sha256
     )
