@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
+from facetrack.engines.backend import Outputs
 from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
 from facetrack.pipeline.search import CROWD
@@ -649,6 +651,60 @@ def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
 
     def idle() -> bool:
         asked.append(threading.current_thread())
+class Collecting(PaintedBackend):
+    """A network in which, when `owner` calls it, garbage is collected; other threads then wait for the aligner."""
+
+    owner: threading.Thread | None = None
+
+    def run(self, images: UInt8) -> Outputs:
+        if threading.current_thread() is self.owner:
+            gc.collect()
+        return super().run(images)
+
+
+def join_all() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("facetrack-"):
+            thread.join(PATIENCE_S)
+
+
+def test_a_run_that_is_found_as_garbage_inside_a_network_is_not_waited_for_there() -> None:
+    """The align stage waits for the lock of the aligner, which the collecting thread has."""
+    backend, source = Collecting(), PaintedSource(count=10_000)
+    aligner = Aligner(painted_card(), backend)
+    results = Pipeline(PaintedDetector(), aligner).run(source)
+    next(results)
+    loop = [results]
+    loop.append(loop)  # type: ignore[arg-type]
+    del results, loop
+    backend.owner = threading.current_thread()
+    aligner.align(source.picture(0), [aligner.crop_around((60.0, 60.0), 40.0)])
+    join_all()
+    assert threads_left() == []
+    assert collect(make().run(frames(2))) == ([0, 1], None)
+    assert threads_module._under_way == set()
+
+
+def test_garbage_that_is_collected_in_a_stage_of_the_very_run_ends_it() -> None:
+    collected = threading.Event()
+
+    def collect_garbage() -> None:
+        wait_for(unreachable)
+        gc.collect()
+        collected.set()
+
+    unreachable = threading.Event()
+    results = make(Watchman(on={1: collect_garbage})).run(endless())
+    next(results)
+    loop = [results]
+    loop.append(loop)  # type: ignore[arg-type]
+    del results, loop
+    unreachable.set()
+    wait_for(collected)
+    join_all()
+    assert threads_left() == []
+
+
         if numbers:  # before, the stages may be compiling
             released.set()
         return not numbers
@@ -734,9 +790,7 @@ def test_a_recording_that_was_tracked_to_its_end_is_complete_though_the_engines_
     results = pipeline.run(source())
     next(results)
     wait_for(done)
-    for thread in threading.enumerate():
-        if thread.name.startswith("facetrack-"):
-            thread.join(PATIENCE_S)
+    join_all()
     end_runs(pipeline.aligner)
     assert collect(results) == ([1, 2], None)
 
