@@ -69,13 +69,12 @@ class RunThreads:
         if self not in _under_way:
             return  # the program's end has seen to it
         self.left = True
-        if not _collection.under_way:
-            _under_way.discard(self)
         for link in self.links:
             link.abandon()
         self._let_detect_go()
         if not _collection.under_way:
             self.join()
+            _under_way.discard(self)  # only now: an interrupt may have kept it from waiting
 
     def is_alive(self) -> bool:
         """Whether any of the threads is."""
@@ -138,15 +137,22 @@ def stay_if_daemon() -> None:
 
 def _end_all() -> None:
     """Called when all threads but daemons have ended, and before Python stops those."""
-    runs = _under_way.copy()
+    runs, until_s = _under_way.copy(), time.monotonic() + EXIT_PATIENCE_S
     _under_way.clear()
-    _cut(runs, lambda: ProgramEnds("the program ends, and all runs with it"), EXIT_PATIENCE_S)
+    try:
+        _cut(runs, _program_ends, until_s)
+    except BaseException:  # an interrupt; the next one may end the process as it can
+        _cut(runs, _program_ends, until_s)
+        raise
 
 
-def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], patience_s: float | None) -> None:
+def _program_ends() -> BaseException:
+    return ProgramEnds("the program ends, and all runs with it")
+
+
+def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], until_s: float | None) -> None:
     for run in runs:
         run.cut(error())
-    until_s = None if patience_s is None else time.monotonic() + patience_s
     for run in runs:
         run.join(until_s)
 

@@ -839,6 +839,44 @@ def ended_program(code: str) -> tuple[int, list[str], str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     return done.returncode, done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
+INTERRUPTED = f"""{PROGRAM}
+import signal
+
+closed = threading.Event()
+
+class Source:
+    def __iter__(self):
+        try:
+            yield from endless()
+        finally:
+            closed.set()
+
+def interrupt():  # while the caller closes the run, and once more while the program ends
+    working.set()
+    wait_for(closed)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    wait_for(ending)
+    if TWICE:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        wait_for(heard)
+
+heard = threading.Event()
+
+def hear(*_):
+    heard.set() if ending.is_set() else None
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, hear)
+results = make(Watchman(on={{1: interrupt}})).run(Source())
+next(results)
+wait_for(working)
+atexit.register(ending.set)
+try:
+    results.close()
+    print("waited")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 
 
 @pytest.mark.parametrize(
@@ -859,3 +897,10 @@ def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> No
 
 def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:
     assert ended_program(SILENT) == (0, ["left: facetrack-capture"], "")
+@pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+@pytest.mark.parametrize("twice", [False, True])
+def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
+    code, lines, _ = ended_program(f"TWICE = {twice}\n{INTERRUPTED}")
+    assert (code, lines) == (0, ["interrupted", "left:"])
+
+
