@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,6 +83,33 @@ def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: 
 
 def test_the_size_of_a_frame_is_height_and_width() -> None:
     assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
+
+
+@pytest.mark.parametrize(
+    "number", [Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.float64(0.5), np.array(0.5)], ids=lambda n: type(n)
+)
+def test_a_frames_times_are_floats_of_whatever_number(number: Any) -> None:
+    """The smoother's arithmetic is compiled for these alone."""
+    frame = Frame(np.int64(7), number, number, PICTURE)  # type: ignore[arg-type]
+    assert (frame.index, frame.time_s, frame.taken_s) == (7, 0.5, 0.5)
+    assert [type(value) for value in (frame.index, frame.time_s, frame.taken_s)] == [int, float, float]
+    assert type(Frame(7, 2, 1, PICTURE).time_s) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.5, 0.0, 0.0), r"Frame\.index: wanted a whole number, got 0\.5"),
+        ((None, 0.0, 0.0), r"Frame\.index: wanted a whole number, got None"),
+        ((0, "0.1", 0.0), r"Frame\.time_s: wanted a number of seconds, got '0\.1'"),
+        ((0, None, 0.0), r"Frame\.time_s: wanted a number of seconds, got None"),
+        ((0, 0.0, None), r"Frame\.taken_s: wanted a number of seconds, got None"),
+        ((0, 10**400, 0.0), r"Frame\.time_s: wanted a number of seconds, got 1000"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(values: tuple[Any, Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Frame(*values, PICTURE)
 
 
 def test_proposals_come_best_first() -> None:

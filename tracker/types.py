@@ -9,10 +9,11 @@ tuples and kept in sets.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +63,30 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
     return bgr
 
 
+def _whole(value: SupportsIndex, what: str) -> int:
+    """A whole number of any type as an int.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{what}: wanted a whole number, got {value!r}") from error
+
+
+def _real(value: SupportsFloat, what: str) -> float:
+    """A number of any type, such as a Fraction, as a float; a text is none.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return math.fsum((value,))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: wanted a number of seconds, got {value!r}") from error
+
+
 def _remedy(array: NDArray[Any]) -> str:
     """How what is no picture may become one; OpenCV's conversions change channels and keep the dtype."""
     depth = "" if array.dtype == np.uint8 else "; scale it to 0 .. 255, then .astype(np.uint8)"
@@ -83,7 +108,7 @@ class Frame:
         name: the file's name where the frames are single pictures, else "".
 
     Raises:
-        ValueError: bgr is no picture, or time_s not finite.
+        ValueError: bgr is no picture, time_s not finite, taken_s no number or index no whole one.
     """
 
     index: int
@@ -94,6 +119,10 @@ class Frame:
 
     def __post_init__(self) -> None:
         checked_picture(self.bgr, "Frame.bgr")
+        # compiled arithmetic takes these types alone, or is compiled for another one between two frames
+        object.__setattr__(self, "index", _whole(self.index, "Frame.index"))
+        object.__setattr__(self, "time_s", _real(self.time_s, "Frame.time_s"))
+        object.__setattr__(self, "taken_s", _real(self.taken_s, "Frame.taken_s"))
         if not math.isfinite(self.time_s):
             raise ValueError(
                 f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; where nothing else is known, "
