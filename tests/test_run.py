@@ -358,6 +358,18 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     assert detector.searched[-1] == 100
 
 
+@pytest.mark.parametrize(("index", "time"), [(0, 0), (0, 61), (61, 0)])
+def test_frames_that_begin_anew_are_searched_at_once(index: int, time: int) -> None:
+    """A program may track several recordings in one run: what they show has nothing to do with each other."""
+    detector = Watchman()
+    stage = DetectStage(detector, PipelineSettings())
+    for number in range(61):
+        stage(Job(frame(number)))
+    for number in range(30):
+        stage(Job(Frame(index + number, (time + number) / 30, 0.0, picture(100 + number))))
+    assert detector.searched == [0, 25, 50, 100, 125]
+
+
 @pytest.mark.parametrize(
     ("rate", "every", "searched"),
     [
