@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -181,6 +183,22 @@ def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in
     told = pytest.raises(ConfigError, match=r"use Engines\.track, or hindsight\.look_back")
     with PaintedEngines()(Choices(smooth="rts")) as engines, told:
         engines.pipeline(engines.choices)
+
+
+@pytest.mark.parametrize(("most", "name"), [(0, "clip.mp4"), (1, "clip.mp4"), (9, "clip.mp4"), (1, "p"), (9, "p")])
+def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int, name: str, tmp_path: Path) -> None:
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
+    paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(tmp_path / name) as source:
+            list(islice(source, most))
+        gone = weakref.ref(source)
+        del source
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_frames_that_are_no_source_are_sent_to_a_pipeline() -> None:
