@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
 PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
+OF_THE_ENGINES = ("model", "backend", "threads", "min_face", "decoder", "frame_rate")  # no pipeline can change them
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -61,9 +62,9 @@ class Choices:
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
-        decoder: what decodes recordings and streams.
-        frame_rate: a batch's folders and globs of pictures are videos of so many frames per second; 0: their pictures
-            have nothing to do with each other.
+        decoder: what `facetrack batch` decodes its inputs with; a program tells `open_source`.
+        frame_rate: folders and globs of pictures are videos of so many frames per second to `facetrack batch`, 0: their
+            pictures have nothing to do with each other; a program tells `open_source`.
     """
 
     model: str = "gv"
@@ -162,10 +163,14 @@ class Engines:
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos.
 
+        Args:
+            choices: how it tracks, `detect_every`, `max_faces` and `smooth`; the others are those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
-            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it.
+            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it. Or choices that the
+                engines were not opened with.
         """
+        self._demand_own(choices)
         if choices.smooth == "rts":
             raise ConfigError(
                 "pipeline: smooth rts is done to results: use Engines.track, or hindsight.look_back on those of a "
@@ -176,11 +181,23 @@ class Engines:
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched.
 
+        Args:
+            choices: `max_faces` counts; the others are those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
+            ConfigError: choices that the engines were not opened with.
         """
+        self._demand_own(choices)
         settings = self._settings(replace(choices, detect_every=1), "none")
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
+
+    def _demand_own(self, choices: Choices) -> None:
+        for name in OF_THE_ENGINES:
+            given, own = getattr(choices, name), getattr(self.choices, name)
+            if given != own:
+                raise ConfigError(
+                    f"pipeline: {name} {given!r} is of the engines, which have {own!r}: open them with it"
+                )
 
     def _settings(self, choices: Choices, smoothing: OnTheWay) -> PipelineSettings:
         self.aligner.demand_face_score()

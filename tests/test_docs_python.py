@@ -185,6 +185,26 @@ def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in
         engines.pipeline(engines.choices)
 
 
+@pytest.mark.parametrize("begin", ["pipeline", "pipeline_for_pictures"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "tab"},
+        {"backend": "torch"},
+        {"threads": 2},
+        {"min_face": 40.0},
+        {"decoder": "cuda"},
+        {"frame_rate": 25.0},
+    ],
+)
+def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, changed: dict[str, Any]) -> None:
+    with PaintedEngines()(Choices(max_faces=3)) as engines:
+        assert getattr(engines, begin)(Choices(max_faces=1, detect_every=5)).settings.tracks.most_faces == 1
+        ((name, value),) = changed.items()
+        with pytest.raises(ConfigError, match=f"pipeline: {name} {value!r} is of the engines, .*: open them with it"):
+            getattr(engines, begin)(Choices(**changed))
+
+
 @pytest.mark.parametrize(("most", "name"), [(0, "clip.mp4"), (1, "clip.mp4"), (9, "clip.mp4"), (1, "p"), (9, "p")])
 def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int, name: str, tmp_path: Path) -> None:
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
