@@ -58,7 +58,7 @@ def look_back(
     yield from book.take_all()
 
 
-def with_pictures(results: Iterable[Result], frames: Iterable[Frame]) -> Iterator[Result]:
+def with_pictures(results: Iterable[Result], frames: Iterable[Frame]) -> Generator[Result, None, None]:
     """Give results their pictures back, from a second reading of the same recording.
 
     Raises:

@@ -10,10 +10,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
@@ -25,7 +26,7 @@ from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
-from ..tracker.types import Face, Frame, Result, UInt8, checked_picture
+from ..tracker.types import Face, Frame, Result, checked_picture
 from .crops import portrait_proof
 from .hindsight import look_back
 from .machine import usable_cores
@@ -145,7 +146,7 @@ class Engines:
             with closing(self.pipeline(replace(self.choices, smooth="none")).run(source)) as measured:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
 
-    def detect(self, bgr: UInt8) -> tuple[Face, ...]:
+    def detect(self, bgr: NDArray[Any]) -> tuple[Face, ...]:
         """Find every face of one still picture, by itself: just what `track` finds in a picture of a folder.
 
         Args:

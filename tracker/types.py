@@ -114,7 +114,7 @@ class Frame:
     index: int
     time_s: float
     taken_s: float
-    bgr: UInt8 = field(repr=False)
+    bgr: NDArray[Any] = field(repr=False)  # of uint8, which is checked: what OpenCV gives has no other type
     name: str = ""
 
     def __post_init__(self) -> None:
