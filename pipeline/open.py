@@ -97,7 +97,7 @@ class Choices:
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Engines:
     """A detector and an aligner, ready to run, from several threads too: their runs wait for each other.
 

@@ -6,6 +6,7 @@ import gc
 import re
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,12 @@ def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_engines_can_be_kept_in_a_set() -> None:
+    with PaintedEngines()(Choices()) as engines:
+        assert {engines: 1}[engines] == 1
+        assert engines != replace(engines)
 
 
 def test_frames_that_are_no_source_are_sent_to_a_pipeline() -> None:

@@ -46,6 +46,12 @@ def pose_of(head_mm: Float64, rotation: tuple[float, ...] = (0, 0, 0), distance_
     return pose
 
 
+def test_poses_can_be_kept_in_sets_and_looked_for() -> None:
+    poses = [Pose(np.zeros(3), np.zeros(3)), Pose(np.zeros(3), np.zeros(3))]
+    assert len(set(poses)) == 2
+    assert poses.index(poses[1]) == 1
+
+
 @pytest.mark.parametrize(("rotation", "translation"), POSES)
 def test_the_pose_of_a_projected_head_is_found(rotation: tuple[float, ...], translation: tuple[float, ...]) -> None:
     pose = head_pose(projected(MEAN_FACE_MM, rotation, translation), SIZE)

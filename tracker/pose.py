@@ -68,7 +68,7 @@ NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen fro
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pose:
     """A head in camera coordinates.
 
