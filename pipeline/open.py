@@ -193,6 +193,7 @@ class Engines:
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
 
     def _demand_own(self, choices: Choices) -> None:
+        _demand_choices(choices, "pipeline")
         for name in OF_THE_ENGINES:
             given, own = getattr(choices, name), getattr(self.choices, name)
             if given != own:
@@ -208,6 +209,11 @@ class Engines:
             tracks=TrackSettings(most_faces=choices.max_faces),
             smoother=smoother_settings(self.aligner.card),
         )
+
+
+def _demand_choices(choices: object, what: str) -> None:
+    if not isinstance(choices, Choices):
+        raise ConfigError(f'{what}: wanted Choices, such as Choices(model="tab"), got {choices!r}')
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
@@ -233,7 +239,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     Raises:
         CardError: a card or its weights are missing, broken or altered, or do not fit each other.
         BackendError: the backend that was asked for cannot be had.
+        ConfigError: other things than choices were given.
     """
+    _demand_choices(choices, "open_engines")
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     verifier_card = find_card(VERIFIER, "align")

@@ -206,6 +206,23 @@ def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, ch
             getattr(engines, begin)(Choices(**changed))
 
 
+def test_a_name_is_no_choices() -> None:
+    with pytest.raises(ConfigError, match=r"open_engines: wanted Choices, such as Choices\(model=.*\), got 'tab'"):
+        facetrack.open_engines("tab").__enter__()  # type: ignore[arg-type]
+    with PaintedEngines()(Choices()) as engines, pytest.raises(ConfigError, match=r"pipeline: wanted Choices, .*'tab'"):
+        engines.pipeline("tab")  # type: ignore[arg-type]
+
+
+def test_a_source_of_pictures_that_gives_arrays_is_told_what_to_give() -> None:
+    class Arrays(list[Any]):
+        kind = "images"
+        failed: tuple[()] = ()
+
+    told = pytest.raises(ValueError, match=r"frames: wanted Frame, got ndarray; make one of each picture")
+    with PaintedEngines()(Choices()) as engines, told:
+        next(engines.track(Arrays([np.zeros((8, 8, 3), np.uint8)])))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("most", "name"), [(0, "clip.mp4"), (1, "clip.mp4"), (9, "clip.mp4"), (1, "p"), (9, "p")])
 def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int, name: str, tmp_path: Path) -> None:
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))

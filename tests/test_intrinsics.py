@@ -185,6 +185,7 @@ def test_a_file_made_by_hand_needs_no_distortion(tmp_path: Path) -> None:
         (SMALL.replace("500", "-1"), "focal lengths above 0"),
         (SMALL.replace("640", "1e400"), "width: wanted a finite number, got inf"),
         (SMALL.replace("640", "1" + 400 * "0"), "width: wanted a finite number, got inf"),
+        (SMALL.replace("640", "640.7"), r"width: wanted a whole number, got 640\.7"),
         (SMALL.replace("500", "nan"), "fx: wanted a finite number, got nan"),
         (SMALL + "distortion = [-inf, 0, 0, 0]\n", "distortion: wanted a finite number, got -inf"),
         (SMALL + "zoom = 2\n", "unknown zoom"),

@@ -651,18 +651,6 @@ def test_closing_while_a_stage_is_at_work_waits_for_it(live: bool) -> None:
     assert finished == [True]
 
 
-def silent(released: threading.Event) -> Iterator[Frame]:
-    """A camera that falls silent after two frames, until it is closed."""
-    yield from frames(2)
-    wait_for(released)
-
-
-def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
-    released, asked = threading.Event(), []
-    numbers: list[int] = []
-
-    def idle() -> bool:
-        asked.append(threading.current_thread())
 class Collecting(PaintedBackend):
     """A network in which, when `owner` calls it, garbage is collected; other threads then wait for the aligner."""
 
@@ -717,6 +705,18 @@ def test_garbage_that_is_collected_in_a_stage_of_the_very_run_ends_it() -> None:
     assert threads_left() == []
 
 
+def silent(released: threading.Event) -> Iterator[Frame]:
+    """A camera that falls silent after two frames, until it is closed."""
+    yield from frames(2)
+    wait_for(released)
+
+
+def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
+    released, asked = threading.Event(), []
+    numbers: list[int] = []
+
+    def idle() -> bool:
+        asked.append(threading.current_thread())
         if numbers:  # before, the stages may be compiling
             released.set()
         return not numbers
@@ -839,18 +839,6 @@ threading.Thread(target=follow, daemon=True).start()
 wait_for(working)
 atexit.register(ending.set)
 """
-SILENT = f"""{PROGRAM}
-results = make().run(silent(ending))  # which never comes
-next(results)
-"""
-
-
-def ended_program(code: str) -> tuple[int, list[str], str]:
-    """Exit code, printed lines and the last line on stderr of a program."""
-    path = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
-    return done.returncode, done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
 INTERRUPTED = f"""{PROGRAM}
 import signal
 
@@ -889,6 +877,18 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
+SILENT = f"""{PROGRAM}
+results = make().run(silent(ending))  # which never comes
+next(results)
+"""
+
+
+def ended_program(code: str) -> tuple[int, list[str], str]:
+    """Exit code, printed lines and the last line on stderr of a program."""
+    path = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
+    return done.returncode, done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
 
 
 @pytest.mark.parametrize(
@@ -907,8 +907,6 @@ def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> No
     assert ended_program(IN_A_DAEMON) == (0, ["left:"], "")
 
 
-def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:
-    assert ended_program(SILENT) == (0, ["left: facetrack-capture"], "")
 @pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
 @pytest.mark.parametrize("twice", [False, True])
 def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
@@ -916,3 +914,5 @@ def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) 
     assert (code, lines) == (0, ["interrupted", "left:"])
 
 
+def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:
+    assert ended_program(SILENT) == (0, ["left: facetrack-capture"], "")

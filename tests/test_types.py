@@ -47,6 +47,16 @@ def test_a_frozen_array_is_not_copied_again() -> None:
     assert frozen_array(frozen, (1, 2), "points") is frozen
 
 
+def test_a_frozen_array_shares_no_memory_with_a_map_or_a_view(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "points", np.float32, "w+", shape=(3, 2))
+    under = np.zeros((3, 2), np.float32)
+    for given in (mapped, memoryview(under), under[:]):
+        frozen = frozen_array(given, (3, 2), "points")
+        given[0, 0] = 7  # type: ignore[index]
+        assert frozen[0, 0] == 0
+        under[:] = 0
+
+
 @pytest.mark.parametrize(
     ("values", "shape", "wanted"),
     [(np.zeros((3, 3)), (None, 2), r"\(\*, 2\), got \(3, 3\)"), (np.zeros(4), (2, 2), r"\(2, 2\), got \(4,\)")],
@@ -75,16 +85,6 @@ def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) 
         Frame(0, 0.0, 0.0, bgr)
 
 
-@pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])
-def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: float) -> None:
-    with pytest.raises(ValueError, match=r"Frame\.time_s: wanted a finite number of seconds, got -?(nan|inf); .*rate"):
-        Frame(0, time_s, 0.0, PICTURE)
-
-
-def test_the_size_of_a_frame_is_height_and_width() -> None:
-    assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
-
-
 @pytest.mark.parametrize(
     "number", [Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.float64(0.5), np.array(0.5)], ids=lambda n: type(n)
 )
@@ -110,6 +110,16 @@ def test_a_frames_times_are_floats_of_whatever_number(number: Any) -> None:
 def test_what_is_no_number_is_refused_by_name(values: tuple[Any, Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Frame(*values, PICTURE)
+
+
+@pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])
+def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: float) -> None:
+    with pytest.raises(ValueError, match=r"Frame\.time_s: wanted a finite number of seconds, got -?(nan|inf); .*rate"):
+        Frame(0, time_s, 0.0, PICTURE)
+
+
+def test_the_size_of_a_frame_is_height_and_width() -> None:
+    assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
 
 
 def test_proposals_come_best_first() -> None:

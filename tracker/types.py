@@ -39,7 +39,7 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
         ValueError: the shape differs; the message names wanted and got.
     """
     array = np.ascontiguousarray(values, dtype)
-    if array is values and array.flags.writeable:
+    if array.flags.writeable and (array is values or array.base is not None):  # of a memory map it may be a view
         array = array.copy()
     fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
     if not fits:
