@@ -66,7 +66,7 @@ def turn(sample: Sample, head: Head, most_deg: float, side: int, engines: Engine
     faces = [turn_face(sample.bgr(), sample.points[0], head, head.pitch_rad, np.deg2rad(yaw)) for yaw in yaws]
     frames = [Frame(i, i / RATE, i / RATE, np.ascontiguousarray(face.bgr)) for i, face in enumerate(faces)]
     seen = []
-    for yaw, face, result in zip(yaws, faces, engines.pipeline(Choices()).serial(frames), strict=True):
+    for yaw, face, result in zip(yaws, faces, engines.pipeline(engines.choices).serial(frames), strict=True):
         if not result.faces:
             seen.append(Seen(yaw, -1))
             continue

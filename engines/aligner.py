@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..tracker import markup
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform, rotated_box
-from ..tracker.types import Float32, Landmarks, UInt8
+from ..tracker.types import Float32, Landmarks, UInt8, checked_picture
 from .backend import Backend
 from .card import ModelCard
 from .codec import decoder
@@ -92,6 +92,8 @@ class Aligner:
         Returns:
             One Landmarks per crop, in frame pixels. Of a network that does not score faces the confidence is the mean
             score of the landmarks, and the presence 1: it is told where the faces are.
+        Raises:
+            ValueError: bgr is no such array, or a crop of another size.
         """
         return self.align_views([(bgr, crop) for crop in crops])
 
@@ -102,12 +104,24 @@ class Aligner:
             views: pictures (H, W, 3) uint8, each with a crop of it of the card's size.
         Returns:
             One Landmarks per view, in its picture's pixels.
+        Raises:
+            ValueError: a picture is no such array, or a crop of another size.
         """
+        self._demand_views(views)
         found: list[Landmarks] = []
         runs = math.ceil(len(views) / LARGEST_BATCH)
         for i in range(runs):  # of equal lengths: nine faces are five and four
             found += self._align(views[len(views) * i // runs : len(views) * (i + 1) // runs])
         return found
+
+    def _demand_views(self, views: Sequence[View]) -> None:
+        for i, (bgr, crop) in enumerate(views):
+            if i == 0 or bgr is not views[i - 1][0]:  # a crowd's faces are all of one picture
+                checked_picture(bgr, "align")
+            if tuple(crop.size) != self.card.size:
+                raise ValueError(
+                    f"align: wanted crops of {self.card.size}, got {crop.size}; see crop_around and crop_of_points"
+                )
 
     def _align(self, views: Sequence[View]) -> list[Landmarks]:
         with self._lock:

@@ -15,7 +15,7 @@ from ..tracker.codecs import mean_of_highest
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform
 from ..tracker.proposals import Candidates, GroupingSettings, find_peaks, group_peaks, suppress
-from ..tracker.types import Float32, Proposals, UInt8
+from ..tracker.types import Float32, Proposals, UInt8, checked_picture
 from ..tracker.views import fit_views
 from .backend import Backend
 from .card import CALIBRATION, ModelCard
@@ -119,7 +119,10 @@ class Detector:
                 less than `min_reliable_face` may then be missed.
         Returns:
             Tight boxes, probabilities and five5 points, in frame pixels.
+        Raises:
+            ValueError: it is no such array.
         """
+        checked_picture(bgr, "detect")
         with self._lock:
             candidates, probability = self.scan(bgr, small=small)
             likely = np.flatnonzero(probability >= self.card.calibration["second_look"])[: self.settings.most]

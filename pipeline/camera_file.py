@@ -58,6 +58,9 @@ def read_intrinsics(path: Path | str) -> Intrinsics:
     if strange:
         raise ConfigError(f"{path}: unknown {', '.join(strange)}; wanted {', '.join(sorted(_KNOWN))}")
     width, height, fx, fy, cx, cy = (_number(path, name, content.get(name)) for name in _NUMBERS)
+    for name, value in (("width", width), ("height", height)):
+        if not value.is_integer():
+            raise ConfigError(f"{path}: {name}: wanted a whole number, got {value}; mend the file")
     distortion = content.get("distortion", [])
     if not isinstance(distortion, list):
         raise ConfigError(f"{path}: distortion: wanted a list of numbers, got {distortion!r}")

@@ -57,7 +57,8 @@ class Channel(Generic[T]):
         self._dropped = 0
         # Entered by itself, not through a condition: a signal may interrupt a condition between taking its lock and the
         # block that gives it back, and everybody would wait for ever.
-        self._lock = threading.Lock()
+        # Reentrant: a garbage collection in here may find that nobody can reach the run, and abandon this very channel.
+        self._lock = threading.RLock()
         self._readable = threading.Condition(self._lock)  # an item has come, or the end
         self._writable = threading.Condition(self._lock)  # a place is free, or the consumer has gone
 

@@ -40,7 +40,7 @@ class Foresight:
 
     def __init__(self, aligner: Aligner) -> None:
         self._aligner = aligner
-        self._guesses: dict[int, _Guess] = {}  # by the frame's index
+        self._guesses: dict[Frame, _Guess] = {}  # by the frame itself: a program may give its index twice
         self._frames = 1  # that are measured together; as many as guesses held, so that bad ones cost little
 
     def align(self, frame: Frame, tracks: Sequence[Track], ahead: Sequence[Frame]) -> list[Landmarks]:
@@ -56,7 +56,7 @@ class Foresight:
         if not tracks:
             return []
         crops = [self._aligner.crop_of_points(track.aim(frame.time_s)) for track in tracks]
-        guess = self._guesses.pop(frame.index, None)
+        guess = self._guesses.pop(frame, None)
         if guess is not None and guess.fits((track.number for track in tracks), crops):
             return guess.found
         self._frames = (
@@ -78,5 +78,5 @@ class Foresight:
         found = self._aligner.align_views([(seen.bgr, crop) for seen, row in rows for crop in row])
         numbers = tuple(track.number for track in tracks)
         for i, (other, row) in enumerate(rows[1:], 1):
-            self._guesses[other.index] = _Guess(numbers, tuple(row), found[i * faces : (i + 1) * faces])
+            self._guesses[other] = _Guess(numbers, tuple(row), found[i * faces : (i + 1) * faces])
         return found[:faces]

@@ -55,7 +55,7 @@ def look_back(results: Iterable[Result], settings: SmootherSettings) -> Generato
     yield from book.take_all()
 
 
-def with_pictures(results: Iterable[Result], frames: Iterable[Frame]) -> Iterator[Result]:
+def with_pictures(results: Iterable[Result], frames: Iterable[Frame]) -> Generator[Result, None, None]:
     """Give results their pictures back, from a second reading of the same recording.
 
     Raises:

@@ -22,13 +22,22 @@ def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
     """
     times = _Times(sourced=hasattr(frames, "kind"))
     for frame in frames:
-        if not isinstance(frame, Frame):
-            raise ValueError(  # noqa: TRY004 - as for any other wrong value
-                f"frames: wanted Frame, got {type(frame).__name__}; make one of each picture, "
-                "Frame(index, time_s, taken_s, bgr), or give a single picture to Engines.detect"
-            )
+        demand_frame(frame)
         times.look_at(frame)
         yield frame
+
+
+def demand_frame(frame: object) -> None:
+    """Refuse what is none.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(frame, Frame):
+        raise ValueError(  # noqa: TRY004 - as for any other wrong value
+            f"frames: wanted Frame, got {type(frame).__name__}; make one of each picture, "
+            "Frame(index, time_s, taken_s, bgr), or give a single picture to Engines.detect"
+        )
 
 
 class _Times:

@@ -10,10 +10,11 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
-from typing import get_args
+from typing import Any, get_args
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..engines.aligner import Aligner
 from ..engines.backend import KINDS, Backend, open_backend
@@ -25,7 +26,7 @@ from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
-from ..tracker.types import Face, Frame, Result, UInt8, checked_picture
+from ..tracker.types import Face, Frame, Result, checked_picture
 from .crops import portrait_proof
 from .hindsight import look_back
 from .machine import usable_cores
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
 PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
+OF_THE_ENGINES = ("model", "backend", "threads", "min_face", "decoder", "frame_rate")  # no pipeline can change them
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -61,9 +63,9 @@ class Choices:
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
-        decoder: what decodes recordings and streams.
-        frame_rate: a batch's folders and globs of pictures are videos of so many frames per second; 0: their pictures
-            have nothing to do with each other.
+        decoder: what `facetrack batch` decodes its inputs with; a program tells `open_source`.
+        frame_rate: folders and globs of pictures are videos of so many frames per second to `facetrack batch`, 0: their
+            pictures have nothing to do with each other; a program tells `open_source`.
     """
 
     model: str = "gv"
@@ -95,7 +97,7 @@ class Choices:
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Engines:
     """A detector and an aligner, ready to run, from several threads too: their runs wait for each other.
 
@@ -144,7 +146,7 @@ class Engines:
             with closing(self.pipeline(replace(self.choices, smooth="none")).run(source)) as measured:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
 
-    def detect(self, bgr: UInt8) -> tuple[Face, ...]:
+    def detect(self, bgr: NDArray[Any]) -> tuple[Face, ...]:
         """Find every face of one still picture, by itself: just what `track` finds in a picture of a folder.
 
         Args:
@@ -162,10 +164,14 @@ class Engines:
     def pipeline(self, choices: Choices) -> Pipeline:
         """A pipeline for videos.
 
+        Args:
+            choices: how it tracks, `detect_every`, `max_faces` and `smooth`; the others are those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
-            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it.
+            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it. Or choices that the
+                engines were not opened with.
         """
+        self._demand_own(choices)
         if choices.smooth == "rts":
             raise ConfigError(
                 "pipeline: smooth rts is done to results: use Engines.track, or hindsight.look_back on those of a "
@@ -176,11 +182,24 @@ class Engines:
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
         """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched.
 
+        Args:
+            choices: `max_faces` counts; the others are those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
+            ConfigError: choices that the engines were not opened with.
         """
+        self._demand_own(choices)
         settings = self._settings(replace(choices, detect_every=1), "none")
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
+
+    def _demand_own(self, choices: Choices) -> None:
+        _demand_choices(choices, "pipeline")
+        for name in OF_THE_ENGINES:
+            given, own = getattr(choices, name), getattr(self.choices, name)
+            if given != own:
+                raise ConfigError(
+                    f"pipeline: {name} {given!r} is of the engines, which have {own!r}: open them with it"
+                )
 
     def _settings(self, choices: Choices, smoothing: OnTheWay) -> PipelineSettings:
         self.aligner.demand_face_score()
@@ -190,6 +209,11 @@ class Engines:
             tracks=TrackSettings(most_faces=choices.max_faces),
             smoother=smoother_settings(self.aligner.card),
         )
+
+
+def _demand_choices(choices: object, what: str) -> None:
+    if not isinstance(choices, Choices):
+        raise ConfigError(f'{what}: wanted Choices, such as Choices(model="tab"), got {choices!r}')
 
 
 OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
@@ -215,7 +239,9 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
     Raises:
         CardError: a card or its weights are missing, broken or altered, or do not fit each other.
         BackendError: the backend that was asked for cannot be had.
+        ConfigError: other things than choices were given.
     """
+    _demand_choices(choices, "open_engines")
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     verifier_card = find_card(VERIFIER, "align")

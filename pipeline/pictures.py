@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ..tracker.errors import FacetrackError, told
 from ..tracker.types import Frame, Result
+from .intake import demand_frame
 from .run import Pipeline
 
 log = logging.getLogger(__name__)
@@ -23,9 +24,11 @@ def track_independently(pipeline: Pipeline, frames: Iterable[Frame], failed: lis
         failed: gets (name, reason) of each picture on which a stage raised; it has no result.
     Raises:
         FacetrackError: an error that is no single picture's, such as of a backend.
+        ValueError: something else came than a frame.
     """
     pictures, began_s = iter(frames), time.perf_counter()
     for frame in pictures:
+        demand_frame(frame)
         capture_s = time.perf_counter() - began_s
         try:
             (result,) = pipeline.serial((frame,))

@@ -98,8 +98,12 @@ class ReadOnce:
         return self._frames
 
     def close(self) -> None:
-        """Give no frames to whoever has not begun to read."""
+        """Give no frames to whoever has not begun to read; who has keeps them.
+
+        They are let go of: they are read from the source, so that both would stay until a collection of garbage.
+        """
         self._spent = True
+        self._frames = iter(())
 
 
 def is_url(spec: str) -> bool:

@@ -101,8 +101,9 @@ class DetectStage:
             return True
         index, time_s = self._last
         every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
-        # indices have gaps where frames were dropped: no multiple of anything need ever come
-        return frame.index - index >= every or frame.time_s - time_s >= every / SLOWEST
+        # indices have gaps where frames were dropped: no multiple of anything need ever come; and a program's own, or
+        # its times, may begin anew
+        return abs(frame.index - index) >= every or abs(frame.time_s - time_s) >= every / SLOWEST
 
 
 class AlignStage:

@@ -3,11 +3,16 @@
 They are daemons, so that a camera that hangs in its driver keeps no process alive. But at the end of a program Python
 stops daemons where they next ask for the interpreter, before 3.14 by unwinding their stack: inside ONNX Runtime or
 OpenCV, whose C++ allows no such thing, that aborts the process. So none of them is at work any more by then.
+
+A run that nobody can reach any more may be found by the garbage collector, which interrupts a thread anywhere: also
+where it holds what one of the run's threads waits for, a network's lock for instance. There nobody waits for threads:
+they are told to stop, and whoever closes the engines, or the program's end, sees to what they were still at.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import threading
 import time
@@ -38,12 +43,14 @@ class RunThreads:
     Attributes:
         aligner: that the run works with; whoever closes it ends the run.
         permits: that the detect stage may be waiting for.
+        left: nobody wants results any more.
     """
 
     aligner: object
     permits: Permits | None
     threads: list[threading.Thread] = field(default_factory=list)
     links: list[Channel[Any]] = field(default_factory=list)
+    left: bool = False
 
     def add(self, name: str, outbox: Channel[Any], target: Callable[..., None], *arguments: object) -> None:
         """Take in the next stage; it works from `start` on."""
@@ -52,23 +59,30 @@ class RunThreads:
 
     def start(self) -> None:
         """Let all stages begin."""
+        _under_way.difference_update([run for run in _under_way.copy() if run.left and not run.is_alive()])
         _under_way.add(self)
         for thread in reversed(self.threads):  # when the first one works, all are there for whoever ends the run
             thread.start()
 
     def end(self) -> None:
-        """Stop, for nobody wants results any more, and wait as `join` does."""
+        """Stop, for nobody wants results any more, and wait as `join` does, but not while garbage is collected."""
         if self not in _under_way:
             return  # the program's end has seen to it
-        _under_way.discard(self)
+        self.left = True
         for link in self.links:
             link.abandon()
         self._let_detect_go()
-        self.join()
+        if not _collection.under_way:
+            self.join()
+            _under_way.discard(self)  # only now: an interrupt may have kept it from waiting
+
+    def is_alive(self) -> bool:
+        """Whether any of the threads is."""
+        return any(thread.is_alive() for thread in self.threads)
 
     def cut(self, error: BaseException) -> None:
         """Stop; whoever takes the results finds this error behind those that are there, unless they were the last."""
-        if not any(thread.is_alive() for thread in self.threads):
+        if not self.is_alive():
             return  # or they are another process's, whose child this is: it may have held the channels' locks
         self.links[-1].end(error)  # first: a stage whose inbox is gone ends its outbox as if all had been done
         for link in self.links[:-1]:
@@ -96,6 +110,13 @@ class RunThreads:
             self.permits.put(None)
 
 
+class _Collection(threading.local):
+    """Whether the present thread is collecting garbage."""
+
+    under_way = False
+
+
+_collection = _Collection()
 _under_way: set[RunThreads] = set()  # without a lock: a garbage collection may end a run while its thread held it
 
 
@@ -116,17 +137,29 @@ def stay_if_daemon() -> None:
 
 def _end_all() -> None:
     """Called when all threads but daemons have ended, and before Python stops those."""
-    runs = _under_way.copy()
+    runs, until_s = _under_way.copy(), time.monotonic() + EXIT_PATIENCE_S
     _under_way.clear()
-    _cut(runs, lambda: ProgramEnds("the program ends, and all runs with it"), EXIT_PATIENCE_S)
+    try:
+        _cut(runs, _program_ends, until_s)
+    except BaseException:  # an interrupt; the next one may end the process as it can
+        _cut(runs, _program_ends, until_s)
+        raise
 
 
-def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], patience_s: float | None) -> None:
+def _program_ends() -> BaseException:
+    return ProgramEnds("the program ends, and all runs with it")
+
+
+def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], until_s: float | None) -> None:
     for run in runs:
         run.cut(error())
-    until_s = None if patience_s is None else time.monotonic() + patience_s
     for run in runs:
         run.join(until_s)
 
 
+def _note_collection(phase: str, _: object) -> None:
+    _collection.under_way = phase == "start"
+
+
+gc.callbacks.append(_note_collection)
 atexit.register(_end_all)

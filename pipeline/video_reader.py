@@ -42,7 +42,7 @@ class Reader:
 
     Attributes:
         stream: the video stream that is read.
-        first: the first picture, decoded at once; None where there is none.
+        first: the first picture, decoded at once; None where there is none, and after `close`.
         damaged: packets so far that could not be decoded and were left out.
         damaged_in_a_row: those of them that no good picture has followed yet.
         reason: why the last damaged packet could not be decoded.
@@ -126,6 +126,8 @@ class Reader:
         with self._lock:
             if not self._closed:
                 self._closed = True
+                self.first = None
+                self._ahead.clear()
                 self._pictures.close()
                 self._container.close()
 

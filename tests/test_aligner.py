@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -209,6 +210,34 @@ def test_two_threads_with_pictures_of_their_own_get_the_landmarks_of_their_own()
     for width, (_, (truth,)) in views.items():
         crop = aligner.crop_of_points(truth)
         assert np.abs(crop.to_crop(found[width]) - crop.to_crop(truth)).max() < TOLERANCE_CROP_PX
+
+
+@pytest.mark.parametrize(
+    ("picture", "got"),
+    [
+        (np.zeros((300, 640), np.uint8), r"\(300, 640\) of uint8"),
+        (np.zeros((300, 640, 3), np.float32), r"\(300, 640, 3\) of float32"),
+        (np.zeros((300, 640, 4), np.uint8), r"\(300, 640, 4\) of uint8"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_picture_is_refused_and_does_not_get_the_landmarks_of_the_one_before(picture: Any, got: str) -> None:
+    aligner, backend = recorder()
+    crop = aligner.crop_around((320.0, 240.0), 90.0)
+    good, _ = painted(PaintedFace((320, 240), width=90))
+    aligner.align(good, [crop])
+    with pytest.raises(ValueError, match=f"align: wanted a NumPy array .* got {got}"):
+        aligner.align(picture, [crop])
+    with pytest.raises(ValueError, match=f"align: wanted a NumPy array .* got {got}"):
+        aligner.align_views([(good, crop), (picture, crop)])
+    assert len(backend.seen) == 1
+
+
+def test_a_crop_of_another_size_than_the_networks_is_refused() -> None:
+    aligner, _ = recorder()
+    good, _ = painted(PaintedFace((320, 240), width=90))
+    with pytest.raises(ValueError, match=r"align: wanted crops of \(128, 128\), got \(64, 64\); see crop_around"):
+        aligner.align(good, [CropTransform.around((320.0, 240.0), 150.0, 64)])
 
 
 def test_landmarks_on_one_spot_still_have_a_crop() -> None:

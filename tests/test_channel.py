@@ -220,6 +220,20 @@ def test_ending_an_abandoned_channel_and_abandoning_it_twice_do_no_harm() -> Non
     assert list(channel) == []
 
 
+def test_a_finaliser_may_abandon_a_channel_that_its_own_thread_is_inside_of() -> None:
+    class Last:
+        """An item with which the whole run goes."""
+
+        def __del__(self) -> None:
+            channel.abandon()
+
+    channel: Channel[Last | int] = Channel(1, "drop-oldest")
+    channel.put(Last())
+    channel.put(1)  # the item makes room, inside the channel's lock
+    with pytest.raises(Abandoned):
+        channel.put(2)
+
+
 def test_a_consumer_that_dies_in_its_block_releases_the_producer() -> None:
     channel: Channel[int] = Channel(1)
     stopped: list[bool] = []

@@ -122,6 +122,12 @@ def test_the_threshold_holds_back_the_unsure():
     assert len(detector(threshold=min(score + 1e-4, 1.0)).detect(picture)) == 0
 
 
+@pytest.mark.parametrize("picture", [np.zeros((90, 90), np.uint8), np.zeros((90, 90, 3)), None])
+def test_what_is_no_picture_is_refused(picture):
+    with pytest.raises(ValueError, match="detect: wanted a NumPy array"):
+        detector().detect(picture)
+
+
 def test_only_so_many_candidates_get_a_second_look():
     picture, _ = painted((480, 640), [(120, 120, 70, 0), (300, 260, 110, 20), (520, 330, 90, -30)])
     assert len(detector(most=2).detect(picture)) == 2

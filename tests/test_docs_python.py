@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -181,6 +184,65 @@ def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in
     told = pytest.raises(ConfigError, match=r"use Engines\.track, or hindsight\.look_back")
     with PaintedEngines()(Choices(smooth="rts")) as engines, told:
         engines.pipeline(engines.choices)
+
+
+@pytest.mark.parametrize("begin", ["pipeline", "pipeline_for_pictures"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"model": "tab"},
+        {"backend": "torch"},
+        {"threads": 2},
+        {"min_face": 40.0},
+        {"decoder": "cuda"},
+        {"frame_rate": 25.0},
+    ],
+)
+def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, changed: dict[str, Any]) -> None:
+    with PaintedEngines()(Choices(max_faces=3)) as engines:
+        assert getattr(engines, begin)(Choices(max_faces=1, detect_every=5)).settings.tracks.most_faces == 1
+        ((name, value),) = changed.items()
+        with pytest.raises(ConfigError, match=f"pipeline: {name} {value!r} is of the engines, .*: open them with it"):
+            getattr(engines, begin)(Choices(**changed))
+
+
+def test_a_name_is_no_choices() -> None:
+    with pytest.raises(ConfigError, match=r"open_engines: wanted Choices, such as Choices\(model=.*\), got 'tab'"):
+        facetrack.open_engines("tab").__enter__()  # type: ignore[arg-type]
+    with PaintedEngines()(Choices()) as engines, pytest.raises(ConfigError, match=r"pipeline: wanted Choices, .*'tab'"):
+        engines.pipeline("tab")  # type: ignore[arg-type]
+
+
+def test_a_source_of_pictures_that_gives_arrays_is_told_what_to_give() -> None:
+    class Arrays(list[Any]):
+        kind = "images"
+        failed: tuple[()] = ()
+
+    told = pytest.raises(ValueError, match=r"frames: wanted Frame, got ndarray; make one of each picture")
+    with PaintedEngines()(Choices()) as engines, told:
+        next(engines.track(Arrays([np.zeros((8, 8, 3), np.uint8)])))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("most", "name"), [(0, "clip.mp4"), (1, "clip.mp4"), (9, "clip.mp4"), (1, "p"), (9, "p")])
+def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int, name: str, tmp_path: Path) -> None:
+    paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
+    paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
+    gc.collect()
+    gc.disable()
+    try:
+        with open_source(tmp_path / name) as source:
+            list(islice(source, most))
+        gone = weakref.ref(source)
+        del source
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_engines_can_be_kept_in_a_set() -> None:
+    with PaintedEngines()(Choices()) as engines:
+        assert {engines: 1}[engines] == 1
+        assert engines != replace(engines)
 
 
 def test_frames_that_are_no_source_are_sent_to_a_pipeline() -> None:

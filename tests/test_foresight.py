@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,14 @@ def test_faces_that_come_and_go_do_so_in_the_same_frames() -> None:
 def test_a_crowd_that_fills_a_run_is_not_looked_ahead_for() -> None:
     five = [PaintedFace((32 + 64 * i, 60 + 25 * i), width=36) for i in range(5)]
     assert tracked(8, source(*five))[1] == tracked(1, source(*five))[1]
+
+
+@pytest.mark.parametrize("index", [lambda _: 0, lambda i: i // 2])
+def test_frames_of_one_index_are_kept_apart(index: Callable[[int], int]) -> None:
+    seen = source(PaintedFace((60, 60), velocity=(70, 40), width=60, spin=0.2))
+    alike = [replace(frame, index=index(frame.index)) for frame in seen]
+    line, _ = pipeline(8)
+    assert furthest(list(line.serial(alike)), tracked(8, seen)[0]) == 0
 
 
 def test_threads_change_nothing() -> None:

@@ -106,6 +106,24 @@ def test_points_come_back() -> None:
     assert transform.scale == pytest.approx(112 / 171)
 
 
+@pytest.mark.parametrize(
+    ("picture", "out"),
+    [
+        (np.zeros((90, 90), np.uint8), (48, 48, 3)),
+        (np.zeros((90, 90, 3), np.float32), (48, 48, 3)),
+        (np.zeros((90, 90, 3), np.uint8), (40, 48, 3)),
+    ],
+)
+def test_a_crop_that_does_not_fit_its_array_is_refused(picture: UInt8, out: tuple[int, ...]) -> None:
+    transform = CropTransform.around((40, 40), 60, 48)
+    with pytest.raises(ValueError, match="crop: wanted out of"):
+        transform.crop(picture, np.zeros(out, np.uint8))
+    fitting = np.zeros((48, 48, 3), np.uint8)
+    white = np.full((90, 90, 3), 255, np.uint8)
+    assert transform.crop(white, fitting) is fitting
+    assert fitting.max() == 255
+
+
 def test_the_squares_centre_and_edges_land_on_those_of_the_crop() -> None:
     transform = CropTransform.around((50.0, 60.0), 20.0, 100)
     xy = np.array([[50, 60], [40, 50], [60, 70]], np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -90,6 +91,24 @@ def test_numbers_that_no_camera_has_are_refused(values: tuple[object, ...], mess
         Intrinsics(*values)  # type: ignore[arg-type]
 
 
+def test_lists_and_arrays_are_taken_for_a_camera_that_can_be_compared_and_kept_in_sets() -> None:
+    plain = Intrinsics((480, 640), 500.0, 500.0, 320.0, 240.0, (0.1, 0.0, 0.0, 0.0, 0.0))
+    coefficients = np.array([[0.1, 0, 0, 0, 0]])  # as cv2.calibrateCamera gives them
+    camera = Intrinsics(np.array([480, 640]), np.float64(500), 500, 320, 240, coefficients)  # type: ignore[arg-type]
+    assert camera == plain
+    assert {camera} == {plain}
+    assert camera.scaled([240, 320]) == plain.scaled((240, 320))  # type: ignore[arg-type]
+    assert repr(camera) == repr(plain)
+
+
+@pytest.mark.parametrize("size", [(480, 640, 3), (480.5, 640), 480])
+def test_what_is_no_size_is_refused(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"intrinsics: wanted a .*height, width"):
+        Intrinsics(size, 500, 500, 320, 240)
+    with pytest.raises(ValueError, match=r"intrinsics: wanted a .*height, width"):
+        Intrinsics((480, 640), 500, 500, 320, 240).scaled(size)
+
+
 # the head's pose
 
 
@@ -166,6 +185,7 @@ def test_a_file_made_by_hand_needs_no_distortion(tmp_path: Path) -> None:
         (SMALL.replace("500", "-1"), "focal lengths above 0"),
         (SMALL.replace("640", "1e400"), "width: wanted a finite number, got inf"),
         (SMALL.replace("640", "1" + 400 * "0"), "width: wanted a finite number, got inf"),
+        (SMALL.replace("640", "640.7"), r"width: wanted a whole number, got 640\.7"),
         (SMALL.replace("500", "nan"), "fx: wanted a finite number, got nan"),
         (SMALL + "distortion = [-inf, 0, 0, 0]\n", "distortion: wanted a finite number, got -inf"),
         (SMALL + "zoom = 2\n", "unknown zoom"),

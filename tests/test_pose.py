@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Any
 
 import cv2
 import numpy as np
@@ -44,6 +45,24 @@ def pose_of(head_mm: Float64, rotation: tuple[float, ...] = (0, 0, 0), distance_
     pose = head_pose(projected(head_mm, rotation, (0, 0, distance_mm)), SIZE)
     assert pose is not None
     return pose
+
+
+@pytest.mark.parametrize(
+    ("size", "camera", "message"),
+    [
+        ((480, 640, 3), None, r"camera: wanted a \(height, width\) above 0, got \(480, 640, 3\)"),
+        ((480, 640), "camera.toml", "head pose: wanted Intrinsics, as read_intrinsics gives them, got str"),
+    ],
+)
+def test_what_is_no_size_or_camera_is_refused_by_name(size: Any, camera: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        head_pose(MEAN_FACE_MM[:, :2], size, camera)
+
+
+def test_poses_can_be_kept_in_sets_and_looked_for() -> None:
+    poses = [Pose(np.zeros(3), np.zeros(3)), Pose(np.zeros(3), np.zeros(3))]
+    assert len(set(poses)) == 2
+    assert poses.index(poses[1]) == 1
 
 
 @pytest.mark.parametrize(("rotation", "translation"), POSES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
+from facetrack.engines.backend import Outputs
 from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
 from facetrack.pipeline.search import CROWD, EVERY_WAY
@@ -368,6 +370,18 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
     assert detector.searched[-1] == 100
 
 
+@pytest.mark.parametrize(("index", "time"), [(0, 0), (0, 61), (61, 0)])
+def test_frames_that_begin_anew_are_searched_at_once(index: int, time: int) -> None:
+    """A program may track several recordings in one run: what they show has nothing to do with each other."""
+    detector = Watchman()
+    stage = DetectStage(detector, PipelineSettings())
+    for number in range(61):
+        stage(Job(frame(number)))
+    for number in range(30):
+        stage(Job(Frame(index + number, (time + number) / 30, 0.0, picture(100 + number))))
+    assert detector.searched == [0, 25, 50, 100, 125]
+
+
 @pytest.mark.parametrize(
     ("rate", "every", "searched"),
     [
@@ -649,6 +663,60 @@ def test_closing_while_a_stage_is_at_work_waits_for_it(live: bool) -> None:
     assert finished == [True]
 
 
+class Collecting(PaintedBackend):
+    """A network in which, when `owner` calls it, garbage is collected; other threads then wait for the aligner."""
+
+    owner: threading.Thread | None = None
+
+    def run(self, images: UInt8) -> Outputs:
+        if threading.current_thread() is self.owner:
+            gc.collect()
+        return super().run(images)
+
+
+def join_all() -> None:
+    for thread in threading.enumerate():
+        if thread.name.startswith("facetrack-"):
+            thread.join(PATIENCE_S)
+
+
+def test_a_run_that_is_found_as_garbage_inside_a_network_is_not_waited_for_there() -> None:
+    """The align stage waits for the lock of the aligner, which the collecting thread has."""
+    backend, source = Collecting(), PaintedSource(count=10_000)
+    aligner = Aligner(painted_card(), backend)
+    results = Pipeline(PaintedDetector(), aligner).run(source)
+    next(results)
+    loop = [results]
+    loop.append(loop)  # type: ignore[arg-type]
+    del results, loop
+    backend.owner = threading.current_thread()
+    aligner.align(source.picture(0), [aligner.crop_around((60.0, 60.0), 40.0)])
+    join_all()
+    assert threads_left() == []
+    assert collect(make().run(frames(2))) == ([0, 1], None)
+    assert threads_module._under_way == set()
+
+
+def test_garbage_that_is_collected_in_a_stage_of_the_very_run_ends_it() -> None:
+    collected = threading.Event()
+
+    def collect_garbage() -> None:
+        wait_for(unreachable)
+        gc.collect()
+        collected.set()
+
+    unreachable = threading.Event()
+    results = make(Watchman(on={1: collect_garbage})).run(endless())
+    next(results)
+    loop = [results]
+    loop.append(loop)  # type: ignore[arg-type]
+    del results, loop
+    unreachable.set()
+    wait_for(collected)
+    join_all()
+    assert threads_left() == []
+
+
 def silent(released: threading.Event) -> Iterator[Frame]:
     """A camera that falls silent after two frames, until it is closed."""
     yield from frames(2)
@@ -746,9 +814,7 @@ def test_a_recording_that_was_tracked_to_its_end_is_complete_though_the_engines_
     results = pipeline.run(source())
     next(results)
     wait_for(done)
-    for thread in threading.enumerate():
-        if thread.name.startswith("facetrack-"):
-            thread.join(PATIENCE_S)
+    join_all()
     end_runs(pipeline.aligner)
     assert collect(results) == ([1, 2], None)
 
@@ -785,6 +851,44 @@ threading.Thread(target=follow, daemon=True).start()
 wait_for(working)
 atexit.register(ending.set)
 """
+INTERRUPTED = f"""{PROGRAM}
+import signal
+
+closed = threading.Event()
+
+class Source:
+    def __iter__(self):
+        try:
+            yield from endless()
+        finally:
+            closed.set()
+
+def interrupt():  # while the caller closes the run, and once more while the program ends
+    working.set()
+    wait_for(closed)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    wait_for(ending)
+    if TWICE:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        wait_for(heard)
+
+heard = threading.Event()
+
+def hear(*_):
+    heard.set() if ending.is_set() else None
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, hear)
+results = make(Watchman(on={{1: interrupt}})).run(Source())
+next(results)
+wait_for(working)
+atexit.register(ending.set)
+try:
+    results.close()
+    print("waited")
+except KeyboardInterrupt:
+    print("interrupted")
+"""
 SILENT = f"""{PROGRAM}
 results = make().run(silent(ending))  # which never comes
 next(results)
@@ -813,6 +917,13 @@ def test_no_thread_of_an_unfinished_run_is_at_work_when_python_takes_the_program
 
 def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> None:
     assert ended_program(IN_A_DAEMON) == (0, ["left:"], "")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+@pytest.mark.parametrize("twice", [False, True])
+def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
+    code, lines, _ = ended_program(f"TWICE = {twice}\n{INTERRUPTED}")
+    assert (code, lines) == (0, ["interrupted", "left:"])
 
 
 def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +47,16 @@ def test_a_frozen_array_is_not_copied_again() -> None:
     assert frozen_array(frozen, (1, 2), "points") is frozen
 
 
+def test_a_frozen_array_shares_no_memory_with_a_map_or_a_view(tmp_path: Path) -> None:
+    mapped = np.memmap(tmp_path / "points", np.float32, "w+", shape=(3, 2))
+    under = np.zeros((3, 2), np.float32)
+    for given in (mapped, memoryview(under), under[:]):
+        frozen = frozen_array(given, (3, 2), "points")
+        given[0, 0] = 7  # type: ignore[index]
+        assert frozen[0, 0] == 0
+        under[:] = 0
+
+
 @pytest.mark.parametrize(
     ("values", "shape", "wanted"),
     [(np.zeros((3, 3)), (None, 2), r"\(\*, 2\), got \(3, 3\)"), (np.zeros(4), (2, 2), r"\(2, 2\), got \(4,\)")],
@@ -70,6 +83,33 @@ def test_a_wrong_shape_names_what_was_wanted_and_what_was_got(
 def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) -> None:
     with pytest.raises(ValueError, match=rf"Frame\.bgr: wanted a NumPy array \(H, W, 3\) of uint8.*, {got}"):
         Frame(0, 0.0, 0.0, bgr)
+
+
+@pytest.mark.parametrize(
+    "number", [Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.float64(0.5), np.array(0.5)], ids=lambda n: type(n)
+)
+def test_a_frames_times_are_floats_of_whatever_number(number: Any) -> None:
+    """The smoother's arithmetic is compiled for these alone."""
+    frame = Frame(np.int64(7), number, number, PICTURE)  # type: ignore[arg-type]
+    assert (frame.index, frame.time_s, frame.taken_s) == (7, 0.5, 0.5)
+    assert [type(value) for value in (frame.index, frame.time_s, frame.taken_s)] == [int, float, float]
+    assert type(Frame(7, 2, 1, PICTURE).time_s) is float
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.5, 0.0, 0.0), r"Frame\.index: wanted a whole number, got 0\.5"),
+        ((None, 0.0, 0.0), r"Frame\.index: wanted a whole number, got None"),
+        ((0, "0.1", 0.0), r"Frame\.time_s: wanted a number of seconds, got '0\.1'"),
+        ((0, None, 0.0), r"Frame\.time_s: wanted a number of seconds, got None"),
+        ((0, 0.0, None), r"Frame\.taken_s: wanted a number of seconds, got None"),
+        ((0, 10**400, 0.0), r"Frame\.time_s: wanted a number of seconds, got 1000"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(values: tuple[Any, Any, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Frame(*values, PICTURE)
 
 
 @pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])

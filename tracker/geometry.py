@@ -65,6 +65,12 @@ class CropTransform:
         """Sample the crop from a (H, W, 3) picture; what lies outside the picture is black.
 
         Downscaling by two or more averages over the area first, so that large faces do not alias.
+
+        Args:
+            bgr: (H, W, 3) uint8.
+            out: contiguous array of the crop's size that takes it.
+        Raises:
+            ValueError: out is of another size or kind than the crop of this picture.
         """
         matrix = self.matrix
         halvings = int(math.log2(1.0 / max(self.scale, 1e-6)))
@@ -72,6 +78,8 @@ class CropTransform:
             bgr, matrix = self._reduced(bgr, halvings)
         height, width = self.size
         sampled = cv2.warpAffine(bgr, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
+        if out is not None and sampled is not out:  # OpenCV has taken an array of its own
+            raise ValueError(f"crop: wanted out of {sampled.shape} and {sampled.dtype}, got {out.shape} of {out.dtype}")
         return np.asarray(sampled, np.uint8)
 
     def _reduced(self, bgr: UInt8, halvings: int) -> tuple[UInt8, Float64]:

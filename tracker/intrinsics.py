@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from operator import index
+from typing import SupportsIndex
 
 import cv2
 import numpy as np
@@ -27,8 +30,11 @@ class Intrinsics:
         cx, cy: where the optical axis meets the picture; (0, 0) is the centre of the top left pixel.
         distortion: (k1, k2, p1, p2[, k3[, k4, k5, k6[, s1, s2, s3, s4[, tx, ty]]]]), as OpenCV counts them; () is none.
 
+    Sizes and coefficients may come as lists or arrays, as OpenCV has them.
+
     Raises:
-        ValueError: a length is not above 0, a number is not finite, or the coefficients are of another number.
+        ValueError: a length is not above 0, a size not of whole pixels, a number not finite, or the coefficients are of
+            another number.
     """
 
     size: tuple[int, int]
@@ -39,6 +45,10 @@ class Intrinsics:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "size", _whole_size(self.size))
+        for name in ("fx", "fy", "cx", "cy"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+        object.__setattr__(self, "distortion", tuple(np.asarray(self.distortion, np.float64).ravel().tolist()))
         if min(self.size) <= 0:
             raise ValueError(f"intrinsics: wanted a (height, width) above 0, got {self.size}")
         if not np.isfinite([self.fx, self.fy, self.cx, self.cy, *self.distortion]).all():
@@ -60,9 +70,10 @@ class Intrinsics:
         Args:
             size: (height, width) of these pictures.
         Raises:
+            ValueError: that is no size.
             ConfigError: they have another aspect: they were cut, squeezed, turned or taken by another camera.
         """
-        return _scaled(self, size)
+        return _scaled(self, _whole_size(size))
 
     def undistort(self, xy: Float64) -> Float64:
         """Give the pixels in which the same camera with a perfect lens would see points.
@@ -77,6 +88,19 @@ class Intrinsics:
         lens = np.array(self.distortion)
         straight = cv2.undistortImagePoints(xy[:, None], self.matrix, lens, None, _UNDISTORT)
         return straight[:, 0].astype(np.float64)
+
+
+def _whole_size(size: Iterable[SupportsIndex]) -> tuple[int, int]:
+    """A (height, width) of any kind as a tuple of ints.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        height, width = (index(length) for length in size)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"intrinsics: wanted a (height, width) in whole pixels, got {size!r}") from error
+    return height, width
 
 
 @cache

@@ -68,7 +68,7 @@ NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen fro
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Pose:
     """A head in camera coordinates.
 
@@ -96,9 +96,9 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
         ValueError: the size is not positive.
     Source: OpenFace 2.2, `SequenceCapture::SetCameraIntrinsics`: 500 px of focal length at 640x480.
     """
-    height, width = size
-    if height <= 0 or width <= 0:
+    if len(size) != 2 or min(size) <= 0:
         raise ValueError(f"camera: wanted a (height, width) above 0, got {size}")
+    height, width = size
     focal_px = (500 * (width / 640) + 500 * (height / 480)) / 2
     return np.array([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]])
 
@@ -118,7 +118,7 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
         The pose, or None where the points say nothing about a head: one of them is not finite, they fall
         together or on one line, or only a head behind the camera would fit.
     Raises:
-        ValueError: xy is not (68, 2), or the size is not positive.
+        ValueError: xy is not (68, 2), size not (height, width) above 0, or the intrinsics are something else.
         ConfigError: the frame has another aspect than the intrinsics.
     Source: Terzakis and Lourakis, "A consistently fast and globally optimal solution to the
         perspective-n-point problem", ECCV 2020.
@@ -128,6 +128,10 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
         raise ValueError(f"head pose: wanted (68, 2) points of the ibug68 markup, got {points.shape}")
     camera, rigid = camera_matrix(size), points[_RIGID]
     if intrinsics is not None:
+        if not isinstance(intrinsics, Intrinsics):
+            raise ValueError(
+                f"head pose: wanted Intrinsics, as read_intrinsics gives them, got {type(intrinsics).__name__}"
+            )
         seen_by = intrinsics.scaled(size)
         camera, rigid = seen_by.matrix, seen_by.undistort(rigid)
     if not _shows_a_face(rigid):

@@ -9,10 +9,11 @@ tuples and kept in sets.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,7 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
         ValueError: the shape differs; the message names wanted and got.
     """
     array = np.ascontiguousarray(values, dtype)
-    if array is values and array.flags.writeable:
+    if array.flags.writeable and (array is values or array.base is not None):  # of a memory map it may be a view
         array = array.copy()
     fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
     if not fits:
@@ -62,6 +63,30 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
     return bgr
 
 
+def _whole(value: SupportsIndex, what: str) -> int:
+    """A whole number of any type as an int.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{what}: wanted a whole number, got {value!r}") from error
+
+
+def _real(value: SupportsFloat, what: str) -> float:
+    """A number of any type, such as a Fraction, as a float; a text is none.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        return math.fsum((value,))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{what}: wanted a number of seconds, got {value!r}") from error
+
+
 def _remedy(array: NDArray[Any]) -> str:
     """How what is no picture may become one; OpenCV's conversions change channels and keep the dtype."""
     depth = "" if array.dtype == np.uint8 else "; scale it to 0 .. 255, then .astype(np.uint8)"
@@ -83,17 +108,21 @@ class Frame:
         name: the file's name where the frames are single pictures, else "".
 
     Raises:
-        ValueError: bgr is no picture, or time_s not finite.
+        ValueError: bgr is no picture, time_s not finite, taken_s no number or index no whole one.
     """
 
     index: int
     time_s: float
     taken_s: float
-    bgr: UInt8 = field(repr=False)
+    bgr: NDArray[Any] = field(repr=False)  # of uint8, which is checked: what OpenCV gives has no other type
     name: str = ""
 
     def __post_init__(self) -> None:
         checked_picture(self.bgr, "Frame.bgr")
+        # compiled arithmetic takes these types alone, or is compiled for another one between two frames
+        object.__setattr__(self, "index", _whole(self.index, "Frame.index"))
+        object.__setattr__(self, "time_s", _real(self.time_s, "Frame.time_s"))
+        object.__setattr__(self, "taken_s", _real(self.taken_s, "Frame.taken_s"))
         if not math.isfinite(self.time_s):
             raise ValueError(
                 f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; where nothing else is known, "
