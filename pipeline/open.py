@@ -63,7 +63,7 @@ class Choices:
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
-        decoder: what `facetrack batch` decodes its inputs with; a program tells `open_source`.
+        decoder: what the commands decode their inputs with; a program tells `open_source`.
         frame_rate: folders and globs of pictures are videos of so many frames per second to `facetrack batch`, 0: their
             pictures have nothing to do with each other; a program tells `open_source`.
     """
