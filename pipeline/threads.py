@@ -14,6 +14,8 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import math
+import os
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -27,6 +29,7 @@ from .channel import Channel
 
 log = logging.getLogger(__name__)
 CAPTURE_PATIENCE_S = 1.0  # how long whoever ends a run waits for a camera that gives no frame
+POLL_S = 0.005
 EXIT_PATIENCE_S = 10.0  # how long the program's end waits for stages, should a network hang
 
 Permits = SimpleQueue[None]  # a semaphore that no signal can interrupt half-way
@@ -44,6 +47,9 @@ class RunThreads:
         aligner: that the run works with; whoever closes it ends the run.
         permits: that the detect stage may be waiting for.
         left: nobody wants results any more.
+        done: those of the threads that are at their end. Python 3.11's own word is not enough: an interrupt in `join`
+            leaves a thread for dead that is at work.
+        process: that the threads are of.
     """
 
     aligner: object
@@ -51,16 +57,26 @@ class RunThreads:
     threads: list[threading.Thread] = field(default_factory=list)
     links: list[Channel[Any]] = field(default_factory=list)
     left: bool = False
+    done: set[threading.Thread] = field(default_factory=set)
+    process: int = 0
 
     def add(self, name: str, outbox: Channel[Any], target: Callable[..., None], *arguments: object) -> None:
         """Take in the next stage; it works from `start` on."""
-        self.threads.append(threading.Thread(target=target, args=arguments, name=f"facetrack-{name}", daemon=True))
+        work = (target, *arguments)
+        self.threads.append(threading.Thread(target=self._work, args=work, name=f"facetrack-{name}", daemon=True))
         self.links.append(outbox)
+
+    def _work(self, target: Callable[..., None], *arguments: object) -> None:
+        try:
+            target(*arguments)
+        finally:
+            self.done.add(threading.current_thread())
 
     def start(self) -> None:
         """Let all stages begin."""
         _under_way.difference_update([run for run in _under_way.copy() if run.left and not run.is_alive()])
         _under_way.add(self)
+        self.process = os.getpid()
         for thread in reversed(self.threads):  # when the first one works, all are there for whoever ends the run
             thread.start()
 
@@ -78,7 +94,10 @@ class RunThreads:
 
     def is_alive(self) -> bool:
         """Whether any of the threads is."""
-        return any(thread.is_alive() for thread in self.threads)
+        return any(map(self._is_at_work, self.threads))
+
+    def _is_at_work(self, thread: threading.Thread) -> bool:
+        return thread.ident is not None and thread not in self.done and self.process == os.getpid()
 
     def cut(self, error: BaseException) -> None:
         """Stop; whoever takes the results finds this error behind those that are there, unless they were the last."""
@@ -96,13 +115,17 @@ class RunThreads:
             until_s: how long at most, by `time.monotonic`; None waits for the stages as long as they need.
         """
         for thread in self.threads:
-            if thread.ident is None or thread is threading.current_thread():  # it was never started, or asks for this
+            if thread is threading.current_thread():  # it asks for this
                 continue
-            left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
+            last_s = math.inf if until_s is None else until_s
             if thread is self.threads[0]:
-                left_s = CAPTURE_PATIENCE_S if left_s is None else min(left_s, CAPTURE_PATIENCE_S)
-            thread.join(left_s)
-        if self.threads[0].is_alive():
+                last_s = min(last_s, time.monotonic() + CAPTURE_PATIENCE_S)
+            while self._is_at_work(thread) and (left_s := last_s - time.monotonic()) > 0:
+                if thread.is_alive():
+                    thread.join(None if math.isinf(left_s) else left_s)
+                else:  # or is said not to be
+                    time.sleep(min(left_s, POLL_S))
+        if self._is_at_work(self.threads[0]):
             log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
 
     def _let_detect_go(self) -> None:

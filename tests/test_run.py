@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 from facetrack.engines.aligner import Aligner, View
 from facetrack.engines.backend import Outputs
 from facetrack.pipeline import threads as threads_module
+from facetrack.pipeline.channel import Abandoned, Channel
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
 from facetrack.pipeline.search import CROWD, EVERY_WAY
 from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings
@@ -924,6 +926,36 @@ def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> No
 def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
     code, lines, _ = ended_program(f"TWICE = {twice}\n{INTERRUPTED}")
     assert (code, lines) == (0, ["interrupted", "left:"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+def test_a_stage_that_an_interrupted_wait_was_for_is_not_taken_for_ended() -> None:
+    """As Python 3.11 takes it: whoever asked next would close a network in the middle of its work."""
+
+    released, main = threading.Event(), threading.main_thread().ident or 0
+    inbox: Channel[int] = Channel(1)
+    run = threads_module.RunThreads(aligner=None, permits=None)
+
+    def read_ahead() -> None:
+        with suppress(Abandoned):
+            while True:
+                inbox.put(0)
+        signal.pthread_kill(main, signal.SIGINT)
+        wait_for(released)
+
+    run.add("capture", inbox, read_ahead)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run.start()
+        inbox.get()
+        with pytest.raises(KeyboardInterrupt):
+            run.end()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert run.is_alive()
+    released.set()
+    run.end()
+    assert not run.is_alive()
 
 
 def test_a_silent_source_does_not_keep_the_program_from_ending() -> None:
