@@ -165,6 +165,42 @@ def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, te
     assert f"run.toml: {message}" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("schedule.steps=0", "schedule.steps: wanted at least 1, got 0"),
+        ("schedule.learning_rate=-1", "schedule.learning_rate: wanted a number above 0, got -1.0"),
+        ("schedule.learning_rate=nan", "schedule.learning_rate: wanted a number above 0, got nan"),
+        ("schedule.learning_rate=inf", "schedule.learning_rate: wanted a number above 0, got inf"),
+        ("schedule.workers=-1", "schedule.workers: wanted at least 0, got -1"),
+        ("schedule.seed=-1", "schedule.seed: wanted at least 0, got -1"),
+        ("schedule.warm_up=-5", "schedule.warm_up: wanted at least 0, got -5"),
+        ("schedule.ema=2", "schedule.ema: wanted 0 to 1, got 2.0"),
+        ("schedule.drops=[[0.5, 5.0], [0.7, 0.0]]", "schedule.drops.1.1: wanted a number above 0, got 0.0"),
+        ("schedule.sizes=[[0.0, -64]]", "schedule.sizes.0.1: wanted at least 1, got -64"),
+        ("geometry.box_scale=0", "geometry.box_scale: wanted a number above 0, got 0.0"),
+        ("geometry.box_scale=-1", "geometry.box_scale: wanted a number above 0, got -1.0"),
+        ("geometry.flip=2", "geometry.flip: wanted 0 to 1, got 2.0"),
+        ("geometry.wide_share=-0.1", "geometry.wide_share: wanted 0 to 1, got -0.1"),
+        ("geometry.roll_deg=-5", "geometry.roll_deg: wanted a number of at least 0, got -5.0"),
+        ("negative_share=1", "negative_share: wanted at least 0 and below 1, got 1.0"),
+        ("vectors.peak=0", "vectors.peak: wanted a number above 0, got 0.0"),
+        ("vectors.sigma=0", "vectors.sigma: wanted a number above 0, got 0.0"),
+        ("maps.reach=-1", "maps.reach: wanted at least 0, got -1"),
+        ("expressions.blinks=3", "expressions.blinks: wanted 0 to 1, got 3.0"),
+        ("consistency.labels=0", "consistency.labels: wanted above 0 and at most 1, got 0.0"),
+        ("consistency.scale=0", "consistency.scale: wanted above 0 and at most 1, got 0.0"),
+        ("discs.face_px=[32, 14]", "discs.face_px: wanted two sides above 0, the smaller one first, got (32.0, 14.0)"),
+        ("corpora=[{path='a'}, {path='b', weight=-1}]", "corpora.1.weight: wanted a number of at least 0, got -1.0"),
+        ("corpora=[{path='a', weight=0}]", "corpora: wanted a weight above 0 of at least one of them, got 0 of all"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_its_full_name(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, "", override)
+    assert str(caught.value).endswith(f"run.toml: {told}")
+
+
 def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: Expected"):
         load_text(tmp_path, "[schedule")

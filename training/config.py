@@ -15,6 +15,7 @@ from ..tracker.errors import ConfigError
 from ..tracker.metrics import Normaliser
 from .augment import DISTURBANCES, Geometry
 from .config_file import read_as
+from .ranges import refuse_out_of_range
 
 CONFIGS = "configs"  # the folder beside this file
 DETECTORS = ("bbfcn-backbone", "bbfcn")  # BB-FCN's two runs
@@ -150,8 +151,6 @@ class Consistency:
     def __post_init__(self) -> None:
         if self.teacher not in ("itself", "average"):
             raise ConfigError(f"consistency.teacher: wanted 'itself' or 'average', got {self.teacher!r}")
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"consistency.share: wanted at least 0 and below 1, got {self.share}")
         if self.texture not in ("varied", "paper"):
             raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
 
@@ -236,9 +235,6 @@ class Schedule:
         starts = [start for start, _ in self.sizes]
         if not starts or starts[0] != 0.0 or starts != sorted(starts):
             raise ConfigError(f"schedule.sizes: wanted shares of the run that rise from 0.0, got {self.sizes}")
-        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"schedule.{name}: wanted at least 1, got {getattr(self, name)}")
         if self.optimiser not in ("adamw", "sgd"):
             raise ConfigError(f"schedule.optimiser: wanted 'adamw' or 'sgd', got {self.optimiser!r}")
         if self.keep not in ("best", "last"):
@@ -326,6 +322,7 @@ class Config:
             )
         if self.normaliser not in NORMALISERS:
             raise ConfigError(f"normaliser: wanted one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
+        refuse_out_of_range(self)
 
     @property
     def detects(self) -> bool:
