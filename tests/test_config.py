@@ -13,6 +13,7 @@ import pytest
 from facetrack.tracker.errors import ConfigError
 from facetrack.training import config
 from facetrack.training.config import Config, Corpus, Schedule, Vectors, load
+from facetrack.training.ranges import RANGES
 
 CONFIGS = Path(config.__file__).parent / "configs"
 ALIGNERS = {"gv", "tab", "propnet", "span", "shn", "bbfcn", "bbfcn-regression"}
@@ -178,6 +179,9 @@ def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, te
         ("schedule.ema=2", "schedule.ema: wanted 0 to 1, got 2.0"),
         ("schedule.drops=[[0.5, 5.0], [0.7, 0.0]]", "schedule.drops.1.1: wanted a number above 0, got 0.0"),
         ("schedule.sizes=[[0.0, -64]]", "schedule.sizes.0.1: wanted at least 1, got -64"),
+        ("schedule.clip=0", "schedule.clip: wanted a number above 0, or inf for no limit, got 0.0"),
+        ("schedule.clip=-5", "schedule.clip: wanted a number above 0, or inf for no limit, got -5.0"),
+        ("schedule.clip=nan", "schedule.clip: wanted a number above 0, or inf for no limit, got nan"),
         ("geometry.box_scale=0", "geometry.box_scale: wanted a number above 0, got 0.0"),
         ("geometry.box_scale=-1", "geometry.box_scale: wanted a number above 0, got -1.0"),
         ("geometry.flip=2", "geometry.flip: wanted 0 to 1, got 2.0"),
@@ -199,6 +203,17 @@ def test_a_number_out_of_its_range_is_refused_by_its_full_name(tmp_path: Path, o
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, "", override)
     assert str(caught.value).endswith(f"run.toml: {told}")
+
+
+def test_every_number_has_a_range() -> None:
+    """But for those in tuples and tables, which are looked at one by one."""
+    sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
+    numbers = {name for name, value in sections.items() if isinstance(value, float)}
+    for name, section in sections.items():
+        if dataclasses.is_dataclass(section):
+            values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
+            numbers |= {f"{name}.{key}" for key, v in values.items() if type(v) in (int, float)}
+    assert set(RANGES) == numbers
 
 
 def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:

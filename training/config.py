@@ -199,7 +199,7 @@ class Schedule:
         weight_decay: for everything but biases and normalisation; 0 makes AdamW Adam.
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; inf for no limit.
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
         keep: which average best.pt holds and is published: "best", that of the lowest validation, or "last", the

@@ -27,6 +27,7 @@ COUNT = Range("at least 1", lambda value: value >= 1)
 SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
 NOT_ALL = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
 SOME = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
+NORM = Range("a number above 0, or inf for no limit", lambda value: value > 0)
 FINITE = Range("a number", isfinite)
 
 RANGES = {
@@ -56,6 +57,7 @@ RANGES = {
     "schedule.learning_rate": ABOVE_0,
     "schedule.weight_decay": FROM_0,
     "schedule.ema": SHARE,
+    "schedule.clip": NORM,
     **dict.fromkeys(("card.box_scale", "card.shape"), FROM_0),
 }
 
