@@ -78,6 +78,16 @@ def test_a_base_that_cannot_be_read_is_named_with_the_file_that_asks_for_it(tmp_
         load(asker)
 
 
+def test_a_file_that_builds_on_itself_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('base = "run.toml"\n')
+    a, run = tmp_path / "a.toml", tmp_path / "run.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, 'base = "a.toml"\n')
+    assert str(caught.value) == (f"{run}: base: wanted a file that does not build on itself, got {run} -> {a} -> {run}")
+    with pytest.raises(ConfigError, match=r"base: wanted a file that does not build on itself"):
+        load(run, ["base=run.toml"])
+
+
 def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('negatives = ["a"]\n[network]\nname = "span"\noptions = { stacks = 2 }\n')
     (tmp_path / "b.toml").write_text('base = "a.toml"\n[network]\nname = "tab"\noptions = { width = 3 }\n')
