@@ -343,7 +343,10 @@ def test_a_loss_that_is_not_a_number_ends_the_run_before_it_spoils_the_network(t
             return loss * (math.nan if self.losses == 5 else 1.0), terms
 
     run = Run(config(), Broken(), tmp_path)
-    with pytest.raises(RuntimeError, match="non-finite"):
+    told = (
+        r"step 4: the gradient is not finite, the run diverges; begin it anew in another folder with .*_rate \(0\.05\)"
+    )
+    with pytest.raises(ConfigError, match=told):
         run.train()
     assert all(torch.isfinite(p).all() for p in run.net.parameters())
     assert run.step == 4

@@ -175,7 +175,8 @@ class Run:
             until: stop at this step already.
             seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
         Raises:
-            ConfigError: another process trains in this folder; or not all processes see the same one.
+            ConfigError: another process trains in this folder; not all processes see the same one; or the run diverges.
+            SourceError: a picture turns out to be broken.
         """
         with alone_in(self.folder):
             if rank_and_world()[1] > 1:
@@ -236,7 +237,12 @@ class Run:
             loss, terms = self.objective.loss(wrapped, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip, error_if_nonfinite=True)
+        if not nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip).isfinite():
+            raise ConfigError(
+                f"step {self.step}: the gradient is not finite, the run diverges; begin it anew in another folder with "
+                f"a lower schedule.learning_rate ({schedule.learning_rate:g}) or a longer schedule.warm_up "
+                f"({schedule.warm_up})"
+            )
         self.optimiser.step()
         self.step += 1
         self._follow()
