@@ -25,7 +25,7 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
 from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
-from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.training import processes  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
@@ -365,6 +365,69 @@ def test_the_log_has_means_since_the_last_line_also_of_a_short_last_interval(tmp
         assert line["rate"] > 0
         assert line["left_min"] >= 0
         assert set(line["val"]) == {"first", "second"}
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in ("rate", "left_min")} for line in lines(folder)]
+
+
+@pytest.mark.parametrize("kill_at", [4, 5, 7, 9, 10, 11])
+def test_the_log_and_curves_of_a_killed_run_are_those_of_one_that_was_not(tmp_path: Path, kill_at: int) -> None:
+    for name in ("whole", "killed"):
+        settings = config(validate_every=4, checkpoint_every=6)
+        if name == "killed":
+            with pytest.raises(Killed):
+                Run(settings, Fit(kill_at=kill_at), tmp_path / name).train()
+        Run(settings, Fit(), tmp_path / name).train()
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
+    whole, killed = (EventAccumulator(str(tmp_path / n / "tensorboard")).Reload() for n in ("whole", "killed"))
+    for name in ("loss/error", "validation/first"):  # files of one second come in any order
+        assert {e.step: e.value for e in killed.Scalars(name)} == {e.step: e.value for e in whole.Scalars(name)}
+        assert len(killed.Scalars(name)) == 3
+
+
+def test_tensorboard_is_told_once_which_steps_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    purged = []
+
+    class Writer(loop.SummaryWriter):
+        def __init__(self, folder: str, purge_step: int | None) -> None:
+            purged.append(purge_step)
+            super().__init__(folder, purge_step=purge_step)
+
+    monkeypatch.setattr(loop, "SummaryWriter", Writer)
+    with pytest.raises(Killed):
+        Run(config(), Fit(kill_at=7), tmp_path).train()
+    Run(config(), Fit(), tmp_path).train()
+    assert purged == [None, 7, None]  # of steps 5, 10 and 12; the checkpoint was that of step 6
+
+
+def test_lines_of_steps_that_no_checkpoint_has_are_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
+    """As releases wrote them that saved after the validation alone; and half a line."""
+    Run(config(), Fit(), tmp_path / "whole").train()
+    Run(config(), Fit(), tmp_path / "again").train(5)
+    with (tmp_path / "again/log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 7, "val": {"first": 1}}\n{"step": 8, "va')
+    Run(config(), Fit(), tmp_path / "again").train()
+    assert untimed(tmp_path / "again") == untimed(tmp_path / "whole")
+
+
+def test_a_validation_that_fails_costs_no_step_and_is_made_when_the_run_goes_on(tmp_path: Path) -> None:
+    class Failing(Fit):
+        def validate(self, net: nn.Module) -> dict[str, float]:
+            if self.losses == 12:
+                raise SourceError("a.jpg: not a readable picture")
+            return super().validate(net)
+
+    Run(config(), Fit(), tmp_path / "whole").train()
+    with pytest.raises(SourceError):
+        Run(config(checkpoint_every=100), Failing(), tmp_path / "failed").train()
+    again = Fit()
+    Run(config(), again, tmp_path / "failed").train()
+    assert again.losses == 0
+    assert untimed(tmp_path / "failed") == untimed(tmp_path / "whole")
+    for name in ("whole", "failed"):
+        assert torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["step"] == 12
+    assert (tmp_path / "failed/best.pt").is_file()
 
 
 def test_tensorboard_gets_every_validation_and_a_picture_in_its_colours(tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
 from .settings import refuse_other_settings, settings_of
 from .start import begin
+from .tally import Tally, keep_lines
 
 log = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
 
 
@@ -130,6 +132,9 @@ class Run:
         self.optimiser = _optimiser(groups, schedule)
         self.step = 0
         self.best = math.inf
+        self._tally = Tally()
+        self._owed = False  # the validation of this step is still to be made
+        self._purge: int | None = None  # the first step of which TensorBoard may show what is no longer true
         self._known: tuple[int, int] | None = None
         self._catch_up()
 
@@ -150,6 +155,9 @@ class Run:
                 f"{path}: of another network than the configuration's; choose another folder: {error}"
             ) from error
         self.step, self.best, self._known = state["step"], state["best"], written
+        self._tally = Tally(**state.get("tally", {}))  # earlier releases' checkpoints have none
+        self._owed = state.get("owed", False)
+        self._purge = self.step if self._owed else self.step + 1
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
@@ -160,6 +168,8 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "best": self.best,
+            "tally": self._tally.state(),
+            "owed": self._owed,
             "settings": settings_of(self.config),
         }
         path = self.folder / "checkpoint.pt"
@@ -183,6 +193,10 @@ class Run:
                 dist.barrier()  # the first process has the lock: from here on nobody else writes
             self._catch_up()
             demand_one_step(self.folder, self.step)
+            if rank_and_world()[0] == 0:
+                keep_lines(self.folder / LOG, self.step if self._owed else self.step + 1)
+                if self._owed:
+                    self._report()
             self._train(until, seconds)
 
     def pace(self, steps: int, skip: int) -> float:
@@ -206,18 +220,18 @@ class Run:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         # PropNet's last attention has no part in any loss
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
-        tally = _Tally()
         end = schedule.steps if until is None else min(until, schedule.steps)
         stop = time.monotonic() + seconds
+        self._tally.go_on()
         for batch in batches(self.objective, schedule, self.step, end):
-            tally.add(self._step(wrapped, batch))
+            self._tally.add(self._step(wrapped, batch))
             over = is_over(stop)
             if rank == 0:
-                last = self.step == end
-                if last or self.step % schedule.validate_every == 0:
-                    self._report(tally.means(), tally.rate() * schedule.batch)
-                    tally = _Tally()
-                if last or over or self.step % schedule.checkpoint_every == 0:
+                if self.step == end or self.step % schedule.validate_every == 0:
+                    self._owed = True
+                    self.save()  # a validation may fail, and takes long
+                    self._report()
+                elif over or self.step % schedule.checkpoint_every == 0:
                     self.save()
             if over:
                 return
@@ -257,10 +271,13 @@ class Run:
         for old, new in zip(self.average.buffers(), self.net.buffers(), strict=True):
             old.copy_(new)
 
-    def _report(self, terms: dict[str, float], rate: float) -> None:
+    def _report(self) -> None:
+        """Validate, write down how it goes since the last time, keep the best average, and save that this is done."""
+        schedule, terms = self.config.schedule, self._tally.means()
+        rate = self._tally.rate() * schedule.batch  # before time passes with the validation
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
-        left = (self.config.schedule.steps - self.step) * self.config.schedule.batch / rate
+        left = (schedule.steps - self.step) * schedule.batch / rate
         line = {
             "step": self.step,
             "rate": round(rate, 1),
@@ -269,7 +286,7 @@ class Run:
             "val": _rounded(measured),
         }
         self._show(terms, measured)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
         # equal where the landmarks rest and the score learns (schedule.only): the newest
@@ -279,10 +296,13 @@ class Run:
                 self.folder / "best.pt",
             )
         self.best = min(self.best, first)  # in this order: what is no number is not the best
+        self._tally, self._owed = Tally(), False
+        self._tally.go_on()
+        self.save()
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
         """Curves and a picture of what the network finds, for TensorBoard."""
-        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge) as writer:
             for group, values in (("loss", terms), ("validation", measured)):
                 for name, value in values.items():
                     writer.add_scalar(f"{group}/{name}", value, self.step)
@@ -290,26 +310,7 @@ class Run:
             if picture is not None:
                 rgb = picture[..., ::-1].copy()
                 writer.add_image("validation", rgb, self.step, dataformats="HWC")
-
-
-class _Tally:
-    """Means of the loss's terms over some steps, and how many steps a second."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self._began = time.monotonic()
-
-    def add(self, terms: dict[str, float]) -> None:
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self._steps for name, value in self._sums.items()}
-
-    def rate(self) -> float:
-        return self._steps / (time.monotonic() - self._began)
+        self._purge = None
 
 
 def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:
