@@ -274,6 +274,21 @@ def test_batches_are_drawn_by_worker_processes_too() -> None:
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_an_item_arrives_as_it_is_from_workers_too(workers: int) -> None:
+    class Broken(Fit):
+        def item(self, index: int, progress: float) -> tuple[Any, ...]:
+            if index == 8:
+                raise SourceError("a.jpg: not a readable picture; remove it or fix it")
+            return super().item(index, progress)
+
+    drawn = batches(Broken(), config(workers=workers).schedule, 0, 3)
+    next(drawn)
+    with pytest.raises(SourceError) as caught:
+        next(drawn)
+    assert str(caught.value) == "a.jpg: not a readable picture; remove it or fix it"
+
+
 def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> None:
     schedule = Schedule(steps=110, warm_up=10, learning_rate=0.4)
     assert [learning_rate(step, schedule) for step in (0, 4, 9)] == pytest.approx([0.04, 0.2, 0.4])
@@ -650,3 +665,19 @@ sizes = [[0.0, 64]]
     assert [line["step"] for line in lines(out)] == [1, 2]
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
     assert (out / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("broken", ["faces", "grass", "test"])
+def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
+    tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
+        write_faces(tmp_path / folder, 2, first)
+    picture = max((tmp_path / broken).glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:500])
+    settings = Config(corpora=(Corpus("faces"),), negatives=("grass",), validation="test", schedule=config().schedule)
+    with pytest.raises(SourceError, match=rf"^{re.escape(str(picture))}: not a readable picture; remove it or fix it$"):
+        open_objective(settings, tmp_path, tmp_path)
+    objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
+    assert sorted(map(len, (objective.corpora[0], objective.negatives, objective.validation))) == [1, 2, 2]
+    assert f"{picture}: not a readable picture; remove it or fix it; left out" in caplog.messages

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..tracker.errors import ConfigError
 from ..tracker.metrics import Normaliser
@@ -284,6 +284,7 @@ class Config:
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
             "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
         geometry: how far training crops stray.
+        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         expressions: how often eyes are closed and faces made.
         consistency: learning without labels.
@@ -301,6 +302,7 @@ class Config:
     validation: str = ""
     validation_layout: str = "pts"
     normaliser: str = "io"
+    skip_broken: bool = False
     geometry: Geometry = field(default_factory=Geometry)
     disturbances: tuple[str, ...] = DISTURBANCES
     expressions: Expressions = field(default_factory=Expressions)
@@ -328,6 +330,11 @@ class Config:
     def detects(self) -> bool:
         """True for BB-FCN as a detector, which holds pictures back itself; as an aligner it has a validation set."""
         return self.network.name in DETECTORS and not self.validation
+
+    @property
+    def broken(self) -> Literal["refuse", "skip"]:
+        """What becomes of broken files, as the readers of `datasets` take it."""
+        return "skip" if self.skip_broken else "refuse"
 
     @property
     def box_scale(self) -> float:

@@ -20,10 +20,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
 
-from ..tracker.errors import ConfigError
+from ..tracker.errors import ConfigError, FacetrackError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .config import Config, Schedule
@@ -62,19 +62,29 @@ class Objective(Protocol):
         ...
 
 
-class Items(Dataset[tuple[Any, ...]]):
-    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have."""
+class Items(Dataset[tuple[Any, ...] | FacetrackError]):
+    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have.
+
+    An error of ours is an item, too: raised in a worker it would arrive with the worker's traceback as its text.
+    """
 
     def __init__(self, objective: Objective, schedule: Schedule) -> None:
         self.objective, self.schedule = objective, schedule
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
+    def __getitem__(self, index: int) -> tuple[Any, ...] | FacetrackError:
         step = index // self.schedule.batch
-        return self.objective.item(index, step / self.schedule.steps)
+        try:
+            return self.objective.item(index, step / self.schedule.steps)
+        except FacetrackError as error:
+            return error
 
 
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
-    """This process's share of every batch from step `start` up to step `end`."""
+    """This process's share of every batch from step `start` up to step `end`.
+
+    Raises:
+        FacetrackError: an item cannot be made, here or in a worker.
+    """
     rank, world = rank_and_world()
     indices = (list(range(s * schedule.batch + rank, (s + 1) * schedule.batch, world)) for s in range(start, end))
     loader = DataLoader(
@@ -82,8 +92,17 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
         batch_sampler=indices,
         num_workers=schedule.workers,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=_batch,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, FacetrackError):
+            raise batch
+        yield batch
+
+
+def _batch(items: list[tuple[Any, ...] | FacetrackError]) -> Any:
+    """Items as the tensors of a batch; the first error among them."""
+    return next((item for item in items if isinstance(item, FacetrackError)), None) or default_collate(items)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
