@@ -120,9 +120,9 @@ class Consistency:
     """SPAN's self-calibration for any alignment network: a picture and its disturbed self must get the same answer.
 
     Attributes:
-        weight: of the divergence between the two answers: the paper's eta in Eqs. 19 and 20, where the terms with
-            labels are added up over both crops of a face; it means the same for every `share`. 0 trains on labels
-            alone.
+        weight: of the divergence between the two answers: the paper's eta in Eq. 19, where the terms with labels are
+            added up over both crops of a face; it means the same for every `share`, and weighs the pairs without
+            labels, too, which Eq. 20 prints without it. 0 trains on labels alone.
         labels: share of the annotated pictures whose annotation is used; the others only say where the face is.
         unlabelled: further pictures; of their points, too, only the face's place is used (`training.relabel`).
         share: of the items, drawn from pictures without labels; below 1.
