@@ -23,12 +23,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
 
+from ..engines import nets
 from ..tracker.errors import ConfigError, FacetrackError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
 from .settings import refuse_other_settings, settings_of
+from .sides import demand_sides
 from .start import begin
 from .tally import Tally, keep_lines
 
@@ -127,8 +129,8 @@ class Run:
 
         Raises:
             ConfigError: the checkpoint is of another network or was made with other settings, what `start` or
-                `start_parts` name is missing or does not fit, `schedule.only` names no parameter, or the batch has no
-                equal shares for all processes.
+                `start_parts` name is missing or does not fit, the network takes no crops of a side in `schedule.sizes`,
+                `schedule.only` names no parameter, or the batch has no equal shares for all processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
@@ -137,6 +139,8 @@ class Run:
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         begin(self.net, config)
+        if isinstance(self.net, nets.FromBytes):
+            demand_sides(self.net, schedule)
         _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
         if isinstance(objective, SelfConsistency):
