@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from ..augment import annotators_shift, crop_over_background, disturb, mirror, r
 from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
+
+log = logging.getLogger(__name__)
 
 GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
@@ -108,6 +111,7 @@ class Alignment(ABC):
                 metrics.normalising_lengths(sample.points, self.markup, self.normaliser, sample.boxes)
             except ValueError as error:
                 raise ConfigError(f"normaliser, for {sample.path}: {error}") from error
+        log.info("%s: %d faces", folder, len(samples))
         return samples
 
     def build(self) -> nets.FromBytes:
