@@ -13,6 +13,7 @@ import pytest
 from facetrack.tracker.errors import ConfigError
 from facetrack.training import config
 from facetrack.training.config import Config, Corpus, Schedule, Vectors, load
+from facetrack.training.ranges import RANGES
 
 CONFIGS = Path(config.__file__).parent / "configs"
 ALIGNERS = {"gv", "tab", "propnet", "span", "shn", "bbfcn", "bbfcn-regression"}
@@ -75,6 +76,16 @@ def test_a_base_that_cannot_be_read_is_named_with_the_file_that_asks_for_it(tmp_
     asker.write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: 'utf-8' codec"):
         load(asker)
+
+
+def test_a_file_that_builds_on_itself_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('base = "run.toml"\n')
+    a, run = tmp_path / "a.toml", tmp_path / "run.toml"
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, 'base = "a.toml"\n')
+    assert str(caught.value) == (f"{run}: base: wanted a file that does not build on itself, got {run} -> {a} -> {run}")
+    with pytest.raises(ConfigError, match=r"base: wanted a file that does not build on itself"):
+        load(run, ["base=run.toml"])
 
 
 def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(tmp_path: Path) -> None:
@@ -163,6 +174,56 @@ def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, te
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     assert f"run.toml: {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("schedule.steps=0", "schedule.steps: wanted at least 1, got 0"),
+        ("schedule.learning_rate=-1", "schedule.learning_rate: wanted a number above 0, got -1.0"),
+        ("schedule.learning_rate=nan", "schedule.learning_rate: wanted a number above 0, got nan"),
+        ("schedule.learning_rate=inf", "schedule.learning_rate: wanted a number above 0, got inf"),
+        ("schedule.workers=-1", "schedule.workers: wanted at least 0, got -1"),
+        ("schedule.seed=-1", "schedule.seed: wanted at least 0, got -1"),
+        ("schedule.warm_up=-5", "schedule.warm_up: wanted at least 0, got -5"),
+        ("schedule.ema=2", "schedule.ema: wanted 0 to 1, got 2.0"),
+        ("schedule.drops=[[0.5, 5.0], [0.7, 0.0]]", "schedule.drops.1.1: wanted a number above 0, got 0.0"),
+        ("schedule.sizes=[[0.0, -64]]", "schedule.sizes.0.1: wanted at least 1, got -64"),
+        ("schedule.clip=0", "schedule.clip: wanted a number above 0, or inf for no limit, got 0.0"),
+        ("schedule.clip=-5", "schedule.clip: wanted a number above 0, or inf for no limit, got -5.0"),
+        ("schedule.clip=nan", "schedule.clip: wanted a number above 0, or inf for no limit, got nan"),
+        ("geometry.box_scale=0", "geometry.box_scale: wanted a number above 0, got 0.0"),
+        ("geometry.box_scale=-1", "geometry.box_scale: wanted a number above 0, got -1.0"),
+        ("geometry.flip=2", "geometry.flip: wanted 0 to 1, got 2.0"),
+        ("geometry.wide_share=-0.1", "geometry.wide_share: wanted 0 to 1, got -0.1"),
+        ("geometry.roll_deg=-5", "geometry.roll_deg: wanted a number of at least 0, got -5.0"),
+        ("negative_share=1", "negative_share: wanted at least 0 and below 1, got 1.0"),
+        ("vectors.peak=0", "vectors.peak: wanted a number above 0, got 0.0"),
+        ("vectors.sigma=0", "vectors.sigma: wanted a number above 0, got 0.0"),
+        ("maps.reach=-1", "maps.reach: wanted at least 0, got -1"),
+        ("expressions.blinks=3", "expressions.blinks: wanted 0 to 1, got 3.0"),
+        ("consistency.labels=0", "consistency.labels: wanted above 0 and at most 1, got 0.0"),
+        ("consistency.scale=0", "consistency.scale: wanted above 0 and at most 1, got 0.0"),
+        ("discs.face_px=[32, 14]", "discs.face_px: wanted two sides above 0, the smaller one first, got (32.0, 14.0)"),
+        ("corpora=[{path='a'}, {path='b', weight=-1}]", "corpora.1.weight: wanted a number of at least 0, got -1.0"),
+        ("corpora=[{path='a', weight=0}]", "corpora: wanted a weight above 0 of at least one of them, got 0 of all"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused_by_its_full_name(tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(tmp_path, "", override)
+    assert str(caught.value).endswith(f"run.toml: {told}")
+
+
+def test_every_number_has_a_range() -> None:
+    """But for those in tuples and tables, which are looked at one by one."""
+    sections = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config)}
+    numbers = {name for name, value in sections.items() if isinstance(value, float)}
+    for name, section in sections.items():
+        if dataclasses.is_dataclass(section):
+            values = {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
+            numbers |= {f"{name}.{key}" for key, v in values.items() if type(v) in (int, float)}
+    assert set(RANGES) == numbers
 
 
 def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:

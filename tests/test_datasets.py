@@ -213,3 +213,15 @@ def test_faces_are_read_in_the_layout_that_is_asked_for(tmp_path: Path) -> None:
     assert next(read_faces(tmp_path, "table")).points.shape == (1, 2, 2)
     with pytest.raises(ConfigError, match=r"layout must be one of pts, table, 300w, .*, got 'coco'"):
         read_faces(tmp_path, "coco")
+
+
+def test_no_annotation_is_passed_over_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As .PTS, of a picture in a format that is not read, and alone."""
+    for name in ("a.jpg", "b.jpg", "c.webp"):
+        (tmp_path / name).write_bytes(b"a picture")
+    text = "version: 1\nn_points: 2\n{\n1 1\n2 2\n}\n"
+    for name in ("a.pts", "b.PTS", "c.pts", "d.pts", "._a.pts"):
+        (tmp_path / name).write_text(text)
+    assert [sample.path.name for sample in read_pts_folder(tmp_path)] == ["a.jpg", "b.jpg"]
+    told = f"{tmp_path}: 2 .pts files have no picture (.bmp, .jpeg, .jpg, .png), as c"
+    assert caplog.messages == [told]

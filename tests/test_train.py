@@ -26,7 +26,7 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
 from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
-from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.training import processes  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
@@ -193,6 +193,21 @@ def test_batches_are_drawn_by_worker_processes_too() -> None:
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_an_item_arrives_as_it_is_from_workers_too(workers: int) -> None:
+    class Broken(Fit):
+        def item(self, index: int, progress: float) -> tuple[Any, ...]:
+            if index == 8:
+                raise SourceError("a.jpg: not a readable picture; remove it or fix it")
+            return super().item(index, progress)
+
+    drawn = batches(Broken(), config(workers=workers).schedule, 0, 3)
+    next(drawn)
+    with pytest.raises(SourceError) as caught:
+        next(drawn)
+    assert str(caught.value) == "a.jpg: not a readable picture; remove it or fix it"
+
+
 def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> None:
     schedule = Schedule(steps=110, warm_up=10, learning_rate=0.4)
     assert [learning_rate(step, schedule) for step in (0, 4, 9)] == pytest.approx([0.04, 0.2, 0.4])
@@ -262,7 +277,10 @@ def test_a_loss_that_is_not_a_number_ends_the_run_before_it_spoils_the_network(t
             return loss * (math.nan if self.losses == 5 else 1.0), terms
 
     run = Run(config(), Broken(), tmp_path)
-    with pytest.raises(RuntimeError, match="non-finite"):
+    told = (
+        r"step 4: the gradient is not finite, the run diverges; begin it anew in another folder with .*_rate \(0\.05\)"
+    )
+    with pytest.raises(ConfigError, match=told):
         run.train()
     assert all(torch.isfinite(p).all() for p in run.net.parameters())
     assert run.step == 4
@@ -281,6 +299,69 @@ def test_the_log_has_means_since_the_last_line_also_of_a_short_last_interval(tmp
         assert line["rate"] > 0
         assert line["left_min"] >= 0
         assert set(line["val"]) == {"first", "second"}
+
+
+def untimed(folder: Path) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in ("rate", "left_min")} for line in lines(folder)]
+
+
+@pytest.mark.parametrize("kill_at", [4, 5, 7, 9, 10, 11])
+def test_the_log_and_curves_of_a_killed_run_are_those_of_one_that_was_not(tmp_path: Path, kill_at: int) -> None:
+    for name in ("whole", "killed"):
+        settings = config(validate_every=4, checkpoint_every=6)
+        if name == "killed":
+            with pytest.raises(Killed):
+                Run(settings, Fit(kill_at=kill_at), tmp_path / name).train()
+        Run(settings, Fit(), tmp_path / name).train()
+    assert untimed(tmp_path / "killed") == untimed(tmp_path / "whole")
+    whole, killed = (EventAccumulator(str(tmp_path / n / "tensorboard")).Reload() for n in ("whole", "killed"))
+    for name in ("loss/error", "validation/first"):  # files of one second come in any order
+        assert {e.step: e.value for e in killed.Scalars(name)} == {e.step: e.value for e in whole.Scalars(name)}
+        assert len(killed.Scalars(name)) == 3
+
+
+def test_tensorboard_is_told_once_which_steps_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    purged = []
+
+    class Writer(loop.SummaryWriter):
+        def __init__(self, folder: str, purge_step: int | None) -> None:
+            purged.append(purge_step)
+            super().__init__(folder, purge_step=purge_step)
+
+    monkeypatch.setattr(loop, "SummaryWriter", Writer)
+    with pytest.raises(Killed):
+        Run(config(), Fit(kill_at=7), tmp_path).train()
+    Run(config(), Fit(), tmp_path).train()
+    assert purged == [None, 7, None]  # of steps 5, 10 and 12; the checkpoint was that of step 6
+
+
+def test_lines_of_steps_that_no_checkpoint_has_are_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
+    """As releases wrote them that saved after the validation alone; and half a line."""
+    Run(config(), Fit(), tmp_path / "whole").train()
+    Run(config(), Fit(), tmp_path / "again").train(5)
+    with (tmp_path / "again/log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"step": 7, "val": {"first": 1}}\n{"step": 8, "va')
+    Run(config(), Fit(), tmp_path / "again").train()
+    assert untimed(tmp_path / "again") == untimed(tmp_path / "whole")
+
+
+def test_a_validation_that_fails_costs_no_step_and_is_made_when_the_run_goes_on(tmp_path: Path) -> None:
+    class Failing(Fit):
+        def validate(self, net: nn.Module) -> dict[str, float]:
+            if self.losses == 12:
+                raise SourceError("a.jpg: not a readable picture")
+            return super().validate(net)
+
+    Run(config(), Fit(), tmp_path / "whole").train()
+    with pytest.raises(SourceError):
+        Run(config(checkpoint_every=100), Failing(), tmp_path / "failed").train()
+    again = Fit()
+    Run(config(), again, tmp_path / "failed").train()
+    assert again.losses == 0
+    assert untimed(tmp_path / "failed") == untimed(tmp_path / "whole")
+    for name in ("whole", "failed"):
+        assert torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["step"] == 12
+    assert (tmp_path / "failed/best.pt").is_file()
 
 
 def test_tensorboard_gets_every_validation_and_a_picture_in_its_colours(tmp_path: Path) -> None:
@@ -503,3 +584,19 @@ sizes = [[0.0, 64]]
     assert [line["step"] for line in lines(out)] == [1, 2]
     assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == 2
     assert (out / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("broken", ["faces", "grass", "test"])
+def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
+    tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
+        write_faces(tmp_path / folder, 2, first)
+    picture = max((tmp_path / broken).glob("*.png"))
+    picture.write_bytes(picture.read_bytes()[:500])
+    settings = Config(corpora=(Corpus("faces"),), negatives=("grass",), validation="test", schedule=config().schedule)
+    with pytest.raises(SourceError, match=rf"^{re.escape(str(picture))}: not a readable picture; remove it or fix it$"):
+        open_objective(settings, tmp_path, tmp_path)
+    objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
+    assert sorted(map(len, (objective.corpora[0], objective.negatives, objective.validation))) == [1, 2, 2]
+    assert f"{picture}: not a readable picture; remove it or fix it; left out" in caplog.messages

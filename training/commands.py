@@ -46,11 +46,13 @@ def models(as_json: bool, published: bool) -> None:
 @click.option("--data", type=opt.PATH, required=True, metavar="DIR", help="Root of the data sets.")
 @click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Checkpoints and log.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change a setting of the file; repeatable.")
+@click.option("--skip-broken", is_flag=True, help="Name broken files and leave them out: --set skip_broken=true.")
 @opt.talk
-def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...]) -> None:
+def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...], *, skip_broken: bool) -> None:
     """Train a network as CONFIG.toml says; a run that was interrupted goes on from its last checkpoint."""
     from .config import load
 
+    overrides += ("skip_broken=true",) if skip_broken else ()
     load(config, overrides)  # a mistake in the settings is told before torch is missed
     try:
         from .objectives import run_config

@@ -9,12 +9,13 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..tracker.errors import ConfigError
 from ..tracker.metrics import Normaliser
 from .augment import DISTURBANCES, Geometry
 from .config_file import read_as
+from .ranges import refuse_out_of_range
 
 CONFIGS = "configs"  # the folder beside this file
 DETECTORS = ("bbfcn-backbone", "bbfcn")  # BB-FCN's two runs
@@ -119,9 +120,9 @@ class Consistency:
     """SPAN's self-calibration for any alignment network: a picture and its disturbed self must get the same answer.
 
     Attributes:
-        weight: of the divergence between the two answers: the paper's eta in Eqs. 19 and 20, where the terms with
-            labels are added up over both crops of a face; it means the same for every `share`. 0 trains on labels
-            alone.
+        weight: of the divergence between the two answers: the paper's eta in Eq. 19, where the terms with labels are
+            added up over both crops of a face; it means the same for every `share`, and weighs the pairs without
+            labels, too, which Eq. 20 prints without it. 0 trains on labels alone.
         labels: share of the annotated pictures whose annotation is used; the others only say where the face is.
         unlabelled: further pictures; of their points, too, only the face's place is used (`training.relabel`).
         share: of the items, drawn from pictures without labels; below 1.
@@ -150,8 +151,6 @@ class Consistency:
     def __post_init__(self) -> None:
         if self.teacher not in ("itself", "average"):
             raise ConfigError(f"consistency.teacher: wanted 'itself' or 'average', got {self.teacher!r}")
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"consistency.share: wanted at least 0 and below 1, got {self.share}")
         if self.texture not in ("varied", "paper"):
             raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
 
@@ -200,7 +199,7 @@ class Schedule:
         weight_decay: for everything but biases and normalisation; 0 makes AdamW Adam.
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; inf for no limit.
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
@@ -236,9 +235,6 @@ class Schedule:
         starts = [start for start, _ in self.sizes]
         if not starts or starts[0] != 0.0 or starts != sorted(starts):
             raise ConfigError(f"schedule.sizes: wanted shares of the run that rise from 0.0, got {self.sizes}")
-        for name in ("steps", "batch", "validate_every", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"schedule.{name}: wanted at least 1, got {getattr(self, name)}")
         if self.optimiser not in ("adamw", "sgd"):
             raise ConfigError(f"schedule.optimiser: wanted 'adamw' or 'sgd', got {self.optimiser!r}")
         if self.keep not in ("best", "last"):
@@ -288,6 +284,7 @@ class Config:
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
             "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
         geometry: how far training crops stray.
+        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         expressions: how often eyes are closed and faces made.
         consistency: learning without labels.
@@ -305,6 +302,7 @@ class Config:
     validation: str = ""
     validation_layout: str = "pts"
     normaliser: str = "io"
+    skip_broken: bool = False
     geometry: Geometry = field(default_factory=Geometry)
     disturbances: tuple[str, ...] = DISTURBANCES
     expressions: Expressions = field(default_factory=Expressions)
@@ -326,11 +324,17 @@ class Config:
             )
         if self.normaliser not in NORMALISERS:
             raise ConfigError(f"normaliser: wanted one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")
+        refuse_out_of_range(self)
 
     @property
     def detects(self) -> bool:
         """True for BB-FCN as a detector, which holds pictures back itself; as an aligner it has a validation set."""
         return self.network.name in DETECTORS and not self.validation
+
+    @property
+    def broken(self) -> Literal["refuse", "skip"]:
+        """What becomes of broken files, as the readers of `datasets` take it."""
+        return "skip" if self.skip_broken else "refuse"
 
     @property
     def box_scale(self) -> float:

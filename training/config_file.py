@@ -49,12 +49,15 @@ def _read(path: Path, asker: str = "") -> dict[str, Any]:
         raise ConfigError(f"{path}: not a TOML file{asker}: {error}") from error
 
 
-def _with_base(table: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The settings of the file `path` over those of its base, and of the base's base."""
+def _with_base(table: dict[str, Any], *paths: Path) -> dict[str, Any]:
+    """The settings of the last of these files, each the base of the one before, over those of its base, and so on."""
     if BASE not in table:
         return table
-    base = path.parent / str(table.pop(BASE))
-    return _joined(_with_base(_read(base, f", the base of {path}"), base), table)
+    base = paths[-1].parent / str(table.pop(BASE))
+    if base.resolve() in (path.resolve() for path in paths):
+        told = " -> ".join(map(str, (*paths, base)))
+        raise ConfigError(f"{paths[0]}: base: wanted a file that does not build on itself, got {told}")
+    return _joined(_with_base(_read(base, f", the base of {paths[-1]}"), *paths, base), table)
 
 
 def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

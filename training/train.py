@@ -20,19 +20,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
 
-from ..tracker.errors import ConfigError
+from ..engines import nets
+from ..tracker.errors import ConfigError, FacetrackError
 from ..tracker.types import UInt8
 from .alignment.consistency import SelfConsistency
 from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
 from .settings import refuse_other_settings, settings_of
+from .sides import demand_sides
 from .start import begin
+from .tally import Tally, keep_lines
 
 log = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
 
 
@@ -60,19 +64,29 @@ class Objective(Protocol):
         ...
 
 
-class Items(Dataset[tuple[Any, ...]]):
-    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have."""
+class Items(Dataset[tuple[Any, ...] | FacetrackError]):
+    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have.
+
+    An error of ours is an item, too: raised in a worker it would arrive with the worker's traceback as its text.
+    """
 
     def __init__(self, objective: Objective, schedule: Schedule) -> None:
         self.objective, self.schedule = objective, schedule
 
-    def __getitem__(self, index: int) -> tuple[Any, ...]:
+    def __getitem__(self, index: int) -> tuple[Any, ...] | FacetrackError:
         step = index // self.schedule.batch
-        return self.objective.item(index, step / self.schedule.steps)
+        try:
+            return self.objective.item(index, step / self.schedule.steps)
+        except FacetrackError as error:
+            return error
 
 
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
-    """This process's share of every batch from step `start` up to step `end`."""
+    """This process's share of every batch from step `start` up to step `end`.
+
+    Raises:
+        FacetrackError: an item cannot be made, here or in a worker.
+    """
     rank, world = rank_and_world()
     indices = (list(range(s * schedule.batch + rank, (s + 1) * schedule.batch, world)) for s in range(start, end))
     loader = DataLoader(
@@ -80,8 +94,17 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
         batch_sampler=indices,
         num_workers=schedule.workers,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=_batch,
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, FacetrackError):
+            raise batch
+        yield batch
+
+
+def _batch(items: list[tuple[Any, ...] | FacetrackError]) -> Any:
+    """Items as the tensors of a batch; the first error among them."""
+    return next((item for item in items if isinstance(item, FacetrackError)), None) or default_collate(items)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
@@ -106,8 +129,8 @@ class Run:
 
         Raises:
             ConfigError: the checkpoint is of another network or was made with other settings, what `start` or
-                `start_parts` name is missing or does not fit, `schedule.only` names no parameter, or the batch has no
-                equal shares for all processes.
+                `start_parts` name is missing or does not fit, the network takes no crops of a side in `schedule.sizes`,
+                `schedule.only` names no parameter, or the batch has no equal shares for all processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
@@ -116,6 +139,8 @@ class Run:
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         begin(self.net, config)
+        if isinstance(self.net, nets.FromBytes):
+            demand_sides(self.net, schedule)
         _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
         if isinstance(objective, SelfConsistency):
@@ -130,6 +155,9 @@ class Run:
         self.optimiser = _optimiser(groups, schedule)
         self.step = 0
         self.best = math.inf
+        self._tally = Tally()
+        self._owed = False  # the validation of this step is still to be made
+        self._purge: int | None = None  # the first step of which TensorBoard may show what is no longer true
         self._known: tuple[int, int] | None = None
         self._catch_up()
 
@@ -150,6 +178,9 @@ class Run:
                 f"{path}: of another network than the configuration's; choose another folder: {error}"
             ) from error
         self.step, self.best, self._known = state["step"], state["best"], written
+        self._tally = Tally(**state.get("tally", {}))  # earlier releases' checkpoints have none
+        self._owed = state.get("owed", False)
+        self._purge = self.step if self._owed else self.step + 1
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
@@ -160,6 +191,8 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "best": self.best,
+            "tally": self._tally.state(),
+            "owed": self._owed,
             "settings": settings_of(self.config),
         }
         path = self.folder / "checkpoint.pt"
@@ -175,13 +208,18 @@ class Run:
             until: stop at this step already.
             seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
         Raises:
-            ConfigError: another process trains in this folder; or not all processes see the same one.
+            ConfigError: another process trains in this folder; not all processes see the same one; or the run diverges.
+            SourceError: a picture turns out to be broken.
         """
         with alone_in(self.folder):
             if rank_and_world()[1] > 1:
                 dist.barrier()  # the first process has the lock: from here on nobody else writes
             self._catch_up()
             demand_one_step(self.folder, self.step)
+            if rank_and_world()[0] == 0:
+                keep_lines(self.folder / LOG, self.step if self._owed else self.step + 1)
+                if self._owed:
+                    self._report()
             self._train(until, seconds)
 
     def pace(self, steps: int, skip: int) -> float:
@@ -205,18 +243,18 @@ class Run:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         # PropNet's last attention has no part in any loss
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
-        tally = _Tally()
         end = schedule.steps if until is None else min(until, schedule.steps)
         stop = time.monotonic() + seconds
+        self._tally.go_on()
         for batch in batches(self.objective, schedule, self.step, end):
-            tally.add(self._step(wrapped, batch))
+            self._tally.add(self._step(wrapped, batch))
             over = is_over(stop)
             if rank == 0:
-                last = self.step == end
-                if last or self.step % schedule.validate_every == 0:
-                    self._report(tally.means(), tally.rate() * schedule.batch)
-                    tally = _Tally()
-                if last or over or self.step % schedule.checkpoint_every == 0:
+                if self.step == end or self.step % schedule.validate_every == 0:
+                    self._owed = True
+                    self.save()  # a validation may fail, and takes long
+                    self._report()
+                elif over or self.step % schedule.checkpoint_every == 0:
                     self.save()
             if over:
                 return
@@ -236,7 +274,12 @@ class Run:
             loss, terms = self.objective.loss(wrapped, batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip, error_if_nonfinite=True)
+        if not nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip).isfinite():
+            raise ConfigError(
+                f"step {self.step}: the gradient is not finite, the run diverges; begin it anew in another folder with "
+                f"a lower schedule.learning_rate ({schedule.learning_rate:g}) or a longer schedule.warm_up "
+                f"({schedule.warm_up})"
+            )
         self.optimiser.step()
         self.step += 1
         self._follow()
@@ -251,10 +294,13 @@ class Run:
         for old, new in zip(self.average.buffers(), self.net.buffers(), strict=True):
             old.copy_(new)
 
-    def _report(self, terms: dict[str, float], rate: float) -> None:
+    def _report(self) -> None:
+        """Validate, write down how it goes since the last time, keep the best average, and save that this is done."""
+        schedule, terms = self.config.schedule, self._tally.means()
+        rate = self._tally.rate() * schedule.batch  # before time passes with the validation
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
-        left = (self.config.schedule.steps - self.step) * self.config.schedule.batch / rate
+        left = (schedule.steps - self.step) * schedule.batch / rate
         line = {
             "step": self.step,
             "rate": round(rate, 1),
@@ -263,7 +309,7 @@ class Run:
             "val": _rounded(measured),
         }
         self._show(terms, measured)
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
         # of equals, as where only the face score learns (schedule.only), the newest
@@ -273,10 +319,13 @@ class Run:
                 self.folder / "best.pt",
             )
         self.best = min(self.best, first)  # in this order: NaN is never the best
+        self._tally, self._owed = Tally(), False
+        self._tally.go_on()
+        self.save()
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
         """Curves and a picture of what the network finds, for TensorBoard."""
-        with SummaryWriter(str(self.folder / "tensorboard")) as writer:
+        with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge) as writer:
             for group, values in (("loss", terms), ("validation", measured)):
                 for name, value in values.items():
                     writer.add_scalar(f"{group}/{name}", value, self.step)
@@ -284,26 +333,7 @@ class Run:
             if picture is not None:
                 rgb = picture[..., ::-1].copy()
                 writer.add_image("validation", rgb, self.step, dataformats="HWC")
-
-
-class _Tally:
-    """Means of the loss's terms over some steps, and how many steps a second."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._steps = 0
-        self._began = time.monotonic()
-
-    def add(self, terms: dict[str, float]) -> None:
-        self._steps += 1
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self._steps for name, value in self._sums.items()}
-
-    def rate(self) -> float:
-        return self._steps / (time.monotonic() - self._began)
+        self._purge = None
 
 
 def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.Optimizer:

@@ -72,7 +72,7 @@ def curve_maps(
     """Boundary maps of TAB (`cut` 3) and SPAN (`cut` 2): exp(-D^2 / 2 sigma^2) where D < cut * sigma, else 0.
 
     D is the exact distance, in cells, to the nearest cell that the curve crosses. SPAN's Eq. 3 prints D instead of
-    its square; with D the map would be no Gaussian, as which the text introduces it.
+    its square; with D the map would be no Gaussian, as which the text introduces it. Its xi, a small constant, is 0.
 
     Args:
         xy: (F, N, 2) crop pixels; lines with a NaN point are empty.

@@ -181,9 +181,10 @@ class SelfConsistency:
     def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
         """The terms with labels, and "consistency", the mean over all pairs of faces.
 
-        Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the divergences of N
-        pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too: their mean has the weight
-        eta (N + M) / 2N. N + M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
+        Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the
+        divergences of N pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too:
+        their mean has the weight eta (N + M) / 2N: eta is that of Eq. 19; Eq. 20 prints the M without it. N +
+        M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
         """
         calm, wild, xy_calm, xy_wild, matrices, _ = pairs
         blank = faces - known

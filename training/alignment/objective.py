@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -24,8 +25,10 @@ from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
 from ..config import Config, Expressions
-from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images
+from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
+
+log = logging.getLogger(__name__)
 
 GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
@@ -64,11 +67,13 @@ class Alignment(ABC):
     def __init__(self, config: Config, data: Path) -> None:
         """Read all pictures of the configuration below the folder `data` into memory, still compressed.
 
+        Each is decoded once, so that none turns out to be broken in the middle of the run.
+
         Raises:
             ConfigError: something that is needed is not configured, a corpus has other points, or the configured
                 normaliser does not fit the markup or a face.
             MarkupError: no markup has so many landmarks.
-            SourceError: a folder is missing or broken.
+            SourceError: a folder is missing or broken, or a file in it, unless `Config.skip_broken` leaves it out.
         """
         if not (config.corpora and config.validation and (config.negatives or not config.negative_share)):
             raise ConfigError(
@@ -83,7 +88,8 @@ class Alignment(ABC):
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
         self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
-        self.negatives = list(chain.from_iterable(read_images(data / n) for n in config.negatives))
+        negatives = chain.from_iterable(read_images(data / n) for n in config.negatives)
+        self.negatives = whole_pictures(negatives, self.config.broken)
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
         _keep_apart(self.validation, chain.from_iterable(others))
@@ -96,7 +102,8 @@ class Alignment(ABC):
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
         """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
-        samples = [in_markup(sample, self.markup) for sample in one_face_each(read_faces(folder, layout))]
+        pictures = whole_pictures(read_faces(folder, layout, self.config.broken), self.config.broken)
+        samples = [in_markup(sample, self.markup) for sample in one_face_each(pictures)]
         for sample in samples:
             if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
                 raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
@@ -104,6 +111,7 @@ class Alignment(ABC):
                 metrics.normalising_lengths(sample.points, self.markup, self.normaliser, sample.boxes)
             except ValueError as error:
                 raise ConfigError(f"normaliser, for {sample.path}: {error}") from error
+        log.info("%s: %d faces", folder, len(samples))
         return samples
 
     def build(self) -> nets.FromBytes:

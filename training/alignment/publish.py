@@ -91,7 +91,7 @@ def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, fl
         SourceError: the folder is missing or broken.
     """
     marks = markup.load(card.markup)
-    faces = one_face_each(read_faces(data / config.validation, config.validation_layout))
+    faces = one_face_each(read_faces(data / config.validation, config.validation_layout, config.broken))
     samples = [in_markup(sample, marks) for sample in faces]
     name = SETS.get(config.validation, config.validation)
     return alignment_figures(card, samples, name, cast(Normaliser, config.normaliser))

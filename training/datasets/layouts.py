@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import SourceError
-from .point_files import read_pts_sample
+from .point_files import pts_beside, read_pts_sample
 from .samples import Entry, Sample, first_existing, images_in, read_bytes
 
 # Folder -> subsets. Sagonas et al., 2013; common and challenging as in Zhu et al. (CFSS), CVPR 2015.
@@ -46,7 +46,7 @@ def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
     entries: list[Entry] = []
     for place, subsets in folders.items():
         home = next((folder / home for home in HOMES_300W if (folder / home / place).is_dir()), folder)
-        images = [image for image in images_in(home / place) if image.with_suffix(".pts").is_file()]
+        images = [image for image in images_in(home / place) if pts_beside(image)]
         originals = [image for image in images if not image.stem.endswith("_mirror")]
         entries += [Entry(f"{place}/{image.name}", partial(read_pts_sample, image, subsets)) for image in originals]
     if not entries:

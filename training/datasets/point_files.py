@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import re
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,9 @@ import numpy as np
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, UInt8
-from .samples import FARTHEST_PX, Entry, Sample, beyond_pictures, images_below, read_bytes
+from .samples import FARTHEST_PX, IMAGE_SUFFIXES, Entry, Sample, beyond_pictures, images_below, read_bytes
+
+log = logging.getLogger(__name__)
 
 QUALITY = 95  # of the JPEG files that are made of other pictures
 
@@ -66,19 +69,38 @@ def read_pts_sample(image: Path, subsets: tuple[str, ...] = ()) -> Sample:
     Raises:
         SourceError: one of the two cannot be read.
     """
-    return Sample(image, read_pts(image.with_suffix(".pts"))[None], read_bytes(image), subsets=subsets)
+    return Sample(
+        image, read_pts(pts_beside(image) or image.with_suffix(".pts"))[None], read_bytes(image), subsets=subsets
+    )
+
+
+def pts_beside(image: Path) -> Path | None:
+    """The annotation beside a picture, NAME.pts or NAME.PTS; None where there is none."""
+    return next((path for end in (".pts", ".PTS") if (path := image.with_suffix(end)).is_file()), None)
 
 
 def list_pts_folder(folder: Path) -> list[Entry]:
     """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
 
+    Annotations without a picture, as of one in another format, are told of in the log.
+
     Raises:
         SourceError: no picture has its .pts.
     """
-    annotated = [image for image in images_below(folder) if image.with_suffix(".pts").is_file()]
+    annotated = [image for image in images_below(folder) if pts_beside(image)]
+    alone = _annotations_below(folder) - {image.with_suffix("") for image in annotated}
+    if annotated and alone:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        log.warning("%s: %d .pts files have no picture (%s), as %s", folder, len(alone), kinds, min(alone).name)
     if not annotated:
         raise SourceError(f"{folder}: no picture has a .pts file of its name beside it; is it another layout?")
     return [Entry(image.relative_to(folder).as_posix(), partial(read_pts_sample, image)) for image in annotated]
+
+
+def _annotations_below(folder: Path) -> set[Path]:
+    """All .pts files below a folder, without their suffix; what starts with a dot is somebody's leavings."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() == ".pts" and path.name[0] != ".")
+    return {path.with_suffix("") for path in found}
 
 
 def list_point_table(folder: Path) -> list[Entry]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -59,11 +60,22 @@ class Sample:
         Raises:
             SourceError: the file is not a readable picture.
         """
+        return self._decoded(cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
+
+    def demand_picture(self) -> None:
+        """See that the picture can be decoded; a JPEG in a third of the time, at an eighth of its size.
+
+        Raises:
+            SourceError: the file is not a readable picture.
+        """
+        self._decoded(cv2.IMREAD_REDUCED_GRAYSCALE_8)
+
+    def _decoded(self, kind: int) -> cv2.typing.MatLike:
         buffer = np.frombuffer(self.encoded, np.uint8)
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if len(buffer) else None
+        image = cv2.imdecode(buffer, kind) if len(buffer) else None
         if image is None:
             raise SourceError(f"{self.path}: not a readable picture; remove it or fix it")
-        return image.astype(np.uint8, copy=False)
+        return image
 
 
 def beyond_pictures(numbers: Float32 | Float64) -> str:
@@ -99,13 +111,44 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
         try:
             sample = entry.read()
             if broken == "skip":
-                sample.bgr()
+                sample.demand_picture()
         except SourceError as error:
             if broken == "refuse":
                 raise
             log.warning("%s; left out", error)
         else:
             yield sample
+
+
+def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list[Sample]:
+    """Decode every picture once, so that none turns out to be broken in the middle of a training.
+
+    Args:
+        samples: what was read.
+        broken: "refuse" raises for the first broken picture; "skip" names it in the log and leaves it out.
+    Raises:
+        SourceError: a picture is broken and must not be skipped.
+    """
+    samples, whole = list(samples), []
+    with ThreadPoolExecutor() as threads:
+        for sample, error in zip(samples, threads.map(_fault, samples), strict=True):
+            if error is None:
+                whole.append(sample)
+            elif broken == "refuse":
+                threads.shutdown(cancel_futures=True)
+                raise error
+            else:
+                log.warning("%s; left out", error)
+    return whole
+
+
+def _fault(sample: Sample) -> SourceError | None:
+    """What is wrong with a picture."""
+    try:
+        sample.demand_picture()
+    except SourceError as error:
+        return error
+    return None
 
 
 def one_face_each(samples: Iterable[Sample]) -> list[Sample]:

@@ -21,7 +21,7 @@ from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
 from ..config import Config
-from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images
+from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images, whole_pictures
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
 from .hidden import cover, cut, veil
@@ -43,7 +43,8 @@ def held_out(sample: Sample) -> bool:
 
 def faceless(config: Config, data: Path) -> list[Sample]:
     """The configuration's negatives without those that show people."""
-    pictures = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
+    read = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
+    pictures = whole_pictures(read, "skip") if config.skip_broken else read
     return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
 
 
@@ -52,7 +53,7 @@ class Windows:
 
     def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.hard = config, hard
-        faces = [list(read_faces(data / c.path, c.layout)) for c in config.corpora]
+        faces = [list(read_faces(data / c.path, c.layout, config.broken)) for c in config.corpora]
         chip_px = config.discs.chip_px
         self.corpora = [cut_chips((s for s in samples if not held_out(s)), chip_px) for samples in faces]
         weights = np.array([c.weight for c in config.corpora])

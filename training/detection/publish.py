@@ -141,7 +141,12 @@ def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
     """Pyramid levels and crops that the networks meet in some training pictures with and without faces."""
     scan, refine = Recorder(TorchBackend(pair.scan)), Recorder(TorchBackend(pair.refine))
     detector = Detector(draft_card(config), scan, refine, DetectorSettings(min_face=22))
-    faces = [s for c in config.corpora for s in list(read_faces(data / c.path, c.layout))[::60] if not held_out(s)]
+    faces = [
+        s
+        for c in config.corpora
+        for s in list(read_faces(data / c.path, c.layout, config.broken))[::60]
+        if not held_out(s)
+    ]
     for sample in (*faces, *(s for s in faceless(config, data)[::100] if not held_out(s))):
         detector.detect(sample.bgr())
     return {"scan": scan.seen, "refine": refine.seen}

@@ -64,7 +64,9 @@ class Report:
 
 def kept_out(config: Config, data: Path, half: int) -> tuple[list[Sample], list[Sample]]:
     """Pictures with and without faces that the training did not see, split in two halves by their names."""
-    faces = chain.from_iterable(read_faces(data / c.path, c.layout) for c in config.corpora if c.held_out)
+    faces = chain.from_iterable(
+        read_faces(data / c.path, c.layout, config.broken) for c in config.corpora if c.held_out
+    )
     held = [s for s in faces if held_out(s)] + list(read_faces(data / "lfpw/testset", "pts"))
     empty = [s for s in faceless(config, data) if held_out(s)]
     return [s for s in held if _half(s) == half], [s for s in empty if _half(s) == half]

@@ -1,0 +1,90 @@
+"""What values the trainer's settings may have: one table, and one place that looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from ..tracker.errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import Config
+
+
+class Range(NamedTuple):
+    """Which values a setting may have, in words and as a test; what is no number passes none."""
+
+    wanted: str
+    holds: Callable[[float], bool]
+
+
+ABOVE_0 = Range("a number above 0", lambda value: value > 0 and isfinite(value))
+FROM_0 = Range("a number of at least 0", lambda value: value >= 0 and isfinite(value))
+WHOLE = Range("at least 0", lambda value: value >= 0)
+COUNT = Range("at least 1", lambda value: value >= 1)
+SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
+NOT_ALL = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
+SOME = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
+NORM = Range("a number above 0, or inf for no limit", lambda value: value > 0)
+FINITE = Range("a number", isfinite)
+
+RANGES = {
+    "network.landmarks": COUNT,
+    "negative_share": NOT_ALL,
+    **dict.fromkeys(("geometry.box_scale", "vectors.sigma", "vectors.peak", "maps.sigma"), ABOVE_0),
+    **dict.fromkeys((f"geometry.{n}" for n in ("roll_deg", "wide_roll_deg", "log_scale", "shift", "stretch")), FROM_0),
+    **dict.fromkeys(("geometry.wide_share", "geometry.flip"), SHARE),
+    "geometry.asymmetry": FINITE,
+    **dict.fromkeys((f"expressions.{n}" for n in ("closed", "blinks", "grimaces")), SHARE),
+    "expressions.gap": FROM_0,
+    **dict.fromkeys((f"vectors.{n}" for n in ("tau", "mse", "coordinate")), FROM_0),
+    **dict.fromkeys((f"maps.{n}" for n in ("landmarks", "boundaries", "coordinate")), FROM_0),
+    "maps.reach": WHOLE,
+    "consistency.weight": FROM_0,
+    "consistency.labels": SOME,
+    "consistency.share": NOT_ALL,
+    "consistency.roll_deg": FROM_0,
+    "consistency.scale": SOME,
+    "consistency.flip": SHARE,
+    **dict.fromkeys(("discs.radius", "discs.chip_px"), ABOVE_0),
+    **dict.fromkeys(("discs.ring", "discs.shift"), FROM_0),
+    **dict.fromkeys((f"discs.{n}" for n in ("random_share", "positives", "hard_share")), SHARE),
+    **dict.fromkeys((f"discs.{n}" for n in ("covered", "veiled", "cut")), SHARE),
+    **dict.fromkeys((f"schedule.{n}" for n in ("steps", "batch", "validate_every", "checkpoint_every")), COUNT),
+    **dict.fromkeys((f"schedule.{n}" for n in ("warm_up", "workers", "seed")), WHOLE),
+    "schedule.learning_rate": ABOVE_0,
+    "schedule.weight_decay": FROM_0,
+    "schedule.ema": SHARE,
+    "schedule.clip": NORM,
+    **dict.fromkeys(("card.box_scale", "card.shape"), FROM_0),
+}
+
+
+def refuse_out_of_range(config: Config) -> None:
+    """See that every number of a configuration can work.
+
+    Raises:
+        ConfigError: one cannot; names the setting, what was wanted and what it is.
+    """
+    for name, allowed in RANGES.items():
+        _demand(allowed, attrgetter(name)(config), name)
+    for number, corpus in enumerate(config.corpora):
+        _demand(FROM_0, corpus.weight, f"corpora.{number}.weight")
+        _demand(FINITE, corpus.late_weight, f"corpora.{number}.late_weight")
+    if config.corpora and not any(corpus.weight for corpus in config.corpora):
+        raise ConfigError("corpora: wanted a weight above 0 of at least one of them, got 0 of all")
+    for number, (share, divisor) in enumerate(config.schedule.drops):
+        _demand(FROM_0, share, f"schedule.drops.{number}.0")
+        _demand(ABOVE_0, divisor, f"schedule.drops.{number}.1")
+    for number, (_, side) in enumerate(config.schedule.sizes):
+        _demand(COUNT, side, f"schedule.sizes.{number}.1")
+    smallest, largest = config.discs.face_px
+    if not (0 < smallest <= largest and isfinite(largest)):
+        raise ConfigError(f"discs.face_px: wanted two sides above 0, the smaller one first, got {config.discs.face_px}")
+
+
+def _demand(allowed: Range, value: float, name: str) -> None:
+    if not allowed.holds(value):
+        raise ConfigError(f"{name}: wanted {allowed.wanted}, got {value}")

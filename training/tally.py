@@ -1,0 +1,64 @@
+"""What a run's log tells of the steps between two validations, and which of its lines a resumed run keeps."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..pipeline.part_file import atomic_write_text
+
+
+class Tally:
+    """Means of the loss's terms over some steps, and how many steps a second; goes on where it was saved."""
+
+    def __init__(self, sums: dict[str, float] | None = None, steps: int = 0, seconds: float = 0.0) -> None:
+        """Take up what `state` gave; the clock stands still until `go_on`."""
+        self._sums, self._steps, self._seconds = dict(sums or {}), steps, seconds
+        self._began: float | None = None
+
+    def go_on(self) -> None:
+        """Let the clock run."""
+        self._seconds, self._began = self._passed(), time.monotonic()
+
+    def add(self, terms: dict[str, float]) -> None:
+        """Count a step with these terms."""
+        self._steps += 1
+        for name, value in terms.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def means(self) -> dict[str, float]:
+        """Of each term, over the steps."""
+        return {name: value / self._steps for name, value in self._sums.items()}
+
+    def rate(self) -> float:
+        """Steps a second."""
+        return self._steps / self._passed()
+
+    def state(self) -> dict[str, Any]:
+        """All of it in plain types, the arguments of another one."""
+        return {"sums": dict(self._sums), "steps": self._steps, "seconds": self._passed()}
+
+    def _passed(self) -> float:
+        return self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+
+
+def keep_lines(path: Path, before: int) -> None:
+    """Leave the lines of a log of JSON that are of steps below `before`; what a kill has cut short is none.
+
+    A run that goes on from a checkpoint writes the later ones again.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if (step := _step(line)) is not None and step < before]
+    if kept != lines:
+        atomic_write_text(path, "".join(kept))
+
+
+def _step(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None
