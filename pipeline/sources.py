@@ -305,6 +305,15 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
 
 
 def _has_an_end(container: InputContainer) -> bool:
-    """Whether what lies on a server is a recording: it says how long it is, or how many bytes."""
-    is_list = container.format.name in PLAYLISTS  # whose bytes are those of a list, which may grow
-    return container.duration is not None or (container.size > 0 and not is_list)
+    """Whether what lies on a server is a recording, by what the server and the container's header say of it.
+
+    What has bytes that are counted is one, but for a list, which may grow. Where the server does not say how many there
+    are, as it cannot of what is live, the header must say how long it is, and not 0 as FLV's has it live. FFmpeg takes
+    the length of the fragments that have come for that of an MP4 in fragments: whole ones have counted their pictures.
+    """
+    if container.format.name in PLAYLISTS:
+        return bool(container.duration)
+    if container.size > 0:
+        return True
+    in_fragments = "mp4" in container.format.name and not any(stream.frames for stream in container.streams.video)
+    return bool(container.duration) and not in_fragments

@@ -380,6 +380,36 @@ def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, en
         assert source.live is not ended
 
 
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mux", "live"),
+    [
+        ("fragments.mp4", FRAGMENTS, True),
+        ("unknown.flv", {"flvflags": "no_duration_filesize"}, True),
+        ("zero.flv", {}, True),
+        ("live.mkv", {"live": "1"}, True),
+        ("clip.ts", {}, True),
+        ("whole.mp4", {"movflags": "faststart"}, False),
+        ("whole.flv", {}, False),
+        ("whole.mkv", {}, False),
+    ],
+)
+def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_length(
+    name: str, mux: dict[str, str], tmp_path: Path, *, live: bool
+) -> None:
+    file = write_video(tmp_path / name, noise(40), VideoRecipe(options={"g": "10"}, mux=mux))
+    if name == "zero.flv":  # as servers of live FLV write it
+        data = file.read_bytes()
+        place = data.index(b"duration\0") + 9
+        file.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
+    with serving(tmp_path, sizes=False) as address, open_source(f"{address}/{name}") as source:
+        assert source.live is live
+    with serving(tmp_path) as address, open_source(f"{address}/{name}") as source:
+        assert not source.live
+
+
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
     with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):
