@@ -21,6 +21,7 @@ from av.stream import Disposition
 from ..tracker.errors import SourceError
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
+from .pipe import Pipe, beside
 from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
@@ -109,7 +110,7 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
 class _Address:
     """What FFmpeg is to open, how, and what it is called."""
 
-    location: str
+    location: str | Pipe
     label: str
     name: str
     kind: Kind
@@ -207,18 +208,31 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     """A recording that another program writes while it is read."""
-    address = _Address(f"file:{path}", str(path), path.stem, "stream", patient=True, decoder=decoder)
+    pipe = Pipe(path)
+    try:
+        return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
+    except BaseException:
+        pipe.close()
+        raise
+
+
+def _read_pipe(path: Path, pipe: Pipe, decoder: Decoder, *, realtime: bool) -> Source:
+    address = _Address(pipe, str(path), path.stem, "stream", patient=True, decoder=decoder)
     advice = "nobody can go back in a pipe: write MPEG-TS or Matroska into it"
     try:
+        pipe.open()
         container = address.open()
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise SourceError(f"{path}: no video can be read ({why(error)}); {advice}") from error
-    return _stream_with_an_end(address, container, advice, realtime=realtime)
+    return _stream_with_an_end(address, container, advice, realtime=realtime, pipe=pipe)
 
 
-def _stream_with_an_end(address: _Address, container: InputContainer, advice: str, *, realtime: bool) -> Source:
+def _stream_with_an_end(
+    address: _Address, container: InputContainer, advice: str, *, realtime: bool, pipe: Pipe | None = None
+) -> Source:
+    label, name = address.label, address.name
     try:
-        return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)
+        return VideoSource(container, label=label, name=name, kind="stream", realtime=realtime, pipe=pipe)
     except SourceError as error:
         raise SourceError(f"{error}; {advice}") from error
 

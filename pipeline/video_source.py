@@ -16,8 +16,9 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
+from .pipe import Pipe
 from .source import Kind, ReadOnce
-from .video_clock import UNKNOWN_RATE, MediaClock, mean_rate
+from .video_clock import MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class VideoSource:
         kind: Kind = "video",
         realtime: bool = False,
         shortage: str = "",
+        pipe: Pipe | None = None,
     ) -> None:
         """Take over an opened container.
 
@@ -75,17 +77,20 @@ class VideoSource:
             label: the source's name in messages.
             name: the stem of output files.
             kind: what it is.
-            realtime: deliver each frame when its time has come, as a camera would.
+            realtime: deliver each frame when its time has come, as a camera would; a leap of the stamps is not waited
+                for.
             shortage: how many bytes are missing at the file's end, in words; "" where it is whole.
+            pipe: that the container is read from; will be closed, too. In real time its pictures are taken from its
+                first bytes on: while FFmpeg finds out what they are, the program at its other end has gone on.
         Raises:
             SourceError: there is no video in it, or not one frame.
         """
         self.name, self.kind, self.live = name, kind, realtime
         self.failed: list[tuple[str, str]] = []
-        self._label, self._shortage = label, shortage
+        self._label, self._shortage, self._pipe = label, shortage, pipe
         self._stopped = threading.Event()
         try:
-            self._reader = Reader(container, label, cut=bool(shortage))
+            self._reader = Reader(container, label, live=realtime and pipe is not None, cut=bool(shortage))
         except av.FFmpegError as error:
             raise SourceError(f"{label}: no frame can be read: {why(error)}") from error
         try:
@@ -122,11 +127,16 @@ class VideoSource:
         """Stop the iteration, in whichever thread it runs, and let go of the file."""
         self._stopped.set()
         self._frames.close()
+        if self._pipe is not None:
+            self._pipe.stop()  # or the reader would wait for its next bytes
         self._reader.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        began_s = time.perf_counter()
+        ready_s = time.perf_counter()
+        pace = Pace(ready_s if self._pipe is None else self._pipe.began_s or ready_s)
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -137,11 +147,14 @@ class VideoSource:
                 self.failed.append((place, "damaged, decoded as far as it goes"))
             if self._to_bgr.changed:
                 self.failed.append((place, self._to_bgr.changed))
-            if self.live and self._stopped.wait(began_s + time_s - time.perf_counter()):
+            length_s = lasts_s(picture, self.rate)
+            end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
+            if self.live and self._stopped.wait(due_s - time.perf_counter()):
                 return
-            yield Frame(index, time_s, time.perf_counter(), bgr)
+            # what came through a pipe while it was being opened was there before it could be taken
+            taken_s = due_s if self.live and due_s < ready_s else time.perf_counter()
+            yield Frame(index, time_s, taken_s, bgr)
             index += 1
-            end_s = time_s + self._lasts_s(picture)
             try:
                 picture = self._read(index)
                 if picture is not None:
@@ -158,11 +171,6 @@ class VideoSource:
             self.failed.append((f"packet after frame {index}", self._reader.reason))
         self._damaged = self._reader.damaged
         return picture
-
-    def _lasts_s(self, picture: VideoFrame) -> float:
-        """Seconds for which a picture is shown: many, of the last one of a recorded screen."""
-        period_s = float(1 / (self.rate or UNKNOWN_RATE))
-        return max(period_s, float(picture.duration * (picture.time_base or 0)))
 
     def _check_whole(self, index: int, time_s: float, end_s: float) -> None:
         if self._shortage:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +19,7 @@ from fakes import (
     PaintedFace,
     PaintedSource,
     VideoRecipe,
+    feeding,
     jpeg_with_orientation,
     noise,
     quadrants,
@@ -26,6 +30,7 @@ from fakes import (
     write_video,
 )
 
+from facetrack.pipeline.pipe import Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_source import LiveSource, Retry
@@ -271,6 +276,103 @@ def test_closing_from_another_thread_ends_the_iteration_without_an_error(tmp_pat
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     assert len(frames) == 1
+
+
+def in_time(source: Source) -> list[Frame]:
+    """The frames of a source that must not keep anybody waiting."""
+    frames: list[Frame] = []
+    thread = threading.Thread(target=lambda: frames.extend(source), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    return frames
+
+
+@pytest.mark.parametrize("stamps", [[0.0, 0.04, 0.08, 3600.0, 3600.04], [3600.0, 3600.04, 7200.0, 7200.04]])
+def test_a_leap_of_the_time_stamps_is_not_waited_for(stamps: list[float], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "leap.mkv", noise(len(stamps)), VideoRecipe(times_s=stamps))
+    with open_source(path, realtime=True) as source:
+        frames = in_time(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.array(stamps) - stamps[0], atol=1.1e-3)
+    assert all(a.taken_s <= b.taken_s for a, b in pairwise(frames))
+
+
+pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
+@pipes
+def test_the_clock_of_a_pipe_begins_with_its_first_bytes(tmp_path: Path) -> None:
+    """And not when FFmpeg has found out what they are, or the pictures would stay late for good."""
+    content = write_video(tmp_path / "clip.ts", noise(12)).read_bytes()
+    with feeding(tmp_path / "pipe", content) as pipe, open_source(pipe, realtime=True) as source:
+        opened_s = time.perf_counter()
+        frames = list(source)
+    assert frames[0].taken_s < opened_s
+    late = [frame.taken_s - frames[0].taken_s - frame.time_s for frame in frames]
+    assert min(late) > -0.005
+
+
+@pipes
+def test_a_pipe_whose_writer_falls_silent_lets_itself_be_closed(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "clip.mkv", noise(40)).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    silent, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            pipe.write(content[:-9])
+            silent.set()
+            done.wait(PATIENCE_S)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    source = open_source(tmp_path / "pipe")
+    first, frames = threading.Event(), list[Frame]()
+
+    def read() -> None:
+        for frame in source:
+            frames.append(frame)
+            first.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert first.wait(PATIENCE_S)
+    assert silent.wait(PATIENCE_S)
+    source.close()
+    for thread in (reader, writer):
+        done.set()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+@pipes
+@pytest.mark.parametrize("opened", [False, True])
+def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
+    """Whether another program has opened it and says nothing, or none has yet."""
+    os.mkfifo(tmp_path / "pipe")
+    waiting, done = threading.Event(), threading.Event()
+    open_pipe = Pipe.open
+
+    def tell_and_open(pipe: Pipe) -> None:
+        waiting.set()
+        open_pipe(pipe)
+
+    def interrupt() -> None:
+        assert waiting.wait(PATIENCE_S)
+        writer = os.open(tmp_path / "pipe", os.O_WRONLY) if opened else None
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        done.wait(PATIENCE_S)
+        if writer is not None:
+            os.close(writer)
+
+    monkeypatch.setattr(Pipe, "open", tell_and_open)
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        open_source(tmp_path / "pipe", realtime=True)
+    done.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
 
 
 def cut_copy(path: Path, share: float) -> Path:
