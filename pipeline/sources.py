@@ -32,7 +32,8 @@ WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
-PLAYLISTS = ("hls", "dash")  # formats
+PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
+PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
 PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
@@ -76,7 +77,9 @@ def open_source(
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
         return _open_camera(int(camera[2]), retry or Retry())
     if text.startswith("lavfi:"):
-        return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
+        return _open_live(
+            _Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
+        )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(text)
@@ -118,6 +121,7 @@ class _Address:
     options: dict[str, str] = field(default_factory=dict)
     patient: bool = False  # files may take their time, devices and networks may not
     decoder: Decoder = "cpu"
+    read_timeout_s: float = READ_TIMEOUT_S
 
     def open(self) -> InputContainer:
         """Have FFmpeg open it.
@@ -126,7 +130,7 @@ class _Address:
             av.FFmpegError: it cannot.
             SourceError: it can, but not with this decoder.
         """
-        timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
         try:
             container = av.open(
                 self.location,
@@ -274,7 +278,8 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
-    address = _Address(url, label, name, "stream", options=options, decoder=decoder)
+    timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
+    address = _Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
     return _open_live(address, retry, realtime=realtime)
 
 
@@ -309,13 +314,20 @@ def _dshow_name(index: int) -> str:
 def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False) -> Source:
     try:
         container = address.open()
+        in_pieces = container.format.name in PLAYLISTS
+        if in_pieces and address.read_timeout_s < PLAYLIST_TIMEOUT_S and not _has_an_end(container):
+            container.close()  # its name did not say that it is a list
+            address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
+            container = address.open()
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):
         advice = "if its index is at its end, the server must allow ranges; else download it first"
         return _stream_with_an_end(address, container, advice, realtime=realtime)
-    return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)
+    label, name, kind = address.label, address.name, address.kind
+    by_stamps = in_pieces or (address.format == "lavfi" and realtime)
+    return LiveSource(container, address.open, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
 
 
 def _has_an_end(container: InputContainer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -31,10 +32,12 @@ class Pace:
 
     Args:
         began_s: when those of the time 0 are.
+        in_pieces: they come many at once, a piece of a list with each. One that comes late moves all others with it:
+            those that came in the same piece must not come at once, nor the next piece late again.
     """
 
-    def __init__(self, began_s: float) -> None:
-        self._began_s = began_s
+    def __init__(self, began_s: float, *, in_pieces: bool = False) -> None:
+        self._began_s, self._in_pieces = began_s, in_pieces
         self._end_s = 0.0  # of the last picture, by the stamps
 
     def due_s(self, time_s: float, length_s: float) -> float:
@@ -51,6 +54,8 @@ class Pace:
         if gap_s > LEAP_S:
             self._began_s -= gap_s
         self._end_s = time_s + length_s
+        if self._in_pieces:
+            self._began_s = max(self._began_s, time.perf_counter() - time_s)
         return self._began_s + time_s
 
 

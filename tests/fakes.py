@@ -319,6 +319,7 @@ class _Quiet(SimpleHTTPRequestHandler):
     """Sends files, whole ones alone."""
 
     sizes = True
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".php": "application/vnd.apple.mpegurl"}
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""

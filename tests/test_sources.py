@@ -363,6 +363,27 @@ def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(n
         open_source(pipe)
 
 
+@pytest.mark.parametrize(("name", "waits_s"), [("list.m3u8", [30.0]), ("list.php", [5.0, 30.0])])
+def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
+    name: str, waits_s: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "clip.ts", noise(20) * 10)
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts"]
+    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    waited_s: list[float] = []
+    opening = av.open
+
+    def note(*arguments: Any, timeout: tuple[float, float], **options: Any) -> Any:
+        waited_s.append(timeout[1])
+        return opening(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr("av.open", note)
+    with serving(tmp_path) as address, open_source(f"{address}/{name}") as source:
+        times = [frame.time_s for _, frame in zip(range(4), source, strict=False)]
+    assert waited_s == waits_s
+    np.testing.assert_allclose(times, np.arange(4) / 30, atol=1e-4)
+
+
 def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", noise(8))
     with serving(tmp_path) as address:

@@ -33,7 +33,7 @@ from fakes import (
 from facetrack.pipeline.pipe import Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
-from facetrack.pipeline.video_source import LiveSource, Retry
+from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.types import Frame
 
@@ -527,8 +527,9 @@ class Plugs:
         return av.open(self.clips.pop(0))
 
 
-def live(plugs: Plugs, retry: Retry | None = PROMPT) -> LiveSource:
-    return LiveSource(plugs.open(), plugs.open, label="camera 0", name="camera0", kind="camera", retry=retry)
+def live(plugs: Plugs, retry: Retry | None = PROMPT, *, by_stamps: bool = False) -> LiveSource:
+    names = {"label": "camera 0", "name": "camera0"}
+    return LiveSource(plugs.open(), plugs.open, **names, kind="camera", retry=retry, by_stamps=by_stamps)
 
 
 @pytest.fixture
@@ -557,6 +558,47 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
 
 
+def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -> None:
+    stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
+    clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
+    frames: list[Frame] = []
+    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError):
+        frames.extend(source)
+    first, second = frames[:6], frames[6:]
+    for part in (first, second):
+        np.testing.assert_allclose([frame.time_s - part[0].time_s for frame in part], stamps, atol=1.1e-3)
+        assert min(frame.taken_s - part[0].taken_s - (frame.time_s - part[0].time_s) for frame in part) > -0.005
+    assert first[-1].time_s < second[0].time_s
+    assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
+
+
+def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
+    with open_source("lavfi:testsrc=size=64x48:rate=50:duration=0.2", realtime=True) as source:
+        frames = list(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 50, atol=1e-6)
+    assert frames[-1].taken_s - frames[0].taken_s > 9 / 50 - 0.005
+
+
+def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
+    with av.open(path) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in (packets[4], packets[7]):
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with live(Plugs(clip, path)) as source, pytest.raises(SourceError):
+        list(source)
+    places = [place.partition(" (")[0] for place, _ in source.failed]
+    assert places == ["after frame 4", "packet after frame 8", "packet after frame 10"]
+    assert source.failed[0][1].startswith("lost, it ended; opened again, nothing came for ")
+    with live(Plugs(*[clip] * (NOTED + 5))) as source, pytest.raises(SourceError):
+        list(source)
+    assert len(source.failed) == NOTED + 1
+    assert source.failed[-1][0].startswith(f"after frame {4 * (NOTED + 4)} (")
+    assert source.failed[-1][1].endswith("; 3 others before it not listed")
+
+
 @pytest.mark.parametrize(("size", "noted"), [((32, 48), 0), ((96, 64), 1)])
 def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
     clip: Path, size: tuple[int, int], noted: int, tmp_path: Path
@@ -566,7 +608,7 @@ def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
     with live(Plugs(clip, other)) as source, pytest.raises(SourceError, match="lost after frame 8"):
         frames.extend(source)
     assert [frame.size for frame in frames] == [(64, 96)] * 8
-    assert [name[:7] for name, _ in source.failed] == ["frame 5"] * noted
+    assert [name[:7] for name, _ in source.failed] == ["after f"] + ["frame 5"] * noted
 
 
 @pytest.mark.parametrize("fail", [0, 2])
