@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     metavar="0|URL|FILE",
     help="What to watch; a FILE plays at its own speed, as if it happened now.",
 )
+@opt.camera_mode
 @click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, and a .json of the same name beside.")
 @click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
@@ -50,7 +51,9 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
         raise click.UsageError(
             "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
         )
+    asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
     announce_compilation()
+    from .camera_mode import CameraMode
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
     from .open import Choices
@@ -58,7 +61,7 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        line = LiveRun(opened, outputs).track(camera)
+        line = LiveRun(opened, outputs, CameraMode(**asked)).track(camera)
     if line:
         say(line)
     else:

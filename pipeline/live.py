@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
+from .camera_mode import CameraMode
 from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
@@ -85,8 +86,8 @@ class LiveRun:
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
 
-    def __init__(self, engines: Engines, outputs: LiveOutputs) -> None:
-        self.engines, self.outputs = engines, outputs
+    def __init__(self, engines: Engines, outputs: LiveOutputs, camera_mode: CameraMode | None = None) -> None:
+        self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
 
@@ -103,7 +104,9 @@ class LiveRun:
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
-        with open_source(spec, realtime=True, decoder=self.engines.choices.decoder) as source, Record() as record:
+        decoder = self.engines.choices.decoder
+        opening = open_source(spec, realtime=True, decoder=decoder, camera_mode=self.camera_mode)
+        with opening as source, Record() as record:
             identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)
             try:

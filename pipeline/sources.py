@@ -19,6 +19,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from ..tracker.errors import SourceError
+from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .pipe import Pipe, beside
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
+MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
@@ -46,6 +48,7 @@ def open_source(
     retry: Retry | None = None,
     decoder: Decoder = "cpu",
     frame_rate: float | Fraction | None = None,
+    camera_mode: CameraMode | None = None,
 ) -> Source:
     """Open what a user named.
 
@@ -61,6 +64,7 @@ def open_source(
             gain from it.
         frame_rate: a folder, or what a glob matches, holds the frames of a video, so many to the second; None: its
             pictures have nothing to do with each other. Other sources have a clock of their own.
+        camera_mode: what a camera is asked for; None: what it gives by itself.
     Returns:
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
@@ -75,7 +79,9 @@ def open_source(
     rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
-        return _open_camera(int(camera[2]), retry or Retry())
+        return _open_camera(int(camera[2]), retry or Retry(), camera_mode or CameraMode())
+    if camera_mode is not None and camera_mode != CameraMode():
+        raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
     if text.startswith("lavfi:"):
         return _open_live(
             _Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
@@ -283,17 +289,23 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     return _open_live(address, retry, realtime=realtime)
 
 
-def _open_camera(index: int, retry: Retry) -> Source:
+def _open_camera(index: int, retry: Retry, mode: CameraMode) -> Source:
     label, name = f"camera {index}", f"camera{index}"
     if sys.platform == "darwin":
         _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
-        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", {"framerate": "30"})
+        options = {"framerate": "30"} | mode.options("avfoundation")
+        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", options)
     elif sys.platform == "win32":
-        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow")
+        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow", mode.options("dshow"))
     else:
-        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2")
-    return _open_live(address, retry)
+        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2", mode.options("v4l2"))
+    source = _open_live(address, retry, asked_for=str(mode))
+    if mode.size not in (None, source.size):  # drivers of Linux take the nearest size that there is
+        source.close()
+        height, width = source.size or (0, 0)
+        raise SourceError(f"{label}: gives {width}x{height} where it is asked for {mode}; {MODE_ADVICE}")
+    return source
 
 
 def _refuse_screen(index: int) -> None:
@@ -311,7 +323,7 @@ def _dshow_name(index: int) -> str:
     return names[index]
 
 
-def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False) -> Source:
+def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
     try:
         container = address.open()
         in_pieces = container.format.name in PLAYLISTS
@@ -321,6 +333,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
             container = address.open()
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
+        advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):
         advice = "if its index is at its end, the server must allow ranges; else download it first"

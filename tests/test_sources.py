@@ -26,6 +26,7 @@ from fakes import (
     write_video,
 )
 
+from facetrack.pipeline.camera_mode import CameraMode
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
@@ -170,6 +171,71 @@ def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(SourceError, match=r"cannot be opened: .* allow it in the system's privacy settings"):
             open_source(index)
     assert asked == ["0:none", "2:none"]
+
+
+MODE = CameraMode((720, 1280), 60, "mjpeg")
+
+
+@pytest.mark.parametrize(
+    ("platform", "mode", "options"),
+    [
+        ("linux", MODE, {"video_size": "1280x720", "framerate": "60", "input_format": "mjpeg"}),
+        ("darwin", CameraMode((480, 640), format="nv12"), {"video_size": "640x480", "pixel_format": "nv12"}),
+        ("darwin", CameraMode(rate=29.97), {"framerate": "29.97"}),
+        ("win32", CameraMode(None, 30, "yuyv422"), {"framerate": "30", "pixel_format": "yuyv422"}),
+        ("linux", CameraMode(), {}),
+    ],
+)
+def test_a_camera_is_asked_in_the_words_of_its_system(
+    platform: str, mode: CameraMode, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def refuse(*_: object, container_options: dict[str, str], **__: object) -> None:
+        asked.append(container_options)
+        raise av.FFmpegError(22, "Invalid argument")
+
+    monkeypatch.setattr("sys.platform", platform)
+    devices = [SimpleNamespace(description="Camera", name="Camera", media_types=["video"])]
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: devices)
+    monkeypatch.setattr("av.open", refuse)
+    told = "it was asked for .*leave --camera-size" if mode != CameraMode() else "Invalid argument; plug one in"
+    with pytest.raises(SourceError, match=f"^camera 0: cannot be opened: .*{told}"):
+        open_source(0, camera_mode=mode)
+    default = {"framerate": "30"} if platform == "darwin" else {}
+    assert asked == [default | options]
+
+
+def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
+    with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
+        open_source(0, camera_mode=MODE)
+
+
+def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("av.open", lambda *_, **__: container)
+    with pytest.raises(SourceError, match=r"^camera 0: gives 96x64 where it is asked for 1280x720 at 60 frames/s in"):
+        open_source(0, camera_mode=MODE)
+
+
+def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", noise(2))
+    for spec in (path, "http://host/a.ts", "lavfi:testsrc", tmp_path):
+        with pytest.raises(SourceError, match="is no camera, which could be asked for 1280x720 at 60 frames/s in mjp"):
+            open_source(spec, camera_mode=MODE)
+    with open_source(path, camera_mode=CameraMode()) as source:
+        assert source.size == (64, 96)
+
+
+@pytest.mark.parametrize("wrong", [{"size": (0, 9)}, {"rate": 0}, {"rate": float("nan")}, {"format": "M JPEG"}])
+def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^camera mode: wanted "):
+        CameraMode(**wrong)
 
 
 def test_a_missing_camera_is_one_clear_line() -> None:
