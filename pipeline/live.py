@@ -18,7 +18,7 @@ from .csv_sink import CsvSink, TableOptions
 from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, write_sidecar
+from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
 from .sinks import JsonLinesSink, ReaderGone, exist_already
 from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
@@ -90,6 +90,7 @@ class LiveRun:
         self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
+        self._started = ""
 
     def track(self, spec: str) -> str:
         """Run; the answer says in words how it went, or nothing where the program that read JSON lines has gone.
@@ -121,7 +122,7 @@ class LiveRun:
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
                 wall_s, dropped = time.perf_counter() - began_s, self._pipeline.dropped
                 backend, described = self.engines.backend, describe_source(source)
-                outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described)
+                outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described, self._started)
                 self._write_sidecar(identity, record.tally, outcome)
         if isinstance(ended_by, ReaderGone):
             return ""
@@ -150,6 +151,8 @@ class LiveRun:
         told_s, told = time.monotonic(), 0
         with closing(self._results(source)) as results:
             for result in results:
+                if source.live and not self._started:
+                    self._started = when_started(result.frame)
                 record.write(result)
                 if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
                     told_s, told = time.monotonic(), self._pipeline.dropped
