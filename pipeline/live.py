@@ -15,11 +15,12 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .camera_mode import CameraMode
 from .csv_sink import CsvSink, TableOptions
+from .line_writer import ReaderGone
 from .open import Engines
 from .osc_sink import OscSink
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
-from .sinks import JsonLinesSink, ReaderGone, exist_already
+from .sinks import JsonLinesSink, exist_already
 from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink

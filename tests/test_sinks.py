@@ -16,7 +16,8 @@ import pytest
 from fakes import make_face, make_result, read_csv
 
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
-from facetrack.pipeline.sinks import JsonLinesSink, PartFile, ReaderGone, Sink, atomic_write_text
+from facetrack.pipeline.line_writer import ReaderGone
+from facetrack.pipeline.sinks import JsonLinesSink, PartFile, Sink, atomic_write_text
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
 from facetrack.tracker.types import State
