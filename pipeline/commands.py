@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..tracker.errors import SinkError
 from . import options as opt
 from .talk import SOME_FAILED, announce_compilation, say, show_progress
 
@@ -52,6 +53,8 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
             "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
         )
     asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
+    if jsonl and sys.stdout is None:
+        raise SinkError("--jsonl: stdout is closed; wanted a file, a pipe or a terminal to write to")
     announce_compilation()
     from .camera_mode import CameraMode
     from .csv_sink import TableOptions

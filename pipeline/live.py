@@ -14,7 +14,7 @@ from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .camera_mode import CameraMode
-from .csv_sink import CsvSink, TableOptions
+from .csv_sink import CsvSink, TableOptions, is_table
 from .line_writer import ReaderGone
 from .open import Engines
 from .osc_sink import OscSink
@@ -66,7 +66,7 @@ class LiveOutputs:
         """See that no output takes the place of another one, of the source, or of a file that is to stay.
 
         Raises:
-            ConfigError: two outputs are one file, or one is the source.
+            ConfigError: two outputs are one file, or one is the source, or the sidecar that of another table.
             SinkError: one exists and must not be overwritten.
         """
         files = self.files()
@@ -76,6 +76,10 @@ class LiveOutputs:
             raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
         if any(is_same_file(spec, file) for file in files):
             raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
+        if self.csv is not None and self.sidecar is not None and self.sidecar.exists():
+            others = [file for file in self.csv.parent.glob("*") if _shares_sidecar(file, self.csv)]
+            if others:
+                raise ConfigError(f"{self.sidecar}: is the .json of {others[0]}; wanted a table of another name")
         existing = [file for file in files if file.exists()]
         if existing and not self.overwrite:
             raise SinkError(f"{exist_already(existing)}; choose another name or add --overwrite")
@@ -180,6 +184,13 @@ class LiveRun:
         settings = asdict(self.engines.choices) | self.outputs.columns.settings()
         origin = Origin(identity, settings, models_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
+
+
+def _shares_sidecar(file: Path, table: Path) -> bool:
+    """Whether a file is another table whose .json would have the same name, as of rec.left and rec.right."""
+    if file.stem != table.stem or file.name == table.name or file.suffix == ".json" or not file.is_file():
+        return False
+    return file.stat().st_size > 0 and is_table(file)
 
 
 def _tell_failed(source: Source) -> None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
+PIPED_IN = "facetrack live --camera -"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
@@ -333,6 +334,9 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
             container = address.open()
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = address.label.partition(":")[0]
+            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):

@@ -567,6 +567,14 @@ def test_ctrl_break_ends_a_command_as_ctrl_c_does(video: Path, tmp_path: Path, m
         signal.signal(number, before)
 
 
+def test_lines_for_a_closed_stdout_are_one_error(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert run("--camera", video, "--jsonl", "--no-window") == 1
+    assert only_line(capsys).startswith("facetrack: --jsonl: stdout is closed")
+
+
 def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert run("batch", video, "--out", tmp_path / "out") == 0

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fakes import PaintedFace, PaintedSource, grey, read_csv
+from fakes import PaintedFace, PaintedSource, grey, make_result, read_csv
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack.pipeline.batch import Outputs, plan, track_all
+from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.live import LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
@@ -53,6 +54,16 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) ->
         LiveOutputs(**outputs).refuse_collisions("0")
     LiveOutputs(**outputs, overwrite=True).refuse_collisions("0")
     LiveOutputs().refuse_collisions("0")
+
+
+def test_the_sidecar_of_another_table_is_never_replaced(tmp_path: Path) -> None:
+    table = CsvSink(tmp_path / "rec.left", CsvColumns(68))
+    table.write(make_result())
+    table.close(complete=True)
+    (tmp_path / "rec.json").touch()
+    with pytest.raises(ConfigError, match=r"rec\.json: is the \.json of .*rec\.left; wanted a table of another name"):
+        LiveOutputs(csv=tmp_path / "rec.right", overwrite=True).refuse_collisions("0")
+    LiveOutputs(csv=tmp_path / "rec.left", overwrite=True).refuse_collisions("0")
 
 
 def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

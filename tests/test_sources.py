@@ -276,6 +276,13 @@ def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password()
     assert "secret" not in str(caught.value)
 
 
+def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
+    with pytest.raises(
+        SourceError, match=r"has no juggle: have a program that does pipe it in: \.\.\. \| facetrack li"
+    ):
+        open_source("juggle://127.0.0.1:9")
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
