@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..tracker.errors import SinkError
 from . import options as opt
 from .talk import SOME_FAILED, announce_compilation, say, show_progress
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     metavar="0|URL|FILE",
     help="What to watch; a FILE plays at its own speed, as if it happened now.",
 )
+@opt.camera_mode
 @click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, and a .json of the same name beside.")
 @click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
@@ -50,7 +52,11 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
         raise click.UsageError(
             "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
         )
+    asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
+    if jsonl and sys.stdout is None:
+        raise SinkError("--jsonl: stdout is closed; wanted a file, a pipe or a terminal to write to")
     announce_compilation()
+    from .camera_mode import CameraMode
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
     from .open import Choices
@@ -58,7 +64,7 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        line = LiveRun(opened, outputs).track(camera)
+        line = LiveRun(opened, outputs, CameraMode(**asked)).track(camera)
     if line:
         say(line)
     else:

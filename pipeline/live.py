@@ -13,13 +13,15 @@ from typing import Any, TextIO
 from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
-from .csv_sink import CsvSink, TableOptions
+from .camera_mode import CameraMode
+from .csv_sink import CsvSink, TableOptions, is_table
+from .line_writer import ReaderGone
 from .open import Engines
 from .osc_sink import OscSink
 from .part_file import exist_already
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, write_sidecar
-from .sinks import JsonLinesSink, ReaderGone
+from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
+from .sinks import JsonLinesSink
 from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
@@ -65,7 +67,7 @@ class LiveOutputs:
         """See that no output takes the place of another one, of the source, or of a file that is to stay.
 
         Raises:
-            ConfigError: two outputs are one file, or one is the source.
+            ConfigError: two outputs are one file, or one is the source, or the sidecar that of another table.
             SinkError: one exists and must not be overwritten.
         """
         files = self.files()
@@ -75,6 +77,10 @@ class LiveOutputs:
             raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
         if any(is_same_file(spec, file) for file in files):
             raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
+        if self.csv is not None and self.sidecar is not None and self.sidecar.exists():
+            others = [file for file in self.csv.parent.glob("*") if _shares_sidecar(file, self.csv)]
+            if others:
+                raise ConfigError(f"{self.sidecar}: is the .json of {others[0]}; wanted a table of another name")
         existing = [file for file in files if file.exists()]
         if existing and not self.overwrite:
             raise SinkError(f"{exist_already(existing)}; choose another name or add --overwrite")
@@ -86,10 +92,11 @@ class LiveRun:
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
 
-    def __init__(self, engines: Engines, outputs: LiveOutputs) -> None:
-        self.engines, self.outputs = engines, outputs
+    def __init__(self, engines: Engines, outputs: LiveOutputs, camera_mode: CameraMode | None = None) -> None:
+        self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
+        self._started = ""
 
     def track(self, spec: str) -> str:
         """Run; the answer says in words how it went, or nothing where the program that read JSON lines has gone.
@@ -104,7 +111,9 @@ class LiveRun:
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
-        with open_source(spec, realtime=True, decoder=self.engines.choices.decoder) as source, Record() as record:
+        decoder = self.engines.choices.decoder
+        opening = open_source(spec, realtime=True, decoder=decoder, camera_mode=self.camera_mode)
+        with opening as source, Record() as record:
             identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)
             try:
@@ -119,7 +128,7 @@ class LiveRun:
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
                 wall_s, dropped = time.perf_counter() - began_s, self._pipeline.dropped
                 backend, described = self.engines.backend, describe_source(source)
-                outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described)
+                outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described, self._started)
                 self._write_sidecar(identity, record.tally, outcome)
         if isinstance(ended_by, ReaderGone):
             return ""
@@ -148,6 +157,8 @@ class LiveRun:
         told_s, told = time.monotonic(), 0
         with closing(self._results(source)) as results:
             for result in results:
+                if source.live and not self._started:
+                    self._started = when_started(result.frame)
                 record.write(result)
                 if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
                     told_s, told = time.monotonic(), self._pipeline.dropped
@@ -174,6 +185,13 @@ class LiveRun:
         settings = asdict(self.engines.choices) | self.outputs.columns.settings()
         origin = Origin(identity, settings, models_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
+
+
+def _shares_sidecar(file: Path, table: Path) -> bool:
+    """Whether a file is another table whose .json would have the same name, as of rec.left and rec.right."""
+    if file.stem != table.stem or file.name == table.name or file.suffix == ".json" or not file.is_file():
+        return False
+    return file.stat().st_size > 0 and is_table(file)
 
 
 def _tell_failed(source: Source) -> None:

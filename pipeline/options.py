@@ -122,6 +122,22 @@ def _read_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> t
     return place, count
 
 
+def _read_size(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """(height, width) of "1280x720"."""
+    if value is None:
+        return None
+    match = re.fullmatch(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", value)
+    if match is None:
+        raise click.BadParameter(f"wanted WIDTHxHEIGHT, such as 1280x720; got {value!r}", ctx, parameter)
+    return int(match[2]), int(match[1])
+
+
+def _read_format(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9_]*", value):
+        raise click.BadParameter(f"wanted FFmpeg's name of a format, such as mjpeg; got {value!r}", ctx, parameter)
+    return value
+
+
 def _read_batches(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     """The numbers of "1,4,8"."""
     numbers = [int(part) if part.isdecimal() else 0 for part in value.split(",")]
@@ -235,6 +251,19 @@ tracking = chain(
         "the frame's size, half of that in pictures]",
     ),
     click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
+)
+camera_mode = chain(
+    click.option("--camera-size", metavar="WxH", callback=_read_size, help="Ask the camera for pictures of this size."),
+    click.option(
+        "--camera-rate", type=FiniteRange(0, min_open=True), metavar="FPS", help="Ask it for so many a second."
+    ),
+    click.option(
+        "--camera-format",
+        default="",
+        metavar="FORMAT",
+        callback=_read_format,
+        help="Ask it for this format, such as mjpeg, in which USB cameras send large pictures fast.",
+    ),
 )
 intrinsics = click.option(
     "--intrinsics",

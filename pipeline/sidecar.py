@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..engines.backend import weights_for
+from ..tracker.types import Frame
 from .csv_sink import SCHEMA
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
@@ -125,6 +128,13 @@ def describe_source(source: Source) -> dict[str, Any]:
     }
 
 
+def when_started(frame: Frame) -> str:
+    """The time of day, UTC, in ISO 8601, at which a live source's time was 0, by a frame that has just come."""
+    now, age_s = datetime.now(UTC), time.perf_counter() - frame.taken_s
+    started = now - timedelta(seconds=age_s + frame.time_s)
+    return started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a run over one input ended.
@@ -136,6 +146,7 @@ class Outcome:
         wall_s: from opening the source to the last row.
         backend: what the network for the landmarks ran on, in words.
         source: of `describe_source`.
+        started: when the time 0 was, in words, live; "": unknown.
     """
 
     error: str
@@ -144,6 +155,7 @@ class Outcome:
     wall_s: float
     backend: str
     source: Mapping[str, Any] = field(default_factory=dict)
+    started: str = ""
 
 
 def write_sidecar(
@@ -169,6 +181,7 @@ def write_sidecar(
     content |= {"path": input_path} if input_path else {}
     content |= sizes or {}
     content |= outcome.source
+    content |= {"started": outcome.started} if outcome.started else {}
     content |= {
         "complete": not outcome.error,
         "error": outcome.error or None,

@@ -5,16 +5,15 @@ The other sinks have files of their own: csv_sink, video_sink, osc_sink, window.
 
 from __future__ import annotations
 
-import errno
 import json
 from typing import Any, Protocol, TextIO
 
 import numpy as np
 
-from ..tracker.errors import SinkError
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import MEAN_FACE_MM, Pose, eye_aspect_ratio, head_pose
 from ..tracker.types import Face, Result
+from .line_writer import LineWriter, descriptor_of, not_written
 
 
 class Sink(Protocol):
@@ -48,10 +47,6 @@ class Sink(Protocol):
         ...
 
 
-class ReaderGone(SinkError):  # noqa: N818 - an end, not a fault
-    """Nobody reads a pipe any more: its ordinary end, as of `yes | head`."""
-
-
 def pose_of(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) -> Pose | None:
     """Head pose from the smoothed points in a frame of size (height, width); None where the markup has none.
 
@@ -72,12 +67,17 @@ class JsonLinesSink:
     of single pictures have the picture's name under "input" first.
 
     Args:
-        stream: each line is flushed, so that listeners are as current as the video; stays open.
+        stream: each line is flushed, so that listeners are as current as the video; stays open. A reader that falls
+            behind, of a pipe, keeps nobody waiting: see `line_writer`. A file gets every line.
         intrinsics: of the camera; default: OpenFace's.
     """
 
     def __init__(self, stream: TextIO, intrinsics: Intrinsics | None = None) -> None:
         self._stream, self._intrinsics = stream, intrinsics
+        descriptor = descriptor_of(stream)
+        if descriptor is not None:
+            stream.flush()
+        self._writer = None if descriptor is None else LineWriter(descriptor)
 
     def write(self, result: Result) -> None:
         """Write a frame's line.
@@ -91,19 +91,34 @@ class JsonLinesSink:
         line: dict[str, Any] = {"input": frame.name} if frame.name else {}
         line |= {"frame": frame.index + 1, "timestamp": round(frame.time_s, 6)}
         line["faces"] = [_face_object(face, frame.size, self._intrinsics) for face in result.faces]
+        text = json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n"
+        if self._writer is not None:
+            self._writer.put(text)
+            return
         try:
-            self._stream.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
+            self._stream.write(text)
             self._stream.flush()
         except OSError as error:
-            if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # which is Windows' word for it
-                raise ReaderGone("JSON lines: the program that read them has gone") from error
-            raise SinkError(f"JSON lines: cannot be written: {error.strerror or error}") from error
+            raise not_written(error) from error
 
     def finish(self) -> None:
-        """Nothing is left to do: every line has been written."""
+        """Wait for lines that are still to be read, while any are.
+
+        Raises:
+            SinkError: one could not be written.
+        """
+        if self._writer is not None:
+            writer, self._writer = self._writer, None
+            writer.finish()
 
     def close(self, *, complete: bool) -> None:
-        """Nothing is left to do."""
+        """Finish what is not finished.
+
+        Raises:
+            SinkError: a line could not be written.
+        """
+        del complete
+        self.finish()
 
 
 def _face_object(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Source(Protocol):
         start_s: what the recording's own time stamps say, in seconds, where the frames' times are 0; right from the
             first frame on. None where frames are timed otherwise, or it has none.
         frames: how many to expect, for a progress bar; None where unknown.
-        failed: (place, reason) of what could not be read, wholly or in part, so far.
+        failed: (place, reason) of what could not be read, wholly or in part, or was lost for a while, so far.
     """
 
     name: str

@@ -19,8 +19,10 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from ..tracker.errors import SourceError
+from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
+from .pipe import Pipe, beside
 from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
@@ -29,9 +31,12 @@ log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
+MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
+PIPED_IN = "facetrack live --camera -"
 OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
-PLAYLISTS = ("hls", "dash")  # formats
+PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
+PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
 PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
@@ -44,6 +49,7 @@ def open_source(
     retry: Retry | None = None,
     decoder: Decoder = "cpu",
     frame_rate: float | Fraction | None = None,
+    camera_mode: CameraMode | None = None,
 ) -> Source:
     """Open what a user named.
 
@@ -59,6 +65,7 @@ def open_source(
             gain from it.
         frame_rate: a folder, or what a glob matches, holds the frames of a video, so many to the second; None: its
             pictures have nothing to do with each other. Other sources have a clock of their own.
+        camera_mode: what a camera is asked for; None: what it gives by itself.
     Returns:
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
@@ -73,9 +80,13 @@ def open_source(
     rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
-        return _open_camera(int(camera[2]), retry or Retry())
+        return _open_camera(int(camera[2]), retry or Retry(), camera_mode or CameraMode())
+    if camera_mode is not None and camera_mode != CameraMode():
+        raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
     if text.startswith("lavfi:"):
-        return _open_live(_Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None)
+        return _open_live(
+            _Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
+        )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     path = Path(text)
@@ -109,7 +120,7 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
 class _Address:
     """What FFmpeg is to open, how, and what it is called."""
 
-    location: str
+    location: str | Pipe
     label: str
     name: str
     kind: Kind
@@ -117,6 +128,7 @@ class _Address:
     options: dict[str, str] = field(default_factory=dict)
     patient: bool = False  # files may take their time, devices and networks may not
     decoder: Decoder = "cpu"
+    read_timeout_s: float = READ_TIMEOUT_S
 
     def open(self) -> InputContainer:
         """Have FFmpeg open it.
@@ -125,7 +137,7 @@ class _Address:
             av.FFmpegError: it cannot.
             SourceError: it can, but not with this decoder.
         """
-        timeout = None if self.patient else (OPEN_TIMEOUT_S, READ_TIMEOUT_S)
+        timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
         try:
             container = av.open(
                 self.location,
@@ -207,18 +219,31 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     """A recording that another program writes while it is read."""
-    address = _Address(f"file:{path}", str(path), path.stem, "stream", patient=True, decoder=decoder)
+    pipe = Pipe(path)
+    try:
+        return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
+    except BaseException:
+        pipe.close()
+        raise
+
+
+def _read_pipe(path: Path, pipe: Pipe, decoder: Decoder, *, realtime: bool) -> Source:
+    address = _Address(pipe, str(path), path.stem, "stream", patient=True, decoder=decoder)
     advice = "nobody can go back in a pipe: write MPEG-TS or Matroska into it"
     try:
+        pipe.open()
         container = address.open()
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise SourceError(f"{path}: no video can be read ({why(error)}); {advice}") from error
-    return _stream_with_an_end(address, container, advice, realtime=realtime)
+    return _stream_with_an_end(address, container, advice, realtime=realtime, pipe=pipe)
 
 
-def _stream_with_an_end(address: _Address, container: InputContainer, advice: str, *, realtime: bool) -> Source:
+def _stream_with_an_end(
+    address: _Address, container: InputContainer, advice: str, *, realtime: bool, pipe: Pipe | None = None
+) -> Source:
+    label, name = address.label, address.name
     try:
-        return VideoSource(container, label=address.label, name=address.name, kind="stream", realtime=realtime)
+        return VideoSource(container, label=label, name=name, kind="stream", realtime=realtime, pipe=pipe)
     except SourceError as error:
         raise SourceError(f"{error}; {advice}") from error
 
@@ -260,21 +285,28 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
-    address = _Address(url, label, name, "stream", options=options, decoder=decoder)
+    timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
+    address = _Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
     return _open_live(address, retry, realtime=realtime)
 
 
-def _open_camera(index: int, retry: Retry) -> Source:
+def _open_camera(index: int, retry: Retry, mode: CameraMode) -> Source:
     label, name = f"camera {index}", f"camera{index}"
     if sys.platform == "darwin":
         _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
-        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", {"framerate": "30"})
+        options = {"framerate": "30"} | mode.options("avfoundation")
+        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", options)
     elif sys.platform == "win32":
-        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow")
+        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow", mode.options("dshow"))
     else:
-        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2")
-    return _open_live(address, retry)
+        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2", mode.options("v4l2"))
+    source = _open_live(address, retry, asked_for=str(mode))
+    if mode.size not in (None, source.size):  # drivers of Linux take the nearest size that there is
+        source.close()
+        height, width = source.size or (0, 0)
+        raise SourceError(f"{label}: gives {width}x{height} where it is asked for {mode}; {MODE_ADVICE}")
+    return source
 
 
 def _refuse_screen(index: int) -> None:
@@ -292,19 +324,39 @@ def _dshow_name(index: int) -> str:
     return names[index]
 
 
-def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False) -> Source:
+def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
     try:
         container = address.open()
+        in_pieces = container.format.name in PLAYLISTS
+        if in_pieces and address.read_timeout_s < PLAYLIST_TIMEOUT_S and not _has_an_end(container):
+            container.close()  # its name did not say that it is a list
+            address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
+            container = address.open()
     except av.FFmpegError as error:
         advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
+        if isinstance(error, av.error.ProtocolNotFoundError):
+            scheme = address.label.partition(":")[0]
+            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"
+        advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):
         advice = "if its index is at its end, the server must allow ranges; else download it first"
         return _stream_with_an_end(address, container, advice, realtime=realtime)
-    return LiveSource(container, address.open, label=address.label, name=address.name, kind=address.kind, retry=retry)
+    label, name, kind = address.label, address.name, address.kind
+    by_stamps = in_pieces or (address.format == "lavfi" and realtime)
+    return LiveSource(container, address.open, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
 
 
 def _has_an_end(container: InputContainer) -> bool:
-    """Whether what lies on a server is a recording: it says how long it is, or how many bytes."""
-    is_list = container.format.name in PLAYLISTS  # whose bytes are those of a list, which may grow
-    return container.duration is not None or (container.size > 0 and not is_list)
+    """Whether what lies on a server is a recording, by what the server and the container's header say of it.
+
+    What has bytes that are counted is one, but for a list, which may grow. Where the server does not say how many there
+    are, as it cannot of what is live, the header must say how long it is, and not 0 as FLV's has it live. FFmpeg takes
+    the length of the fragments that have come for that of an MP4 in fragments: whole ones have counted their pictures.
+    """
+    if container.format.name in PLAYLISTS:
+        return bool(container.duration)
+    if container.size > 0:
+        return True
+    in_fragments = "mp4" in container.format.name and not any(stream.frames for stream in container.streams.video)
+    return bool(container.duration) and not in_fragments

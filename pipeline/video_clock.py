@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -12,12 +13,50 @@ LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed i
 FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the first stamp that is wrong
 STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
 FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
+LEAP_S = 1.0  # stamps that leave so much out are not waited for: nobody sees a picture that is due in an hour
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 
 
 def mean_rate(stream: VideoStream) -> Fraction | None:
     """Frames per second; None where the file does not say and FFmpeg cannot guess."""
     return stream.average_rate or stream.guessed_rate or None
+
+
+def lasts_s(picture: VideoFrame, rate: Fraction | None) -> float:
+    """Seconds for which a picture is shown: many, of the last one of a recorded screen."""
+    return max(float(1 / (rate or UNKNOWN_RATE)), float(picture.duration * (picture.time_base or 0)))
+
+
+class Pace:
+    """When pictures are due by their stamps, on the clock on the wall, `time.perf_counter`.
+
+    Args:
+        began_s: when those of the time 0 are.
+        in_pieces: they come many at once, a piece of a list with each. One that comes late moves all others with it:
+            those that came in the same piece must not come at once, nor the next piece late again.
+    """
+
+    def __init__(self, began_s: float, *, in_pieces: bool = False) -> None:
+        self._began_s, self._in_pieces = began_s, in_pieces
+        self._end_s = 0.0  # of the last picture, by the stamps
+
+    def due_s(self, time_s: float, length_s: float) -> float:
+        """When the next picture is due.
+
+        One whose stamp leaves out a second or more behind the end of the one before it is due then: as long as nothing
+        else is told, what is live has only changed its clock.
+
+        Args:
+            time_s: by its stamp.
+            length_s: for which it is shown.
+        """
+        gap_s = time_s - self._end_s
+        if gap_s > LEAP_S:
+            self._began_s -= gap_s
+        self._end_s = time_s + length_s
+        if self._in_pieces:
+            self._began_s = max(self._began_s, time.perf_counter() - time_s)
+        return self._began_s + time_s
 
 
 def _no_picture(ahead: int) -> None:

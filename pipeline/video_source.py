@@ -16,13 +16,16 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .source import Kind, ReadOnce
-from .video_clock import UNKNOWN_RATE, MediaClock, mean_rate
+from .pipe import Pipe
+from .source import Kind, ReadOnce, counted
+from .video_clock import MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
 log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
+NOTED = 100  # faults of a camera or stream that are listed one by one: it may run for days
+DAMAGED = "damaged, decoded as far as it goes"
 _KEPT = "the frames before are good, copy or record it again for the rest"
 
 
@@ -30,7 +33,8 @@ _KEPT = "the frames before are good, copy or record it again for the rest"
 class Retry:
     """How often a camera or stream that was lost is opened again before that is an error.
 
-    The wait doubles from attempt to attempt, by default 0.5, 1, 2, 4 and 8 s. A frame starts the count anew.
+    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, and each may take its own time on top: 10 s at an
+    address. A frame starts the count anew.
     """
 
     attempts: int = 5
@@ -69,6 +73,7 @@ class VideoSource:
         kind: Kind = "video",
         realtime: bool = False,
         shortage: str = "",
+        pipe: Pipe | None = None,
     ) -> None:
         """Take over an opened container.
 
@@ -77,17 +82,20 @@ class VideoSource:
             label: the source's name in messages.
             name: the stem of output files.
             kind: what it is.
-            realtime: deliver each frame when its time has come, as a camera would.
+            realtime: deliver each frame when its time has come, as a camera would; a leap of the stamps is not waited
+                for.
             shortage: how many bytes are missing at the file's end, in words; "" where it is whole.
+            pipe: that the container is read from; will be closed, too. In real time its pictures are taken from its
+                first bytes on: while FFmpeg finds out what they are, the program at its other end has gone on.
         Raises:
             SourceError: there is no video in it, or not one frame.
         """
         self.name, self.kind, self.live = name, kind, realtime
         self.failed: list[tuple[str, str]] = []
-        self._label, self._shortage = label, shortage
+        self._label, self._shortage, self._pipe = label, shortage, pipe
         self._stopped = threading.Event()
         try:
-            self._reader = Reader(container, label, cut=bool(shortage))
+            self._reader = Reader(container, label, live=realtime and pipe is not None, cut=bool(shortage))
         except av.FFmpegError as error:
             raise SourceError(f"{label}: no frame can be read: {why(error)}") from error
         try:
@@ -124,11 +132,16 @@ class VideoSource:
         """Stop the iteration, in whichever thread it runs, and let go of the file."""
         self._stopped.set()
         self._frames.close()
+        if self._pipe is not None:
+            self._pipe.stop()  # or the reader would wait for its next bytes
         self._reader.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        began_s = time.perf_counter()
+        ready_s = time.perf_counter()
+        pace = Pace(ready_s if self._pipe is None else self._pipe.began_s or ready_s)
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -136,14 +149,17 @@ class VideoSource:
             place = f"frame {index + 1} ({time_s:.3f} s)"
             if picture.is_corrupt:
                 self._met_damage = True
-                self.failed.append((place, "damaged, decoded as far as it goes"))
+                self.failed.append((place, DAMAGED))
             if self._to_bgr.changed:
                 self.failed.append((place, self._to_bgr.changed))
-            if self.live and self._stopped.wait(began_s + time_s - time.perf_counter()):
+            length_s = lasts_s(picture, self.rate)
+            end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
+            if self.live and self._stopped.wait(due_s - time.perf_counter()):
                 return
-            yield Frame(index, time_s, time.perf_counter(), bgr)
+            # what came through a pipe while it was being opened was there before it could be taken
+            taken_s = due_s if self.live and due_s < ready_s else time.perf_counter()
+            yield Frame(index, time_s, taken_s, bgr)
             index += 1
-            end_s = time_s + self._lasts_s(picture)
             try:
                 picture = self._read(index)
                 if picture is not None:
@@ -160,11 +176,6 @@ class VideoSource:
             self.failed.append((f"packet after frame {index}", self._reader.reason))
         self._damaged = self._reader.damaged
         return picture
-
-    def _lasts_s(self, picture: VideoFrame) -> float:
-        """Seconds for which a picture is shown: many, of the last one of a recorded screen."""
-        period_s = float(1 / (self.rate or UNKNOWN_RATE))
-        return max(period_s, float(picture.duration * (picture.time_base or 0)))
 
     def _check_whole(self, index: int, time_s: float, end_s: float) -> None:
         if self._shortage:
@@ -191,8 +202,15 @@ class VideoSource:
 class LiveSource:
     """A camera or stream: frames as they come, timed by the clock on the wall.
 
-    `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. When the device or the
-    connection is lost, it is opened again a limited number of times; the frames' numbers and times go on.
+    `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. What comes in pieces (HLS,
+    DASH), many pictures at once, is given and timed by its stamps from the first picture on instead. When the device or
+    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on.
+
+    Attributes:
+        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
+            each picture from which on they have another aspect, and of each loss after which the source was opened
+            again: the first hundred, then the last, with how many there are between.
+        See `source.Source` for the rest.
 
     Args:
         container: the opened camera or stream; will be closed by the source.
@@ -201,6 +219,7 @@ class LiveSource:
         name: the stem of output files.
         kind: what it is.
         retry: how often to open it again; None where an end is an end.
+        by_stamps: it goes by its time stamps.
     Raises:
         SourceError: there is no video in it, or not one frame.
     """
@@ -219,14 +238,18 @@ class LiveSource:
         name: str,
         kind: Kind,
         retry: Retry | None,
+        by_stamps: bool = False,
     ) -> None:
         self.name, self.kind = name, kind
         self.failed: list[tuple[str, str]] = []
-        self._reopen, self._label, self._retry = reopen, label, retry
+        self._unlisted = 0  # of what failed
+        self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
         self._connect(container)
-        self._began_s = time.perf_counter()
+        self._taken_s = self._began_s = time.perf_counter()
+        self._time_s = 0.0
+        self._begin_clock(0.0)
         self.size = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self._frames = ReadOnce(self._deliver(), label)
@@ -252,7 +275,7 @@ class LiveSource:
         self._reader.close()
 
     def _connect(self, container: InputContainer) -> None:
-        """Take the first picture of a newly opened container."""
+        """Take the first picture of a newly opened container; what is damaged before it began before we came."""
         try:
             reader = Reader(container, self._label, live=True)
         except av.FFmpegError as error:
@@ -262,38 +285,72 @@ class LiveSource:
         except SourceError:
             reader.close()
             raise
-        self._reader = reader
+        self._reader, self._picture, self._damaged = reader, reader.first, reader.damaged
+
+    def _begin_clock(self, time_s: float) -> None:
+        """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
+        self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
+        self._pace = Pace(time.perf_counter(), in_pieces=True)
 
     def _deliver(self) -> Generator[Frame, None, None]:
-        index, taken_s, more = 0, self._began_s, True
-        while more and not self._stopped.is_set():
-            if self._to_bgr.changed:
-                place = f"frame {index + 1} ({taken_s - self._began_s:.3f} s)"
-                self.failed.append((place, self._to_bgr.changed))
-            yield Frame(index, taken_s - self._began_s, taken_s, self._bgr)
+        index, more = 0, True
+        while more and self._await_turn(first=index == 0):
+            self._note_faults(index)
+            yield Frame(index, self._time_s, self._taken_s, self._bgr)
             index += 1
             reason = self._advance()
             if reason:
-                more = self._connect_again(index, taken_s - self._began_s, reason)
-            taken_s = time.perf_counter()
+                more = self._connect_again(index, reason)
+
+    def _await_turn(self, *, first: bool) -> bool:
+        """Give the present picture its time, when that has come; False where the source was closed meanwhile."""
+        if self._by_stamps and self._picture is not None:
+            time_s = self._clock.time_of(self._picture, self._reader.peek)
+            due_s = self._pace.due_s(time_s, lasts_s(self._picture, self.rate))
+            if self._stopped.wait(due_s - time.perf_counter()):
+                return False
+            self._time_s, self._taken_s = self._clock_s + time_s, time.perf_counter()
+        elif not first:
+            self._taken_s = time.perf_counter()
+            self._time_s = self._taken_s - self._began_s
+        return not self._stopped.is_set()
+
+    def _note_faults(self, index: int) -> None:
+        """Note what is wrong with the picture that is about to be given, and what was left out before it."""
+        for _ in range(self._reader.damaged - self._damaged):
+            self._note(f"packet after frame {index}", self._reader.reason)
+        self._damaged = self._reader.damaged
+        place = f"frame {index + 1} ({self._time_s:.3f} s)"
+        if self._picture is not None and self._picture.is_corrupt:
+            self._note(place, DAMAGED)
+        if self._to_bgr.changed:
+            self._note(place, self._to_bgr.changed)
+
+    def _note(self, place: str, reason: str) -> None:
+        if len(self.failed) > NOTED:
+            self._unlisted += 1
+            self.failed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
+        else:
+            self.failed.append((place, reason))
 
     def _advance(self) -> str:
         """Take the next picture; the answer is "" or why there is none."""
         try:
-            picture = self._reader.read()
-            if picture is None:
+            self._picture = self._reader.read()
+            if self._picture is None:
                 return "it ended"
-            self._bgr = self._to_bgr(picture)
+            self._bgr = self._to_bgr(self._picture)
         except av.FFmpegError as error:
             return why(error)
         return ""
 
-    def _connect_again(self, index: int, time_s: float, reason: str) -> bool:
+    def _connect_again(self, index: int, reason: str) -> bool:
         """Open a lost source again; False where it is at its end or was closed."""
         if self._stopped.is_set() or (self._retry is None and reason == "it ended"):
             return False
         self._reader.close()
-        place = f"{self._label}: lost after frame {index} ({time_s:.3f} s)"
+        after = f"after frame {index} ({self._time_s:.3f} s)"
+        place, lost = f"{self._label}: lost {after}", reason
         retry = self._retry or Retry(0)
         for attempt in range(retry.attempts):
             log.warning("%s: %s; attempt %d of %d to open it again", place, reason, attempt + 1, retry.attempts)
@@ -304,6 +361,9 @@ class LiveSource:
             except (SourceError, av.FFmpegError) as error:
                 reason = why(error)
             else:
+                away_s = time.perf_counter() - self._taken_s
+                self._note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
+                self._begin_clock(self._time_s + away_s)
                 return self._still_wanted()
         tried = f"; tried {retry.attempts} times to open it again, check device or network" if retry.attempts else ""
         raise SourceError(f"{place}: {reason}{tried}")

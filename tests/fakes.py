@@ -319,14 +319,29 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 class _Quiet(SimpleHTTPRequestHandler):
     """Sends files, whole ones alone."""
 
+    sizes = True
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".php": "application/vnd.apple.mpegurl"}
+
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
 
+    def send_header(self, keyword: str, value: str) -> None:
+        if self.sizes or keyword != "Content-Length":
+            super().send_header(keyword, value)
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        with suppress(ConnectionError):  # the reader has seen enough
+            super().copyfile(source, outputfile)
+
+
+class _Sizeless(_Quiet):
+    sizes = False
+
 
 @contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """A server of this machine for the files of a folder; gives its address."""
-    handler = partial(_Quiet, directory=str(folder))
+def serving(folder: Path, *, sizes: bool = True) -> Iterator[str]:
+    """A server of this machine for the files of a folder, which tells their sizes or not; gives its address."""
+    handler = partial(_Quiet if sizes else _Sizeless, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
         patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
         thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -328,6 +328,9 @@ def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_p
         ("live", "--camera", "0", "--no-window"),
         ("live",),
         ("--camera",),
+        ("live", "--camera", "0", "--camera-size", "1280"),
+        ("live", "--camera", "0", "--camera-rate", "0"),
+        ("live", "--camera", "0", "--camera-format", "M JPEG"),
         ("juggle",),
         ("export", "gv", "--to", "onnx", "--out", "out", "--precision", "fp8"),
         ("export", "gv", "--to", "onnx", "--out", "out", "--batch", "few"),
@@ -562,6 +565,14 @@ def test_ctrl_break_ends_a_command_as_ctrl_c_does(video: Path, tmp_path: Path, m
         assert signal.getsignal(number) is unheard
     finally:
         signal.signal(number, before)
+
+
+def test_lines_for_a_closed_stdout_are_one_error(
+    video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    assert run("--camera", video, "--jsonl", "--no-window") == 1
+    assert only_line(capsys).startswith("facetrack: --jsonl: stdout is closed")
 
 
 def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

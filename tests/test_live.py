@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from fakes import PaintedFace, PaintedSource, read_csv
+from fakes import PaintedFace, PaintedSource, grey, make_result, read_csv
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack.pipeline.batch import track_all
+from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.live import LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.part_file import PartFile
 from facetrack.pipeline.progress import NoProgress
+from facetrack.pipeline.sidecar import when_started
 from facetrack.pipeline.tasks import Outputs, tasks_for
 from facetrack.tracker.errors import ConfigError, SinkError
+from facetrack.tracker.types import Frame
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,16 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) ->
     LiveOutputs().refuse_collisions("0")
 
 
+def test_the_sidecar_of_another_table_is_never_replaced(tmp_path: Path) -> None:
+    table = CsvSink(tmp_path / "rec.left", CsvColumns(68))
+    table.write(make_result())
+    table.close(complete=True)
+    (tmp_path / "rec.json").touch()
+    with pytest.raises(ConfigError, match=r"rec\.json: is the \.json of .*rec\.left; wanted a table of another name"):
+        LiveOutputs(csv=tmp_path / "rec.right", overwrite=True).refuse_collisions("0")
+    LiveOutputs(csv=tmp_path / "rec.left", overwrite=True).refuse_collisions("0")
+
+
 def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The power may fail at any moment; here it does once the table has its name."""
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=3)), tmp_path / "run.csv"
@@ -68,6 +83,23 @@ def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monke
         LiveRun(engines, LiveOutputs(csv=table, window=False, overwrite=True)).track(str(video))
     assert [file.name for file in tmp_path.glob("run*")] == ["run.csv"]
     assert table.read_text(encoding="utf-8") != "an earlier one"
+
+
+def test_a_live_table_says_when_it_began(tmp_path: Path) -> None:
+    video = paint_video(tmp_path / "v.mp4", PaintedSource(count=4))
+    before = datetime.now(UTC)
+    with PaintedEngines()(Choices()) as engines:
+        LiveRun(engines, LiveOutputs(csv=tmp_path / "run.csv", window=False)).track(str(video))
+    started = json.loads((tmp_path / "run.json").read_text(encoding="utf-8"))["started"]
+    assert re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", started)
+    assert before - timedelta(milliseconds=2) < datetime.fromisoformat(started) < datetime.now(UTC)
+
+
+def test_when_time_began_is_counted_back_from_any_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.perf_counter", lambda: 100.0)
+    began = [datetime.fromisoformat(when_started(Frame(9, at_s, 40.0 + at_s, grey()))) for at_s in (0.0, 3.25)]
+    assert abs(began[1] - began[0]) < timedelta(seconds=5)
+    assert abs(datetime.now(UTC) - began[0] - timedelta(seconds=60)) < timedelta(seconds=5)
 
 
 class InterruptedListener(io.StringIO):

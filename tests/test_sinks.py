@@ -16,8 +16,9 @@ import pytest
 from fakes import make_face, make_result, read_csv
 
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
+from facetrack.pipeline.line_writer import ReaderGone
 from facetrack.pipeline.part_file import PartFile, atomic_write_text
-from facetrack.pipeline.sinks import JsonLinesSink, ReaderGone, Sink
+from facetrack.pipeline.sinks import JsonLinesSink, Sink
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
 from facetrack.tracker.types import State

@@ -29,6 +29,7 @@ from fakes import (
 )
 
 from facetrack import Retry
+from facetrack.pipeline.camera_mode import CameraMode
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
@@ -176,6 +177,71 @@ def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked == ["0:none", "2:none"]
 
 
+MODE = CameraMode((720, 1280), 60, "mjpeg")
+
+
+@pytest.mark.parametrize(
+    ("platform", "mode", "options"),
+    [
+        ("linux", MODE, {"video_size": "1280x720", "framerate": "60", "input_format": "mjpeg"}),
+        ("darwin", CameraMode((480, 640), format="nv12"), {"video_size": "640x480", "pixel_format": "nv12"}),
+        ("darwin", CameraMode(rate=29.97), {"framerate": "29.97"}),
+        ("win32", CameraMode(None, 30, "yuyv422"), {"framerate": "30", "pixel_format": "yuyv422"}),
+        ("linux", CameraMode(), {}),
+    ],
+)
+def test_a_camera_is_asked_in_the_words_of_its_system(
+    platform: str, mode: CameraMode, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def refuse(*_: object, container_options: dict[str, str], **__: object) -> None:
+        asked.append(container_options)
+        raise av.FFmpegError(22, "Invalid argument")
+
+    monkeypatch.setattr("sys.platform", platform)
+    devices = [SimpleNamespace(description="Camera", name="Camera", media_types=["video"])]
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: devices)
+    monkeypatch.setattr("av.open", refuse)
+    told = "it was asked for .*leave --camera-size" if mode != CameraMode() else "Invalid argument; plug one in"
+    with pytest.raises(SourceError, match=f"^camera 0: cannot be opened: .*{told}"):
+        open_source(0, camera_mode=mode)
+    default = {"framerate": "30"} if platform == "darwin" else {}
+    assert asked == [default | options]
+
+
+def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
+    with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
+        open_source(0, camera_mode=MODE)
+
+
+def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("av.open", lambda *_, **__: container)
+    with pytest.raises(SourceError, match=r"^camera 0: gives 96x64 where it is asked for 1280x720 at 60 frames/s in"):
+        open_source(0, camera_mode=MODE)
+
+
+def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", noise(2))
+    for spec in (path, "http://host/a.ts", "lavfi:testsrc", tmp_path):
+        with pytest.raises(SourceError, match="is no camera, which could be asked for 1280x720 at 60 frames/s in mjp"):
+            open_source(spec, camera_mode=MODE)
+    with open_source(path, camera_mode=CameraMode()) as source:
+        assert source.size == (64, 96)
+
+
+@pytest.mark.parametrize("wrong", [{"size": (0, 9)}, {"rate": 0}, {"rate": float("nan")}, {"format": "M JPEG"}])
+def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^camera mode: wanted "):
+        CameraMode(**wrong)
+
+
 def test_a_missing_camera_is_one_clear_line() -> None:
     with pytest.raises(SourceError, match=r"^camera 97: .*plug one in") as caught:
         open_source("97")
@@ -212,6 +278,13 @@ def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password()
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/live: cannot be opened: ") as caught:
         open_source("rtsp://user:secret@127.0.0.1:9/live")
     assert "secret" not in str(caught.value)
+
+
+def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
+    with pytest.raises(
+        SourceError, match=r"has no juggle: have a program that does pipe it in: \.\.\. \| facetrack li"
+    ):
+        open_source("juggle://127.0.0.1:9")
 
 
 @pytest.mark.parametrize(
@@ -367,6 +440,27 @@ def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(n
         open_source(pipe)
 
 
+@pytest.mark.parametrize(("name", "waits_s"), [("list.m3u8", [30.0]), ("list.php", [5.0, 30.0])])
+def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
+    name: str, waits_s: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "clip.ts", noise(20) * 10)
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts"]
+    (tmp_path / name).write_text("\n".join(lines), encoding="utf-8")
+    waited_s: list[float] = []
+    opening = av.open
+
+    def note(*arguments: Any, timeout: tuple[float, float], **options: Any) -> Any:
+        waited_s.append(timeout[1])
+        return opening(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr("av.open", note)
+    with serving(tmp_path) as address, open_source(f"{address}/{name}") as source:
+        times = [frame.time_s for _, frame in zip(range(4), source, strict=False)]
+    assert waited_s == waits_s
+    np.testing.assert_allclose(times, np.arange(4) / 30, atol=1e-4)
+
+
 def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", noise(8))
     with serving(tmp_path) as address:
@@ -401,6 +495,36 @@ def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, en
     (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
     with serving(tmp_path) as address, open_source(f"{address}/list.m3u8") as source:
         assert source.live is not ended
+
+
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+
+
+@pytest.mark.parametrize(
+    ("name", "mux", "live"),
+    [
+        ("fragments.mp4", FRAGMENTS, True),
+        ("unknown.flv", {"flvflags": "no_duration_filesize"}, True),
+        ("zero.flv", {}, True),
+        ("live.mkv", {"live": "1"}, True),
+        ("clip.ts", {}, True),
+        ("whole.mp4", {"movflags": "faststart"}, False),
+        ("whole.flv", {}, False),
+        ("whole.mkv", {}, False),
+    ],
+)
+def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_length(
+    name: str, mux: dict[str, str], tmp_path: Path, *, live: bool
+) -> None:
+    file = write_video(tmp_path / name, noise(40), VideoRecipe(options={"g": "10"}, mux=mux))
+    if name == "zero.flv":  # as servers of live FLV write it
+        data = file.read_bytes()
+        place = data.index(b"duration\0") + 9
+        file.write_bytes(data[:place] + bytes(8) + data[place + 8 :])
+    with serving(tmp_path, sizes=False) as address, open_source(f"{address}/{name}") as source:
+        assert source.live is live
+    with serving(tmp_path) as address, open_source(f"{address}/{name}") as source:
+        assert not source.live
 
 
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:

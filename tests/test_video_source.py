@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
+import time
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +19,7 @@ from fakes import (
     PaintedFace,
     PaintedSource,
     VideoRecipe,
+    feeding,
     jpeg_with_orientation,
     noise,
     quadrants,
@@ -26,9 +30,10 @@ from fakes import (
     write_video,
 )
 
+from facetrack.pipeline.pipe import Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
-from facetrack.pipeline.video_source import LiveSource, Retry
+from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.types import Frame
 
@@ -273,6 +278,103 @@ def test_closing_from_another_thread_ends_the_iteration_without_an_error(tmp_pat
     assert len(frames) == 1
 
 
+def in_time(source: Source) -> list[Frame]:
+    """The frames of a source that must not keep anybody waiting."""
+    frames: list[Frame] = []
+    thread = threading.Thread(target=lambda: frames.extend(source), daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+    return frames
+
+
+@pytest.mark.parametrize("stamps", [[0.0, 0.04, 0.08, 3600.0, 3600.04], [3600.0, 3600.04, 7200.0, 7200.04]])
+def test_a_leap_of_the_time_stamps_is_not_waited_for(stamps: list[float], tmp_path: Path) -> None:
+    path = write_video(tmp_path / "leap.mkv", noise(len(stamps)), VideoRecipe(times_s=stamps))
+    with open_source(path, realtime=True) as source:
+        frames = in_time(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.array(stamps) - stamps[0], atol=1.1e-3)
+    assert all(a.taken_s <= b.taken_s for a, b in pairwise(frames))
+
+
+pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+
+
+@pipes
+def test_the_clock_of_a_pipe_begins_with_its_first_bytes(tmp_path: Path) -> None:
+    """And not when FFmpeg has found out what they are, or the pictures would stay late for good."""
+    content = write_video(tmp_path / "clip.ts", noise(12)).read_bytes()
+    with feeding(tmp_path / "pipe", content) as pipe, open_source(pipe, realtime=True) as source:
+        opened_s = time.perf_counter()
+        frames = list(source)
+    assert frames[0].taken_s < opened_s
+    late = [frame.taken_s - frames[0].taken_s - frame.time_s for frame in frames]
+    assert min(late) > -0.005
+
+
+@pipes
+def test_a_pipe_whose_writer_falls_silent_lets_itself_be_closed(tmp_path: Path) -> None:
+    content = write_video(tmp_path / "clip.mkv", noise(40)).read_bytes()
+    os.mkfifo(tmp_path / "pipe")
+    silent, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with (tmp_path / "pipe").open("wb", buffering=0) as pipe:
+            pipe.write(content[:-9])
+            silent.set()
+            done.wait(PATIENCE_S)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    source = open_source(tmp_path / "pipe")
+    first, frames = threading.Event(), list[Frame]()
+
+    def read() -> None:
+        for frame in source:
+            frames.append(frame)
+            first.set()
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert first.wait(PATIENCE_S)
+    assert silent.wait(PATIENCE_S)
+    source.close()
+    for thread in (reader, writer):
+        done.set()
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+@pipes
+@pytest.mark.parametrize("opened", [False, True])
+def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
+    """Whether another program has opened it and says nothing, or none has yet."""
+    os.mkfifo(tmp_path / "pipe")
+    waiting, done = threading.Event(), threading.Event()
+    open_pipe = Pipe.open
+
+    def tell_and_open(pipe: Pipe) -> None:
+        waiting.set()
+        open_pipe(pipe)
+
+    def interrupt() -> None:
+        assert waiting.wait(PATIENCE_S)
+        writer = os.open(tmp_path / "pipe", os.O_WRONLY) if opened else None
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        done.wait(PATIENCE_S)
+        if writer is not None:
+            os.close(writer)
+
+    monkeypatch.setattr(Pipe, "open", tell_and_open)
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        open_source(tmp_path / "pipe", realtime=True)
+    done.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
+
+
 def cut_copy(path: Path, share: float) -> Path:
     data = path.read_bytes()
     cut = path.with_name(f"cut{path.suffix}")
@@ -425,8 +527,9 @@ class Plugs:
         return av.open(self.clips.pop(0))
 
 
-def live(plugs: Plugs, retry: Retry | None = PROMPT) -> LiveSource:
-    return LiveSource(plugs.open(), plugs.open, label="camera 0", name="camera0", kind="camera", retry=retry)
+def live(plugs: Plugs, retry: Retry | None = PROMPT, *, by_stamps: bool = False) -> LiveSource:
+    names = {"label": "camera 0", "name": "camera0"}
+    return LiveSource(plugs.open(), plugs.open, **names, kind="camera", retry=retry, by_stamps=by_stamps)
 
 
 @pytest.fixture
@@ -455,6 +558,47 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
 
 
+def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -> None:
+    stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
+    clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
+    frames: list[Frame] = []
+    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError):
+        frames.extend(source)
+    first, second = frames[:6], frames[6:]
+    for part in (first, second):
+        np.testing.assert_allclose([frame.time_s - part[0].time_s for frame in part], stamps, atol=1.1e-3)
+        assert min(frame.taken_s - part[0].taken_s - (frame.time_s - part[0].time_s) for frame in part) > -0.005
+    assert first[-1].time_s < second[0].time_s
+    assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
+
+
+def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
+    with open_source("lavfi:testsrc=size=64x48:rate=50:duration=0.2", realtime=True) as source:
+        frames = list(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 50, atol=1e-6)
+    assert frames[-1].taken_s - frames[0].taken_s > 9 / 50 - 0.005
+
+
+def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
+    with av.open(path) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in (packets[4], packets[7]):
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with live(Plugs(clip, path)) as source, pytest.raises(SourceError):
+        list(source)
+    places = [place.partition(" (")[0] for place, _ in source.failed]
+    assert places == ["after frame 4", "packet after frame 8", "packet after frame 10"]
+    assert source.failed[0][1].startswith("lost, it ended; opened again, nothing came for ")
+    with live(Plugs(*[clip] * (NOTED + 5))) as source, pytest.raises(SourceError):
+        list(source)
+    assert len(source.failed) == NOTED + 1
+    assert source.failed[-1][0].startswith(f"after frame {4 * (NOTED + 4)} (")
+    assert source.failed[-1][1].endswith("; 3 others before it not listed")
+
+
 @pytest.mark.parametrize(("size", "noted"), [((32, 48), 0), ((96, 64), 1)])
 def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
     clip: Path, size: tuple[int, int], noted: int, tmp_path: Path
@@ -464,7 +608,7 @@ def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
     with live(Plugs(clip, other)) as source, pytest.raises(SourceError, match="lost after frame 8"):
         frames.extend(source)
     assert [frame.size for frame in frames] == [(64, 96)] * 8
-    assert [name[:7] for name, _ in source.failed] == ["frame 5"] * noted
+    assert [name[:7] for name, _ in source.failed] == ["after f"] + ["frame 5"] * noted
 
 
 @pytest.mark.parametrize("fail", [0, 2])

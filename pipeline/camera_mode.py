@@ -1,0 +1,63 @@
+"""What a camera is asked for, where its own choice will not do, in FFmpeg's words for its devices."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from ..tracker.errors import SourceError
+
+COMPRESSED = frozenset({"mjpeg", "h264", "hevc"})
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMode:
+    """Size, rate and format of a camera's pictures; what is not set the device, or its driver, chooses.
+
+    Attributes:
+        size: (height, width) in pixels.
+        rate: frames per second.
+        format: as FFmpeg names it, such as "mjpeg" or "yuyv422".
+    Raises:
+        ValueError: it cannot be one.
+    """
+
+    size: tuple[int, int] | None = None
+    rate: float | None = None
+    format: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (len(self.size) == 2 and all(side >= 1 for side in self.size)):
+            raise ValueError(f"camera mode: wanted a size (height, width) in pixels, got {self.size!r}")
+        if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
+            raise ValueError(f"camera mode: wanted frames per second, got {self.rate!r}")
+        if not re.fullmatch(r"[a-z0-9_]*", self.format):
+            raise ValueError(f'camera mode: wanted a format such as "mjpeg", got {self.format!r}')
+
+    def __str__(self) -> str:
+        """Such as "1920x1080 at 30 frames/s in mjpeg"; "" where nothing is set."""
+        size = "" if self.size is None else f"{self.size[1]}x{self.size[0]}"
+        rate = "" if self.rate is None else f"at {self.rate:g} frames/s"
+        return " ".join(part for part in (size, rate, self.format and f"in {self.format}") if part)
+
+    def options(self, device: str) -> dict[str, str]:
+        """What FFmpeg is told.
+
+        Args:
+            device: its name of the system's cameras: v4l2, dshow or avfoundation.
+        Raises:
+            SourceError: there the format cannot be chosen.
+        """
+        told = {} if self.size is None else {"video_size": f"{self.size[1]}x{self.size[0]}"}
+        told |= {} if self.rate is None else {"framerate": f"{self.rate:g}"}
+        if self.format and device == "v4l2":
+            told["input_format"] = self.format
+        elif self.format in COMPRESSED:  # of dshow an option of the program ffmpeg alone; avfoundation has none
+            raise SourceError(
+                f"camera: here FFmpeg chooses whether {self.format} is used, by size and rate: "
+                "wanted those alone, or a format that is not compressed, such as nv12"
+            )
+        elif self.format:
+            told["pixel_format"] = self.format
+        return told

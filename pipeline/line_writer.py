@@ -1,0 +1,121 @@
+"""Lines for a program that may be slow to read them: it keeps nobody waiting who does other things, too."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import stat
+import threading
+from typing import TextIO
+
+from ..tracker.errors import SinkError
+from .channel import Channel
+
+log = logging.getLogger(__name__)
+
+LINES = 256  # that wait at most, of some 3 KB a face: eight seconds at 30 frames/s
+PATIENCE_S = 1.0  # at the end, for a reader to take another line
+
+
+class ReaderGone(SinkError):  # noqa: N818 - an end, not a fault
+    """Nobody reads a pipe any more: its ordinary end, as of `yes | head`."""
+
+
+def descriptor_of(stream: TextIO) -> int | None:
+    """Of a stream whose reader may keep its writer waiting: a pipe, a socket, a terminal; None of a file or memory."""
+    try:
+        descriptor = stream.fileno()
+        mode = os.fstat(descriptor).st_mode
+    except (OSError, ValueError, AttributeError):
+        return None
+    return None if stat.S_ISREG(mode) else descriptor
+
+
+def not_written(error: OSError) -> SinkError:
+    """What a line that could not be written means."""
+    if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # which is Windows' word for it
+        return ReaderGone("JSON lines: the program that read them has gone")
+    return SinkError(f"JSON lines: cannot be written: {error.strerror or error}")
+
+
+class LineWriter:
+    """Writes lines on a thread of its own; while their reader takes none, the newest `LINES` wait and older ones go.
+
+    It writes past Python's own buffers, whose locks it would hold while it waits: the program could not end.
+
+    Attributes:
+        left_out: lines so far that nobody will read.
+
+    Args:
+        descriptor: of the pipe; stays open.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines: Channel[bytes] = Channel(LINES, "drop-oldest")
+        self._error: OSError | None = None
+        self._told = False
+        self._written = 0
+        self._given = 0
+        self._thread = threading.Thread(target=self._work, name="facetrack-lines", daemon=True)
+        self._thread.start()
+
+    @property
+    def left_out(self) -> int:
+        return self._lines.dropped
+
+    def put(self, line: str) -> None:
+        """Hand a line over.
+
+        Raises:
+            ReaderGone: nobody reads any more.
+            SinkError: an earlier line could not be written.
+        """
+        if self._error is not None:
+            raise not_written(self._error) from self._error
+        self._given += 1
+        self._lines.put(line.encode())
+        if self._lines.dropped and not self._told:
+            self._told = True
+            log.warning("JSON lines: the program that reads them is too slow; the oldest ones are left out")
+
+    def finish(self) -> None:
+        """Wait for the lines that are left, as long as their reader takes any, and say how many it did not get.
+
+        Raises:
+            SinkError: one could not be written, other than because the reader has gone.
+        """
+        self._lines.end()
+        written = -1
+        while self._thread.is_alive() and written != self._written:
+            written = self._written
+            self._thread.join(PATIENCE_S)
+        self._lines.abandon()
+        if self._error is not None:
+            error = not_written(self._error)
+            if isinstance(error, ReaderGone):
+                return
+            raise error from self._error
+        if self._given > self._written:
+            log.warning("JSON lines: %d of %d were not read and are left out", self._given - self._written, self._given)
+
+    def _work(self) -> None:
+        """Main function of the thread."""
+        with self._lines:
+            for line in self._lines:
+                try:
+                    self._write(line)
+                except OSError as error:
+                    self._error = error
+                    return
+                self._written += 1
+
+    def _write(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            try:
+                left = left[os.write(self._descriptor, left) :]
+            except BlockingIOError:  # another program has made the pipe one that does not wait
+                select.select([], [self._descriptor], [])
