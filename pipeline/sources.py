@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from glob import has_magic
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import av
@@ -70,8 +71,10 @@ def open_source(
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
         SourceError: in one line, what is wrong with it.
-        ValueError: the frame rate is none, or `spec` names no pictures.
+        ValueError: the frame rate is none, or `spec` names no pictures; there is no such decoder.
     """
+    if decoder not in get_args(Decoder):
+        raise ValueError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
     text = meant_by(str(spec))
@@ -89,6 +92,13 @@ def open_source(
         )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
+    try:
+        return _open_path(text, decoder, rate, realtime=realtime)
+    except OSError as error:  # as of a folder that may not be entered, or a name longer than one can be
+        raise SourceError(f"{without_credentials(text)}: cannot be read: {error.strerror or error}") from error
+
+
+def _open_path(text: str, decoder: Decoder, rate: Fraction | None, *, realtime: bool) -> Source:
     path = Path(text)
     if path.is_dir():
         return open_folder(path, rate)
@@ -98,8 +108,7 @@ def open_source(
         return _open_file(path, decoder, realtime=realtime)
     if has_magic(text):
         return open_glob(text, rate)
-    label = without_credentials(text)
-    raise SourceError(f"{label}: not found; {WANTED}")
+    raise SourceError(f"{without_credentials(text)}: not found; {WANTED}")
 
 
 def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:

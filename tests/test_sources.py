@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
@@ -549,3 +549,21 @@ def test_real_clips_give_all_their_frames(name: str, size: tuple[int, int], coun
     assert len(stamps) == count
     assert stamps[0] == 0
     assert all(a < b for a, b in pairwise(stamps))
+
+
+def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SourceError, match=r"^a+: cannot be read: \w"):
+        open_source("a" * 300)
+
+    def locked(self: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", locked)  # root may enter every folder
+    with pytest.raises(SourceError, match=r"cannot be read: Permission denied$"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("decoder", ["gpu", None])
+def test_a_decoder_that_does_not_exist_is_refused(decoder: Any) -> None:
+    with pytest.raises(ValueError, match=r"decoder: wanted one of cpu, cuda, got"):
+        open_source("clip.mp4", decoder=decoder)
