@@ -261,14 +261,6 @@ def test_leaving_the_block_after_the_end_is_quiet() -> None:
         assert list(channel) == list(range(5))
 
 
-@pytest.fixture
-def ctrl_c_interrupts() -> Iterator[None]:
-    """Python's own handler for Ctrl-C, also where the shell started the tests in the background, deaf to it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers Ctrl-C only after the wait")
 @pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_reaches_a_consumer_that_waits_and_releases_its_producer() -> None:

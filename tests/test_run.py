@@ -929,6 +929,7 @@ def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_a_stage_that_an_interrupted_wait_was_for_is_not_taken_for_ended() -> None:
     """As Python 3.11 takes it: whoever asked next would close a network in the middle of its work."""
 
@@ -944,14 +945,10 @@ def test_a_stage_that_an_interrupted_wait_was_for_is_not_taken_for_ended() -> No
         wait_for(released)
 
     run.add("capture", inbox, read_ahead)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        run.start()
-        inbox.get()
-        with pytest.raises(KeyboardInterrupt):
-            run.end()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    run.start()
+    inbox.get()
+    with pytest.raises(KeyboardInterrupt):
+        run.end()
     assert run.is_alive()
     released.set()
     run.end()

@@ -346,6 +346,7 @@ def test_a_pipe_whose_writer_falls_silent_lets_itself_be_closed(tmp_path: Path) 
 
 
 @pipes
+@pytest.mark.usefixtures("ctrl_c_interrupts")
 @pytest.mark.parametrize("opened", [False, True])
 def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, opened: bool) -> None:
     """Whether another program has opened it and says nothing, or none has yet."""
@@ -371,8 +372,11 @@ def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         open_source(tmp_path / "pipe", realtime=True)
     done.set()
-    thread.join(PATIENCE_S)
-    assert not thread.is_alive()
+    if not opened:
+        os.close(os.open(tmp_path / "pipe", os.O_WRONLY))  # who still waits for the pipe's other end goes, too
+    for each in (thread, *(t for t in threading.enumerate() if t.name == "facetrack-open")):
+        each.join(PATIENCE_S)
+        assert not each.is_alive()
 
 
 def cut_copy(path: Path, share: float) -> Path:
