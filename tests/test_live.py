@@ -133,7 +133,7 @@ def test_a_run_that_is_killed_leaves_its_rows(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(tmp_path: Path) -> None:
-    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=6)), tmp_path / "run.csv"
+    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=90)), tmp_path / "run.csv"
     outputs = LiveOutputs(csv=table, jsonl=InterruptedListener(), window=False)
     with PaintedEngines()(Choices()) as engines, pytest.raises(KeyboardInterrupt):
         LiveRun(engines, outputs).track(str(video))
