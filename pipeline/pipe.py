@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -13,6 +12,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+HOLDS = 1 << 16  # bytes that wait in a pipe, at most, unless somebody has made it larger
 LOOK_UP_S = 0.1  # how long whoever waits for bytes does not look whether they are still wanted
 FAREWELL_S = 1.0  # for a thread to end whose work is no longer wanted, before its caller goes on
 
@@ -22,12 +22,13 @@ class Pipe:
 
     Attributes:
         name: its path.
-        began_s: when its first bytes were there, by `time.perf_counter`; None before.
+        taken: bytes so far.
+        waits: reads after the first for which there was nothing yet: whoever reads had caught up with whoever writes.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
-        self.began_s: float | None = None
+        self.taken = self.waits = 0
         self._descriptor: int | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()  # of the descriptor's beginning and end
@@ -51,12 +52,14 @@ class Pipe:
         Raises:
             OSError: it cannot be read.
         """
+        patience_s = 0.0
         while not self._stopped.is_set() and self._descriptor is not None:
-            if _is_readable(self._descriptor):
+            if _is_readable(self._descriptor, patience_s):
                 content = os.read(self._descriptor, size)
-                if self.began_s is None and content:
-                    self.began_s = time.perf_counter()
+                self.taken += len(content)
                 return content
+            self.waits += patience_s == 0 and self.taken > 0
+            patience_s = LOOK_UP_S
         return b""
 
     def stop(self) -> None:
@@ -72,13 +75,13 @@ class Pipe:
             os.close(descriptor)
 
 
-def _is_readable(descriptor: int) -> bool:
-    """Whether bytes, or the end, come within a moment."""
+def _is_readable(descriptor: int, patience_s: float) -> bool:
+    """Whether bytes, or the end, come within this time."""
     if hasattr(select, "poll"):  # which, other than select, knows descriptors of any number
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(LOOK_UP_S * 1000))
-    return bool(select.select([descriptor], [], [], LOOK_UP_S)[0])
+        return bool(poll.poll(patience_s * 1000))
+    return bool(select.select([descriptor], [], [], patience_s)[0])
 
 
 def beside(work: Callable[[], T], give_up: Callable[[], None]) -> T:

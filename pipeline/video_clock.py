@@ -40,6 +40,11 @@ class Pace:
         self._began_s, self._in_pieces = began_s, in_pieces
         self._end_s = 0.0  # of the last picture, by the stamps
 
+    def meet(self, time_s: float, length_s: float) -> float:
+        """Let the next picture be due now, and those that follow go by it; see `due_s`."""
+        self._began_s, self._end_s = time.perf_counter() - time_s, time_s + length_s
+        return self._began_s + time_s
+
     def due_s(self, time_s: float, length_s: float) -> float:
         """When the next picture is due.
 

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .pipe import Pipe
+from .pipe import HOLDS, Pipe
 from .source import Kind, ReadOnce, counted
 from .video_clock import MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
@@ -85,8 +85,8 @@ class VideoSource:
             realtime: deliver each frame when its time has come, as a camera would; a leap of the stamps is not waited
                 for.
             shortage: how many bytes are missing at the file's end, in words; "" where it is whole.
-            pipe: that the container is read from; will be closed, too. In real time its pictures are taken from its
-                first bytes on: while FFmpeg finds out what they are, the program at its other end has gone on.
+            pipe: that the container is read from; will be closed, too. In real time the pictures that wait in it are
+                given at once, and those that follow when they are due.
         Raises:
             SourceError: there is no video in it, or not one frame.
         """
@@ -110,6 +110,7 @@ class VideoSource:
         self._length_s = declared_length_s(self._reader.stream)
         self._met_damage = False
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
+        self._opened_at = (0, 0) if pipe is None else (pipe.waits, pipe.taken)
         self._frames = ReadOnce(self._deliver(first_bgr), label)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -140,8 +141,7 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        ready_s = time.perf_counter()
-        pace = Pace(ready_s if self._pipe is None else self._pipe.began_s or ready_s)
+        pace, is_late = Pace(time.perf_counter()), self._comes_late()
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -153,12 +153,11 @@ class VideoSource:
             if self._to_bgr.changed:
                 self.failed.append((place, self._to_bgr.changed))
             length_s = lasts_s(picture, self.rate)
-            end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
+            end_s, due_s = time_s + length_s, (pace.meet if is_late else pace.due_s)(time_s, length_s)
+            is_late = is_late and not self._has_caught_up()
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
                 return
-            # what came through a pipe while it was being opened was there before it could be taken
-            taken_s = due_s if self.live and due_s < ready_s else time.perf_counter()
-            yield Frame(index, time_s, taken_s, bgr)
+            yield Frame(index, time_s, time.perf_counter(), bgr)
             index += 1
             try:
                 picture = self._read(index)
@@ -168,6 +167,19 @@ class VideoSource:
                 raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
         if not self._stopped.is_set():
             self._check_whole(index, time_s, end_s)
+
+    def _comes_late(self) -> bool:
+        """Whether pictures may have waited since they were written into the pipe.
+
+        While FFmpeg found out what they are, and before, the program at the pipe's other end has gone on; but who has
+        written more than a pipe holds, and kept nobody waiting, writes what was there already.
+        """
+        return self._pipe is not None and (self._opened_at[0] > 0 or self._opened_at[1] <= HOLDS)
+
+    def _has_caught_up(self) -> bool:
+        """Whether the present picture has just come, or the pipe cannot have held so many when it was opened."""
+        pipe, (waits, taken) = self._pipe, self._opened_at
+        return pipe is None or pipe.waits > waits or pipe.taken > taken + HOLDS
 
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
