@@ -9,6 +9,7 @@ from .tracker.kernel_cache import choose_kernel_cache
 
 __version__ = "0.1.0"
 __all__ = [
+    "CameraMode",
     "Choices",
     "Engines",
     "Face",
@@ -27,6 +28,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .pipeline.camera_file import read_intrinsics
+    from .pipeline.camera_mode import CameraMode
     from .pipeline.open import Choices, Engines, open_engines
     from .pipeline.source import Source
     from .pipeline.sources import open_source
@@ -38,6 +40,7 @@ choose_kernel_cache()  # before any module of any layer imports Numba
 
 _HOMES = {
     ".pipeline.camera_file": ("read_intrinsics",),
+    ".pipeline.camera_mode": ("CameraMode",),
     ".pipeline.open": ("Choices", "Engines", "open_engines"),
     ".pipeline.source": ("Source",),
     ".pipeline.sources": ("open_source",),
