@@ -28,16 +28,15 @@ def lasts_s(picture: VideoFrame, rate: Fraction | None) -> float:
 
 
 class Pace:
-    """When pictures are due by their stamps, on the clock on the wall, `time.perf_counter`.
+    """When pictures are due by their stamps, by `time.perf_counter`: those of the time 0 are when it is made.
 
     Args:
-        began_s: when those of the time 0 are.
         in_pieces: they come many at once, a piece of a list with each. One that comes late moves all others with it:
             those that came in the same piece must not come at once, nor the next piece late again.
     """
 
-    def __init__(self, began_s: float, *, in_pieces: bool = False) -> None:
-        self._began_s, self._in_pieces = began_s, in_pieces
+    def __init__(self, *, in_pieces: bool = False) -> None:
+        self._began_s, self._in_pieces = time.perf_counter(), in_pieces
         self._end_s = 0.0  # of the last picture, by the stamps
 
     def meet(self, time_s: float, length_s: float) -> float:

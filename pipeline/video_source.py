@@ -141,7 +141,7 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        pace, is_late = Pace(time.perf_counter()), self._comes_late()
+        pace, is_late = Pace(), self._comes_late()
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -302,7 +302,7 @@ class LiveSource:
     def _begin_clock(self, time_s: float) -> None:
         """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
         self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
-        self._pace = Pace(time.perf_counter(), in_pieces=True)
+        self._pace = Pace(in_pieces=True)
 
     def _deliver(self) -> Generator[Frame, None, None]:
         index, more = 0, True

@@ -134,7 +134,7 @@ class Consistency:
         teacher: whose answer to the undisturbed picture is meant: "itself" of the network (the paper), or "average", of
             its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola, NIPS 2017). The
             average's landmarks are labels of the disturbed pictures that have none; `weight` 1 makes such a label count
-            as much as an annotator's.
+            as much as an annotator's. Pairs with labels are then not compared, and `stop_gradient` changes nothing.
     """
 
     weight: float = 0.0
