@@ -11,7 +11,7 @@ import threading
 from typing import TextIO
 
 from ..tracker.errors import SinkError
-from .channel import Channel
+from .channel import Abandoned, Channel
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +73,13 @@ class LineWriter:
             ReaderGone: nobody reads any more.
             SinkError: an earlier line could not be written.
         """
-        if self._error is not None:
+        try:
+            self._lines.put(line.encode())
+        except Abandoned:  # which the thread does when it has met an error, never before it has said which
+            if self._error is None:
+                raise
             raise not_written(self._error) from self._error
         self._given += 1
-        self._lines.put(line.encode())
         if self._lines.dropped and not self._told:
             self._told = True
             log.warning("JSON lines: the program that reads them is too slow; the oldest ones are left out")
