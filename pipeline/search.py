@@ -112,8 +112,10 @@ class Search:
         part = CropTransform.around(centre, REACH * max(side, 1.0), NEAR_PX)
         return _in_frame(self._detector.detect(part.crop(bgr), small=False), part)
 
-    def harder(self, bgr: UInt8) -> Iterator[Proposals]:
+    def harder(self, bgr: UInt8) -> Iterator[tuple[bool, Proposals]]:
         """Search a picture (H, W, 3) in which nobody was surely found for faces that are hard to see, that lie or hang.
+
+        What is found comes with whether it was in the turned picture.
 
         Fog, the dark and coloured light hide faces from the detector, and it knows those turned by up to 55 degrees to
         either side. The first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the
@@ -122,9 +124,13 @@ class Search:
         """
         times, self._fruitless = self._fruitless, self._fruitless + 1
         if not times:
-            yield from (self._in(way, bgr, small=True) for way in FIRST)
+            ways: Sequence[int] = FIRST
         elif not times % SMALL_EVERY:
-            yield self._in(LATER[(times // SMALL_EVERY - 1) % len(LATER)], bgr, small=False)
+            ways = (LATER[(times // SMALL_EVERY - 1) % len(LATER)],)
+        else:
+            return
+        for way in ways:
+            yield way != EQUALISED, self._in(way, bgr, small=not times)
 
     def _in(self, way: int, bgr: UInt8, *, small: bool) -> Proposals:
         if way == EQUALISED:

@@ -342,23 +342,41 @@ def test_a_face_that_lies_is_found_in_the_first_frame_and_tracked_without_furthe
     assert len(detector.searched) == 2  # one direction was enough
 
 
+@dataclass
 class Doubter(Surveyor):
-    """An aligner that is not sure of the first face it is shown, as often as every new one is."""
+    """An aligner that sees another face at every place that it is shown, and is not sure of some of them.
 
+    Attributes:
+        confidences: of the first faces, as they come; of all further ones 0.9.
+    """
+
+    confidences: tuple[float, ...] = ()
     shown = 0
 
     def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
         found = super().align(bgr, crops)
-        self.shown += len(found)
-        return [replace(face, confidence=0.5) for face in found] if self.shown <= 1 + REFINEMENTS else found
+        number, self.shown = self.shown // (1 + REFINEMENTS), self.shown + len(found)
+        if number >= len(self.confidences):
+            return found
+        place, confidence = FACE_XY + 100 * number, self.confidences[number]
+        return [replace(face, xy=place, confidence=confidence) for face in found]
 
 
-def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_the_surer_face_is_taken() -> None:
+@pytest.mark.parametrize(
+    ("confidences", "kept"),
+    [
+        ((0.75, 0.9), [0.9]),  # upright the hair was taken for a mouth
+        ((0.75, 0.75, 0.9), [0.9]),  # and upside down, too
+        ((0.75, 0.69, 0.7, 0.69, 0.6), [0.75, 0.7, 0.6]),  # nobody is sure: who lies needs more than who does not
+    ],
+)
+def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_who_lies_for_sure_is_taken_alone(
+    confidences: tuple[float, ...], kept: list[float]
+) -> None:
     detector = Watchman()
-    results = list(make(detector, Doubter(), PipelineSettings(detect_every=100)).run(frames(3)))
-    assert [[face.track for face in result.faces] for result in results] == [[0]] * 3
-    assert results[0].faces[0].confidence == pytest.approx(0.9)
-    assert len(detector.searched) == 2  # upright, and one direction was enough
+    (result,) = make(detector, Doubter(confidences=confidences), PipelineSettings(detect_every=100)).run(frames(1))
+    assert [round(face.confidence, 6) for face in result.faces] == kept
+    assert len(detector.searched) == len(confidences)
 
 
 def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped() -> None:

@@ -189,7 +189,7 @@ def test_a_face_that_lies_is_where_it_was_drawn(mouth: tuple[int, int], box_of_i
     picture[eye[1], eye[0]], picture[mouth[1], mouth[0]] = 100, 200
     search = Search(Upright())
     assert len(search(picture)) == 0
-    (found,) = (proposals for proposals in search.harder(picture) if len(proposals))
+    (found,) = (proposals for _, proposals in search.harder(picture) if len(proposals))
     np.testing.assert_array_equal(found.points[0], [eye, eye, eye, mouth, mouth])
     np.testing.assert_array_equal(found.boxes[0], box_of_it)
 
@@ -227,7 +227,7 @@ def test_where_nobody_is_found_the_picture_is_searched_with_more_contrast() -> N
     detector = WellLit()
     search = Search(detector)
     assert len(search(fog)) == 0
-    (found,) = (proposals for proposals in search.harder(fog) if len(proposals))
+    (found,) = (proposals for _, proposals in search.harder(fog) if len(proposals))
     np.testing.assert_array_equal(found.boxes, [box(30.0)])
     np.testing.assert_array_equal(detector.seen[-1], equalised(fog))
 
