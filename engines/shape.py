@@ -7,15 +7,16 @@ other points: faces have few modes of variation (Cootes et al., "Active shape mo
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib import resources
 
 import numpy as np
+from numba import njit
 
 from ..tracker import markup
 from ..tracker.errors import CardError
-from ..tracker.geometry import bounding_box, longer_side
-from ..tracker.types import Float32, Float64
+from ..tracker.types import Float32, Float64, Int64
 
 FILES = {"ibug68": "shape-68.npz"}  # by markup
 MOST = 8  # points that are set right in a face
@@ -58,35 +59,85 @@ class ShapeModel:
         Returns:
             The points. Their scores stay: the place that is left is as good as others.
         """
-        residual, turn = self._residual(xy)
-        allowed = reach * float(longer_side(bounding_box(xy))) * abs(turn)
-        moves = np.zeros_like(residual)
-        for _ in range(MOST):
-            off = np.einsum("pij,pj->pi", self._alone, residual)
-            distance = np.hypot(off[:, 0], off[:, 1])
-            worst = int(distance.argmax())
-            if not distance[worst] > max(allowed, LEAST):  # nor what is no number
-                break
-            move = off[worst] * (allowed / distance[worst] - 1)
-            moves[worst] += move
-            residual += self._answer[worst] @ move
-        if not moves.any():
-            return xy
-        xy = xy.copy()
-        xy[self._free] += _turned(moves, 1 / turn).astype(np.float32)
-        return xy
+        mended = np.ascontiguousarray(xy, np.float32)
+        mended = mended.copy() if mended is xy else mended
+        _set_right(mended, self._mean, self.modes, self._free, self._answer, self._alone, reach)
+        return mended
 
-    def _residual(self, xy: Float32) -> tuple[Float64, complex]:
-        """What the modes leave of the free points (P, 2), in lengths of the mean face, and from pixels to these."""
-        points = xy[:, 0].astype(np.float64) + 1j * xy[:, 1]
-        points -= points.mean()
-        mean = self._mean[:, 0] + 1j * self._mean[:, 1]
-        turn = complex(np.vdot(points, mean) / max(float(np.vdot(points, points).real), LEAST))  # by least squares
-        there = points * turn - mean
-        apart = np.empty(2 * len(xy))
-        apart[0::2], apart[1::2] = there.real, there.imag
-        apart -= self.modes @ (self.modes.T @ apart)
-        return apart.reshape(-1, 2)[self._free], turn or 1.0
+
+# It keeps Python's lock: it is over sooner than another thread would give it back.
+@njit(cache=True)
+def _set_right(
+    xy: Float32, mean: Float64, modes: Float64, free: Int64, answer: Float64, alone: Float64, reach: float
+) -> None:
+    """Set the points of one face right in their place; see `ShapeModel`."""
+    apart, turn_x, turn_y = _apart_from(xy, mean)
+    known = np.zeros(modes.shape[1])
+    for row in range(len(modes)):
+        for k in range(modes.shape[1]):
+            known[k] += modes[row, k] * apart[row]
+    residual = np.empty((len(free), 2))
+    for i in range(len(free)):
+        for axis in range(2):
+            row = 2 * free[i] + axis
+            residual[i, axis] = apart[row]
+            for k in range(modes.shape[1]):
+                residual[i, axis] -= modes[row, k] * known[k]
+    square = turn_x * turn_x + turn_y * turn_y
+    allowed = reach * _longer_side(xy) * math.sqrt(square)
+    moves = np.zeros_like(residual)
+    for _ in range(MOST):
+        worst, farthest, off_x, off_y = -1, max(allowed, LEAST), 0.0, 0.0
+        for i in range(len(free)):
+            x = alone[i, 0, 0] * residual[i, 0] + alone[i, 0, 1] * residual[i, 1]
+            y = alone[i, 1, 0] * residual[i, 0] + alone[i, 1, 1] * residual[i, 1]
+            distance = math.hypot(x, y)
+            if distance > farthest:  # which no number that is none is
+                worst, farthest, off_x, off_y = i, distance, x, y
+        if worst < 0:
+            break
+        x, y = off_x * (allowed / farthest - 1), off_y * (allowed / farthest - 1)
+        moves[worst, 0] += x
+        moves[worst, 1] += y
+        for i in range(len(free)):
+            for axis in range(2):
+                residual[i, axis] += answer[worst, i, axis, 0] * x + answer[worst, i, axis, 1] * y
+    for i in range(len(free)):  # divided by the turn, as complex numbers are
+        x, y = moves[i]
+        if x != 0.0 or y != 0.0:
+            xy[free[i], 0] += np.float32((x * turn_x + y * turn_y) / square)
+            xy[free[i], 1] += np.float32((y * turn_x - x * turn_y) / square)
+
+
+@njit(cache=True)
+def _apart_from(xy: Float32, mean: Float64) -> tuple[Float64, float, float]:
+    """What a face (N, 2) in the place, size and roll of the mean face differs from it by (2 N,).
+
+    And the turn to these from pixels, by least squares, as the two parts of a complex number.
+    """
+    centre_x, centre_y = 0.0, 0.0
+    for x, y in xy:
+        centre_x += x / len(xy)
+        centre_y += y / len(xy)
+    square, turn_x, turn_y = 0.0, 0.0, 0.0
+    for i in range(len(xy)):
+        x, y = xy[i, 0] - centre_x, xy[i, 1] - centre_y
+        square += x * x + y * y
+        turn_x += x * mean[i, 0] + y * mean[i, 1]
+        turn_y += x * mean[i, 1] - y * mean[i, 0]
+    turn_x, turn_y = turn_x / max(square, LEAST), turn_y / max(square, LEAST)
+    apart = np.empty(2 * len(xy))
+    for i in range(len(xy)):
+        x, y = xy[i, 0] - centre_x, xy[i, 1] - centre_y
+        apart[2 * i] = x * turn_x - y * turn_y - mean[i, 0]
+        apart[2 * i + 1] = x * turn_y + y * turn_x - mean[i, 1]
+    return apart, turn_x, turn_y
+
+
+@njit(cache=True)
+def _longer_side(xy: Float32) -> float:
+    """Of the box round points (N, 2)."""
+    return float(max(xy[:, 0].max() - xy[:, 0].min(), xy[:, 1].max() - xy[:, 1].min()))
 
 
 def _orthonormal(columns: Float64) -> Float64:
@@ -103,12 +154,6 @@ def _inverse(matrices: Float64) -> Float64:
     """Of each of (P, 2, 2)."""
     (a, b), (c, d) = matrices.transpose(1, 2, 0)
     return np.asarray((np.array([[d, -b], [-c, a]]) / (a * d - b * c)).transpose(2, 0, 1))
-
-
-def _turned(xy: Float64, turn: complex) -> Float64:
-    """Vectors (P, 2) turned and enlarged by a complex number."""
-    product = (xy[:, 0] + 1j * xy[:, 1]) * turn
-    return np.stack((product.real, product.imag), 1)
 
 
 @cache

@@ -173,6 +173,21 @@ def test_the_bounding_box_is_tight_for_each_face() -> None:
     np.testing.assert_array_equal(bounding_box(xy), [[1, 2, 5, 8], [-4, 0, 2, 9]])
 
 
+def test_the_bounding_box_is_that_of_numpy_also_where_a_point_is_no_number() -> None:
+    rng = np.random.default_rng(0)
+    xy = rng.normal(size=(5, 4, 9, 2))
+    xy[0, 0, 0, 0] = xy[1, 1, 8, 1] = xy[2, 2, 4] = np.nan
+    for points in (xy, xy.astype(np.float32), xy[:, :, ::2], xy.swapaxes(0, 1)):
+        wanted = np.concatenate((points.min(-2), points.max(-2)), -1).astype(np.float32)
+        np.testing.assert_array_equal(bounding_box(points), wanted)
+
+
+def test_no_points_have_no_bounding_box() -> None:
+    with pytest.raises(ValueError, match="wanted points, got none"):
+        bounding_box(np.empty((0, 2), np.float32))
+    assert bounding_box(np.empty((0, 68, 2), np.float32)).shape == (0, 4)
+
+
 def test_centre_and_longer_side_of_a_box() -> None:
     assert box_centre_side(np.array([10, 20, 40, 30], np.float32)) == ((25, 25), 30)
 

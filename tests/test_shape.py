@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import resources
+
 import numpy as np
 import pytest
 
-from facetrack.engines.shape import PARTS, ShapeModel, shape_model
+from facetrack.engines.shape import FILES, MOST, PARTS, ShapeModel, shape_model
 from facetrack.tracker import markup
 from facetrack.tracker.errors import CardError
 from facetrack.tracker.geometry import bounding_box, longer_side
 from facetrack.tracker.pose import MEAN_FACE_MM
-from facetrack.tracker.types import Float32
+from facetrack.tracker.types import Float32, Float64
 
 MARKS = markup.load("ibug68")
 FREE = [point for part in PARTS for point in MARKS.parts[part]]
@@ -59,6 +61,39 @@ def test_a_point_of_the_outline_that_has_jumped_comes_back_whatever_the_size_and
         assert after < 0.03
         others = np.delete(np.linalg.norm(mended - face, axis=1), point) / side
         assert others.max() < 0.02  # an outlier moves what its neighbours are expected to be
+
+
+def set_right_by_numpy(shapes: ShapeModel, mean: Float64, free: list[int], xy: Float32, reach: float) -> Float32:
+    """The farthest of the points from where the modes and the other points, by least squares, expect it, comes near."""
+    points = xy.astype(np.float64) @ [1, 1j]
+    points -= points.mean()
+    turn = np.vdot(points, mean @ [1, 1j]) / np.vdot(points, points).real
+    there = points * turn
+    allowed = reach * side_of(xy) * abs(turn)
+    for _ in range(MOST):
+        off = np.zeros(len(xy), complex)
+        for point in free:
+            others = np.delete(np.arange(len(xy)), point)
+            rows = shapes.modes.reshape(len(xy), 2, -1)
+            seen_of = np.stack((there.real, there.imag), 1)[others].ravel()
+            known, *_ = np.linalg.lstsq(rows[others].reshape(len(seen_of), -1), seen_of, rcond=None)
+            off[point] = there[point] - rows[point] @ known @ [1, 1j]
+        worst = int(abs(off).argmax())
+        if not abs(off[worst]) > allowed:
+            break
+        there[worst] += off[worst] * (allowed / abs(off[worst]) - 1)
+    mended = there / turn + (xy.astype(np.float64) @ [1, 1j]).mean()
+    return np.stack((mended.real, mended.imag), 1).astype(np.float32)
+
+
+def test_it_does_what_least_squares_without_each_point_say() -> None:
+    shapes, rng = shape_model("ibug68"), np.random.default_rng(4)
+    with resources.files("facetrack.engines.weights").joinpath(FILES["ibug68"]).open("rb") as file, np.load(file) as of:
+        mean = of["mean"].astype(np.float64)
+    for noise in (1, 3, 8):
+        wild = seen(0.4) + rng.normal(0, noise, (68, 2)).astype(np.float32)
+        wanted = set_right_by_numpy(shapes, mean, FREE, wild, 0.02)
+        np.testing.assert_allclose(shapes.set_right(wild, 0.02), wanted, atol=2e-3)
 
 
 def test_a_usual_face_stays_as_it_is_to_the_last_bit() -> None:

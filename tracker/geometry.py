@@ -89,9 +89,10 @@ class CropTransform:
         """
         reduction = 2**halvings
         height, width = self.size
-        corners = self.to_frame(np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32))
-        x1, y1 = (max(math.floor(v) - reduction, 0) for v in corners.min(0).tolist())
-        x2, y2 = (max(math.ceil(v) + reduction + 1, 0) for v in corners.max(0).tolist())
+        corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32)
+        left, top, right, bottom = bounding_box(self.to_frame(corners)).tolist()
+        x1, y1 = (max(math.floor(v) - reduction, 0) for v in (left, top))
+        x2, y2 = (max(math.ceil(v) + reduction + 1, 0) for v in (right, bottom))
         part = bgr[y1:y2, x1:x2]
         if part.shape[0] < 2 * reduction or part.shape[1] < 2 * reduction:
             return bgr, self.matrix
@@ -123,18 +124,48 @@ class CropTransform:
 
     def to_frame(self, xy: Float32) -> Float32:
         """Move points (..., 2) from crop to frame pixels."""
-        (a, b, left), (c, d, top) = self.matrix.tolist()
-        determinant = a * d - b * c
-        x, y = np.subtract(xy[..., 0], left, dtype=np.float64), np.subtract(xy[..., 1], top, dtype=np.float64)
         moved = np.empty(xy.shape, np.float32)
-        moved[..., 0] = x * (d / determinant) - y * (b / determinant)
-        moved[..., 1] = y * (a / determinant) - x * (c / determinant)
+        _move_back(np.ascontiguousarray(xy, np.float32).reshape(-1, 2), self.matrix, moved.reshape(-1, 2))
         return moved
 
 
+@njit(cache=True)
+def _move_back(xy: Float32, matrix: Float64, moved: Float32) -> None:
+    """Write where points (P, 2) were before an affine map (2, 3)."""
+    (a, b, left), (c, d, top) = matrix[0], matrix[1]
+    determinant = a * d - b * c
+    for i in range(len(xy)):
+        x, y = xy[i, 0] - left, xy[i, 1] - top
+        moved[i, 0] = x * (d / determinant) - y * (b / determinant)
+        moved[i, 1] = y * (a / determinant) - x * (c / determinant)
+
+
 def bounding_box(xy: Float32) -> Float32:
-    """Tight box (x1, y1, x2, y2) of points (..., N, 2)."""
-    return np.concatenate((xy.min(-2), xy.max(-2)), -1).astype(np.float32)
+    """Tight box (x1, y1, x2, y2) of points (..., N, 2), of one or more; of what is no number, none.
+
+    Raises:
+        ValueError: there are no points.
+    """
+    *faces, count, _ = xy.shape
+    if not count:
+        raise ValueError("bounding_box: wanted points, got none")
+    boxes = np.empty((*faces, 4), np.float32)
+    _bound(np.ascontiguousarray(xy, np.float32).reshape(-1, count, 2), boxes.reshape(-1, 4))
+    return boxes
+
+
+@njit(cache=True)
+def _bound(faces: Float32, boxes: Float32) -> None:
+    """Write the boxes (F, 4) of faces (F, N, 2)."""
+    for face in range(len(faces)):
+        for axis in range(2):
+            least, most = faces[face, 0, axis], faces[face, 0, axis]
+            for value in faces[face, :, axis]:
+                if value < least or value != value:
+                    least = value
+                if value > most or value != value:
+                    most = value
+            boxes[face, axis], boxes[face, 2 + axis] = least, most
 
 
 def longer_side(box: Float32) -> float:
@@ -208,8 +239,10 @@ MEAN_FIVE = np.array(
 
 
 def warm_up() -> None:
-    """Compile the kernel, or load it from Numba's cache: for points that may be written to, and for others."""
+    """Compile the kernels, or load them from Numba's cache: for points that may be written to, and for others."""
     five = MEAN_FIVE.copy()
-    rotated_box(five, five)
-    five.flags.writeable = False
-    rotated_box(five, five)
+    for _ in range(2):
+        centre, side, angle = rotated_box(five, five)
+        CropTransform.around(centre, side, 2, angle=angle).to_frame(five)
+        bounding_box(five)
+        five.flags.writeable = False

@@ -17,6 +17,7 @@ from functools import cache
 import cv2
 import numpy as np
 
+from .geometry import bounding_box, longer_side
 from .intrinsics import Intrinsics
 from .markup import for_points
 from .types import Float32, Float64, Int64, frozen_array
@@ -186,7 +187,8 @@ def _error(fitted: _RvecTvec, model_mm: Float64, pixels: Float64, camera: Float6
 
 def _spread(pixels: Float64) -> float:
     """Root of the mean squared distance from their mean, px."""
-    return math.hypot(*pixels.std(0))
+    apart = pixels - pixels.mean(0)
+    return math.sqrt(float(np.vdot(apart, apart)) / len(pixels))
 
 
 def _from_afar(model_mm: Float64, pixels: Float64, camera: Float64) -> _RvecTvec:
@@ -218,10 +220,9 @@ def _between(straight: Pose, turned: Pose) -> Pose:
 
 def euler_angles(matrix: Float64) -> Float64:
     """Give (Rx, Ry, Rz) in radians of a (3, 3) rotation matrix R = Rx Ry Rz; Ry lies within +-pi/2."""
-    pitch = np.arctan2(-matrix[1, 2], matrix[2, 2])
-    yaw = np.arcsin(np.clip(matrix[0, 2], -1.0, 1.0))
-    roll = np.arctan2(-matrix[0, 1], matrix[0, 0])
-    return np.array([pitch, yaw, roll])
+    (cos_roll, sin_roll, sin_yaw), (_, _, sin_pitch), (_, _, cos_pitch) = matrix.tolist()
+    yaw = math.asin(min(max(sin_yaw, -1.0), 1.0))
+    return np.array([math.atan2(-sin_pitch, cos_pitch), yaw, math.atan2(-sin_roll, cos_roll)])
 
 
 def rotation_matrix(rotation_rad: Float64) -> Float64:
@@ -253,16 +254,16 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     points = np.asarray(xy, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"eye opening: wanted (N, 2) points of a markup, got {points.shape}")
-    known = points[np.isfinite(points).all(1)]
-    least = NARROWEST_EYE * float(np.ptp(known, 0).max()) if len(known) else 0.0
+    known = points if math.isfinite(np.vdot(points, points)) else points[np.isfinite(points).all(1)]
+    least = NARROWEST_EYE * longer_side(bounding_box(known.astype(np.float32))) if len(known) else 0.0
     left, right = (_eye_openness(points, upper, lower, least) for upper, lower in lids(len(points)))
     return left, right
 
 
 def _eye_openness(points: Float64, upper: Int64, lower: Int64, least: float) -> float:
     """As `openness`; NaN also where the eye is less than so many pixels wide."""
-    if upper.size and np.linalg.norm(points[upper[0]] - points[upper[-1]]) < least:
-        return float("nan")
+    if upper.size and math.dist(points[upper[0]].tolist(), points[upper[-1]].tolist()) < least:
+        return math.nan
     return openness(points, upper, lower)
 
 
@@ -286,17 +287,19 @@ def facing(count: int) -> tuple[tuple[Int64, Int64], ...]:
 def openness(points: Float64, upper: Int64, lower: Int64) -> float:
     """Mean gap between two of the `facing` edges of points (N, 2), over their width; NaN where that tells nothing."""
     if not upper.size:
-        return float("nan")
-    width = float(np.linalg.norm(points[upper[0]] - points[upper[-1]]))
-    gaps = np.linalg.norm(points[upper[1:-1]] - points[lower[1:-1]], axis=1)
-    return float(gaps.mean()) / width if 0 < width < math.inf and np.isfinite(gaps).all() else float("nan")
+        return math.nan
+    (begin, *above, end), below = points[upper].tolist(), points[lower[1:-1]].tolist()
+    width = math.dist(begin, end)
+    gap = sum(map(math.dist, above, below)) / len(above)
+    return gap / width if 0 < width < math.inf and math.isfinite(gap) else math.nan
 
 
 def _shows_a_face(points: Float64) -> bool:
     """Whether the points spread over an area: not a dot, not a line, all finite."""
-    if not np.isfinite(points).all():
+    if not math.isfinite(np.vdot(points, points)):
         return False
-    centred = points - points.mean(0)
-    variances = np.linalg.eigvalsh(centred.T @ centred / len(points))
-    narrow, wide = np.sqrt(np.maximum(variances, 0.0))
-    return bool(wide >= SMALLEST_PX and narrow >= FLATTEST * wide)
+    x, y = (points - points.mean(0)).T / math.sqrt(len(points))
+    xx, yy, xy = float(x @ x), float(y @ y), float(x @ y)
+    middle, apart = (xx + yy) / 2, math.hypot((xx - yy) / 2, xy)  # the variances along the cloud's axes
+    narrow, wide = math.sqrt(max(middle - apart, 0.0)), math.sqrt(middle + apart)
+    return wide >= SMALLEST_PX and narrow >= FLATTEST * wide
