@@ -125,8 +125,13 @@ class CropTransform:
     def to_frame(self, xy: Float32) -> Float32:
         """Move points (..., 2) from crop to frame pixels."""
         moved = np.empty(xy.shape, np.float32)
-        _move_back(np.ascontiguousarray(xy, np.float32).reshape(-1, 2), self.matrix, moved.reshape(-1, 2))
+        _move_back(_own(xy).reshape(-1, 2), self.matrix, moved.reshape(-1, 2))
         return moved
+
+
+def _own(xy: Float32) -> Float32:
+    """A copy, for kernels: one that may be written to is another type for Numba, to be compiled and held apart."""
+    return np.array(xy, np.float32, order="C")
 
 
 @njit(cache=True)
@@ -150,7 +155,7 @@ def bounding_box(xy: Float32) -> Float32:
     if not count:
         raise ValueError("bounding_box: wanted points, got none")
     boxes = np.empty((*faces, 4), np.float32)
-    _bound(np.ascontiguousarray(xy, np.float32).reshape(-1, count, 2), boxes.reshape(-1, 4))
+    _bound(_own(xy).reshape(-1, count, 2), boxes.reshape(-1, 4))
     return boxes
 
 
@@ -215,7 +220,7 @@ def rotated_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float,
     """
     angle = roll(five)
     cos, sin = math.cos(angle), math.sin(angle)
-    left, right, top, bottom = _turned_box(xy, cos, sin)
+    left, right, top, bottom = _turned_box(_own(xy), cos, sin)
     cx, cy = (left + right) / 2, (top + bottom) / 2
     return (cos * cx - sin * cy, sin * cx + cos * cy), max(right - left, bottom - top), angle
 
@@ -239,10 +244,7 @@ MEAN_FIVE = np.array(
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them from Numba's cache: for points that may be written to, and for others."""
-    five = MEAN_FIVE.copy()
-    for _ in range(2):
-        centre, side, angle = rotated_box(five, five)
-        CropTransform.around(centre, side, 2, angle=angle).to_frame(five)
-        bounding_box(five)
-        five.flags.writeable = False
+    """Compile the kernels, or load them from Numba's cache."""
+    centre, side, angle = rotated_box(MEAN_FIVE, MEAN_FIVE)
+    CropTransform.around(centre, side, 2, angle=angle).to_frame(MEAN_FIVE)
+    bounding_box(MEAN_FIVE)
