@@ -335,3 +335,10 @@ def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp
 def test_a_teacher_whom_nobody_knows_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"consistency\.teacher: wanted 'itself' or 'average', got 'me'"):
         Consistency(teacher="me")
+
+
+def test_a_teacher_of_pictures_without_labels_wants_some() -> None:
+    with pytest.raises(
+        ConfigError, match=r"consistency\.share: wanted above 0 with consistency\.teacher 'average'.*got 0"
+    ):
+        Consistency(teacher="average", weight=1.0, share=0.0)

@@ -153,6 +153,11 @@ class Consistency:
             raise ConfigError(f"consistency.teacher: wanted 'itself' or 'average', got {self.teacher!r}")
         if self.texture not in ("varied", "paper"):
             raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
+        if self.teacher == "average" and self.weight and not self.share:
+            raise ConfigError(
+                "consistency.share: wanted above 0 with consistency.teacher 'average', which labels the pictures without "
+                "labels alone, got 0"
+            )
 
 
 @dataclass(frozen=True, slots=True)
