@@ -155,8 +155,8 @@ class Consistency:
             raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
         if self.teacher == "average" and self.weight and not self.share:
             raise ConfigError(
-                "consistency.share: wanted above 0 with consistency.teacher 'average', which labels the pictures without "
-                "labels alone, got 0"
+                "consistency.share: wanted above 0 with consistency.teacher 'average', which labels the pictures alone "
+                "that have no labels, got 0"
             )
 
 
