@@ -316,5 +316,7 @@ class _Run:
             return [Failure(f"{self.task.spec}: {name}", reason, in_part=True) for name, reason in failed]
         if failed:
             places = counted(len(failed), "place")
-            log.warning("%s: flawed in %s, at first %s", self.task.label, places, ": ".join(failed[0]))
+            first = ": ".join(failed[0])
+            last = "; at last " + ": ".join(failed[-1]) if len(failed) > 1 else ""
+            log.warning("%s: flawed in %s, at first %s%s", self.task.label, places, first, last)
         return []

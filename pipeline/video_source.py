@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
 NOTED = 100  # faults of a camera or stream that are listed one by one: it may run for days
 DAMAGED = "damaged, decoded as far as it goes"
+DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
 
 
@@ -57,8 +58,9 @@ class VideoSource:
     applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
 
     Attributes:
-        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, and
-            of each picture from which on they have another aspect.
+        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
+            the pictures from there to the next key frame, which are built on what was lost, and of each picture from
+            which on they have another aspect.
         See `source.Source` for the rest.
     """
 
@@ -109,6 +111,8 @@ class VideoSource:
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
         self._met_damage = False
+        self._doubtful: list[tuple[int, float]] = []  # number and time of the pictures since the last damage
+        self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._opened_at = (0, 0) if pipe is None else (pipe.waits, pipe.taken)
         self._frames = ReadOnce(self._deliver(first_bgr), label)
@@ -150,6 +154,7 @@ class VideoSource:
             if picture.is_corrupt:
                 self._met_damage = True
                 self.failed.append((place, DAMAGED))
+            self._doubt(picture, index, time_s)
             if self._to_bgr.changed:
                 self.failed.append((place, self._to_bgr.changed))
             length_s = lasts_s(picture, self.rate)
@@ -165,8 +170,23 @@ class VideoSource:
                     bgr = self._to_bgr(picture)
             except av.FFmpegError as error:
                 raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+        self._name_doubtful()
         if not self._stopped.is_set():
             self._check_whole(index, time_s, end_s)
+
+    def _doubt(self, picture: VideoFrame, index: int, time_s: float) -> None:
+        """Keep in mind which pictures are built on what was lost: those after damage that are none of their own."""
+        if picture.key_frame:
+            self._name_doubtful()
+        elif self._is_doubtful:
+            self._doubtful.append((index, time_s))
+        self._is_doubtful = picture.is_corrupt or (self._is_doubtful and not picture.key_frame)
+
+    def _name_doubtful(self) -> None:
+        if self._doubtful:
+            (first, began_s), (last, ended_s) = self._doubtful[0], self._doubtful[-1]
+            self.failed.append((f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL))
+            self._doubtful.clear()
 
     def _comes_late(self) -> bool:
         """Whether pictures may have waited since they were written into the pipe.
@@ -184,7 +204,7 @@ class VideoSource:
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
         for _ in range(self._reader.damaged - self._damaged):
-            self._met_damage = True
+            self._met_damage = self._is_doubtful = True
             self.failed.append((f"packet after frame {index}", self._reader.reason))
         self._damaged = self._reader.damaged
         return picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -500,8 +501,31 @@ def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) 
     path.write_bytes(data)
     with open_source(path) as source:
         assert len(list(source)) == 20
-    assert source.failed
-    assert all("damaged" in reason and name.startswith("frame 1") for name, reason in source.failed)
+    *damaged, (after, why) = source.failed
+    assert damaged
+    assert all("damaged" in reason and name.startswith("frame 1") for name, reason in damaged)
+    assert after == "frames 14 to 16 (0.433 to 0.500 s)"  # the 13th and the 17th are key frames
+    assert why == "follow damage without a key frame, may show what was there before"
+
+
+@pytest.mark.parametrize(("keys", "last"), [(100, 9), (4, 3)])
+def test_pictures_that_build_on_a_lost_one_are_named_up_to_the_next_key_frame(
+    keys: int, last: int, tmp_path: Path
+) -> None:
+    """Where decoders run ahead, from one or two before it."""
+    options = {"crf": "20", "g": str(keys), "bf": "0", "sc_threshold": "0", "refs": "1"}
+    path = write_video(tmp_path / "a.mp4", noise(10), VideoRecipe(options=options))
+    with av.open(path) as container:
+        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][2]
+    data = bytearray(path.read_bytes())
+    data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with open_source(path) as source:
+        frames = list(source)
+    assert len(frames) == 9
+    packet, *_, (after, _) = source.failed
+    assert packet[0].startswith("packet after frame ")
+    assert re.match(rf"frames [1-3] to {last} \(", after)
 
 
 def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:
