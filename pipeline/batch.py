@@ -151,8 +151,7 @@ class _Run:
 
     def _track(self) -> list[Failure]:
         sidecar = self.outputs.sidecar(self.task)
-        if sidecar.is_dir():
-            raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
+        self._demand_place(sidecar)
         if self.outputs.existing == "resume":
             earlier = self._earlier(self.outputs.video_file(self.task) if self.outputs.video else None)
             if self._is_finished(earlier):
@@ -173,6 +172,21 @@ class _Run:
         if outcome.error:
             return [Failure(self.task.spec, outcome.error, in_part=True)]
         return self._failures(outcome.failed)
+
+    @staticmethod
+    def _demand_place(sidecar: Path) -> None:
+        """See that the sidecar, which is written last and whose name is the longest, can have its place.
+
+        Raises:
+            SinkError: there is a folder, or the name is too long.
+        """
+        try:
+            if sidecar.is_dir():
+                raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
+            part_of(sidecar).is_dir()
+        except OSError as error:
+            advice = "give the video a shorter name, or choose another --out"
+            raise SinkError(f"{part_of(sidecar)}: cannot be written: {error.strerror}; {advice}") from error
 
     def _open_source(self) -> Source:
         rate = self.choices.frame_rate if names_several_pictures(self.task.spec) else 0

@@ -991,6 +991,18 @@ def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(tmp_
     assert notes.advances == 0
 
 
+@pytest.mark.parametrize("length", [246, 251])
+def test_a_name_that_leaves_no_room_for_that_of_the_sidecar_is_told_before_anything_is_done(
+    length: int, tmp_path: Path
+) -> None:
+    recording = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)).rename(tmp_path / f"{'y' * length}.mp4")
+    (failure,) = track([recording], Outputs(tmp_path / "out"))
+    assert failure.reason.endswith(
+        "cannot be written: File name too long; give the video a shorter name, or choose another --out"
+    )
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
 def test_files_that_another_process_is_writing_are_left_alone(tmp_path: Path) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
