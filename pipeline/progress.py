@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from .source import without_credentials
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LEAST_STEP = 0.01  # of a task; rich estimates from its last 1000 steps
 
 
@@ -26,8 +28,8 @@ class Task:
 
     @property
     def label(self) -> str:
-        """The input's name in messages: a URL without its password."""
-        return without_credentials(self.spec)
+        """The input's name in messages: in one line, of a URL without its password."""
+        return one_line(without_credentials(self.spec))
 
 
 class Reporter(Protocol):
@@ -82,7 +84,12 @@ class LineProgress:
 
     def ended(self, task: Task, line: str) -> None:
         """Say how it went."""
-        print(f"{task.label}: {line}", file=self._stream, flush=True)
+        print(one_line(f"{task.label}: {line}"), file=self._stream, flush=True)
+
+
+def one_line(text: str) -> str:
+    """Text in which the line feeds and other control characters that names of files may have are told as escapes."""
+    return CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
 @dataclass(slots=True)
@@ -144,7 +151,7 @@ class BarProgress:
             self._begun += 1
         self._ended += 1
         self._show_all()
-        self._bars.console.print(f"{task.label}: {line}")
+        self._bars.console.print(one_line(f"{task.label}: {line}"))
 
     def _show_all(self) -> None:
         """Move the bar of all tasks, in steps that the estimate of the time left can digest."""

@@ -53,6 +53,14 @@ def test_names_are_shown_as_they_are(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [io.StringIO, Terminal])
+def test_a_name_with_line_feeds_is_told_in_one_line(kind: type[io.StringIO]) -> None:
+    stream, task = kind(), Task("new\nline\x1b[2J.mp4", "new\nline")
+    with open_progress(1, stream) as progress:
+        progress.ended(task, "3 frames -> out/new\nline.csv")
+    assert r"new\nline\x1b[2J.mp4: 3 frames -> out/new\nline.csv" in plain(stream)
+
+
+@pytest.mark.parametrize("kind", [io.StringIO, Terminal])
 def test_no_password_is_shown(kind: type[io.StringIO]) -> None:
     stream, task = kind(), Task("rtsp://user:secret@host/x", "x")
     with open_progress(1, stream) as progress:
