@@ -103,14 +103,15 @@ def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> Non
     assert [video.number for video in list_training_videos(tmp_path)] == ["001"]
 
 
-def test_names_without_leading_zeros_and_other_files_are_tolerated(tmp_path: Path) -> None:
+def test_names_without_leading_zeros_in_capitals_and_other_files_are_tolerated(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "114", SHORT, STILL)
     annot = tmp_path / "114/annot"
     (annot / "000001.pts").rename(annot / "1.pts")
+    (annot / "000002.pts").rename(annot / "000002.PTS")
     (annot / "Thumbs.db").write_bytes(b"x")
     (annot / "._000002.pts").write_bytes(b"x")
     (video,) = list_test_videos(tmp_path)
-    assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.pts"]
+    assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.PTS"]
 
 
 def test_a_folder_without_the_videos_is_refused(tmp_path: Path) -> None:

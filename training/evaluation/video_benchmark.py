@@ -133,8 +133,8 @@ def list_training_videos(folder: Path) -> list[AnnotatedVideo]:
 
 def _video(folder: Path, scenario: int) -> AnnotatedVideo:
     path = first_existing(folder, *(f"vid{suffix}" for suffix in VIDEO_SUFFIXES))
-    files = first_existing(folder, "annot").iterdir()
-    annotations = {int(file.stem): file for file in files if file.suffix == ".pts" and file.stem.isdecimal()}
+    files = sorted(first_existing(folder, "annot").iterdir())
+    annotations = {int(file.stem): file for file in files if file.suffix.lower() == ".pts" and file.stem.isdecimal()}
     if not annotations:
         raise SourceError(f"{folder / 'annot'}: wanted files such as 000001.pts in it")
     return AnnotatedVideo(folder.name, scenario, path, dict(sorted(annotations.items())))
