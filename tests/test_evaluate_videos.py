@@ -193,7 +193,7 @@ def test_frames_in_which_the_tracker_has_no_face_are_lost_and_counted(
 def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_is_measured(tmp_path: Path) -> None:
     source = PaintedSource(count=20, faces=(PaintedFace((120, 110), (60, -40), 90, spin=1.0),))
     truths = write_300vw_video(tmp_path / "114", source, [(0, 0)] * 20)
-    (video,) = list_test_videos(tmp_path)
+    ((video,), _) = list_test_videos(tmp_path)
     choices = Choices(smooth="rts")
     with PaintedEngines()(choices) as opened, open_source(video.path) as frames:
         card = replace(opened.aligner.card, calibration={"noise": [0.004, 0.001, 3.0]})
@@ -279,6 +279,34 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "410"]
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out2")]
     assert main(words, PaintedEngines()) == 3
+
+
+def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("114", "150", "203", "401", "410"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    (tmp_path / "data/114/vid.avi").unlink()
+    for number in ("150", "203", "410"):
+        shutil.rmtree(tmp_path / "data" / number / "annot")
+    (tmp_path / "data/203/annot").mkdir()
+    (tmp_path / "data/410/annot").write_bytes(b"")
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(words, PaintedEngines()) == 3
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["401"]
+    told = capsys.readouterr()
+    assert "4 videos could not be measured and are left out" in told.out
+    reasons = [
+        "114: wanted vid.avi or vid.mp4 or vid.mkv in it; is it another data set, or not unpacked?",
+        "150: wanted annot in it; is it another data set, or not unpacked?",
+        "203/annot: wanted files such as 000001.pts in it; unpack the data set again",
+        "410/annot: cannot be read: Not a directory; wanted a folder of .pts files",
+    ]
+    lines = [line for line in told.err.splitlines() if line.startswith("facetrack: failed: ")]
+    assert lines == [f"facetrack: failed: {tmp_path}/data/{reason}" for reason in reasons]
+    assert [failure["reason"] for failure in summary(tmp_path / "out")["failures"]] == [
+        f"{tmp_path}/data/{reason}" for reason in reasons
+    ]
 
 
 @pytest.mark.parametrize("boxes", ["gt", "detector"])

@@ -95,7 +95,7 @@ def test_the_papers_rows_have_a_value_for_each_scenario() -> None:
 def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> None:
     for number in ("410", "001", "203", "150", "114"):
         write_300vw_video(tmp_path / home / number, SHORT, STILL)
-    videos = list_test_videos(tmp_path)
+    videos, _ = list_test_videos(tmp_path)
     assert [(video.number, video.scenario) for video in videos] == [("114", 1), ("150", 1), ("203", 2), ("410", 3)]
     assert videos[0].path == tmp_path / home / "114/vid.avi"
     assert list(videos[0].annotations) == [1, 2]
@@ -110,7 +110,7 @@ def test_names_without_leading_zeros_in_capitals_and_other_files_are_tolerated(t
     (annot / "000002.pts").rename(annot / "000002.PTS")
     (annot / "Thumbs.db").write_bytes(b"x")
     (annot / "._000002.pts").write_bytes(b"x")
-    (video,) = list_test_videos(tmp_path)
+    ((video,), _) = list_test_videos(tmp_path)
     assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.PTS"]
 
 

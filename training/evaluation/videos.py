@@ -77,15 +77,17 @@ def evaluate_videos(
         SinkError: the results cannot be written.
     """
     began_s = time.perf_counter()
-    videos = list_test_videos(settings.folder)
+    videos, failures = list_test_videos(settings.folder)
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     extra = find_extra(settings.folder)
     excluded_by = None if settings.keep_bad else "the published list" if extra is None else extra.name
     make_folder(settings.files.frames)
+    for failure in failures:
+        reporter.ended(Task(failure.what, f"300VW {Path(failure.what).name}"), f"failed: {failure.reason}")
     how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failures += [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
     if settings.overwrite:
