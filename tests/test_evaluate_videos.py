@@ -467,6 +467,46 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
+@pytest.mark.parametrize("again", ["overwrite", "resume"])
+def test_an_interrupted_run_leaves_no_summary_beside_the_errors_of_other_networks(tmp_path: Path, again: str) -> None:
+    """Nor does it lose what it has done, or errors in whose place there is nothing yet."""
+    for number in ("114", "150", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
+    settings, kept = VideoSettings(tmp_path / "data", tmp_path / "out"), tmp_path / "out/300vw-gt"
+    other = replace(CHOICES, threads=2)
+    run(settings)
+    former = contents(tmp_path / "out")
+    changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()})), other)
+    assert contents(tmp_path / "out") == former  # in the first video
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()})), other)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["300vw-gt"]
+    threads = {file.stem: json.loads(file.read_bytes())["origin"]["settings"]["threads"] for file in kept.iterdir()}
+    assert threads == {"114": 2, "150": CHOICES.threads, "203": CHOICES.threads}
+    engines = PaintedEngines()
+    run(replace(settings, resume=True), engines, other)
+    assert engines.backend.calls == 4 + 4
+    assert contents(tmp_path / "out").keys() == former.keys()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_failure_leaves_no_summary_that_has_the_video(tmp_path: Path) -> None:
+    for number in ("114", "150"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
+    run(settings)
+    (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()})))
+    assert contents(tmp_path / "out").keys() == {"300vw-gt/150.json"}
+
+
 def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
     data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from ...pipeline.workers import run_jobs
 from ...tracker import metrics
 from ...tracker.errors import SourceError
 from .error_curves import require_matplotlib
-from .files import refuse_existing
+from .files import refuse_existing, remove_all
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos
@@ -69,7 +69,8 @@ def evaluate_videos(
 ) -> tuple[str, list[Failure]]:
     """Measure all test videos, write the results, give the table and what could not be measured.
 
-    The errors of each video are kept as soon as it is finished; the summary is written at the end.
+    The errors of each video are kept as soon as it is finished; the summary is written at the end, and a former one is
+    removed before the first errors change, so that no interruption leaves one beside the errors of other networks.
 
     Raises:
         SourceError: the folder is not in the layout of 300VW, or no video could be measured.
@@ -84,25 +85,24 @@ def evaluate_videos(
     make_folder(settings.files.frames)
     for failure in failures:
         reporter.ended(Task(failure.what, f"300VW {Path(failure.what).name}"), f"failed: {failure.reason}")
-    how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
+    files = settings.files
+    how = VideoMeasuring(files.frames, settings.boxes, choices, settings.resume, files.of_all_videos)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
     failures += [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
     if settings.overwrite:
-        _remove_others(settings.files.frames, {errors.number for errors in measured})
+        _remove_others(files.frames, {errors.number for errors in measured})
     wall_s = time.perf_counter() - began_s
     evaluation = VideoEvaluation(tuple(measured), excluded, excluded_by, tuple(failures), settings.boxes, wall_s)
-    write_video_report(evaluation, settings.files)
+    write_video_report(evaluation, files)
     return as_table(evaluation), failures
 
 
 def _remove_others(folder: Path, measured: set[str]) -> None:
     """Remove the errors that a former run has kept of other videos: they are not in this run's table."""
-    for file in folder.glob("[0-9][0-9][0-9].json"):
-        if file.stem not in measured:
-            file.unlink()
+    remove_all(file for file in folder.glob("[0-9][0-9][0-9].json") if file.stem not in measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,10 @@ class _Measuring:
             yield partial(self._measure, engines)
 
     def lost(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
+        self.how.forget(video.number)
+        return self._failed(video, reason, reporter)
+
+    def _failed(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
         task = _task(video)
         reporter.ended(task, f"failed: {reason}")
         return Failure(task.spec, reason)
@@ -129,7 +133,7 @@ class _Measuring:
         try:
             errors = measure_video(video, self.how, engines, partial(reporter.advanced, task))
         except SourceError as error:
-            return self.lost(video, str(error), reporter)
+            return self._failed(video, str(error), reporter)
         reporter.ended(task, _line(errors.scored(self.excluded.get(video.number, frozenset()))))
         return errors
 
