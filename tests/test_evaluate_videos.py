@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, write_video
 from fakes_benchmarks import AVI, lose_a_packet, pts_text, write_300vw_video
-from fakes_pipeline import PaintedBackend, PaintedEngines
+from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines
 
 from facetrack.cli import main
 from facetrack.engines.aligner import Aligner
@@ -531,6 +532,34 @@ def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path
     changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
     run(changed, choices=replace(CHOICES, threads=2))
     assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
+
+
+def test_what_a_former_run_kept_of_a_video_that_ends_its_process_is_gone(tmp_path: Path) -> None:
+    for number, height in (("114", 240), ("203", 300)):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2, shape=(height, 320)), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", "detector", workers=2)
+    run(settings)
+    deadly = PaintedEngines(detector=PaintedDetector(deadly_height=300))
+    _, (failure,) = run(replace(settings, resume=True), deadly, replace(CHOICES, threads=2))
+    assert "203/vid.avi: the process that worked on it died" in str(failure)
+    assert [file.name for file in (tmp_path / "out/300vw-detector").iterdir()] == ["114.json"]
+
+
+def test_errors_that_are_not_in_the_table_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever computes from all files of the folder has another table."""
+    for number in ("114", "203", "401", "410"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--resume"]
+    assert main(words, PaintedEngines()) == 0
+    assert "not in the table" not in capsys.readouterr().err
+    (tmp_path / "out/300vw-gt/notes.json").write_text("somebody's", encoding="utf-8")
+    shutil.rmtree(tmp_path / "data/203")
+    (tmp_path / "data/410/vid.avi").unlink()
+    assert main(words, PaintedEngines()) == 3
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not in the table" in line]
+    assert f"{tmp_path}/out/300vw-gt: errors of videos that are not in the table" in line
+    assert re.findall(r"\w+\.json", line) == ["203.json", "410.json"]
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "401"]
 
 
 def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:

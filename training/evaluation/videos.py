@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos
 from .video_report import Pooled, VideoEvaluation, VideoReportFiles, as_table, write_video_report
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +95,25 @@ def evaluate_videos(
     failures += [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
+    others = _others(files.frames, {errors.number for errors in measured})
     if settings.overwrite:
-        _remove_others(files.frames, {errors.number for errors in measured})
+        remove_all(others)
+    elif others:
+        log.warning(
+            "%s: errors of videos that are not in the table, from a former run: %s; remove them, or leave them out "
+            "where you compute from this folder",
+            files.frames,
+            ", ".join(file.name for file in others),
+        )
     wall_s = time.perf_counter() - began_s
     evaluation = VideoEvaluation(tuple(measured), excluded, excluded_by, tuple(failures), settings.boxes, wall_s)
     write_video_report(evaluation, files)
     return as_table(evaluation), failures
 
 
-def _remove_others(folder: Path, measured: set[str]) -> None:
-    """Remove the errors that a former run has kept of other videos: they are not in this run's table."""
-    remove_all(file for file in folder.glob("[0-9][0-9][0-9].json") if file.stem not in measured)
+def _others(folder: Path, measured: set[str]) -> list[Path]:
+    """The errors that a former run has kept of other videos: they are not in this run's table."""
+    return sorted(file for file in folder.glob("[0-9][0-9][0-9].json") if file.stem not in measured)
 
 
 @dataclass(frozen=True, slots=True)
