@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from fakes import PaintedFace, PaintedSource, write_video
 from fakes_benchmarks import AVI, lose_a_packet, pts_text, write_300vw_video
-from fakes_pipeline import PaintedBackend, PaintedEngines
+from fakes_pipeline import PaintedBackend, PaintedDetector, PaintedEngines
 
 from facetrack.cli import main
 from facetrack.engines.aligner import Aligner
@@ -193,7 +194,7 @@ def test_frames_in_which_the_tracker_has_no_face_are_lost_and_counted(
 def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_is_measured(tmp_path: Path) -> None:
     source = PaintedSource(count=20, faces=(PaintedFace((120, 110), (60, -40), 90, spin=1.0),))
     truths = write_300vw_video(tmp_path / "114", source, [(0, 0)] * 20)
-    (video,) = list_test_videos(tmp_path)
+    ((video,), _) = list_test_videos(tmp_path)
     choices = Choices(smooth="rts")
     with PaintedEngines()(choices) as opened, open_source(video.path) as frames:
         card = replace(opened.aligner.card, calibration={"noise": [0.004, 0.001, 3.0]})
@@ -279,6 +280,34 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "410"]
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out2")]
     assert main(words, PaintedEngines()) == 3
+
+
+def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("114", "150", "203", "401", "410"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    (tmp_path / "data/114/vid.avi").unlink()
+    for number in ("150", "203", "410"):
+        shutil.rmtree(tmp_path / "data" / number / "annot")
+    (tmp_path / "data/203/annot").mkdir()
+    (tmp_path / "data/410/annot").write_bytes(b"")
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    assert main(words, PaintedEngines()) == 3
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["401"]
+    told = capsys.readouterr()
+    assert "4 videos could not be measured and are left out" in told.out
+    reasons = [
+        "114: wanted vid.avi or vid.mp4 or vid.mkv in it; is it another data set, or not unpacked?",
+        "150: wanted annot in it; is it another data set, or not unpacked?",
+        "203/annot: wanted files such as 000001.pts in it; unpack the data set again",
+        "410/annot: cannot be read: Not a directory; wanted a folder of .pts files",
+    ]
+    lines = [line for line in told.err.splitlines() if line.startswith("facetrack: failed: ")]
+    assert lines == [f"facetrack: failed: {tmp_path}/data/{reason}" for reason in reasons]
+    assert [failure["reason"] for failure in summary(tmp_path / "out")["failures"]] == [
+        f"{tmp_path}/data/{reason}" for reason in reasons
+    ]
 
 
 @pytest.mark.parametrize("boxes", ["gt", "detector"])
@@ -439,6 +468,46 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
     assert resumed == results["gt"][1]
 
 
+@pytest.mark.parametrize("again", ["overwrite", "resume"])
+def test_an_interrupted_run_leaves_no_summary_beside_the_errors_of_other_networks(tmp_path: Path, again: str) -> None:
+    """Nor does it lose what it has done, or errors in whose place there is nothing yet."""
+    for number in ("114", "150", "203"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
+    settings, kept = VideoSettings(tmp_path / "data", tmp_path / "out"), tmp_path / "out/300vw-gt"
+    other = replace(CHOICES, threads=2)
+    run(settings)
+    former = contents(tmp_path / "out")
+    changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()})), other)
+    assert contents(tmp_path / "out") == former  # in the first video
+    with pytest.raises(KeyboardInterrupt):
+        run(changed, PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()})), other)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["300vw-gt"]
+    threads = {file.stem: json.loads(file.read_bytes())["origin"]["settings"]["threads"] for file in kept.iterdir()}
+    assert threads == {"114": 2, "150": CHOICES.threads, "203": CHOICES.threads}
+    engines = PaintedEngines()
+    run(replace(settings, resume=True), engines, other)
+    assert engines.backend.calls == 4 + 4
+    assert contents(tmp_path / "out").keys() == former.keys()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_failure_leaves_no_summary_that_has_the_video(tmp_path: Path) -> None:
+    for number in ("114", "150"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
+    run(settings)
+    (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, PaintedEngines(PaintedBackend(failing={2: KeyboardInterrupt()})))
+    assert contents(tmp_path / "out").keys() == {"300vw-gt/150.json"}
+
+
 def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
     data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
 ) -> None:
@@ -463,6 +532,34 @@ def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path
     changed = replace(settings, overwrite=again == "overwrite", resume=again == "resume")
     run(changed, choices=replace(CHOICES, threads=2))
     assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
+
+
+def test_what_a_former_run_kept_of_a_video_that_ends_its_process_is_gone(tmp_path: Path) -> None:
+    for number, height in (("114", 240), ("203", 300)):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2, shape=(height, 320)), [(0, 0)] * 2)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", "detector", workers=2)
+    run(settings)
+    deadly = PaintedEngines(detector=PaintedDetector(deadly_height=300))
+    _, (failure,) = run(replace(settings, resume=True), deadly, replace(CHOICES, threads=2))
+    assert "203/vid.avi: the process that worked on it died" in str(failure)
+    assert [file.name for file in (tmp_path / "out/300vw-detector").iterdir()] == ["114.json"]
+
+
+def test_errors_that_are_not_in_the_table_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever computes from all files of the folder has another table."""
+    for number in ("114", "203", "401", "410"):
+        write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
+    words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--resume"]
+    assert main(words, PaintedEngines()) == 0
+    assert "not in the table" not in capsys.readouterr().err
+    (tmp_path / "out/300vw-gt/notes.json").write_text("somebody's", encoding="utf-8")
+    shutil.rmtree(tmp_path / "data/203")
+    (tmp_path / "data/410/vid.avi").unlink()
+    assert main(words, PaintedEngines()) == 3
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "not in the table" in line]
+    assert f"{tmp_path}/out/300vw-gt: errors of videos that are not in the table" in line
+    assert re.findall(r"\w+\.json", line) == ["203.json", "410.json"]
+    assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "401"]
 
 
 def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:

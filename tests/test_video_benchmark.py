@@ -95,7 +95,7 @@ def test_the_papers_rows_have_a_value_for_each_scenario() -> None:
 def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> None:
     for number in ("410", "001", "203", "150", "114"):
         write_300vw_video(tmp_path / home / number, SHORT, STILL)
-    videos = list_test_videos(tmp_path)
+    videos, _ = list_test_videos(tmp_path)
     assert [(video.number, video.scenario) for video in videos] == [("114", 1), ("150", 1), ("203", 2), ("410", 3)]
     assert videos[0].path == tmp_path / home / "114/vid.avi"
     assert list(videos[0].annotations) == [1, 2]
@@ -103,14 +103,15 @@ def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> Non
     assert [video.number for video in list_training_videos(tmp_path)] == ["001"]
 
 
-def test_names_without_leading_zeros_and_other_files_are_tolerated(tmp_path: Path) -> None:
+def test_names_without_leading_zeros_in_capitals_and_other_files_are_tolerated(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "114", SHORT, STILL)
     annot = tmp_path / "114/annot"
     (annot / "000001.pts").rename(annot / "1.pts")
+    (annot / "000002.pts").rename(annot / "000002.PTS")
     (annot / "Thumbs.db").write_bytes(b"x")
     (annot / "._000002.pts").write_bytes(b"x")
-    (video,) = list_test_videos(tmp_path)
-    assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.pts"]
+    ((video,), _) = list_test_videos(tmp_path)
+    assert [path.name for path in video.annotations.values()] == ["1.pts", "000002.PTS"]
 
 
 def test_a_folder_without_the_videos_is_refused(tmp_path: Path) -> None:

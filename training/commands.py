@@ -156,7 +156,8 @@ def evaluate_300vw(
     settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
     videos.check_videos(settings)
     announce_compilation()
-    with show_progress(len(list_test_videos(folder))) as progress:
+    usable, unusable = list_test_videos(folder)
+    with show_progress(len(usable) + len(unusable)) as progress:
         table, failures = videos.evaluate_videos(settings, engines, Choices(**options), progress)
     click.echo(table)
     for failure in failures:

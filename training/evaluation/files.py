@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +46,19 @@ def refuse_existing(files: Sequence[Path], advice: str) -> None:
     existing = [file for file in files if file.exists()]
     if existing:
         raise SinkError(f"{exist_already(existing)}; {advice}")
+
+
+def remove_all(files: Iterable[Path]) -> None:
+    """Remove files, as far as they are there.
+
+    Raises:
+        SinkError: one of them cannot be removed.
+    """
+    for file in files:
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise SinkError(f"{file}: cannot be removed: {error.strerror}; choose another folder") from error
 
 
 def replace_all(contents: Mapping[Path, bytes]) -> None:

@@ -20,6 +20,7 @@ from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
+from .files import remove_all
 from .locate import Boxes, InGivenBox, models_measured, overlapping, settings_measured
 from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation, refuse_damage
 
@@ -71,16 +72,35 @@ class VideoMeasuring:
         boxes: "gt" aligns every frame in the annotation's box, "detector" tracks as `facetrack batch` does.
         choices: what tracking depends on.
         resume: take errors that are there and of the same origin.
+        summary: files that follow from the errors of all videos; they go before the errors of one change.
     """
 
     folder: Path
     boxes: Boxes
     choices: Choices
     resume: bool = False
+    summary: tuple[Path, ...] = ()
 
     def file(self, number: str) -> Path:
         """Where a video's errors are kept."""
         return self.folder / f"{number}.json"
+
+    def keep(self, errors: VideoErrors) -> None:
+        """Keep a video's errors, in one step in the place of those that are there.
+
+        Raises:
+            SinkError: they cannot be written.
+        """
+        remove_all(self.summary)
+        write_errors(self.file(errors.number), errors)
+
+    def forget(self, number: str) -> None:
+        """Remove a video's errors of another origin: nobody shall take them for those of a video that fails now.
+
+        Raises:
+            SinkError: they cannot be removed.
+        """
+        remove_all([*self.summary, self.file(number)])
 
 
 def measure_video(
@@ -96,16 +116,19 @@ def measure_video(
     Raises:
         SourceError: the video or an annotation is broken, or not one frame of it is annotated.
         MarkupError: the model has not the 68 points of 300VW.
-        SinkError: the errors cannot be kept.
+        SinkError: the errors cannot be kept, or those of another origin not be removed.
     """
     if engines.aligner.markup.name != IBUG:
         raise MarkupError(f"300VW is measured in {IBUG}; the model has {engines.aligner.markup.name}, choose another")
     origin = _origin(video, how, engines)
     errors = read_errors(how.file(video.number), video, origin) if how.resume else None
     if errors is None:
-        how.file(video.number).unlink(missing_ok=True)  # of another origin: nobody shall take it for what failed now
-        errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
-        write_errors(how.file(video.number), errors)
+        try:
+            errors = _errors(video, list(_follow(video, how, engines, advanced)), origin)
+        except SourceError:
+            how.forget(video.number)
+            raise
+        how.keep(errors)
     _warn_of_another_video(video, errors)
     return errors
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...pipeline.batch import Failure
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32
 from ..datasets.matlab_file import MatlabFile
@@ -102,18 +103,26 @@ def find_home(folder: Path) -> Path:
     return folder / HOME if (folder / HOME).is_dir() else folder
 
 
-def list_test_videos(folder: Path) -> list[AnnotatedVideo]:
-    """The test videos that are there, scenario by scenario.
+def list_test_videos(folder: Path) -> tuple[list[AnnotatedVideo], list[Failure]]:
+    """The test videos that are there, scenario by scenario, and those of which the video or the annotation is missing.
 
     Raises:
-        SourceError: not one of them is, or one has no video or no annotation.
+        SourceError: not one of them can be used.
     """
     home = find_home(folder)
-    wanted = [(number, scenario) for scenario, numbers in published_split().scenarios.items() for number in numbers]
-    videos = [_video(home / number, scenario) for number, scenario in wanted if (home / number).is_dir()]
+    videos: list[AnnotatedVideo] = []
+    failures: list[Failure] = []
+    for scenario, numbers in published_split().scenarios.items():
+        for place in (home / number for number in numbers if (home / number).is_dir()):
+            try:
+                videos.append(_video(place, scenario))
+            except SourceError as error:
+                failures.append(Failure(str(place), str(error)))
+    if failures and not videos:
+        raise SourceError(str(failures[0]))
     if not videos:
         raise SourceError(f"{folder}: none of the 64 test videos is in it; wanted folders such as 114/ with vid.avi")
-    return videos
+    return videos, failures
 
 
 def list_training_videos(folder: Path) -> list[AnnotatedVideo]:
@@ -133,10 +142,14 @@ def list_training_videos(folder: Path) -> list[AnnotatedVideo]:
 
 def _video(folder: Path, scenario: int) -> AnnotatedVideo:
     path = first_existing(folder, *(f"vid{suffix}" for suffix in VIDEO_SUFFIXES))
-    files = first_existing(folder, "annot").iterdir()
-    annotations = {int(file.stem): file for file in files if file.suffix == ".pts" and file.stem.isdecimal()}
+    place = first_existing(folder, "annot")
+    try:
+        files = sorted(place.iterdir())
+    except OSError as error:
+        raise SourceError(f"{place}: cannot be read: {error.strerror}; wanted a folder of .pts files") from error
+    annotations = {int(file.stem): file for file in files if file.suffix.lower() == ".pts" and file.stem.isdecimal()}
     if not annotations:
-        raise SourceError(f"{folder / 'annot'}: wanted files such as 000001.pts in it")
+        raise SourceError(f"{place}: wanted files such as 000001.pts in it; unpack the data set again")
     return AnnotatedVideo(folder.name, scenario, path, dict(sorted(annotations.items())))
 
 

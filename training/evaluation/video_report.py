@@ -123,9 +123,14 @@ class VideoReportFiles(ReportFiles):
         """The folder with a file of errors per video."""
         return self.folder / self.stem
 
+    @property
+    def of_all_videos(self) -> tuple[Path, ...]:
+        """The files that follow from those in the folder."""
+        return self.table, self.summary, *self.curves
+
     def all(self) -> list[Path]:
         """See `ReportFiles`."""
-        return [self.table, self.summary, *self.curves, self.frames]
+        return [*self.of_all_videos, self.frames]
 
 
 def write_video_report(evaluation: VideoEvaluation, files: VideoReportFiles) -> None:

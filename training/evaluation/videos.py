@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,13 @@ from ...pipeline.workers import run_jobs
 from ...tracker import metrics
 from ...tracker.errors import SourceError
 from .error_curves import require_matplotlib
-from .files import refuse_existing
+from .files import refuse_existing, remove_all
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos
 from .video_report import Pooled, VideoEvaluation, VideoReportFiles, as_table, write_video_report
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,8 @@ def evaluate_videos(
 ) -> tuple[str, list[Failure]]:
     """Measure all test videos, write the results, give the table and what could not be measured.
 
-    The errors of each video are kept as soon as it is finished; the summary is written at the end.
+    The errors of each video are kept as soon as it is finished; the summary is written at the end, and a former one is
+    removed before the first errors change, so that no interruption leaves one beside the errors of other networks.
 
     Raises:
         SourceError: the folder is not in the layout of 300VW, or no video could be measured.
@@ -77,30 +81,39 @@ def evaluate_videos(
         SinkError: the results cannot be written.
     """
     began_s = time.perf_counter()
-    videos = list_test_videos(settings.folder)
+    videos, failures = list_test_videos(settings.folder)
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     extra = find_extra(settings.folder)
     excluded_by = None if settings.keep_bad else "the published list" if extra is None else extra.name
     make_folder(settings.files.frames)
-    how = VideoMeasuring(settings.files.frames, settings.boxes, choices, settings.resume)
+    for failure in failures:
+        reporter.ended(Task(failure.what, f"300VW {Path(failure.what).name}"), f"failed: {failure.reason}")
+    files = settings.files
+    how = VideoMeasuring(files.frames, settings.boxes, choices, settings.resume, files.of_all_videos)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failures += [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
+    others = _others(files.frames, {errors.number for errors in measured})
     if settings.overwrite:
-        _remove_others(settings.files.frames, {errors.number for errors in measured})
+        remove_all(others)
+    elif others:
+        log.warning(
+            "%s: errors of videos that are not in the table, from a former run: %s; remove them, or leave them out "
+            "where you compute from this folder",
+            files.frames,
+            ", ".join(file.name for file in others),
+        )
     wall_s = time.perf_counter() - began_s
     evaluation = VideoEvaluation(tuple(measured), excluded, excluded_by, tuple(failures), settings.boxes, wall_s)
-    write_video_report(evaluation, settings.files)
+    write_video_report(evaluation, files)
     return as_table(evaluation), failures
 
 
-def _remove_others(folder: Path, measured: set[str]) -> None:
-    """Remove the errors that a former run has kept of other videos: they are not in this run's table."""
-    for file in folder.glob("[0-9][0-9][0-9].json"):
-        if file.stem not in measured:
-            file.unlink()
+def _others(folder: Path, measured: set[str]) -> list[Path]:
+    """The errors that a former run has kept of other videos: they are not in this run's table."""
+    return sorted(file for file in folder.glob("[0-9][0-9][0-9].json") if file.stem not in measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +130,10 @@ class _Measuring:
             yield partial(self._measure, engines)
 
     def lost(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
+        self.how.forget(video.number)
+        return self._failed(video, reason, reporter)
+
+    def _failed(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
         task = _task(video)
         reporter.ended(task, f"failed: {reason}")
         return Failure(task.spec, reason)
@@ -127,7 +144,7 @@ class _Measuring:
         try:
             errors = measure_video(video, self.how, engines, partial(reporter.advanced, task))
         except SourceError as error:
-            return self.lost(video, str(error), reporter)
+            return self._failed(video, str(error), reporter)
         reporter.ended(task, _line(errors.scored(self.excluded.get(video.number, frozenset()))))
         return errors
 
