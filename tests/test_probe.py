@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import pytest
 from fakes_pipeline import PaintedEngines
 
 from facetrack import __version__
+from facetrack.cli import main
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
-from facetrack.training.probe.clips import Clip, Recipe, make_probe, read_clip, read_probe
+from facetrack.training.probe.clips import Clip, Recipe, encode, make_probe, read_clip, read_probe
 from facetrack.training.probe.render import Cutout, Painter
 from facetrack.training.probe.run import compile_report, measure_probe, read_table
 from facetrack.training.probe.scenes import HEIGHT, SCENES, WIDTH, Occluder, Scene, Swing, homographies, mapped
@@ -292,7 +294,8 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     choices = Choices(smooth="rts")
     with PaintedEngines()(choices) as engines:
-        report = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+        report, failures = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+    assert failures == report["failures"] == []
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert report["clips"][0]["false_tracks"] == report["total"]["false_tracks"] == 0
     assert len(read_table(tmp_path / "out/short.csv").frame) == 0
@@ -302,7 +305,7 @@ def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Pat
     list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
     choices = Choices(smooth="oneeuro", detect_every=3)
     with PaintedEngines()(choices) as engines:
-        report = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
+        report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
         assert report["models"] == models_that_run(engines)
         assert report["backend"] == engines.backend
     assert report["facetrack"] == __version__
@@ -321,17 +324,89 @@ def test_clips_that_do_not_know_their_seed_have_none(photos: Path, tmp_path: Pat
     assert read_clip(path.parent).seed is None
 
 
+def three_clips(photos: Path, folder: Path) -> Path:
+    """Clips a, b and c of nobody; b is going to be broken."""
+    list(make_probe(folder, Recipe(photos), [Scene(name, 5) for name in "abc"]))
+    return folder
+
+
+def without_end(clip: Path) -> None:
+    path = clip / "vid.avi"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def longer(clip: Path) -> None:
+    encode(clip / "vid.avi", painter(Scene("longer", 8)).frames(), 20)
+
+
+def of_a_list(clip: Path) -> None:
+    (clip / "probe.json").write_text("[]", encoding="utf-8")
+
+
+def of_no_rate(clip: Path) -> None:
+    (clip / "probe.json").write_text('{"frames": 5, "rate": null, "visible": []}', encoding="utf-8")
+
+
+def unfinished(clip: Path) -> None:
+    (clip / "probe.json").unlink()
+
+
+def without_video(clip: Path) -> None:
+    (clip / "probe.json").unlink()
+    (clip / "vid.avi").unlink()
+    (clip / "annot").mkdir()
+
+
+BREAK = [
+    (without_end, "b/vid.avi: "),
+    (longer, "b/vid.avi: wanted 5 frames, as its truth has, got 8; make the probe again"),
+    (of_a_list, "b/probe.json: wanted a JSON object, got a list; make the probe again"),
+    (of_no_rate, "b/probe.json: cannot be read: "),
+    (unfinished, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+    (without_video, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BREAK)
+def test_a_clip_that_cannot_be_measured_is_named_and_the_others_are_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], message: str
+) -> None:
+    probe = three_clips(photos, tmp_path / "probe")
+    spoil(probe / "b")
+    assert main(["probe", "run", str(probe), "--out", str(tmp_path / "out")], PaintedEngines()) == 3
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if "failed" in line]
+    assert line.startswith(f"facetrack: failed: {probe}/{message}")
+    assert [row.split()[0] for row in said.out.splitlines()[2:4]] == ["a", "c"]
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert [clip["name"] for clip in report["clips"]] == ["a", "c"]
+    assert [f"facetrack: failed: {clip['reason']}" for clip in report["failures"]] == [line]
+    assert report["failures"][0]["clip"] == "b"
+
+
+@pytest.mark.parametrize("spoil", [spoil for spoil, _ in BREAK])
+def test_a_probe_of_no_good_clip_is_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    spoil(tmp_path / "probe/short")
+    assert main(["probe", "run", str(tmp_path / "probe"), "--out", str(tmp_path / "out")], PaintedEngines()) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: ")]
+    assert re.match(r"facetrack: no clip could be (read|measured); the first: .*probe/short", line)
+    assert not (tmp_path / "out/report.json").exists()
+
+
 def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    clips, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
+    probe, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
     with PaintedEngines()(choices) as engines:
         for left in ("report.json", "short.csv", "short.json"):
             out.mkdir(exist_ok=True)
             (out / left).write_text("somebody's", encoding="utf-8")
             with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite, or choose another"):
-                measure_probe(clips, out, engines, choices)
+                measure_probe(probe, out, engines, choices)
             assert [file.name for file in out.iterdir()] == [left]
-            measure_probe(clips, out, engines, choices, overwrite=True)
+            measure_probe(probe, out, engines, choices, overwrite=True)
             assert (out / left).read_text(encoding="utf-8") != "somebody's"
             for file in out.iterdir():
                 file.unlink()

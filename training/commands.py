@@ -207,15 +207,18 @@ def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int,
 @click.pass_obj
 def run_probe(
     engines: OpenEngines, /, folder: Path, out: Path | None, overwrite: bool, as_json: bool, **options: Any
-) -> None:
+) -> int:
     """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
     from ..pipeline.open import Choices
     from .probe.clips import read_probe
     from .probe.run import measure_probe
     from .probe.table import report_as_table
 
-    clips, choices = read_probe(folder), Choices(**options)
+    found, choices = read_probe(folder), Choices(**options)
     announce_compilation()
     with engines(choices) as opened:
-        report = measure_probe(clips, out, opened, choices, overwrite=overwrite)
+        report, failures = measure_probe(found, out, opened, choices, overwrite=overwrite)
     click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))
+    for failure in failures:
+        say(f"facetrack: failed: {failure}")
+    return SOME_FAILED if failures else 0

@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ...pipeline.batch import Failure
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
 from ..datasets import read_pts_folder
@@ -25,6 +26,7 @@ from .render import Cutout, Painter
 from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
 POINTS = 68
+ABOUT = "probe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,26 @@ class Clip:
     truth: Float32
     visible: Float32
     seed: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The clip's own."""
+        return self.video.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is in a probe's folder.
+
+    Attributes:
+        folder: the probe's.
+        clips: at least one, by name.
+        failures: the clips that are not whole, and why.
+    """
+
+    folder: Path
+    clips: tuple[Clip, ...]
+    failures: tuple[Failure, ...] = ()
 
 
 def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) -> Iterator[Path]:
@@ -138,7 +160,7 @@ def _write(folder: Path, painter: Painter, seed: int) -> None:
     encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
     scene = {"scene": painter.scene.name, "seed": seed, "rate": RATE, "frames": painter.scene.frames}
     about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
-    (folder / "probe.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
@@ -152,16 +174,28 @@ def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
         container.mux(stream.encode(None))
 
 
-def read_probe(folder: Path) -> list[Clip]:
-    """All clips of a probe, by name.
+def read_probe(folder: Path) -> Probe:
+    """All clips of a probe, by name, and which of them cannot be read.
 
     Raises:
-        SourceError: there is none, or one is not complete.
+        SourceError: there is none that can be read.
     """
-    clips = [read_clip(about.parent) for about in sorted(folder.glob("*/probe.json"))]
+    clips, failures = [], []
+    for place in sorted(path for path in folder.glob("*") if _holds_clip(path)):
+        try:
+            clips.append(read_clip(place))
+        except SourceError as error:
+            failures.append(Failure(str(place), str(error)))
+    if failures and not clips:
+        raise SourceError(f"no clip could be read; the first: {failures[0]}")
     if not clips:
         raise SourceError(f"{folder}: no clips of a probe; make some with `facetrack probe make {folder} --photos DIR`")
-    return clips
+    return Probe(folder, tuple(clips), tuple(failures))
+
+
+def _holds_clip(folder: Path) -> bool:
+    """Whether it is a clip's, be it whole or not."""
+    return any((folder / name).exists() for name in (ABOUT, "vid.avi", "annot"))
 
 
 def read_clip(folder: Path) -> Clip:
@@ -170,13 +204,18 @@ def read_clip(folder: Path) -> Clip:
     Raises:
         SourceError: a file is missing or broken.
     """
+    path = folder / ABOUT
+    if not path.exists():
+        raise SourceError(f"{folder}: is not a whole clip, there is no {ABOUT}; remove it, or make the probe again")
     try:
-        about = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict):
+            raise SourceError(f"{path}: wanted a JSON object, got a {type(about).__name__}; make the probe again")
         frames, rate = int(about["frames"]), float(about["rate"])
         visible = np.array(about["visible"], np.float32).reshape(-1, frames)
         seed = about.get("seed")
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(f"{folder / 'probe.json'}: cannot be read: {error}; make the probe again") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; make the probe again") from error
     places = [folder / ("annot" if number == 1 else f"annot-{number}") for number in range(1, len(visible) + 1)]
     tracks = [_track(place, frames) for place in places]
     truth = np.array(tracks, np.float32).reshape(len(tracks), frames, POINTS, 2)

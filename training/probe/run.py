@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...pipeline.batch import track_all
+from ...pipeline.batch import Failure, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
@@ -23,39 +23,50 @@ from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
 from ...pipeline.tasks import Outputs
 from ...tracker.errors import SinkError, SourceError
-from .clips import POINTS, Clip
+from .clips import POINTS, Clip, Probe
 from .score import TrackedClip, mota_idf1, score
 
 
 def measure_probe(
-    clips: Sequence[Clip], out: Path | None, engines: Engines, choices: Choices, *, overwrite: bool = False
-) -> dict[str, Any]:
+    probe: Probe, out: Path | None, engines: Engines, choices: Choices, *, overwrite: bool = False
+) -> tuple[dict[str, Any], list[Failure]]:
     """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
 
     Args:
-        clips: of `clips.read_probe`.
+        probe: of `clips.read_probe`.
         out: keeps the tables and `report.json`; None: nothing is kept.
         engines, choices: as for a batch.
         overwrite: replace what is in out.
+    Returns:
+        The report, and the clips that are not measured.
     Raises:
-        SourceError: a clip could not be tracked.
+        SourceError: no clip could be measured.
         SinkError: out cannot be written, or holds what must not be overwritten.
     """
+    failures, results = list(probe.failures), []
     if out is not None and not overwrite:
-        _refuse_replacing(clips, out)
+        _refuse_replacing(probe.clips, out)
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
-        results = list(_tracked(clips, out or Path(passing), engines))
-    report = compile_report(results, _origin(clips, engines, choices))
+        outputs = Outputs(out or Path(passing), columns=TableOptions(raw=True), existing="overwrite")
+        for clip in probe.clips:
+            try:
+                results.append((clip, _tracked(clip, outputs, engines)))
+            except SourceError as error:
+                failures.append(Failure(str(clip.folder), str(error)))
+    failures.sort(key=lambda failure: failure.what)
+    if not results:
+        raise SourceError(f"no clip could be measured; the first: {failures[0]}")
+    report = compile_report(results, _origin(probe, engines, choices), failures)
     if out is not None:
         atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
-    return report
+    return report, failures
 
 
-def _origin(clips: Sequence[Clip], engines: Engines, choices: Choices) -> dict[str, Any]:
+def _origin(probe: Probe, engines: Engines, choices: Choices) -> dict[str, Any]:
     """What the scores depend on, beside each clip's seed, as in an evaluation's report."""
     return {
         "facetrack": __version__,
-        "folder": clips[0].video.parent.parent.name,
+        "folder": probe.folder.name,
         "settings": asdict(choices),
         "models": models_that_run(engines),
         "backend": engines.backend,
@@ -72,14 +83,22 @@ def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
         raise SinkError(f"{exist_already(existing)}; add --overwrite, or choose another --out")
 
 
-def _tracked(clips: Sequence[Clip], out: Path, engines: Engines) -> Iterator[tuple[Clip, TrackedClip]]:
-    outputs = Outputs(out, columns=TableOptions(raw=True), existing="overwrite")
-    for clip in clips:
-        task = Task(str(clip.video), clip.name)
-        failures = track_all([task], outputs, engines, NoProgress())
-        if failures:
-            raise SourceError(str(failures[0]))
-        yield clip, read_table(outputs.table(task))
+def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
+    """What the table of a clip holds, once it is written.
+
+    Raises:
+        SourceError: the clip could not be tracked, or its truth is of another number of frames.
+    """
+    task = Task(str(clip.video), clip.name)
+    failures = track_all([task], outputs, engines, NoProgress())
+    if failures:
+        raise SourceError(str(failures[0]))
+    tracked, frames = read_table(outputs.table(task)), clip.visible.shape[1]
+    if tracked.frames != frames:
+        raise SourceError(
+            f"{clip.video}: wanted {frames} frames, as its truth has, got {tracked.frames}; make the probe again"
+        )
+    return tracked
 
 
 def read_table(path: Path) -> TrackedClip:
@@ -92,6 +111,7 @@ def read_table(path: Path) -> TrackedClip:
         with path.open(encoding="utf-8", newline="") as file:
             names, *lines = csv.reader(file)
         column = {name: i for i, name in enumerate(names)}
+        frames = len({line[column["frame"]] for line in lines})
         lines = [line for line in lines if line[column["face_id"]]]
         return TrackedClip(
             frame=np.array([int(line[column["frame"]]) - 1 for line in lines], np.int64),
@@ -99,6 +119,7 @@ def read_table(path: Path) -> TrackedClip:
             measured=np.array([line[column["success"]] == "1" for line in lines], bool),
             xy=_points(lines, column, "x", "y"),
             raw=_points(lines, column, "xr", "yr"),
+            frames=frames,
         )
     except (OSError, KeyError, ValueError) as error:
         raise SourceError(f"{path}: not a table of facetrack with --raw: {error}") from error
@@ -110,14 +131,17 @@ def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> n
     return np.array(cells, np.float32).reshape(-1, POINTS, 2)
 
 
-def compile_report(results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any]) -> dict[str, Any]:
+def compile_report(
+    results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any], failures: Sequence[Failure] = ()
+) -> dict[str, Any]:
     """Everything measured, behind what it depends on, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
     scores = [score(clip, tracked) for clip, tracked in results]
     mota, idf1 = _mota_idf1(results)
     counts = ("wanted_face_frames", "lost_face_frames", "switches", "false_tracks", "false_rows")
     total = {name: sum(getattr(s, name) for s in scores) for name in counts} | {"mota": mota, "idf1": idf1}
     told = [{"seed": clip.seed, **s.table()} for (clip, _), s in zip(results, scores, strict=True)]
-    return {**origin, "total": total, "clips": told}
+    failed = [{"clip": Path(failure.what).name, "reason": failure.reason} for failure in failures]
+    return {**origin, "total": total, "clips": told, "failures": failed}
 
 
 def _mota_idf1(results: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float | None, float | None]:
