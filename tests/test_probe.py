@@ -12,7 +12,8 @@ import av
 import cv2
 import numpy as np
 import pytest
-from fakes_pipeline import PaintedEngines
+from fakes import PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedEngines
 
 from facetrack import __version__
 from facetrack.cli import main
@@ -403,13 +404,79 @@ def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: 
         for left in ("report.json", "short.csv", "short.json"):
             out.mkdir(exist_ok=True)
             (out / left).write_text("somebody's", encoding="utf-8")
-            with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite, or choose another"):
+            with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite or --resume, or choose"):
                 measure_probe(probe, out, engines, choices)
             assert [file.name for file in out.iterdir()] == [left]
-            measure_probe(probe, out, engines, choices, overwrite=True)
+            measure_probe(probe, out, engines, choices, "overwrite")
             assert (out / left).read_text(encoding="utf-8") != "somebody's"
             for file in out.iterdir():
                 file.unlink()
+
+
+@pytest.fixture
+def with_faces(photos: Path, tmp_path: Path) -> Path:
+    """Clips a, b and c, each with a painted face that its truth does not know."""
+    probe, source = three_clips(photos, tmp_path / "probe"), PaintedSource(count=5, shape=(HEIGHT, WIDTH))
+    for name in "abc":
+        encode(probe / name / "vid.avi", (source.picture(index) for index in range(5)), 18)
+    return probe
+
+
+def crops(probe: Path, out: Path, *words: str, interrupted: int | None = None) -> int:
+    """How many crops were measured by a run, which is interrupted at that crop."""
+    backend = PaintedBackend(failing={} if interrupted is None else {interrupted: KeyboardInterrupt()})
+    code = main(["probe", "run", str(probe), "--out", str(out), *words], PaintedEngines(backend))
+    assert code == (0 if interrupted is None else 130)
+    return backend.calls
+
+
+def test_an_interrupted_run_goes_on_with_the_clips_that_are_missing(with_faces: Path, tmp_path: Path) -> None:
+    a_clip, odd = divmod(crops(with_faces, tmp_path / "whole"), 3)
+    assert a_clip > 1
+    assert not odd
+    crops(with_faces, tmp_path / "out", interrupted=a_clip + 1)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.csv", "a.json"}
+    assert crops(with_faces, tmp_path / "out", "--resume") == 2 * a_clip
+    reports = [(tmp_path / name / "report.json").read_text(encoding="utf-8") for name in ("whole", "out")]
+    assert reports[0] == reports[1]
+    assert crops(with_faces, tmp_path / "out", "--resume", "--smooth", "none") == 3 * a_clip
+
+
+def test_no_report_lies_beside_tables_that_it_is_not_of(with_faces: Path, tmp_path: Path) -> None:
+    a_clip = crops(with_faces, tmp_path / "out") // 3
+    crops(with_faces, tmp_path / "out", "--overwrite", "--smooth", "none", interrupted=a_clip + 1)
+    assert not (tmp_path / "out/report.json").exists()
+
+
+@pytest.mark.parametrize("content", ["mine", "[]", '{"total": 3}'])
+def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Path, content: str) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    report, choices = tmp_path / "out/report.json", Choices()
+    report.parent.mkdir()
+    report.write_text(content, encoding="utf-8")
+    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "resume")
+    assert report.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--resume",), "--resume goes on in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
+)
+def test_going_on_needs_a_folder_and_no_beginning_anew(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "run", "probe", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_that_cannot_be_removed_is_told_before_the_work(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    (tmp_path / "out/report.json").mkdir(parents=True)
+    choices = Choices()
+    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match=r"report\.json: cannot be removed"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "overwrite")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
 
 
 def test_the_table_names_every_clip_and_what_is_missing() -> None:

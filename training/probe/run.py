@@ -18,25 +18,27 @@ from ...pipeline.batch import Failure, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import atomic_write_text, exist_already
+from ...pipeline.part_file import atomic_write_text, exist_already, make_folder
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
-from ...pipeline.tasks import Outputs
+from ...pipeline.tasks import Existing, Outputs
 from ...tracker.errors import SinkError, SourceError
 from .clips import POINTS, Clip, Probe
 from .score import TrackedClip, mota_idf1, score
 
+REPORT = "report.json"
+
 
 def measure_probe(
-    probe: Probe, out: Path | None, engines: Engines, choices: Choices, *, overwrite: bool = False
+    probe: Probe, out: Path | None, engines: Engines, choices: Choices, existing: Existing = "refuse"
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
 
     Args:
         probe: of `clips.read_probe`.
-        out: keeps the tables and `report.json`; None: nothing is kept.
+        out: keeps the tables, and `report.json` beside those that it is of; None: nothing is kept.
         engines, choices: as for a batch.
-        overwrite: replace what is in out.
+        existing: what to do about what is in out; "resume" takes the tables that are complete, as a batch does.
     Returns:
         The report, and the clips that are not measured.
     Raises:
@@ -44,10 +46,11 @@ def measure_probe(
         SinkError: out cannot be written, or holds what must not be overwritten.
     """
     failures, results = list(probe.failures), []
-    if out is not None and not overwrite:
-        _refuse_replacing(probe.clips, out)
+    if out is not None:
+        _make_room(probe.clips, out, existing)
+    tables: Existing = "resume" if existing == "resume" else "overwrite"  # where one may not be there, none is
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
-        outputs = Outputs(out or Path(passing), columns=TableOptions(raw=True), existing="overwrite")
+        outputs = Outputs(out or Path(passing), columns=TableOptions(raw=True), existing=tables)
         for clip in probe.clips:
             try:
                 results.append((clip, _tracked(clip, outputs, engines)))
@@ -58,7 +61,7 @@ def measure_probe(
         raise SourceError(f"no clip could be measured; the first: {failures[0]}")
     report = compile_report(results, _origin(probe, engines, choices), failures)
     if out is not None:
-        atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
+        atomic_write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
     return report, failures
 
 
@@ -74,13 +77,36 @@ def _origin(probe: Probe, engines: Engines, choices: Choices) -> dict[str, Any]:
     }
 
 
-def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
-    """Find out before anything is tracked."""
-    outputs = Outputs(out)
-    files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
-    existing = [file for file in (*files, out / "report.json") if file.exists()]
-    if existing:
-        raise SinkError(f"{exist_already(existing)}; add --overwrite, or choose another --out")
+def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
+    """Find out before anything is tracked what must not be replaced, and remove the report on the tables that will be.
+
+    Raises:
+        SinkError: something must not be replaced, or out cannot be written.
+    """
+    outputs, report = Outputs(out), out / REPORT
+    if existing == "refuse":
+        files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
+        found = [file for file in (*files, report) if file.exists()]
+        if found:
+            raise SinkError(f"{exist_already(found)}; add --overwrite or --resume, or choose another --out")
+    make_folder(out)
+    if existing == "resume" and report.exists() and not _is_ours(report):
+        raise SinkError(
+            f"{report}: was not written by `facetrack probe run`, and --resume replaces nothing else; move it, choose "
+            "another --out, or have it replaced with --overwrite"
+        )
+    try:
+        report.unlink(missing_ok=True)
+    except OSError as error:
+        raise SinkError(f"{report}: cannot be removed: {error.strerror or error}; choose another --out") from error
+
+
+def _is_ours(report: Path) -> bool:
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"facetrack", "total", "clips"}
 
 
 def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
