@@ -2,14 +2,16 @@
 
 One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
 Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, and how much of each face
-can be seen.
+can be seen. A clip is made in a folder NAME.part, which gets its name when it is whole.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import av
 import numpy as np
 
 from ...pipeline.batch import Failure
+from ...pipeline.part_file import part_of
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
 from ..datasets import read_pts_folder
@@ -27,6 +30,7 @@ from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
 POINTS = 68
 ABOUT = "probe.json"
+PART = ".part"  # of a clip that is not finished, see `part_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,7 @@ def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) ->
     """Make the clips, one after the other.
 
     Args:
-        folder: gets a folder for each clip; must be empty or missing.
+        folder: gets a folder for each clip; must be missing, or empty but for what an interruption has left of a clip.
         recipe: what to make.
         table: of the scenes that there are.
     Yields:
@@ -119,18 +123,36 @@ def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) ->
         raise SourceError(
             f"{recipe.photographs}: wanted at least {most} usable faces of {POINTS} points, got {len(heads)}"
         )
-    if folder.exists() and any(folder.iterdir()):
-        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+    _make_room(folder)
     for scene in scenes:
         for copy in range(recipe.copies):
             rng = np.random.default_rng([recipe.seed, zlib.crc32(scene.name.encode()), copy])
             chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
             name = f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name
             try:
-                _write(folder / name, Painter(scene, chosen, rng), recipe.seed)
+                _write_whole(folder / name, Painter(scene, chosen, rng), recipe.seed)
             except OSError as error:
                 raise SinkError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
             yield folder / name
+
+
+def _make_room(folder: Path) -> None:
+    """Find out before the work what is in the folder, and remove what an interruption has left of a clip."""
+    found = list(folder.iterdir()) if folder.exists() else []
+    if not all(_is_half(path) for path in found):
+        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+    for half in found:
+        try:
+            shutil.rmtree(half)
+        except OSError as error:
+            raise SinkError(f"{half}: cannot be removed: {error.strerror or error}") from error
+
+
+def _is_half(path: Path) -> bool:
+    """Whether it is a clip that was not finished, and nothing else."""
+    if path.suffix != PART or not path.is_dir():
+        return False
+    return all(file.name in ("vid.avi", ABOUT) or file.name.startswith("annot") for file in path.iterdir())
 
 
 def read_heads(folder: Path) -> list[Cutout]:
@@ -147,6 +169,18 @@ def read_heads(folder: Path) -> list[Cutout]:
             if (points >= 0).all() and (points <= (width - 1, height - 1)).all():
                 heads.append(Cutout(sample.bgr(), points))
     return heads
+
+
+def _write_whole(folder: Path, painter: Painter, seed: int) -> None:
+    """Write a clip, or nothing."""
+    part = part_of(folder)
+    try:
+        _write(part, painter, seed)
+        part.rename(folder)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(part)
+        raise
 
 
 def _write(folder: Path, painter: Painter, seed: int) -> None:
@@ -205,8 +239,9 @@ def read_clip(folder: Path) -> Clip:
         SourceError: a file is missing or broken.
     """
     path = folder / ABOUT
-    if not path.exists():
-        raise SourceError(f"{folder}: is not a whole clip, there is no {ABOUT}; remove it, or make the probe again")
+    if folder.suffix == PART or not path.exists():
+        what = "its making was interrupted" if folder.suffix == PART else f"there is no {ABOUT}"
+        raise SourceError(f"{folder}: is not a whole clip, {what}; remove it, or make the probe again")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(about, dict):
