@@ -522,6 +522,16 @@ def test_the_table_names_every_clip_and_what_is_missing() -> None:
     assert "60 of 120 face-frames lost, 0 switches, 0 false tracks, 0 false rows" in table
 
 
+def test_clips_of_nobody_and_a_library_that_is_missing_are_told_apart() -> None:
+    nobody = replace(clip(), visible=np.zeros((1, 60), np.float32))
+    empty = report_as_table(compile_report([(nobody, tracked(nobody, [[-1] * 60]))], {}))
+    assert empty.endswith("0 false rows; no face is plain to see, so there is no MOTA")
+    of = clip()
+    report = compile_report([(of, tracked(of, [[0] * 60]))], {})
+    report["total"] |= {"mota": None, "idf1": None}  # as without py-motmetrics
+    assert report_as_table(report).endswith('; for MOTA and IDF1: pip install "facetrack[eval]"')
+
+
 def test_the_reports_errors_are_per_cent_as_its_tables_are() -> None:
     of = clip()
     report = compile_report([(of, tracked(of, [[0] * 59 + [-1]], offset=3.0))], {})

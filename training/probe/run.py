@@ -160,7 +160,10 @@ def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> n
 def compile_report(
     results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any], failures: Sequence[Failure] = ()
 ) -> dict[str, Any]:
-    """Everything measured, behind what it depends on, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
+    """Everything measured, behind what it depends on, in JSON's types.
+
+    MOTA is None where no face is plain to see, which is where "wanted_face_frames" is 0, or without py-motmetrics.
+    """
     scores = [score(clip, tracked) for clip, tracked in results]
     mota, idf1 = _mota_idf1(results)
     counts = ("wanted_face_frames", "lost_face_frames", "switches", "false_tracks", "false_rows")
