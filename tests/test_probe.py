@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,14 +12,16 @@ import av
 import cv2
 import numpy as np
 import pytest
-from fakes_pipeline import PaintedEngines
+from fakes import PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedEngines
 
 from facetrack import __version__
+from facetrack.cli import main
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.sidecar import models_that_run
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
-from facetrack.training.probe.clips import Clip, Recipe, make_probe, read_clip, read_probe
+from facetrack.training.probe.clips import Clip, Recipe, encode, make_probe, read_clip, read_probe
 from facetrack.training.probe.render import Cutout, Painter
 from facetrack.training.probe.run import compile_report, measure_probe, read_table
 from facetrack.training.probe.scenes import HEIGHT, SCENES, WIDTH, Occluder, Scene, Swing, homographies, mapped
@@ -185,6 +188,36 @@ def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
         read_probe(tmp_path)
 
 
+def test_a_clip_has_its_name_only_when_it_is_whole(photos: Path, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Interrupted(Way):
+        def pose(self, frames: np.ndarray) -> np.ndarray:
+            if len(frames) == 2 and frames.mean() > 1:  # the exposure of the third picture
+                seen.extend(sorted(path.name for path in tmp_path.iterdir()))
+                raise KeyboardInterrupt
+            return super().pose(frames)
+
+    scenes = [*SHORT, Scene("long", 9, (Interrupted(((0, 320, 240, 150),)),))]
+    with pytest.raises(KeyboardInterrupt):
+        list(make_probe(tmp_path, Recipe(photos), scenes))
+    assert seen == ["long.part", "short"]
+    assert [path.name for path in tmp_path.iterdir()] == ["short"]
+
+
+def test_what_a_killed_run_has_left_of_a_clip_gives_way_and_nothing_else_does(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "long.part/annot").mkdir(parents=True)
+    (tmp_path / "long.part/vid.avi").touch()
+    (tmp_path / "mine.part").mkdir()
+    (tmp_path / "mine.part/thesis").touch()
+    with pytest.raises(SinkError, match="not empty"):
+        list(make_probe(tmp_path, Recipe(photos), SHORT))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["long.part", "mine.part"]
+    (tmp_path / "mine.part/thesis").unlink()
+    list(make_probe(tmp_path, Recipe(photos), SHORT))
+    assert [path.name for path in tmp_path.iterdir()] == ["short"]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -292,7 +325,8 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     choices = Choices(smooth="rts")
     with PaintedEngines()(choices) as engines:
-        report = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+        report, failures = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+    assert failures == report["failures"] == []
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert report["clips"][0]["false_tracks"] == report["total"]["false_tracks"] == 0
     assert len(read_table(tmp_path / "out/short.csv").frame) == 0
@@ -302,7 +336,7 @@ def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Pat
     list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
     choices = Choices(smooth="oneeuro", detect_every=3)
     with PaintedEngines()(choices) as engines:
-        report = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
+        report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
         assert report["models"] == models_that_run(engines)
         assert report["backend"] == engines.backend
     assert report["facetrack"] == __version__
@@ -321,20 +355,163 @@ def test_clips_that_do_not_know_their_seed_have_none(photos: Path, tmp_path: Pat
     assert read_clip(path.parent).seed is None
 
 
+def three_clips(photos: Path, folder: Path) -> Path:
+    """Clips a, b and c of nobody; b is going to be broken."""
+    list(make_probe(folder, Recipe(photos), [Scene(name, 5) for name in "abc"]))
+    return folder
+
+
+def without_end(clip: Path) -> None:
+    path = clip / "vid.avi"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def longer(clip: Path) -> None:
+    encode(clip / "vid.avi", painter(Scene("longer", 8)).frames(), 20)
+
+
+def of_a_list(clip: Path) -> None:
+    (clip / "probe.json").write_text("[]", encoding="utf-8")
+
+
+def of_no_rate(clip: Path) -> None:
+    (clip / "probe.json").write_text('{"frames": 5, "rate": null, "visible": []}', encoding="utf-8")
+
+
+def unfinished(clip: Path) -> None:
+    (clip / "probe.json").unlink()
+
+
+def without_video(clip: Path) -> None:
+    (clip / "probe.json").unlink()
+    (clip / "vid.avi").unlink()
+    (clip / "annot").mkdir()
+
+
+def half_made(clip: Path) -> None:
+    clip.rename(f"{clip}.part")
+
+
+BREAK = [
+    (half_made, "b.part: is not a whole clip, its making was interrupted; remove it, or make the probe again"),
+    (without_end, "b/vid.avi: "),
+    (longer, "b/vid.avi: wanted 5 frames, as its truth has, got 8; make the probe again"),
+    (of_a_list, "b/probe.json: wanted a JSON object, got a list; make the probe again"),
+    (of_no_rate, "b/probe.json: cannot be read: "),
+    (unfinished, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+    (without_video, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BREAK)
+def test_a_clip_that_cannot_be_measured_is_named_and_the_others_are_measured(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], message: str
+) -> None:
+    probe = three_clips(photos, tmp_path / "probe")
+    spoil(probe / "b")
+    assert main(["probe", "run", str(probe), "--out", str(tmp_path / "out")], PaintedEngines()) == 3
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if "failed" in line]
+    assert line.startswith(f"facetrack: failed: {probe}/{message}")
+    assert [row.split()[0] for row in said.out.splitlines()[2:4]] == ["a", "c"]
+    report = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))
+    assert [clip["name"] for clip in report["clips"]] == ["a", "c"]
+    assert [f"facetrack: failed: {clip['reason']}" for clip in report["failures"]] == [line]
+    assert report["failures"][0]["clip"] in ("b", "b.part")
+
+
+@pytest.mark.parametrize("spoil", [spoil for spoil, _ in BREAK])
+def test_a_probe_of_no_good_clip_is_one_line(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    spoil(tmp_path / "probe/short")
+    assert main(["probe", "run", str(tmp_path / "probe"), "--out", str(tmp_path / "out")], PaintedEngines()) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: ")]
+    assert re.match(r"facetrack: no clip could be (read|measured); the first: .*probe/short", line)
+    assert not (tmp_path / "out/report.json").exists()
+
+
 def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    clips, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
+    probe, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
     with PaintedEngines()(choices) as engines:
         for left in ("report.json", "short.csv", "short.json"):
             out.mkdir(exist_ok=True)
             (out / left).write_text("somebody's", encoding="utf-8")
-            with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite, or choose another"):
-                measure_probe(clips, out, engines, choices)
+            with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite or --resume, or choose"):
+                measure_probe(probe, out, engines, choices)
             assert [file.name for file in out.iterdir()] == [left]
-            measure_probe(clips, out, engines, choices, overwrite=True)
+            measure_probe(probe, out, engines, choices, "overwrite")
             assert (out / left).read_text(encoding="utf-8") != "somebody's"
             for file in out.iterdir():
                 file.unlink()
+
+
+@pytest.fixture
+def with_faces(photos: Path, tmp_path: Path) -> Path:
+    """Clips a, b and c, each with a painted face that its truth does not know."""
+    probe, source = three_clips(photos, tmp_path / "probe"), PaintedSource(count=5, shape=(HEIGHT, WIDTH))
+    for name in "abc":
+        encode(probe / name / "vid.avi", (source.picture(index) for index in range(5)), 18)
+    return probe
+
+
+def crops(probe: Path, out: Path, *words: str, interrupted: int | None = None) -> int:
+    """How many crops were measured by a run, which is interrupted at that crop."""
+    backend = PaintedBackend(failing={} if interrupted is None else {interrupted: KeyboardInterrupt()})
+    code = main(["probe", "run", str(probe), "--out", str(out), *words], PaintedEngines(backend))
+    assert code == (0 if interrupted is None else 130)
+    return backend.calls
+
+
+def test_an_interrupted_run_goes_on_with_the_clips_that_are_missing(with_faces: Path, tmp_path: Path) -> None:
+    a_clip, odd = divmod(crops(with_faces, tmp_path / "whole"), 3)
+    assert a_clip > 1
+    assert not odd
+    crops(with_faces, tmp_path / "out", interrupted=a_clip + 1)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"a.csv", "a.json"}
+    assert crops(with_faces, tmp_path / "out", "--resume") == 2 * a_clip
+    reports = [(tmp_path / name / "report.json").read_text(encoding="utf-8") for name in ("whole", "out")]
+    assert reports[0] == reports[1]
+    assert crops(with_faces, tmp_path / "out", "--resume", "--smooth", "none") == 3 * a_clip
+
+
+def test_no_report_lies_beside_tables_that_it_is_not_of(with_faces: Path, tmp_path: Path) -> None:
+    a_clip = crops(with_faces, tmp_path / "out") // 3
+    crops(with_faces, tmp_path / "out", "--overwrite", "--smooth", "none", interrupted=a_clip + 1)
+    assert not (tmp_path / "out/report.json").exists()
+
+
+@pytest.mark.parametrize("content", ["mine", "[]", '{"total": 3}'])
+def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Path, content: str) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    report, choices = tmp_path / "out/report.json", Choices()
+    report.parent.mkdir()
+    report.write_text(content, encoding="utf-8")
+    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "resume")
+    assert report.read_text(encoding="utf-8") == content
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [(("--resume",), "--resume goes on in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
+)
+def test_going_on_needs_a_folder_and_no_beginning_anew(
+    words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "run", "probe", *words]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_report_that_cannot_be_removed_is_told_before_the_work(photos: Path, tmp_path: Path) -> None:
+    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
+    (tmp_path / "out/report.json").mkdir(parents=True)
+    choices = Choices()
+    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match=r"report\.json: cannot be removed"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "overwrite")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
 
 
 def test_the_table_names_every_clip_and_what_is_missing() -> None:
@@ -343,6 +520,16 @@ def test_the_table_names_every_clip_and_what_is_missing() -> None:
     assert "60/120" in table
     assert "never" in table
     assert "60 of 120 face-frames lost, 0 switches, 0 false tracks, 0 false rows" in table
+
+
+def test_clips_of_nobody_and_a_library_that_is_missing_are_told_apart() -> None:
+    nobody = replace(clip(), visible=np.zeros((1, 60), np.float32))
+    empty = report_as_table(compile_report([(nobody, tracked(nobody, [[-1] * 60]))], {}))
+    assert empty.endswith("0 false rows; no face is plain to see, so there is no MOTA")
+    of = clip()
+    report = compile_report([(of, tracked(of, [[0] * 60]))], {})
+    report["total"] |= {"mota": None, "idf1": None}  # as without py-motmetrics
+    assert report_as_table(report).endswith('; for MOTA and IDF1: pip install "facetrack[eval]"')
 
 
 def test_the_reports_errors_are_per_cent_as_its_tables_are() -> None:

@@ -15,6 +15,7 @@ from ..tracker.errors import BackendError
 
 if TYPE_CHECKING:
     from ..pipeline.open import OpenEngines
+    from ..pipeline.tasks import Existing
 
 
 @click.command()
@@ -201,22 +202,37 @@ def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int,
 @opt.folder
 @click.option("--out", type=opt.PATH, metavar="DIR", help="Keep the tables and report.json there.")
 @opt.overwrite
+@click.option("--resume", is_flag=True, help="Take the tables that a former run has finished.")
 @opt.as_json
 @opt.tracking
 @opt.smooth_recording
 @opt.talk
 @click.pass_obj
 def run_probe(
-    engines: OpenEngines, /, folder: Path, out: Path | None, overwrite: bool, as_json: bool, **options: Any
-) -> None:
+    engines: OpenEngines,
+    /,
+    folder: Path,
+    out: Path | None,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    **options: Any,
+) -> int:
     """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
+    opt.refuse_both(overwrite=overwrite, resume=resume)
+    if resume and out is None:
+        raise click.UsageError("--resume goes on in the folder of --out: give that, too")
     from ..pipeline.open import Choices
     from .probe.clips import read_probe
     from .probe.run import measure_probe
     from .probe.table import report_as_table
 
-    clips, choices = read_probe(folder), Choices(**options)
+    existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
+    found, choices = read_probe(folder), Choices(**options)
     announce_compilation()
     with engines(choices) as opened:
-        report = measure_probe(clips, out, opened, choices, overwrite=overwrite)
+        report, failures = measure_probe(found, out, opened, choices, existing)
     click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))
+    for failure in failures:
+        say(f"facetrack: failed: {failure}")
+    return SOME_FAILED if failures else 0

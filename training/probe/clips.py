@@ -2,20 +2,24 @@
 
 One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
 Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, and how much of each face
-can be seen.
+can be seen. A clip is made in a folder NAME.part, which gets its name when it is whole.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 
+from ...pipeline.batch import Failure
+from ...pipeline.part_file import part_of
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
 from ..datasets import read_pts_folder
@@ -25,6 +29,8 @@ from .render import Cutout, Painter
 from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
 POINTS = 68
+ABOUT = "probe.json"
+PART = ".part"  # of a clip that is not finished, see `part_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +82,32 @@ class Clip:
     visible: Float32
     seed: int | None = None
 
+    @property
+    def folder(self) -> Path:
+        """The clip's own."""
+        return self.video.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What is in a probe's folder.
+
+    Attributes:
+        folder: the probe's.
+        clips: at least one, by name.
+        failures: the clips that are not whole, and why.
+    """
+
+    folder: Path
+    clips: tuple[Clip, ...]
+    failures: tuple[Failure, ...] = ()
+
 
 def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) -> Iterator[Path]:
     """Make the clips, one after the other.
 
     Args:
-        folder: gets a folder for each clip; must be empty or missing.
+        folder: gets a folder for each clip; must be missing, or empty but for what an interruption has left of a clip.
         recipe: what to make.
         table: of the scenes that there are.
     Yields:
@@ -97,18 +123,36 @@ def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) ->
         raise SourceError(
             f"{recipe.photographs}: wanted at least {most} usable faces of {POINTS} points, got {len(heads)}"
         )
-    if folder.exists() and any(folder.iterdir()):
-        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+    _make_room(folder)
     for scene in scenes:
         for copy in range(recipe.copies):
             rng = np.random.default_rng([recipe.seed, zlib.crc32(scene.name.encode()), copy])
             chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
             name = f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name
             try:
-                _write(folder / name, Painter(scene, chosen, rng), recipe.seed)
+                _write_whole(folder / name, Painter(scene, chosen, rng), recipe.seed)
             except OSError as error:
                 raise SinkError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
             yield folder / name
+
+
+def _make_room(folder: Path) -> None:
+    """Find out before the work what is in the folder, and remove what an interruption has left of a clip."""
+    found = list(folder.iterdir()) if folder.exists() else []
+    if not all(_is_half(path) for path in found):
+        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+    for half in found:
+        try:
+            shutil.rmtree(half)
+        except OSError as error:
+            raise SinkError(f"{half}: cannot be removed: {error.strerror or error}") from error
+
+
+def _is_half(path: Path) -> bool:
+    """Whether it is a clip that was not finished, and nothing else."""
+    if path.suffix != PART or not path.is_dir():
+        return False
+    return all(file.name in ("vid.avi", ABOUT) or file.name.startswith("annot") for file in path.iterdir())
 
 
 def read_heads(folder: Path) -> list[Cutout]:
@@ -127,6 +171,18 @@ def read_heads(folder: Path) -> list[Cutout]:
     return heads
 
 
+def _write_whole(folder: Path, painter: Painter, seed: int) -> None:
+    """Write a clip, or nothing."""
+    part = part_of(folder)
+    try:
+        _write(part, painter, seed)
+        part.rename(folder)
+    except BaseException:
+        with suppress(OSError):
+            shutil.rmtree(part)
+        raise
+
+
 def _write(folder: Path, painter: Painter, seed: int) -> None:
     folder.mkdir(parents=True)
     truth = painter.truth()
@@ -138,7 +194,7 @@ def _write(folder: Path, painter: Painter, seed: int) -> None:
     encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
     scene = {"scene": painter.scene.name, "seed": seed, "rate": RATE, "frames": painter.scene.frames}
     about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
-    (folder / "probe.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
 
 def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
@@ -152,16 +208,28 @@ def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
         container.mux(stream.encode(None))
 
 
-def read_probe(folder: Path) -> list[Clip]:
-    """All clips of a probe, by name.
+def read_probe(folder: Path) -> Probe:
+    """All clips of a probe, by name, and which of them cannot be read.
 
     Raises:
-        SourceError: there is none, or one is not complete.
+        SourceError: there is none that can be read.
     """
-    clips = [read_clip(about.parent) for about in sorted(folder.glob("*/probe.json"))]
+    clips, failures = [], []
+    for place in sorted(path for path in folder.glob("*") if _holds_clip(path)):
+        try:
+            clips.append(read_clip(place))
+        except SourceError as error:
+            failures.append(Failure(str(place), str(error)))
+    if failures and not clips:
+        raise SourceError(f"no clip could be read; the first: {failures[0]}")
     if not clips:
         raise SourceError(f"{folder}: no clips of a probe; make some with `facetrack probe make {folder} --photos DIR`")
-    return clips
+    return Probe(folder, tuple(clips), tuple(failures))
+
+
+def _holds_clip(folder: Path) -> bool:
+    """Whether it is a clip's, be it whole or not."""
+    return any((folder / name).exists() for name in (ABOUT, "vid.avi", "annot"))
 
 
 def read_clip(folder: Path) -> Clip:
@@ -170,13 +238,19 @@ def read_clip(folder: Path) -> Clip:
     Raises:
         SourceError: a file is missing or broken.
     """
+    path = folder / ABOUT
+    if folder.suffix == PART or not path.exists():
+        what = "its making was interrupted" if folder.suffix == PART else f"there is no {ABOUT}"
+        raise SourceError(f"{folder}: is not a whole clip, {what}; remove it, or make the probe again")
     try:
-        about = json.loads((folder / "probe.json").read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(about, dict):
+            raise SourceError(f"{path}: wanted a JSON object, got a {type(about).__name__}; make the probe again")
         frames, rate = int(about["frames"]), float(about["rate"])
         visible = np.array(about["visible"], np.float32).reshape(-1, frames)
         seed = about.get("seed")
-    except (OSError, ValueError, KeyError) as error:
-        raise SourceError(f"{folder / 'probe.json'}: cannot be read: {error}; make the probe again") from error
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; make the probe again") from error
     places = [folder / ("annot" if number == 1 else f"annot-{number}") for number in range(1, len(visible) + 1)]
     tracks = [_track(place, frames) for place in places]
     truth = np.array(tracks, np.float32).reshape(len(tracks), frames, POINTS, 2)

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,48 +14,62 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ...pipeline.batch import track_all
+from ...pipeline.batch import Failure, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import atomic_write_text, exist_already
+from ...pipeline.part_file import atomic_write_text, exist_already, make_folder
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
-from ...pipeline.tasks import Outputs
+from ...pipeline.tasks import Existing, Outputs
 from ...tracker.errors import SinkError, SourceError
-from .clips import POINTS, Clip
+from .clips import POINTS, Clip, Probe
 from .score import TrackedClip, mota_idf1, score
+
+REPORT = "report.json"
 
 
 def measure_probe(
-    clips: Sequence[Clip], out: Path | None, engines: Engines, choices: Choices, *, overwrite: bool = False
-) -> dict[str, Any]:
+    probe: Probe, out: Path | None, engines: Engines, choices: Choices, existing: Existing = "refuse"
+) -> tuple[dict[str, Any], list[Failure]]:
     """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
 
     Args:
-        clips: of `clips.read_probe`.
-        out: keeps the tables and `report.json`; None: nothing is kept.
+        probe: of `clips.read_probe`.
+        out: keeps the tables, and `report.json` beside those that it is of; None: nothing is kept.
         engines, choices: as for a batch.
-        overwrite: replace what is in out.
+        existing: what to do about what is in out; "resume" takes the tables that are complete, as a batch does.
+    Returns:
+        The report, and the clips that are not measured.
     Raises:
-        SourceError: a clip could not be tracked.
+        SourceError: no clip could be measured.
         SinkError: out cannot be written, or holds what must not be overwritten.
     """
-    if out is not None and not overwrite:
-        _refuse_replacing(clips, out)
-    with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
-        results = list(_tracked(clips, out or Path(passing), engines))
-    report = compile_report(results, _origin(clips, engines, choices))
+    failures, results = list(probe.failures), []
     if out is not None:
-        atomic_write_text(out / "report.json", json.dumps(report, indent=2) + "\n")
-    return report
+        _make_room(probe.clips, out, existing)
+    tables: Existing = "resume" if existing == "resume" else "overwrite"  # where one may not be there, none is
+    with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
+        outputs = Outputs(out or Path(passing), columns=TableOptions(raw=True), existing=tables)
+        for clip in probe.clips:
+            try:
+                results.append((clip, _tracked(clip, outputs, engines)))
+            except SourceError as error:
+                failures.append(Failure(str(clip.folder), str(error)))
+    failures.sort(key=lambda failure: failure.what)
+    if not results:
+        raise SourceError(f"no clip could be measured; the first: {failures[0]}")
+    report = compile_report(results, _origin(probe, engines, choices), failures)
+    if out is not None:
+        atomic_write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
+    return report, failures
 
 
-def _origin(clips: Sequence[Clip], engines: Engines, choices: Choices) -> dict[str, Any]:
+def _origin(probe: Probe, engines: Engines, choices: Choices) -> dict[str, Any]:
     """What the scores depend on, beside each clip's seed, as in an evaluation's report."""
     return {
         "facetrack": __version__,
-        "folder": clips[0].video.parent.parent.name,
+        "folder": probe.folder.name,
         "settings": asdict(choices),
         "models": models_that_run(engines),
         "backend": engines.backend,
@@ -63,23 +77,54 @@ def _origin(clips: Sequence[Clip], engines: Engines, choices: Choices) -> dict[s
     }
 
 
-def _refuse_replacing(clips: Sequence[Clip], out: Path) -> None:
-    """Find out before anything is tracked."""
-    outputs = Outputs(out)
-    files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
-    existing = [file for file in (*files, out / "report.json") if file.exists()]
-    if existing:
-        raise SinkError(f"{exist_already(existing)}; add --overwrite, or choose another --out")
+def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
+    """Find out before anything is tracked what must not be replaced, and remove the report on the tables that will be.
+
+    Raises:
+        SinkError: something must not be replaced, or out cannot be written.
+    """
+    outputs, report = Outputs(out), out / REPORT
+    if existing == "refuse":
+        files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
+        found = [file for file in (*files, report) if file.exists()]
+        if found:
+            raise SinkError(f"{exist_already(found)}; add --overwrite or --resume, or choose another --out")
+    make_folder(out)
+    if existing == "resume" and report.exists() and not _is_ours(report):
+        raise SinkError(
+            f"{report}: was not written by `facetrack probe run`, and --resume replaces nothing else; move it, choose "
+            "another --out, or have it replaced with --overwrite"
+        )
+    try:
+        report.unlink(missing_ok=True)
+    except OSError as error:
+        raise SinkError(f"{report}: cannot be removed: {error.strerror or error}; choose another --out") from error
 
 
-def _tracked(clips: Sequence[Clip], out: Path, engines: Engines) -> Iterator[tuple[Clip, TrackedClip]]:
-    outputs = Outputs(out, columns=TableOptions(raw=True), existing="overwrite")
-    for clip in clips:
-        task = Task(str(clip.video), clip.name)
-        failures = track_all([task], outputs, engines, NoProgress())
-        if failures:
-            raise SourceError(str(failures[0]))
-        yield clip, read_table(outputs.table(task))
+def _is_ours(report: Path) -> bool:
+    try:
+        found = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.keys() >= {"facetrack", "total", "clips"}
+
+
+def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
+    """What the table of a clip holds, once it is written.
+
+    Raises:
+        SourceError: the clip could not be tracked, or its truth is of another number of frames.
+    """
+    task = Task(str(clip.video), clip.name)
+    failures = track_all([task], outputs, engines, NoProgress())
+    if failures:
+        raise SourceError(str(failures[0]))
+    tracked, frames = read_table(outputs.table(task)), clip.visible.shape[1]
+    if tracked.frames != frames:
+        raise SourceError(
+            f"{clip.video}: wanted {frames} frames, as its truth has, got {tracked.frames}; make the probe again"
+        )
+    return tracked
 
 
 def read_table(path: Path) -> TrackedClip:
@@ -92,6 +137,7 @@ def read_table(path: Path) -> TrackedClip:
         with path.open(encoding="utf-8", newline="") as file:
             names, *lines = csv.reader(file)
         column = {name: i for i, name in enumerate(names)}
+        frames = len({line[column["frame"]] for line in lines})
         lines = [line for line in lines if line[column["face_id"]]]
         return TrackedClip(
             frame=np.array([int(line[column["frame"]]) - 1 for line in lines], np.int64),
@@ -99,6 +145,7 @@ def read_table(path: Path) -> TrackedClip:
             measured=np.array([line[column["success"]] == "1" for line in lines], bool),
             xy=_points(lines, column, "x", "y"),
             raw=_points(lines, column, "xr", "yr"),
+            frames=frames,
         )
     except (OSError, KeyError, ValueError) as error:
         raise SourceError(f"{path}: not a table of facetrack with --raw: {error}") from error
@@ -110,14 +157,20 @@ def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> n
     return np.array(cells, np.float32).reshape(-1, POINTS, 2)
 
 
-def compile_report(results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything measured, behind what it depends on, in JSON's types; MOTA and IDF1 are None without py-motmetrics."""
+def compile_report(
+    results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any], failures: Sequence[Failure] = ()
+) -> dict[str, Any]:
+    """Everything measured, behind what it depends on, in JSON's types.
+
+    MOTA is None where no face is plain to see, which is where "wanted_face_frames" is 0, or without py-motmetrics.
+    """
     scores = [score(clip, tracked) for clip, tracked in results]
     mota, idf1 = _mota_idf1(results)
     counts = ("wanted_face_frames", "lost_face_frames", "switches", "false_tracks", "false_rows")
     total = {name: sum(getattr(s, name) for s in scores) for name in counts} | {"mota": mota, "idf1": idf1}
     told = [{"seed": clip.seed, **s.table()} for (clip, _), s in zip(results, scores, strict=True)]
-    return {**origin, "total": total, "clips": told}
+    failed = [{"clip": Path(failure.what).name, "reason": failure.reason} for failure in failures]
+    return {**origin, "total": total, "clips": told, "failures": failed}
 
 
 def _mota_idf1(results: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float | None, float | None]:

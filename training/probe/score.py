@@ -35,6 +35,7 @@ class TrackedClip:
         measured: (R,) bool, False where a face is only carried on.
         xy: (R, 68, 2) landmarks.
         raw: (R, 68, 2) as measured, NaN where they were not.
+        frames: how many were read, T of a whole clip; None: it is not known.
     """
 
     frame: Int64
@@ -42,6 +43,7 @@ class TrackedClip:
     measured: np.ndarray[Any, np.dtype[np.bool_]]
     xy: Float32
     raw: Float32
+    frames: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

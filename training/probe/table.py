@@ -33,9 +33,12 @@ def report_as_table(report: Mapping[str, Any]) -> str:
     """
     rows = [*zip(*_COLUMNS, strict=True), *(_row(clip) for clip in report["clips"])]
     total = report["total"]
-    rates = "" if total["mota"] is None else f", MOTA {total['mota']:.4f}, IDF1 {total['idf1']:.4f}"
-    if not rates:
+    if not total["wanted_face_frames"]:
+        rates = "; no face is plain to see, so there is no MOTA"
+    elif total["mota"] is None:
         rates = '; for MOTA and IDF1: pip install "facetrack[eval]"'
+    else:
+        rates = f", MOTA {total['mota']:.4f}, IDF1 {total['idf1']:.4f}"
     lost = f"{total['lost_face_frames']} of {total['wanted_face_frames']} face-frames lost"
     false = f"{total['false_tracks']} false tracks, {total['false_rows']} false rows"
     return "\n".join([columns(rows, numbers_from=1), f"{lost}, {total['switches']} switches, {false}{rates}"])
