@@ -13,6 +13,7 @@ import numpy as np
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, UInt8
+from .places import paths_below
 from .samples import FARTHEST_PX, IMAGE_SUFFIXES, Entry, Sample, beyond_pictures, images_below, read_bytes
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def list_pts_folder(folder: Path) -> list[Entry]:
 
 def _annotations_below(folder: Path) -> set[Path]:
     """All .pts files below a folder, without their suffix; what starts with a dot is somebody's leavings."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() == ".pts" and path.name[0] != ".")
+    found = (path for path in paths_below(folder) if path.suffix.lower() == ".pts" and path.name[0] != ".")
     return {path.with_suffix("") for path in found}
 
 

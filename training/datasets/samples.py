@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, Float64, UInt8
+from .places import paths_below
 
 log = logging.getLogger(__name__)
 
@@ -168,12 +169,12 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted.
+    """All pictures below a folder, sorted; links are followed.
 
     Raises:
         SourceError: the folder is missing or holds no picture.
     """
-    found = _images_among(folder.rglob("*"))
+    found = _images_among(paths_below(folder))
     if not found:
         raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
