@@ -293,6 +293,32 @@ def test_two_copies_of_aflw2000_are_refused_by_name(tmp_path: Path) -> None:
         list_aflw2000(tmp_path)
 
 
+def test_an_annotation_of_aflw2000_without_its_picture_is_a_broken_file_but_other_files_are_not(tmp_path: Path) -> None:
+    write_aflw2000(tmp_path, [0.0, 45.0])
+    (tmp_path / "image00003.jpg").unlink()
+    write_mat5(tmp_path / "Model_Shape.mat", w=np.ones((2, 2)))
+    entries = list_aflw2000(tmp_path)
+    assert [entry.name for entry in entries] == ["image00002.jpg", "image00003.mat"]
+    with pytest.raises(SourceError, match=r"image00003\.mat: wanted a picture .* of its name beside it"):
+        list(read_entries(entries))
+    assert len(list(read_entries(entries, "skip"))) == 1
+
+
+def test_two_pictures_of_one_face_of_aflw2000_are_refused(tmp_path: Path) -> None:
+    write_aflw2000(tmp_path, [0.0])
+    write_image(tmp_path / "image00002.png", COLOUR)
+    with pytest.raises(SourceError, match=r"image00002\.mat: .* got image00002\.jpg and image00002\.png; keep one"):
+        list(read_faces(tmp_path, "aflw2000"))
+
+
+def test_an_annotation_of_300w_lp_without_its_picture_is_a_broken_file(tmp_path: Path) -> None:
+    for name in ("AFW/AFW_1_2", "AFW/AFW_2_3"):
+        write_mat5(tmp_path / f"{name}.mat", pt2d=np.ones((2, 68)))
+    write_image(tmp_path / "AFW/AFW_1_2.jpg", COLOUR)
+    with pytest.raises(SourceError, match=r"AFW_2_3\.mat: wanted a picture"):
+        list(read_faces(tmp_path, "300w-lp"))
+
+
 def test_300w_lp_is_read_from_all_its_folders(tmp_path: Path) -> None:
     xy = face_number(1).landmarks(0)
     for name in ("AFW/AFW_1_2", "IBUG_Flip/IBUG_image_003_1_0", "Code/sample"):

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import SourceError
+from .pairs import entries_of, pairs_among
 from .places import find_place
-from .point_files import pts_beside, read_pts_sample
-from .samples import Entry, Sample, first_existing, images_in, read_bytes
+from .point_files import read_pts_sample
+from .samples import Entry, Sample, first_existing, read_bytes
 
 # Folder -> subsets. Sagonas et al., 2013; common and challenging as in Zhu et al. (CFSS), CVPR 2015.
 Folders = Mapping[str, tuple[str, ...]]
@@ -39,22 +40,31 @@ def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
     Args:
         folder: what holds lfpw/testset, helen/testset, ibug, 01_Indoor and 02_Outdoor, or some of them, at any depth.
         folders: which of them, with the subsets that they make up.
+    Returns:
+        One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
         SourceError: not one annotated picture is in any of them, or one of them is there several times.
     """
     entries: list[Entry] = []
+    pictures = 0
     for place, subsets in folders.items():
         home = find_place(folder, place, fits=_holds_pts)
-        images = [image for image in images_in(home or folder / place) if pts_beside(image)]
-        originals = [image for image in images if not image.stem.endswith("_mirror")]
-        entries += [Entry(f"{place}/{image.name}", partial(read_pts_sample, image, subsets)) for image in originals]
-    if not entries:
+        if home:
+            pairs = pairs_among(home.iterdir(), ".pts")
+            originals = [pair for pair in pairs if not pair.annotation.stem.endswith("_mirror")]
+            entries += entries_of(originals, partial(_name_300w, place), partial(read_pts_sample, subsets=subsets))
+            pictures += sum(len(pair.pictures) for pair in originals)
+    if not pictures:
         raise SourceError(f"{folder}: no pictures with .pts files in {', '.join(folders)}; wanted the folder of 300-W")
     return entries
 
 
 def _holds_pts(folder: Path) -> bool:
-    return any(pts_beside(image) for image in images_in(folder))
+    return folder.is_dir() and bool(pairs_among(folder.iterdir(), ".pts"))
+
+
+def _name_300w(place: str, path: Path) -> str:
+    return f"{place}/{path.name}"
 
 
 def list_300w_train(folder: Path) -> list[Entry]:

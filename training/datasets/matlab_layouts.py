@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, Float64
 from .matlab_file import MatlabFile
-from .places import find_place
-from .samples import Entry, Sample, first_existing, images_below, images_in, read_bytes
+from .pairs import Pair, entries_of, pairs_among
+from .places import find_place, paths_below
+from .samples import Entry, Sample, first_existing, read_bytes
 
 COFW_POINTS, AFLW_POINTS = 29, 19
 COFW68_FOLDERS = "COFW68_Data/test_annotations", "test_annotations"
@@ -176,21 +177,24 @@ def list_aflw2000(folder: Path) -> list[Entry]:
 
     Args:
         folder: what holds them, also in AFLW2000 or AFLW2000-3D at any depth.
+    Returns:
+        One entry per annotation, also for image*.mat without a picture, which raise when they are read.
     Raises:
         SourceError: no picture has its .mat, or the folder is there several times.
     Source: Zhu et al. (3DDFA), CVPR 2016; the bins of yaw are those of its evaluation.
     """
     direct = next((home for home in (folder / "AFLW2000", folder) if _holds_pictures_with_mat(home)), None)
     home = direct or find_place(folder, "AFLW2000", "AFLW2000-3D", fits=_holds_pictures_with_mat) or folder
-    return [Entry(image.name, partial(_aflw2000_sample, image)) for image in _with_mat(images_in(home), home)]
+    pairs = pairs_among(home.iterdir() if home.is_dir() else [], ".mat")
+    faces = [pair for pair in pairs if pair.pictures or pair.annotation.name.startswith("image")]
+    return entries_of(_some_with_picture(faces, home), lambda path: path.name, _aflw2000_sample)
 
 
 def _holds_pictures_with_mat(folder: Path) -> bool:
-    return any(image.with_suffix(".mat").is_file() for image in images_in(folder))
+    return folder.is_dir() and any(pair.pictures for pair in pairs_among(folder.iterdir(), ".mat"))
 
 
-def _aflw2000_sample(image: Path) -> Sample:
-    path = image.with_suffix(".mat")
+def _aflw2000_sample(image: Path, path: Path) -> Sample:
     file = MatlabFile(path)
     points, pose = file.numbers("pt3d_68"), file.numbers("Pose_Para").ravel()
     if points.shape != (3, 68) or len(pose) < 3:
@@ -203,29 +207,29 @@ def _aflw2000_sample(image: Path) -> Sample:
 def list_300w_lp(folder: Path) -> list[Entry]:
     """300W-LP: NAME.jpg beside NAME.mat with pt2d (68 points), in AFW, HELEN, IBUG and LFPW and their mirrored _Flip.
 
+    Returns:
+        One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
         SourceError: no picture has its .mat.
     Source: Zhu et al. (3DDFA), CVPR 2016.
     """
     places = [folder / f"{name}{flip}" for name in FOLDERS_300W_LP for flip in ("", "_Flip")]
-    images = [image for place in places if place.is_dir() for image in images_below(place)]
-    annotated = _with_mat(images, folder)
-    return [Entry(image.relative_to(folder).as_posix(), partial(_300w_lp_sample, image)) for image in annotated]
+    pairs = [pair for place in places for pair in pairs_among(paths_below(place), ".mat")]
+    annotated = _some_with_picture(pairs, folder)
+    return entries_of(annotated, lambda path: path.relative_to(folder).as_posix(), _300w_lp_sample)
 
 
-def _300w_lp_sample(image: Path) -> Sample:
-    path = image.with_suffix(".mat")
+def _300w_lp_sample(image: Path, path: Path) -> Sample:
     points = MatlabFile(path).numbers("pt2d")
     if points.shape != (2, 68):
         raise SourceError(f"{path}: wanted pt2d (2, 68), got {points.shape}")
     return Sample(image, _points(points - 1), read_bytes(image), subsets=("train",))
 
 
-def _with_mat(images: list[Path], folder: Path) -> list[Path]:
-    annotated = [image for image in images if image.with_suffix(".mat").is_file()]
-    if not annotated:
+def _some_with_picture(pairs: list[Pair], folder: Path) -> list[Pair]:
+    if not any(pair.pictures for pair in pairs):
         raise SourceError(f"{folder}: no picture has a .mat file of its name beside it; is it another layout?")
-    return annotated
+    return pairs
 
 
 def _points(rows: Float64) -> Float32:

@@ -163,24 +163,19 @@ def _face(sample: Sample, i: int) -> Sample:
     return Sample(sample.path, sample.points[i : i + 1], sample.encoded, hidden, boxes, sample.subsets)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The pictures of a folder itself, sorted; none if there is no such folder."""
-    return _images_among(folder.iterdir() if folder.is_dir() else [])
-
-
 def images_below(folder: Path) -> list[Path]:
     """All pictures below a folder, sorted; links are followed.
 
     Raises:
         SourceError: the folder is missing or holds no picture.
     """
-    found = _images_among(paths_below(folder))
+    found = images_among(paths_below(folder))
     if not found:
         raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
 
 
-def _images_among(paths: Iterable[Path]) -> list[Path]:
+def images_among(paths: Iterable[Path]) -> list[Path]:
     """The pictures, sorted; what starts with a dot is somebody's leavings: macOS puts ._1.jpg beside 1.jpg."""
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
 
