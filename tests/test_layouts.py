@@ -81,6 +81,49 @@ def test_a_broken_file_is_refused_or_named_and_skipped(tmp_path: Path, caplog: p
     assert ["30844800_1.pts" in caplog.messages[0], "image_003_1.jpg" in caplog.messages[1]] == [True, True]
 
 
+def test_an_annotation_of_300w_without_its_picture_is_a_broken_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_300w(tmp_path, TEST_NAMES[:3])
+    (tmp_path / "helen/testset/30844800_1.jpg").unlink()
+    entries = list_300w(tmp_path)
+    assert [entry.name for entry in entries] == [TEST_NAMES[0], "helen/testset/30844800_1.pts", TEST_NAMES[2]]
+    wanted = (
+        r"30844800_1\.pts: wanted a picture \(\.bmp, \.jpeg, \.jpg, \.png\) of its name beside it; restore or remove"
+    )
+    with pytest.raises(SourceError, match=wanted):
+        list(read_entries(entries))
+    with caplog.at_level(logging.WARNING, "facetrack"):
+        assert len(list(read_entries(entries, "skip"))) == 2
+    assert "30844800_1.pts" in caplog.text
+
+
+def test_the_mirrored_annotations_without_pictures_are_left_out_as_well(tmp_path: Path) -> None:
+    write_300w(tmp_path, ["ibug/1.jpg", "ibug/1_mirror.jpg"])
+    (tmp_path / "ibug/1_mirror.jpg").unlink()
+    assert [entry.name for entry in list_300w(tmp_path)] == ["ibug/1.jpg"]
+
+
+def test_300w_without_a_single_picture_is_refused(tmp_path: Path) -> None:
+    write_300w(tmp_path, ["ibug/1.jpg"])
+    (tmp_path / "ibug/1.jpg").unlink()
+    with pytest.raises(SourceError, match=r"no pictures with \.pts files in"):
+        list_300w(tmp_path)
+
+
+def test_two_pictures_of_one_annotation_are_refused_and_never_weighed_twice(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_300w(tmp_path, ["ibug/1.jpg", "ibug/2.png", "ibug/2.jpg"])
+    for folder, layout in ((tmp_path, "300w"), (tmp_path / "ibug", "pts")):
+        with pytest.raises(SourceError, match=r"2\.pts: wanted one picture .*, got 2\.jpg and 2\.png; keep one"):
+            list(read_faces(folder, layout))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "facetrack"):
+            assert [sample.path.name for sample in read_faces(folder, layout, "skip")] == ["1.jpg"]
+        assert len(caplog.messages) == 1
+
+
 # WFLW
 
 

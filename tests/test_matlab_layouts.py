@@ -131,6 +131,27 @@ def test_cofw68_without_its_points_or_with_others_is_refused(tmp_path: Path) -> 
         read_faces(tmp_path / "elsewhere", "cofw68")
 
 
+def test_cofw68_is_read_from_its_archive_beside_cofws(tmp_path: Path) -> None:
+    write_cofw68(tmp_path, [COLOUR], [np.ones((68, 2))])
+    for part, wrap in (("COFW68_Data", "cofw68-benchmark"), ("COFW_test_color.mat", "common_xpburgos/documents")):
+        (tmp_path / wrap).mkdir(parents=True)
+        (tmp_path / part).rename(tmp_path / wrap / part)
+    assert len(list(read_faces(tmp_path, "cofw68"))) == 1
+    (tmp_path / "old/test_annotations").mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"got cofw68-benchmark/COFW68_Data/test_annotations, old/test_annotations"):
+        read_faces(tmp_path, "cofw68")
+
+
+def test_several_files_of_cofw_are_refused_but_colour_goes_before_grey(tmp_path: Path) -> None:
+    for name in ("COFW_test.mat", "a/COFW_test_color.mat"):
+        write_mat73(tmp_path / name, IsT=[COLOUR], phisT=cofw_shapes(1), bboxesT=np.ones((1, 4)))
+    assert [entry.name for entry in list_cofw(tmp_path)] == ["COFW_test_color#1"]
+    (tmp_path / "b").mkdir()
+    (tmp_path / "COFW_test.mat").rename(tmp_path / "b/COFW_test_color.mat")
+    with pytest.raises(SourceError, match=r"got a/COFW_test_color\.mat, b/COFW_test_color\.mat; remove all but one"):
+        list_cofw(tmp_path)
+
+
 def test_cofw68_is_evaluated_in_68_points_beside_the_papers_rows(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the eval extra")
     faces = [face_number(i) for i in range(2)]
@@ -192,6 +213,12 @@ def test_aflw_is_split_by_its_own_order_and_frontal_faces_have_every_point(
     ]
 
 
+def test_aflw_is_found_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 3)
+    write_aflw(tmp_path / "aflw/release", np.ones((6, 19)))
+    assert len(list(read_faces(tmp_path, "aflw"))) == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -250,6 +277,46 @@ def test_aflw2000_has_the_subset_of_its_yaw(tmp_path: Path) -> None:
     assert [sample.subsets for sample in samples] == [(name, "all") for name in bins]
     for sample, truth in zip(samples, truths, strict=True):
         np.testing.assert_allclose(sample.points[0], truth, atol=1e-4)
+
+
+@pytest.mark.parametrize("home", ["AFLW2000", "AFLW2000-3D", "AFLW2000-3D/AFLW2000", "AFLW2000/AFLW2000"])
+def test_aflw2000_is_found_at_any_depth(tmp_path: Path, home: str) -> None:
+    write_aflw2000(tmp_path / home, [0.0])
+    (sample,) = read_faces(tmp_path, "aflw2000")
+    assert sample.path == tmp_path / home / "image00002.jpg"
+
+
+def test_two_copies_of_aflw2000_are_refused_by_name(tmp_path: Path) -> None:
+    for copy in ("new", "old"):
+        write_aflw2000(tmp_path / copy / "AFLW2000", [0.0])
+    with pytest.raises(SourceError, match="got new/AFLW2000, old/AFLW2000; remove all but one"):
+        list_aflw2000(tmp_path)
+
+
+def test_an_annotation_of_aflw2000_without_its_picture_is_a_broken_file_but_other_files_are_not(tmp_path: Path) -> None:
+    write_aflw2000(tmp_path, [0.0, 45.0])
+    (tmp_path / "image00003.jpg").unlink()
+    write_mat5(tmp_path / "Model_Shape.mat", w=np.ones((2, 2)))
+    entries = list_aflw2000(tmp_path)
+    assert [entry.name for entry in entries] == ["image00002.jpg", "image00003.mat"]
+    with pytest.raises(SourceError, match=r"image00003\.mat: wanted a picture .* of its name beside it"):
+        list(read_entries(entries))
+    assert len(list(read_entries(entries, "skip"))) == 1
+
+
+def test_two_pictures_of_one_face_of_aflw2000_are_refused(tmp_path: Path) -> None:
+    write_aflw2000(tmp_path, [0.0])
+    write_image(tmp_path / "image00002.png", COLOUR)
+    with pytest.raises(SourceError, match=r"image00002\.mat: .* got image00002\.jpg and image00002\.png; keep one"):
+        list(read_faces(tmp_path, "aflw2000"))
+
+
+def test_an_annotation_of_300w_lp_without_its_picture_is_a_broken_file(tmp_path: Path) -> None:
+    for name in ("AFW/AFW_1_2", "AFW/AFW_2_3"):
+        write_mat5(tmp_path / f"{name}.mat", pt2d=np.ones((2, 68)))
+    write_image(tmp_path / "AFW/AFW_1_2.jpg", COLOUR)
+    with pytest.raises(SourceError, match=r"AFW_2_3\.mat: wanted a picture"):
+        list(read_faces(tmp_path, "300w-lp"))
 
 
 def test_300w_lp_is_read_from_all_its_folders(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import SourceError
-from .point_files import pts_beside, read_pts_sample
-from .samples import Entry, Sample, first_existing, images_in, read_bytes
+from .pairs import entries_of, pairs_among
+from .places import find_place
+from .point_files import read_pts_sample
+from .samples import Entry, Sample, first_existing, read_bytes
 
 # Folder -> subsets. Sagonas et al., 2013; common and challenging as in Zhu et al. (CFSS), CVPR 2015.
 Folders = Mapping[str, tuple[str, ...]]
@@ -24,7 +26,6 @@ TEST_300W: Folders = {
 }
 # SPAN's training set for the competition's test set: 3,148 + 689 faces (section IV-A, as in LUVLi and KDN)
 ALL_300W: Folders = {**TRAIN_300W, **{place: () for place, subsets in TEST_300W.items() if "full" in subsets}}
-HOMES_300W = (".", "300W", "300w")  # 300w.zip unpacks the competition's test set into a folder of its own
 
 WFLW_LISTS = "list_98pt_rect_attr_train_test"
 WFLW_ATTRIBUTES = ("pose", "expression", "illumination", "make-up", "occlusion", "blur")
@@ -37,21 +38,33 @@ def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
     Some copies hold each picture mirrored as well, as NAME_mirror; those are nobody's benchmark and are left out.
 
     Args:
-        folder: what holds lfpw/testset, helen/testset, ibug, and 01_Indoor and 02_Outdoor (also in a folder 300W),
-            or some of them.
+        folder: what holds lfpw/testset, helen/testset, ibug, 01_Indoor and 02_Outdoor, or some of them, at any depth.
         folders: which of them, with the subsets that they make up.
+    Returns:
+        One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
-        SourceError: not one annotated picture is in any of them.
+        SourceError: not one annotated picture is in any of them, or one of them is there several times.
     """
     entries: list[Entry] = []
+    pictures = 0
     for place, subsets in folders.items():
-        home = next((folder / home for home in HOMES_300W if (folder / home / place).is_dir()), folder)
-        images = [image for image in images_in(home / place) if pts_beside(image)]
-        originals = [image for image in images if not image.stem.endswith("_mirror")]
-        entries += [Entry(f"{place}/{image.name}", partial(read_pts_sample, image, subsets)) for image in originals]
-    if not entries:
+        home = find_place(folder, place, fits=_holds_pts)
+        if home:
+            pairs = pairs_among(home.iterdir(), ".pts")
+            originals = [pair for pair in pairs if not pair.annotation.stem.endswith("_mirror")]
+            entries += entries_of(originals, partial(_name_300w, place), partial(read_pts_sample, subsets=subsets))
+            pictures += sum(len(pair.pictures) for pair in originals)
+    if not pictures:
         raise SourceError(f"{folder}: no pictures with .pts files in {', '.join(folders)}; wanted the folder of 300-W")
     return entries
+
+
+def _holds_pts(folder: Path) -> bool:
+    return folder.is_dir() and bool(pairs_among(folder.iterdir(), ".pts"))
+
+
+def _name_300w(place: str, path: Path) -> str:
+    return f"{place}/{path.name}"
 
 
 def list_300w_train(folder: Path) -> list[Entry]:
@@ -68,17 +81,18 @@ def list_wflw(folder: Path, part: str = "test") -> list[Entry]:
     """WFLW: a line of 98 points, a rectangle, six attributes and the picture's name for every face.
 
     Args:
-        folder: what holds WFLW_annotations and WFLW_images.
+        folder: what holds WFLW_annotations and WFLW_images, at any depth.
         part: "test" or "train".
     Returns:
         One entry per face; a face belongs to the subset "test" and to those of its attributes.
     Raises:
-        SourceError: the list or the pictures' folder is missing or empty.
+        SourceError: the list or the pictures' folder is missing, empty or there several times.
     Source: Wu et al., CVPR 2018; the README inside WFLW_annotations.tar.gz.
     """
     name = f"{WFLW_LISTS}/list_98pt_rect_attr_{part}.txt"
-    table = first_existing(folder, f"WFLW_annotations/{name}", name)
-    images = first_existing(folder, "WFLW_images")
+    tables, pictures = (f"WFLW_annotations/{name}", name), "WFLW_images"
+    table = find_place(folder, *tables) or first_existing(folder, *tables)
+    images = find_place(folder, pictures) or first_existing(folder, pictures)
     lines = read_bytes(table).decode("utf-8", "replace").splitlines()
     entries = [
         Entry(f"{line.split()[-1]}#{number}", partial(_wflw_sample, table, images, number, line, part))

@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, Float64
 from .matlab_file import MatlabFile
-from .samples import Entry, Sample, first_existing, images_below, images_in, read_bytes
+from .pairs import Pair, entries_of, pairs_among
+from .places import find_place, paths_below
+from .samples import Entry, Sample, first_existing, read_bytes
 
 COFW_POINTS, AFLW_POINTS = 29, 19
 COFW68_FOLDERS = "COFW68_Data/test_annotations", "test_annotations"
@@ -35,7 +37,7 @@ def list_cofw(folder: Path, part: str = "test") -> list[Entry]:
             at any depth.
         part: "test" or "train".
     Raises:
-        SourceError: the file is missing or its variables do not fit together.
+        SourceError: the file is missing or there several times, or its variables do not fit together.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Burgos-Artizzu et al., ICCV 2013: IsT, phisT and bboxesT (IsTr, phisTr, bboxesTr for training).
     """
@@ -59,22 +61,22 @@ def list_cofw68(folder: Path) -> list[Entry]:
     """COFW-68: the test pictures of COFW with 68 points in a MATLAB file each, 1_points.mat to 507_points.mat.
 
     Args:
-        folder: what holds COFW68_Data/test_annotations or test_annotations and, at any depth, COFW's own test file.
+        folder: what holds COFW68_Data/test_annotations or test_annotations, and COFW's own test file, at any depth.
     Raises:
-        SourceError: the file or the folder is missing, or a picture has no annotation.
+        SourceError: the file or the folder is missing or there several times, or a picture has no annotation.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Ghiasi and Fowlkes, arXiv 1506.08347: Points (68, 2) and Occ. Its boxes are a detector's and are not used.
     """
-    path, places = _cofw_file(folder, "test"), first_existing(folder, *COFW68_FOLDERS)
+    path = _cofw_file(folder, "test")
+    places = find_place(folder, *COFW68_FOLDERS) or first_existing(folder, *COFW68_FOLDERS)
     file = MatlabFile(path)
     numbers = range(1, file.count("IsT") + 1)
     return [Entry(f"{path.stem}#{i}", partial(_cofw68_sample, path, file, i, places)) for i in numbers]
 
 
 def _cofw_file(folder: Path, part: str) -> Path:
-    names = f"COFW_{part}_color.mat", f"COFW_{part}.mat"
-    found = [path for name in names for path in sorted(folder.rglob(name))]  # the archive has folders of its own
-    return found[0] if found else first_existing(folder, *names)
+    colour, grey = f"COFW_{part}_color.mat", f"COFW_{part}.mat"
+    return find_place(folder, colour) or find_place(folder, grey) or first_existing(folder, colour, grey)
 
 
 def _cofw68_sample(path: Path, file: MatlabFile, number: int, places: Path) -> Sample:
@@ -123,15 +125,17 @@ def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
     The points are taken as counted from 0, as everybody does.
 
     Args:
-        folder: what holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images.
+        folder: what holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images, at any depth.
         part: "test" (4,386 faces, of which 1,314 with all points visible are "frontal") or "train" (20,000).
     Raises:
-        SourceError: the file or the pictures' folder is missing, or its variables do not fit together.
+        SourceError: the file or the pictures' folder is missing or there several times, or the file's variables do
+            not fit together.
         BackendError: SciPy is not installed.
     Source: Zhu et al., CVPR 2016: nameList, bbox (left, right, top, bottom), data (19 x, then 19 y), mask_new and ra.
     """
-    path = first_existing(folder, "AFLWinfo_release.mat", "data/AFLWinfo_release.mat")
-    images = first_existing(folder, "data/flickr", "flickr", "images")
+    tables, flickr = ("AFLWinfo_release.mat", "data/AFLWinfo_release.mat"), ("data/flickr", "flickr")
+    path = find_place(folder, *tables) or first_existing(folder, *tables)
+    images = find_place(folder, *flickr) or find_place(folder, "images") or first_existing(folder, *flickr, "images")
     file = MatlabFile(path)
     names, order = file.strings("nameList"), file.numbers("ra").ravel().astype(int) - 1
     points, boxes, visible = file.numbers("data"), file.numbers("bbox"), file.numbers("mask_new") == 1
@@ -171,16 +175,26 @@ def _aflw_sample(image: Path, part: str, points: Float64, box: Float64, visible:
 def list_aflw2000(folder: Path) -> list[Entry]:
     """AFLW2000-3D: NAME.jpg beside NAME.mat with pt3d_68 (its x and y are used) and Pose_Para (yaw second).
 
+    Args:
+        folder: what holds them, also in AFLW2000 or AFLW2000-3D at any depth.
+    Returns:
+        One entry per annotation, also for image*.mat without a picture, which raise when they are read.
     Raises:
-        SourceError: no picture has its .mat.
+        SourceError: no picture has its .mat, or the folder is there several times.
     Source: Zhu et al. (3DDFA), CVPR 2016; the bins of yaw are those of its evaluation.
     """
-    home = folder / "AFLW2000" if (folder / "AFLW2000").is_dir() else folder
-    return [Entry(image.name, partial(_aflw2000_sample, image)) for image in _with_mat(images_in(home), home)]
+    direct = next((home for home in (folder / "AFLW2000", folder) if _holds_pictures_with_mat(home)), None)
+    home = direct or find_place(folder, "AFLW2000", "AFLW2000-3D", fits=_holds_pictures_with_mat) or folder
+    pairs = pairs_among(home.iterdir() if home.is_dir() else [], ".mat")
+    faces = [pair for pair in pairs if pair.pictures or pair.annotation.name.startswith("image")]
+    return entries_of(_some_with_picture(faces, home), lambda path: path.name, _aflw2000_sample)
 
 
-def _aflw2000_sample(image: Path) -> Sample:
-    path = image.with_suffix(".mat")
+def _holds_pictures_with_mat(folder: Path) -> bool:
+    return folder.is_dir() and any(pair.pictures for pair in pairs_among(folder.iterdir(), ".mat"))
+
+
+def _aflw2000_sample(image: Path, path: Path) -> Sample:
     file = MatlabFile(path)
     points, pose = file.numbers("pt3d_68"), file.numbers("Pose_Para").ravel()
     if points.shape != (3, 68) or len(pose) < 3:
@@ -193,29 +207,29 @@ def _aflw2000_sample(image: Path) -> Sample:
 def list_300w_lp(folder: Path) -> list[Entry]:
     """300W-LP: NAME.jpg beside NAME.mat with pt2d (68 points), in AFW, HELEN, IBUG and LFPW and their mirrored _Flip.
 
+    Returns:
+        One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
         SourceError: no picture has its .mat.
     Source: Zhu et al. (3DDFA), CVPR 2016.
     """
     places = [folder / f"{name}{flip}" for name in FOLDERS_300W_LP for flip in ("", "_Flip")]
-    images = [image for place in places if place.is_dir() for image in images_below(place)]
-    annotated = _with_mat(images, folder)
-    return [Entry(image.relative_to(folder).as_posix(), partial(_300w_lp_sample, image)) for image in annotated]
+    pairs = [pair for place in places for pair in pairs_among(paths_below(place), ".mat")]
+    annotated = _some_with_picture(pairs, folder)
+    return entries_of(annotated, lambda path: path.relative_to(folder).as_posix(), _300w_lp_sample)
 
 
-def _300w_lp_sample(image: Path) -> Sample:
-    path = image.with_suffix(".mat")
+def _300w_lp_sample(image: Path, path: Path) -> Sample:
     points = MatlabFile(path).numbers("pt2d")
     if points.shape != (2, 68):
         raise SourceError(f"{path}: wanted pt2d (2, 68), got {points.shape}")
     return Sample(image, _points(points - 1), read_bytes(image), subsets=("train",))
 
 
-def _with_mat(images: list[Path], folder: Path) -> list[Path]:
-    annotated = [image for image in images if image.with_suffix(".mat").is_file()]
-    if not annotated:
+def _some_with_picture(pairs: list[Pair], folder: Path) -> list[Pair]:
+    if not any(pair.pictures for pair in pairs):
         raise SourceError(f"{folder}: no picture has a .mat file of its name beside it; is it another layout?")
-    return annotated
+    return pairs
 
 
 def _points(rows: Float64) -> Float32:

@@ -13,7 +13,9 @@ import numpy as np
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, UInt8
-from .samples import FARTHEST_PX, IMAGE_SUFFIXES, Entry, Sample, beyond_pictures, images_below, read_bytes
+from .pairs import KINDS, entries_of, pairs_among
+from .places import paths_below
+from .samples import FARTHEST_PX, Entry, Sample, beyond_pictures, images_below, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -63,44 +65,33 @@ def write_jpeg(path: Path, bgr: UInt8, quality: int = QUALITY) -> None:
     path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
 
-def read_pts_sample(image: Path, subsets: tuple[str, ...] = ()) -> Sample:
-    """A picture with the NAME.pts beside it.
+def read_pts_sample(image: Path, annotation: Path, subsets: tuple[str, ...] = ()) -> Sample:
+    """A picture with its NAME.pts.
 
     Raises:
         SourceError: one of the two cannot be read.
     """
-    return Sample(
-        image, read_pts(pts_beside(image) or image.with_suffix(".pts"))[None], read_bytes(image), subsets=subsets
-    )
-
-
-def pts_beside(image: Path) -> Path | None:
-    """The annotation beside a picture, NAME.pts or NAME.PTS; None where there is none."""
-    return next((path for end in (".pts", ".PTS") if (path := image.with_suffix(end)).is_file()), None)
+    return Sample(image, read_pts(annotation)[None], read_bytes(image), subsets=subsets)
 
 
 def list_pts_folder(folder: Path) -> list[Entry]:
     """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
 
-    Annotations without a picture, as of one in another format, are told of in the log.
+    Annotations without a picture, as of one in another format, are told of in the log. An annotation with
+    several pictures is a broken file: its face would be there several times.
 
     Raises:
         SourceError: no picture has its .pts.
     """
-    annotated = [image for image in images_below(folder) if pts_beside(image)]
-    alone = _annotations_below(folder) - {image.with_suffix("") for image in annotated}
-    if annotated and alone:
-        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        log.warning("%s: %d .pts files have no picture (%s), as %s", folder, len(alone), kinds, min(alone).name)
+    images_below(folder)  # says so where there is none
+    pairs = pairs_among(paths_below(folder), ".pts")
+    annotated = [pair for pair in pairs if pair.pictures]
+    alone = [pair.annotation.stem for pair in pairs if not pair.pictures]
     if not annotated:
         raise SourceError(f"{folder}: no picture has a .pts file of its name beside it; is it another layout?")
-    return [Entry(image.relative_to(folder).as_posix(), partial(read_pts_sample, image)) for image in annotated]
-
-
-def _annotations_below(folder: Path) -> set[Path]:
-    """All .pts files below a folder, without their suffix; what starts with a dot is somebody's leavings."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() == ".pts" and path.name[0] != ".")
-    return {path.with_suffix("") for path in found}
+    if alone:
+        log.warning("%s: %d .pts files have no picture (%s), as %s", folder, len(alone), KINDS, alone[0])
+    return entries_of(annotated, lambda image: image.relative_to(folder).as_posix(), read_pts_sample)
 
 
 def list_point_table(folder: Path) -> list[Entry]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ...tracker.errors import SourceError
 from ...tracker.types import Float32, Float64, UInt8
+from .places import paths_below
 
 log = logging.getLogger(__name__)
 
@@ -162,24 +163,19 @@ def _face(sample: Sample, i: int) -> Sample:
     return Sample(sample.path, sample.points[i : i + 1], sample.encoded, hidden, boxes, sample.subsets)
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The pictures of a folder itself, sorted; none if there is no such folder."""
-    return _images_among(folder.iterdir() if folder.is_dir() else [])
-
-
 def images_below(folder: Path) -> list[Path]:
-    """All pictures below a folder, sorted.
+    """All pictures below a folder, sorted; links are followed.
 
     Raises:
         SourceError: the folder is missing or holds no picture.
     """
-    found = _images_among(folder.rglob("*"))
+    found = images_among(paths_below(folder))
     if not found:
         raise SourceError(f"{folder}: no pictures found; wanted a folder with {', '.join(sorted(IMAGE_SUFFIXES))}")
     return found
 
 
-def _images_among(paths: Iterable[Path]) -> list[Path]:
+def images_among(paths: Iterable[Path]) -> list[Path]:
     """The pictures, sorted; what starts with a dot is somebody's leavings: macOS puts ._1.jpg beside 1.jpg."""
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
 

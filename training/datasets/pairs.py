@@ -1,0 +1,75 @@
+"""Annotations and the pictures beside them, NAME.pts or NAME.mat and NAME.jpg, none of them passed over in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from ...tracker.errors import SourceError
+from .samples import IMAGE_SUFFIXES, Entry, Sample, images_among
+
+Read = Callable[[Path, Path], Sample]
+KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """An annotation with the pictures that have its name: one, if all is well."""
+
+    annotation: Path
+    pictures: tuple[Path, ...]
+
+    @property
+    def path(self) -> Path:
+        """The picture, or where there is none, the annotation."""
+        return self.pictures[0] if self.pictures else self.annotation
+
+
+def pairs_among(paths: Iterable[Path], suffix: str) -> list[Pair]:
+    """The annotations among files, in the order of their pictures; pictures without one are passed over.
+
+    Args:
+        paths: files; what starts with a dot is somebody's leavings.
+        suffix: of the annotations, in small letters; they may have it in capitals, too.
+    """
+    paths = sorted(paths)
+    told = {path.with_suffix(""): path for path in paths if _is_annotation(path, suffix)}  # NAME.pts before NAME.PTS
+    pictures: dict[Path, list[Path]] = {}
+    for image in images_among(paths):
+        pictures.setdefault(image.with_suffix(""), []).append(image)
+    pairs = [Pair(path, tuple(pictures.get(name, ()))) for name, path in told.items()]
+    return sorted(pairs, key=lambda pair: pair.path)
+
+
+def _is_annotation(path: Path, suffix: str) -> bool:
+    return path.suffix.lower() == suffix and path.name[0] != "."
+
+
+def entries_of(pairs: Iterable[Pair], name: Callable[[Path], str], read: Read) -> list[Entry]:
+    """An entry for each annotation; one without a picture, or with several, raises SourceError when it is read.
+
+    Args:
+        pairs: from `pairs_among`.
+        name: of an entry, by its picture (or annotation, if it has none).
+        read: reads a picture and the annotation beside it, which it is given in this order.
+    """
+    return [Entry(name(pair.path), _reader(pair, read)) for pair in pairs]
+
+
+def _reader(pair: Pair, read: Read) -> Callable[[], Sample]:
+    match pair.pictures:
+        case (picture,):
+            return partial(read, picture, pair.annotation)
+        case ():
+            return partial(
+                _refuse, f"{pair.annotation}: wanted a picture ({KINDS}) of its name beside it; restore or remove it"
+            )
+    names = " and ".join(picture.name for picture in pair.pictures)
+    return partial(_refuse, f"{pair.annotation}: wanted one picture of its name beside it, got {names}; keep one")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise SourceError(message)
