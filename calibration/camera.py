@@ -146,7 +146,7 @@ def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = Fa
         SinkError: the file cannot be written.
         ConfigError: the views are too few, or too much alike.
     """
-    PartFile(out, overwrite=overwrite)  # refuses now what could not be written after minutes of waving a board
+    PartFile(out, overwrite=overwrite).prove()  # refuses now what could not be written after minutes of waving a board
     with open_source(spec) as source:
         views = collect_views(source, board)
     learned = calibrate_camera(views, board)

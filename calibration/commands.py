@@ -38,6 +38,18 @@ def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
     click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
 
 
+def _prove_room(out: Path) -> None:
+    """Find out before the work whether a card and its weights can be written to OUT.
+
+    Raises:
+        SinkError: they cannot.
+    """
+    from ..pipeline.part_file import prove_folder
+
+    for name in ("cards", "weights"):
+        prove_folder(out / name)
+
+
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
     """Keep a card in OUT, unless it is the very one that the new card is made of.
 
@@ -78,6 +90,7 @@ def export(
     """
     from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans
     from ..engines.tensorrt_build import PlanRequest
+    from ..pipeline.part_file import prove_folder
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
         raise click.BadParameter(
@@ -86,6 +99,9 @@ def export(
     card = any_card(model)
     if target == "onnx" or precision == "int8":  # plans have no card, and those of one name are the same
         _refuse_replacing(derived_name(card.name, precision), card, out, overwrite=overwrite)
+        _prove_room(out)
+    if target == "tensorrt":
+        prove_folder(out)
     proofs = _proofs(card, crops)
     if precision == "int8":
         from .int8 import Int8Settings, quantise_card
@@ -140,6 +156,7 @@ def calibrate_int8(
     card = any_card(model)
     name = card.name if for_cpu else derived_name(card.name, "int8")
     _refuse_replacing(name, card, out, overwrite=overwrite)
+    _prove_room(out)
     card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
     _tell(card, quantised)
 
@@ -199,6 +216,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
         require_matplotlib()
     card = find_card(model, "align")
     noise_report.refuse_other_weights(card, out)
+    _prove_room(out)
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run

@@ -239,6 +239,11 @@ def test_an_existing_file_is_refused_before_the_board_is_shown(pictures: Path, t
     assert out.read_text(encoding="utf-8") == "precious"
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_the_board_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"\.part: cannot be written: .*"):  # its name is too long with .part
+        calibrate_source(str(tmp_path / "nowhere"), BOARD, tmp_path / ("c" * 248 + ".toml"))
+
+
 @pytest.mark.parametrize(
     ("turn_deg", "place_mm", "alike"),
     [

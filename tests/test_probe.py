@@ -185,6 +185,13 @@ def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
         read_probe(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SinkError, match=f"{name}: cannot be made"):
+        next(make_probe(tmp_path / name, Recipe(tmp_path / "nowhere"), SHORT))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
