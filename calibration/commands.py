@@ -200,7 +200,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 )
 @click.option("--test", "tests", multiple=True, type=opt.PATH, metavar="DIR", help="More, to measure on alone.")
 @click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Gets cards/ and weights/.")
-@click.option("--plot", type=opt.FILE, metavar="FILE", help="Draw the result, PNG or SVG.")
+@click.option("--plot", type=opt.PLOT, metavar="FILE", help="Draw the result, PNG or SVG.")
 @click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
@@ -208,6 +208,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     from ..engines.card import find_card
     from ..engines.fit import demand_fit
     from ..engines.onnx_backend import OnnxBackend
+    from ..pipeline.part_file import PartFile
     from ..tracker import markup
     from ..training.evaluation.error_curves import require_matplotlib
     from . import noise, noise_report
@@ -217,6 +218,10 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     card = find_card(model, "align")
     noise_report.refuse_other_weights(card, out)
     _prove_room(out)
+    if plot is not None and (
+        plot.parent.exists() or plot.parent.resolve() != out.resolve()
+    ):  # OUT is made for the card
+        PartFile(plot, overwrite=True).prove()
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run
