@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..pipeline import options as opt
-from ..pipeline.talk import say
+from ..pipeline.talk import SOME_FAILED, say
 
 if TYPE_CHECKING:
     from ..engines.card import ModelCard
@@ -174,7 +174,7 @@ def calibrate_int8(
 @click.option("--out", type=opt.FILE, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
 @opt.overwrite
 @opt.talk
-def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> None:
+def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> int:
     """Measure a camera's focal lengths, optical axis and distortion, so that head poses are true.
 
     SOURCE is a camera, a video or a folder of pictures of a flat chessboard that is shown as a whole, tilted to all
@@ -186,7 +186,9 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
         wanted = Board.parse(board, square_mm)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--board") from error
-    click.echo(calibrate_source(source, wanted, out, overwrite=overwrite).as_text())
+    learned = calibrate_source(source, wanted, out, overwrite=overwrite)
+    click.echo(learned.as_text())
+    return SOME_FAILED if learned.unread else 0
 
 
 @calibrate.command("noise")
@@ -218,9 +220,8 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     card = find_card(model, "align")
     noise_report.refuse_other_weights(card, out)
     _prove_room(out)
-    if plot is not None and (
-        plot.parent.exists() or plot.parent.resolve() != out.resolve()
-    ):  # OUT is made for the card
+    made_for_card = not out.exists() and plot is not None and plot.parent.resolve() == out.resolve()
+    if plot is not None and not made_for_card:
         PartFile(plot, overwrite=True).prove()
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
