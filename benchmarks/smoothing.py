@@ -28,6 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from facetrack.pipeline.hindsight import BLOCK, LOOK_AHEAD_S
+from facetrack.pipeline.part_file import PartFile
+from facetrack.tracker.errors import SinkError
 from facetrack.tracker.metrics import jitter, lag
 from facetrack.tracker.one_euro import OneEuro, OneEuroSettings
 from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
@@ -266,12 +268,24 @@ def plot(path: Path, repeats: int) -> None:
     figure.savefig(path)
 
 
+def refuse_plot(path: Path, parser: argparse.ArgumentParser) -> None:
+    """Find out before anything is measured whether the plot can be written; else end as for bad usage."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        parser.error(f"argument --plot: wanted a name that ends in .png or .svg, got {path}")
+    try:
+        PartFile(path, overwrite=True).prove()
+    except SinkError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     """Print the table, and draw the plot if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG or SVG; needs matplotlib")
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
+    if arguments.plot is not None:
+        refuse_plot(arguments.plot, parser)
     warm_up()
     print(f"{'':44s}" + "".join(f"{name:>10s}" for name in TRACKS))
     for name, unit, measure in rows():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import __version__
+from ..pipeline.batch import failures_in
 from ..pipeline.camera_file import write_intrinsics
 from ..pipeline.part_file import PartFile
-from ..pipeline.source import Source, without_credentials
+from ..pipeline.progress import Task
+from ..pipeline.source import Source, counted, without_credentials
 from ..pipeline.sources import open_source
 from ..pipeline.talk import say
 from ..tracker.errors import ConfigError
@@ -114,6 +116,7 @@ class CalibratedCamera:
         views: how many it rests on.
         strays: places of views that were left out because their corners fit to nothing.
         distance_mm: nearest and farthest of the boards' centres, to be compared with what was done.
+        unread: pictures of the folder that could not be read.
     """
 
     intrinsics: Intrinsics
@@ -122,6 +125,7 @@ class CalibratedCamera:
     views: int
     strays: tuple[str, ...]
     distance_mm: tuple[float, float]
+    unread: int = 0
 
     def as_text(self) -> str:
         """It in lines."""
@@ -135,21 +139,28 @@ class CalibratedCamera:
         lines.append(f"the board was {self.distance_mm[0]:.0f} to {self.distance_mm[1]:.0f} mm away")
         if self.strays:
             lines.append(f"left out, for their corners are misplaced: {', '.join(self.strays)}")
+        if self.unread:
+            lines.append(f"left out, for they cannot be read: {counted(self.unread, 'picture')}")
         return "\n".join(lines)
 
 
 def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = False) -> CalibratedCamera:
     """Calibrate the camera that a camera, stream, video or folder of pictures shows, and write its file.
 
+    Pictures of a folder that cannot be read are left out, each with a line.
+
     Raises:
         SourceError: the source cannot be opened or read.
         SinkError: the file cannot be written.
         ConfigError: the views are too few, or too much alike.
     """
-    PartFile(out, overwrite=overwrite)  # refuses now what could not be written after minutes of waving a board
+    PartFile(out, overwrite=overwrite).prove()  # refuses now what could not be written after minutes of waving a board
     with open_source(spec) as source:
         views = collect_views(source, board)
-    learned = calibrate_camera(views, board)
+    unread = failures_in(Task(spec, source.name), source.failed)
+    for failure in unread:
+        say(f"facetrack: failed: {failure}")
+    learned = replace(calibrate_camera(views, board), unread=len(unread))
     how = f"{learned.views} views of a {board} chessboard in {without_credentials(spec)}, facetrack {__version__}"
     write_intrinsics(out, learned.intrinsics, rms_px=learned.rms_px, how=how, overwrite=overwrite)
     return learned

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..pipeline import options as opt
-from ..pipeline.talk import say
+from ..pipeline.talk import SOME_FAILED, say
 
 if TYPE_CHECKING:
     from ..engines.card import ModelCard
@@ -36,6 +36,18 @@ def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], P
 def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
     """Print which card was written, and what its networks have to say."""
     click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
+
+
+def _prove_room(out: Path) -> None:
+    """Find out before the work whether a card and its weights can be written to OUT.
+
+    Raises:
+        SinkError: they cannot.
+    """
+    from ..pipeline.part_file import prove_folder
+
+    for name in ("cards", "weights"):
+        prove_folder(out / name)
 
 
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
@@ -78,6 +90,7 @@ def export(
     """
     from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans
     from ..engines.tensorrt_build import PlanRequest
+    from ..pipeline.part_file import prove_folder
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
         raise click.BadParameter(
@@ -86,6 +99,9 @@ def export(
     card = any_card(model)
     if target == "onnx" or precision == "int8":  # plans have no card, and those of one name are the same
         _refuse_replacing(derived_name(card.name, precision), card, out, overwrite=overwrite)
+        _prove_room(out)
+    if target == "tensorrt":
+        prove_folder(out)
     proofs = _proofs(card, crops)
     if precision == "int8":
         from .int8 import Int8Settings, quantise_card
@@ -140,6 +156,7 @@ def calibrate_int8(
     card = any_card(model)
     name = card.name if for_cpu else derived_name(card.name, "int8")
     _refuse_replacing(name, card, out, overwrite=overwrite)
+    _prove_room(out)
     card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
     _tell(card, quantised)
 
@@ -157,7 +174,7 @@ def calibrate_int8(
 @click.option("--out", type=opt.FILE, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
 @opt.overwrite
 @opt.talk
-def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> None:
+def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> int:
     """Measure a camera's focal lengths, optical axis and distortion, so that head poses are true.
 
     SOURCE is a camera, a video or a folder of pictures of a flat chessboard that is shown as a whole, tilted to all
@@ -169,7 +186,9 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
         wanted = Board.parse(board, square_mm)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--board") from error
-    click.echo(calibrate_source(source, wanted, out, overwrite=overwrite).as_text())
+    learned = calibrate_source(source, wanted, out, overwrite=overwrite)
+    click.echo(learned.as_text())
+    return SOME_FAILED if learned.unread else 0
 
 
 @calibrate.command("noise")
@@ -183,7 +202,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 )
 @click.option("--test", "tests", multiple=True, type=opt.PATH, metavar="DIR", help="More, to measure on alone.")
 @click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Gets cards/ and weights/.")
-@click.option("--plot", type=opt.FILE, metavar="FILE", help="Draw the result, PNG or SVG.")
+@click.option("--plot", type=opt.PLOT, metavar="FILE", help="Draw the result, PNG or SVG.")
 @click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
@@ -191,6 +210,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     from ..engines.card import find_card
     from ..engines.fit import demand_fit
     from ..engines.onnx_backend import OnnxBackend
+    from ..pipeline.part_file import PartFile
     from ..tracker import markup
     from ..training.evaluation.error_curves import require_matplotlib
     from . import noise, noise_report
@@ -199,6 +219,10 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
         require_matplotlib()
     card = find_card(model, "align")
     noise_report.refuse_other_weights(card, out)
+    _prove_room(out)
+    made_for_card = not out.exists() and plot is not None and plot.parent.resolve() == out.resolve()
+    if plot is not None and not made_for_card:
+        PartFile(plot, overwrite=True).prove()
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run

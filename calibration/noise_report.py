@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..engines.card_text import card_path, card_text, refuse_files_of_others, wr
 from ..engines.files import replace_file
 from ..tracker.errors import SinkError
 from ..training.evaluation.card_figures import with_table
+from ..training.evaluation.files import replace_all
 from .noise import Calibration
 
 
@@ -77,6 +79,9 @@ def as_text(calibration: Calibration) -> str:
 def plot(calibration: Calibration, path: Path) -> None:
     """Draw the reliability and the noise over the score.
 
+    Args:
+        calibration: what was learned.
+        path: of a .png or .svg, which is replaced if it is there.
     Raises:
         ImportError: matplotlib is not installed.
         SinkError: the file cannot be written.
@@ -96,7 +101,6 @@ def plot(calibration: Calibration, path: Path) -> None:
     right.plot(scores, [calibration.noise.sigma(score) for score in scores], "-", label="fitted")
     right.set(xlabel="score of a landmark", ylabel="sigma, face sizes", title="noise", yscale="log", xscale="log")
     right.legend()
-    try:
-        figure.savefig(path)
-    except OSError as error:
-        raise SinkError(f"{path}: cannot be written: {error.strerror or error}") from error
+    content = io.BytesIO()
+    figure.savefig(content, format=path.name[-3:].lower())
+    replace_all({path: content.getvalue()})

@@ -155,7 +155,7 @@ class _Run:
         if self.outputs.existing == "resume":
             earlier = self._earlier(self.outputs.video_file(self.task) if self.outputs.video else None)
             if self._is_finished(earlier):
-                return self._failures(earlier.failures)
+                return failures_in(self.task, earlier.failures)
         began_s = time.perf_counter()
         with self._open_source() as source:
             if source.live:
@@ -171,7 +171,7 @@ class _Run:
         self.reporter.ended(self.task, self._line(outcome))
         if outcome.error:
             return [Failure(self.task.spec, outcome.error, in_part=True)]
-        return self._failures(outcome.failed)
+        return failures_in(self.task, outcome.failed)
 
     @staticmethod
     def _demand_place(sidecar: Path) -> None:
@@ -324,13 +324,18 @@ class _Run:
         line = f"{counted(tally.frames, 'frame')}, {tally.counts.frames_with_face} with a face, {speed} frames/s"
         return f"{line} -> {self.outputs.table(self.task)}"
 
-    def _failures(self, failed: list[tuple[str, str]]) -> list[Failure]:
-        """Of pictures those without rows; of a video none: its flaws are told, and all else has its rows."""
-        if holds_pictures(self.task.spec):
-            return [Failure(f"{self.task.spec}: {name}", reason, in_part=True) for name, reason in failed]
-        if failed:
-            places = counted(len(failed), "place")
-            first = ": ".join(failed[0])
-            last = "; at last " + ": ".join(failed[-1]) if len(failed) > 1 else ""
-            log.warning("%s: flawed in %s, at first %s%s", self.task.label, places, first, last)
-        return []
+
+def failures_in(task: Task, failed: Sequence[tuple[str, str]]) -> list[Failure]:
+    """Of pictures those that were left out; of a video none: its flaws are told, and all else was read.
+
+    Args:
+        task: what was read.
+        failed: of its source.
+    """
+    if holds_pictures(task.spec):
+        return [Failure(f"{task.spec}: {name}", reason, in_part=True) for name, reason in failed]
+    if failed:
+        places, first = counted(len(failed), "place"), ": ".join(failed[0])
+        last = "; at last " + ": ".join(failed[-1]) if len(failed) > 1 else ""
+        log.warning("%s: flawed in %s, at first %s%s", task.label, places, first, last)
+    return []

@@ -63,18 +63,18 @@ class SomePath(click.Path):
 
 
 class NewFile(click.Path):
-    """The path of a file to write: neither empty nor a folder, and where only one suffix will do, with that."""
+    """The path of a file to write: neither empty nor a folder, and where only some suffixes will do, with one."""
 
-    def __init__(self, suffix: str = "") -> None:
+    def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, readable=False, path_type=Path)
-        self._suffix = suffix
+        self._suffixes = suffixes
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read a path, or fail as bad usage."""
         if not str(value):
             self.fail("wanted the name of a file, got an empty one; is a variable not set?", param, ctx)
-        if not str(value).lower().endswith(self._suffix):
-            self.fail(f"wanted a name that ends in {self._suffix}, got {str(value)!r}", param, ctx)
+        if self._suffixes and not str(value).lower().endswith(self._suffixes):
+            self.fail(f"wanted a name that ends in {' or '.join(self._suffixes)}, got {str(value)!r}", param, ctx)
         return super().convert(value, param, ctx)
 
 
@@ -195,7 +195,7 @@ def _smooth(*kinds: str) -> Callable[[Command], Command]:
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
 
 
-PATH, FILE, MP4 = SomePath(), NewFile(), NewFile(".mp4")
+PATH, FILE, MP4, PLOT = SomePath(), NewFile(), NewFile(".mp4"), NewFile(".png", ".svg")
 
 talk = chain(
     click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),

@@ -51,6 +51,18 @@ class PartFile:
         if exists and not self._overwrite:
             raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
 
+    def prove(self) -> None:
+        """Find out before the work whether the file can be written; of the trial nothing is left.
+
+        Raises:
+            SinkError: it cannot.
+        """
+        try:
+            self.open().close()
+            self.discard()
+        except OSError as error:
+            raise self.error(error) from error
+
     def lock(self) -> None:
         """Keep other processes that lock it too from writing the file, until it is published, discarded or released.
 
@@ -193,6 +205,28 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SinkError(f"{folder}: cannot be made: {error.strerror or error}; choose another folder") from error
+
+
+def prove_folder(folder: Path) -> None:
+    """Find out before the work whether files can be made in a folder that may be missing; of the trial nothing is left.
+
+    Raises:
+        SinkError: they cannot, or the folder cannot be made.
+    """
+    missing: list[Path] = []
+    try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        make_folder(folder)
+        trial = folder / f".facetrack-{os.getpid()}.part"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise SinkError(f"{folder}: no file can be made in it: {reason}; choose another folder") from error
+    finally:
+        for path in missing:
+            with suppress(OSError):  # another process has put something into it
+                path.rmdir()
 
 
 def exist_already(files: Sequence[Path]) -> str:

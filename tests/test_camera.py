@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from facetrack.calibration.camera import (
 )
 from facetrack.cli import main
 from facetrack.pipeline.camera_file import read_intrinsics
+from facetrack.pipeline.image_source import ImageSource
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.intrinsics import Intrinsics
@@ -184,6 +186,48 @@ def test_a_source_without_a_board_is_one_line(tmp_path: Path, capsys: pytest.Cap
     assert "distinct views of a board with 9x6 inner corners, got 0" in line
 
 
+def test_pictures_that_cannot_be_read_are_named_and_counted_and_the_others_do(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(pictures, tmp_path / "board")
+    (folder / "half.png").write_bytes((folder / "0.png").read_bytes()[:40])
+    (folder / "none.jpg").touch()
+    out = tmp_path / "camera.toml"
+    assert main(["calibrate", "camera", str(folder), "--out", str(out)]) == 3
+    assert_is_the_camera(read_intrinsics(out))
+    told = capsys.readouterr()
+    assert told.out.splitlines()[-1] == "left out, for they cannot be read: 2 pictures"
+    half, empty = told.err.splitlines()
+    assert half.startswith(f"facetrack: failed: {folder}: half.png: is not a whole picture")
+    assert empty == f"facetrack: failed: {folder}: none.jpg: the file is empty; copy it again"
+
+
+def test_pictures_that_cannot_be_read_are_named_where_the_others_are_too_few(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((120, 160, 3), 90, np.uint8))
+    (tmp_path / "b.png").touch()
+    assert main(["calibrate", "camera", str(tmp_path), "--out", str(tmp_path / "camera.toml")]) == 1
+    unread, refused = capsys.readouterr().err.splitlines()
+    assert "b.png: the file is empty" in unread
+    assert "got 0" in refused
+
+
+def test_a_damaged_video_of_a_board_is_told_and_its_views_count(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flawed(ImageSource):
+        """Pictures, of which one has been damaged on its way, as a frame of a video."""
+
+        def __init__(self, folder: Path) -> None:
+            super().__init__(folder, list(folder.iterdir()), "clip")
+            self.failed.append(("frame 7", "damaged"))
+
+    monkeypatch.setattr(camera, "open_source", lambda _: Flawed(pictures))
+    assert main(["calibrate", "camera", "clip.mp4", "--out", str(tmp_path / "camera.toml")]) == 0
+    assert capsys.readouterr().err == "clip.mp4: flawed in 1 place, at first frame 7: damaged\n"
+
+
 def test_pictures_of_several_sizes_are_refused() -> None:
     frames = [
         Frame(i, float(i), 0.0, np.zeros((side, side, 3), np.uint8), f"{i}.png") for i, side in ((0, 64), (1, 96))
@@ -237,6 +281,11 @@ def test_an_existing_file_is_refused_before_the_board_is_shown(pictures: Path, t
     with pytest.raises(SinkError, match="exists already"):
         calibrate_source(str(pictures), BOARD, out)
     assert out.read_text(encoding="utf-8") == "precious"
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_board_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match=r"\.part: cannot be written: .*"):  # its name is too long with .part
+        calibrate_source(str(tmp_path / "nowhere"), BOARD, tmp_path / ("c" * 248 + ".toml"))
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,25 @@ def test_results_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None
         check(EvaluationSettings("300w", tmp_path, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_300w(tmp_path / "data", NAMES)
+    (tmp_path / "file").touch()
+    backend = PaintedBackend()
+    words = ["evaluate", "300w", str(tmp_path / "data"), "--out", str(tmp_path / name)]
+    assert main(words, PaintedEngines(backend)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"facetrack: {tmp_path / name}: cannot be made")
+    assert backend.calls == 0
+
+
+def test_a_check_leaves_no_folder_behind(tmp_path: Path) -> None:
+    check(EvaluationSettings("300w", tmp_path, tmp_path / "a" / "b"))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("the network broke")])
 def test_an_interruption_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
     write_300w(tmp_path / "data", NAMES)

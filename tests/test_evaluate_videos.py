@@ -562,6 +562,19 @@ def test_errors_that_are_not_in_the_table_are_named(tmp_path: Path, capsys: pyte
     assert [video["video"] for video in summary(tmp_path / "out")["videos"]] == ["114", "401"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/below", "taken"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_videos_are_listed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    settings = VideoSettings(tmp_path / "nowhere", tmp_path / name)
+    if name == "taken":
+        settings.out.mkdir()
+        settings.files.frames.touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SinkError, match="choose another"):
+        check_videos(replace(settings, resume=True))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:
     for number in ("114", "203"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)

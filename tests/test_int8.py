@@ -327,6 +327,25 @@ def test_a_card_that_is_there_needs_overwrite(shipped: Path, words: tuple[str, .
         invoke(*words, "--overwrite", "--crops", str(shipped / "nowhere"), "--out", str(shipped))
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "gv", "--to", "onnx"),
+        ("export", "gv", "--to", "tensorrt"),
+        ("calibrate", "int8", "gv"),
+        ("calibrate", "noise", "gv", "--faces", "nowhere"),
+    ],
+)
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_read(
+    shipped: Path, words: tuple[str, ...], name: str
+) -> None:
+    (shipped / "file").touch()
+    crops = () if "noise" in words else ("--crops", str(shipped / "nowhere"))
+    with pytest.raises(SinkError, match=f"{name}.*: cannot be made: .*; choose another folder"):
+        invoke(*words, *crops, "--out", str(shipped / name))
+
+
 def test_a_card_may_be_made_again_where_it_lies(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a training: its file for CPUs is added to the card itself."""
     monkeypatch.setenv("FACETRACK_HOME", str(shipped))

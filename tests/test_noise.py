@@ -25,7 +25,7 @@ from facetrack.engines.backend import Shapes
 from facetrack.engines.card import SHIPPED, Weights, read_card
 from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.pipeline.open import smoother_settings
-from facetrack.tracker.errors import BackendError, CardError, ConfigError, SinkError
+from facetrack.tracker.errors import BackendError, CardError, ConfigError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.rts import RtsSmoother
 from facetrack.tracker.smooth import Smoother
@@ -320,6 +320,34 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
     assert isinstance(done.exception, BackendError)
     assert "the curves need matplotlib" in str(done.exception)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["plot.xyz", "plot", "nodir/plot.xyz"])
+def test_a_plot_that_is_neither_png_nor_svg_is_bad_usage(tmp_path: Path, name: str) -> None:
+    words = ("noise", "gv", "--faces", str(tmp_path), "--out", str(tmp_path / "out"), "--plot", str(tmp_path / name))
+    done = CliRunner().invoke(calibrate, words)
+    assert done.exit_code == 2
+    assert "wanted a name that ends in .png or .svg, got" in " ".join(done.stderr.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not (SHIPPED / "weights" / "gv-mobilenetv3-68.onnx").exists(), reason="no trained weights here")
+def test_a_plot_in_a_folder_that_is_not_there_is_refused_before_photographs_are_read(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason='plots need pip install "facetrack[eval]"')
+    words = ("noise", "gv", "--faces", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--plot")
+    done = CliRunner().invoke(calibrate, (*words, str(tmp_path / "nodir/plot.png")))
+    assert isinstance(done.exception, SinkError)
+    assert str(done.exception).endswith(f"plot.png: there is no folder {tmp_path / 'nodir'}; create it first")
+    made_for_the_card = CliRunner().invoke(calibrate, (*words, str(tmp_path / "out/plot.png")))
+    assert isinstance(made_for_the_card.exception, SourceError)  # nothing but the next obstacle
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plot_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason='plots need pip install "facetrack[eval]"')
+    plot(LEARNED, tmp_path / "plot.PNG")
+    assert (tmp_path / "plot.PNG").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["plot.PNG"]
 
 
 def test_the_report_names_fit_error_and_noise(tmp_path: Path) -> None:

@@ -218,6 +218,13 @@ def test_what_a_killed_run_has_left_of_a_clip_gives_way_and_nothing_else_does(ph
     assert [path.name for path in tmp_path.iterdir()] == ["short"]
 
 
+@pytest.mark.parametrize("name", ["file", "file/below"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SinkError, match=f"{name}: cannot be made"):
+        next(make_probe(tmp_path / name, Recipe(tmp_path / "nowhere"), SHORT))
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -844,7 +844,10 @@ import atexit, sys, threading
 from itertools import count
 
 def tell():
-    print("left:", *(thread.name for thread in threading.enumerate() if thread.name.startswith("facetrack-")))
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("facetrack-")]
+    for thread in threads:
+        thread.join(0.5)  # one that has done its work takes its time to end
+    print("left:", *(thread.name for thread in threads if thread.is_alive()))
 
 atexit.register(tell)  # called after what facetrack does at the end, for it was there first
 from test_run import Watchman, endless, make, silent, wait_for

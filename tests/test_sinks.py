@@ -17,7 +17,7 @@ from fakes import make_face, make_result, read_csv
 
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.line_writer import ReaderGone
-from facetrack.pipeline.part_file import PartFile, atomic_write_text
+from facetrack.pipeline.part_file import PartFile, atomic_write_text, prove_folder
 from facetrack.pipeline.sinks import JsonLinesSink, Sink
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
@@ -197,6 +197,28 @@ def test_nothing_is_left_of_a_small_file_that_cannot_be_written(text: str, tmp_p
     with pytest.raises((UnicodeEncodeError, TypeError)):
         atomic_write_text(tmp_path / "a.json", text)
     assert names(tmp_path) == []
+
+
+def test_a_folder_is_tried_out_and_nothing_is_left_of_the_trial(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("folder", "new", "folder/new/below"):
+        prove_folder(tmp_path / name)
+    for name in ("file", "file/below", "new/" + "long" * 99):
+        with pytest.raises(SinkError, match=f"{name}: .*; choose another folder"):
+            prove_folder(tmp_path / name)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_is_tried_out_and_an_earlier_runs_part_is_kept(tmp_path: Path) -> None:
+    PartFile(tmp_path / "a").prove()
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.part").write_text("rows")
+    PartFile(tmp_path / "a").prove()
+    assert (tmp_path / "a.part").read_text() == "rows"
+    with pytest.raises(SinkError, match="cannot be written"):
+        PartFile(tmp_path / ("n" * 253)).prove()  # a name that is too long with .part at its end
 
 
 def test_publishing_a_file_that_went_away_is_a_sink_error(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import make_folder
+from ...pipeline.part_file import make_folder, prove_folder
 from ...pipeline.progress import Reporter, Task
 from ...tracker import markup
 from ..datasets import Broken, list_faces
@@ -51,13 +51,14 @@ def check(settings: EvaluationSettings) -> None:
 
     Raises:
         ConfigError: there is no such benchmark.
-        SinkError: results are there that must not be replaced.
+        SinkError: results are there that must not be replaced, or none can be written there.
         BackendError: a library that the report needs is missing.
     """
     find_benchmark(settings.benchmark)
     require_matplotlib()
     if not settings.overwrite:
         refuse_existing(settings.files.all(), "add --overwrite, or choose another --out")
+    prove_folder(settings.out)
 
 
 def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, reporter: Reporter) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
-from ...pipeline.part_file import make_folder
+from ...pipeline.part_file import make_folder, prove_folder
 from ...pipeline.progress import Reporter, Task
 from ...pipeline.workers import run_jobs
 from ...tracker import metrics
@@ -59,12 +59,14 @@ def check_videos(settings: VideoSettings) -> None:
     """Find out before the work what could not end well.
 
     Raises:
-        SinkError: results are there that must not be replaced.
+        SinkError: results are there that must not be replaced, or none can be written there.
         BackendError: a library that the report needs is missing.
     """
     require_matplotlib()
     if not (settings.overwrite or settings.resume):
         refuse_existing(settings.files.all(), "add --overwrite or --resume, or choose another --out")
+    for folder in (settings.out, settings.files.frames):
+        prove_folder(folder)
 
 
 def evaluate_videos(

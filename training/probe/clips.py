@@ -19,7 +19,7 @@ import av
 import numpy as np
 
 from ...pipeline.batch import Failure
-from ...pipeline.part_file import part_of
+from ...pipeline.part_file import part_of, prove_folder
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
 from ..datasets import read_pts_folder
@@ -117,13 +117,15 @@ def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) ->
         SourceError: the photographs cannot be read, or are too few.
         SinkError: the folder exists already, or cannot be written.
     """
-    scenes, heads = recipe.chosen(table), read_heads(recipe.photographs)
+    scenes = recipe.chosen(table)
+    prove_folder(folder)
+    _make_room(folder)
+    heads = read_heads(recipe.photographs)
     most = max((len(scene.faces) for scene in scenes), default=0)
     if len(heads) < most:
         raise SourceError(
             f"{recipe.photographs}: wanted at least {most} usable faces of {POINTS} points, got {len(heads)}"
         )
-    _make_room(folder)
     for scene in scenes:
         for copy in range(recipe.copies):
             rng = np.random.default_rng([recipe.seed, zlib.crc32(scene.name.encode()), copy])
