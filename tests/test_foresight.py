@@ -11,9 +11,10 @@ from fakes import PaintedFace, PaintedSource
 from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
+from facetrack.engines.backend import Outputs
 from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.stages import REFINEMENTS, PipelineSettings
-from facetrack.tracker.types import Frame, Result
+from facetrack.tracker.types import Frame, Result, UInt8
 
 COUNT = 33
 FIRST_FRAME = 1 + REFINEMENTS  # runs for a new face
@@ -26,6 +27,13 @@ class Shaken(PaintedSource):
 
     def picture(self, index: int) -> np.ndarray:
         return np.roll(super().picture(index), 12 * (index % 2), axis=1)
+
+
+class LaterShaken(PaintedSource):
+    """A source whose faces rest and then do so."""
+
+    def picture(self, index: int) -> np.ndarray:
+        return np.roll(super().picture(index), 12 * (index % 2) * (index > 16), axis=1)
 
 
 class Broken(PaintedSource):
@@ -82,6 +90,19 @@ def test_where_every_guess_is_wrong_each_frame_is_measured_by_itself() -> None:
     (alone, runs), (ahead, as_many) = tracked(1, source(STILL, kind=Shaken)), tracked(8, source(STILL, kind=Shaken))
     assert furthest(alone, ahead) == 0
     assert as_many == runs
+
+
+def test_a_face_that_begins_to_be_shaken_costs_fewer_guesses_with_each_that_was_wrong() -> None:
+    line, backend = pipeline(8)
+    sizes, run = [], backend.run
+
+    def counted(images: UInt8) -> Outputs:
+        sizes.append(len(images))
+        return run(images)
+
+    backend.run = counted  # type: ignore[method-assign]
+    list(line.serial(source(STILL, kind=LaterShaken)))
+    assert sizes[FIRST_FRAME:][:8] == [2, 4, 8, 8, 4, 2, 1, 2]
 
 
 def test_faces_that_come_and_go_do_so_in_the_same_frames() -> None:

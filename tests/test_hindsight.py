@@ -92,6 +92,7 @@ def test_what_waits_has_no_pictures_and_is_bounded() -> None:
         assert given - out <= most
         assert result.frame.size == (20, 30)
         assert result.frame.bgr.strides == (0, 0, 0)  # one pixel stands for all
+        assert not result.frame.bgr.any()  # and that is black
 
 
 def test_results_without_faces_pass_through_in_order() -> None:

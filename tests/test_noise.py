@@ -18,7 +18,7 @@ from fakes_training import write_faces
 
 from facetrack.calibration import noise
 from facetrack.calibration.commands import calibrate
-from facetrack.calibration.noise import Calibration, Noise
+from facetrack.calibration.noise import Calibration, Judged, Noise
 from facetrack.calibration.noise_report import as_text, plot, write_calibration
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import Shapes
@@ -119,6 +119,13 @@ def test_noise_is_split_into_what_is_common_and_what_is_not() -> None:
     assert np.sqrt(np.mean(common)) == pytest.approx(0.01, rel=0.1)
 
 
+def test_a_shift_between_two_measurements_is_noise_in_common_worked_out_by_hand() -> None:
+    face = np.random.default_rng(2).uniform(0, 1, (68, 2))
+    common, own = noise.split_noise(np.stack((face, face + np.array([0.02, 0.0]))))
+    assert common == pytest.approx((0.02**2 / 2 + 0) / 2)  # mean over the axes of the variance of two numbers
+    assert own.max() < 1e-20
+
+
 def test_an_affine_motion_is_no_noise_of_single_points() -> None:
     face = np.random.default_rng(2).uniform(0, 1, (68, 2))
     shapes = np.stack([face * (1 + 0.01 * k) + [0.1 * k, 0] for k in range(5)])
@@ -203,6 +210,39 @@ def test_a_network_of_19_points_which_have_no_outer_eye_corners_is_judged_by_the
     side = aligner.card.size[0] / aligner.card.box_scale  # about that of the points' box, which is almost a square
     assert np.median(judged.nme) == pytest.approx(right / side, rel=0.3)
     assert noise.measure_noise(aligner, samples, 3, np.random.default_rng(0)).own > 0
+
+
+def test_a_network_that_does_well_on_too_few_photographs_has_no_noise_measured() -> None:
+    faces = [face_number(i) for i in range(noise.FOLDS)]
+    samples = [
+        Sample(Path("a.png"), face.landmarks(0)[None, OF_68], cv2.imencode(".png", picture_of(face))[1].tobytes())
+        for face in faces
+    ]
+    side = nineteen_card().size[0] / nineteen_card().box_scale  # about that of the points' box, crop pixels
+    aligner = Aligner(nineteen_card(), NineteenBackend(right=2 * noise.GOOD_NME * side))
+    with pytest.raises(ConfigError, match=f"wanted at least {noise.FOLDS} photographs .* got 0"):
+        noise.measure_noise(aligner, samples, 3, np.random.default_rng(0))
+
+
+def test_the_calibration_error_is_that_of_photographs_that_the_fit_has_not_seen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In every fold but the first a higher logit is a better crop; in the first, unknown to them, a worse one."""
+    logits, good = drawn(1.0, 0.0, 200)
+    picture = np.arange(200)
+    first = picture % noise.FOLDS == 0
+    good[first] = logits[first] < 0
+    judged = Judged(picture, logits, np.where(good > 0, 0.0, 1.0))
+    unseen = np.empty(200)
+    for fold in range(noise.FOLDS):
+        out = picture % noise.FOLDS == fold
+        unseen[out] = noise.chance(logits[out], noise.fit_logistic(logits[~out], good[~out]))
+    monkeypatch.setattr(noise, "judge", lambda *_: judged)
+    monkeypatch.setattr(noise, "measure_noise", lambda *_: LEARNED.noise)
+    learned = noise.calibrate(Aligner(painted_card(), PaintedBackend()), [], {})
+    assert learned.errors == {"5-fold": pytest.approx(noise.calibration_error(unseen, good))}
+    assert learned.reliability == noise.reliability(unseen, good)
+    assert learned.confidence == noise.fit_logistic(logits, good)
 
 
 def test_a_network_that_does_not_score_faces_is_refused_before_anything_is_measured() -> None:

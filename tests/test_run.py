@@ -26,7 +26,7 @@ from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.channel import Abandoned, Channel
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
 from facetrack.pipeline.search import CROWD, EVERY_WAY
-from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings
+from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings, Seen, SmoothStage
 from facetrack.pipeline.threads import end_runs
 from facetrack.tracker import markup
 from facetrack.tracker.errors import BackendError, ConfigError, SourceError
@@ -213,6 +213,16 @@ def test_so_it_does_where_faces_are_lost_coast_and_return() -> None:
     for one, two in zip(serial, threaded, strict=True):
         assert_same(one, two)
     assert {face.state for result in serial for face in result.faces} == set(State)
+
+
+def test_a_face_that_was_off_the_picture_is_smoothed_anew() -> None:
+    stage, rng = SmoothStage(PipelineSettings(), 68), np.random.default_rng(0)
+    for index in range(12):
+        points = Landmarks(FACE_XY + rng.normal(0, 0.3, (68, 2)), np.ones(68), 0.9, 1.0, "ibug68")
+        job = Job(frame(index), seen=() if index == 10 else (Seen(3, State.TRACKED, points),))
+        stage(job)
+        is_start = [np.array_equal(face.smoothed, points.xy) and not face.speed.any() for face in job.faces]
+        assert is_start == ([] if index == 10 else [index in (0, 11)])
 
 
 def test_a_pipeline_starts_every_run_with_an_empty_memory() -> None:

@@ -343,6 +343,17 @@ def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
     assert np.abs(out - seen).max() < 4.5
 
 
+def test_a_step_within_much_less_time_than_usual_tells_no_speed() -> None:
+    """The face starts by 8 px, a frame's way, in a frame that has the stamp of 10 ms after the one before it."""
+    smoother, seen = Smoother(SmootherSettings(), 68), FACE.astype(np.float32)
+    for frame in range(30):
+        smoother.update(frame / FPS, seen, CLEAR, SIZE_PX)
+    moved = seen + np.float32([8, 0])
+    xy, speed = smoother.update(29 / FPS + 0.01, moved, CLEAR, SIZE_PX)
+    np.testing.assert_allclose(xy, moved, atol=0.5)
+    assert np.abs(speed).max() < 8 * FPS  # and not 8 px in 10 ms
+
+
 @pytest.mark.parametrize("later_s", [0.0, -3.0, 1.5])
 def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
     smoother = Smoother(SmootherSettings(), 68)

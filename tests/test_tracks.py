@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from facetrack.tracker import tracks
-from facetrack.tracker.appearance import similarity
+from facetrack.tracker.appearance import blended, similarity
 from facetrack.tracker.track import HOLD, SEEK_S, Track, TrackSettings
-from facetrack.tracker.tracks import EXPECTED, SEEK_EVERY, STEADY, SURE, WAIT_S, TrackBook
+from facetrack.tracker.tracks import EXPECTED, LEARN_S, SEEK_EVERY, STEADY, SURE, WAIT_S, TrackBook
 from facetrack.tracker.types import Float32, Landmarks, State
 
 RATE = 30.0
@@ -514,6 +514,16 @@ def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> N
     assert again.number == 2
 
 
+def test_a_stream_that_starts_again_tells_no_speed_across_its_start() -> None:
+    book = TrackBook()
+    book.admit(10.0, face(100), appearance(1))
+    book.observe(10.0 + 1 / RATE, [face(104)], [appearance(1)])
+    book.observe(0.0, [face(108)], [appearance(1)])
+    assert states(book) == {0: "tracked"}
+    assert book.live[0].velocity is None
+    np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(108).xy)
+
+
 def test_as_many_measurements_as_tracks_are_wanted() -> None:
     with pytest.raises(ValueError, match="argument"):
         book_of(1).observe(0.1, [], [])
@@ -544,6 +554,14 @@ def test_no_more_faces_are_taken_in_than_fit_however_often_it_is_searched() -> N
     book = TrackBook(TrackSettings(most_faces=2))
     taken = [book.admit(0.0, face(100 + 200 * number), appearance(number)) is not None for number in range(3)]
     assert taken == [True, True, False]
+
+
+def test_what_looks_less_like_a_face_is_learnt_with_the_square_of_its_likeness() -> None:
+    for likeness in (0.9, 0.6):
+        book, seen = book_of(1), between(appearance(1), appearance(5), likeness)
+        book.observe(0.3, [face(100)], [seen])
+        learnt = blended(appearance(1), seen, 0.3 / LEARN_S * likeness**2)
+        np.testing.assert_allclose(book.live[0].appearance, learnt, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [30, 5, 4, 2])
@@ -664,6 +682,16 @@ def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_
         assert back.number == number
 
 
+def test_a_face_that_was_lost_behind_another_is_expected_there_when_that_one_has_gone() -> None:
+    book = book_of(1, 2, spacing=60.0)
+    book.observe(1 / RATE, [lost(book.live[0]), face(160)], [appearance(1), appearance(2)])
+    book.observe(2 / RATE, [lost(track) for track in book.live], [appearance(1), appearance(2)])
+    assert states(book) == {0: "coasting", 1: "coasting"}
+    back = book.admit(2 / RATE, face(100), between(appearance(1), appearance(7), EXPECTED + 0.05))
+    assert back is not None
+    assert back.number == 0
+
+
 def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_missing() -> None:
     book = book_of(1)
     assert book.admit(0.0, face(500), hidden(appearance(2))) is not None  # nobody is missing
@@ -677,6 +705,19 @@ def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_m
         book.observe(3.0 + (frame + 1) / RATE, [], [])
         assert book.wants_detection
     assert waits == pytest.approx(WAIT_S * RATE, abs=1)
+
+
+def test_a_face_without_a_number_that_is_not_seen_again_is_looked_for_a_second_and_no_longer() -> None:
+    book = book_of(1, 2)
+    for time_s in (0.4, 3.0):  # the second leaves and may still come back
+        away = [lost(track) for track in book.live[1:]]
+        book.observe(time_s, [face(100), *away], [appearance(1), *(appearance(8) for _ in away)])
+    assert book.missing == []
+    assert book.admit(3.0, face(500), hidden(appearance(3))) is None
+    for frame in range(1, 60):
+        time_s = 3.0 + frame / RATE
+        book.observe(time_s, [face(100)], [appearance(1)])
+        assert len(book.missing) == book.wants_detection == (time_s - 3.0 <= 2 * WAIT_S)
 
 
 def test_a_missing_face_that_comes_in_from_the_edge_has_its_number_at_once() -> None:
