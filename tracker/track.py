@@ -101,10 +101,8 @@ class Track:
             step = self.velocity * ahead
             length = math.hypot(*step) + 1e-6
             xy = xy + step * (min(max(length - HOLD * side, 0.0), LONGEST_STEP * side) / length)
-        if self.aimed is not None:
-            edges = zip(bounding_box(xy).tolist(), bounding_box(self.aimed).tolist(), strict=True)
-            if max(abs(new - old) for new, old in edges) <= HOLD * side:
-                return self.aimed
+        if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= HOLD * side:
+            return self.aimed
         return np.asarray(xy, np.float32)
 
     def place(self, time_s: float) -> Float32:
