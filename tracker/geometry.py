@@ -146,7 +146,7 @@ def _move_back(xy: Float32, matrix: Float64, moved: Float32) -> None:
 
 
 def bounding_box(xy: Float32) -> Float32:
-    """Tight box (x1, y1, x2, y2) of points (..., N, 2), of one or more; of what is no number, none.
+    """Tight box (x1, y1, x2, y2) of points (..., N, 2); where a coordinate is NaN, so are its edges.
 
     Raises:
         ValueError: there are no points.
