@@ -59,8 +59,7 @@ class ShapeModel:
         Returns:
             The points. Their scores stay: the place that is left is as good as others.
         """
-        mended = np.ascontiguousarray(xy, np.float32)
-        mended = mended.copy() if mended is xy else mended
+        mended = np.array(xy, np.float32, order="C")
         _set_right(mended, self._mean, self.modes, self._free, self._answer, self._alone, reach)
         return mended
 

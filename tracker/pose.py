@@ -220,9 +220,8 @@ def _between(straight: Pose, turned: Pose) -> Pose:
 
 def euler_angles(matrix: Float64) -> Float64:
     """Give (Rx, Ry, Rz) in radians of a (3, 3) rotation matrix R = Rx Ry Rz; Ry lies within +-pi/2."""
-    (cos_roll, sin_roll, sin_yaw), (_, _, sin_pitch), (_, _, cos_pitch) = matrix.tolist()
-    yaw = math.asin(min(max(sin_yaw, -1.0), 1.0))
-    return np.array([math.atan2(-sin_pitch, cos_pitch), yaw, math.atan2(-sin_roll, cos_roll)])
+    (xx, xy, xz), (_, _, yz), (_, _, zz) = matrix.tolist()
+    return np.array([math.atan2(-yz, zz), math.asin(min(max(xz, -1.0), 1.0)), math.atan2(-xy, xx)])
 
 
 def rotation_matrix(rotation_rad: Float64) -> Float64:
