@@ -75,7 +75,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
             target,
             _Batches(source, batches),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "MaxPool"],
+            op_types_to_quantize=["Conv", "MaxPool"] if settings.symmetric else ["Conv", "MaxPool", "Relu"],
             nodes_to_exclude=others,
             per_channel=True,
             reduce_range=not settings.symmetric,
@@ -86,6 +86,24 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
         )
     finally:
         root.setLevel(level)
+    _restore_rectifiers(source, target)
+
+
+def _restore_rectifiers(source: Path, target: Path) -> None:
+    """Put back the rectifiers that onnxruntime's quantiser leaves out, for unsigned bytes begin at 0 as well.
+
+    At run time they cost nothing; whoever takes the bytes away, for a layer or for all, needs them.
+    """
+    import onnx
+
+    model = onnx.load(target)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    for relu in [node for node in onnx.load(source).graph.node if node.op_type == "Relu"]:
+        maker = makers[relu.output[0]]
+        if maker.op_type != "Relu":
+            maker.output[0] = relu.input[0]
+            model.graph.node.insert(list(model.graph.node).index(maker) + 1, relu)
+    onnx.save(model, target)
 
 
 class _Batches:

@@ -20,6 +20,7 @@ from facetrack.engines.nets.bbfcn import (  # noqa: E402
     cut_windows,
     window_corners,
 )
+from facetrack.engines.nets.folded import FoldedBackbone  # noqa: E402
 from facetrack.training.config import Discs  # noqa: E402
 from facetrack.training.datasets import Sample  # noqa: E402
 from facetrack.training.detection.chips import FIVE, Chip, draw_targets, mirrored, place_box  # noqa: E402
@@ -94,6 +95,26 @@ def test_a_doubling_is_the_rectified_deconvolution_it_stands_for():
     torch.manual_seed(0)
     layer, x = Doubling(6, 4), torch.randn(2, 6, 5, 7)
     torch.testing.assert_close(layer(x), torch.relu(torch.nn.ConvTranspose2d.forward(layer, x)))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 64), (4, 8)])
+def test_a_folded_backbone_answers_as_the_backbone_does(size):
+    torch.manual_seed(0)
+    net, x = Backbone(7), torch.randn(2, 3, *size)
+    for layer in net.parameters():
+        layer.data.uniform_(-0.15, 0.15)  # biases, too
+    maps = net(x)
+    assert maps.std() > 0.01
+    torch.testing.assert_close(FoldedBackbone(net)(x), maps, atol=1e-5, rtol=1e-4)
+
+
+def test_a_folded_backbone_is_a_copy():
+    net, x = Backbone(), torch.ones(1, 3, 8, 8)
+    folded = FoldedBackbone(net)
+    before = folded(x)
+    for layer in net.parameters():
+        layer.data.zero_()
+    assert torch.equal(folded(x), before)
 
 
 def test_grouped_branches_are_separate_branches():

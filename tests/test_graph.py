@@ -96,6 +96,27 @@ def test_symmetric_pairs_are_told_from_others(quantised: dict[bool, bytes]) -> N
     assert not graph.is_symmetric_int8(small_net())
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_rectifier_outlives_its_bytes(symmetric: bool, tmp_path: Path) -> None:
+    """Unsigned bytes begin at 0, as rectifiers do: what takes them away must not take those away, too."""
+    model = onnx.load_from_string(small_net())
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    conv.output[0] = "signed"
+    index = list(model.graph.node).index(conv) + 1
+    model.graph.node.insert(index, onnx.helper.make_node("Relu", ["signed"], ["mixed"], name="cut"))
+    (tmp_path / "full.onnx").write_bytes(model.SerializeToString())
+    settings = QuantSettings(symmetric=symmetric)
+    quantise_onnx(tmp_path / "full.onnx", tmp_path / "small.onnx", [IMAGES], settings)
+    small = (tmp_path / "small.onnx").read_bytes()
+    nodes = onnx.load_from_string(small).graph.node
+    behind = {name: node.op_type for node in nodes for name in node.input}
+    assert symmetric or behind["signed"] == "Relu"  # the convolution's own bytes would lose what is cut off
+    wanted = OnnxBackend(model.SerializeToString()).run(IMAGES)[1]
+    assert np.abs(wanted - OnnxBackend(small_net()).run(IMAGES)[1]).max() > 0.5
+    np.testing.assert_allclose(OnnxBackend(graph.as_fp32(small)).run(IMAGES)[1], wanted, atol=0.01)
+    np.testing.assert_allclose(OnnxBackend(small).run(IMAGES)[1], wanted, atol=0.05)
+
+
 @pytest.mark.parametrize("zero", [np.zeros((), np.uint8), np.ones((), np.int8), None])
 def test_pairs_whose_zero_is_not_that_of_signed_bytes_are_not_symmetric(
     quantised: dict[bool, bytes], zero: np.ndarray[Any, Any] | None

@@ -32,9 +32,13 @@ class Doubling(nn.ConvTranspose2d):
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert output_size is None
+        return F.pixel_shuffle(F.relu(F.conv2d(x, *self.kernels())), 2)
+
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """Weights (4 outputs, inputs, 1, 1) and biases of the convolutions, in the order of `pixel_shuffle`."""
         assert self.bias is not None
-        kernels = self.weight.permute(1, 2, 3, 0).flatten(0, 2)[..., None, None]  # 4 outputs x inputs x 1 x 1
-        return F.pixel_shuffle(F.relu(F.conv2d(x, kernels, self.bias.repeat_interleave(4))), 2)
+        weights = self.weight.permute(1, 2, 3, 0).flatten(0, 2)[..., None, None]
+        return weights, self.bias.repeat_interleave(4)
 
 
 def _encoder() -> list[nn.Module]:

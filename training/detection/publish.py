@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs
@@ -21,6 +20,8 @@ from ...engines.card import ModelCard, Weights
 from ...engines.card_text import card_path, put_in_place
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
+from ...engines.nets.bbfcn import Backbone
+from ...engines.nets.folded import FoldedBackbone
 from ...engines.onnx_backend import OnnxBackend
 from ...engines.quantise import quantise_onnx
 from ...engines.torch_backend import TorchBackend, save_torch_weights
@@ -43,8 +44,8 @@ GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
 class Pair:
     """The two networks of a detector."""
 
-    scan: nn.Module
-    refine: nn.Module
+    scan: nets.FromBytes
+    refine: nets.FromBytes
 
     @classmethod
     def of_run(cls, config: Config, run: Path) -> Pair:
@@ -118,7 +119,9 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
     whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
     full = {role: folder / f"{config.card.name}-{role}.onnx" for role in ROLES}
     sizes = {0: "batch", 1: "height", 2: "width"}
-    export_onnx(pair.scan, full["scan"], whole, ("maps",), sizes, multiple={1: 4, 2: 4})
+    assert isinstance(pair.scan.net, Backbone)
+    folded = nets.FromBytes(FoldedBackbone(pair.scan.net))
+    export_onnx(folded, full["scan"], whole, ("maps",), sizes, multiple={1: 4, 2: 4})
     export_onnx(pair.refine, full["refine"], crops, ("coarse", "fine", "corner"))
     check_parity(pair.scan, full["scan"], whole[:, :36], PARITY)
     check_parity(pair.refine, full["refine"], crops, PARITY)
