@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...tracker.codecs import REACH
+from .maps import warp_maps
 
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
@@ -166,6 +167,31 @@ def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
         logits.flatten(2).float(), wanted / mass.clamp(min=1e-6)
     )
     return known_mean(divergence, mass[..., 0] > SEEN_MASS)
+
+
+def as_distribution(maps: Tensor) -> Tensor:
+    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without one stays empty."""
+    positive = maps.clamp(min=0)
+    return positive / positive.sum((2, 3), keepdim=True).clamp(min=1e-3)
+
+
+def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Tensor, stride: float) -> Tensor:
+    """Mean Jensen-Shannon divergence of one crop's maps, moved into another crop, from the other crop's own.
+
+    What is moved out of the crop is left out: the rest of a channel counts as a distribution of its own if at least
+    half of it stays.
+
+    Args:
+        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, where it says nothing).
+        matrices: (F, 2, 3) from the first crops' pixels to the second's.
+        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
+        stride: crop pixels per cell.
+    """
+    moved = warp_maps(alpha, matrices, stride, mirror).flatten(2)
+    gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
+    mass = moved.sum(2)
+    divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], beta.flatten(2))
+    return known_mean(divergence, mass > 0.5 * gain)
 
 
 def known_mean(values: Tensor, known: Tensor) -> Tensor:
