@@ -80,10 +80,8 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[di
     return terms, place
 
 
-def field_centroid(
-    heatmaps: Tensor, field: Tensor, members: Tensor, reach: int = DECODE_REACH
-) -> tuple[Tensor, Tensor]:
-    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat.
+def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat; r is `DECODE_REACH`.
 
     The same arithmetic as `tracker.codecs.decode_fields`.
 
@@ -91,12 +89,11 @@ def field_centroid(
         heatmaps: (F, N, h, w), not negative.
         field: (F, B, 2, h, w) offsets in cells.
         members: (N, M) the lines of each landmark, -1 where it has fewer than M.
-        reach: r.
     Returns:
         place: (F, N, 2) cells, fractional, (x, y). top: (F, N, 2) cell of the maximum.
     """
     tops = highest_cells(heatmaps)
-    heat, cells, inside = windows(heatmaps, tops, reach)
+    heat, cells, inside = windows(heatmaps, tops, DECODE_REACH)
     heat = heat * inside
     belongs = (members >= 0).to(field.dtype)  # N, M
     share = belongs / belongs.sum(1, keepdim=True).clamp(min=1)
@@ -104,7 +101,7 @@ def field_centroid(
     flat = field.flatten(1, 2)  # F, 2 B, h, w
     for column in range(members.shape[1]):
         line = members[:, column].clamp(min=0)
-        way = torch.stack([windows(flat, tops, reach, 2 * line + axis)[0] for axis in (0, 1)], -1)
+        way = torch.stack([windows(flat, tops, DECODE_REACH, 2 * line + axis)[0] for axis in (0, 1)], -1)
         pointed = pointed + share[:, column, None, None] * way
     return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None], tops
 

@@ -11,6 +11,7 @@ from ...tracker.codecs import REACH
 from .maps import warp_maps
 
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
+ALPHA, OMEGA, EPSILON, THETA = 2.1, 14.0, 1.0, 0.5  # of Adaptive Wing; PropNet, section 4.3
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
@@ -79,23 +80,21 @@ def windows(maps: Tensor, middles: Tensor, reach: int, channels: Tensor | None =
     return maps.flatten(1).gather(1, where.flatten(1)).view(where.shape), cells, inside
 
 
-def adaptive_wing(
-    maps: Tensor, targets: Tensor, alpha: float = 2.1, omega: float = 14.0, epsilon: float = 1.0, theta: float = 0.5
-) -> Tensor:
+def adaptive_wing(maps: Tensor, targets: Tensor) -> Tensor:
     """Adaptive Wing loss, mean over the cells of each map: (F, K, h, w) -> (F, K).
 
-    Logarithmic for small errors, the more so the brighter the target; linear from `theta` on, where value and slope
-    are continuous. PropNet's Eq. 1 with the constants of its section 4.3; in print its offset C is called Q.
+    Logarithmic for small errors, the more so the brighter the target; linear from `THETA` on, where value and slope
+    are continuous. PropNet's Eq. 1; in print its offset C is called Q.
 
     Source: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", ICCV 2019.
     """
     error = (maps - targets).abs()
-    power = alpha - targets
-    ratio = (theta / epsilon) ** power
-    slope = omega * power * (theta / epsilon) ** (power - 1) / (1 + ratio) / epsilon
-    offset = theta * slope - omega * torch.log1p(ratio)
-    curve = omega * torch.log1p((error.clamp(max=theta) / epsilon) ** power)
-    return torch.where(error < theta, curve, slope * error - offset).mean((2, 3))
+    power = ALPHA - targets
+    ratio = (THETA / EPSILON) ** power
+    slope = OMEGA * power * (THETA / EPSILON) ** (power - 1) / (1 + ratio) / EPSILON
+    offset = THETA * slope - OMEGA * torch.log1p(ratio)
+    curve = OMEGA * torch.log1p((error.clamp(max=THETA) / EPSILON) ** power)
+    return torch.where(error < THETA, curve, slope * error - offset).mean((2, 3))
 
 
 def focal_factors(attributes: Tensor) -> Tensor:

@@ -99,14 +99,13 @@ def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[i
     return LandmarkCandidates(kind, response, in_frame(xy), side, enlarged, in_frame(corner - 0.25), step)
 
 
-def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32, most: int = max(GUESSES)) -> Int64:
+def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32) -> Int64:
     """Non-maximum suppression of landmarks' windows, each type by itself, over all levels.
 
     Args:
         kind: (P,) int64. xy: (P, 2) float32. side, response: (P,) float32.
-        most: of a type that stay.
     Returns:
-        (S,) int64 numbers of those that stay, the loudest first.
+        (S,) int64 numbers of those that stay, of each type the most `GUESSES` at most, the loudest first.
     """
     half = side[:, None] / np.float32(2)
     boxes: Float32 = np.concatenate((xy - half, xy + half), 1)
@@ -115,7 +114,7 @@ def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32,
         left = np.flatnonzero(kind == k)
         left = left[np.argsort(-response[left], kind="stable")]
         first = len(stay)
-        while len(left) and len(stay) < first + most:
+        while len(left) and len(stay) < first + max(GUESSES):
             stay.append(left[0])
             left = left[1:][iou(boxes[left[:1]], boxes[left[1:]])[0] <= OVERLAP]
     found = np.array(stay, np.int64)
