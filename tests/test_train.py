@@ -190,6 +190,7 @@ def test_a_batch_without_equal_shares_for_all_processes_is_refused(
 def test_batches_are_drawn_by_worker_processes_too() -> None:
     here = [batch[0] for batch in batches(Fit(), config().schedule, 0, 3)]
     there = [batch[0] for batch in batches(Fit(), config(workers=1).schedule, 0, 3)]
+    assert len(here) == 3
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
@@ -495,6 +496,7 @@ def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path)
         corpora=(Corpus("a", held_out=False),),
     )
     parts = parameters_after(tmp_path / "parts", Fit(), other)
+    assert parts.keys() == whole.keys() != set()
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())
 
 
