@@ -67,14 +67,21 @@ def measure(samples: list[Sample], locate: Locate, aligner: Aligner) -> tuple[fl
     return mean * 100, metrics.failure_rate(errors, 0.08) * 100, int(np.isinf(errors).sum())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def asked(description: str | None) -> tuple[str, Aligner, list[Sample]]:
+    """The model that the command line asks for, opened, and the annotated faces, both of which are printed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="gv")
     arguments = parser.parse_args()
     samples = list(read_pts_folder(arguments.folder))
     card = find_card(arguments.model, "align")
     aligner = Aligner(card, open_backend(card.weights["net"]))
+    print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
+    return arguments.model, aligner, samples
+
+
+def main() -> None:
+    model, aligner, samples = asked(__doc__)
     given = InGivenBox(aligner, aligner.markup)
     ways: dict[str, Locate] = {
         "given box": given,
@@ -83,9 +90,8 @@ def main() -> None:
         "given box, crop turned 30 degrees": InGivenBox(aligner, aligner.markup, np.pi / 6),
         "given box, crop turned 60 degrees": InGivenBox(aligner, aligner.markup, np.pi / 3),
     }
-    print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
     print(f"{'':48}{'NME io %':>9}{'> 8 %':>8}{'missed':>8}")
-    choices = Choices(model=arguments.model)
+    choices = Choices(model=model)
     with open_engines(choices) as engines:
         by_itself = ByDetector(engines.pipeline_for_pictures(choices))
         ways["fully automatic"] = by_itself

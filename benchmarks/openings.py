@@ -9,18 +9,14 @@ gap of the inner lips over the mouth's width.
 
 from __future__ import annotations
 
-import argparse
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
+from alignment import asked
 
-from facetrack.engines.aligner import Aligner
-from facetrack.engines.backend import open_backend
-from facetrack.engines.card import find_card
 from facetrack.tracker.pose import eye_aspect_ratio, facing, openness
 from facetrack.tracker.types import Float32, Float64
-from facetrack.training.datasets import Sample, read_pts_folder
+from facetrack.training.datasets import Sample
 from facetrack.training.evaluation.locate import InGivenBox
 from facetrack.training.expressions import close_eyes
 
@@ -45,15 +41,8 @@ def print_steps(wanted: Float64, found: Float64, steps: tuple[float, ...]) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", default="gv")
-    arguments = parser.parse_args()
-    samples = list(read_pts_folder(arguments.folder))
-    card = find_card(arguments.model, "align")
-    aligner = Aligner(card, open_backend(card.weights["net"]))
+    _, aligner, samples = asked(__doc__)
     given, lips = InGivenBox(aligner, aligner.markup), facing(aligner.markup.points)[2]
-    print(f"{card.name}, {len(samples)} faces of {arguments.folder.name}")
     print(f"{'eyes':40}{'number':>7}{'annotated':>10}{'found':>8}")
     for opening in OPENINGS:
         pair = find(samples, given, opening)

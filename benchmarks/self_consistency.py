@@ -13,13 +13,12 @@ stopped; the table is printed and written to FOLDER/table.md after each of them.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from short_trainings import Bench, Figures
+from short_trainings import Bench, Figures, asking
 
 from facetrack.training.config import Config, Consistency, Corpus, Expressions, load
 
@@ -93,10 +92,7 @@ def table(figures: dict[Cell, Figures]) -> str:
 
 def main() -> None:
     """Read the arguments, train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = asking(__doc__, seeds=[0, 1, 2])
     parser.add_argument("--labels", type=float, nargs="+", default=[0.1, 0.25, 1.0])
     arguments = parser.parse_args()
     cells = (Cell(labels, seed, arm) for seed, labels, arm in product(arguments.seeds, arguments.labels, STEPS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,15 @@ from facetrack.training.train import Run
 
 Figures = dict[str, float]  # test set -> NME io %
 Cell = TypeVar("Cell")
+
+
+def asking(description: str | None, seeds: list[int]) -> argparse.ArgumentParser:
+    """What the command line of every such table asks for: data, a folder for the runs, and seeds, by default these."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds)
+    return parser
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ after each of them.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
-from short_trainings import Bench, Figures
+from short_trainings import Bench, Figures, asking
 
 from facetrack.training.config import Config, Corpus, load
 
@@ -107,11 +106,8 @@ def table(figures: dict[tuple[Variant, int], Figures]) -> str:
 
 def main() -> None:
     """Read the arguments, train what is missing and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = asking(__doc__, seeds=[0])
     parser.add_argument("--only", nargs="+", default=list(FILES), choices=list(FILES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--fp32", action="store_true", help="for CPUs that do not multiply bfloat16")
     arguments = parser.parse_args()
     cells = product(arguments.seeds, (variant for variant in VARIANTS if variant.network in arguments.only))

@@ -52,7 +52,7 @@ class Int8Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class Found:
     """What `quantise` found.
 
     Attributes:
@@ -165,7 +165,7 @@ def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelC
     return replace(card, weights=weights, measured=measured)
 
 
-def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Search:
+def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Found:
     """Quantise a network; where its landmarks shift too far, keep 1, 2, 4, ... of the worst layers in 32 bits.
 
     Raises:
@@ -190,7 +190,7 @@ def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Search
         content = restored(full, first, kept)
         shift = _shift(full, content, judged)
         if shift <= limit_px:
-            return Search(content, kept, len(dense), judged)
+            return Found(content, kept, len(dense), judged)
         worst = worst or layers_by_harm(full, first, judged, dense)
     raise BackendError(
         f"int8: the landmarks shift by {shift:.3f} px with {len(kept)} of {len(dense)} layers in fp32, wanted at most "
@@ -266,7 +266,7 @@ def _before_quantising(name: str, makers: dict[str, Any]) -> str:
     return name
 
 
-def _cost(full: bytes, found: Search) -> tuple[parity.Parity, float, float]:
+def _cost(full: bytes, found: Found) -> tuple[parity.Parity, float, float]:
     """Distance to the fp32 network, and how long that one and this one take, ms."""
     reference, backend = OnnxBackend(full), OnnxBackend(found.content)
     measured = parity.measure(reference, backend, found.judged, (1,))[0]

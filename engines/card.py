@@ -44,6 +44,11 @@ class Weights:
     precision: str
     cpu: Weights | None = None
 
+    @classmethod
+    def of(cls, path: Path, precision: str, cpu: Weights | None = None) -> Weights:
+        """A file of weights as it is now."""
+        return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), precision, cpu)
+
     def read(self) -> bytes:
         """The file's bytes, once their hash is the card's.
 

@@ -68,6 +68,7 @@ def test_the_subsets_of_300w_add_up() -> None:
 def test_papers_full_sets_are_the_weighted_means_of_their_parts() -> None:
     """Whoever copies a number wrongly from a table is found out by the other columns."""
     papers = [p for p in find_benchmark("300w").papers if p.figure in ("NME io", "NME ip") and "common" in p.values]
+    assert len(papers) > 9
     for paper in papers:
         mean = (554 * paper.values["common"] + 135 * paper.values["challenging"]) / 689
         assert paper.values["full"] == pytest.approx(mean, abs=0.02), paper
@@ -239,6 +240,7 @@ def row_of(papers: tuple[Published, ...], method: str, figure: str) -> Published
 def test_what_a_configuration_wants_to_reach_is_the_methods_row(path: Path) -> None:
     method, _, name = path.stem.rpartition("-")
     loaded = config.load(path)
+    assert loaded.card.published
     for key, value in loaded.card.published.items():
         told = re.fullmatch(r"(NME|FR|AUC) ?(\d*) ?(\w*) ?%(?:, (\w+))?", key)
         assert told is not None, key

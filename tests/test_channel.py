@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -32,16 +31,41 @@ def produce(channel: Channel[int], count: int) -> None:
     channel.end()
 
 
-def until_blocked(channel: Channel[int], *, writing: bool) -> None:
-    """Return once some thread sleeps on the channel; a look inside, because no outside event says so."""
-    condition = channel._writable if writing else channel._readable
-    end_s = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end_s:
-        with condition:
-            if condition._waiters:  # type: ignore[attr-defined]
-                return
-        time.sleep(0.001)
-    raise AssertionError("nobody waits")
+def produce_until_abandoned(channel: Channel[int], stopped: list[bool]) -> None:
+    try:
+        produce(channel, 10)
+    except Abandoned:
+        stopped.append(True)
+
+
+class Noticing(threading.Condition):
+    """A condition that counts who goes to sleep on it."""
+
+    def __init__(self, lock: threading.RLock) -> None:
+        super().__init__(lock)
+        self.gone_to_sleep = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.gone_to_sleep.release()
+        return super().wait(timeout)
+
+
+class Watched(Channel[int]):
+    """A channel that can be asked whether a thread sleeps on it."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__(capacity)
+        self._readable, self._writable = Noticing(self._lock), Noticing(self._lock)
+
+    def until_blocked(self, *, writing: bool) -> None:
+        """Return once some thread sleeps on the channel."""
+        condition = self._writable if writing else self._readable
+        assert isinstance(condition, Noticing)
+        while condition.gone_to_sleep.acquire(timeout=PATIENCE_S):
+            with condition:  # which a thread that has noticed itself leaves when it sleeps
+                if condition._waiters:  # type: ignore[attr-defined]
+                    return
+        raise AssertionError("nobody waits")
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 7, 1000])
@@ -60,12 +84,12 @@ def test_a_blocking_channel_never_holds_more_than_its_capacity() -> None:
 
 
 def test_a_full_blocking_channel_makes_the_producer_wait_and_one_get_lets_one_put_through() -> None:
-    channel: Channel[int] = Channel(2)
+    channel = Watched(2)
     with running(lambda: produce(channel, 4)):
-        until_blocked(channel, writing=True)
+        channel.until_blocked(writing=True)
         assert len(channel) == 2
         assert channel.get() == 0
-        until_blocked(channel, writing=True)
+        channel.until_blocked(writing=True)
         assert len(channel) == 2
         assert list(channel) == [1, 2, 3]
 
@@ -87,19 +111,19 @@ def test_drop_oldest_never_waits_and_every_item_is_taken_or_counted() -> None:
 
 
 def test_a_waiting_consumer_is_woken_by_an_item() -> None:
-    channel: Channel[int] = Channel(1)
+    channel = Watched(1)
     taken: list[int] = []
     with running(lambda: taken.append(channel.get())):
-        until_blocked(channel, writing=False)
+        channel.until_blocked(writing=False)
         channel.put(7)
     assert taken == [7]
 
 
 def test_a_waiting_consumer_is_woken_by_the_end() -> None:
-    channel: Channel[int] = Channel(1)
+    channel = Watched(1)
     taken: list[list[int]] = []
     with running(lambda: taken.append(list(channel))):
-        until_blocked(channel, writing=False)
+        channel.until_blocked(writing=False)
         channel.end()
     assert taken == [[]]
 
@@ -136,7 +160,7 @@ def list_until_error(channel: Channel[int]) -> list[int]:
 
 
 def test_an_error_wakes_a_waiting_consumer() -> None:
-    channel: Channel[int] = Channel(1)
+    channel = Watched(1)
     errors: list[BaseException] = []
 
     def consume() -> None:
@@ -147,7 +171,7 @@ def test_an_error_wakes_a_waiting_consumer() -> None:
 
     fault = ZeroDivisionError("stage align, frame 12")
     with running(consume):
-        until_blocked(channel, writing=False)
+        channel.until_blocked(writing=False)
         channel.end(fault)
     assert errors == [fault]
 
@@ -169,17 +193,10 @@ def test_a_put_after_the_end_is_a_mistake() -> None:
 
 
 def test_abandoning_stops_a_waiting_producer() -> None:
-    channel: Channel[int] = Channel(1)
+    channel = Watched(1)
     stopped: list[bool] = []
-
-    def work() -> None:
-        try:
-            produce(channel, 10)
-        except Abandoned:
-            stopped.append(True)
-
-    with running(work):
-        until_blocked(channel, writing=True)
+    with running(lambda: produce_until_abandoned(channel, stopped)):
+        channel.until_blocked(writing=True)
         channel.abandon()
     assert stopped == [True]
 
@@ -238,19 +255,13 @@ def test_a_consumer_that_dies_in_its_block_releases_the_producer() -> None:
     channel: Channel[int] = Channel(1)
     stopped: list[bool] = []
 
-    def work() -> None:
-        try:
-            produce(channel, 10)
-        except Abandoned:
-            stopped.append(True)
-
     def write_to_a_full_disk() -> None:
         with channel:
             for item in channel:
                 if item == 2:
                     raise OSError("disk full")
 
-    with running(work), pytest.raises(OSError, match="disk full"):
+    with running(lambda: produce_until_abandoned(channel, stopped)), pytest.raises(OSError, match="disk full"):
         write_to_a_full_disk()
     assert stopped == [True]
 
@@ -264,19 +275,26 @@ def test_leaving_the_block_after_the_end_is_quiet() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers Ctrl-C only after the wait")
 @pytest.mark.usefixtures("ctrl_c_interrupts")
 def test_ctrl_c_reaches_a_consumer_that_waits_and_releases_its_producer() -> None:
-    channel: Channel[int] = Channel(1)
-    gate = threading.Event()
+    channel = Watched(1)
+    heard, gate = threading.Event(), threading.Event()
     stopped: list[bool] = []
 
+    def interrupt_once(*_: object) -> None:
+        if not heard.is_set():
+            heard.set()
+            raise KeyboardInterrupt
+
     def work() -> None:
-        until_blocked(channel, writing=False)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        channel.until_blocked(writing=False)
+        while not heard.is_set():  # one that comes just before the sleep itself is not heard until the next
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         assert gate.wait(PATIENCE_S)
         try:
             channel.put(1)
         except Abandoned:
             stopped.append(True)
 
+    signal.signal(signal.SIGINT, interrupt_once)
     with running(work):
         with pytest.raises(KeyboardInterrupt), channel:
             channel.get()
@@ -297,12 +315,6 @@ def test_a_chain_of_stages_hands_an_error_through_to_the_last() -> None:
     outbox: Channel[int] = Channel(1)
     stopped: list[bool] = []
 
-    def source() -> None:
-        try:
-            produce(inbox, 100)
-        except Abandoned:
-            stopped.append(True)
-
     def stage() -> None:
         try:
             with inbox:
@@ -313,7 +325,8 @@ def test_a_chain_of_stages_hands_an_error_through_to_the_last() -> None:
             outbox.end(error)
 
     taken: list[int] = []
-    with running(source), running(stage), pytest.raises(ZeroDivisionError), outbox:
+    producer = running(lambda: produce_until_abandoned(inbox, stopped))
+    with producer, running(stage), pytest.raises(ZeroDivisionError), outbox:
         taken.extend(iter(outbox))
     assert stopped == [True]
 

@@ -125,17 +125,6 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
         ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
         ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are label, sigma, peak, "),
-    ],
-)
-def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_text(tmp_path, text)
-    assert f"run.toml: {message}" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
         ("[schedule]\nsteps = 1.5", "schedule.steps: wanted int, got 1.5"),
         ("[schedule]\nsteps = true", "schedule.steps: wanted int, got True"),
         ("[schedule]\nlearning_rate = 'fast'", "schedule.learning_rate: wanted float, got 'fast'"),
@@ -170,7 +159,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_known_one(tmp_path: Path
         ("[schedule]\nvalidate_every = 0", "schedule.validate_every: wanted at least 1, got 0"),
     ],
 )
-def test_a_value_that_cannot_work_is_refused_by_its_full_name(tmp_path: Path, text: str, message: str) -> None:
+def test_what_is_unknown_or_cannot_work_is_refused_by_its_full_name(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     assert f"run.toml: {message}" in str(caught.value)

@@ -22,7 +22,7 @@ from facetrack.tracker.types import Float64  # noqa: E402
 from facetrack.training import span  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
 from facetrack.training.alignment.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
-from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
+from facetrack.training.alignment.maps import gaussian_maps, warp_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Labels, part  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
@@ -199,7 +199,7 @@ def eta_term_of_one_pair(alpha: Supervision, beta: Supervision, matrix: Tensor) 
     for first, second, mirror in zip(
         (alpha.landmarks[0], alpha.boundaries[0]), (beta.landmarks[0], beta.boundaries[0]), mirrors, strict=True
     ):
-        moved = span.warp_maps(chance(first[0])[None], matrix, 4, torch.tensor(mirror.copy()))
+        moved = warp_maps(chance(first[0])[None], matrix, 4, torch.tensor(mirror.copy()))
         total += mean_js(moved[0], chance(second[0]))
     return 4 * total
 

@@ -14,7 +14,7 @@ import torch
 from fakes_training import write_faces
 
 from facetrack.engines.backend import Outputs
-from facetrack.engines.card import ModelCard, Weights, find_card, read_card
+from facetrack.engines.card import ROLES, ModelCard, Weights, find_card, read_card
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
 from facetrack.tracker.types import UInt8
@@ -112,7 +112,7 @@ def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: py
     config = Config(Network("bbfcn", 5))
     weights = {
         role: Weights(Path(f"{role}.onnx"), "0", "fp16", Weights(Path(f"{role}-int8.onnx"), "1", "int8"))
-        for role in publish.ROLES
+        for role in ROLES["detect"]
     }
     figures = publish.detector_figures(replace(draft_card(config), weights=weights), config, Path())
     found, error = "faces found %, LFPW test", "five-point error % of the eye distance, LFPW test"
@@ -133,7 +133,7 @@ def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_ru
     opened: list[str] = []
     monkeypatch.setattr(publish, "OnnxBackend", lambda weights: opened.append(weights.path.name) or Anything())
     small = Weights(Path("small.onnx"), "1", "int8")
-    weights = {role: Weights(Path(f"{role}.onnx"), "0", "fp16", small) for role in publish.ROLES}
+    weights = {role: Weights(Path(f"{role}.onnx"), "0", "fp16", small) for role in ROLES["detect"]}
     publish._open(replace(draft_card(Config(Network("bbfcn", 5))), weights=weights), threshold=0.0)
     assert opened == ["scan.onnx", "refine.onnx"]
 
@@ -148,13 +148,13 @@ def test_a_detector_that_does_not_get_finished_leaves_the_published_one_as_it_wa
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while scores are fitted, and while the result is measured; then a call that is left in peace."""
-    files = {f"bbfcn-5-{role}.{end}": role.encode() for role in publish.ROLES for end in ("onnx", "torch.npz")}
+    files = {f"bbfcn-5-{role}.{end}": role.encode() for role in ROLES["detect"] for end in ("onnx", "torch.npz")}
 
     def store(config: Config, pair: publish.Pair, data: Path, folder: Path) -> dict[str, Weights]:
         del pair, data
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        return {role: Weights(folder / f"{config.card.name}-{role}.onnx", "0", "fp16") for role in publish.ROLES}
+        return {role: Weights(folder / f"{config.card.name}-{role}.onnx", "0", "fp16") for role in ROLES["detect"]}
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -88,11 +88,13 @@ def test_what_waits_has_no_pictures_and_is_bounded() -> None:
             yield result
 
     most = LOOK_AHEAD_S * FPS + 2 * BLOCK
-    for out, result in enumerate(look_back(counted(), SETTINGS)):
-        assert given - out <= most
+    out = 0
+    for out, result in enumerate(look_back(counted(), SETTINGS), 1):
+        assert given - out < most
         assert result.frame.size == (20, 30)
         assert result.frame.bgr.strides == (0, 0, 0)  # one pixel stands for all
         assert not result.frame.bgr.any()  # and that is black
+    assert out == given == 400
 
 
 def test_results_without_faces_pass_through_in_order() -> None:
@@ -129,8 +131,9 @@ def test_coasting_faces_stay_coasting() -> None:
 
 def test_pictures_come_back_to_their_results() -> None:
     pictures = (frame(i) for i in range(30))
-    for result in with_pictures(look_back(results(30, range(30)), SETTINGS), pictures):
-        assert (result.frame.bgr == 9).all()
+    shown = [result.frame.bgr for result in with_pictures(look_back(results(30, range(30)), SETTINGS), pictures)]
+    assert len(shown) == 30
+    assert all((bgr == 9).all() for bgr in shown)
 
 
 def test_a_recording_of_another_size_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,14 @@ def test_every_folder_of_the_package_is_listed_for_the_wheel() -> None:
     folders = {file.parent.relative_to(ROOT) for file in _modules()}
     wanted = {".".join(("facetrack", *folder.parts)) for folder in folders}
     assert wanted == set(config["tool"]["setuptools"]["packages"])
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_module_has_its_place_on_the_map(layer: str) -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
+    branches = dict(re.findall(r"^[├└]── (\w+)/(.*?)(?=^[├└]|\Z)", tree, re.MULTILINE | re.DOTALL))
+    modules = {file.stem for file in _modules() if file.relative_to(ROOT).parts[0] == layer}
+    assert modules - {"__init__", "commands", *re.findall(r"\w+", branches[layer])} == set()
 
 
 def _content() -> set[str]:

@@ -23,7 +23,7 @@ from facetrack.training.mesh_labels import (
     BothWays,
     Label,
     Pictures,
-    Pose,
+    Similarity,
     Translation,
     asymmetry,
     distance,
@@ -53,9 +53,9 @@ def points_of(meshes: Float64) -> Float64:
 
 def test_a_meshs_frame_is_left_as_it_was_entered() -> None:
     meshes = meshes_of(5)
-    pose = Pose.of(meshes)
-    own = pose.to_frame(meshes[..., :2])
-    np.testing.assert_allclose(pose.to_pixels(own), meshes[..., :2], atol=1e-9)
+    similarity = Similarity.of(meshes)
+    own = similarity.to_frame(meshes[..., :2])
+    np.testing.assert_allclose(similarity.to_pixels(own), meshes[..., :2], atol=1e-9)
     np.testing.assert_allclose(own.mean(1), 0, atol=1e-9)
     np.testing.assert_allclose(own[:, 33, 1], own[:, 263, 1], atol=1e-9)  # the eyes lie level
 

@@ -202,6 +202,7 @@ def test_nothing_in_8_bits_is_measured_against_a_peak_of_32(monkeypatch: pytest.
     monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
     peaks = Peaks(1e-3, 1e-3, "so slow that every network would surpass it")
     report = bench_networks(Choices(backend="onnx"), (1,), lambda _: peaks, ("fp32", "int8"))
+    assert len(report["networks"]) == 6
     for run, line in zip(report["networks"], networks_as_table(report).splitlines()[3:], strict=True):
         shares = run["roofline_ms"], run["of_roofline"]
         assert (shares == (None, None)) == (run["precision"] == "int8") == (not line.endswith("%"))

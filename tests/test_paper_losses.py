@@ -23,7 +23,7 @@ from facetrack.training.alignment.losses import (  # noqa: E402
     jensen_shannon,
     map_divergence,
 )
-from facetrack.training.alignment.maps import bali_fields, gaussian_maps  # noqa: E402
+from facetrack.training.alignment.maps import bali_fields, gaussian_maps, warp_maps  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -217,7 +217,7 @@ def test_the_coordinate_term_is_the_squared_error_in_crop_widths():
 def test_a_turned_map_is_the_map_of_turned_landmarks():
     xy = torch.tensor([[[150.0, 110.0]]])
     matrix = about(256, math.radians(35))
-    moved = span.warp_maps(gaussian_maps(xy, (64, 64), 4, 1.5), matrix, 4, torch.tensor([0]))
+    moved = warp_maps(gaussian_maps(xy, (64, 64), 4, 1.5), matrix, 4, torch.tensor([0]))
     place = (matrix[:, :, :2] @ xy[..., None])[..., 0] + matrix[:, :, 2]
     wanted = gaussian_maps(place, (64, 64), 4, 1.5)
     p, q = (m.flatten(2) / m.sum((2, 3))[..., None] for m in (moved, wanted))
@@ -231,10 +231,10 @@ def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channel
     xy = face()
     mirrored = xy[:, MIRROR].clone()
     mirrored[..., 0] = 127 - mirrored[..., 0]
-    got = span.warp_maps(gaussian_maps(xy, (32, 32), 4, 1.0), about(128, flip=True), 4, torch.tensor(MIRROR))
+    got = warp_maps(gaussian_maps(xy, (32, 32), 4, 1.0), about(128, flip=True), 4, torch.tensor(MIRROR))
     torch.testing.assert_close(got, gaussian_maps(mirrored, (32, 32), 4, 1.0), rtol=1e-3, atol=1e-4)
     lines = torch.tensor(boundary_mirror(IBUG))
-    got = span.warp_maps(curve_maps(xy, IBUG, (32, 32), 4), about(128, flip=True), 4, lines)
+    got = warp_maps(curve_maps(xy, IBUG, (32, 32), 4), about(128, flip=True), 4, lines)
     torch.testing.assert_close(got, curve_maps(mirrored, IBUG, (32, 32), 4), rtol=1e-3, atol=1e-4)
 
 

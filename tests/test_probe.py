@@ -100,6 +100,7 @@ def test_the_landmarks_are_where_they_were_painted(size: float) -> None:
     swings = (Swing("x", 30.3, 7), Swing("roll", 20, 9), Swing("yaw", 20, 8))
     scene = Scene("x", 4, (Way(((0, 320, 240, size),), swings),), noise=0.0, shutter=0.0)
     paint = painter(scene)
+    assert len(paint.truth()[0]) == 4
     for bgr, xy in zip(paint.frames(), paint.truth()[0], strict=True):
         light = bgr[..., 1].astype(float)
         for x, y in xy[DOTS]:

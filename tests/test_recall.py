@@ -19,7 +19,7 @@ from facetrack.training.detection.recall import (  # noqa: E402
     ERRORS,
     GUESSES,
     STEP,
-    Candidates,
+    LandmarkCandidates,
     find_candidates,
     measure_recall,
     refine,
@@ -70,7 +70,7 @@ def test_suppression_is_idempotent_and_the_order_is_that_of_the_responses() -> N
     np.testing.assert_array_equal(again, np.arange(len(once)))
 
 
-def nearest(found: Candidates, xy: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def nearest(found: LandmarkCandidates, xy: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Distance of each landmark (F, 5) from the nearest guess of its type, pixels."""
     each = [np.linalg.norm(truth[:, k, None] - xy[None, found.kind == k], axis=-1).min(1) for k in range(5)]
     return np.stack(each, 1)

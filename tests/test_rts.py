@@ -2,37 +2,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes_motion import CLEAR, FACE, FPS, SIZE_PX, blinking, lids_depth, measured, riding, still
 from filterpy.common import Q_discrete_white_noise
 from filterpy.kalman import KalmanFilter
 
 from facetrack.tracker import kalman, rts
 from facetrack.tracker.metrics import jitter, lag
-from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.rts import RtsSmoother
 from facetrack.tracker.smooth import Smoother, SmootherSettings
-from facetrack.tracker.types import Float32, Float64
+from facetrack.tracker.types import Float32
 
-FPS = 30.0
-SIZE_PX = 150.0
-FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
-UPPER_LIDS = [37, 38, 43, 44]
 JAW = [5, 6, 7, 8, 9, 10, 11]
-CLEAR = np.full(68, 0.65, np.float32)
-
-
-def still(frames: int) -> Float64:
-    return np.repeat(FACE[None], frames, 0)
-
-
-def riding(px_per_frame: float) -> Float64:
-    way = np.clip(np.arange(120) - 40, 0, 40) * px_per_frame
-    return still(120) + np.stack((way, np.zeros(120)), -1)[:, None]
-
-
-def measured(truth: Float64, seed: int = 0) -> Float32:
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 0.3, truth.shape) + rng.normal(0, 0.15, (len(truth), 1, 2))
-    return (truth + noise).astype(np.float32)
 
 
 def forward(seen: Float32) -> Float32:
@@ -169,11 +149,9 @@ def test_start_and_stop_are_where_they_were() -> None:
 
 @pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
 def test_a_blink_of_150_ms_keeps_its_depth(phase: float) -> None:
-    t = (np.arange(60) - 30 + phase) / FPS / 0.15
-    truth = still(60)
-    truth[:, UPPER_LIDS, 1] += np.where((t > 0) & (t < 1), np.sin(np.pi * t) ** 2, 0)[:, None] * 8
-    depth = np.mean([(smoothed(measured(truth, s)) - FACE)[:, UPPER_LIDS, 1].mean(1).max() for s in range(4)])
-    assert depth > 0.9 * (truth - FACE)[:, UPPER_LIDS, 1].max()
+    truth = blinking(phase)
+    depth = np.mean([lids_depth(smoothed(measured(truth, seed))) for seed in range(4)])
+    assert depth > 0.9 * lids_depth(truth)
 
 
 def test_two_seconds_of_what_follows_are_nearly_as_good_as_all_of_it() -> None:

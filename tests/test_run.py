@@ -228,13 +228,16 @@ def test_a_face_that_was_off_the_picture_is_smoothed_anew() -> None:
 def test_a_pipeline_starts_every_run_with_an_empty_memory() -> None:
     pipeline, _, source = painted()
     first, second = list(pipeline.run(source)), list(pipeline.run(source))
+    assert len(first) == len(list(source))
     for one, two in zip(first, second, strict=True):
         assert_same(one, two)
 
 
 def test_the_measured_landmarks_are_those_that_were_painted() -> None:
     pipeline, _, source = painted(PipelineSettings(detect_every=1, smooth="none"))
-    for result in pipeline.run(source):
+    results = list(pipeline.run(source))
+    assert len(results) == len(list(source))
+    for result in results:
         truth = source.truth(result.frame.index)
         measured = [face for face in result.faces if face.measured is not None]
         assert len(measured) == len(truth)
@@ -262,7 +265,8 @@ def test_no_frame_gives_no_result() -> None:
 
 
 def test_every_stage_notes_its_time() -> None:
-    for results in (make().run(frames(3)), make().serial(frames(3))):
+    for results in (list(make().run(frames(3))), list(make().serial(frames(3)))):
+        assert len(results) == 3
         for result in results:
             assert set(result.spans_s) == {"capture", "detect", "align", "smooth"}
             assert all(span >= 0 for span in result.spans_s.values())

@@ -231,6 +231,7 @@ def test_the_second_run_keeps_the_backbone_of_the_first(data: Path, tmp_path: Pa
     before = {name: value.clone() for name, value in run.net.state_dict().items()}
     run.train()
     told = torch.load(start, weights_only=True)["average"]
+    assert 0 < sum(name.startswith("net.backbone.") for name in before) < len(before)
     for name, value in run.net.state_dict().items():
         if name.startswith("net.backbone."):
             assert torch.equal(value, told[name])
@@ -243,7 +244,9 @@ def test_two_steps_of_sgd_are_those_of_its_momentum(data: Path, tmp_path: Path) 
     schedule = Schedule(optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, warm_up=0, sizes=((0.0, 64),))
     objective = objective_of("backbone", data, schedule=schedule)
     run = Run(objective.config, objective, tmp_path)
-    for parameter in (p for group in run.optimiser.param_groups for p in group["params"]):
+    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
+    assert len(parameters) == len(list(run.net.parameters()))
+    for parameter in parameters:
         decay = 5e-4 if parameter.ndim > 1 else 0.0
         wanted, speed = parameter.detach().clone(), torch.zeros_like(parameter)
         for _ in range(2):

@@ -298,6 +298,7 @@ def test_json_lines_agree_with_the_csv() -> None:
     both = make_result(make_face(track=3), make_face(track=4, state=State.COASTING), index=11)
     JsonLinesSink(stream).write(both)
     faces = json.loads(stream.getvalue())["faces"]
+    assert len(faces) == 2
     for shown, row in zip(faces, columns.rows(both), strict=True):
         cells = dict(zip(columns.names(), row.rstrip("\n").split(","), strict=True))
         assert [shown["face_id"], shown["success"]] == [int(cells["face_id"]), int(cells["success"])]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes_motion import CLEAR, FACE, FPS, SIZE_PX, UPPER_LIDS, blinking, lids_depth, measured, riding, still
 from filterpy.common import Q_discrete_white_noise
 from filterpy.kalman import KalmanFilter
 
@@ -12,35 +13,13 @@ from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
 from facetrack.tracker.smooth import Smoother, SmootherSettings, warm_up
 from facetrack.tracker.types import Float32, Float64
 
-FPS = 30.0
-SIZE_PX = 150.0
-FACE: Float64 = MEAN_FACE_MM[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [320, 240]
-UPPER_LIDS = [37, 38, 43, 44]
 LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
-CLEAR = np.full(68, 0.65, np.float32)  # what the GV network says of a clear face
-
-
-def still(frames: int) -> Float64:
-    return np.repeat(FACE[None], frames, 0)
-
-
-def measured(truth: Float64, seed: int = 0, louder: float = 1.0) -> Float32:
-    """White noise as the default settings expect it: 0.3 px of each point's own and 0.15 px common to all."""
-    rng = np.random.default_rng(seed)
-    own, shared = rng.normal(0, 0.3, truth.shape), rng.normal(0, 0.15, (len(truth), 1, 2))
-    return (truth + louder * (own + shared)).astype(np.float32)
 
 
 def smoothed(seen: Float32, settings: SmootherSettings | None = None, fps: float = FPS) -> Float32:
     smoother = Smoother(settings or SmootherSettings(), seen.shape[1])
     score = np.full(seen.shape[1], CLEAR[0])
     return np.stack([smoother.update(i / fps, xy, score, SIZE_PX)[0] for i, xy in enumerate(seen)])
-
-
-def riding(px_per_frame: float) -> Float64:
-    """At rest for 40 frames, at full speed for 40, at rest for 40."""
-    way = np.clip(np.arange(120) - 40, 0, 40) * px_per_frame
-    return still(120) + np.stack((way, np.zeros(120)), -1)[:, None]
 
 
 # The model against filterpy
@@ -202,11 +181,9 @@ def test_a_sudden_start_is_followed_at_once_and_a_sudden_stop_without_overshoot(
 
 @pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
 def test_a_blink_of_150_ms_keeps_its_depth(phase: float) -> None:
-    t = (np.arange(60) - 30 + phase) / FPS / 0.15
-    truth = still(60)
-    truth[:, UPPER_LIDS, 1] += np.where((t > 0) & (t < 1), np.sin(np.pi * t) ** 2, 0)[:, None] * 8
-    depth = np.mean([(smoothed(measured(truth, s)) - FACE)[:, UPPER_LIDS, 1].mean(1).max() for s in range(4)])
-    assert depth > 0.9 * (truth - FACE)[:, UPPER_LIDS, 1].max()
+    truth = blinking(phase)
+    depth = np.mean([lids_depth(smoothed(measured(truth, seed))) for seed in range(4)])
+    assert depth > 0.9 * lids_depth(truth)
 
 
 def test_a_mouth_opens_in_time_and_the_brows_stay() -> None:

@@ -30,6 +30,7 @@ from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.training import processes  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
+from facetrack.training.datasets import Sample  # noqa: E402
 from facetrack.training.objectives import open_objective, run_config  # noqa: E402
 from facetrack.training.processes import set_up_device  # noqa: E402
 from facetrack.training.start import start_file  # noqa: E402
@@ -190,6 +191,7 @@ def test_a_batch_without_equal_shares_for_all_processes_is_refused(
 def test_batches_are_drawn_by_worker_processes_too() -> None:
     here = [batch[0] for batch in batches(Fit(), config().schedule, 0, 3)]
     there = [batch[0] for batch in batches(Fit(), config(workers=1).schedule, 0, 3)]
+    assert len(here) == 3
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
 
 
@@ -495,6 +497,7 @@ def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path)
         corpora=(Corpus("a", held_out=False),),
     )
     parts = parameters_after(tmp_path / "parts", Fit(), other)
+    assert parts.keys() == whole.keys() != set()
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())
 
 
@@ -600,3 +603,17 @@ def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
     objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
     assert sorted(map(len, (objective.corpora[0], objective.negatives, objective.validation))) == [1, 2, 2]
     assert f"{picture}: not a readable picture; remove it or fix it; left out" in caplog.messages
+
+
+@pytest.mark.parametrize("skip_broken", [False, True])
+def test_every_picture_is_decoded_once_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip_broken: bool
+) -> None:
+    for folder, first in (("faces", 0), ("test", 1)):
+        write_faces(tmp_path / folder, 1, first)
+    decoded: list[Path] = []
+    monkeypatch.setattr(Sample, "demand_picture", lambda sample: decoded.append(sample.path))
+    settings = Config(corpora=(Corpus("faces"),), negative_share=0.0, validation="test", skip_broken=skip_broken)
+    open_objective(settings, tmp_path, tmp_path)
+    assert sorted(decoded) == sorted(tmp_path.rglob("*.png"))
+    assert len(decoded) == 2

@@ -68,18 +68,19 @@ def test_a_compressed_video_shows_things_in_their_places(tmp_path: Path) -> None
     painted = PaintedSource(count=5, faces=[PaintedFace((120, 100), (60, 30), 110, spin=0.5)])
     path = write_video(tmp_path / "walk.mp4", [frame.bgr for frame in painted])
     with open_source(path) as source:
-        for frame in source:
-            found = read_landmarks(frame.bgr)
-            # halved chroma and coarse rounding of colours: a few levels, each half a pixel of this chart
-            np.testing.assert_allclose(found, painted.truth(frame.index)[0], atol=2.5)
+        frames = list(source)
+    assert len(frames) == 5
+    for frame in frames:
+        found = read_landmarks(frame.bgr)
+        # halved chroma and coarse rounding of colours: a few levels, each half a pixel of this chart
+        np.testing.assert_allclose(found, painted.truth(frame.index)[0], atol=2.5)
 
 
 def test_frames_are_contiguous_and_cannot_be_written_to(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(2, 50, 70))
     with open_source(path) as source:
-        for frame in source:
-            assert frame.bgr.flags.c_contiguous
-            assert not frame.bgr.flags.writeable
+        flags = [frame.bgr.flags for frame in source]
+    assert [(flag.c_contiguous, flag.writeable) for flag in flags] == [(True, False)] * 2
 
 
 def test_a_frame_keeps_its_pixels_while_later_ones_are_decoded(tmp_path: Path) -> None:
@@ -615,6 +616,7 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
     with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.2") as source:
         frames = list(source)
+    assert len(frames) == 6
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
 
 

@@ -66,7 +66,7 @@ HARD = Limits(gap=0.08, disagreement=0.1)  # 179 of AFLW2000's 1,680 meshes lie 
 
 
 @dataclass(frozen=True, slots=True)
-class Pose:
+class Similarity:
     """Similarity from a mesh's own frame to pixels: centre (P, 2), length (P,) of the frame's unit, turn (P, 2, 2)."""
 
     centre: Float64
@@ -74,7 +74,7 @@ class Pose:
     turn: Float64
 
     @classmethod
-    def of(cls, meshes: Float64) -> Pose:
+    def of(cls, meshes: Float64) -> Similarity:
         """Where meshes (P, 478, 3) lie: their mean, their size, and the line through the eyes."""
         flat = meshes[..., :2]
         centre = flat.mean(1)
@@ -115,9 +115,9 @@ class Translation:
             meshes: (P, M, 3) pixels.
             xy: (P, N, 2) annotations, pixels.
         """
-        pose = Pose.of(meshes)
-        features = _features(meshes, pose)
-        wanted = pose.to_frame(xy).reshape(len(xy), -1)
+        similarity = Similarity.of(meshes)
+        features = _features(meshes, similarity)
+        wanted = similarity.to_frame(xy).reshape(len(xy), -1)
         mean = np.asarray(features.mean(0), np.float64)
         basis = np.linalg.svd(features - mean, full_matrices=False)[2][:COMPONENTS].T
         design = _design(features, mean, basis)
@@ -132,14 +132,14 @@ class Translation:
 
     def points(self, meshes: Float64) -> Float64:
         """The markup's points (P, N, 2), pixels, of meshes (P, M, 3)."""
-        pose = Pose.of(meshes)
-        found = _design(_features(meshes, pose), self.mean, self.basis) @ self.weights
-        return pose.to_pixels(found.reshape(len(found), -1, 2))
+        similarity = Similarity.of(meshes)
+        found = _design(_features(meshes, similarity), self.mean, self.basis) @ self.weights
+        return similarity.to_pixels(found.reshape(len(found), -1, 2))
 
 
-def _features(meshes: Float64, pose: Pose) -> Float64:
-    depth = meshes[..., 2:] / pose.unit[:, None, None]
-    return np.concatenate([pose.to_frame(meshes[..., :2]), depth], -1).reshape(len(meshes), -1)
+def _features(meshes: Float64, similarity: Similarity) -> Float64:
+    depth = meshes[..., 2:] / similarity.unit[:, None, None]
+    return np.concatenate([similarity.to_frame(meshes[..., :2]), depth], -1).reshape(len(meshes), -1)
 
 
 def _design(features: Float64, mean: Float64, basis: Float64) -> Float64:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..engines.nets.hourglass import Supervision
@@ -19,6 +18,7 @@ from ..tracker.codecs import field_lines, lines_of_points
 from ..tracker.markup import Markup
 from .alignment.boundaries import boundary_mirror, curve_maps
 from .alignment.losses import (
+    divergence_of_maps,
     highest_cells,
     jensen_shannon,
     known_mean,
@@ -80,10 +80,8 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[di
     return terms, place
 
 
-def field_centroid(
-    heatmaps: Tensor, field: Tensor, members: Tensor, reach: int = DECODE_REACH
-) -> tuple[Tensor, Tensor]:
-    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat.
+def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat; r is `DECODE_REACH`.
 
     The same arithmetic as `tracker.codecs.decode_fields`.
 
@@ -91,12 +89,11 @@ def field_centroid(
         heatmaps: (F, N, h, w), not negative.
         field: (F, B, 2, h, w) offsets in cells.
         members: (N, M) the lines of each landmark, -1 where it has fewer than M.
-        reach: r.
     Returns:
         place: (F, N, 2) cells, fractional, (x, y). top: (F, N, 2) cell of the maximum.
     """
     tops = highest_cells(heatmaps)
-    heat, cells, inside = windows(heatmaps, tops, reach)
+    heat, cells, inside = windows(heatmaps, tops, DECODE_REACH)
     heat = heat * inside
     belongs = (members >= 0).to(field.dtype)  # N, M
     share = belongs / belongs.sum(1, keepdim=True).clamp(min=1)
@@ -104,7 +101,7 @@ def field_centroid(
     flat = field.flatten(1, 2)  # F, 2 B, h, w
     for column in range(members.shape[1]):
         line = members[:, column].clamp(min=0)
-        way = torch.stack([windows(flat, tops, reach, 2 * line + axis)[0] for axis in (0, 1)], -1)
+        way = torch.stack([windows(flat, tops, DECODE_REACH, 2 * line + axis)[0] for axis in (0, 1)], -1)
         pointed = pointed + share[:, column, None, None] * way
     return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None], tops
 
@@ -168,56 +165,6 @@ def field_divergence(field: Tensor, wanted: Tensor, xy: Tensor, lines: Lines) ->
     return known_mean(divergence, known)
 
 
-def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> Tensor:
-    """What maps of one crop become in another crop of the same picture: D of Eq. 7.
-
-    Args:
-        maps: (F, K, h, w).
-        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges channels.
-        stride: crop pixels per cell.
-        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
-    Returns:
-        (F, K, h, w); 0 where the first crop shows nothing.
-    """
-    h, w = maps.shape[2:]
-    turned = torch.linalg.det(matrices[:, :, :2]) < 0
-    maps = torch.where(turned[:, None, None, None], maps[:, mirror], maps)
-    back = torch.linalg.inv(matrices[:, :, :2])  # second crop -> first
-    shift = -(back @ matrices[:, :, 2:])
-    columns = torch.arange(w, device=maps.device, dtype=maps.dtype)
-    rows = torch.arange(h, device=maps.device, dtype=maps.dtype)
-    pixels = stride * (torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + 0.5) - 0.5  # h, w, 2
-    source = torch.einsum("fij,hwj->fhwi", back, pixels) + shift[:, None, None, :, 0]
-    cells = to_cells(source, stride)
-    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=maps.device, dtype=maps.dtype)
-    return F.grid_sample(maps, cells * scale - 1, align_corners=True)
-
-
-def as_distribution(maps: Tensor) -> Tensor:
-    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without one stays empty."""
-    positive = maps.clamp(min=0)
-    return positive / positive.sum((2, 3), keepdim=True).clamp(min=1e-3)
-
-
-def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Tensor, stride: float) -> Tensor:
-    """Mean Jensen-Shannon divergence of one crop's maps, moved into another crop, from the other crop's own.
-
-    What is moved out of the crop is left out: the rest of a channel counts as a distribution of its own if at least
-    half of it stays.
-
-    Args:
-        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, where it says nothing).
-        matrices: (F, 2, 3) from the first crops' pixels to the second's.
-        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
-        stride: crop pixels per cell.
-    """
-    moved = warp_maps(alpha, matrices, stride, mirror).flatten(2)
-    gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
-    mass = moved.sum(2)
-    divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], beta.flatten(2))
-    return known_mean(divergence, mass > 0.5 * gain)
-
-
 def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: Markup) -> Tensor:
     """The self-calibrated loss: a picture and its disturbance must answer alike in every stage but the last.
 
@@ -229,8 +176,8 @@ def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: 
         matrices: (F, 2, 3) from the first crops' pixels to the second's.
         marks: the markup.
     """
-    points = torch.from_numpy(marks.mirror.copy()).to(matrices.device)
-    lines = torch.from_numpy(boundary_mirror(marks)).to(matrices.device)
+    points = torch.tensor(marks.mirror, device=matrices.device)
+    lines = torch.tensor(boundary_mirror(marks), device=matrices.device)
     terms = [
         divergence_of_maps(spatial_softmax(a.float()), spatial_softmax(b.float()), matrices, mirror, STAGE_STRIDE)
         for first, second, mirror in (

@@ -36,15 +36,14 @@ class FromBytes(nn.Module):
     Training, export and every runtime share these nodes, so none of them can scale or order colours differently.
     """
 
-    def __init__(self, net: nn.Module, mean: float = MEAN, std: float = STD) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
-        self.mean, self.std = mean, std
 
     def forward(self, crops: Tensor) -> Any:
         """Run on (F, h, w, 3) uint8 BGR."""
         rgb = crops.permute(0, 3, 1, 2).float().flip(1)  # F, 3, h, w
-        return self.net((rgb - self.mean) / self.std)
+        return self.net((rgb - MEAN) / STD)
 
 
 def build(name: str, landmarks: int, **options: Any) -> nn.Module:

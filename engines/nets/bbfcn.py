@@ -17,8 +17,8 @@ WINDOW = 24  # pixels of the window that a branch looks at
 ENCODED = 40  # channels that the encoder gives
 
 
-def _conv(inputs: int, outputs: int, kernel: int, groups: int = 1) -> list[nn.Module]:
-    return [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups), nn.ReLU(inplace=True)]
+def _conv(inputs: int, outputs: int, groups: int = 1) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 5, padding=2, groups=groups), nn.ReLU(inplace=True)]
 
 
 class Doubling(nn.ConvTranspose2d):
@@ -44,14 +44,14 @@ class Doubling(nn.ConvTranspose2d):
 def _encoder() -> list[nn.Module]:
     """The six convolutions that the backbone and the regression baseline share; 40 x s/4 x s/4."""
     return [
-        *_conv(3, 20, 5),
-        *_conv(20, 20, 5),
+        *_conv(3, 20),
+        *_conv(20, 20),
         nn.MaxPool2d(2),
-        *_conv(20, 30, 5),
-        *_conv(30, 30, 5),
+        *_conv(20, 30),
+        *_conv(30, 30),
         nn.MaxPool2d(2),
-        *_conv(30, ENCODED, 5),
-        *_conv(ENCODED, ENCODED, 5),
+        *_conv(30, ENCODED),
+        *_conv(ENCODED, ENCODED),
     ]
 
 
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
             *encoder,
             Doubling(ENCODED, 30),  # 30 x s/2 x s/2
             nn.Identity(),  # has the number that its ReLU had, so that stored weights keep theirs
-            *_conv(30, 30, 5),
+            *_conv(30, 30),
             Doubling(30, 15),  # 15 x s x s
             nn.Identity(),  # as above
             nn.Conv2d(15, landmarks, 1),
@@ -100,9 +100,9 @@ class Branches(nn.Module):
     def __init__(self, landmarks: int = 5) -> None:
         super().__init__()
         self.landmarks = landmarks
-        layers = _conv(4 * landmarks, 5 * landmarks, 5, landmarks)
+        layers = _conv(4 * landmarks, 5 * landmarks, landmarks)
         for _ in range(3):
-            layers += _conv(5 * landmarks, 5 * landmarks, 5, landmarks)
+            layers += _conv(5 * landmarks, 5 * landmarks, landmarks)
         self.layers = nn.Sequential(*layers, nn.Conv2d(5 * landmarks, landmarks, 1, groups=landmarks))
 
     def forward(self, planes: Tensor) -> Tensor:

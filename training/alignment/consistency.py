@@ -34,6 +34,7 @@ from ..augment import (
 )
 from ..config import Config
 from ..datasets import Sample
+from .maps import moved_points
 from .networks import open_alignment
 from .objective import Labels, Terms, mapped, part, weighted
 
@@ -173,10 +174,7 @@ class SelfConsistency:
         """Where the teacher's landmarks in the calm crops (F, s, s, 3) come to lie in the disturbed ones, (F, N, 2)."""
         with torch.no_grad():
             place = torch.from_numpy(self.inner.decoded(self.teacher(calm))).to(matrices)
-        moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], place) + matrices[:, None, :, 2]
-        mirrored = torch.linalg.det(matrices[:, :, :2]) < 0
-        mirror = torch.from_numpy(self.inner.markup.mirror.copy()).to(moved.device)
-        return torch.where(mirrored[:, None, None], moved[:, mirror], moved)
+        return moved_points(place, matrices, self.inner.markup)
 
     def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
         """The terms with labels, and "consistency", the mean over all pairs of faces.

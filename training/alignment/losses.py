@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ...tracker.codecs import REACH
+from .maps import warp_maps
 
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
+ALPHA, OMEGA, EPSILON, THETA = 2.1, 14.0, 1.0, 0.5  # of Adaptive Wing; PropNet, section 4.3
 SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, shows nothing to compare with
 
 
@@ -78,23 +80,21 @@ def windows(maps: Tensor, middles: Tensor, reach: int, channels: Tensor | None =
     return maps.flatten(1).gather(1, where.flatten(1)).view(where.shape), cells, inside
 
 
-def adaptive_wing(
-    maps: Tensor, targets: Tensor, alpha: float = 2.1, omega: float = 14.0, epsilon: float = 1.0, theta: float = 0.5
-) -> Tensor:
+def adaptive_wing(maps: Tensor, targets: Tensor) -> Tensor:
     """Adaptive Wing loss, mean over the cells of each map: (F, K, h, w) -> (F, K).
 
-    Logarithmic for small errors, the more so the brighter the target; linear from `theta` on, where value and slope
-    are continuous. PropNet's Eq. 1 with the constants of its section 4.3; in print its offset C is called Q.
+    Logarithmic for small errors, the more so the brighter the target; linear from `THETA` on, where value and slope
+    are continuous. PropNet's Eq. 1; in print its offset C is called Q.
 
     Source: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", ICCV 2019.
     """
     error = (maps - targets).abs()
-    power = alpha - targets
-    ratio = (theta / epsilon) ** power
-    slope = omega * power * (theta / epsilon) ** (power - 1) / (1 + ratio) / epsilon
-    offset = theta * slope - omega * torch.log1p(ratio)
-    curve = omega * torch.log1p((error.clamp(max=theta) / epsilon) ** power)
-    return torch.where(error < theta, curve, slope * error - offset).mean((2, 3))
+    power = ALPHA - targets
+    ratio = (THETA / EPSILON) ** power
+    slope = OMEGA * power * (THETA / EPSILON) ** (power - 1) / (1 + ratio) / EPSILON
+    offset = THETA * slope - OMEGA * torch.log1p(ratio)
+    curve = OMEGA * torch.log1p((error.clamp(max=THETA) / EPSILON) ** power)
+    return torch.where(error < THETA, curve, slope * error - offset).mean((2, 3))
 
 
 def focal_factors(attributes: Tensor) -> Tensor:
@@ -166,6 +166,31 @@ def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
         logits.flatten(2).float(), wanted / mass.clamp(min=1e-6)
     )
     return known_mean(divergence, mass[..., 0] > SEEN_MASS)
+
+
+def as_distribution(maps: Tensor) -> Tensor:
+    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without one stays empty."""
+    positive = maps.clamp(min=0)
+    return positive / positive.sum((2, 3), keepdim=True).clamp(min=1e-3)
+
+
+def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Tensor, stride: float) -> Tensor:
+    """Mean Jensen-Shannon divergence of one crop's maps, moved into another crop, from the other crop's own.
+
+    What is moved out of the crop is left out: the rest of a channel counts as a distribution of its own if at least
+    half of it stays.
+
+    Args:
+        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, where it says nothing).
+        matrices: (F, 2, 3) from the first crops' pixels to the second's.
+        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
+        stride: crop pixels per cell.
+    """
+    moved = warp_maps(alpha, matrices, stride, mirror).flatten(2)
+    gain = torch.linalg.det(matrices[:, :, :2]).abs()[:, None]  # cells that one cell becomes
+    mass = moved.sum(2)
+    divergence = jensen_shannon(moved / mass.clamp(min=1e-6)[..., None], beta.flatten(2))
+    return known_mean(divergence, mass > 0.5 * gain)
 
 
 def known_mean(values: Tensor, known: Tensor) -> Tensor:

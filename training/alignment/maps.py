@@ -1,6 +1,7 @@
 """Map targets drawn from landmarks in torch, on whatever device the landmarks are: heat maps and BALI fields.
 
-Boundary maps are in `boundaries`. A cell u of a map stands for the crop pixel stride * (u + 0.5) - 0.5.
+And what moves landmarks and maps from one crop into another. Boundary maps are in `boundaries`. A cell u of a map
+stands for the crop pixel stride * (u + 0.5) - 0.5.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from ...tracker.markup import Markup
 
 FIELD_REACH = 5  # SPAN trains its field in 11 x 11 cells round every landmark (section IV-A)
 
@@ -67,6 +71,49 @@ def bali_fields(
         fields.append(torch.stack((to_x, to_y), 1).masked_fill(~mask[:, None], 0.0))
         masks.append(mask)
     return torch.stack(fields, 1), torch.stack(masks, 1)
+
+
+def moved_points(xy: Tensor, matrices: Tensor, marks: Markup) -> Tensor:
+    """Landmarks of one crop in another crop of the same picture, (F, N, 2) crop pixels.
+
+    Args:
+        xy: (F, N, 2) crop pixels.
+        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges landmarks.
+        marks: the markup of the N points.
+    """
+    moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], xy) + matrices[:, None, :, 2]
+    mirror = torch.tensor(marks.mirror, device=moved.device)
+    return torch.where(_mirrors(matrices)[:, None, None], moved[:, mirror], moved)
+
+
+def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> Tensor:
+    """What maps of one crop become in another crop of the same picture: D of Eq. 7.
+
+    Args:
+        maps: (F, K, h, w).
+        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges channels.
+        stride: crop pixels per cell.
+        mirror: (K,) the channel that takes each channel's place in a mirrored picture.
+    Returns:
+        (F, K, h, w); 0 where the first crop shows nothing.
+    """
+    h, w = maps.shape[2:]
+    maps = torch.where(_mirrors(matrices)[:, None, None, None], maps[:, mirror], maps)
+    back = torch.linalg.inv(matrices[:, :, :2])  # second crop -> first
+    shift = -(back @ matrices[:, :, 2:])
+    columns = torch.arange(w, device=maps.device, dtype=maps.dtype)
+    rows = torch.arange(h, device=maps.device, dtype=maps.dtype)
+    pixels = stride * (torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1) + 0.5) - 0.5  # h, w, 2
+    source = torch.einsum("fij,hwj->fhwi", back, pixels) + shift[:, None, None, :, 0]
+    cells = to_cells(source, stride)
+    scale = torch.tensor([2 / (w - 1), 2 / (h - 1)], device=maps.device, dtype=maps.dtype)
+    return F.grid_sample(maps, cells * scale - 1, align_corners=True)
+
+
+def _mirrors(matrices: Tensor) -> Tensor:
+    """Which of the ways (F, 2, 3) from crop to crop mirror, (F,) bool."""
+    mirrored: Tensor = torch.linalg.det(matrices[:, :, :2]) < 0
+    return mirrored
 
 
 def _of_nearest(values: Tensor, nearest: Tensor) -> Tensor:

@@ -19,8 +19,17 @@ from ...tracker.types import Float32
 from .. import span
 from ..config import Config
 from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
-from .losses import TINY, focal_wing, jensen_shannon, known_mean, map_centroid, soft_centroid
-from .maps import gaussian_maps, to_cells
+from .losses import (
+    TINY,
+    as_distribution,
+    divergence_of_maps,
+    focal_wing,
+    jensen_shannon,
+    known_mean,
+    map_centroid,
+    soft_centroid,
+)
+from .maps import gaussian_maps, moved_points, to_cells
 from .objective import Alignment, Labels, Terms
 from .selective import CellAlignment, DiscAlignment
 from .targets import gaussian_vectors, quasi_gaussian_vectors
@@ -75,10 +84,7 @@ class VectorAlignment(Alignment):
         """
         with torch.no_grad():
             place = _pixels(soft_centroid(alpha[0].float())[0], STRIDE)
-            moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], place) + matrices[:, None, :, 2]
-            turned = torch.linalg.det(matrices[:, :, :2]) < 0
-            mirror = torch.from_numpy(self.markup.mirror.copy()).to(moved.device)
-            moved = torch.where(turned[:, None, None], moved[:, mirror], moved)
+            moved = moved_points(place, matrices, self.markup)
             cells = to_cells(moved, STRIDE)[:, :, None]  # F, N, 1, 2
             grid = torch.arange(beta[0].shape[2], device=moved.device)[:, None]
             gaussians = torch.exp(-0.5 * ((grid - cells) / self.config.vectors.sigma) ** 2)
@@ -108,8 +114,8 @@ class MapAlignment(Alignment):
 
     def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
         """See `Alignment`: every supervised stage's positive part, as distributions."""
-        points = torch.from_numpy(self.markup.mirror.copy()).to(matrices.device)
-        lines = torch.from_numpy(boundary_mirror(self.markup)).to(matrices.device)
+        points = torch.tensor(self.markup.mirror, device=matrices.device)
+        lines = torch.tensor(boundary_mirror(self.markup), device=matrices.device)
         union = torch.tensor([len(lines)], device=lines.device)
         terms = []
         for first, second, mirror in (
@@ -118,8 +124,8 @@ class MapAlignment(Alignment):
         ):
             for a, b in zip(first, second, strict=True):
                 own = mirror if a.shape[1] == len(mirror) else torch.cat((mirror, union))
-                calm, wild = span.as_distribution(a.float()), span.as_distribution(b.float())
-                terms.append(span.divergence_of_maps(calm, wild, matrices, own, STRIDE))
+                calm, wild = as_distribution(a.float()), as_distribution(b.float())
+                terms.append(divergence_of_maps(calm, wild, matrices, own, STRIDE))
         return torch.stack(terms).sum()
 
     def places(self, answer: Supervision, xy: Tensor) -> tuple[Tensor, Terms]:

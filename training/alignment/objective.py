@@ -102,7 +102,8 @@ class Alignment(ABC):
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
         """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
-        pictures = whole_pictures(read_faces(folder, layout, self.config.broken), self.config.broken)
+        read = read_faces(folder, layout, self.config.broken)
+        pictures = read if self.config.skip_broken else whole_pictures(read)  # skipping decodes them, too
         samples = [in_markup(sample, self.markup) for sample in one_face_each(pictures)]
         for sample in samples:
             if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():

@@ -5,7 +5,6 @@ The figures on the card are measured on the exported files, with the same code t
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -120,7 +119,7 @@ def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -
         size=(size, size),
         box_scale=config.box_scale,
         codec=objective.codec,
-        weights={"net": Weights(weights, hashlib.sha256(weights.read_bytes()).hexdigest(), "fp16")},
+        weights={"net": Weights.of(weights, "fp16")},
         parameters=nets.parameters(net),
         gmac=round(nets.gmac(net.net, (size, size)), 3),
         data=config.card.data,

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from ...engines.codec import COARSE, FINE, disc_pixels, disc_radius
 from ...engines.nets import FromBytes
 from ...engines.nets.bbfcn import BBFCN, WINDOW, mean_of_highest
-from .. import span
 from ..config import Config
 from ..detection.discs import disc_maps, selective_l2
-from .losses import highest_cells
+from .losses import as_distribution, divergence_of_maps, highest_cells
 from .maps import to_cells
 from .objective import Alignment, Item, Labels, Terms, part
 
@@ -72,9 +71,9 @@ class SelectiveAlignment(Alignment):
 
     def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
         """See `Alignment`: the positive part of the maps over the whole crop, as distributions."""
-        calm, wild = (span.as_distribution(self.responses(answer)[0].float()) for answer in (alpha, beta))
-        mirror = torch.from_numpy(self.markup.mirror.copy()).to(matrices.device)
-        return span.divergence_of_maps(calm, wild, matrices, mirror, self.stride)
+        calm, wild = (as_distribution(self.responses(answer)[0].float()) for answer in (alpha, beta))
+        mirror = torch.tensor(self.markup.mirror, device=matrices.device)
+        return divergence_of_maps(calm, wild, matrices, mirror, self.stride)
 
 
 class DiscAlignment(SelectiveAlignment):

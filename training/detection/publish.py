@@ -6,7 +6,6 @@ are measured on the other half, of the files in 8 bits too. Both with the code t
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +15,7 @@ import numpy as np
 
 from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs
-from ...engines.card import ModelCard, Weights
+from ...engines.card import ROLES, ModelCard, Weights
 from ...engines.card_text import card_path, put_in_place
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
@@ -35,7 +34,6 @@ from .objectives import faceless, held_out
 from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
 
 PARITY = 1e-3  # response; a face answers with about 1
-ROLES = ("scan", "refine")
 PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
 GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
 
@@ -117,7 +115,7 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
     """Write both networks, stored in 16 bits, computing in 8 bits, and for torch."""
     rng = np.random.default_rng(0)
     whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
-    full = {role: folder / f"{config.card.name}-{role}.onnx" for role in ROLES}
+    full = {role: folder / f"{config.card.name}-{role}.onnx" for role in ROLES["detect"]}
     sizes = {0: "batch", 1: "height", 2: "width"}
     assert isinstance(pair.scan.net, Backbone)
     folded = nets.FromBytes(FoldedBackbone(pair.scan.net))
@@ -132,12 +130,8 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
         quantise_onnx(path, small, pictures)
         path.write_bytes(graph.store_fp16(path.read_bytes()))
         save_torch_weights(nets_of[role][1], path, nets_of[role][0], config.network.landmarks, {})
-        stored[role] = Weights(path, _sha256(path), "fp16", Weights(small, _sha256(small), "int8"))
+        stored[role] = Weights.of(path, "fp16", Weights.of(small, "int8"))
     return stored
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
@@ -203,7 +197,7 @@ def _by_folder(samples: list[Sample]) -> dict[str, list[Sample]]:
 
 def _open(card: ModelCard, threshold: float) -> Detector:
     """On ONNX Runtime and the card's own files, whatever this machine would run: a card is the same everywhere."""
-    scan, refine = (OnnxBackend(card.weights[role]) for role in ROLES)
+    scan, refine = (OnnxBackend(card.weights[role]) for role in ROLES["detect"])
     return Detector(card, scan, refine, DetectorSettings(threshold=threshold))
 
 

@@ -40,7 +40,7 @@ SAME_FACE = 0.5  # overlap, as on FDDB
 
 
 @dataclass(frozen=True, slots=True)
-class Candidates:
+class LandmarkCandidates:
     """Places where landmarks may be.
 
     Attributes:
@@ -61,12 +61,12 @@ class Candidates:
     origin: Float32
     step: Float32
 
-    def take(self, index: Int64) -> Candidates:
+    def take(self, index: Int64) -> LandmarkCandidates:
         """Those with these numbers, in this order."""
-        return Candidates(*(values[index] for values in self._arrays()))
+        return LandmarkCandidates(*(values[index] for values in self._arrays()))
 
     @classmethod
-    def joined(cls, parts: list[Candidates]) -> Candidates:
+    def joined(cls, parts: list[LandmarkCandidates]) -> LandmarkCandidates:
         """All candidates of several levels (at least one)."""
         return cls(*(np.concatenate(arrays) for arrays in zip(*(p._arrays() for p in parts), strict=True)))
 
@@ -74,12 +74,12 @@ class Candidates:
         return self.kind, self.response, self.xy, self.side, self.planes, self.origin, self.step
 
 
-def find_candidates(detector: Detector, bgr: UInt8) -> Candidates:
+def find_candidates(detector: Detector, bgr: UInt8) -> LandmarkCandidates:
     """All candidates of all levels of a picture (H, W, 3) uint8."""
-    return Candidates.joined([_of_level(*level, bgr.shape) for level in detector.levels(bgr)])
+    return LandmarkCandidates.joined([_of_level(*level, bgr.shape) for level in detector.levels(bgr)])
 
 
-def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[int, ...]) -> Candidates:
+def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[int, ...]) -> LandmarkCandidates:
     """Those of a level of this size, which is given with its margins."""
     kind, xy, response = find_peaks(maps, THRESHOLD, PEAKS)
     corner = np.rint(xy - np.float32((SIDE - 1) / 2))
@@ -96,17 +96,16 @@ def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[i
     enlarged = F.interpolate(torch.from_numpy(planes), scale_factor=2.0, mode="bilinear", align_corners=False).numpy()
     side = np.full(len(kind), SIDE * factor.mean(), np.float32)
     step = np.tile(factor / np.float32(2), (len(kind), 1))
-    return Candidates(kind, response, in_frame(xy), side, enlarged, in_frame(corner - 0.25), step)
+    return LandmarkCandidates(kind, response, in_frame(xy), side, enlarged, in_frame(corner - 0.25), step)
 
 
-def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32, most: int = max(GUESSES)) -> Int64:
+def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32) -> Int64:
     """Non-maximum suppression of landmarks' windows, each type by itself, over all levels.
 
     Args:
         kind: (P,) int64. xy: (P, 2) float32. side, response: (P,) float32.
-        most: of a type that stay.
     Returns:
-        (S,) int64 numbers of those that stay, the loudest first.
+        (S,) int64 numbers of those that stay, of each type the most `GUESSES` at most, the loudest first.
     """
     half = side[:, None] / np.float32(2)
     boxes: Float32 = np.concatenate((xy - half, xy + half), 1)
@@ -115,14 +114,14 @@ def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32,
         left = np.flatnonzero(kind == k)
         left = left[np.argsort(-response[left], kind="stable")]
         first = len(stay)
-        while len(left) and len(stay) < first + most:
+        while len(left) and len(stay) < first + max(GUESSES):
             stay.append(left[0])
             left = left[1:][iou(boxes[left[:1]], boxes[left[1:]])[0] <= OVERLAP]
     found = np.array(stay, np.int64)
     return np.asarray(found[np.argsort(-response[found], kind="stable")], np.int64)
 
 
-def refine(branches: Branches, found: Candidates) -> Float32:
+def refine(branches: Branches, found: LandmarkCandidates) -> Float32:
     """Places (P, 2) float32, frame pixels, that the branches give candidates."""
     number = np.array([(found.kind[:i] == k).sum() for i, k in enumerate(found.kind)], np.int64)  # among its type's
     each = torch.from_numpy(number), torch.from_numpy(found.kind)
@@ -171,7 +170,7 @@ def measure_recall(detector: Detector, branches: Branches, samples: Iterable[Sam
     return Recall(100 * landmarks, 100 * hit.mean(1), (known.shape[2], hit.shape[1]))
 
 
-def _nearest(found: Candidates, branches: Branches, truth: Float32) -> Float32:
+def _nearest(found: LandmarkCandidates, branches: Branches, truth: Float32) -> Float32:
     """How far the nearest guess of its type is from each landmark (F, 5, 2), over the eyes' distance.
 
     Returns:

@@ -102,14 +102,14 @@ def as_table(evaluation: Evaluation) -> str:
     ours = summarise(benchmark, errors)
     rows = [["", *shown], ["faces", *(_count(benchmark, errors, column) for column in shown)]]
     for figure in map(str, benchmark.figures):
-        rows.append([f"{figure} %", *(_cell(ours[figure][column]) for column in shown)])
+        rows.append([f"{figure} %", *(cell(ours[figure][column]) for column in shown)])
         theirs = [paper for paper in benchmark.papers if paper.figure == figure]
         for paper in theirs if evaluation.common.whole else []:
-            cells = [_cell(paper.values.get(column)) for column in shown]
+            cells = [cell(paper.values.get(column)) for column in shown]
             rows += [[f"    {paper.method}", *cells]] if any(cells) else []
     if evaluation.boxes == "detector":
         missed = {name: float(100 - 100 * _found(errors, name)) for name in errors}
-        rows.append(["missed %", *(_cell(missed.get(column)) for column in shown)])
+        rows.append(["missed %", *(cell(missed.get(column)) for column in shown)])
     return "\n".join([*_head(evaluation), "", columns(rows, numbers_from=1)])
 
 
@@ -144,7 +144,8 @@ def _found(errors: Mapping[str, Mapping[Any, Float64]], subset: str) -> float:
     return sum(map(math.isfinite, of_any)) / len(of_any)
 
 
-def _cell(value: float | None) -> str:
+def cell(value: float | None) -> str:
+    """A figure in a table of text."""
     if value is None:
         return ""
     return "-" if math.isnan(value) else f"{value:.2f}"

@@ -24,7 +24,7 @@ from .error_curves import Curve, draw_curves
 from .files import ReportFiles, replace_all
 from .locate import Boxes
 from .measure_video import LOST, VideoErrors
-from .report import BOXES
+from .report import BOXES, cell
 from .video_benchmark import published_split, ranges_of
 
 CURVE_END = 0.08
@@ -174,14 +174,14 @@ def as_table(evaluation: VideoEvaluation) -> str:
     rows.append(["videos", *(_of(len(v), len(split.scenarios[s])) for s, v in scenarios.items())])
     rows.append(["frames", *(_of(_frames(v), split.scored_frames[s]) for s, v in scenarios.items())])
     for row in ROWS:
-        rows.append([row.label, *(_cell(row.of(videos)) for videos in scenarios.values())])
+        rows.append([row.label, *(cell(row.of(videos)) for videos in scenarios.values())])
         if row is PAPERS_ROW:
             rows += [
-                [f"       {method}", *(_cell(values[scenario - 1]) for scenario in scenarios)]
+                [f"       {method}", *(cell(values[scenario - 1]) for scenario in scenarios)]
                 for method, values in split.papers.items()
             ]
     if evaluation.boxes == "detector":
-        rows.append(["lost frames %", *(_cell(100 * _lost(videos)) for videos in scenarios.values())])
+        rows.append(["lost frames %", *(cell(100 * _lost(videos)) for videos in scenarios.values())])
     return "\n".join([*_head(evaluation), "", columns(rows, numbers_from=1)])
 
 
@@ -214,10 +214,6 @@ def _frames(videos: Sequence[Pooled]) -> int:
 
 def _lost(videos: Sequence[Pooled]) -> float:
     return metrics.mean_of_found(np.concatenate([errors["io", 68] for errors in videos]))[1]
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def videos_as_csv(evaluation: VideoEvaluation) -> str:
