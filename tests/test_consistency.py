@@ -19,9 +19,8 @@ from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.tracker.types import Float64  # noqa: E402
-from facetrack.training import span  # noqa: E402
+from facetrack.training.alignment import span_loss  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
-from facetrack.training.alignment.consistency import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps, warp_maps  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Labels, part  # noqa: E402
@@ -29,6 +28,7 @@ from facetrack.training.alignment.targets import gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Consistency, Corpus, Expressions, Network, Schedule  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
+from facetrack.training.span import LABELLED, NOTHING, UNLABELLED, SelfConsistency  # noqa: E402
 from facetrack.training.train import Run  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -151,9 +151,7 @@ def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
 def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for name in ("disguise", "disguise_as_published"):
-        monkeypatch.setattr(
-            f"facetrack.training.alignment.consistency.{name}", lambda bgr, *_, n=name: called.append(n) or bgr
-        )
+        monkeypatch.setattr(f"facetrack.training.span.{name}", lambda bgr, *_, n=name: called.append(n) or bgr)
     for texture in ("varied", "paper"):
         rules = replace(RULES, texture=texture)
         SelfConsistency(config_of(consistency=rules, negative_share=0.0), data).item(0, 0.5)
@@ -187,9 +185,9 @@ def eq_19_of_one_crop(answer: Supervision, xy: Tensor) -> float:
         total += weight * mean_js(chance(lines[0]), curve_maps(xy, IBUG, size, stride, sigma, 2.0)[0])
     lines_of = field_lines(IBUG, 68)
     members = torch.arange(68)[:, None]
-    place, top = span.field_centroid(chance(answer.landmarks[-1][0])[None], answer.field, members)
-    total += 16 * span.field_term(answer.field, xy, lines_of).item()
-    return total + 40 * span.coordinate_error(place, top, xy, 64).item()
+    place, top = span_loss.field_centroid(chance(answer.landmarks[-1][0])[None], answer.field, members)
+    total += 16 * span_loss.field_term(answer.field, xy, lines_of).item()
+    return total + 40 * span_loss.coordinate_error(place, top, xy, 64).item()
 
 
 def eta_term_of_one_pair(alpha: Supervision, beta: Supervision, matrix: Tensor) -> float:

@@ -238,7 +238,7 @@ def test_the_shipped_recipe_trains_on_labelled_and_unlabelled_frames(
     benchmark: Path, tmp_path: Path, base: str, options: str
 ) -> None:
     pytest.importorskip("torch", reason="needs the train extra")
-    from facetrack.training.alignment.consistency import LABELLED, UNLABELLED, SelfConsistency
+    from facetrack.training.span import LABELLED, UNLABELLED, SelfConsistency
     from facetrack.training.train import Run
 
     data = tmp_path / "data"

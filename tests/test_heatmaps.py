@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch", reason="targets are drawn in torch, which n
 
 from facetrack.training.alignment.losses import map_centroid  # noqa: E402
 from facetrack.training.alignment.maps import bali_fields, gaussian_maps, to_cells  # noqa: E402
+from facetrack.training.alignment.span_loss import field_centroid  # noqa: E402
 from facetrack.training.alignment.targets import quasi_gaussian_vectors  # noqa: E402
-from facetrack.training.span import field_centroid  # noqa: E402
 
 STRIDE = 4
 RNG = np.random.default_rng(0)

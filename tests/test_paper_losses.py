@@ -14,7 +14,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM
 torch = pytest.importorskip("torch", reason="training needs the `train` extra")
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
-from facetrack.training import span  # noqa: E402
+from facetrack.training.alignment import span_loss  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
 from facetrack.training.alignment.losses import (  # noqa: E402
     adaptive_wing,
@@ -163,15 +163,15 @@ def perfect_answer(xy, marks=IBUG, side=128, stages=1, fields=68):
 @pytest.mark.parametrize(("fields", "coordinate"), [(68, 1e-6), (15, 0.05)])
 def test_a_perfect_span_has_next_to_no_loss(fields, coordinate):
     """But for fields of whole lines, whose heat points to neighbours too."""
-    terms, _ = span.supervised_terms(perfect_answer(face(), fields=fields), face(), IBUG)
+    terms, _ = span_loss.supervised_terms(perfect_answer(face(), fields=fields), face(), IBUG)
     assert set(terms) == {"final", "stages", "field", "coordinate"}
     assert 0 <= terms.pop("coordinate") < coordinate
     assert all(0 <= term < 1e-3 for term in terms.values())
 
 
 def test_every_term_of_spans_has_the_papers_weight():
-    terms, _ = span.supervised_terms(perfect_answer(face()), face(), IBUG)
-    assert {name: getattr(span.Weights(), name) for name in terms} == {
+    terms, _ = span_loss.supervised_terms(perfect_answer(face()), face(), IBUG)
+    assert {name: getattr(span_loss.Weights(), name) for name in terms} == {
         "final": 1.0,
         "stages": 4.0,
         "field": 16.0,
@@ -184,7 +184,7 @@ def test_every_output_of_span_is_supervised():
     leaves = [*output.landmarks, *output.boundaries, output.field]
     leaves = [(leaf + 0.01 * torch.randn_like(leaf)).requires_grad_() for leaf in leaves]
     answer = Supervision(tuple(leaves[:2]), tuple(leaves[2:4]), leaves[4])
-    terms, _ = span.supervised_terms(answer, face(), IBUG)
+    terms, _ = span_loss.supervised_terms(answer, face(), IBUG)
     torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
@@ -193,17 +193,17 @@ def test_the_fields_divergence_is_blind_to_a_constant_and_its_error_is_not():
     xy = face()
     lines = field_lines(IBUG, 15)
     exact = perfect_answer(xy, fields=15).field
-    assert span.field_divergence(exact + 3, exact, xy, lines).item() == pytest.approx(0, abs=1e-6)
-    assert span.field_divergence(exact * 0.5, exact, xy, lines) > 0.01
-    assert span.field_term(exact, xy, lines) == 0
-    assert span.field_term(exact + 1, xy, lines).item() == pytest.approx(1 / 5, abs=1e-5)
+    assert span_loss.field_divergence(exact + 3, exact, xy, lines).item() == pytest.approx(0, abs=1e-6)
+    assert span_loss.field_divergence(exact * 0.5, exact, xy, lines) > 0.01
+    assert span_loss.field_term(exact, xy, lines) == 0
+    assert span_loss.field_term(exact + 1, xy, lines).item() == pytest.approx(1 / 5, abs=1e-5)
 
 
 def test_unknown_landmarks_do_not_count():
     xy = face()
     output = perfect_answer(xy)
     xy[0, [30, 57]] = torch.nan
-    terms, _ = span.supervised_terms(output, xy, IBUG)
+    terms, _ = span_loss.supervised_terms(output, xy, IBUG)
     assert all(torch.isfinite(term) and term < 2e-3 for term in terms.values())
 
 
@@ -211,7 +211,7 @@ def test_the_coordinate_term_is_the_squared_error_in_crop_widths():
     place = torch.zeros(1, 4, 2)
     # Cell 0, 3 cells to the right, beyond the field's reach, and unknown: the last two do not count.
     xy = torch.tensor([[[0.5, 0.5], [6.5, 0.5], [40.5, 0.5], [torch.nan, torch.nan]]])
-    assert span.coordinate_error(place, place.long(), xy, 64).item() == pytest.approx((3 / 64) ** 2)
+    assert span_loss.coordinate_error(place, place.long(), xy, 64).item() == pytest.approx((3 / 64) ** 2)
 
 
 def test_a_turned_map_is_the_map_of_turned_landmarks():
@@ -244,16 +244,16 @@ def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(f
     seen = xy[:, MIRROR] if flip else xy
     moved = (matrix[:, None, :, :2] @ seen[..., None])[..., 0] + matrix[:, None, :, 2]
     alpha, beta = perfect_answer(xy, stages=2), perfect_answer(moved, stages=2)
-    assert span.consistency(alpha, beta, matrix, IBUG) < 1e-4
-    assert span.consistency(alpha, perfect_answer(moved + 8, stages=2), matrix, IBUG) > 0.1
+    assert span_loss.consistency(alpha, beta, matrix, IBUG) < 1e-4
+    assert span_loss.consistency(alpha, perfect_answer(moved + 8, stages=2), matrix, IBUG) > 0.1
 
 
 def test_what_a_disturbance_moves_out_of_the_crop_does_not_count():
     xy, away = face(), torch.tensor([[[1.0, 0, 500], [0, 1, 0]]])
-    assert span.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
+    assert span_loss.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
 
 
 def test_shrinking_keeps_the_mass_that_decides_what_counts():
     xy, half = face(), about(128, scale=0.5)
     moved = (half[:, None, :, :2] @ xy[..., None])[..., 0] + half[:, None, :, 2]
-    assert 0 < span.consistency(perfect_answer(xy), perfect_answer(moved), half, IBUG) < 1.0
+    assert 0 < span_loss.consistency(perfect_answer(xy), perfect_answer(moved), half, IBUG) < 1.0

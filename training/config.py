@@ -99,7 +99,7 @@ class Maps:
     """Labels and losses of the heat-map networks: TAB, PropNet and SPAN; of BB-FCN `frozen` alone.
 
     Attributes:
-        sigma: width of the landmarks' Gaussians, cells; SPAN's own are in `training.span`.
+        sigma: width of the landmarks' Gaussians, cells; SPAN's own are in `training.alignment.span_loss`.
         landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
             of the decoded place, which small maps need; the papers of TAB and PropNet have none.
         frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was

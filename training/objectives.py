@@ -10,11 +10,11 @@ import torch
 
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
-from .alignment.consistency import SelfConsistency
 from .alignment.networks import ALIGNMENTS, open_alignment
 from .config import DETECTORS, Config, load
 from .detection.objectives import BackboneDetection, BranchRefinement
 from .processes import alone_in, demand_equal_shares
+from .span import SelfConsistency
 from .start import demand_starts
 from .train import Objective, train
 

@@ -1,189 +1,224 @@
-"""SPAN's objective: supervised terms of Eq. 19 and the self-calibrated term, which needs no labels.
+"""SPAN-style self-calibration for every alignment network: labels where there are some, agreement everywhere.
 
-Source: Wan et al. (SPAN), sections III-C to III-E. Terms are means over faces and over channels or squares; the
-coordinate term alone is a sum over landmarks, as printed.
+Each face is seen twice, in a calm crop and in one that is disturbed: turned, shrunk, mirrored, and its pixels spoilt.
+The calm crop's answer, moved as the pixels moved, must be the disturbed one's (Eq. 20); both must fit the label where
+there is one (Eq. 19). Or the average of the network over its steps looks at the calm crop, and where its landmarks come
+to lie in the disturbed one are labels (`Consistency.teacher`).
+
+Source: Wan et al. (SPAN), sections III-D and III-E; Tarvainen and Valpola, "Mean teachers are better role models",
+NIPS 2017.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..engines.nets.hourglass import Supervision
-from ..engines.nets.span import spatial_softmax
-from ..tracker.codecs import field_lines, lines_of_points
-from ..tracker.markup import Markup
-from .alignment.boundaries import boundary_mirror, curve_maps
-from .alignment.losses import (
-    divergence_of_maps,
-    highest_cells,
-    jensen_shannon,
-    known_mean,
-    map_centroid,
-    map_divergence,
-    windows,
+from ..engines import nets
+from ..tracker.errors import ConfigError
+from ..tracker.geometry import CropTransform
+from ..tracker.types import Float32, Float64, UInt8
+from .alignment.maps import moved_points
+from .alignment.networks import open_alignment
+from .alignment.objective import Labels, Terms, mapped, part, weighted
+from .augment import (
+    Geometry,
+    annotators_shift,
+    crop_over_background,
+    disguise,
+    disguise_as_published,
+    mirror,
+    random_crop,
 )
-from .alignment.maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
+from .config import Config
+from .datasets import Sample
 
-STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last answer
-STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearly the same width in pixels
-CUT = 2.0  # sigmas; Eq. 3
-DECODE_REACH = 3  # 7 x 7 cells (section IV-A)
-
-Lines = Sequence[Sequence[int]]
+NOTHING, UNLABELLED, LABELLED = 0, 1, 2
+CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # how far the calm crop strays
+Pair = tuple[UInt8, UInt8, Float32, Float32, Float32, np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Weights:
-    """The paper's lambda_1, eta, lambda_2 and gamma (section IV-A)."""
+class Seen:
+    """One face in one crop: its pixels (s, s, 3), its points (N, 2) and the way (2, 3) from picture to crop pixels."""
 
-    final: float = 1.0
-    stages: float = 4.0
-    field: float = 16.0
-    coordinate: float = 40.0
+    crop: UInt8
+    xy: Float32
+    matrix: Float64
 
 
-def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[dict[str, Tensor], Tensor]:
-    """The supervised terms of Eq. 19, unweighted, by the names of `Weights`; and where the answer points.
+class SelfConsistency:
+    """An alignment network's own objective on labelled pairs, and agreement of every pair; see `train.Objective`.
 
-    Args:
-        output: the answer of SPAN or its baseline in training mode; what it has not, as a field, has no term.
-        xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
-        marks: the markup of the N points.
-    Returns:
-        The terms, and the decoded landmarks (F, N, 2) in cells of the last stage.
+    Attributes:
+        teacher: with the configured teacher "average", the average of the network that is trained, in evaluation mode.
     """
-    landmarks = [maps.float().contiguous() for maps in output.landmarks]  # once: every use would copy them again
-    divergences = []
-    for i, maps in enumerate(landmarks):
-        last = i == len(landmarks) - 1
-        stride, sigma = (FINAL_STRIDE, FINAL_SIGMA) if last else (STAGE_STRIDE, STAGE_SIGMA)
-        h, w = maps.shape[2:]
-        divergence = map_divergence(maps, gaussian_maps(xy, (h, w), stride, sigma))
-        if output.boundaries:
-            drawn = curve_maps(xy, marks, (h, w), stride, sigma, CUT)
-            divergence = divergence + map_divergence(output.boundaries[i], drawn)
-        divergences.append(divergence)
-    terms = {"final": divergences[-1], "stages": xy.new_zeros(()) + sum(divergences[:-1])}
-    heat = spatial_softmax(landmarks[-1])
-    if output.field is None:
-        place, top = map_centroid(heat, DECODE_REACH)
-    else:
-        field = output.field.float().contiguous()
-        members = torch.from_numpy(lines_of_points(marks, field.shape[1])).to(xy.device)
-        place, top = field_centroid(heat, field, members)
-        terms["field"] = field_term(field, xy, field_lines(marks, field.shape[1]))
-    terms["coordinate"] = coordinate_error(place, top, xy, heat.shape[3])
-    return terms, place
 
+    teacher: nn.Module
 
-def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat; r is `DECODE_REACH`.
+    def __init__(self, config: Config, data: Path) -> None:
+        """Read the pictures; see `Alignment`.
 
-    The same arithmetic as `tracker.codecs.decode_fields`.
+        Raises:
+            ConfigError: nothing is left without labels, or something that `Alignment` needs is not configured.
+            SourceError: a folder is missing or broken.
+        """
+        self.config, self.inner = config, open_alignment(config, data)
+        rules = config.consistency
+        divided = [_divided(corpus, rules.labels, number) for number, corpus in enumerate(self.inner.corpora)]
+        self.inner.learn_from([labelled for labelled, _ in divided])
+        self.unlabelled: list[Sample] = [sample for _, others in divided for sample in others]
+        for extra in rules.unlabelled:
+            self.unlabelled += self.inner.faces(data / extra.path, extra.layout)
+        if rules.share > 0 and not self.unlabelled:
+            raise ConfigError("consistency.share: wanted pictures without labels, got none; name some, or set it to 0")
 
-    Args:
-        heatmaps: (F, N, h, w), not negative.
-        field: (F, B, 2, h, w) offsets in cells.
-        members: (N, M) the lines of each landmark, -1 where it has fewer than M.
-    Returns:
-        place: (F, N, 2) cells, fractional, (x, y). top: (F, N, 2) cell of the maximum.
-    """
-    tops = highest_cells(heatmaps)
-    heat, cells, inside = windows(heatmaps, tops, DECODE_REACH)
-    heat = heat * inside
-    belongs = (members >= 0).to(field.dtype)  # N, M
-    share = belongs / belongs.sum(1, keepdim=True).clamp(min=1)
-    pointed = cells.to(field.dtype)
-    flat = field.flatten(1, 2)  # F, 2 B, h, w
-    for column in range(members.shape[1]):
-        line = members[:, column].clamp(min=0)
-        way = torch.stack([windows(flat, tops, DECODE_REACH, 2 * line + axis)[0] for axis in (0, 1)], -1)
-        pointed = pointed + share[:, column, None, None] * way
-    return (heat[..., None] * pointed).sum(2) / heat.sum(2).clamp(min=1e-12)[..., None], tops
+    def build(self) -> nets.FromBytes:
+        """See `Alignment`."""
+        return self.inner.build()
 
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """See `Alignment`."""
+        return self.inner.validate(net)
 
-def coordinate_error(place: Tensor, top: Tensor, xy: Tensor, width: int) -> Tensor:
-    """Squared distances of the decoded landmarks in widths of the crop, summed over landmarks (Eq. 18).
+    def picture(self, net: nn.Module) -> UInt8:
+        """See `Alignment`."""
+        return self.inner.picture(net)
 
-    A landmark whose heat map has its maximum where its field is not even defined (Eq. 2) does not count: from there
-    the field could only learn to point across the face.
+    def item(self, index: int, progress: float) -> Pair:
+        """Pair number `index`.
 
-    Args:
-        place, top: (F, N, 2) cells of maps with FINAL_STRIDE, as `field_centroid` gives them.
-        xy: (F, N, 2) crop pixels.
-        width: of the maps, cells.
-    """
-    wanted = to_cells(xy, FINAL_STRIDE)
-    near = ((top - wanted).abs() <= FIELD_REACH).all(-1)  # False for NaN
-    error = ((place - wanted.nan_to_num(nan=0.0)) / width).square().sum(-1)
-    return (error * near).sum(1).mean()
+        Returns:
+            calm and disturbed crop (s, s, 3); the points in both (N, 2), crop pixels; the way (2, 3) from the calm
+            crop's pixels to the disturbed one's; NOTHING, UNLABELLED or LABELLED.
+        """
+        seed = self.config.schedule.seed
+        rng = np.random.default_rng((seed, index))
+        rules = self.config.consistency
+        size = self.config.schedule.size(progress)
+        if rng.random() < self.config.negative_share:
+            crop, nothing, _ = self.inner.negative(size, progress, rng)
+            return crop, crop, nothing, nothing, np.eye(2, 3, dtype=np.float32), np.int64(NOTHING)
+        known = not rng.random() < rules.share
+        sample = self.inner.draw(progress, rng) if known else self.unlabelled[int(rng.integers(len(self.unlabelled)))]
+        calm, other = self._two_crops(sample, size, rng)
+        if rules.texture == "paper":
+            spoilt = disguise_as_published(other.crop, rng)
+        else:
+            spoilt = disguise(other.crop, self.inner.patches, rng)
+        way = _then(_inverse(calm.matrix), other.matrix)
+        return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
 
-
-def field_term(field: Tensor, xy: Tensor, lines: Lines) -> Tensor:
-    """How wrong the field is in the squares where it is defined: the paper's divergence and our absolute error.
-
-    JS(SE(B)) of Eq. 16 compares the squares round the landmarks as distributions. Offsets have signs, so a square
-    becomes one by its softmax, which does not see a constant added to the field. The absolute error, in reaches of
-    the square, does.
-
-    Args:
-        field: (F, B, 2, h, w) cells.
-        xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
-        lines: landmarks of each of the B lines.
-    """
-    h, w = field.shape[3:]
-    wanted, mask = bali_fields(xy, lines, (h, w), FINAL_STRIDE)
-    error = known_mean((field - wanted).abs().mean(2) / FIELD_REACH, mask)
-    return field_divergence(field, wanted, xy, lines) + error
-
-
-def field_divergence(field: Tensor, wanted: Tensor, xy: Tensor, lines: Lines) -> Tensor:
-    """JS(SE(B)) of Eq. 16, the mean over squares and over x and y.
-
-    Args:
-        field: (F, B, 2, h, w). wanted: the same, as `bali_fields` draws it.
-        xy: (F, N, 2) crop pixels. lines: landmarks of each of the B lines.
-    """
-    pairs = torch.tensor([(point, b) for b, line in enumerate(lines) for point in line], device=xy.device)
-    point_of, line_of = pairs.unbind(1)  # P squares: every landmark on every line that it is on
-    cells = to_cells(xy[:, point_of], FINAL_STRIDE)  # F, P, 2
-    known = torch.isfinite(cells).all(-1)
-    near = cells.nan_to_num(nan=0.0).round().long()
-    divergence = field.new_zeros(known.shape)
-    for axis in (0, 1):
-        channels = 2 * line_of + axis
-        squares = [windows(f.flatten(1, 2), near, FIELD_REACH, channels) for f in (field, wanted)]
-        inside = squares[0][2]
-        known = known & inside.any(2)
-        hidden = ~inside & known[..., None]  # all of a square hidden would be no distribution
-        p, q = (values.masked_fill(hidden, -torch.inf).softmax(2) for values, _, _ in squares)
-        divergence = divergence + jensen_shannon(p, q) / 2
-    return known_mean(divergence, known)
-
-
-def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: Markup) -> Tensor:
-    """The self-calibrated loss: a picture and its disturbance must answer alike in every stage but the last.
-
-    Eq. 17 prints D on both sides for the boundaries and sums to T; Eqs. 7, 12 and 20 show that D belongs to alpha
-    alone, and Eqs. 19 and 20 sum to T - 1, as here.
-
-    Args:
-        alpha: SPAN's answer to the pictures. beta: to their disturbed versions.
-        matrices: (F, 2, 3) from the first crops' pixels to the second's.
-        marks: the markup.
-    """
-    points = torch.tensor(marks.mirror, device=matrices.device)
-    lines = torch.tensor(boundary_mirror(marks), device=matrices.device)
-    terms = [
-        divergence_of_maps(spatial_softmax(a.float()), spatial_softmax(b.float()), matrices, mirror, STAGE_STRIDE)
-        for first, second, mirror in (
-            (alpha.landmarks[:-1], beta.landmarks[:-1], points),
-            (alpha.boundaries[:-1], beta.boundaries[:-1], lines),
+    def _two_crops(self, sample: Sample, size: int, rng: np.random.Generator) -> tuple[Seen, Seen]:
+        """A face in a calm crop, and turned, shrunk and perhaps mirrored in another one."""
+        geometry, rules = self.config.geometry, self.config.consistency
+        gentle = replace(CALM, box_scale=geometry.box_scale, stretch=geometry.stretch)
+        calm = self._seen(sample, random_crop(sample.points[0], size, gentle, rng), flip=False, rng=rng)
+        wild = replace(
+            geometry,
+            wide_share=1.0,
+            wide_roll_deg=rules.roll_deg,
+            log_scale=0.0,
+            box_scale=geometry.box_scale / rng.uniform(rules.scale, 1.0),
         )
-        for a, b in zip(first, second, strict=True)
-    ]
-    return torch.stack(terms).sum() if terms else matrices.new_zeros(())
+        transform = random_crop(sample.points[0], size, wild, rng)
+        return calm, self._seen(sample, transform, flip=rng.random() < rules.flip, rng=rng)
+
+    def _seen(self, sample: Sample, transform: CropTransform, *, flip: bool, rng: np.random.Generator) -> Seen:
+        background = self.inner.patches[int(rng.integers(len(self.inner.patches)))]
+        crop = crop_over_background(sample.bgr(), transform, background, rng)
+        xy, matrix = transform.to_crop(sample.points[0]), transform.matrix.copy()
+        if flip:
+            crop, xy = mirror(crop, xy, self.inner.markup)
+            matrix[0] *= -1
+            matrix[0, 2] += crop.shape[1] - 1
+            shift = annotators_shift(xy, transform, self.config.geometry.asymmetry)
+            xy += shift
+            matrix[:, 2] += shift
+        return Seen(crop, xy, matrix)
+
+    def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        """Weighted sum of the terms and each of them by name."""
+        order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
+        pairs = [values[order] for values in batch]
+        known, faces = int((pairs[5] == LABELLED).sum()), int((pairs[5] != NOTHING).sum())
+        taught = self.config.consistency.teacher == "average"
+        return weighted((self._taught if taught else self._agreeing)(net, pairs, known, faces))
+
+    def _taught(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+        """The terms with labels, over both crops of the first `known` faces and the disturbed ones of the others.
+
+        All crops' errors are added up, and divided by the 2N crops of N labelled faces: the mean over those that the
+        teacher has labelled has the weight M / 2N, which for M of them is, as they are drawn, share / 2 (1 - share).
+        """
+        calm, wild, xy_calm, xy_wild, matrices, _ = pairs
+        crops = torch.cat((calm[:known], wild[:faces], calm[faces:]))
+        is_face = torch.zeros(len(crops), device=crops.device)
+        is_face[: known + faces] = 1
+        answer = net(crops)
+        terms = self.inner.terms(answer, Labels(torch.cat((xy_calm[:known], xy_wild[:known]))), is_face)
+        if faces > known:
+            labels = Labels(self._teachers_points(calm[known:faces], matrices[known:faces]))
+            _, own = self.inner.landmark_terms(part(answer, 2 * known, known + faces), labels)
+            rules = self.config.consistency
+            share = (faces - known) / faces / (2 * (1 - rules.share))
+            terms |= {f"taught {name}": (rules.weight * share * weight, term) for name, (weight, term) in own.items()}
+        return terms
+
+    def _teachers_points(self, calm: Tensor, matrices: Tensor) -> Tensor:
+        """Where the teacher's landmarks in the calm crops (F, s, s, 3) come to lie in the disturbed ones, (F, N, 2)."""
+        with torch.no_grad():
+            place = torch.from_numpy(self.inner.decoded(self.teacher(calm))).to(matrices)
+        return moved_points(place, matrices, self.inner.markup)
+
+    def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+        """The terms with labels, and "consistency", the mean over all pairs of faces.
+
+        Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the
+        divergences of N pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too:
+        their mean has the weight eta (N + M) / 2N: eta is that of Eq. 19; Eq. 20 prints the M without it. N +
+        M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
+        """
+        calm, wild, xy_calm, xy_wild, matrices, _ = pairs
+        blank = faces - known
+        crops = torch.cat((calm[:known], wild[:known], calm[known:faces], wild[known:faces], calm[faces:]))
+        is_face = torch.zeros(len(crops), device=crops.device)
+        is_face[: 2 * faces] = 1
+        answer = net(crops)
+        terms = self.inner.terms(answer, Labels(torch.cat((xy_calm[:known], xy_wild[:known]))), is_face)
+        total, count = crops.new_zeros((), dtype=torch.float32), max(faces, 1)
+        for start, length, first in ((0, known, 0), (2 * known, blank, known)):
+            if length:
+                alpha, beta = (part(answer, begin, begin + length) for begin in (start, start + length))
+                if self.config.consistency.stop_gradient:
+                    alpha = mapped(alpha, torch.Tensor.detach)
+                moved = matrices[first : first + length]
+                total = total + self.inner.divergence(alpha, beta, moved) * (length / count)
+        rules = self.config.consistency
+        terms["consistency"] = (rules.weight / (2 * (1 - rules.share)), total)
+        return terms
+
+
+def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list[Sample], list[Sample]]:
+    """A corpus's pictures with labels and without; the same ones whatever else is configured."""
+    order = np.random.default_rng((7, number)).permutation(len(corpus))
+    known = set(order[: max(1, round(labels * len(corpus)))].tolist())
+    with_labels = [sample for i, sample in enumerate(corpus) if i in known]
+    return with_labels, [sample for i, sample in enumerate(corpus) if i not in known]
+
+
+def _inverse(matrix: Float64) -> Float64:
+    back = np.linalg.inv(matrix[:, :2])
+    return np.concatenate((back, -back @ matrix[:, 2:]), 1)
+
+
+def _then(first: Float64, second: Float64) -> Float64:
+    """One affine (2, 3) map after another."""
+    joined: Float64 = second[:, :2] @ first
+    joined[:, 2] += second[:, 2]
+    return joined

@@ -26,11 +26,11 @@ from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, 
 from ..engines import nets
 from ..tracker.errors import ConfigError, FacetrackError
 from ..tracker.types import UInt8
-from .alignment.consistency import SelfConsistency
 from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
 from .settings import refuse_other_settings, settings_of
 from .sides import demand_sides
+from .span import SelfConsistency
 from .start import begin
 from .tally import Tally, keep_lines
 

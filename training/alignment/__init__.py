@@ -1,1 +1,1 @@
-"""The alignment networks: what they are trained on, labels, losses, learning without labels, publication."""
+"""The alignment networks: what they are trained on, labels, losses, publication."""

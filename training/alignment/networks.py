@@ -16,8 +16,8 @@ from ...engines.nets.hourglass import Supervision
 from ...engines.nets.tab import TAB
 from ...tracker.errors import ConfigError
 from ...tracker.types import Float32
-from .. import span
 from ..config import Config
+from . import span_loss
 from .boundaries import boundary_mirror, curve_maps, segment_maps, with_union
 from .losses import (
     TINY,
@@ -197,9 +197,14 @@ class FieldAlignment(Alignment):
         super().__init__(config, data)
         options = config.network.options
         fields = self.markup.points if options.get("field_per_landmark", False) else len(self.markup.boundaries)
-        self.codec = {"kind": "fields", "stride": span.FINAL_STRIDE, "reach": span.DECODE_REACH, "fields": fields}
+        self.codec = {
+            "kind": "fields",
+            "stride": span_loss.FINAL_STRIDE,
+            "reach": span_loss.DECODE_REACH,
+            "fields": fields,
+        }
         if config.network.name == "shn" or not options.get("field", True):
-            self.codec = {"kind": "heatmaps", "stride": span.FINAL_STRIDE, "reach": span.DECODE_REACH}
+            self.codec = {"kind": "heatmaps", "stride": span_loss.FINAL_STRIDE, "reach": span_loss.DECODE_REACH}
 
     def logits(self, answer: Supervision) -> Tensor | None:
         """See `Alignment`."""
@@ -207,13 +212,13 @@ class FieldAlignment(Alignment):
 
     def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        terms, place = span.supervised_terms(answer, labels.xy, self.markup)
-        weights = span.Weights()
-        return _pixels(place, span.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
+        terms, place = span_loss.supervised_terms(answer, labels.xy, self.markup)
+        weights = span_loss.Weights()
+        return _pixels(place, span_loss.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
 
     def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
         """See `Alignment`."""
-        return span.consistency(alpha, beta, matrices, self.markup)
+        return span_loss.consistency(alpha, beta, matrices, self.markup)
 
 
 ALIGNMENTS: dict[str, type[Alignment]] = {
