@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..tracker.errors import ConfigError, SinkError, SourceError
+from ..tracker.errors import ConfigError, SourceError
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .camera_mode import CameraMode
@@ -18,7 +18,7 @@ from .csv_sink import CsvSink, TableOptions, is_table
 from .line_writer import ReaderGone
 from .open import Engines
 from .osc_sink import OscSink
-from .part_file import exist_already
+from .part_file import refuse_existing
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
 from .sinks import JsonLinesSink
@@ -81,9 +81,8 @@ class LiveOutputs:
             others = [file for file in self.csv.parent.glob("*") if _shares_sidecar(file, self.csv)]
             if others:
                 raise ConfigError(f"{self.sidecar}: is the .json of {others[0]}; wanted a table of another name")
-        existing = [file for file in files if file.exists()]
-        if existing and not self.overwrite:
-            raise SinkError(f"{exist_already(existing)}; choose another name or add --overwrite")
+        if not self.overwrite:
+            refuse_existing(files, "choose another name or add --overwrite")
 
 
 class LiveRun:

@@ -9,10 +9,10 @@ from glob import has_magic
 from pathlib import Path
 from typing import Literal
 
-from ..tracker.errors import ConfigError, SinkError
+from ..tracker.errors import ConfigError
 from .csv_sink import TableOptions
 from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
-from .part_file import exist_already
+from .part_file import refuse_existing
 from .progress import Task
 from .sidecar import where
 from .source import is_same_file, is_url, meant_by, without_credentials
@@ -99,9 +99,9 @@ def tasks_for(
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
     if shard != (1, 1):
         tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
-    existing = [file for task in tasks for file in outputs.files(task) if file.exists()]
-    if existing and outputs.existing == "refuse":
-        raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
+    if outputs.existing == "refuse":
+        files = [file for task in tasks for file in outputs.files(task)]
+        refuse_existing(files, "add --overwrite or --resume, or choose another --out")
     return tasks
 
 

@@ -8,13 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import make_folder, prove_folder
+from ...pipeline.part_file import make_folder, prove_folder, refuse_existing
 from ...pipeline.progress import Reporter, Task
 from ...tracker import markup
 from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark
 from .error_curves import require_matplotlib
-from .files import refuse_existing
 from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points, models_measured
 from .measure import Measuring, measure
 from .report import Evaluation, PictureReportFiles, as_table, write_report

@@ -18,11 +18,12 @@ from ...pipeline.batch import Failure, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
 from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import atomic_write_text, exist_already, make_folder
+from ...pipeline.part_file import atomic_write_text, make_folder, refuse_existing
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
 from ...pipeline.tasks import Existing, Outputs
 from ...tracker.errors import SinkError, SourceError
+from ..evaluation.files import remove_all
 from .clips import POINTS, Clip, Probe
 from .score import TrackedClip, mota_idf1, score
 
@@ -86,19 +87,14 @@ def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
     outputs, report = Outputs(out), out / REPORT
     if existing == "refuse":
         files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
-        found = [file for file in (*files, report) if file.exists()]
-        if found:
-            raise SinkError(f"{exist_already(found)}; add --overwrite or --resume, or choose another --out")
+        refuse_existing([*files, report], "add --overwrite or --resume, or choose another --out")
     make_folder(out)
     if existing == "resume" and report.exists() and not _is_ours(report):
         raise SinkError(
             f"{report}: was not written by `facetrack probe run`, and --resume replaces nothing else; move it, choose "
             "another --out, or have it replaced with --overwrite"
         )
-    try:
-        report.unlink(missing_ok=True)
-    except OSError as error:
-        raise SinkError(f"{report}: cannot be removed: {error.strerror or error}; choose another --out") from error
+    remove_all([report])
 
 
 def _is_ours(report: Path) -> bool:
