@@ -109,7 +109,7 @@ def _add_evaluation(name: str, told: str) -> None:
         choices = Choices(**options)
         announce_compilation()
         with engines(choices) as opened, show_progress() as progress:
-            table = pictures.evaluate(settings, opened, choices, progress)
+            table = pictures.evaluate(settings, opened, progress)
         click.echo(table)
 
 
@@ -231,7 +231,7 @@ def run_probe(
     found, choices = read_probe(folder), Choices(**options)
     announce_compilation()
     with engines(choices) as opened:
-        report, failures = measure_probe(found, out, opened, choices, existing)
+        report, failures = measure_probe(found, out, opened, existing)
     click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))
     for failure in failures:
         say(f"facetrack: failed: {failure}")
