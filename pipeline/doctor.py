@@ -30,7 +30,6 @@ from .portrait import EYES, portrait
 from .talk import KEEP, NOT_KEPT
 from .window import LiveWindow
 
-NEEDED = ("numpy", "numba", "av", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
@@ -75,7 +74,10 @@ def _guarded(subject: str, check: Callable[[], Check]) -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    for package in NEEDED:
+    needed = [package for package in packages_of() if package not in ONNX_RUNTIME + OPENCV]
+    if not needed:
+        yield Check("packages", "absent", "facetrack itself is not installed: what it needs is not known")
+    for package in needed:
         version = version_of(package)
         if version:
             yield Check(package, "ok", version)

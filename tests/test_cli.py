@@ -716,6 +716,7 @@ def test_the_doctor_looks_for_just_what_each_extra_installs() -> None:
     for extra in (*EXTRAS, "gpu", "no such extra"):
         wanted = [own.name for own in every if own.marker and own.marker.evaluate({"extra": extra})]
         assert packages_of(extra) == wanted
+    assert packages_of() == [own.name for own in every if not own.marker]
     assert "h5py" in packages_of("eval")
 
 
