@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..tracker.errors import ConfigError, SinkError, SourceError, told
@@ -218,13 +218,12 @@ class _Run:
                 f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
                 "--out, or have it done with --overwrite"
             )
-        origin = replace(self.origin, input_before=identify_input(self.task.spec, tick_ns=1))
-        other = earlier.other_input(origin, self.input_path) if table.exists() else ""
+        other = earlier.other_input(self.origin, self.input_path) if table.exists() else ""
         if other:
             gone = not is_url(other) and not Path(other).exists()
             moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(origin)
+        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(self.origin)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False
