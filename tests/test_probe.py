@@ -249,7 +249,7 @@ def clip(frames: int = 60, faces: int = 1, step: float = 0.0) -> Clip:
     way = np.clip(np.arange(frames) - 60, 0, 40) * step
     places = np.stack([FACE + np.array([400.0 * f, 0]) for f in range(faces)])
     truth = places[:, None] + np.stack((way, 0 * way), -1)[None, :, None]
-    return Clip("c", Path("c"), 30.0, truth.astype(np.float32), np.ones((faces, frames), np.float32))
+    return Clip("c", Path("c"), 30.0, truth.astype(np.float32), np.ones((faces, frames), np.float32), seed=0)
 
 
 def tracked(of: Clip, tracks: list[list[int]], offset: float = 0.0) -> TrackedClip:
@@ -349,15 +349,6 @@ def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Pat
     assert report["machine"]["cores"] > 0
     assert report["folder"] == "probe"
     assert [(clip["name"], clip["seed"]) for clip in report["clips"]] == [("short", 7)]
-
-
-def test_clips_that_do_not_know_their_seed_have_none(photos: Path, tmp_path: Path) -> None:
-    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    path = tmp_path / "probe/short/probe.json"
-    about = json.loads(path.read_text(encoding="utf-8"))
-    del about["seed"]
-    path.write_text(json.dumps(about), encoding="utf-8")
-    assert read_clip(path.parent).seed is None
 
 
 def three_clips(photos: Path, folder: Path) -> Path:
