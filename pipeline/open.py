@@ -35,7 +35,7 @@ from .pictures import track_independently
 from .portrait import portrait
 from .run import Pipeline
 from .search import FaceDetector
-from .source import Decoder, Source
+from .source import Source
 from .stages import OnTheWay, PipelineSettings
 from .threads import end_runs
 
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
 PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
-OF_THE_ENGINES = ("model", "backend", "threads", "min_face", "decoder", "frame_rate")  # no pipeline can change them
+OF_THE_ENGINES = ("model", "backend", "threads", "min_face")  # no pipeline can change them
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -63,9 +63,6 @@ class Choices:
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
-        decoder: what the commands decode their inputs with; a program tells `open_source`.
-        frame_rate: folders and globs of pictures are videos of so many frames per second to `facetrack batch`, 0: their
-            pictures have nothing to do with each other; a program tells `open_source`.
     """
 
     model: str = "gv"
@@ -75,11 +72,9 @@ class Choices:
     min_face: float = DetectorSettings().min_face
     max_faces: int = TrackSettings().most_faces
     smooth: Smoothing = "kalman"
-    decoder: Decoder = "cpu"
-    frame_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        known = {"backend": KINDS, "smooth": get_args(Smoothing), "decoder": get_args(Decoder)}
+        known = {"backend": KINDS, "smooth": get_args(Smoothing)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
@@ -91,8 +86,6 @@ class Choices:
             raise ConfigError(
                 f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"
             )
-        if not isinstance(self.frame_rate, Real) or not 0 <= self.frame_rate < math.inf:
-            raise ConfigError(f"frame_rate: wanted frames per second, or 0, got {self.frame_rate!r}")
         if not isinstance(self.model, str):
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
 

@@ -475,6 +475,7 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
     assert run(*words, "--smooth", "none", "--raw") == 0
     settings = json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
     assert (settings["smooth"], settings["raw"], settings["intrinsics"]) == ("none", True, "default")
+    assert settings["decoder"] == "cpu"
     assert run(*words, "--overwrite") == 0
     settings = json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
     assert (settings["smooth"], settings["raw"]) == ("kalman", False)
