@@ -13,7 +13,7 @@ import click
 
 from ..tracker.errors import SinkError
 from . import options as opt
-from .talk import SOME_FAILED, announce_compilation, say, show_progress
+from .talk import SOME_FAILED, say, show_progress
 
 if TYPE_CHECKING:
     from .open import OpenEngines
@@ -56,7 +56,6 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, dec
     asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
     if jsonl and sys.stdout is None:
         raise SinkError("--jsonl: stdout is closed; wanted a file, a pipe or a terminal to write to")
-    announce_compilation()
     from .camera_mode import CameraMode
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
@@ -127,7 +126,6 @@ def batch(
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
         return 0
-    announce_compilation()
     with show_progress(len(tasks)) as progress:
         failures = open_and_track_all(tasks, outputs, engines, choices, progress, workers)
     for failure in failures:
@@ -200,7 +198,6 @@ def bench(
     if (networks or video is not None) and (opt.was_given("faces") or opt.was_given("frames")):
         raise click.UsageError("--faces and --frames are of the made video, which is not measured here: leave them out")
     choices = Choices(**options)
-    announce_compilation()
     if networks:
         from .model_bench import bench_networks
         from .tables import networks_as_table

@@ -19,7 +19,7 @@ from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..engines.fit import can_track, demand_files_fit
 from ..tracker.errors import FacetrackError
-from ..tracker.kernel_cache import is_passing
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
 from .check import Check
@@ -27,7 +27,6 @@ from .doctor_gpu import examine_gpu
 from .machine import describe_machine, packages_of, version_of
 from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
-from .talk import KEEP, NOT_KEPT
 from .window import LiveWindow
 
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`

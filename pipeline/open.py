@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import cv2
 import numpy as np
+from numba.core import event
 from numpy.typing import NDArray
 
 from ..engines.aligner import Aligner
@@ -24,6 +25,7 @@ from ..engines.fit import demand_fit
 from ..engines.held import Held
 from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
 from ..tracker.types import Face, Frame, Result, checked_picture
@@ -249,7 +251,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         for load in loading:  # at once: whatever goes wrong from here on, each that was loaded is closed
             opened.callback(_close, load)
         _spare(loader, release_memory)  # what the networks' loading and Numba's start have needed
-        with without_compiler(), without_linear_algebra():
+        with without_compiler(), without_linear_algebra(), event.install_listener("numba:compile", Compiling()):
             _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
             detector = Detector(detect_card, scan, refine, _searching(choices))
@@ -302,6 +304,26 @@ def _tell_failure(done: Future[None]) -> None:
     error = done.exception()
     if isinstance(error, Exception):
         log.warning("while starting: %s", told(error))
+
+
+class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
+    """Tells once of the one long start: Numba compiles for this very processor, and keeps what it made where it can."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def on_start(self, _: object) -> None:
+        """Tell of the first kernel that is compiled."""
+        if self._told:
+            return
+        self._told = True
+        if is_passing():
+            log.warning("compiling for this processor, half a minute at every start: %s; %s", NOT_KEPT, KEEP)
+        else:
+            log.warning("first start: compiling for this processor, half a minute once")
+
+    def on_end(self, _: object) -> None:
+        """Tell nothing."""
 
 
 def _compile_kernels(smoothing: Smoothing) -> None:
