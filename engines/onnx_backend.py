@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH, Outputs, Shapes
-from .tensorrt_build import LARGEST
+from .packed import LARGEST_ATLAS
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -68,7 +68,7 @@ class OnnxBackend:
         self._input = self._session.get_inputs()[0].name
         inputs, *outputs = (_lengths(node) for node in (self._session.get_inputs()[0], *self._session.get_outputs()))
         self.shapes = Shapes(inputs, tuple(outputs))
-        self.max_atlas = None if provider == "cpu" else LARGEST
+        self.max_atlas = None if provider == "cpu" else LARGEST_ATLAS
         self.preferred_batch = 1 if provider == "cpu" else GPU_BATCH
         place = f"CPU, {threads} thread{'s' if threads > 1 else ''}" if provider == "cpu" else wanted
         self.description = f"ONNX Runtime {ort.__version__}, {place}"

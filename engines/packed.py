@@ -27,6 +27,9 @@ Size = tuple[int, int]
 # Pixels between levels, so that none influences the responses to another. 32 would do, as all levels begin and end with
 # a cell of the pooling; see `HALO`.
 GUTTER = HALO
+# (h, w) on GPUs. It holds the atlas of a 4K frame, and the finest level of 4K pictures and of photographs of 12
+# megapixels in either orientation. Larger atlases are not packed, larger levels run in tiles.
+LARGEST_ATLAS = 2304, 2304
 # Beyond a picture every layer sees zeros (its padding). Grey is about zero for the first layer, and for it alone.
 FILL = 127
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# 1: plans whose profiles TensorRT 8.6 keeps for a single context; 2: plans that were proved at batch 1 and the largest
 SCHEMA = 3
 DIGITS = 16  # hexadecimal, of a hash in a file's name
 INSTALL = "pip install filelock"

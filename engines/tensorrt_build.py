@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..tracker.errors import BackendError
 from .cuda_probe import explained
 from .files import replace_file
+from .packed import LARGEST_ATLAS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,9 +30,8 @@ INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nv
 WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others need cuBLAS and cuDNN, which may be missing
 # (h, w) for networks that take any size. A picture of one pixel has 12 with its margins; 396x296 is the atlas of a
-# 640x480 frame; 2304x2304 holds the atlas of a 4K frame, and the finest level of 4K pictures and of photographs of 12
-# megapixels in either orientation. Larger atlases are not packed, larger levels run in tiles.
-SMALLEST, USUAL, LARGEST = (12, 12), (396, 296), (2304, 2304)
+# 640x480 frame.
+SMALLEST, USUAL, LARGEST = (12, 12), (396, 296), LARGEST_ATLAS
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from .backend import CLOSED, GPU_BATCH
 from .card import Weights, home
 from .files import replace_file
 from .held import Held
-from .tensorrt_build import LARGEST
+from .packed import LARGEST_ATLAS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -167,7 +167,7 @@ class TorchBackend:
             )
         self._torch, self._device = torch, device
         self._net: Any = net.to(device)
-        self.max_atlas = None if device == "cpu" else LARGEST
+        self.max_atlas = None if device == "cpu" else LARGEST_ATLAS
         self.preferred_batch = 1 if device == "cpu" else GPU_BATCH
         place = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
         self.description = f"torch {torch.__version__}, {place}"

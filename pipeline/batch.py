@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..tracker.errors import ConfigError, SinkError, SourceError, told
@@ -14,7 +14,7 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink
 from .hindsight import with_pictures
-from .image_source import holds_pictures, names_several_pictures
+from .image_source import holds_pictures
 from .open import Choices, Engines, OpenEngines
 from .part_file import make_folder, part_of
 from .progress import Reporter, Task
@@ -130,7 +130,8 @@ class _Run:
     def __init__(self, task: Task, outputs: Outputs, engines: Engines, reporter: Reporter) -> None:
         self.task, self.outputs, self.engines, self.reporter = task, outputs, engines, reporter
         self.choices, self.record = engines.choices, Record()
-        settings = asdict(self.choices) | outputs.columns.settings() | {"video": outputs.video}
+        opening = {"decoder": task.decoder, "frame_rate": task.frame_rate}
+        settings = asdict(self.choices) | opening | outputs.columns.settings() | {"video": outputs.video}
         self.origin = Origin(identify_input(task.spec), settings, models_that_run(engines))
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
@@ -189,8 +190,7 @@ class _Run:
             raise SinkError(f"{part_of(sidecar)}: cannot be written: {error.strerror}; {advice}") from error
 
     def _open_source(self) -> Source:
-        rate = self.choices.frame_rate if names_several_pictures(self.task.spec) else 0
-        return open_source(self.task.spec, decoder=self.choices.decoder, frame_rate=rate or None)
+        return open_source(self.task.spec, decoder=self.task.decoder, frame_rate=self.task.frame_rate or None)
 
     def _what_is_kept(self) -> str:
         """What an interruption has left, in words."""
@@ -218,13 +218,12 @@ class _Run:
                 f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
                 "--out, or have it done with --overwrite"
             )
-        origin = replace(self.origin, input_before=identify_input(self.task.spec, tick_ns=1))
-        other = earlier.other_input(origin, self.input_path) if table.exists() else ""
+        other = earlier.other_input(self.origin, self.input_path) if table.exists() else ""
         if other:
             gone = not is_url(other) and not Path(other).exists()
             moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(origin)
+        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(self.origin)
         if reason:
             log.warning("%s: done again: %s", table, reason)
             return False

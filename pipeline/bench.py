@@ -28,6 +28,7 @@ from .open import Engines
 from .portrait import portrait
 from .progress import NoProgress, Task
 from .sidecar import models_that_run
+from .source import Decoder
 from .sources import open_source
 from .tasks import Outputs
 from .timing import measure
@@ -48,11 +49,13 @@ class BenchSettings:
         video: the recording to run over; None makes one in which a portrait moves.
         faces: 1 or 4, in the made one.
         frames: of the made one.
+        decoder: of the run, see `open_source`.
     """
 
     video: Path | None = None
     faces: int = 1
     frames: int = 600
+    decoder: Decoder = "cpu"
 
 
 def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
     """
     with TemporaryDirectory(prefix="facetrack-bench-") as folder:
         video = settings.video or write_moving_portrait(Path(folder) / "portrait.mp4", settings)
-        whole = _measure_whole(video, Path(folder) / "out", engines)
+        whole = _measure_whole(Task(str(video), "bench", settings.decoder), Path(folder) / "out", engines)
         parts = _measure_parts(video, engines)
     return {
         "facetrack": __version__,
@@ -71,7 +74,7 @@ def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
         "machine": describe_machine(),
         "backend": engines.backend,
         "models": models_that_run(engines),
-        "settings": asdict(engines.choices),
+        "settings": asdict(engines.choices) | {"decoder": settings.decoder},
         "input": settings.video.name if settings.video else _describe(settings),
         **whole,
         "parts_ms": parts,
@@ -106,9 +109,9 @@ def moving_portraits(faces: int, frames: int) -> Iterator[UInt8]:
         yield np.asarray(np.tile(tile, (columns, columns, 1)), np.uint8)
 
 
-def _measure_whole(video: Path, folder: Path, engines: Engines) -> dict[str, Any]:
+def _measure_whole(task: Task, folder: Path, engines: Engines) -> dict[str, Any]:
     """One batch run, tables written: wall and processor time per frame, and each stage."""
-    task, outputs = Task(str(video), "bench"), Outputs(folder)
+    outputs = Outputs(folder)
     cpu_s = time.process_time()
     failures = track_all([task], outputs, engines, NoProgress())
     cpu_s = time.process_time() - cpu_s

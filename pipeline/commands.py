@@ -13,10 +13,11 @@ import click
 
 from ..tracker.errors import SinkError
 from . import options as opt
-from .talk import SOME_FAILED, announce_compilation, say, show_progress
+from .talk import SOME_FAILED, say, show_progress
 
 if TYPE_CHECKING:
     from .open import OpenEngines
+    from .source import Decoder
     from .tasks import Existing
 
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 @opt.smooth_live
 @opt.talk
 @click.pass_obj
-def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **options: Any) -> None:
+def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, decoder: Decoder, **options: Any) -> None:
     """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C.
 
     What comes too fast is dropped, of a FILE, too: `facetrack batch` is for recordings and tracks every frame.
@@ -55,7 +56,6 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
     if jsonl and sys.stdout is None:
         raise SinkError("--jsonl: stdout is closed; wanted a file, a pipe or a terminal to write to")
-    announce_compilation()
     from .camera_mode import CameraMode
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
@@ -64,7 +64,7 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        line = LiveRun(opened, outputs, CameraMode(**asked)).track(camera)
+        line = LiveRun(opened, outputs, CameraMode(**asked), decoder).track(camera)
     if line:
         say(line)
     else:
@@ -107,6 +107,8 @@ def batch(
     video: bool,
     workers: int,
     shard: tuple[int, int],
+    decoder: Decoder,
+    frame_rate: float,
     **options: Any,
 ) -> int:
     """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
@@ -120,11 +122,10 @@ def batch(
     existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
     outputs = Outputs(out, video=video, columns=columns, existing=existing)
     choices = Choices(**options)
-    tasks = tasks_for(inputs, outputs, shard, keep_folders=keep_folders, frame_rate=choices.frame_rate)
+    tasks = tasks_for(inputs, outputs, shard, keep_folders=keep_folders, decoder=decoder, frame_rate=frame_rate)
     if not tasks:
         say(f"shard {shard[0]}/{shard[1]}: nothing to do; there are fewer inputs than shards")
         return 0
-    announce_compilation()
     with show_progress(len(tasks)) as progress:
         failures = open_and_track_all(tasks, outputs, engines, choices, progress, workers)
     for failure in failures:
@@ -184,6 +185,7 @@ def bench(
     batches: tuple[int, ...],
     precisions: tuple[str, ...],
     as_json: bool,
+    decoder: Decoder,
     **options: Any,
 ) -> None:
     """Measure the speed on VIDEO, or on a video in which a portrait moves."""
@@ -196,7 +198,6 @@ def bench(
     if (networks or video is not None) and (opt.was_given("faces") or opt.was_given("frames")):
         raise click.UsageError("--faces and --frames are of the made video, which is not measured here: leave them out")
     choices = Choices(**options)
-    announce_compilation()
     if networks:
         from .model_bench import bench_networks
         from .tables import networks_as_table
@@ -208,5 +209,5 @@ def bench(
     from .tables import bench_as_table
 
     with engines(choices) as opened:
-        report = run_bench(BenchSettings(video, int(faces), frames), opened)
+        report = run_bench(BenchSettings(video, int(faces), frames, decoder), opened)
     click.echo(json.dumps(report, indent=2) if as_json else bench_as_table(report))

@@ -19,7 +19,7 @@ from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..engines.fit import can_track, demand_files_fit
 from ..tracker.errors import FacetrackError
-from ..tracker.kernel_cache import is_passing
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Float32, Frame
 from .check import Check
@@ -27,10 +27,8 @@ from .doctor_gpu import examine_gpu
 from .machine import describe_machine, packages_of, version_of
 from .open import Choices, OpenEngines
 from .portrait import EYES, portrait
-from .talk import KEEP, NOT_KEPT
 from .window import LiveWindow
 
-NEEDED = ("numpy", "numba", "av", "filterpy", "pygame-ce", "click", "rich", "platformdirs")
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
@@ -75,7 +73,10 @@ def _guarded(subject: str, check: Callable[[], Check]) -> Check:
 
 
 def _packages() -> Iterator[Check]:
-    for package in NEEDED:
+    needed = [package for package in packages_of() if package not in ONNX_RUNTIME + OPENCV]
+    if not needed:
+        yield Check("packages", "absent", "facetrack itself is not installed: what it needs is not known")
+    for package in needed:
         version = version_of(package)
         if version:
             yield Check(package, "ok", version)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..tracker.errors import ConfigError, SinkError, SourceError
+from ..tracker.errors import ConfigError, SourceError
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .camera_mode import CameraMode
@@ -18,11 +18,11 @@ from .csv_sink import CsvSink, TableOptions, is_table
 from .line_writer import ReaderGone
 from .open import Engines
 from .osc_sink import OscSink
-from .part_file import exist_already
+from .part_file import refuse_existing
 from .record import Record, Tally
 from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
 from .sinks import JsonLinesSink
-from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
+from .source import Decoder, Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
@@ -81,9 +81,8 @@ class LiveOutputs:
             others = [file for file in self.csv.parent.glob("*") if _shares_sidecar(file, self.csv)]
             if others:
                 raise ConfigError(f"{self.sidecar}: is the .json of {others[0]}; wanted a table of another name")
-        existing = [file for file in files if file.exists()]
-        if existing and not self.overwrite:
-            raise SinkError(f"{exist_already(existing)}; choose another name or add --overwrite")
+        if not self.overwrite:
+            refuse_existing(files, "choose another name or add --overwrite")
 
 
 class LiveRun:
@@ -92,8 +91,14 @@ class LiveRun:
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
     """
 
-    def __init__(self, engines: Engines, outputs: LiveOutputs, camera_mode: CameraMode | None = None) -> None:
-        self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
+    def __init__(
+        self,
+        engines: Engines,
+        outputs: LiveOutputs,
+        camera_mode: CameraMode | None = None,
+        decoder: Decoder = "cpu",
+    ) -> None:
+        self.engines, self.outputs, self.camera_mode, self.decoder = engines, outputs, camera_mode, decoder
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
         self._started = ""
@@ -111,8 +116,7 @@ class LiveRun:
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
-        decoder = self.engines.choices.decoder
-        opening = open_source(spec, realtime=True, decoder=decoder, camera_mode=self.camera_mode)
+        opening = open_source(spec, realtime=True, decoder=self.decoder, camera_mode=self.camera_mode)
         with opening as source, Record() as record:
             identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)
@@ -182,7 +186,7 @@ class LiveRun:
     def _write_sidecar(self, identity: dict[str, Any], tally: Tally, outcome: Outcome) -> None:
         if self.outputs.sidecar is None:
             return
-        settings = asdict(self.engines.choices) | self.outputs.columns.settings()
+        settings = asdict(self.engines.choices) | {"decoder": self.decoder} | self.outputs.columns.settings()
         origin = Origin(identity, settings, models_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
 

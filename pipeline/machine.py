@@ -24,13 +24,14 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def packages_of(extra: str) -> list[str]:
-    """What an extra of this distribution installs, by its metadata; nothing where it is not installed itself."""
+def packages_of(extra: str = "") -> list[str]:
+    """What an extra of this distribution installs, or it by itself, by its metadata; nothing where that is missing."""
     try:
         wanted = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
-    own = re.compile(rf"""([\w.-]+).*;.*\bextra *== *["']{re.escape(extra)}["']""")
+    of_extra = rf"""([\w.-]+).*;.*\bextra *== *["']{re.escape(extra)}["']"""
+    own = re.compile(of_extra if extra else r"([\w.-]+)(?!.*\bextra *==)")
     return [match[1] for match in map(own.match, wanted) if match]
 
 

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import cv2
 import numpy as np
+from numba.core import event
 from numpy.typing import NDArray
 
 from ..engines.aligner import Aligner
@@ -24,6 +25,7 @@ from ..engines.fit import demand_fit
 from ..engines.held import Held
 from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
 from ..tracker.errors import ConfigError, FacetrackError, told
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
 from ..tracker.types import Face, Frame, Result, checked_picture
@@ -35,7 +37,7 @@ from .pictures import track_independently
 from .portrait import portrait
 from .run import Pipeline
 from .search import FaceDetector
-from .source import Decoder, Source
+from .source import Source
 from .stages import OnTheWay, PipelineSettings
 from .threads import end_runs
 
@@ -44,7 +46,7 @@ log = logging.getLogger(__name__)
 LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
 PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
-OF_THE_ENGINES = ("model", "backend", "threads", "min_face", "decoder", "frame_rate")  # no pipeline can change them
+OF_THE_ENGINES = ("model", "backend", "threads", "min_face")  # no pipeline can change them
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
 
@@ -63,9 +65,6 @@ class Choices:
             be found by chance; 0 chooses by the frame's size, and half of that in pictures.
         max_faces: faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
-        decoder: what the commands decode their inputs with; a program tells `open_source`.
-        frame_rate: folders and globs of pictures are videos of so many frames per second to `facetrack batch`, 0: their
-            pictures have nothing to do with each other; a program tells `open_source`.
     """
 
     model: str = "gv"
@@ -75,11 +74,9 @@ class Choices:
     min_face: float = DetectorSettings().min_face
     max_faces: int = TrackSettings().most_faces
     smooth: Smoothing = "kalman"
-    decoder: Decoder = "cpu"
-    frame_rate: float = 0.0
 
     def __post_init__(self) -> None:
-        known = {"backend": KINDS, "smooth": get_args(Smoothing), "decoder": get_args(Decoder)}
+        known = {"backend": KINDS, "smooth": get_args(Smoothing)}
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
@@ -91,8 +88,6 @@ class Choices:
             raise ConfigError(
                 f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"
             )
-        if not isinstance(self.frame_rate, Real) or not 0 <= self.frame_rate < math.inf:
-            raise ConfigError(f"frame_rate: wanted frames per second, or 0, got {self.frame_rate!r}")
         if not isinstance(self.model, str):
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
 
@@ -256,7 +251,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         for load in loading:  # at once: whatever goes wrong from here on, each that was loaded is closed
             opened.callback(_close, load)
         _spare(loader, release_memory)  # what the networks' loading and Numba's start have needed
-        with without_compiler(), without_linear_algebra():
+        with without_compiler(), without_linear_algebra(), event.install_listener("numba:compile", Compiling()):
             _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
             detector = Detector(detect_card, scan, refine, _searching(choices))
@@ -309,6 +304,26 @@ def _tell_failure(done: Future[None]) -> None:
     error = done.exception()
     if isinstance(error, Exception):
         log.warning("while starting: %s", told(error))
+
+
+class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
+    """Tells once of the one long start: Numba compiles for this very processor, and keeps what it made where it can."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def on_start(self, _: object) -> None:
+        """Tell of the first kernel that is compiled."""
+        if self._told:
+            return
+        self._told = True
+        if is_passing():
+            log.warning("compiling for this processor, half a minute at every start: %s; %s", NOT_KEPT, KEEP)
+        else:
+            log.warning("first start: compiling for this processor, half a minute once")
+
+    def on_end(self, _: object) -> None:
+        """Tell nothing."""
 
 
 def _compile_kernels(smoothing: Smoothing) -> None:

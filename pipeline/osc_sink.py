@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROOT = "/facetrack"
-# Largest UDP payload of an Ethernet frame: 1,500 bytes less the headers of IPv4 (20) and UDP (8). A face of 98 points
-# in a frame of 32 faces stays below, and one of 68 in a frame of 90. Larger datagrams are fragmented, and lost with any
-# of their fragments.
-DATAGRAM_BYTES = 1472
 
 
 class OscSink:

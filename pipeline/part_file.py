@@ -229,9 +229,14 @@ def prove_folder(folder: Path) -> None:
                 path.rmdir()
 
 
-def exist_already(files: Sequence[Path]) -> str:
-    """Say of at least one file that it, and how many others, are there."""
-    first, others = files[0], len(files) - 1
-    if not others:
-        return f"{first}: exists already"
-    return f"{first} and {others} other{'s' if others > 1 else ''}: exist already"
+def refuse_existing(files: Sequence[Path], advice: str) -> None:
+    """Find out before the work that its results would replace others.
+
+    Raises:
+        SinkError: one of the files exists; `advice` says what to do.
+    """
+    existing = [file for file in files if file.exists()]
+    if existing:
+        first, others = existing[0], len(existing) - 1
+        beside = f" and {others} other{'s' if others > 1 else ''}: exist" if others else ": exists"
+        raise SinkError(f"{first}{beside} already; {advice}")

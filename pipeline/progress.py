@@ -15,16 +15,27 @@ from .source import without_credentials
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from .source import Decoder
+
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LEAST_STEP = 0.01  # of a task; rich estimates from its last 1000 steps
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One input and the stem of its outputs, with "/" where these go to folders of their own."""
+    """One input, how it is opened, and the stem of its outputs.
+
+    Attributes:
+        spec: what a user named.
+        name: the stem, with "/" where the outputs go to folders of their own.
+        decoder: see `open_source`.
+        frame_rate: of the video whose frames are the pictures of a folder or glob; 0: they are pictures by themselves.
+    """
 
     spec: str
     name: str
+    decoder: Decoder = "cpu"
+    frame_rate: float = 0.0
 
     @property
     def label(self) -> str:

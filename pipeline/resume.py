@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 from .csv_sink import is_table
 from .sidecar import Origin
-from .source import meant_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +83,7 @@ class Earlier:
         path = self.found.get("path")
         if self.found.get("complete") is not True or not isinstance(path, str):
             return ""
-        # earlier versions knew file:///a.mp4 by that address
-        same = origin.has_input(self.found.get("input")) or meant_by(path) == input_path
+        same = self.found.get("input") == origin.input or path == input_path
         return "" if same else path
 
     def why_not_finished(self, origin: Origin) -> str:
@@ -99,15 +97,14 @@ class Earlier:
         except OSError as error:
             return not_finished if isinstance(error, FileNotFoundError) else unreadable
         for key, wanted in json.loads(json.dumps(origin.table())).items():
-            same = self.found.get(key) == wanted or (key == "input" and origin.has_input(self.found.get(key)))
-            if not same:
+            if self.found.get(key) != wanted:
                 return _what_differs(key, wanted, self.found.get(key))
         if self.found.get("complete") is not True:
             return f"it is not whole: {self.found.get('error')}"
-        if not _are_failures(self.found.get("failed")):
+        if not _are_failures(self.found.get("failed")) or any(f"{name}_bytes" not in self.found for name in sizes):
             return unreadable
         for name, size in sizes.items():
-            written = self.found.get(f"{name}_bytes", size)  # sidecars of before do not tell
+            written = self.found[f"{name}_bytes"]
             if written != size:
                 return f"the {name} has {size} bytes, {written} were written"
         return ""

@@ -36,22 +36,16 @@ class Origin:
         input: what identifies the input.
         settings: all choices.
         models: what identifies the weights.
-        input_before: what identified the input in sidecars of earlier versions; None: it does not matter.
     """
 
     input: dict[str, Any]
     settings: dict[str, Any]
     models: list[dict[str, Any]]
-    input_before: dict[str, Any] | None = None
 
     def table(self) -> dict[str, Any]:
         """The first part of the sidecar."""
         made_by = {"schema": SCHEMA, "facetrack": __version__}
         return made_by | {"input": self.input, "settings": self.settings, "models": self.models}
-
-    def has_input(self, found: Any) -> bool:
-        """Whether this is its input, by the "input" of a sidecar."""
-        return found == self.input or (self.input_before is not None and found == self.input_before)
 
 
 def where(spec: str) -> str:
@@ -59,17 +53,13 @@ def where(spec: str) -> str:
     return without_credentials(spec) if is_url(spec) else printable(os.path.realpath(spec))
 
 
-def identify_input(spec: str, tick_ns: int = WHOLE_SECOND_NS) -> dict[str, Any]:
+def identify_input(spec: str) -> dict[str, Any]:
     """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
 
     The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change, in
     whole seconds: archives, `scp -p` and some file systems keep no more. The names are those below the folder, or the
     part of a glob without wildcards: the same wherever it is named from. Of a URL it is of the URL, without
     credentials: nothing tells whether what lies there has changed.
-
-    Args:
-        spec: the input.
-        tick_ns: what the times are rounded down to; earlier versions did not round them, which is 1.
     """
     if is_url(spec):
         url = without_credentials(spec)
@@ -83,7 +73,7 @@ def identify_input(spec: str, tick_ns: int = WHOLE_SECOND_NS) -> dict[str, Any]:
     else:
         root, files = fixed_part(path), pictures_among(matches_of(spec))
     stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
-    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns // tick_ns}" for name, stat in stats)
+    listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns // WHOLE_SECOND_NS}" for name, stat in stats)
     return {
         "name": printable(path.name or spec),
         "files": len(stats),

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from glob import has_magic
 from pathlib import Path
 from typing import Literal
 
-from ..tracker.errors import ConfigError, SinkError
+from ..tracker.errors import ConfigError
 from .csv_sink import TableOptions
 from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
-from .part_file import exist_already
+from .part_file import refuse_existing
 from .progress import Task
 from .sidecar import where
-from .source import is_same_file, is_url, meant_by, without_credentials
+from .source import Decoder, is_same_file, is_url, meant_by, without_credentials
 
 Existing = Literal["refuse", "overwrite", "resume"]
 
@@ -59,6 +59,7 @@ def tasks_for(
     shard: tuple[int, int] = (1, 1),
     *,
     keep_folders: bool = False,
+    decoder: Decoder = "cpu",
     frame_rate: float = 0.0,
 ) -> list[Task]:
     """Turn what a user named into tasks, and find out beforehand what could not end well.
@@ -72,7 +73,8 @@ def tasks_for(
         shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
             tasks in the order of their names.
         keep_folders: matches of a glob keep their place below its part without wildcards.
-        frame_rate: see `Choices`.
+        decoder: of all.
+        frame_rate: of folders and globs of pictures, which it makes videos; other inputs have a clock of their own.
     Raises:
         ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name;
             or there is a frame rate and nothing that it could be of.
@@ -85,6 +87,8 @@ def tasks_for(
     tasks = list(found.values())
     if frame_rate:
         _refuse_lone_pictures(tasks)
+    rates = [frame_rate if names_several_pictures(task.spec) else 0.0 for task in tasks]
+    tasks = [replace(task, decoder=decoder, frame_rate=rate) for task, rate in zip(tasks, rates, strict=True)]
     names: dict[str, Task] = {}
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
@@ -99,9 +103,9 @@ def tasks_for(
             raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
     if shard != (1, 1):
         tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
-    existing = [file for task in tasks for file in outputs.files(task) if file.exists()]
-    if existing and outputs.existing == "refuse":
-        raise SinkError(f"{exist_already(existing)}; add --overwrite or --resume, or choose another --out")
+    if outputs.existing == "refuse":
+        files = [file for task in tasks for file in outputs.files(task)]
+        refuse_existing(files, "add --overwrite or --resume, or choose another --out")
     return tasks
 
 

@@ -475,6 +475,7 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
     assert run(*words, "--smooth", "none", "--raw") == 0
     settings = json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
     assert (settings["smooth"], settings["raw"], settings["intrinsics"]) == ("none", True, "default")
+    assert settings["decoder"] == "cpu"
     assert run(*words, "--overwrite") == 0
     settings = json.loads(sidecar.read_text(encoding="utf-8"))["settings"]
     assert (settings["smooth"], settings["raw"]) == ("kalman", False)
@@ -716,6 +717,7 @@ def test_the_doctor_looks_for_just_what_each_extra_installs() -> None:
     for extra in (*EXTRAS, "gpu", "no such extra"):
         wanted = [own.name for own in every if own.marker and own.marker.evaluate({"extra": extra})]
         assert packages_of(extra) == wanted
+    assert packages_of() == [own.name for own in every if not own.marker]
     assert "h5py" in packages_of("eval")
 
 

@@ -150,7 +150,6 @@ def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
     [
         {"smooth": "kalmann"},
         {"backend": "cuda"},
-        {"decoder": "gpu"},
         {"detect_every": 0},
         {"threads": 0},
         {"max_faces": 0},
@@ -194,8 +193,6 @@ def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in
         {"backend": "torch"},
         {"threads": 2},
         {"min_face": 40.0},
-        {"decoder": "cuda"},
-        {"frame_rate": 25.0},
     ],
 )
 def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, changed: dict[str, Any]) -> None:
@@ -204,6 +201,12 @@ def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, ch
         ((name, value),) = changed.items()
         with pytest.raises(ConfigError, match=f"pipeline: {name} {value!r} is of the engines, .*: open them with it"):
             getattr(engines, begin)(Choices(**changed))
+
+
+@pytest.mark.parametrize("name", ["decoder", "frame_rate"])
+def test_how_a_source_is_opened_is_no_choice_of_engines(name: str) -> None:
+    with pytest.raises(TypeError, match=name):
+        Choices(**{name: 25})
 
 
 def test_a_name_is_no_choices() -> None:

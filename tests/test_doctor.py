@@ -11,7 +11,7 @@ from fakes_pipeline import PaintedEngines, painted_card
 
 from facetrack.engines import card as cards
 from facetrack.engines.card_text import write_card
-from facetrack.pipeline import doctor
+from facetrack.pipeline import doctor, machine
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import REINSTALL, examine
 
@@ -62,11 +62,17 @@ def test_whoever_brings_opencv_it_is_not_broken_as_long_as_it_works(
 def test_onnx_runtime_may_come_with_or_without_gpus_but_not_both(
     packages: tuple[str, ...], status: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "version_of", lambda name: "1.24" if name in (*packages, *doctor.NEEDED) else None)
+    missing = {*doctor.ONNX_RUNTIME} - {*packages}
+    monkeypatch.setattr(doctor, "version_of", lambda name: None if name in missing else "1.24")
     check = check_of("onnxruntime")
     assert (check.status, check.remedy) == (status, remedy)
     assert all(f"{package} 1.24" in check.detail for package in packages)
-    assert {check_of(name).status for name in doctor.NEEDED} == {"ok"}
+    assert {check_of(name).status for name in ("numpy", "filterpy", "platformdirs")} == {"ok"}
+
+
+def test_what_is_needed_is_not_known_where_facetrack_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "DISTRIBUTION", "no-such-distribution")
+    assert "what it needs is not known" in check_of("packages").detail
 
 
 @pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])

@@ -37,7 +37,7 @@ READING_PX = 0.35  # how exactly painted faces are read back
 
 def run(settings: EvaluationSettings, engines: PaintedEngines | None = None) -> str:
     with (engines or PaintedEngines())(Choices()) as opened:
-        return evaluate(settings, opened, Choices(), NoProgress())
+        return evaluate(settings, opened, NoProgress())
 
 
 def summary(out: Path, stem: str = "300w-gt") -> dict[str, Any]:
@@ -152,9 +152,7 @@ def test_markups_without_a_common_subset_are_refused_in_one_line() -> None:
 def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:2])
     with PaintedEngines()(Choices()) as opened:
-        table = evaluate(
-            EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), opened, Choices(), NoProgress()
-        )
+        table = evaluate(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), opened, NoProgress())
         assert "TAB" in table
         assert "TAB" in {paper["method"] for paper in summary(tmp_path / "out")["papers_percent"]}
     face, wflw = face_number(0), markup.load("wflw98")
@@ -244,7 +242,7 @@ def test_the_file_that_ran_is_named_and_in_given_boxes_no_detectors(
         with PaintedEngines()(Choices()) as opened:
             both = replace(opened, cards=(card, painted_card("finder", "detect")))
             settings = EvaluationSettings("300w", measured.data, tmp_path, boxes=boxes)  # type: ignore[arg-type]
-            evaluate(settings, both, Choices(), NoProgress())
+            evaluate(settings, both, NoProgress())
             assert summary(tmp_path, f"300w-{boxes}")["models"][0] == models_that_run(both)[0]
         named[boxes] = [model["file"]["net"] for model in summary(tmp_path, f"300w-{boxes}")["models"]]
     ran = "painted-int8.onnx" if byte_products else "painted.onnx"

@@ -14,6 +14,7 @@ from fakes import PaintedFace, PaintedSource, read_landmarks
 from fakes_benchmarks import lose_a_packet, pts_text, write_300vw_video
 from fakes_training import write_faces
 
+from facetrack.pipeline.image_source import VIDEO_SUFFIXES
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.types import Int64, UInt8
@@ -50,6 +51,12 @@ def test_what_macos_leaves_beside_videos_is_no_video(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [shot.name for shot in list_footage(tmp_path, "videos")] == ["1.mp4", "a/2.mov"]
+
+
+def test_a_folders_videos_are_those_that_a_batch_knows(tmp_path: Path) -> None:
+    for suffix in VIDEO_SUFFIXES:
+        (tmp_path / f"clip{suffix}").touch()
+    assert {Path(shot.name).suffix for shot in list_footage(tmp_path, "videos")} == VIDEO_SUFFIXES
 
 
 def test_every_nth_frame_of_the_training_videos_is_taken(benchmark: Path, tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_cofw68_is_evaluated_in_68_points_beside_the_papers_rows(tmp_path: Path)
     write_cofw68(tmp_path / "data", pictures, [face.landmarks(0) for face in faces])
     with PaintedEngines()(Choices()) as opened:
         settings = EvaluationSettings("cofw68", tmp_path / "data", tmp_path / "out")
-        table = evaluate(settings, opened, Choices(), NoProgress())
+        table = evaluate(settings, opened, NoProgress())
     ours, *theirs = [line.split() for line in table.partition("NME box")[2].splitlines()]
     assert float(ours[-1]) < 1.0
     assert theirs[:3] == [["TAB", "2.43"], ["SPAN", "2.47"], ["SPAN*", "2.38"]]
@@ -244,7 +244,7 @@ def test_aflws_errors_are_over_the_annotated_faces_size_and_over_the_points_own_
     with PaintedEngines(NineteenBackend())(Choices()) as opened:
         engines = replace(opened, aligner=Aligner(nineteen_card(), NineteenBackend()), cards=(nineteen_card(),))
         settings = EvaluationSettings("aflw", tmp_path / "data", tmp_path / "out")
-        evaluate(settings, engines, Choices(), NoProgress())
+        evaluate(settings, engines, NoProgress())
     figures = json.loads((tmp_path / "out/aflw-gt.json").read_text(encoding="utf-8"))["figures_percent"]
     width, height = np.ptp(points, 0)
     assert {name: of["full"] for name, of in figures.items() if name.startswith("NME")} == {
@@ -334,7 +334,7 @@ def test_aflw2000_is_evaluated_by_bins_of_yaw_and_their_mean(tmp_path: Path) -> 
     write_aflw2000(tmp_path / "data", [0.0, 10.0, 45.0, 80.0])
     with PaintedEngines()(Choices()) as opened:
         settings = EvaluationSettings("aflw2000", tmp_path / "data", tmp_path / "out")
-        table = evaluate(settings, opened, Choices(), NoProgress())
+        table = evaluate(settings, opened, NoProgress())
     lines = {line.split("  ")[0]: line.split() for line in table.splitlines() if line}
     assert table.splitlines()[3].split() == ["0-30", "30-60", "60-90", "all", "mean"]
     values = [float(cell) for cell in lines["NME box %"][3:]]

@@ -250,7 +250,7 @@ def clip(frames: int = 60, faces: int = 1, step: float = 0.0) -> Clip:
     way = np.clip(np.arange(frames) - 60, 0, 40) * step
     places = np.stack([FACE + np.array([400.0 * f, 0]) for f in range(faces)])
     truth = places[:, None] + np.stack((way, 0 * way), -1)[None, :, None]
-    return Clip("c", Path("c"), 30.0, truth.astype(np.float32), np.ones((faces, frames), np.float32))
+    return Clip("c", Path("c"), 30.0, truth.astype(np.float32), np.ones((faces, frames), np.float32), seed=0)
 
 
 def tracked(of: Clip, tracks: list[list[int]], offset: float = 0.0) -> TrackedClip:
@@ -331,9 +331,8 @@ def test_mota_and_idf1_are_those_worked_out_by_hand() -> None:
 
 def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    choices = Choices(smooth="rts")
-    with PaintedEngines()(choices) as engines:
-        report, failures = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices)
+    with PaintedEngines()(Choices(smooth="rts")) as engines:
+        report, failures = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines)
     assert failures == report["failures"] == []
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert report["clips"][0]["false_tracks"] == report["total"]["false_tracks"] == 0
@@ -342,9 +341,8 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
 
 def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
-    choices = Choices(smooth="oneeuro", detect_every=3)
-    with PaintedEngines()(choices) as engines:
-        report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines, choices)
+    with PaintedEngines()(Choices(smooth="oneeuro", detect_every=3)) as engines:
+        report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines)
         assert report["models"] == models_that_run(engines)
         assert report["backend"] == engines.backend
     assert report["facetrack"] == __version__
@@ -352,15 +350,6 @@ def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Pat
     assert report["machine"]["cores"] > 0
     assert report["folder"] == "probe"
     assert [(clip["name"], clip["seed"]) for clip in report["clips"]] == [("short", 7)]
-
-
-def test_clips_that_do_not_know_their_seed_have_none(photos: Path, tmp_path: Path) -> None:
-    list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    path = tmp_path / "probe/short/probe.json"
-    about = json.loads(path.read_text(encoding="utf-8"))
-    del about["seed"]
-    path.write_text(json.dumps(about), encoding="utf-8")
-    assert read_clip(path.parent).seed is None
 
 
 def three_clips(photos: Path, folder: Path) -> Path:
@@ -442,15 +431,15 @@ def test_a_probe_of_no_good_clip_is_one_line(
 
 def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    probe, choices, out = read_probe(tmp_path / "probe"), Choices(), tmp_path / "out"
-    with PaintedEngines()(choices) as engines:
+    probe, out = read_probe(tmp_path / "probe"), tmp_path / "out"
+    with PaintedEngines()(Choices()) as engines:
         for left in ("report.json", "short.csv", "short.json"):
             out.mkdir(exist_ok=True)
             (out / left).write_text("somebody's", encoding="utf-8")
             with pytest.raises(SinkError, match=rf"{left}: exists already; add --overwrite or --resume, or choose"):
-                measure_probe(probe, out, engines, choices)
+                measure_probe(probe, out, engines)
             assert [file.name for file in out.iterdir()] == [left]
-            measure_probe(probe, out, engines, choices, "overwrite")
+            measure_probe(probe, out, engines, "overwrite")
             assert (out / left).read_text(encoding="utf-8") != "somebody's"
             for file in out.iterdir():
                 file.unlink()
@@ -494,11 +483,11 @@ def test_no_report_lies_beside_tables_that_it_is_not_of(with_faces: Path, tmp_pa
 @pytest.mark.parametrize("content", ["mine", "[]", '{"total": 3}'])
 def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Path, content: str) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
-    report, choices = tmp_path / "out/report.json", Choices()
+    report = tmp_path / "out/report.json"
     report.parent.mkdir()
     report.write_text(content, encoding="utf-8")
-    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
-        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "resume")
+    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, "resume")
     assert report.read_text(encoding="utf-8") == content
 
 
@@ -516,9 +505,8 @@ def test_going_on_needs_a_folder_and_no_beginning_anew(
 def test_a_report_that_cannot_be_removed_is_told_before_the_work(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     (tmp_path / "out/report.json").mkdir(parents=True)
-    choices = Choices()
-    with PaintedEngines()(choices) as engines, pytest.raises(SinkError, match=r"report\.json: cannot be removed"):
-        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, choices, "overwrite")
+    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match=r"report\.json: cannot be removed"):
+        measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, "overwrite")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
 
 

@@ -501,16 +501,28 @@ def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path)
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())
 
 
-def test_a_checkpoint_of_another_release_is_compared_in_what_both_know(tmp_path: Path) -> None:
-    """Earlier ones say nothing of their settings; some may know more of them, or fewer."""
+def test_a_setting_that_only_one_of_both_knows_differs(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    settings = state.pop("settings")
-    fewer = {name: value for name, value in settings.items() if name != "schedule.ema"}
-    for known in ({}, {"settings": {**fewer, "schedule.moon": "full"}}):
-        torch.save({**state, **known}, path)
-        assert Run(config(), Fit(), tmp_path).step == 3
+    ema = state["settings"].pop("schedule.ema")
+    torch.save({**state, "settings": {**state["settings"], "schedule.moon": "full"}}, path)
+    told = f'schedule.moon "full", now null; schedule.ema null, now {ema};'
+    with pytest.raises(ConfigError, match=rf"other settings: {re.escape(told)}"):
+        Run(config(), Fit(), tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["net", "tally", "owed", "settings", "its end"])
+def test_a_broken_checkpoint_is_told_as_one(lacking: str, tmp_path: Path) -> None:
+    Run(config(), Fit(), tmp_path).train(3)
+    path = tmp_path / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    if lacking in state:
+        torch.save({name: value for name, value in state.items() if name != lacking}, path)
+    else:
+        path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: wanted a checkpoint of `facetrack train`, got: "):
+        Run(config(), Fit(), tmp_path)
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,18 +12,20 @@ from fakes_pipeline import PaintedEngines
 
 import facetrack
 from facetrack.pipeline.doctor import examine
-from facetrack.pipeline.talk import KERNEL_SOURCES, announce_compilation
+from facetrack.pipeline.open import Compiling
 from facetrack.tracker import kernel_cache
 from facetrack.tracker.kernel_cache import choose_kernel_cache
 
 TRACKER = Path(facetrack.__file__).parent / "tracker"
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA")
 KERNEL = "import facetrack.tracker.kalman as k; k.process_noise(1.0, 0.1)"
-KERNELS = (
-    f"{KERNEL}; import numpy as np; from facetrack.tracker import appearance, codecs, geometry, proposals; "
-    "appearance._cube_root(0.5); codecs._sign(1.0); plane = np.zeros((8, 8), np.float32); "
-    "geometry._turned_box(plane[:, :2].copy(), 1.0, 0.0); proposals._is_peak(plane, 0, 0)"
-)
+COMPILING = f"""
+from numba.core import event
+from facetrack.pipeline.open import Compiling
+from facetrack.tracker import codecs
+with event.install_listener("numba:compile", Compiling()):
+    codecs._sign(1.0); {KERNEL}
+"""
 NETWORK = (
     "from facetrack.engines.card import find_card; from facetrack.engines.onnx_backend import OnnxBackend; "
     "import numpy as np; net = OnnxBackend(find_card('bbfcn', 'detect').weights['scan']); "
@@ -36,11 +35,17 @@ NETWORK = (
 
 def left_by(code: str, home: Path) -> list[str]:
     """Files below a new home after running code in a process of its own."""
+    told_by(code, home)
+    return [file.name for file in home.rglob("*") if file.is_file()]
+
+
+def told_by(code: str, home: Path) -> str:
+    """What code says on stderr in a process of its own, whose user's home this is."""
     own = {name: str(home) for name in HOMES}
     hidden = ("NUMBA_CACHE_DIR", "ORT_DISABLE_TELEMETRY", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | own
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=120, cwd=home)
-    return [file.name for file in home.rglob("*") if file.is_file()]
+    words = [sys.executable, "-c", code]
+    return subprocess.run(words, env=environment, check=True, timeout=120, cwd=home, stderr=-1, text=True).stderr
 
 
 def test_kernels_are_kept_in_the_users_cache_also_without_the_command_line(tmp_path: Path) -> None:
@@ -67,45 +72,11 @@ def test_the_files_whose_types_kernels_take_are_those() -> None:
     assert defining == {types.name for types in kernel_cache.TYPES}
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with a kernel of each source that every start compiles."""
-    home = tmp_path_factory.mktemp("home")
-    left_by(KERNELS, home)
-    return next(home.rglob("*.nbi")).parents[1]
-
-
-def index_of(source: str, cache: Path) -> Path:
-    return next(cache.rglob(f"{source}.*.nbi"))
-
-
-@pytest.mark.parametrize("change", ["nothing", "source", "numba", "python", "place", "missing", "empty"])
-def test_a_start_is_announced_when_it_will_compile(
-    change: str, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    cache = tmp_path / "numba"
-    shutil.copytree(kept, cache)
-    index = index_of("codecs", cache)
-    if change == "source":
-        index.write_bytes(index.read_bytes().replace(sha256((TRACKER / "codecs.py").read_bytes()).digest(), bytes(32)))
-    elif change == "numba":
-        index.write_bytes(index.read_bytes().replace(version("numba").encode(), b"0.0.0"))
-    elif change == "python":
-        index.rename(index.with_name(index.name.replace(".py3", ".py2")))
-    elif change == "place":
-        index.parent.rename(cache / "tracker_0123")
-    elif change == "missing":
-        index.unlink()
-    elif change == "empty":
-        shutil.rmtree(cache)
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(cache))
-    announce_compilation()
-    assert bool(capsys.readouterr().err) == (change != "nothing")
-
-
-def test_every_source_of_kernels_is_looked_for_but_the_one_that_an_option_needs() -> None:
-    with_kernels = {file.stem for file in TRACKER.glob("*.py") if "\n@njit(" in file.read_text(encoding="utf-8")}
-    assert with_kernels == {*KERNEL_SOURCES, "rts"}
+def test_what_is_compiled_is_announced_once_and_what_was_kept_is_not(tmp_path: Path) -> None:
+    assert [told_by(COMPILING, tmp_path) for _ in range(2)] == [
+        "first start: compiling for this processor, half a minute once\n",
+        "",
+    ]
 
 
 def test_onnx_runtime_leaves_no_trace(tmp_path: Path) -> None:
@@ -113,7 +84,7 @@ def test_onnx_runtime_leaves_no_trace(tmp_path: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
@@ -121,10 +92,9 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
         monkeypatch.setenv(name, str(tmp_path / "file"))
     choose_kernel_cache()
     assert os.access(os.environ["NUMBA_CACHE_DIR"], os.W_OK)
-    announce_compilation()
-    told = capsys.readouterr().err
-    assert "at every start" in told
-    assert "set NUMBA_CACHE_DIR" in told
+    Compiling().on_start(None)
+    assert "at every start" in caplog.text
+    assert "set NUMBA_CACHE_DIR" in caplog.text
     check = next(check for check in examine(PaintedEngines()) if check.subject == "compiled code")
     assert check.status == "absent"
     assert "every start compiles anew" in check.detail

@@ -9,6 +9,7 @@ from zlib import crc32
 # that define types which kernels take
 TYPES = tuple(Path(__file__).with_name(name) for name in ("kalman.py", "proposals.py"))
 PASSING = "facetrack-numba-"  # begins the name of a folder that lasts as long as its process
+NOT_KEPT, KEEP = "your cache folder (HOME) cannot be written", "set NUMBA_CACHE_DIR to a folder of yours"
 
 
 def choose_kernel_cache() -> None:

@@ -17,8 +17,6 @@ import numpy as np
 from .errors import MarkupError
 from .types import Float32, Int64
 
-BOUNDARY_LINES = 15  # Qian et al. (PropNet) and the TAB paper; the 16th channel of TAB is their union
-
 
 @dataclass(frozen=True, slots=True)
 class Markup:

@@ -148,7 +148,7 @@ def jitter(track: Float32 | Float64) -> float:
     """Give how much a still face's points wander: the RMS deviation of a coordinate from its mean over time.
 
     It is taken per coordinate and averaged over all of them, so for white noise it is the noise's sigma. Use
-    it only where the truth stands still; for a moving face use `roughness` or subtract the truth first.
+    it only where the truth stands still; of a moving face subtract the truth first.
 
     Args:
         track: (T, N, 2) the points in T >= 2 frames.
@@ -157,26 +157,8 @@ def jitter(track: Float32 | Float64) -> float:
     Raises:
         ValueError: track is not (T >= 2, N, 2).
     """
-    points = _over_time(track, 2)
+    points = _over_time(track)
     return float(np.sqrt(((points - points.mean(0)) ** 2).mean()))
-
-
-def roughness(track: Float32 | Float64) -> float:
-    """Give the mean distance of each point from the middle between the frames before and after it.
-
-    A steady motion has none; for white noise of sigma per coordinate it is sigma * sqrt(1.5 * pi / 2).
-
-    Args:
-        track: (T, N, 2) the points in T >= 3 frames at equal distances in time.
-    Returns:
-        Pixels.
-    Raises:
-        ValueError: track is not (T >= 3, N, 2).
-    Source: Tai et al., "Towards highly accurate and stable face alignment for high-resolution videos", AAAI
-        2019.
-    """
-    points = _over_time(track, 3)
-    return float(np.linalg.norm(points[1:-1] - (points[:-2] + points[2:]) / 2, axis=-1).mean())
 
 
 def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
@@ -192,7 +174,7 @@ def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
     Raises:
         ValueError: the shapes differ or are not (T >= 2, N, 2).
     """
-    points, true = _over_time(track, 2), _over_time(truth, 2)
+    points, true = _over_time(track), _over_time(truth)
     if points.shape != true.shape:
         raise ValueError(f"lag: wanted track and truth of one shape, got {points.shape} and {true.shape}")
     step = np.diff(true, axis=0)
@@ -227,8 +209,8 @@ def _checked(errors: Float64) -> Float64:
     return given
 
 
-def _over_time(track: Float32 | Float64, shortest: int) -> Float64:
+def _over_time(track: Float32 | Float64) -> Float64:
     given = np.asarray(track, np.float64)
-    if given.ndim != 3 or given.shape[2] != 2 or len(given) < shortest:
-        raise ValueError(f"track: wanted (T >= {shortest}, N, 2) points, got {given.shape}")
+    if given.ndim != 3 or given.shape[2] != 2 or len(given) < 2:
+        raise ValueError(f"track: wanted (T >= 2, N, 2) points, got {given.shape}")
     return given

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..pipeline import options as opt
-from ..pipeline.talk import SOME_FAILED, announce_compilation, log, say, show_progress
+from ..pipeline.talk import SOME_FAILED, log, say, show_progress
 from ..tracker.errors import BackendError
 
 if TYPE_CHECKING:
@@ -107,9 +107,8 @@ def _add_evaluation(name: str, told: str) -> None:
         settings = pictures.EvaluationSettings(name, folder, out, boxes, "skip" if skip_broken else "refuse", overwrite)
         pictures.check(settings)
         choices = Choices(**options)
-        announce_compilation()
         with engines(choices) as opened, show_progress() as progress:
-            table = pictures.evaluate(settings, opened, choices, progress)
+            table = pictures.evaluate(settings, opened, progress)
         click.echo(table)
 
 
@@ -156,7 +155,6 @@ def evaluate_300vw(
         )
     settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
     videos.check_videos(settings)
-    announce_compilation()
     usable, unusable = list_test_videos(folder)
     with show_progress(len(usable) + len(unusable)) as progress:
         table, failures = videos.evaluate_videos(settings, engines, Choices(**options), progress)
@@ -229,9 +227,8 @@ def run_probe(
 
     existing: Existing = "overwrite" if overwrite else "resume" if resume else "refuse"
     found, choices = read_probe(folder), Choices(**options)
-    announce_compilation()
     with engines(choices) as opened:
-        report, failures = measure_probe(found, out, opened, choices, existing)
+        report, failures = measure_probe(found, out, opened, existing)
     click.echo(json.dumps(report, indent=2) if as_json else report_as_table(report))
     for failure in failures:
         say(f"facetrack: failed: {failure}")

@@ -25,7 +25,7 @@ def load_average(net: nn.Module, path: Path) -> None:
     Raises:
         ConfigError: the file is missing, none of a run, or of another network.
     """
-    average = _read(path)["average"]
+    average = _read(path, "average")
     try:
         refuse_others(net.state_dict(), average)
     except ValueError as error:
@@ -44,19 +44,18 @@ def demand_own_settings(config: Config, run: Path) -> None:
     path = run / "checkpoint.pt"
     if not path.is_file():
         return
-    old, new = (_of_card(settings, config) for settings in (_read(path).get("settings", {}), settings_of(config)))
+    old, new = (_of_card(settings, config) for settings in (_read(path, "settings"), settings_of(config)))
     refuse_other_settings(path, old, new, ADVICE)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """What a run has written into a file.
+def _read(path: Path, part: str) -> dict[str, Any]:
+    """A part of what a run has written into a file.
 
     Raises:
         ConfigError: it is missing, or none of a run.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {**state, "average": dict(state["average"])}
+        return dict(torch.load(path, map_location="cpu", weights_only=True)[part])
     except BROKEN as error:
         raise ConfigError(f"{path}: wanted a file of a run of `facetrack train`, got: {error}") from error
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..pipeline.image_source import VIDEO_SUFFIXES
 from ..pipeline.part_file import atomic_write_text, make_folder
 from ..pipeline.sources import open_source
 from ..pipeline.talk import SOME_FAILED
@@ -39,7 +40,6 @@ from .evaluation.video_benchmark import (
 )
 
 LAYOUTS = ("300vw", "videos")
-VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 SHOWN = 3.0  # sides of the face's box: a training crop shows 2.5 at most, turned and shifted a little more
 ABOUT = "frames.json"
 

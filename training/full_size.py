@@ -28,7 +28,7 @@ import torch
 
 from ..engines.card import read_card
 from ..pipeline.open import Choices
-from .command_line import errors_in_one_line
+from .command_line import add_overrides, errors_in_one_line
 from .config import Config, Corpus, load
 from .objectives import open_objective
 from .processes import set_up_device
@@ -211,7 +211,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0, help="that this call may take")
     parser.add_argument("--train-minutes", type=float, default=7.0, help="that each network is trained")
-    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="A.B=C")
+    add_overrides(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     ends = time.monotonic() + 60 * given.minutes

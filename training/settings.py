@@ -27,7 +27,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], advice: str = OTHER_FOLDER) -> None:
-    """See that settings are those of a run; what only one of both knows, as of another release, is not compared.
+    """See that settings are those of a run.
 
     Args:
         path: of the run's checkpoint.
@@ -37,7 +37,7 @@ def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], 
     Raises:
         ConfigError: they are not; names what differs.
     """
-    differing = [name for name in new if name in old and old[name] != new[name]]
+    differing = [name for name in old | new if old.get(name) != new.get(name)]
     if differing:
-        told = "; ".join(f"{name} {json.dumps(old[name])}, now {json.dumps(new[name])}" for name in differing)
+        told = "; ".join(f"{name} {json.dumps(old.get(name))}, now {json.dumps(new.get(name))}" for name in differing)
         raise ConfigError(f"{path}: a run that was begun with other settings: {told}; {advice}")

@@ -31,7 +31,7 @@ from .processes import alone_in, demand_equal_shares, demand_one_step, device, i
 from .settings import refuse_other_settings, settings_of
 from .sides import demand_sides
 from .span import SelfConsistency
-from .start import begin
+from .start import BROKEN, begin
 from .tally import Tally, keep_lines
 
 log = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ class Run:
         """Start a run, or go on where the folder's checkpoint was written.
 
         Raises:
-            ConfigError: the checkpoint is of another network or was made with other settings, what `start` or
+            ConfigError: the checkpoint is broken, of another network or was made with other settings, what `start` or
                 `start_parts` name is missing or does not fit, the network takes no crops of a side in `schedule.sizes`,
                 `schedule.only` names no parameter, or the batch has no equal shares for all processes.
         """
@@ -167,19 +167,24 @@ class Run:
         written = _written(path)
         if written in (None, self._known):
             return
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        refuse_other_settings(path, state.get("settings", {}), settings_of(self.config))
         try:
-            self.net.load_state_dict(state["net"])
-            self.average.load_state_dict(state["average"])
-            self.optimiser.load_state_dict(state["optimiser"])
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            net, average, optimiser, settings = (state[name] for name in ("net", "average", "optimiser", "settings"))
+            step, best, owed, tally = state["step"], state["best"], state["owed"], Tally(**state["tally"])
+        except BROKEN as error:
+            raise ConfigError(
+                f"{path}: wanted a checkpoint of `facetrack train`, got: {error}; remove it, or choose another folder"
+            ) from error
+        refuse_other_settings(path, settings, settings_of(self.config))
+        try:
+            self.net.load_state_dict(net)
+            self.average.load_state_dict(average)
+            self.optimiser.load_state_dict(optimiser)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"{path}: of another network than the configuration's; choose another folder: {error}"
             ) from error
-        self.step, self.best, self._known = state["step"], state["best"], written
-        self._tally = Tally(**state.get("tally", {}))  # earlier releases' checkpoints have none
-        self._owed = state.get("owed", False)
+        self.step, self.best, self._owed, self._tally, self._known = step, best, owed, tally, written
         self._purge = self.step if self._owed else self.step + 1
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 

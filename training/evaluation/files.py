@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...pipeline.part_file import PartFile, exist_already
+from ...pipeline.part_file import PartFile
 from ...tracker.errors import SinkError
 
 
@@ -35,17 +35,6 @@ class ReportFiles:
     def all(self) -> list[Path]:
         """Every file, and folder, that the evaluation writes."""
         return [self.table, self.summary, *self.curves]
-
-
-def refuse_existing(files: Sequence[Path], advice: str) -> None:
-    """Find out before the work that its results would replace others.
-
-    Raises:
-        SinkError: one of the files exists; `advice` says what to do.
-    """
-    existing = [file for file in files if file.exists()]
-    if existing:
-        raise SinkError(f"{exist_already(existing)}; {advice}")
 
 
 def remove_all(files: Iterable[Path]) -> None:

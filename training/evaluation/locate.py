@@ -33,7 +33,7 @@ def models_measured(engines: Engines, boxes: Boxes) -> list[dict[str, Any]]:
 
 def settings_measured(choices: Choices, boxes: Boxes, *, pictures: bool = False) -> dict[str, Any]:
     """The choices that the figures of an evaluation depend on, in JSON's types: what has no effect is not told."""
-    idle = {"decoder", "frame_rate"} | (TRACKING if boxes == "gt" else IN_TIME if pictures else set())
+    idle = TRACKING if boxes == "gt" else IN_TIME if pictures else frozenset()
     return {name: value for name, value in asdict(choices).items() if name not in idle}
 
 

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import make_folder, prove_folder
+from ...pipeline.open import Engines
+from ...pipeline.part_file import make_folder, prove_folder, refuse_existing
 from ...pipeline.progress import Reporter, Task
 from ...tracker import markup
 from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark
 from .error_curves import require_matplotlib
-from .files import refuse_existing
 from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points, models_measured
 from .measure import Measuring, measure
 from .report import Evaluation, PictureReportFiles, as_table, write_report
@@ -61,7 +60,7 @@ def check(settings: EvaluationSettings) -> None:
     prove_folder(settings.out)
 
 
-def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, reporter: Reporter) -> str:
+def evaluate(settings: EvaluationSettings, engines: Engines, reporter: Reporter) -> str:
     """Measure, write the results, and give the table.
 
     Nothing is written before everything is measured.
@@ -75,16 +74,14 @@ def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, r
     benchmark = find_benchmark(settings.benchmark)
     common = common_points(engines.aligner.markup, markup.load(benchmark.markup))
     entries = list_faces(settings.folder, benchmark.name)
-    how = Measuring(
-        _locate(settings.boxes, engines, choices, common.data), common, benchmark.normalisers, settings.broken
-    )
+    how = Measuring(_locate(settings.boxes, engines, common.data), common, benchmark.normalisers, settings.broken)
     task = Task(str(settings.folder), benchmark.title)
     reporter.began(task, len(entries))
     measured = measure(entries, how, partial(reporter.advanced, task))
     models = models_measured(engines, settings.boxes)
     wall_s = time.perf_counter() - began_s
     evaluation = Evaluation(
-        benchmark, common, measured, settings.folder, settings.boxes, models, choices, engines.backend, wall_s
+        benchmark, common, measured, settings.folder, settings.boxes, models, engines.choices, engines.backend, wall_s
     )
     make_folder(settings.out)
     write_report(evaluation, settings.files)
@@ -92,7 +89,7 @@ def evaluate(settings: EvaluationSettings, engines: Engines, choices: Choices, r
     return as_table(evaluation)
 
 
-def _locate(boxes: Boxes, engines: Engines, choices: Choices, data: markup.Markup) -> Locate:
+def _locate(boxes: Boxes, engines: Engines, data: markup.Markup) -> Locate:
     if boxes == "gt":
         return InGivenBox(engines.aligner, data)
-    return ByDetector(engines.pipeline_for_pictures(choices))
+    return ByDetector(engines.pipeline_for_pictures(engines.choices))

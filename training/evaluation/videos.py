@@ -12,13 +12,13 @@ from pathlib import Path
 
 from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
-from ...pipeline.part_file import make_folder, prove_folder
+from ...pipeline.part_file import make_folder, prove_folder, refuse_existing
 from ...pipeline.progress import Reporter, Task
 from ...pipeline.workers import run_jobs
 from ...tracker import metrics
 from ...tracker.errors import SourceError
 from .error_curves import require_matplotlib
-from .files import refuse_existing, remove_all
+from .files import remove_all
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
 from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos

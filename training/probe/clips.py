@@ -72,7 +72,7 @@ class Clip:
         rate: frames per second.
         truth: (F, T, 68, 2) frame pixels, also where a face is hidden or outside.
         visible: (F, T) part of the landmarks that can be seen.
-        seed: of its recipe; None where an earlier version made it.
+        seed: of its recipe.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Clip:
     rate: float
     truth: Float32
     visible: Float32
-    seed: int | None = None
+    seed: int
 
     @property
     def folder(self) -> Path:
@@ -250,7 +250,7 @@ def read_clip(folder: Path) -> Clip:
             raise SourceError(f"{path}: wanted a JSON object, got a {type(about).__name__}; make the probe again")
         frames, rate = int(about["frames"]), float(about["rate"])
         visible = np.array(about["visible"], np.float32).reshape(-1, frames)
-        seed = about.get("seed")
+        seed = int(about["seed"])
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; make the probe again") from error
     places = [folder / ("annot" if number == 1 else f"annot-{number}") for number in range(1, len(visible) + 1)]

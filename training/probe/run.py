@@ -17,12 +17,13 @@ from ... import __version__
 from ...pipeline.batch import Failure, track_all
 from ...pipeline.csv_sink import TableOptions
 from ...pipeline.machine import describe_machine
-from ...pipeline.open import Choices, Engines
-from ...pipeline.part_file import atomic_write_text, exist_already, make_folder
+from ...pipeline.open import Engines
+from ...pipeline.part_file import atomic_write_text, make_folder, refuse_existing
 from ...pipeline.progress import NoProgress, Task
 from ...pipeline.sidecar import models_that_run
 from ...pipeline.tasks import Existing, Outputs
 from ...tracker.errors import SinkError, SourceError
+from ..evaluation.files import remove_all
 from .clips import POINTS, Clip, Probe
 from .score import TrackedClip, mota_idf1, score
 
@@ -30,14 +31,14 @@ REPORT = "report.json"
 
 
 def measure_probe(
-    probe: Probe, out: Path | None, engines: Engines, choices: Choices, existing: Existing = "refuse"
+    probe: Probe, out: Path | None, engines: Engines, existing: Existing = "refuse"
 ) -> tuple[dict[str, Any], list[Failure]]:
     """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
 
     Args:
         probe: of `clips.read_probe`.
         out: keeps the tables, and `report.json` beside those that it is of; None: nothing is kept.
-        engines, choices: as for a batch.
+        engines: as for a batch.
         existing: what to do about what is in out; "resume" takes the tables that are complete, as a batch does.
     Returns:
         The report, and the clips that are not measured.
@@ -59,18 +60,18 @@ def measure_probe(
     failures.sort(key=lambda failure: failure.what)
     if not results:
         raise SourceError(f"no clip could be measured; the first: {failures[0]}")
-    report = compile_report(results, _origin(probe, engines, choices), failures)
+    report = compile_report(results, _origin(probe, engines), failures)
     if out is not None:
         atomic_write_text(out / REPORT, json.dumps(report, indent=2) + "\n")
     return report, failures
 
 
-def _origin(probe: Probe, engines: Engines, choices: Choices) -> dict[str, Any]:
+def _origin(probe: Probe, engines: Engines) -> dict[str, Any]:
     """What the scores depend on, beside each clip's seed, as in an evaluation's report."""
     return {
         "facetrack": __version__,
         "folder": probe.folder.name,
-        "settings": asdict(choices),
+        "settings": asdict(engines.choices),
         "models": models_that_run(engines),
         "backend": engines.backend,
         "machine": describe_machine(),
@@ -86,19 +87,14 @@ def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
     outputs, report = Outputs(out), out / REPORT
     if existing == "refuse":
         files = [file for clip in clips for file in outputs.files(Task(str(clip.video), clip.name))]
-        found = [file for file in (*files, report) if file.exists()]
-        if found:
-            raise SinkError(f"{exist_already(found)}; add --overwrite or --resume, or choose another --out")
+        refuse_existing([*files, report], "add --overwrite or --resume, or choose another --out")
     make_folder(out)
     if existing == "resume" and report.exists() and not _is_ours(report):
         raise SinkError(
             f"{report}: was not written by `facetrack probe run`, and --resume replaces nothing else; move it, choose "
             "another --out, or have it replaced with --overwrite"
         )
-    try:
-        report.unlink(missing_ok=True)
-    except OSError as error:
-        raise SinkError(f"{report}: cannot be removed: {error.strerror or error}; choose another --out") from error
+    remove_all([report])
 
 
 def _is_ours(report: Path) -> bool:
