@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .pipe import HOLDS, Pipe
+from .pipe import Backlog, Pipe
 from .source import Kind, ReadOnce, counted
 from .video_clock import MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
@@ -114,7 +114,7 @@ class VideoSource:
         self._doubtful: list[tuple[int, float]] = []  # number and time of the pictures since the last damage
         self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
-        self._opened_at = (0, 0) if pipe is None else (pipe.waits, pipe.taken)
+        self._backlog = Backlog(pipe) if pipe is not None else None
         self._frames = ReadOnce(self._deliver(first_bgr), label)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -145,7 +145,7 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        pace, is_late = Pace(), self._comes_late()
+        pace = Pace(backlog=self._backlog)
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -158,8 +158,7 @@ class VideoSource:
             if self._to_bgr.changed:
                 self.failed.append((place, self._to_bgr.changed))
             length_s = lasts_s(picture, self.rate)
-            end_s, due_s = time_s + length_s, (pace.meet if is_late else pace.due_s)(time_s, length_s)
-            is_late = is_late and not self._has_caught_up()
+            end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
                 return
             yield Frame(index, time_s, time.perf_counter(), bgr)
@@ -187,19 +186,6 @@ class VideoSource:
             (first, began_s), (last, ended_s) = self._doubtful[0], self._doubtful[-1]
             self.failed.append((f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL))
             self._doubtful.clear()
-
-    def _comes_late(self) -> bool:
-        """Whether pictures may have waited since they were written into the pipe.
-
-        While FFmpeg found out what they are, and before, the program at the pipe's other end has gone on; but who has
-        written more than a pipe holds, and kept nobody waiting, writes what was there already.
-        """
-        return self._pipe is not None and (self._opened_at[0] > 0 or self._opened_at[1] <= HOLDS)
-
-    def _has_caught_up(self) -> bool:
-        """Whether the present picture has just come, or the pipe cannot have held so many when it was opened."""
-        pipe, (waits, taken) = self._pipe, self._opened_at
-        return pipe is None or pipe.waits > waits or pipe.taken > taken + HOLDS
 
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
