@@ -64,10 +64,13 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, **o
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        line = LiveRun(opened, outputs, CameraMode(**asked)).track(camera)
-    if line:
-        say(line)
-    else:
+        run = LiveRun(opened, outputs, CameraMode(**asked))
+        try:
+            run.track(camera)
+        finally:
+            if run.summary:
+                say(run.summary)
+    if not run.summary:
         _forget_stdout()
 
 

@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -480,11 +481,12 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
     assert (settings["smooth"], settings["raw"]) == ("kalman", False)
 
 
-def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> None:
+def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = PaintedEngines(PaintedBackend(failing={3: KeyboardInterrupt()}))  # behind those for the first frame
     assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
+    assert re.search(r"^\d+ frames? tracked, \d+ dropped$", capsys.readouterr().err, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
