@@ -24,7 +24,7 @@ from .video_reader import Reader, declared_length_s, expected_frames, first_pict
 log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
-NOTED = 100  # faults of a camera or stream that are listed one by one: it may run for days
+NOTED = 100  # faults of what is live that are listed one by one: it may run for days
 DAMAGED = "damaged, decoded as far as it goes"
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
@@ -40,6 +40,21 @@ class Retry:
 
     attempts: int = 5
     first_wait_s: float = 0.5
+
+
+class _Faults:
+    """What failed, as a source tells it: all, or of what is live the first hundred, then the last."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.listed: list[tuple[str, str]] = []
+        self._live, self._unlisted = live, 0
+
+    def note(self, place: str, reason: str) -> None:
+        if self._live and len(self.listed) > NOTED:
+            self._unlisted += 1
+            self.listed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
+        else:
+            self.listed.append((place, reason))
 
 
 class VideoSource:
@@ -60,7 +75,8 @@ class VideoSource:
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
             the pictures from there to the next key frame, which are built on what was lost, and of each picture from
-            which on they have another aspect.
+            which on they have another aspect; in real time the first hundred, then the last, with how many there are
+            between.
         See `source.Source` for the rest.
     """
 
@@ -93,7 +109,8 @@ class VideoSource:
             SourceError: there is no video in it, or not one frame.
         """
         self.name, self.kind, self.live = name, kind, realtime
-        self.failed: list[tuple[str, str]] = []
+        self._faults = _Faults(live=realtime)
+        self.failed = self._faults.listed
         self._label, self._shortage, self._pipe = label, shortage, pipe
         self._stopped = threading.Event()
         try:
@@ -111,7 +128,7 @@ class VideoSource:
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
         self._met_damage = False
-        self._doubtful: list[tuple[int, float]] = []  # number and time of the pictures since the last damage
+        self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
         self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._backlog = Backlog(pipe) if pipe is not None else None
@@ -153,10 +170,10 @@ class VideoSource:
             place = f"frame {index + 1} ({time_s:.3f} s)"
             if picture.is_corrupt:
                 self._met_damage = True
-                self.failed.append((place, DAMAGED))
+                self._faults.note(place, DAMAGED)
             self._doubt(picture, index, time_s)
             if self._to_bgr.changed:
-                self.failed.append((place, self._to_bgr.changed))
+                self._faults.note(place, self._to_bgr.changed)
             length_s = lasts_s(picture, self.rate)
             end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
@@ -178,20 +195,20 @@ class VideoSource:
         if picture.key_frame:
             self._name_doubtful()
         elif self._is_doubtful:
-            self._doubtful.append((index, time_s))
+            self._doubtful = (*self._doubtful[:1], (index, time_s))
         self._is_doubtful = picture.is_corrupt or (self._is_doubtful and not picture.key_frame)
 
     def _name_doubtful(self) -> None:
         if self._doubtful:
             (first, began_s), (last, ended_s) = self._doubtful[0], self._doubtful[-1]
-            self.failed.append((f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL))
-            self._doubtful.clear()
+            self._faults.note(f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL)
+            self._doubtful = ()
 
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
         for _ in range(self._reader.damaged - self._damaged):
             self._met_damage = self._is_doubtful = True
-            self.failed.append((f"packet after frame {index}", self._reader.reason))
+            self._faults.note(f"packet after frame {index}", self._reader.reason)
         self._damaged = self._reader.damaged
         return picture
 
@@ -259,8 +276,8 @@ class LiveSource:
         by_stamps: bool = False,
     ) -> None:
         self.name, self.kind = name, kind
-        self.failed: list[tuple[str, str]] = []
-        self._unlisted = 0  # of what failed
+        self._faults = _Faults(live=True)
+        self.failed = self._faults.listed
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
@@ -336,20 +353,13 @@ class LiveSource:
     def _note_faults(self, index: int) -> None:
         """Note what is wrong with the picture that is about to be given, and what was left out before it."""
         for _ in range(self._reader.damaged - self._damaged):
-            self._note(f"packet after frame {index}", self._reader.reason)
+            self._faults.note(f"packet after frame {index}", self._reader.reason)
         self._damaged = self._reader.damaged
         place = f"frame {index + 1} ({self._time_s:.3f} s)"
         if self._picture is not None and self._picture.is_corrupt:
-            self._note(place, DAMAGED)
+            self._faults.note(place, DAMAGED)
         if self._to_bgr.changed:
-            self._note(place, self._to_bgr.changed)
-
-    def _note(self, place: str, reason: str) -> None:
-        if len(self.failed) > NOTED:
-            self._unlisted += 1
-            self.failed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
-        else:
-            self.failed.append((place, reason))
+            self._faults.note(place, self._to_bgr.changed)
 
     def _advance(self) -> str:
         """Take the next picture; the answer is "" or why there is none."""
@@ -380,7 +390,7 @@ class LiveSource:
                 reason = why(error)
             else:
                 away_s = time.perf_counter() - self._taken_s
-                self._note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
+                self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
                 self._begin_clock(self._time_s + away_s)
                 return self._still_wanted()
         tried = f"; tried {retry.attempts} times to open it again, check device or network" if retry.attempts else ""

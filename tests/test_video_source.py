@@ -540,6 +540,22 @@ def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> N
     assert len(source.failed) == 1
 
 
+@pytest.mark.parametrize("realtime", [False, True])
+def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, realtime: bool) -> None:
+    recipe = VideoRecipe("png", "rgb24", options={}, rate=Fraction(1000))
+    path = write_video(tmp_path / "a.mov", noise(2 * NOTED + 21, 16, 16), recipe)
+    with av.open(path) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in packets[1::2]:
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with open_source(path, realtime=realtime) as source:
+        assert len(list(source)) == NOTED + 11
+    assert len(source.failed) == (NOTED + 1 if realtime else NOTED + 10)
+    assert source.failed[-1][1].endswith("; 9 others before it not listed") is realtime
+
+
 def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(20), VideoRecipe(options={"crf": "20", "g": "5"}))
     with av.open(path) as container:
