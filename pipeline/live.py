@@ -25,6 +25,7 @@ from .sinks import JsonLinesSink
 from .source import Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
+from .video_source import Retry
 from .window import LiveWindow
 
 log = logging.getLogger(__name__)
@@ -118,8 +119,14 @@ class LiveRun:
             read JSON lines has gone.
     """
 
-    def __init__(self, engines: Engines, outputs: LiveOutputs, camera_mode: CameraMode | None = None) -> None:
-        self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
+    def __init__(
+        self,
+        engines: Engines,
+        outputs: LiveOutputs,
+        camera_mode: CameraMode | None = None,
+        retry: Retry | None = None,
+    ) -> None:
+        self.engines, self.outputs, self.camera_mode, self.retry = engines, outputs, camera_mode, retry
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
         self._started = ""
@@ -139,7 +146,7 @@ class LiveRun:
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
         decoder = self.engines.choices.decoder
-        opening = open_source(spec, realtime=True, decoder=decoder, camera_mode=self.camera_mode)
+        opening = open_source(spec, realtime=True, retry=self.retry, decoder=decoder, camera_mode=self.camera_mode)
         with opening as source, Record() as record:
             identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)

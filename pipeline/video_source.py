@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
 NOTED = 100  # faults of what is live that are listed one by one: it may run for days
+LONGEST_WAIT_S = 60.0  # for a lost camera or stream
 DAMAGED = "damaged, decoded as far as it goes"
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
@@ -34,12 +35,16 @@ _KEPT = "the frames before are good, copy or record it again for the rest"
 class Retry:
     """How often a camera or stream that was lost is opened again before that is an error.
 
-    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, and each may take its own time on top: 10 s at an
-    address. A frame starts the count anew.
+    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute, and each may take its own time on
+    top: 10 s at an address. A frame starts the count anew.
     """
 
     attempts: int = 5
     first_wait_s: float = 0.5
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds before an attempt, counted from 0."""
+        return max(self.first_wait_s, min(self.first_wait_s * 2.0 ** min(attempt, 30), LONGEST_WAIT_S))
 
 
 class _Faults:
@@ -382,7 +387,7 @@ class LiveSource:
         retry = self._retry or Retry(0)
         for attempt in range(retry.attempts):
             log.warning("%s: %s; attempt %d of %d to open it again", place, reason, attempt + 1, retry.attempts)
-            if self._stopped.wait(retry.first_wait_s * 2**attempt):
+            if self._stopped.wait(retry.wait_s(attempt)):
                 return False
             try:
                 self._connect(self._reopen())

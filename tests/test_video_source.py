@@ -757,6 +757,13 @@ def test_the_number_of_attempts_is_bounded_and_begins_anew_after_a_frame(clip: P
         list(source)
 
 
+def test_the_waits_for_a_lost_camera_double_up_to_a_minute() -> None:
+    waits_s = [Retry().wait_s(attempt) for attempt in range(10)]
+    assert waits_s == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert Retry().wait_s(1_000_000) == 60
+    assert Retry(first_wait_s=300).wait_s(2) == 300
+
+
 def test_a_camera_that_comes_back_without_a_picture_counts_as_lost(clip: Path, tmp_path: Path) -> None:
     write_no_frames(tmp_path / "dark.avi")
     frames: list[Frame] = []
