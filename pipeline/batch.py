@@ -14,13 +14,23 @@ from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink
 from .hindsight import with_pictures
-from .image_source import holds_pictures
+from .image_source import ImageSource, holds_pictures
 from .open import Choices, Engines, OpenEngines
 from .part_file import make_folder, part_of
 from .progress import Reporter, Task
 from .record import Record
 from .resume import Earlier
-from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, where, write_sidecar
+from .sidecar import (
+    Origin,
+    Outcome,
+    describe_source,
+    has_origin,
+    identify_input,
+    models_that_run,
+    note_origin,
+    where,
+    write_sidecar,
+)
 from .source import Source, counted, is_pipe, is_same_file, is_url, without_credentials
 from .sources import open_source
 from .tasks import Outputs
@@ -136,6 +146,7 @@ class _Run:
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
+        self.earlier_frames = 0  # of this table, which an interrupted run has done
 
     def track(self) -> list[Failure]:
         """Read, track, write; the answer is what had to be left out.
@@ -236,7 +247,10 @@ class _Run:
         misfit: ConfigError | None = None
         with self.record as record:
             self._open_sinks(source)
+            self._go_on(source)
             stale = self._stale_video()
+            sidecar = self.outputs.sidecar(self.task)
+            noted = source.kind != "images" or self.earlier_frames > 0
             try:
                 with closing(self._results(source)) as results:
                     for result in results:
@@ -244,7 +258,12 @@ class _Run:
                         if misfit is not None:
                             source.failed.append((result.frame.name, told(misfit)))
                             continue
+                        if not noted:  # of other rows, which these replace
+                            part_of(sidecar).unlink(missing_ok=True)
                         record.write(result)
+                        if not noted:
+                            note_origin(sidecar, self.origin)
+                            noted = True
                         if stale is not None:
                             stale.unlink(missing_ok=True)
                         self.reporter.advanced(self.task)
@@ -255,11 +274,22 @@ class _Run:
             if misfit is not None and not record.tally.frames:
                 raise misfit  # as of all the others
             outdated = self._outdated_video()
-            self.outputs.sidecar(self.task).unlink(missing_ok=True)  # it would vouch for the table that follows
+            sidecar.unlink(missing_ok=True)  # it would vouch for the table that follows
             record.finish()
             if outdated is not None:
                 outdated.unlink(missing_ok=True)
         return broken
+
+    def _go_on(self, source: Source) -> None:
+        """Take over the pictures that an interrupted run of the same origin has done, if they are to be resumed."""
+        if self.outputs.existing != "resume" or self.outputs.video or self.table is None:
+            return
+        if not isinstance(source, ImageSource) or source.kind != "images":
+            return
+        if has_origin(self.outputs.sidecar(self.task), self.origin):
+            source.done = frozenset(self.table.go_on())
+            self.record.tally.counts, self.earlier_frames = self.table.counts, len(source.done)
+            self.reporter.advanced(self.task, self.earlier_frames)
 
     def _stale_video(self) -> Path | None:
         """The annotated video of the interrupted run whose rows the first new one replaces, if this run makes none."""
@@ -318,7 +348,7 @@ class _Run:
 
     def _line(self, outcome: Outcome) -> str:
         tally = self.record.tally
-        rate = tally.frames / max(outcome.wall_s, 1e-9)
+        rate = (tally.frames - self.earlier_frames) / max(outcome.wall_s, 1e-9)
         speed = f"{rate:.0f}" if rate >= ROUND_RATE else f"{rate:.2g}"
         line = f"{counted(tally.frames, 'frame')}, {tally.counts.frames_with_face} with a face, {speed} frames/s"
         return f"{line} -> {self.outputs.table(self.task)}"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     help="What to watch; a FILE plays at its own speed, as if it happened now.",
 )
 @opt.camera_mode
+@opt.retry
 @click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, and a .json of the same name beside.")
 @click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
 @click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
@@ -42,7 +43,16 @@ if TYPE_CHECKING:
 @opt.smooth_live
 @opt.talk
 @click.pass_obj
-def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, decoder: Decoder, **options: Any) -> None:
+def live(
+    engines: OpenEngines,
+    /,
+    camera: str,
+    jsonl: bool,
+    no_window: bool,
+    decoder: Decoder,
+    retry: int,
+    **options: Any,
+) -> None:
     """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C.
 
     What comes too fast is dropped, of a FILE, too: `facetrack batch` is for recordings and tracks every frame.
@@ -60,14 +70,18 @@ def live(engines: OpenEngines, /, camera: str, jsonl: bool, no_window: bool, dec
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
     from .open import Choices
+    from .video_source import Retry
 
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)
     with engines(Choices(**options)) as opened:
-        line = LiveRun(opened, outputs, CameraMode(**asked), decoder).track(camera)
-    if line:
-        say(line)
-    else:
+        run = LiveRun(opened, outputs, CameraMode(**asked), decoder, Retry(retry))
+        try:
+            run.track(camera)
+        finally:
+            if run.summary:
+                say(run.summary)
+    if not run.summary:
         _forget_stdout()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections import deque
@@ -153,9 +154,8 @@ class Counts:
     rows: int = 0
     most_faces: int = 0
 
-    def plus(self, result: Result) -> Counts:
-        """The counts with one more frame."""
-        faces = len(result.faces)
+    def plus(self, faces: int) -> Counts:
+        """The counts with one more frame, of so many faces."""
         return Counts(
             self.frames + 1,
             self.frames_with_face + (faces > 0),
@@ -207,6 +207,23 @@ class CsvSink:
         """Whether the file still holds the rows of an earlier run."""
         return self._file.inherited
 
+    def go_on(self) -> list[str]:
+        """Keep, of an earlier run's rows, those of whole pictures; the answer is their names.
+
+        Raises:
+            SinkError: the file cannot be read or written.
+        """
+        try:
+            names, end, counts = _whole_pictures(self._file.part, self._columns.names())
+            if names:
+                self._out.seek(end)
+                self._out.truncate()
+                self._kept, self._file.inherited = (end, counts), False
+                self._ends.append(end)
+        except OSError as error:
+            raise self._given_up(error) from error
+        return names
+
     def write(self, result: Result) -> None:
         """Write a frame's rows.
 
@@ -216,7 +233,7 @@ class CsvSink:
             ConfigError: the frame has another aspect than the intrinsics.
         """
         rows = "".join(self._columns.rows(result)).encode()
-        counts = self.counts.plus(result)
+        counts = self.counts.plus(len(result.faces))
         try:
             self._begin()
             self._out.write(rows)
@@ -294,6 +311,34 @@ class CsvSink:
                 self._given_up(error)
         if not self.counts.rows:
             self._file.discard()
+
+
+def _whole_pictures(part: Path, columns: list[str]) -> tuple[list[str], int, Counts]:
+    """The pictures in a table that may be cut off, where the rows of the last one end, and what is before.
+
+    Nothing tells whether the very last one has all of its faces: it is left out.
+    """
+    names, kept = list[str](), (0, Counts())
+    read, faces, last = 0, 0, ["", "0"]
+
+    def lines() -> Iterator[str]:
+        nonlocal read
+        for line in file:
+            read += len(line)
+            yield line.decode()
+
+    with part.open("rb") as file, suppress(csv.Error, UnicodeDecodeError):
+        table = csv.reader(lines(), strict=True)
+        end = read if next(table, None) == columns else math.inf
+        for row in table:
+            if end == math.inf or len(row) != len(columns):
+                break
+            if row[1] != last[1] and last[0]:
+                names.append(last[0])
+                kept = int(end), kept[1].plus(faces)
+            faces = int(row[2] != "") + (faces if row[1] == last[1] else 0)
+            end, last = read, row[:2]
+    return names, *kept
 
 
 def _numbers(values: Float32 | Float64, decimals: int) -> str:

@@ -46,6 +46,7 @@ class ImageSource:
 
     Attributes:
         failed: (name, reason) of each picture that was left out.
+        done: names of pictures without a rate that are counted and not given.
         See `source.Source` for the rest.
 
     Args:
@@ -68,6 +69,7 @@ class ImageSource:
         self.frames: int | None = len(files)
         self.failed: list[tuple[str, str]] = []
         self._with_pages: list[tuple[str, int]] = []
+        self.done: Set[str] = frozenset()
         self._stopped = False
         self.size: tuple[int, int] | None = None
         if rate is not None:
@@ -101,6 +103,9 @@ class ImageSource:
         for place, (name, file) in enumerate(self._files):
             if self._stopped:
                 return
+            if name in self.done:
+                given += 1
+                continue
             bgr = self._read_one(name, file)
             if bgr is None:
                 continue

@@ -25,11 +25,13 @@ from .sinks import JsonLinesSink
 from .source import Decoder, Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
+from .video_source import Retry
 from .window import LiveWindow
 
 log = logging.getLogger(__name__)
 
 TELL_EVERY_S = 1.0  # at most so often of dropped frames
+MANY_DROPPED, OVER_S = 0.05, 60.0  # a larger share, in so long, is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +87,35 @@ class LiveOutputs:
             refuse_existing(files, "choose another name or add --overwrite")
 
 
+class Drops:
+    """Tells of dropped frames: how many, to whoever wants to know it, and once that they are many."""
+
+    def __init__(self, now_s: float) -> None:
+        self._told_s, self._told, self._warned = now_s, 0, False
+        self._since_s, self._tracked, self._dropped = now_s, 0, 0
+
+    def see(self, tracked: int, dropped: int, now_s: float) -> None:
+        """Take how many frames there were so far."""
+        if dropped > self._told and now_s - self._told_s >= TELL_EVERY_S:
+            self._told_s, self._told = now_s, dropped
+            log.info("%d frames dropped so far", dropped)
+        if now_s - self._since_s < OVER_S or self._warned:
+            return
+        lost, all_frames = dropped - self._dropped, dropped - self._dropped + tracked - self._tracked
+        self._since_s, self._tracked, self._dropped = now_s, tracked, dropped
+        if lost > MANY_DROPPED * all_frames:
+            self._warned = True
+            log.warning("%d of %d frames in a minute were dropped: not all can be tracked in time", lost, all_frames)
+
+
 class LiveRun:
     """From one source to all outputs, until the source ends, the window is closed, nobody reads lines or Ctrl-C comes.
 
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
+
+    Attributes:
+        summary: says in words how it went, once that is over; nothing where no source was opened, or the program that
+            read JSON lines has gone.
     """
 
     def __init__(
@@ -97,14 +124,17 @@ class LiveRun:
         outputs: LiveOutputs,
         camera_mode: CameraMode | None = None,
         decoder: Decoder = "cpu",
+        retry: Retry | None = None,
     ) -> None:
-        self.engines, self.outputs, self.camera_mode, self.decoder = engines, outputs, camera_mode, decoder
+        self.engines, self.outputs, self.camera_mode = engines, outputs, camera_mode
+        self.decoder, self.retry = decoder, retry
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
         self._started = ""
+        self.summary = ""
 
-    def track(self, spec: str) -> str:
-        """Run; the answer says in words how it went, or nothing where the program that read JSON lines has gone.
+    def track(self, spec: str) -> None:
+        """Run.
 
         Raises:
             SourceError: the source cannot be opened, or was lost.
@@ -116,7 +146,7 @@ class LiveRun:
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
-        opening = open_source(spec, realtime=True, decoder=self.decoder, camera_mode=self.camera_mode)
+        opening = open_source(spec, realtime=True, retry=self.retry, decoder=self.decoder, camera_mode=self.camera_mode)
         with opening as source, Record() as record:
             identity = identify_live(spec, source.kind)
             self._open_sinks(source, record)
@@ -135,10 +165,10 @@ class LiveRun:
                 outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described, self._started)
                 self._write_sidecar(identity, record.tally, outcome)
         if isinstance(ended_by, ReaderGone):
-            return ""
+            return
+        self.summary = f"{counted(record.tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
         if ended_by is not None:
             raise ended_by
-        return f"{counted(record.tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
 
     def _open_sinks(self, source: Source, record: Record) -> None:
         outputs = self.outputs
@@ -158,15 +188,13 @@ class LiveRun:
             record.add(self._window)
 
     def _pump(self, source: Source, record: Record) -> None:
-        told_s, told = time.monotonic(), 0
+        drops = Drops(time.monotonic())
         with closing(self._results(source)) as results:
             for result in results:
                 if source.live and not self._started:
                     self._started = when_started(result.frame)
                 record.write(result)
-                if self._pipeline.dropped > told and time.monotonic() - told_s >= TELL_EVERY_S:
-                    told_s, told = time.monotonic(), self._pipeline.dropped
-                    log.info("%d frames dropped so far", told)
+                drops.see(record.tally.frames, self._pipeline.dropped, time.monotonic())
                 if self._window is not None and self._window.closed:
                     return
 

@@ -265,6 +265,13 @@ camera_mode = chain(
         help="Ask it for this format, such as mjpeg, in which USB cameras send large pictures fast.",
     ),
 )
+retry = click.option(
+    "--retry",
+    type=click.IntRange(0),
+    default=5,
+    show_default=True,
+    help="Open a lost camera or stream again so many times; the waits double, from 0.5 s up to a minute.",
+)
 intrinsics = click.option(
     "--intrinsics",
     type=PATH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import threading
@@ -13,6 +14,8 @@ from typing import TypeVar
 T = TypeVar("T")
 
 HOLDS = 1 << 16  # bytes that wait in a pipe, at most, unless somebody has made it larger
+BEHIND_S = 10.0  # pictures come in pieces of up to so long; a sender who is ahead for longer has a faster clock
+CATCH_UP_S = 0.5  # of pictures are then given at once, at most: no camera's clock is a twentieth too fast
 LOOK_UP_S = 0.1  # how long whoever waits for bytes does not look whether they are still wanted
 FAREWELL_S = 1.0  # for a thread to end whose work is no longer wanted, before its caller goes on
 
@@ -73,6 +76,43 @@ class Pipe:
             descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
+
+
+class Backlog:
+    """Which pictures have waited in a pipe since they were written, so that all would stay late.
+
+    While FFmpeg found out what they are, and before, the program at the pipe's other end has gone on: the first ones
+    have waited until one has just come, or the pipe cannot have held so many. But who has written more than a pipe
+    holds, and kept nobody waiting, writes what was there already, and is never late.
+
+    Later some have where all of `BEHIND_S` were there before they were due: the clock at the other end is faster.
+
+    Args:
+        pipe: just opened.
+    """
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe, self._waits, self._full = pipe, pipe.waits, pipe.taken + HOLDS
+        self._is_live = self._is_opening = pipe.waits > 0 or pipe.taken <= HOLDS
+        self._until_s = -math.inf  # by the stamps
+        self._since_s = math.inf  # by the clock
+
+    def holds(self, time_s: float, due_s: float, now_s: float) -> bool:
+        """Whether the next picture is one of them; one call per picture, in order.
+
+        Args:
+            time_s: by its stamp.
+            due_s, now_s: when it is due and has been read, by the clock.
+        """
+        has_come, is_early = self._pipe.waits > self._waits, due_s > now_s
+        held = self._is_opening or (is_early and time_s < self._until_s)
+        if has_come or self._pipe.taken > self._full:
+            self._is_opening = False
+        if has_come or not is_early:
+            self._waits, self._since_s, self._until_s = self._pipe.waits, now_s, -math.inf
+        elif self._is_live and now_s - self._since_s > BEHIND_S:
+            self._since_s, self._until_s, held = now_s, time_s + CATCH_UP_S, True
+        return held
 
 
 def _is_readable(descriptor: int, patience_s: float) -> bool:

@@ -58,11 +58,15 @@ class Reporter(Protocol):
 
 @contextmanager
 def open_progress(tasks: int, stream: TextIO | None) -> Iterator[Reporter]:
-    """Bars with the time left if the stream is a terminal, else a line per task; nothing if it is closed (None)."""
+    """Bars with the time left if the stream is a terminal, else lines; nothing if it is closed (None)."""
     if stream is None:
         yield NoProgress()
     elif not stream.isatty():
-        yield LineProgress(stream)
+        lines = LineProgress(stream, tasks)
+        try:
+            yield lines
+        finally:
+            lines.close()
     else:
         with BarProgress(tasks, stream) as bars:
             yield bars
@@ -82,10 +86,11 @@ class NoProgress:
 
 
 class LineProgress:
-    """One line for each task that is over."""
+    """One line for each task that is over; of several with its number, and at the end one for all of them."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, tasks: int = 1) -> None:
+        self._stream, self._tasks = stream, tasks
+        self._done = self._failed = self._interrupted = 0
 
     def began(self, task: Task, frames: int | None) -> None:
         """Nothing is said yet."""
@@ -95,7 +100,21 @@ class LineProgress:
 
     def ended(self, task: Task, line: str) -> None:
         """Say how it went."""
-        print(one_line(f"{task.label}: {line}"), file=self._stream, flush=True)
+        failed, interrupted = line.startswith("failed: "), line.startswith("interrupted")
+        self._failed, self._interrupted = self._failed + failed, self._interrupted + interrupted
+        self._done += not failed and not interrupted
+        number = self._done + self._failed + self._interrupted
+        of = f"[{number}/{self._tasks}] " if self._tasks > 1 else ""
+        self._say(f"{of}{task.label}: {line}")
+
+    def close(self) -> None:
+        """Say how many are done, where there are several and one of them has begun to be."""
+        if self._tasks > 1 and self._done + self._failed + self._interrupted:
+            left = self._tasks - self._done - self._failed
+            self._say(f"{self._done} done, {self._failed} failed, {left} left")
+
+    def _say(self, line: str) -> None:
+        print(one_line(line), file=self._stream, flush=True)
 
 
 def one_line(text: str) -> str:

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..tracker.types import Frame
 from .csv_sink import SCHEMA
 from .image_source import fixed_part, matches_of, pictures_among, printable
 from .machine import describe_machine
-from .part_file import atomic_write_text
+from .part_file import atomic_write_text, part_of
 from .record import Tally
 from .source import Source, is_url, without_credentials
 
@@ -146,6 +147,21 @@ class Outcome:
     backend: str
     source: Mapping[str, Any] = field(default_factory=dict)
     started: str = ""
+
+
+def note_origin(sidecar: Path, origin: Origin) -> None:
+    """Write beside a table's part, as far as that is possible, what it depends on; the sidecar takes its place."""
+    with suppress(OSError):
+        part_of(sidecar).write_text(json.dumps(origin.table()), encoding="utf-8")
+
+
+def has_origin(sidecar: Path, origin: Origin) -> bool:
+    """Whether `note_origin` has noted this origin."""
+    try:
+        noted = json.loads(part_of(sidecar).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return bool(noted == json.loads(json.dumps(origin.table())))
 
 
 def write_sidecar(

@@ -9,6 +9,8 @@ from fractions import Fraction
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from .pipe import Backlog
+
 LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed if the next one does not take it back
 FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the first stamp that is wrong
 STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
@@ -33,16 +35,13 @@ class Pace:
     Args:
         in_pieces: they come many at once, a piece of a list with each. One that comes late moves all others with it:
             those that came in the same piece must not come at once, nor the next piece late again.
+        backlog: of the pipe that they come through. One that has waited there is due at once, and those that follow go
+            by it.
     """
 
-    def __init__(self, *, in_pieces: bool = False) -> None:
-        self._began_s, self._in_pieces = time.perf_counter(), in_pieces
+    def __init__(self, *, in_pieces: bool = False, backlog: Backlog | None = None) -> None:
+        self._began_s, self._in_pieces, self._backlog = time.perf_counter(), in_pieces, backlog
         self._end_s = 0.0  # of the last picture, by the stamps
-
-    def meet(self, time_s: float, length_s: float) -> float:
-        """Let the next picture be due now, and those that follow go by it; see `due_s`."""
-        self._began_s, self._end_s = time.perf_counter() - time_s, time_s + length_s
-        return self._began_s + time_s
 
     def due_s(self, time_s: float, length_s: float) -> float:
         """When the next picture is due.
@@ -58,8 +57,11 @@ class Pace:
         if gap_s > LEAP_S:
             self._began_s -= gap_s
         self._end_s = time_s + length_s
+        now_s = time.perf_counter()
         if self._in_pieces:
-            self._began_s = max(self._began_s, time.perf_counter() - time_s)
+            self._began_s = max(self._began_s, now_s - time_s)
+        if self._backlog is not None and self._backlog.holds(time_s, self._began_s + time_s, now_s):
+            self._began_s = now_s - time_s
         return self._began_s + time_s
 
 

@@ -16,7 +16,7 @@ from av.video.frame import VideoFrame
 
 from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
-from .pipe import HOLDS, Pipe
+from .pipe import Backlog, Pipe
 from .source import Kind, ReadOnce, counted
 from .video_clock import MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
@@ -24,7 +24,8 @@ from .video_reader import Reader, declared_length_s, expected_frames, first_pict
 log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
-NOTED = 100  # faults of a camera or stream that are listed one by one: it may run for days
+NOTED = 100  # faults of what is live that are listed one by one: it may run for days
+LONGEST_WAIT_S = 60.0  # for a lost camera or stream
 DAMAGED = "damaged, decoded as far as it goes"
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
@@ -34,12 +35,31 @@ _KEPT = "the frames before are good, copy or record it again for the rest"
 class Retry:
     """How often a camera or stream that was lost is opened again before that is an error.
 
-    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, and each may take its own time on top: 10 s at an
-    address. A frame starts the count anew.
+    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute, and each may take its own time on
+    top: 10 s at an address. A frame starts the count anew.
     """
 
     attempts: int = 5
     first_wait_s: float = 0.5
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds before an attempt, counted from 0."""
+        return max(self.first_wait_s, min(self.first_wait_s * 2.0 ** min(attempt, 30), LONGEST_WAIT_S))
+
+
+class _Faults:
+    """What failed, as a source tells it: all, or of what is live the first hundred, then the last."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.listed: list[tuple[str, str]] = []
+        self._live, self._unlisted = live, 0
+
+    def note(self, place: str, reason: str) -> None:
+        if self._live and len(self.listed) > NOTED:
+            self._unlisted += 1
+            self.listed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
+        else:
+            self.listed.append((place, reason))
 
 
 class VideoSource:
@@ -60,7 +80,8 @@ class VideoSource:
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
             the pictures from there to the next key frame, which are built on what was lost, and of each picture from
-            which on they have another aspect.
+            which on they have another aspect; in real time the first hundred, then the last, with how many there are
+            between.
         See `source.Source` for the rest.
     """
 
@@ -93,7 +114,8 @@ class VideoSource:
             SourceError: there is no video in it, or not one frame.
         """
         self.name, self.kind, self.live = name, kind, realtime
-        self.failed: list[tuple[str, str]] = []
+        self._faults = _Faults(live=realtime)
+        self.failed = self._faults.listed
         self._label, self._shortage, self._pipe = label, shortage, pipe
         self._stopped = threading.Event()
         try:
@@ -111,10 +133,10 @@ class VideoSource:
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
         self._met_damage = False
-        self._doubtful: list[tuple[int, float]] = []  # number and time of the pictures since the last damage
+        self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
         self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
-        self._opened_at = (0, 0) if pipe is None else (pipe.waits, pipe.taken)
+        self._backlog = Backlog(pipe) if pipe is not None else None
         self._frames = ReadOnce(self._deliver(first_bgr), label)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -145,7 +167,7 @@ class VideoSource:
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
-        pace, is_late = Pace(), self._comes_late()
+        pace = Pace(backlog=self._backlog)
         index = 0
         picture = self._reader.first
         while picture is not None:
@@ -153,13 +175,12 @@ class VideoSource:
             place = f"frame {index + 1} ({time_s:.3f} s)"
             if picture.is_corrupt:
                 self._met_damage = True
-                self.failed.append((place, DAMAGED))
+                self._faults.note(place, DAMAGED)
             self._doubt(picture, index, time_s)
             if self._to_bgr.changed:
-                self.failed.append((place, self._to_bgr.changed))
+                self._faults.note(place, self._to_bgr.changed)
             length_s = lasts_s(picture, self.rate)
-            end_s, due_s = time_s + length_s, (pace.meet if is_late else pace.due_s)(time_s, length_s)
-            is_late = is_late and not self._has_caught_up()
+            end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
                 return
             yield Frame(index, time_s, time.perf_counter(), bgr)
@@ -179,33 +200,20 @@ class VideoSource:
         if picture.key_frame:
             self._name_doubtful()
         elif self._is_doubtful:
-            self._doubtful.append((index, time_s))
+            self._doubtful = (*self._doubtful[:1], (index, time_s))
         self._is_doubtful = picture.is_corrupt or (self._is_doubtful and not picture.key_frame)
 
     def _name_doubtful(self) -> None:
         if self._doubtful:
             (first, began_s), (last, ended_s) = self._doubtful[0], self._doubtful[-1]
-            self.failed.append((f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL))
-            self._doubtful.clear()
-
-    def _comes_late(self) -> bool:
-        """Whether pictures may have waited since they were written into the pipe.
-
-        While FFmpeg found out what they are, and before, the program at the pipe's other end has gone on; but who has
-        written more than a pipe holds, and kept nobody waiting, writes what was there already.
-        """
-        return self._pipe is not None and (self._opened_at[0] > 0 or self._opened_at[1] <= HOLDS)
-
-    def _has_caught_up(self) -> bool:
-        """Whether the present picture has just come, or the pipe cannot have held so many when it was opened."""
-        pipe, (waits, taken) = self._pipe, self._opened_at
-        return pipe is None or pipe.waits > waits or pipe.taken > taken + HOLDS
+            self._faults.note(f"frames {first + 1} to {last + 1} ({began_s:.3f} to {ended_s:.3f} s)", DOUBTFUL)
+            self._doubtful = ()
 
     def _read(self, index: int) -> VideoFrame | None:
         picture = self._reader.read()
         for _ in range(self._reader.damaged - self._damaged):
             self._met_damage = self._is_doubtful = True
-            self.failed.append((f"packet after frame {index}", self._reader.reason))
+            self._faults.note(f"packet after frame {index}", self._reader.reason)
         self._damaged = self._reader.damaged
         return picture
 
@@ -273,8 +281,8 @@ class LiveSource:
         by_stamps: bool = False,
     ) -> None:
         self.name, self.kind = name, kind
-        self.failed: list[tuple[str, str]] = []
-        self._unlisted = 0  # of what failed
+        self._faults = _Faults(live=True)
+        self.failed = self._faults.listed
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
@@ -350,20 +358,13 @@ class LiveSource:
     def _note_faults(self, index: int) -> None:
         """Note what is wrong with the picture that is about to be given, and what was left out before it."""
         for _ in range(self._reader.damaged - self._damaged):
-            self._note(f"packet after frame {index}", self._reader.reason)
+            self._faults.note(f"packet after frame {index}", self._reader.reason)
         self._damaged = self._reader.damaged
         place = f"frame {index + 1} ({self._time_s:.3f} s)"
         if self._picture is not None and self._picture.is_corrupt:
-            self._note(place, DAMAGED)
+            self._faults.note(place, DAMAGED)
         if self._to_bgr.changed:
-            self._note(place, self._to_bgr.changed)
-
-    def _note(self, place: str, reason: str) -> None:
-        if len(self.failed) > NOTED:
-            self._unlisted += 1
-            self.failed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
-        else:
-            self.failed.append((place, reason))
+            self._faults.note(place, self._to_bgr.changed)
 
     def _advance(self) -> str:
         """Take the next picture; the answer is "" or why there is none."""
@@ -386,7 +387,7 @@ class LiveSource:
         retry = self._retry or Retry(0)
         for attempt in range(retry.attempts):
             log.warning("%s: %s; attempt %d of %d to open it again", place, reason, attempt + 1, retry.attempts)
-            if self._stopped.wait(retry.first_wait_s * 2**attempt):
+            if self._stopped.wait(retry.wait_s(attempt)):
                 return False
             try:
                 self._connect(self._reopen())
@@ -394,7 +395,7 @@ class LiveSource:
                 reason = why(error)
             else:
                 away_s = time.perf_counter() - self._taken_s
-                self._note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
+                self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
                 self._begin_clock(self._time_s + away_s)
                 return self._still_wanted()
         tried = f"; tried {retry.attempts} times to open it again, check device or network" if retry.attempts else ""

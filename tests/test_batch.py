@@ -734,6 +734,68 @@ def test_resume_does_tables_of_pictures_again_too(tmp_path: Path) -> None:
     assert track([folder], Outputs(tmp_path / "out", existing="resume")) == []
 
 
+SHOTS = [f"{i}, {'a' if i % 2 else 'b'}.png" for i in range(8)]  # names that a table has to quote
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Eight pictures of two faces, and one that cannot be read."""
+    source = PaintedSource(count=8, faces=(PaintedFace((90, 120)), PaintedFace((230, 120))))
+    folder = paint_pictures(tmp_path / "shots", source, SHOTS)
+    (folder / "2, broken.png").write_text("no picture", encoding="utf-8")
+    return folder
+
+
+def interrupted(folder: Path, out: Path, runs: int, **options: Any) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={runs: KeyboardInterrupt()}))
+    with pytest.raises(KeyboardInterrupt):
+        track([folder], Outputs(out, existing="resume", **options), engines=engines)
+
+
+def test_pictures_are_resumed_behind_the_last_one_and_the_table_is_the_same(shots: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    (wanted,) = track([shots], Outputs(whole))
+    interrupted(shots, out, 12)
+    assert {file.name for file in out.iterdir()} == {"shots.csv.part", "shots.json.part"}
+    part = (out / "shots.csv.part").read_bytes()
+    done = part.count(b"\n") // 2
+    assert 2 <= done < 7
+    interrupted(shots, out, 0)  # before a new row: of the last picture nothing tells whether it is whole
+    assert part.startswith((out / "shots.csv.part").read_bytes())
+    notes, engines = Notes(), PaintedEngines()
+    assert track([shots], Outputs(out, existing="resume"), engines=engines, notes=notes) == [wanted]
+    assert notes.advances == 8
+    assert engines.detector.searched == 8 - (done - 2)  # each interruption has cost one
+    assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+    assert {file.name for file in out.iterdir()} == {"shots.csv", "shots.json"}
+    told, meant = (sidecar(folder / "shots.json") for folder in (out, whole))
+    assert (told["counts"], told["failed"]) == (meant["counts"], meant["failed"])
+
+
+@pytest.mark.parametrize("cut", range(0, 9000, 700))
+def test_of_pictures_whole_rows_are_kept_wherever_a_killed_run_has_stopped(
+    cut: int, shots: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    track([shots], Outputs(whole))
+    interrupted(shots, out, 16)
+    part = out / "shots.csv.part"
+    part.write_bytes((whole / "shots.csv").read_bytes()[:cut])
+    track([shots], Outputs(out, existing="resume"))
+    assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+
+
+def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    interrupted(shots, out, 12)
+    (shots / "0, first.png").write_bytes((shots / SHOTS[0]).read_bytes())
+    engines = PaintedEngines()
+    track([shots], Outputs(out, existing="resume"), engines=engines)
+    assert engines.detector.searched == 9
+    track([shots], Outputs(tmp_path / "whole"))
+    assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
+
+
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()

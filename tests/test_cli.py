@@ -8,9 +8,12 @@ import io
 import json
 import logging
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from importlib import metadata
@@ -331,6 +334,7 @@ def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_p
         ("live", "--camera", "0", "--camera-size", "1280"),
         ("live", "--camera", "0", "--camera-rate", "0"),
         ("live", "--camera", "0", "--camera-format", "M JPEG"),
+        ("live", "--camera", "0", "--retry", "-1"),
         ("juggle",),
         ("export", "gv", "--to", "onnx", "--out", "out", "--precision", "fp8"),
         ("export", "gv", "--to", "onnx", "--out", "out", "--batch", "few"),
@@ -481,11 +485,28 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
     assert (settings["smooth"], settings["raw"]) == ("kalman", False)
 
 
-def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path) -> None:
+def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = PaintedEngines(PaintedBackend(failing={3: KeyboardInterrupt()}))  # behind those for the first frame
     assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
+    assert re.search(r"^\d+ frames? tracked, \d+ dropped$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_a_lost_stream_is_opened_again_as_often_as_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = paint_video(tmp_path / "clip.ts", PaintedSource(count=8)).read_bytes()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve_once() -> None:
+        with server, server.accept()[0] as client:
+            client.sendall(content)
+
+    threading.Thread(target=serve_once, daemon=True).start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    assert run("live", "--camera", address, "--no-window", "--jsonl", "--retry", "0") == 1
+    assert re.search(r"lost after frame 8 \(.*\): it ended; in stage capture", capsys.readouterr().err)
 
 
 @pytest.fixture(scope="module")

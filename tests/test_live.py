@@ -14,7 +14,7 @@ from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack.pipeline.batch import track_all
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
-from facetrack.pipeline.live import LiveOutputs, LiveRun
+from facetrack.pipeline.live import Drops, LiveOutputs, LiveRun
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.part_file import PartFile
 from facetrack.pipeline.progress import NoProgress
@@ -100,6 +100,16 @@ def test_when_time_began_is_counted_back_from_any_frame(monkeypatch: pytest.Monk
     began = [datetime.fromisoformat(when_started(Frame(9, at_s, 40.0 + at_s, grey()))) for at_s in (0.0, 3.25)]
     assert abs(began[1] - began[0]) < timedelta(seconds=5)
     assert abs(datetime.now(UTC) - began[0] - timedelta(seconds=60)) < timedelta(seconds=5)
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.04, 0), (0.06, 1)])
+def test_many_dropped_frames_are_told_once(share: float, told: int, caplog: pytest.LogCaptureFixture) -> None:
+    drops = Drops(0.0)
+    for second in range(1, 600):
+        drops.see(round((1 - share) * 50 * second), round(share * 50 * second), float(second))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "180 of 3000 frames in a minute were dropped: not all can be tracked in time"
+    ] * told
 
 
 class InterruptedListener(io.StringIO):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from contextlib import suppress
 
 import pytest
 
@@ -32,8 +33,38 @@ def report(stream: io.StringIO, frames: int | None) -> str:
     return stream.getvalue()
 
 
-def test_a_log_gets_one_line_for_each_input() -> None:
-    assert report(io.StringIO(), 3) == "videos/clip.mp4: 3 frames\n"
+def test_a_log_of_one_input_gets_one_line() -> None:
+    stream = io.StringIO()
+    with open_progress(1, stream) as progress:
+        progress.ended(Task("videos/clip.mp4", "clip"), "3 frames")
+    assert stream.getvalue() == "videos/clip.mp4: 3 frames\n"
+
+
+def test_a_log_of_several_inputs_tells_how_many_are_done_also_where_it_ends_before_the_last() -> None:
+    stream = io.StringIO()
+    with suppress(KeyboardInterrupt), open_progress(5, stream) as progress:
+        for name, line in (
+            ("a", "3 frames"),
+            ("b", "failed: not found"),
+            ("c", "finished before"),
+            ("d", "interrupted"),
+        ):
+            progress.ended(Task(f"{name}.mp4", name), line)
+        raise KeyboardInterrupt
+    assert stream.getvalue().splitlines() == [
+        "[1/5] a.mp4: 3 frames",
+        "[2/5] b.mp4: failed: not found",
+        "[3/5] c.mp4: finished before",
+        "[4/5] d.mp4: interrupted",
+        "2 done, 1 failed, 2 left",
+    ]
+
+
+def test_nothing_is_said_of_inputs_none_of_which_has_begun() -> None:
+    stream = io.StringIO()
+    with open_progress(5, stream):
+        pass
+    assert not stream.getvalue()
 
 
 def test_a_terminal_gets_a_bar_and_keeps_the_line() -> None:

@@ -33,9 +33,10 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.pipe import HOLDS, Pipe
+from facetrack.pipeline.pipe import BEHIND_S, HOLDS, Backlog, Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
+from facetrack.pipeline.video_clock import Pace
 from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.types import Frame
@@ -346,6 +347,53 @@ def test_what_comes_through_a_pipe_faster_than_it_was_taken_is_paced(tmp_path: P
     assert last.taken_s - first.taken_s > 4 / 30  # two thirds may have been there already, and could be decoded in less
 
 
+class Sender:
+    """Writes a picture every 40 ms by its own clock, which may be fast or slow; who reads them is done at once."""
+
+    def __init__(self, speed: float, *, piece: int = 1, ahead: bool = False) -> None:
+        self.speed, self.piece, self.ahead = speed, piece, ahead
+        self.now_s = 0.0
+
+    def lags_s(self, count: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        """How late each of so many pictures is given, after it, and those that are written with it, could have been."""
+        monkeypatch.setattr("time.perf_counter", lambda: self.now_s)
+        pipe = Pipe(Path("pipe"))
+        pipe.taken, pipe.waits = (HOLDS + 1, 0) if self.ahead else (1000, 1)
+        pace, lags = Pace(backlog=Backlog(pipe)), list[float]()
+        for number in range(count):
+            written_s = (number + self.piece - 1) // self.piece * self.piece * 0.04 / self.speed
+            if written_s > self.now_s:
+                self.now_s = written_s
+                pipe.waits += 1
+            pipe.taken += 1000
+            self.now_s = max(self.now_s, pace.due_s(0.04 * number, 0.04))
+            lags.append(self.now_s - written_s)
+        return lags
+
+
+HOUR = 25 * 3600  # pictures
+
+
+@pytest.mark.parametrize("speed", [0.99, 1.0, 1.005, 1.02])
+def test_a_pipe_whose_writer_has_a_faster_clock_falls_no_further_behind(
+    speed: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert max(Sender(speed).lags_s(HOUR, monkeypatch)) < 0.05 + BEHIND_S * max(speed - 1, 0)
+
+
+def test_a_pipe_in_pieces_is_not_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as of 6 s, where all but the newest of a piece would be dropped."""
+    sender = Sender(1.0, piece=150)
+    given_s = np.array(sender.lags_s(HOUR, monkeypatch))[1:-149].reshape(-1, 150)
+    np.testing.assert_allclose(np.diff(given_s[1:], axis=1), 0.04, atol=1e-6)
+
+
+def test_a_recording_that_is_written_into_a_pipe_is_given_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = Sender(1000.0, ahead=True)
+    sender.lags_s(HOUR, monkeypatch)
+    assert sender.now_s == pytest.approx((HOUR - 1) * 0.04)
+
+
 @pipes
 def test_a_pipe_whose_writer_falls_silent_lets_itself_be_closed(tmp_path: Path) -> None:
     content = write_video(tmp_path / "clip.mkv", noise(40)).read_bytes()
@@ -491,6 +539,22 @@ def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> N
     assert len(frames) == 9
     np.testing.assert_allclose([f.time_s for f in frames], np.delete(np.arange(10) / 30, 4), atol=1e-4)
     assert len(source.failed) == 1
+
+
+@pytest.mark.parametrize("realtime", [False, True])
+def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, realtime: bool) -> None:
+    recipe = VideoRecipe("png", "rgb24", options={}, rate=Fraction(1000))
+    path = write_video(tmp_path / "a.mov", noise(2 * NOTED + 21, 16, 16), recipe)
+    with av.open(path) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in packets[1::2]:
+        data[place : place + size] = bytes(size)
+    path.write_bytes(data)
+    with open_source(path, realtime=realtime) as source:
+        assert len(list(source)) == NOTED + 11
+    assert len(source.failed) == (NOTED + 1 if realtime else NOTED + 10)
+    assert source.failed[-1][1].endswith("; 9 others before it not listed") is realtime
 
 
 def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) -> None:
@@ -693,6 +757,13 @@ def test_the_number_of_attempts_is_bounded_and_begins_anew_after_a_frame(clip: P
         list(source)
     with live(Plugs(clip, clip, clip, fail=2)) as source, pytest.raises(SourceError, match="lost after frame 12 "):
         list(source)
+
+
+def test_the_waits_for_a_lost_camera_double_up_to_a_minute() -> None:
+    waits_s = [Retry().wait_s(attempt) for attempt in range(10)]
+    assert waits_s == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert Retry().wait_s(1_000_000) == 60
+    assert Retry(first_wait_s=300).wait_s(2) == 300
 
 
 def test_a_camera_that_comes_back_without_a_picture_counts_as_lost(clip: Path, tmp_path: Path) -> None:

@@ -299,12 +299,12 @@ class TrackBook:
         for number, track in enumerate(known):
             if track.measured:
                 continue
-            alike = similarity_in_part(track.appearance, appearance)
             near = track.may_be_at(time_s, box)
-            if not near:
-                others = max((whole for i, whole in enumerate(wholes) if i != number), default=-1.0)
-                if not track.can_reach(time_s, box) or alike <= others + CLEARLY:
-                    continue
+            if not near and not track.can_reach(time_s, box):
+                continue
+            alike = similarity_in_part(track.appearance, appearance)
+            if not near and alike <= max((w for i, w in enumerate(wholes) if i != number), default=-1.0) + CLEARLY:
+                continue
             score = alike + (CLEARLY if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
