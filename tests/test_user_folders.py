@@ -20,9 +20,9 @@ TRACKER = Path(facetrack.__file__).parent / "tracker"
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LOCALAPPDATA")
 KERNEL = "import facetrack.tracker.kalman as k; k.process_noise(1.0, 0.1)"
 COMPILING = f"""
-from numba.core import event
 from facetrack.pipeline.open import Compiling
 from facetrack.tracker import codecs
+from numba.core import event  # which reads where kernels are kept
 with event.install_listener("numba:compile", Compiling()):
     codecs._sign(1.0); {KERNEL}
 """
@@ -44,7 +44,7 @@ def told_by(code: str, home: Path) -> str:
     own = {name: str(home) for name in HOMES}
     hidden = ("NUMBA_CACHE_DIR", "ORT_DISABLE_TELEMETRY", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in hidden} | own
-    words = [sys.executable, "-c", code]
+    words = [sys.executable, "-P", "-c", code]  # -P: the folder facetrack in this home is no package
     return subprocess.run(words, env=environment, check=True, timeout=120, cwd=home, stderr=-1, text=True).stderr
 
 
