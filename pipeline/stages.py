@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Literal, get_args
 
 import numpy as np
 
 from ..engines.aligner import Aligner
-from ..tracker.appearance import describe_appearance
+from ..tracker.appearance import begins_shot, describe_appearance
 from ..tracker.errors import ConfigError
 from ..tracker.geometry import bounding_box, longer_side, rotated_box
 from ..tracker.one_euro import OneEuro, OneEuroSettings
@@ -115,12 +116,15 @@ class AlignStage:
     ) -> None:
         self.aligner, self._search, self._verifier = aligner, Search(detector), verifier
         self.book, self._foresight, self._standstill = TrackBook(settings.tracks), Foresight(aligner), Standstill()
+        self._before: UInt8 | None = None
 
     def __call__(self, job: Job) -> None:
         frame, book = job.frame, self.book
         found = self._foresight.align(frame, book.live, job.ahead)
         job.ahead = ()
-        book.observe(frame.time_s, found, [self._appearance(frame.bgr, face) for face in found])
+        appearances = [self._appearance(frame.bgr, face) for face in found]
+        book.observe(frame.time_s, found, appearances, cache(partial(begins_shot, self._before, frame.bgr)))
+        self._before = frame.bgr
         if job.proposals is None:
             job.proposals = self._looked_for(frame.bgr)
         if job.proposals is not None:

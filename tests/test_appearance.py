@@ -12,6 +12,8 @@ from skimage.color import rgb2lab
 from facetrack.tracker.appearance import (
     CHROMA_SPREAD,
     HALF_COSTS,
+    _describe_whole,
+    begins_shot,
     blended,
     describe_appearance,
     known_cells,
@@ -184,3 +186,22 @@ def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
     grown = blended(hidden(one), one, 0.0)
     assert known_cells(grown).all()
     np.testing.assert_allclose(blended(one, hidden(one), 0.0), one, atol=1e-5)
+
+
+def test_a_shot_begins_where_the_whole_picture_is_another() -> None:
+    rng, first = np.random.default_rng(0), smooth_picture(120, 160)
+    other = first[::-1, :, ::-1]
+    moved = np.roll(first, 6, 1)
+    noisy = np.clip(0.7 * first + rng.normal(0, 8, first.shape), 0, 255).astype(np.uint8)
+    assert not begins_shot(None, first)
+    assert not any(begins_shot(first, same) for same in (first, moved, noisy))
+    assert begins_shot(first, np.ascontiguousarray(other))
+
+
+def test_a_picture_is_looked_at_from_edge_to_edge() -> None:
+    """Each fourth of it weighs the same, whatever its shape."""
+    for rows, columns in ((slice(0, 20), slice(0, 90)), (slice(20, 40), slice(90, 180))):
+        picture, changed = np.full((40, 180, 3), 90, np.uint8), np.full((40, 180, 3), 90, np.uint8)
+        picture[:20, :90], picture[20:, 90:] = 200, 200
+        changed[rows, columns] = 200
+        assert similarity(_describe_whole(picture), _describe_whole(changed)) == pytest.approx(1 / np.sqrt(3), abs=0.01)

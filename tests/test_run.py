@@ -22,6 +22,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
 from facetrack.engines.backend import Outputs
+from facetrack.pipeline import stages
 from facetrack.pipeline import threads as threads_module
 from facetrack.pipeline.channel import Abandoned, Channel
 from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
@@ -326,6 +327,26 @@ def test_a_frame_without_a_face_or_with_a_lost_one_is_always_searched() -> None:
     assert states[39] == []
     assert states[40] == ["tracked"]  # found again in the first frame in which it is back, under its old number
     assert results[40].faces[0].track == 0
+
+
+def test_what_is_in_a_faces_place_is_judged_by_whether_the_picture_begins_a_shot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From frame 4 on the face looks less like itself than two people may."""
+    first, other = np.linalg.qr(np.random.default_rng(0).normal(size=(192, 2)))[0].T.astype(np.float32)
+    looks = {False: first, True: np.float32(0.55) * first + np.float32(0.835) * other}
+    asked = []
+
+    def begins_shot(before: UInt8, now: UInt8) -> bool:
+        asked.append((number_of(before), number_of(now)))
+        return True
+
+    monkeypatch.setattr(stages, "describe_appearance", lambda bgr, _: looks[number_of(bgr) >= 4])
+    for begins, last in ((begins_shot, 1), (lambda *_: False, 0)):
+        monkeypatch.setattr(stages, "begins_shot", begins)
+        results = list(make().run(frame(index) for index in range(8)))
+        assert [result.faces[0].track for result in results] == [0] * 4 + [last] * 4
+    assert asked == [(3, 4)]  # nowhere else did it matter, and but once
 
 
 def test_a_picture_that_stands_still_without_a_face_is_searched_when_it_is_due_and_as_soon_as_it_changes() -> None:

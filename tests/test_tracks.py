@@ -410,6 +410,56 @@ def test_a_face_that_no_longer_looks_as_learnt_ends_with_a_cut_and_not_before(
     assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
+def new_shot() -> bool:
+    return True
+
+
+@pytest.mark.parametrize(("likeness", "goes_on"), [(-0.01, False), (0.01, True)])
+@pytest.mark.parametrize("steady", [False, True])
+def test_where_a_shot_begins_a_face_in_anothers_place_must_be_as_like_as_elsewhere(
+    likeness: float, *, goes_on: bool, steady: bool
+) -> None:
+    """Two who talk with each other are shown in turn, each in the middle of the picture."""
+    book = book_of(1)
+    seen = between(appearance(1), appearance(2), SETTINGS.same_appearance + likeness)
+    if steady:
+        book.live[0].last_appearance = seen
+    book.observe(1 / RATE, [face(102)], [seen], new_shot)
+    assert states(book) == ({0: "tracked"} if goes_on else {})
+    assert book.wants_whole is not goes_on
+
+
+def test_within_a_shot_less_likeness_will_do() -> None:
+    book = book_of(1)
+    seen = between(appearance(1), appearance(2), SETTINGS.other_appearance + 0.01)
+    book.observe(1 / RATE, [face(102)], [seen], lambda: False)
+    assert states(book) == {0: "tracked"}
+
+
+@pytest.mark.parametrize(("own", "number"), [(0.72, 0), (0.9, 1)])
+def test_where_a_shot_begins_a_face_that_is_clearly_a_lost_ones_gets_that_number(own: float, number: int) -> None:
+    book = book_of(1)
+    book.observe(1.0, [face(100)], [appearance(2)], new_shot)
+    assert book.admit(1.0, face(100), appearance(2)) is not None
+    book.live[0].appearance = between(appearance(1), appearance(3), own)
+    back = between(appearance(1), appearance(2), 0.95)
+    assert similarity(book.live[0].appearance, back) > SETTINGS.same_appearance
+    book.observe(2.0, [face(100)], [back], new_shot)
+    book.admit(2.0, face(100), back)
+    assert list(states(book)) == [number]
+
+
+def test_after_a_cut_half_a_face_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing covers the rest: half of two people's faces is often alike."""
+    monkeypatch.setattr(tracks, "similarity_in_part", lambda *_: 0.9)
+    book = book_of(1)
+    other = between(appearance(1), appearance(2), SETTINGS.same_appearance - 0.01)
+    book.observe(1 / RATE, [face(102)], [other], new_shot)
+    born = book.admit(1 / RATE, face(102), other)
+    assert born is not None
+    assert born.number == 1
+
+
 def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:
     book = book_of(1)
     book.observe(1.0, [face(100)], [appearance(2)])

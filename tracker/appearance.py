@@ -23,6 +23,7 @@ COLOURLESS, COLOURED = 1.5, 4.5  # chroma of half the thumbnail: a grey picture,
 BLACK = 0.25  # of a cell: with more black than this it lies outside the picture, and nothing is known of it
 TINY = np.float32(1e-3)  # lightness of a known cell that is as light as the mean: 0 would say that it is not known
 LEAST_KNOWN = 0.25  # of the cells that both know; of less than that nothing follows
+SAME_SHOT = 0.75  # similarity of two successive pictures: 0.84 and more on clips, 0.68 and less where they are cut
 HALF_COSTS = 0.1  # of similarity: half a face is less proof than a whole one, see `similarity_in_part`
 # Linear light of an sRGB byte. Source: IEC 61966-2-1.
 LINEAR = np.where(np.arange(256) <= 10, np.arange(256) / 3294.6, ((np.arange(256) / 255 + 0.055) / 1.055) ** 2.4)
@@ -46,6 +47,18 @@ def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
     described = np.empty(3 * DESCRIPTOR_SIDE**2, np.float32)
     _describe(np.ascontiguousarray(bgr), crop.matrix, crop.size[0], described)
     return described
+
+
+def begins_shot(before: UInt8 | None, now: UInt8) -> bool:
+    """Whether a (H, W, 3) uint8 picture is of another shot than the one before; the first one (None) begins none."""
+    return before is not None and similarity(_describe_whole(before), _describe_whole(now)) < SAME_SHOT
+
+
+def _describe_whole(bgr: UInt8) -> Float32:
+    (height, width), side = bgr.shape[:2], SAMPLES * DESCRIPTOR_SIDE
+    across, down = side / width, side / height
+    matrix = np.array([[across, 0, (across - 1) / 2], [0, down, (down - 1) / 2]])
+    return describe_appearance(bgr, CropTransform(matrix, (side, side)))
 
 
 # The kernels of this file keep Python's lock: each is over sooner than another thread would give it back.

@@ -7,6 +7,7 @@ its appearance, learnt while the face was plain to see, and by the place where i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,6 +41,7 @@ class TrackBook:
         self.settings = settings or TrackSettings()
         self.live: list[Track] = []
         self._lost: list[Track] = []
+        self._begins_shot: Callable[[], bool] = lambda: False
         self._now_s = 0.0
         self._missed = self._cut = self._emerges = self._seeks = False
         self._pending: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
@@ -85,7 +87,13 @@ class TrackBook:
         places = [box for track in away for box in (track.place(self._now_s), track.box)]
         return _apart([*(box for box, _ in self._pending), *places])
 
-    def observe(self, time_s: float, found: list[Landmarks], appearances: list[Float32]) -> None:
+    def observe(
+        self,
+        time_s: float,
+        found: list[Landmarks],
+        appearances: list[Float32],
+        begins_shot: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
 
         A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
@@ -97,7 +105,9 @@ class TrackBook:
             found: one per track.
             appearances: `describe_appearance` at what was found, sure or not; at a lost face it tells a blur from a
                 cut.
+            begins_shot: whether the frame is of another shot than the one before; asked only where it matters.
         """
+        self._begins_shot = begins_shot
         claims = [
             _Claim(track, landmarks, bounding_box(landmarks.xy), appearance, alone)
             for track, landmarks, appearance, alone in zip(
@@ -182,11 +192,22 @@ class TrackBook:
         only the part that is not covered.
         """
         limit = self.settings.other_appearance
+        if claim.track.measured and self._is_somebody_else(claim):
+            return True
         if claim.similarity >= limit:
             return False
         if claim.track.measured:
             return similarity(claim.track.last_appearance, claim.appearance) < STEADY
         return similarity_in_part(claim.track.appearance, claim.appearance) < limit
+
+    def _is_somebody_else(self, claim: _Claim) -> bool:
+        """Whether a new shot shows somebody else in the face's place: where two people talk, each is in the middle.
+
+        Nothing but its appearance speaks for a face then: it must be as like as elsewhere, and no lost one's likelier.
+        """
+        others = [similarity(track.appearance, claim.appearance) for track in self._lost]
+        best = max(others, default=-1.0) - CLEARLY
+        return claim.similarity < max(best, self.settings.same_appearance) and self._begins_shot()
 
     def _comes_out(self, claim: _Claim) -> bool:
         """Whether part of the face matches although the rest was hidden: the crop had drifted onto the visible part."""
@@ -302,7 +323,7 @@ class TrackBook:
             near = track.may_be_at(time_s, box)
             if not near and not track.can_reach(time_s, box):
                 continue
-            alike = similarity_in_part(track.appearance, appearance)
+            alike = wholes[number] if track.cut else similarity_in_part(track.appearance, appearance)
             if not near and alike <= max((w for i, w in enumerate(wholes) if i != number), default=-1.0) + CLEARLY:
                 continue
             score = alike + (CLEARLY if near else 0.0)
