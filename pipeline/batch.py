@@ -284,7 +284,7 @@ class _Run:
         """Take over the pictures that an interrupted run of the same origin has done, if they are to be resumed."""
         if self.outputs.existing != "resume" or self.outputs.video or self.table is None:
             return
-        if not isinstance(source, ImageSource) or source.kind != "images":
+        if not isinstance(source, ImageSource) or source.kind != "images" or not source.names_differ:
             return
         if has_origin(self.outputs.sidecar(self.task), self.origin):
             source.done = frozenset(self.table.go_on())

@@ -796,6 +796,19 @@ def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_pat
     assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_pictures_whose_names_print_alike_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    for index, name in enumerate(SHOTS):
+        (shots / name).rename(os.fsdecode(os.fsencode(shots) + b"/" + bytes([0xF0 + index]) + b".png"))
+    track([shots], Outputs(whole))
+    interrupted(shots, out, 12)
+    engines = PaintedEngines()
+    track([shots], Outputs(out, existing="resume"), engines=engines)
+    assert engines.detector.searched == 8
+    assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+
+
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
