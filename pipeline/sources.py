@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from glob import has_magic
+from numbers import Real
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 
-from ..tracker.errors import SourceError
+from ..tracker.errors import ConfigError, SourceError
 from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
@@ -71,10 +72,10 @@ def open_source(
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
         SourceError: in one line, what is wrong with it.
-        ValueError: the frame rate is none, or `spec` names no pictures; there is no such decoder.
+        ConfigError: the frame rate is none, or `spec` names no pictures; there is no such decoder.
     """
     if decoder not in get_args(Decoder):
-        raise ValueError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
+        raise ConfigError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
     text = meant_by(str(spec))
@@ -115,13 +116,14 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
     """The rate as containers write it, such as 30000/1001.
 
     Raises:
-        ValueError: it is none, or not several pictures are named.
+        ConfigError: it is none, or not several pictures are named.
     """
-    rate = Fraction(frame_rate).limit_denominator(1_000_000) if math.isfinite(frame_rate) else Fraction(0)
+    is_number = isinstance(frame_rate, Real) and math.isfinite(frame_rate)
+    rate = Fraction(frame_rate).limit_denominator(1_000_000) if is_number else Fraction(0)
     if rate <= 0:
-        raise ValueError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
+        raise ConfigError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
     if not names_several_pictures(spec):
-        raise ValueError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
+        raise ConfigError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
     return rate
 
 

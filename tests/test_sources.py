@@ -34,7 +34,7 @@ from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
 from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
-from facetrack.tracker.errors import SourceError
+from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
@@ -238,7 +238,7 @@ def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"size": (0, 9)}, {"rate": 0}, {"rate": float("nan")}, {"format": "M JPEG"}])
 def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^camera mode: wanted "):
+    with pytest.raises(ConfigError, match=r"^camera mode: wanted "):
         CameraMode(**wrong)
 
 
@@ -565,5 +565,5 @@ def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("decoder", ["gpu", None])
 def test_a_decoder_that_does_not_exist_is_refused(decoder: Any) -> None:
-    with pytest.raises(ValueError, match=r"decoder: wanted one of cpu, cuda, got"):
+    with pytest.raises(ConfigError, match=r"^decoder: wanted one of cpu, cuda, got"):
         open_source("clip.mp4", decoder=decoder)
