@@ -72,8 +72,11 @@ def open_source(
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
         SourceError: in one line, what is wrong with it.
-        ConfigError: the frame rate is none, or `spec` names no pictures; there is no such decoder.
+        ConfigError: an argument is none of those told here, or there is a frame rate and `spec` names no pictures.
     """
+    for name, value, kind in (("retry", retry, Retry), ("camera_mode", camera_mode, CameraMode)):
+        if not isinstance(value, kind | None):
+            raise ConfigError(f"{name}: wanted facetrack.{kind.__name__}, such as {kind()!r}, got {value!r}")
     if decoder not in get_args(Decoder):
         raise ConfigError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):

@@ -469,7 +469,13 @@ def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_i
         assert pixels(source) == pixels(open_source(file))
 
 
-@pytest.mark.parametrize("attempts", [0, 2])
+@pytest.mark.parametrize("wrong", [{"retry": 3}, {"camera_mode": (720, 1280)}])
+def test_what_is_no_retry_and_no_mode_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"wanted facetrack\.\w+, such as \w+\(.*\), got "):
+        open_source("rtsp://host/path", **wrong)
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 2])
 def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: int, tmp_path: Path) -> None:
     content = write_video(tmp_path / "clip.ts", noise(8)).read_bytes()
     server = socket.create_server(("127.0.0.1", 0))
@@ -481,7 +487,7 @@ def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: i
     threading.Thread(target=serve_once, daemon=True).start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     frames: list[Frame] = []
-    tried = f"; tried {attempts} times to open it again" if attempts else "it ended$"
+    tried = f"; tried {attempts} times? to open it again" if attempts else "it ended$"
     with open_source(address, retry=Retry(attempts, first_wait_s=0)) as source, pytest.raises(SourceError, match=tried):
         frames.extend(source)
     assert source.live
