@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -794,6 +795,19 @@ def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_pat
     assert engines.detector.searched == 9
     track([shots], Outputs(tmp_path / "whole"))
     assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
+
+
+def test_what_goes_on_is_not_called_done_again(shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    out = tmp_path / "out"
+    track([shots], Outputs(out))
+    os.utime(shots / SHOTS[0], (1, 1))
+    interrupted(shots, out, 12)
+    done = (out / "shots.csv.part").read_bytes().count(b"\n") // 2
+    again = f"{out / 'shots.csv'}: done again: input differs"
+    assert caplog.messages == [again]
+    track([shots], Outputs(out, existing="resume"))
+    assert caplog.messages == [again, f"{out / 'shots.csv'}: goes on behind {done - 1} pictures"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
