@@ -87,7 +87,8 @@ def open_source(
     rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
-        return _open_camera(int(camera[2]), retry or Retry(), camera_mode or CameraMode())
+        label = text if camera[1] else f"camera {int(text)}"
+        return _open_camera(int(camera[2]), label, retry or Retry(), camera_mode or CameraMode())
     if camera_mode is not None and camera_mode != CameraMode():
         raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
     if text.startswith("lavfi:"):
@@ -283,10 +284,12 @@ def _no_video(container: InputContainer) -> str:
 
 
 def _advice_on(camera: str) -> str:
-    number = camera.removeprefix("camera")
-    if Path(number).exists():
-        return f"{CAMERA_ADVICE}, or write ./{number} for what is here of that name"
-    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {number} here"
+    """What to do about a camera that cannot be opened, named as the user did: by a number, or by its device."""
+    if camera.startswith("/dev/"):
+        return f"{CAMERA_ADVICE}, or name a video instead"
+    if Path(camera).exists():
+        return f"{CAMERA_ADVICE}, or write ./{camera} for what is here of that name"
+    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {camera} here"
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
@@ -304,8 +307,8 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     return _open_live(address, retry, realtime=realtime)
 
 
-def _open_camera(index: int, retry: Retry, mode: CameraMode) -> Source:
-    label, name = f"camera {index}", f"camera{index}"
+def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:
+    name = f"camera{index}"
     if sys.platform == "darwin":
         _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
@@ -347,7 +350,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
             address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
             container = address.open()
     except av.FFmpegError as error:
-        advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
+        advice = _advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
             advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"

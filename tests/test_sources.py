@@ -248,6 +248,11 @@ def test_a_missing_camera_is_one_clear_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_device_is_told_by_the_name_that_was_given() -> None:
+    with pytest.raises(SourceError, match=r"^/dev/video97: cannot be opened: .*, or name a video instead$"):
+        open_source("/dev/video97", realtime=True)
+
+
 def test_a_number_is_what_lies_here_of_that_name_except_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("097").mkdir()
