@@ -194,9 +194,9 @@ class _Run:
             SinkError: there is a folder, or the name is too long.
         """
         try:
-            if sidecar.is_dir():
-                raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
-            part_of(sidecar).is_dir()
+            for place in (sidecar, part_of(sidecar)):
+                if place.is_dir():
+                    raise SinkError(f"{place}: is a folder; remove it, or choose another --out")
         except OSError as error:
             advice = "give the video a shorter name, or choose another --out"
             raise SinkError(f"{part_of(sidecar)}: cannot be written: {error.strerror}; {advice}") from error

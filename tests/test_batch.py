@@ -1075,11 +1075,12 @@ def test_resume_does_again_what_has_an_endlessly_nested_sidecar(
     assert "done again: clip.json cannot be read" in caplog.text
 
 
-def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["clip.json", "clip.json.part"])
+def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(name: str, tmp_path: Path) -> None:
     recording, out, notes = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
-    (out / "clip.json").mkdir(parents=True)
+    (out / name).mkdir(parents=True)
     (failure,) = track([recording], Outputs(out, existing="resume"), notes=notes)
-    assert failure.reason.endswith("clip.json: is a folder; remove it, or choose another --out")
+    assert failure.reason.endswith(f"{name}: is a folder; remove it, or choose another --out")
     assert notes.advances == 0
 
 
