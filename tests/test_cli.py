@@ -32,7 +32,7 @@ from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
 from facetrack.pipeline.open import LEAST_FACE, Choices
-from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Float32, UInt8
 
 CARD = """
@@ -491,6 +491,14 @@ def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsy
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
     assert re.search(r"^\d+ frames? tracked, \d+ dropped$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_what_a_live_table_holds_is_told_after_a_write_error_too(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={3: SinkError("the disk is full")}))
+    assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 1
+    assert re.search(r"^\d+ frames? tracked, \d+ dropped\n.*the disk is full", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_lost_stream_is_opened_again_as_often_as_is_wanted(
