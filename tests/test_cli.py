@@ -92,8 +92,8 @@ def run(*words: str | Path, engines: PaintedEngines | None = None) -> int:
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr, beside what the first start says."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("first start")]
+    """The one line on stderr, beside what a start that compiles says."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("compiling for ")]
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -454,7 +454,7 @@ def test_a_reader_that_has_had_enough_is_a_good_end(
         for _ in range(2):
             assert live.stdout.readline().startswith(b"{")
         live.stdout.close()
-        told = [line for line in live.stderr.read().splitlines() if not line.startswith(b"first start")]
+        told = [line for line in live.stderr.read().splitlines() if not line.startswith(b"compiling for ")]
         assert (live.wait(60), told) == (0, [])
     sidecar = json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))
     assert sidecar["complete"] is True
