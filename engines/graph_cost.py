@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..tracker.errors import BackendError
 from .graph import as_fp32
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -55,31 +58,65 @@ def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
         shape: (B, h, w, 3) of the input.
         precision: of the weights in memory: "fp32", "fp16" or "int8".
     Raises:
-        BackendError: onnx is not installed.
+        BackendError: onnx is not installed, or the shape of a product is not known.
     """
-    full = as_fp32(content)  # tells where there is no onnx
-    import onnx
-
-    model = onnx.load_from_string(full)
-    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
-        axis.dim_value = length
-    del model.graph.value_info[:]
-    for output in model.graph.output:
-        output.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    known = {value.name: _lengths(value) for value in (*graph.value_info, *graph.output, *graph.input)}
+    model = _with_input(as_fp32(content), shape)  # tells where there is no onnx
+    weights = sum(prod(weight.dims) for weight in model.graph.initializer) * WEIGHT_BYTES[precision]
+    graph = _with_shapes(model).graph
+    known = _Shapes(_told(value) for value in (*graph.value_info, *graph.output, *graph.input) if _is_told(value))
     known |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    weights = sum(prod(weight.dims) for weight in graph.initializer) * WEIGHT_BYTES[precision]
     moved = prod(shape) + 4 * sum(prod(known[output.name]) for output in graph.output)
     macs = sum(_macs(node, known) for node in graph.node if node.op_type in PRODUCTS)
     return Cost(macs / 1e9, (moved + weights) / 1e6)
 
 
-def _lengths(value: Any) -> tuple[int, ...]:
-    return tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+class _Shapes(dict[str, tuple[int, ...]]):
+    """The shapes of a graph's values by their names."""
+
+    def __missing__(self, name: str) -> tuple[int, ...]:
+        raise BackendError(f"{name}: neither ONNX Runtime nor onnx tells its shape; export the network anew")
 
 
-def _macs(node: Any, known: dict[str, tuple[int, ...]]) -> int:
+def _with_input(content: bytes, shape: tuple[int, ...]) -> Any:
+    """The model for an input of this shape, without a word of the shapes that follow from it."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    for axis, length in zip(model.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        axis.dim_value = length
+    del model.graph.value_info[:]
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return model
+
+
+def _with_shapes(model: Any) -> Any:
+    """The model with the shapes of all values, also of those whose sizes the graph calculates.
+
+    Onnx does not follow a division of sizes: ONNX Runtime first puts constants in their place.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with TemporaryDirectory() as folder:
+        options.optimized_model_filepath = str(Path(folder, "constants.onnx"))
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath)
+    return onnx.shape_inference.infer_shapes(model, data_prop=True)
+
+
+def _is_told(value: Any) -> bool:
+    tensor = value.type.tensor_type
+    return tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in tensor.shape.dim)
+
+
+def _told(value: Any) -> tuple[str, tuple[int, ...]]:
+    return value.name, tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+
+
+def _macs(node: Any, known: _Shapes) -> int:
     """Multiplications of a convolution (of its outputs, or inputs where it is transposed), or of a matrix product."""
     weight = known[node.input[1]]
     if node.op_type == "Conv":

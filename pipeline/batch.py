@@ -147,6 +147,7 @@ class _Run:
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
         self.earlier_frames = 0  # of this table, which an interrupted run has done
+        self.why_again = ""  # the table that is there is not the wanted one
 
     def track(self) -> list[Failure]:
         """Read, track, write; the answer is what had to be left out.
@@ -193,9 +194,9 @@ class _Run:
             SinkError: there is a folder, or the name is too long.
         """
         try:
-            if sidecar.is_dir():
-                raise SinkError(f"{sidecar}: is a folder; remove it, or choose another --out")
-            part_of(sidecar).is_dir()
+            for place in (sidecar, part_of(sidecar)):
+                if place.is_dir():
+                    raise SinkError(f"{place}: is a folder; remove it, or choose another --out")
         except OSError as error:
             advice = "give the video a shorter name, or choose another --out"
             raise SinkError(f"{part_of(sidecar)}: cannot be written: {error.strerror}; {advice}") from error
@@ -234,9 +235,8 @@ class _Run:
             gone = not is_url(other) and not Path(other).exists()
             moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(self.origin)
-        if reason:
-            log.warning("%s: done again: %s", table, reason)
+        self.why_again = f"there is no {missing[0]}" if missing else earlier.why_not_finished(self.origin)
+        if self.why_again:
             return False
         self.reporter.ended(self.task, "finished before")
         return True
@@ -248,6 +248,7 @@ class _Run:
         with self.record as record:
             self._open_sinks(source)
             self._go_on(source)
+            self._tell_whether_again()
             stale = self._stale_video()
             sidecar = self.outputs.sidecar(self.task)
             noted = source.kind != "images" or self.earlier_frames > 0
@@ -284,12 +285,19 @@ class _Run:
         """Take over the pictures that an interrupted run of the same origin has done, if they are to be resumed."""
         if self.outputs.existing != "resume" or self.outputs.video or self.table is None:
             return
-        if not isinstance(source, ImageSource) or source.kind != "images":
+        if not isinstance(source, ImageSource) or source.kind != "images" or not source.names_differ:
             return
         if has_origin(self.outputs.sidecar(self.task), self.origin):
             source.done = frozenset(self.table.go_on())
             self.record.tally.counts, self.earlier_frames = self.table.counts, len(source.done)
             self.reporter.advanced(self.task, self.earlier_frames)
+
+    def _tell_whether_again(self) -> None:
+        table = self.outputs.table(self.task)
+        if self.earlier_frames:
+            log.info("%s: goes on behind %s", table, counted(self.earlier_frames, "picture"))
+        elif self.why_again:
+            log.warning("%s: done again: %s", table, self.why_again)
 
     def _stale_video(self) -> Path | None:
         """The annotated video of the interrupted run whose rows the first new one replaces, if this run makes none."""

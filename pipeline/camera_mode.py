@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from ..tracker.errors import SourceError
+from ..tracker.errors import ConfigError, SourceError
 
 COMPRESSED = frozenset({"mjpeg", "h264", "hevc"})
 
@@ -20,7 +20,7 @@ class CameraMode:
         rate: frames per second.
         format: as FFmpeg names it, such as "mjpeg" or "yuyv422".
     Raises:
-        ValueError: it cannot be one.
+        ConfigError: it cannot be one.
     """
 
     size: tuple[int, int] | None = None
@@ -29,11 +29,11 @@ class CameraMode:
 
     def __post_init__(self) -> None:
         if self.size is not None and not (len(self.size) == 2 and all(side >= 1 for side in self.size)):
-            raise ValueError(f"camera mode: wanted a size (height, width) in pixels, got {self.size!r}")
+            raise ConfigError(f"camera mode: wanted a size (height, width) in pixels, got {self.size!r}")
         if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
-            raise ValueError(f"camera mode: wanted frames per second, got {self.rate!r}")
+            raise ConfigError(f"camera mode: wanted frames per second, got {self.rate!r}")
         if not re.fullmatch(r"[a-z0-9_]*", self.format):
-            raise ValueError(f'camera mode: wanted a format such as "mjpeg", got {self.format!r}')
+            raise ConfigError(f'camera mode: wanted a format such as "mjpeg", got {self.format!r}')
 
     def __str__(self) -> str:
         """Such as "1920x1080 at 30 frames/s in mjpeg"; "" where nothing is set."""

@@ -99,7 +99,11 @@ def _forget_stdout() -> None:
 @click.option(
     "--keep-folders", is_flag=True, help='Matches of a glob keep their folders: "in/**/*.mp4" gives DIR/s1/NAME.csv.'
 )
-@click.option("--resume", is_flag=True, help="Skip inputs whose results are complete, do the others again.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Skip inputs whose results are complete, do the others again; an interrupted folder of pictures goes on.",
+)
 @opt.workers
 @opt.shard
 @opt.columns

@@ -63,7 +63,7 @@ class ImageSource:
 
     def __init__(self, root: Path, files: Sequence[Path], name: str, rate: Fraction | None = None) -> None:
         named = [(printable(file.relative_to(root).as_posix()), file) for file in files]
-        self._files = sorted(named, key=lambda item: natural_key(item[0]))
+        self._files = sorted(named, key=lambda item: (natural_key(item[0]), item[1]))
         self.name, self.rate = name, rate
         self.kind: Kind = "images" if rate is None else "video"
         self.frames: int | None = len(files)
@@ -75,6 +75,11 @@ class ImageSource:
         if rate is not None:
             self.size = self._first_size()
         self._frames = ReadOnce(self._deliver(), name)
+
+    @property
+    def names_differ(self) -> bool:
+        """Whether a name tells which picture is meant; those that are no text may print alike."""
+        return len({name for name, _ in self._files}) == len(self._files)
 
     def __iter__(self) -> Iterator[Frame]:
         return iter(self._frames)

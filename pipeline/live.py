@@ -113,9 +113,6 @@ class LiveRun:
 
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
 
-    Attributes:
-        summary: says in words how it went, once that is over; nothing where no source was opened, or the program that
-            read JSON lines has gone.
     """
 
     def __init__(
@@ -131,7 +128,14 @@ class LiveRun:
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
         self._started = ""
-        self.summary = ""
+        self._tally: Tally | None = None
+
+    @property
+    def summary(self) -> str:
+        """How it went, in words; "" where its first frame failed, or the program that read JSON lines has gone."""
+        if self._tally is None:
+            return ""
+        return f"{counted(self._tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
 
     def track(self, spec: str) -> None:
         """Run.
@@ -164,10 +168,8 @@ class LiveRun:
                 backend, described = self.engines.backend, describe_source(source)
                 outcome = Outcome(reason, source.failed, dropped, wall_s, backend, described, self._started)
                 self._write_sidecar(identity, record.tally, outcome)
-        if isinstance(ended_by, ReaderGone):
-            return
-        self.summary = f"{counted(record.tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
-        if ended_by is not None:
+        self._tally = None if isinstance(ended_by, ReaderGone) else record.tally
+        if self._tally is not None and ended_by is not None:
             raise ended_by
 
     def _open_sinks(self, source: Source, record: Record) -> None:
@@ -194,6 +196,7 @@ class LiveRun:
                 if source.live and not self._started:
                     self._started = when_started(result.frame)
                 record.write(result)
+                self._tally = record.tally
                 drops.see(record.tally.frames, self._pipeline.dropped, time.monotonic())
                 if self._window is not None and self._window.closed:
                     return

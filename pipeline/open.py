@@ -307,7 +307,7 @@ def _tell_failure(done: Future[None]) -> None:
 
 
 class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
-    """Tells once of the one long start: Numba compiles for this very processor, and keeps what it made where it can."""
+    """Tells once that Numba compiles for this very processor what it has not kept: all at first, later what is new."""
 
     def __init__(self) -> None:
         self._told = False
@@ -318,9 +318,9 @@ class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
             return
         self._told = True
         if is_passing():
-            log.warning("compiling for this processor, half a minute at every start: %s; %s", NOT_KEPT, KEEP)
+            log.warning("compiling for this processor, up to half a minute at every start: %s; %s", NOT_KEPT, KEEP)
         else:
-            log.warning("first start: compiling for this processor, half a minute once")
+            log.warning("compiling for this processor, up to half a minute; it is kept for later starts")
 
     def on_end(self, _: object) -> None:
         """Tell nothing."""

@@ -179,8 +179,9 @@ class BarProgress:
             self._bars.remove_task(row.bar)
         else:  # it had nothing to do, or could not begin
             self._begun += 1
-        self._ended += 1
-        self._show_all()
+        if not line.startswith("interrupted"):
+            self._ended += 1
+            self._show_all()
         self._bars.console.print(one_line(f"{task.label}: {line}"))
 
     def _show_all(self) -> None:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from glob import has_magic
+from numbers import Real
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 
-from ..tracker.errors import SourceError
+from ..tracker.errors import ConfigError, SourceError
 from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
@@ -71,10 +72,13 @@ def open_source(
         the source with its first frame already read, so that what cannot be opened fails here.
     Raises:
         SourceError: in one line, what is wrong with it.
-        ValueError: the frame rate is none, or `spec` names no pictures; there is no such decoder.
+        ConfigError: an argument is none of those told here, or there is a frame rate and `spec` names no pictures.
     """
+    for name, value, kind in (("retry", retry, Retry), ("camera_mode", camera_mode, CameraMode)):
+        if not isinstance(value, kind | None):
+            raise ConfigError(f"{name}: wanted facetrack.{kind.__name__}, such as {kind()!r}, got {value!r}")
     if decoder not in get_args(Decoder):
-        raise ValueError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
+        raise ConfigError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
     text = meant_by(str(spec))
@@ -83,7 +87,8 @@ def open_source(
     rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
     camera = re.fullmatch(r"(/dev/video)?([0-9]+)", text)
     if camera and (realtime or camera[1] or isinstance(spec, int) or not Path(text).exists()):
-        return _open_camera(int(camera[2]), retry or Retry(), camera_mode or CameraMode())
+        label = text if camera[1] else f"camera {int(text)}"
+        return _open_camera(int(camera[2]), label, retry or Retry(), camera_mode or CameraMode())
     if camera_mode is not None and camera_mode != CameraMode():
         raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
     if text.startswith("lavfi:"):
@@ -115,13 +120,14 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
     """The rate as containers write it, such as 30000/1001.
 
     Raises:
-        ValueError: it is none, or not several pictures are named.
+        ConfigError: it is none, or not several pictures are named.
     """
-    rate = Fraction(frame_rate).limit_denominator(1_000_000) if math.isfinite(frame_rate) else Fraction(0)
+    is_number = isinstance(frame_rate, Real) and math.isfinite(frame_rate)
+    rate = Fraction(frame_rate).limit_denominator(1_000_000) if is_number else Fraction(0)
     if rate <= 0:
-        raise ValueError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
+        raise ConfigError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
     if not names_several_pictures(spec):
-        raise ValueError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
+        raise ConfigError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
     return rate
 
 
@@ -278,10 +284,12 @@ def _no_video(container: InputContainer) -> str:
 
 
 def _advice_on(camera: str) -> str:
-    number = camera.removeprefix("camera")
-    if Path(number).exists():
-        return f"{CAMERA_ADVICE}, or write ./{number} for what is here of that name"
-    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {number} here"
+    """What to do about a camera that cannot be opened, named as the user did: by a number, or by its device."""
+    if camera.startswith("/dev/"):
+        return f"{CAMERA_ADVICE}, or name a video instead"
+    if Path(camera).exists():
+        return f"{CAMERA_ADVICE}, or write ./{camera} for what is here of that name"
+    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {camera} here"
 
 
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
@@ -299,8 +307,8 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     return _open_live(address, retry, realtime=realtime)
 
 
-def _open_camera(index: int, retry: Retry, mode: CameraMode) -> Source:
-    label, name = f"camera {index}", f"camera{index}"
+def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:
+    name = f"camera{index}"
     if sys.platform == "darwin":
         _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
@@ -342,7 +350,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
             address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
             container = address.open()
     except av.FFmpegError as error:
-        advice = _advice_on(address.name) if address.kind == "camera" else "check the address"
+        advice = _advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
             advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +16,7 @@ import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 
-from ..tracker.errors import SourceError
+from ..tracker.errors import ConfigError, SourceError
 from ..tracker.types import Frame, UInt8
 from .pipe import Backlog, Pipe
 from .source import Kind, ReadOnce, counted
@@ -37,10 +39,19 @@ class Retry:
 
     The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute, and each may take its own time on
     top: 10 s at an address. A frame starts the count anew.
+
+    Raises:
+        ConfigError: there cannot be so many, or no such wait.
     """
 
     attempts: int = 5
     first_wait_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, Integral) or self.attempts < 0:
+            raise ConfigError(f"retry: wanted a whole number of attempts, 0 or more, got {self.attempts!r}")
+        if not isinstance(self.first_wait_s, Real) or not 0 <= self.first_wait_s < math.inf:
+            raise ConfigError(f"retry: wanted seconds to wait, 0 or more, got {self.first_wait_s!r}")
 
     def wait_s(self, attempt: int) -> float:
         """Seconds before an attempt, counted from 0."""
@@ -398,7 +409,8 @@ class LiveSource:
                 self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
                 self._begin_clock(self._time_s + away_s)
                 return self._still_wanted()
-        tried = f"; tried {retry.attempts} times to open it again, check device or network" if retry.attempts else ""
+        times = counted(retry.attempts, "time")
+        tried = f"; tried {times} to open it again, check device or network" if retry.attempts else ""
         raise SourceError(f"{place}: {reason}{tried}")
 
     def _still_wanted(self) -> bool:

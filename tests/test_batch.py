@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -796,6 +797,32 @@ def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_pat
     assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
 
 
+def test_what_goes_on_is_not_called_done_again(shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    out = tmp_path / "out"
+    track([shots], Outputs(out))
+    os.utime(shots / SHOTS[0], (1, 1))
+    interrupted(shots, out, 12)
+    done = (out / "shots.csv.part").read_bytes().count(b"\n") // 2
+    again = f"{out / 'shots.csv'}: done again: input differs"
+    assert caplog.messages == [again]
+    track([shots], Outputs(out, existing="resume"))
+    assert caplog.messages == [again, f"{out / 'shots.csv'}: goes on behind {done - 1} pictures"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
+def test_pictures_whose_names_print_alike_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    for index, name in enumerate(SHOTS):
+        (shots / name).rename(os.fsdecode(os.fsencode(shots) + b"/" + bytes([0xF0 + index]) + b".png"))
+    track([shots], Outputs(whole))
+    interrupted(shots, out, 12)
+    engines = PaintedEngines()
+    track([shots], Outputs(out, existing="resume"), engines=engines)
+    assert engines.detector.searched == 8
+    assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+
+
 def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
@@ -1048,11 +1075,12 @@ def test_resume_does_again_what_has_an_endlessly_nested_sidecar(
     assert "done again: clip.json cannot be read" in caplog.text
 
 
-def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["clip.json", "clip.json.part"])
+def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(name: str, tmp_path: Path) -> None:
     recording, out, notes = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
-    (out / "clip.json").mkdir(parents=True)
+    (out / name).mkdir(parents=True)
     (failure,) = track([recording], Outputs(out, existing="resume"), notes=notes)
-    assert failure.reason.endswith("clip.json: is a folder; remove it, or choose another --out")
+    assert failure.reason.endswith(f"{name}: is a folder; remove it, or choose another --out")
     assert notes.advances == 0
 
 

@@ -32,7 +32,7 @@ from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
 from facetrack.pipeline.open import LEAST_FACE, Choices
-from facetrack.tracker.errors import ConfigError
+from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Float32, UInt8
 
 CARD = """
@@ -92,8 +92,8 @@ def run(*words: str | Path, engines: PaintedEngines | None = None) -> int:
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr, beside what the first start says."""
-    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("first start")]
+    """The one line on stderr, beside what a start that compiles says."""
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("compiling for ")]
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -454,7 +454,7 @@ def test_a_reader_that_has_had_enough_is_a_good_end(
         for _ in range(2):
             assert live.stdout.readline().startswith(b"{")
         live.stdout.close()
-        told = [line for line in live.stderr.read().splitlines() if not line.startswith(b"first start")]
+        told = [line for line in live.stderr.read().splitlines() if not line.startswith(b"compiling for ")]
         assert (live.wait(60), told) == (0, [])
     sidecar = json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))
     assert sidecar["complete"] is True
@@ -491,6 +491,14 @@ def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsy
     assert (tmp_path / "live.csv").is_file()
     assert (tmp_path / "live.json").is_file()
     assert re.search(r"^\d+ frames? tracked, \d+ dropped$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_what_a_live_table_holds_is_told_after_a_write_error_too(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engines = PaintedEngines(PaintedBackend(failing={3: SinkError("the disk is full")}))
+    assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 1
+    assert re.search(r"^\d+ frames? tracked, \d+ dropped\n.*the disk is full", capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_lost_stream_is_opened_again_as_often_as_is_wanted(

@@ -6,6 +6,7 @@ import logging
 from fractions import Fraction
 from glob import glob
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -19,7 +20,7 @@ from fakes import (
 from facetrack.pipeline.image_source import matches_of, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
-from facetrack.tracker.errors import SourceError
+from facetrack.tracker.errors import ConfigError, SourceError
 
 
 def write_images(folder: Path, *names: str) -> None:
@@ -67,10 +68,10 @@ def test_a_video_none_of_whose_frames_can_be_read_fails_when_it_is_opened(tmp_pa
         open_source(tmp_path, frame_rate=25)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9])
-def test_a_frame_rate_that_is_none_is_refused(rate: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9, "25"])
+def test_a_frame_rate_that_is_none_is_refused(rate: Any, tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
-    with pytest.raises(ValueError, match="frame_rate: wanted frames per second"):
+    with pytest.raises(ConfigError, match=r"^frame_rate: wanted frames per second, got "):
         open_source(tmp_path, frame_rate=rate)
 
 
@@ -78,7 +79,7 @@ def test_a_frame_rate_that_is_none_is_refused(rate: float, tmp_path: Path) -> No
 def test_a_frame_rate_of_anything_but_several_pictures_is_refused(name: str, tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     spec = str(tmp_path / "a.png") if name == "a.png" else name
-    with pytest.raises(ValueError, match="is neither a folder nor a glob of pictures") as refused:
+    with pytest.raises(ConfigError, match="is neither a folder nor a glob of pictures") as refused:
         open_source(spec, frame_rate=25)
     assert "secret" not in str(refused.value)
 

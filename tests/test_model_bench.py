@@ -68,10 +68,36 @@ def test_a_product_of_matrices_is_counted_by_its_inner_length() -> None:
     assert onnx is not None
 
 
+def test_a_product_whose_shape_depends_on_the_picture_has_no_cost() -> None:
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("NonZero", ["bgr"], ["places"]),
+        helper.make_node("Cast", ["places"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["weight", "floats"], ["product"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "places",
+        [helper.make_tensor_value_info("bgr", TensorProto.UINT8, ["batch", 2, 5, 3])],
+        [helper.make_tensor_value_info("product", TensorProto.FLOAT, [7, "found"])],
+        [numpy_helper.from_array(np.ones((7, 4), np.float32), "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(BackendError, match=r"^product: neither ONNX Runtime nor onnx tells its shape"):
+        cost_of(model.SerializeToString(), (1, 2, 5, 3), "fp32")
+
+
 @shipped
 def test_the_default_networks_cost_is_what_its_card_says() -> None:
     card = find_card("gv", "align")
     assert cost_of(card.weights["net"].read(), (1, *card.size, 3), "fp32").gmac == pytest.approx(card.gmac, abs=0.002)
+
+
+@shipped
+def test_the_cost_of_the_shipped_scan_whose_graph_calculates_its_sizes_is_known() -> None:
+    scan = find_card("bbfcn", "detect").weights["scan"].read()
+    assert cost_of(scan, (1, 1000, 1000, 3), "fp32").gmac == pytest.approx(45.8, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,15 @@ def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:
     assert ["2/4" in last[0], "10/10" in last[1], "0/10" in last[2], "5/10" in last[3]] == [True] * 4
 
 
+def test_an_interrupted_input_moves_the_bar_of_all_no_further() -> None:
+    stream, task = Terminal(), Task("videos/a.mp4", "a")
+    with open_progress(2, stream) as progress:
+        progress.began(task, 10)
+        progress.advanced(task, 3)
+        progress.ended(task, "interrupted")
+    assert "1/2" not in plain(stream).replace("[1/2]", "")
+
+
 def test_an_input_that_ends_without_having_begun_counts() -> None:
     stream = Terminal()
     with open_progress(2, stream) as progress:

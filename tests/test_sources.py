@@ -34,7 +34,7 @@ from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
 from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
-from facetrack.tracker.errors import SourceError
+from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
 CLIPS = Path(os.environ.get("FACETRACK_CLIPS", "no-clips"))
@@ -238,7 +238,7 @@ def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [{"size": (0, 9)}, {"rate": 0}, {"rate": float("nan")}, {"format": "M JPEG"}])
 def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"^camera mode: wanted "):
+    with pytest.raises(ConfigError, match=r"^camera mode: wanted "):
         CameraMode(**wrong)
 
 
@@ -246,6 +246,11 @@ def test_a_missing_camera_is_one_clear_line() -> None:
     with pytest.raises(SourceError, match=r"^camera 97: .*plug one in") as caught:
         open_source("97")
     assert "\n" not in str(caught.value)
+
+
+def test_a_missing_device_is_told_by_the_name_that_was_given() -> None:
+    with pytest.raises(SourceError, match=r"^/dev/video97: cannot be opened: .*, or name a video instead$"):
+        open_source("/dev/video97", realtime=True)
 
 
 def test_a_number_is_what_lies_here_of_that_name_except_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +474,13 @@ def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_i
         assert pixels(source) == pixels(open_source(file))
 
 
-@pytest.mark.parametrize("attempts", [0, 2])
+@pytest.mark.parametrize("wrong", [{"retry": 3}, {"camera_mode": (720, 1280)}])
+def test_what_is_no_retry_and_no_mode_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"wanted facetrack\.\w+, such as \w+\(.*\), got "):
+        open_source("rtsp://host/path", **wrong)
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 2])
 def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: int, tmp_path: Path) -> None:
     content = write_video(tmp_path / "clip.ts", noise(8)).read_bytes()
     server = socket.create_server(("127.0.0.1", 0))
@@ -481,7 +492,7 @@ def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: i
     threading.Thread(target=serve_once, daemon=True).start()
     address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
     frames: list[Frame] = []
-    tried = f"; tried {attempts} times to open it again" if attempts else "it ended$"
+    tried = f"; tried {attempts} times? to open it again" if attempts else "it ended$"
     with open_source(address, retry=Retry(attempts, first_wait_s=0)) as source, pytest.raises(SourceError, match=tried):
         frames.extend(source)
     assert source.live
@@ -565,5 +576,5 @@ def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("decoder", ["gpu", None])
 def test_a_decoder_that_does_not_exist_is_refused(decoder: Any) -> None:
-    with pytest.raises(ValueError, match=r"decoder: wanted one of cpu, cuda, got"):
+    with pytest.raises(ConfigError, match=r"^decoder: wanted one of cpu, cuda, got"):
         open_source("clip.mp4", decoder=decoder)

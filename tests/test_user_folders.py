@@ -74,7 +74,7 @@ def test_the_files_whose_types_kernels_take_are_those() -> None:
 
 def test_what_is_compiled_is_announced_once_and_what_was_kept_is_not(tmp_path: Path) -> None:
     assert [told_by(COMPILING, tmp_path) for _ in range(2)] == [
-        "first start: compiling for this processor, half a minute once\n",
+        "compiling for this processor, up to half a minute; it is kept for later starts\n",
         "",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -38,7 +40,7 @@ from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_clock import Pace
 from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
-from facetrack.tracker.errors import SourceError
+from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
 PATIENCE_S = 60.0  # only a failing test waits this long
@@ -764,6 +766,14 @@ def test_the_waits_for_a_lost_camera_double_up_to_a_minute() -> None:
     assert waits_s == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert Retry().wait_s(1_000_000) == 60
     assert Retry(first_wait_s=300).wait_s(2) == 300
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"attempts": -1}, {"attempts": 0.5}, {"attempts": "3"}, {"first_wait_s": -1}, {"first_wait_s": math.nan}]
+)
+def test_attempts_and_waits_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^retry: wanted .*, 0 or more, got "):
+        Retry(**wrong)
 
 
 def test_a_camera_that_comes_back_without_a_picture_counts_as_lost(clip: Path, tmp_path: Path) -> None:
