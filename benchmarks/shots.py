@@ -4,8 +4,8 @@
 
 YT68 is a folder of frames of videos of many people, NAME_VF.jpg (person, video, frame) with NAME_VF.pts beside. Each
 film has four shots of 15 frames: of a talk A, B, A, B, all with the face in the middle and of one size, which is the
-worst case; of a jump cut frames of one video of A. A shot is one frame, swaying, with sensor noise. Counted are the cuts
-between two people after which the number stayed, the returns under the old number, and the jump cuts that kept it.
+worst case; of a jump cut frames of one video of A. A shot is one frame, swaying, with sensor noise. Counted are the
+cuts between two people after which the number stayed, the returns under the old number, and the jump cuts that kept it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -30,7 +31,7 @@ SETTLED = 3  # frames of a shot after which its number is looked at
 def film(shots: Sequence[Sample], rng: np.random.Generator) -> Iterator[Frame]:
     """The shots, one after the other."""
     for index in range(SHOT * len(shots)):
-        bgr, xy = shots[index // SHOT].bgr(), shots[index // SHOT].landmarks(0)
+        bgr, xy = shots[index // SHOT].bgr(), shots[index // SHOT].points[0]
         low, high = np.nanmin(xy, 0), np.nanmax(xy, 0)
         scale = FACE / float((high - low).max())
         middle = SIDE / 2 + np.array([3 * np.sin(index / 4), 2 * np.cos(index / 5)]) - scale * (low + high) / 2
@@ -62,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="gv")
     given = parser.parse_args()
-    choose, rng = random.Random(given.seed), np.random.default_rng(given.seed)  # noqa: S311 - no secrets
+    choose, rng = random.Random(given.seed), np.random.default_rng(given.seed)
     videos: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for sample in read_faces(given.folder, "pts"):
         name, frame = sample.path.stem.rsplit("_", 1)
@@ -81,7 +82,7 @@ def main() -> None:
                 back += [a == c, b == d]
             frames = videos[one]
             ids = numbers(engines, [frames[0], frames[-1], frames[len(frames) // 2], frames[0]], rng)
-            kept += [before == after for before, after in zip(ids, ids[1:], strict=False)]
+            kept += [before == after for before, after in pairwise(ids)]
     print(f"cuts to somebody else that kept the number: {share(stayed)}")
     print(f"returns under the old number: {share(back)}")
     print(f"jump cuts that kept the number: {share(kept)}")

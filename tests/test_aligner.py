@@ -15,7 +15,8 @@ from facetrack.engines.aligner import LARGEST_BATCH, Aligner
 from facetrack.engines.backend import Outputs, Shapes
 from facetrack.engines.card import ModelCard
 from facetrack.tracker.errors import CardError
-from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
+from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side, longer_side, rotated_box
+from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.types import Float32, UInt8
 from facetrack.training.alignment.targets import gaussian_vectors
 
@@ -166,6 +167,21 @@ def test_a_face_with_poor_landmarks_is_present_all_the_same() -> None:
     (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
     assert face.presence == pytest.approx(1 / (1 + np.exp(-8.0)), abs=1e-6)
     assert face.confidence == pytest.approx(1 / (1 + np.exp(8.0)), abs=1e-6)
+
+
+def test_a_point_of_the_outline_that_has_jumped_is_set_right_where_the_card_has_a_reach() -> None:
+    flat = MEAN_FACE_MM[:, :2]
+    jumped = (flat / longer_side(bounding_box(flat)) * 80 + 64).astype(np.float32)
+    jumped[13] += np.float32([12, -10])
+    found = {}
+    for reach in (0.0, 0.02):
+        aligner = Aligner(replace(painted_card(), calibration={"shape": reach}), Recorder(jumped))
+        crop = aligner.crop_around((64.0, 64.0), 80.0)
+        found[reach] = crop.to_crop(aligner.align(np.zeros((128, 128, 3), np.uint8), [crop])[0].xy)
+    np.testing.assert_allclose(found[0.0], jumped, atol=0.2)  # what the codec costs
+    back = np.linalg.norm(found[0.02] - found[0.0], axis=1)
+    assert back[13] > 10
+    assert back[27:].max() < 1e-3
 
 
 @pytest.mark.parametrize("logit", [-1e4, -90.0, 90.0, 1e4])

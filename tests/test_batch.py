@@ -716,6 +716,18 @@ def test_resume_replaces_no_file_that_is_not_facetracks(name: str, content: byte
     assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
 
 
+def test_resume_replaces_empty_files_whosever_they_are(tmp_path: Path) -> None:
+    """They hold nothing that could be lost: a full disk leaves such."""
+    recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
+    out.mkdir()
+    for name in ("clip.csv", "clip.json", "clip.mp4"):
+        for file in out.iterdir():
+            file.unlink()
+        (out / name).touch()
+        assert track([recording], Outputs(out, video=True, existing="resume")) == []
+        assert min((out / other).stat().st_size for other in ("clip.csv", "clip.json", "clip.mp4")) > 0
+
+
 @pytest.mark.parametrize("lost", [["clip.json"], ["clip.csv"], ["clip.csv", "clip.json", "clip.mp4"], ["clip.mp4"]])
 def test_resume_does_again_what_an_interruption_has_left_without_the_rest(lost: list[str], tmp_path: Path) -> None:
     """A table and its video get their names one after the other, and then their sidecar."""
@@ -784,6 +796,21 @@ def test_of_pictures_whole_rows_are_kept_wherever_a_killed_run_has_stopped(
     part.write_bytes((whole / "shots.csv").read_bytes()[:cut])
     track([shots], Outputs(out, existing="resume"))
     assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+
+
+def test_resumed_pictures_without_a_face_are_counted_as_such(tmp_path: Path) -> None:
+    shots, whole, out = tmp_path / "shots", tmp_path / "whole", tmp_path / "out"
+    paint_pictures(shots, PaintedSource(count=4), [f"{i}.png" for i in (0, 3, 5, 7)])
+    paint_pictures(shots, PaintedSource(count=4, faces=()), [f"{i}.png" for i in (1, 2, 4, 6)])
+    track([shots], Outputs(whole))
+    interrupted(shots, out, 8)
+    part = (out / "shots.csv.part").read_bytes()
+    assert 4 <= part.count(b"\n") - 1 < 8
+    track([shots], Outputs(out, existing="resume"))
+    assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
+    counts = sidecar(out / "shots.json")["counts"]
+    assert counts == sidecar(whole / "shots.json")["counts"]
+    assert (counts["frames"], counts["frames_with_face"]) == (8, 4)
 
 
 def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
@@ -983,6 +1010,24 @@ def test_resume_knows_a_project_that_was_moved_by_what_keeps_whole_seconds_alone
     assert finished([after / "in/clip.mp4", after / "in/shots"], after / "out")
 
 
+def test_an_input_is_known_by_which_of_its_files_is_where_and_how_large(tmp_path: Path) -> None:
+    """Of files of one time, the same number and as many bytes together."""
+    for place, size in (("a/1.png", 10), ("b/1.png", 20)):
+        (tmp_path / place).parent.mkdir()
+        (tmp_path / place).write_bytes(bytes(size))
+        os.utime(tmp_path / place, (1, 1))
+    pattern = str(tmp_path / "*/1.png")
+    known = [identify_input(pattern)]
+    (tmp_path / "a/1.png").rename(tmp_path / "a/2.png")
+    (tmp_path / "b/1.png").rename(tmp_path / "a/1.png")
+    (tmp_path / "a/2.png").rename(tmp_path / "b/1.png")
+    known.append(identify_input(pattern))
+    (tmp_path / "b").rename(tmp_path / "c")
+    known.append(identify_input(pattern))
+    assert len({entry["digest"] for entry in known}) == 3
+    assert {(entry["files"], entry["bytes"]) for entry in known} == {(2, 30)}
+
+
 def test_the_table_of_an_input_that_is_gone_is_kept_and_it_is_told_what_to_do_if_it_was_moved(tmp_path: Path) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out))
@@ -1052,7 +1097,18 @@ def test_resume_does_again_what_has_a_sidecar_without_the_size_of_its_table(
     assert "done again: clip.json cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("failed", [None, 1, ["1.png"], [{"place": "1.png"}]])
+def test_resume_names_a_setting_that_only_the_earlier_run_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of a version that could do something else."""
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    content = sidecar(out / "clip.json")
+    content["settings"]["sharpen"] = True
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert not finished([recording], out)
+    assert "done again: settings differ: sharpen" in caplog.text.splitlines()[-1]
+
+
+@pytest.mark.parametrize("failed", [None, 1, ["1.png"], [{"place": "1.png"}], [{"place": "1.png", "reason": None}]])
 def test_resume_does_again_what_has_a_sidecar_without_its_failures(
     failed: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

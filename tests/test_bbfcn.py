@@ -108,6 +108,16 @@ def test_a_folded_backbone_answers_as_the_backbone_does(size):
     torch.testing.assert_close(FoldedBackbone(net)(x), maps, atol=1e-5, rtol=1e-4)
 
 
+def test_a_folded_backbone_fetches_no_more_cells_than_it_needs():
+    """With more, whose weights were zeros, it would answer the same and be the slower one."""
+    folded = FoldedBackbone(Backbone())
+    layers = [layer for layer in folded.modules() if isinstance(layer, torch.nn.Conv2d)]
+    five = 3  # cells of 2x2 pixels do for 5x5 pixels
+    at_full, at_half = [five, five], [2 * five, five]  # the first at half the size takes the cells' pixels one by one
+    at_quarter, decoder = [5, 5, 1], [five, 1, 1]
+    assert [layer.kernel_size[0] for layer in layers] == [*at_full, *at_half, *at_quarter, *decoder]
+
+
 def test_a_folded_backbone_is_a_copy():
     net, x = Backbone(), torch.ones(1, 3, 8, 8)
     folded = FoldedBackbone(net)

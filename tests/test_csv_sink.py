@@ -89,7 +89,9 @@ def test_every_face_of_a_frame_has_its_own_row(tmp_path: Path) -> None:
     assert rows == [("1", "0", "1"), ("1", "3", "1"), ("2", "", "0"), ("3", "3", "0")]
 
 
-@pytest.mark.parametrize("name", ["plain.png", "a,b.png", 'the "best".png', "two\nlines.png", "größe 5.png"])
+@pytest.mark.parametrize(
+    "name", ["plain.png", "a,b.png", 'the "best".png', "two\nlines.png", "one\rover.png", "größe 5.png"]
+)
 def test_names_of_pictures_survive_the_csv(tmp_path: Path, name: str) -> None:
     sink = CsvSink(tmp_path / "a.csv", CsvColumns(68, images=True))
     sink.write(make_result(make_face(), name=name))

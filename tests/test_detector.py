@@ -12,9 +12,19 @@ import pytest
 from fakes_detector import CARD, COLOURS, SHADE, PaintedRefine, PaintedScan, detector, painted
 
 from facetrack.engines.card import find_card
-from facetrack.engines.detector import Detector, DetectorSettings, adaptive_min_face, level_scales, logistic
+from facetrack.engines.detector import (
+    MOST_RESPONSE,
+    Detector,
+    DetectorSettings,
+    adaptive_min_face,
+    decode_crops,
+    level_scales,
+    logistic,
+    scan_features,
+)
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL
 from facetrack.tracker.errors import CardError
+from facetrack.tracker.proposals import Candidates
 
 
 class SeenSizes(PaintedScan):
@@ -230,6 +240,37 @@ def test_the_smallest_face_grows_with_the_frame():
 def test_the_logistic_ends_in_its_constant_and_never_overflows():
     chance = logistic(np.array([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]], np.float32), [1.0, 1.0, 0.0])
     assert chance == pytest.approx([0.5, 1.0, 0.0], abs=1e-6)
+
+
+MIRROR = [1, 0, 2, 4, 3]
+
+
+def with_responses(*responses: list[float], residual: float = 0.03) -> Candidates:
+    count = len(responses)
+    places, points = np.zeros((count, 2), np.float32), np.zeros((count, 5, 2), np.float32)
+    sides = np.ones(count, np.float32)
+    return Candidates(places, sides, sides, np.float32(responses), np.full(count, residual, np.float32), points)
+
+
+def test_a_card_weighs_a_candidates_responses_misfit_inliers_and_what_their_sum_lacks_to_three():
+    features = scan_features(with_responses([0.9, 0.4, 0.8, 0.0, 0.6], [1.0, 9.0, 1.0, 0.7, 0.6]))
+    assert features[0] == pytest.approx([0.4, 0.9, 0.8, 0.0, 0.6, 0.3, 4, 2.7 - 3], abs=1e-6)
+    assert features[1] == pytest.approx([1.0, MOST_RESPONSE, 1.0, 0.6, 0.7, 0.3, 5, 0], abs=1e-6)
+
+
+def test_a_face_and_its_mirror_picture_are_equally_likely():
+    rng = np.random.default_rng(0)
+    seen = rng.uniform(0, 1, (20, 5))
+    mirrored, features = (scan_features(with_responses(*both)) for both in (seen[:, MIRROR], seen))
+    np.testing.assert_allclose(mirrored, features, atol=1e-6)
+    coarse, fine = rng.uniform(0, 1, (2, 5, 32, 32)), rng.uniform(0, 1, (2, 5, 24, 24))
+    corner = rng.integers(0, 40, (2, 5, 2))
+    _, features = decode_crops(*(np.float32(a) for a in (coarse, fine, corner)))
+    other = corner[:, MIRROR] * [-1, 1] + [64 - 24, 0]
+    _, mirrored = decode_crops(
+        *(np.float32(a) for a in (coarse[:, MIRROR][..., ::-1], fine[:, MIRROR][..., ::-1], other))
+    )
+    np.testing.assert_allclose(mirrored, features, atol=1e-4)
 
 
 SHIPPED = Path(__file__).parent.parent / "engines" / "cards" / "bbfcn-5.toml"

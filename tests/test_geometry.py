@@ -139,6 +139,11 @@ def test_how_far_crops_are_apart_is_told_in_sides() -> None:
     assert crop.off(wider) == pytest.approx(0.05 * 2**0.5, rel=0.02)
 
 
+def test_the_corner_that_is_farthest_off_tells_how_far_crops_are_apart() -> None:
+    crop, wider = CropTransform.around((50.0, 40.0), 30.0, 64), CropTransform.around((51.5, 41.5), 33.0, 64)
+    assert crop.off(wider) == pytest.approx(0.1 * 2**0.5, rel=0.02)  # one corner is the same, the opposite 3 px away
+
+
 def test_a_tilted_face_stands_upright_in_its_crop() -> None:
     tilted = turned(FIVE, 0.6, shift=(160, 120))
     five = CropTransform.around((160, 120), 200, 128, angle=0.6).to_crop(tilted)

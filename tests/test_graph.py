@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,36 @@ def test_weights_stored_in_16_bits_become_weights_again() -> None:
     assert "kernel.half" not in stored
 
 
+def test_large_weights_are_stored_in_16_bits_and_biases_and_small_ones_are_not() -> None:
+    from onnx import numpy_helper
+
+    model = onnx.load_from_string(small_net())
+    rng, enough = np.random.default_rng(0), graph.MIN_FP16_VALUES
+    shapes = {"large": (enough // 4, 4), "a bias": (2 * enough,), "small": (enough // 4 - 1, 4)}
+    for name, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name))
+    stored = onnx.load_from_string(graph.store_fp16(model.SerializeToString())).graph.initializer
+    kinds_of = {weight.name: weight.data_type for weight in stored}
+    assert kinds_of.pop("large.half") == onnx.TensorProto.FLOAT16
+    assert {name for name, kind in kinds_of.items() if kind == onnx.TensorProto.FLOAT16} == set()
+    assert {"a bias", "small"} <= kinds_of.keys()
+
+
+def test_by_how_much_is_resized_stays_in_32_bits_where_it_is_a_constant_too() -> None:
+    from onnx import helper, numpy_helper
+
+    model = onnx.load_from_string(small_net())
+    scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32))
+    model.graph.node.append(helper.make_node("Constant", [], ["twice"], value=scales))
+    model.graph.node.append(helper.make_node("Resize", ["values", "", "twice"], ["larger"], mode="nearest"))
+    model.graph.output.append(helper.make_tensor_value_info("larger", onnx.TensorProto.FLOAT, ["batch", 3, "H", "W"]))
+    prepared = graph.for_tensorrt(model.SerializeToString(), "fp16")
+    (constant,) = (node for node in onnx.load_from_string(prepared).graph.node if node.op_type == "Constant")
+    assert constant.attribute[0].t.data_type == onnx.TensorProto.FLOAT
+    values, _, larger = OnnxBackend(prepared).run(IMAGES)
+    np.testing.assert_array_equal(larger, values.repeat(2, 2).repeat(2, 3))
+
+
 def test_in_fp16_every_number_is_of_16_bits_but_the_outputs() -> None:
     prepared = graph.for_tensorrt(small_net(), "fp16")
     model = onnx.load_from_string(prepared)
@@ -94,6 +125,30 @@ def test_symmetric_pairs_are_told_from_others(quantised: dict[bool, bytes]) -> N
     assert graph.is_symmetric_int8(quantised[True])
     assert not graph.is_symmetric_int8(quantised[False])
     assert not graph.is_symmetric_int8(small_net())
+
+
+def test_weights_have_a_scale_for_each_channel_and_for_cpus_without_vnni_seven_bits(
+    quantised: dict[bool, bytes],
+) -> None:
+    """These add up two products of bytes in 16 bits: with weights of 8 the sums would be cut off."""
+    from onnx import numpy_helper
+
+    for symmetric, most in ((True, 127), (False, 64)):
+        model = onnx.load_from_string(quantised[symmetric])
+        stored = {weight.name: numpy_helper.to_array(weight) for weight in model.graph.initializer}
+        (name,) = (name for name, values in stored.items() if values.shape == (6, 3, 1, 1))
+        (scale,) = (stored[node.input[1]] for node in model.graph.node if node.input[0] == name)
+        assert scale.shape == (6,)
+        assert np.abs(stored[name].astype(int)).max((1, 2, 3)).tolist() == pytest.approx([most] * 6, abs=1)
+
+
+def test_quantising_leaves_the_log_as_talkative_as_before(tmp_path: Path) -> None:
+    """ONNX Runtime's advice is kept from it meanwhile."""
+    (tmp_path / "full.onnx").write_bytes(small_net())
+    root = logging.getLogger()
+    before = root.level
+    quantise_onnx(tmp_path / "full.onnx", tmp_path / "small.onnx", [IMAGES])
+    assert root.level == before
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

@@ -148,6 +148,24 @@ def test_a_broken_cell_among_good_ones_counts_as_zero(value):
             np.testing.assert_array_equal(got, wanted)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_where_a_field_points_nowhere_its_landmark_is_on_the_peak_and_no_other_is_touched(value, axis):
+    xy = np.array([[[30.5, 40.5], [10.5, 20.5]]], np.float32)  # cells (15, 20) and (5, 10)
+    maps, lines = drawn(xy, 32, stride=2), np.array([[0], [1]])
+    field = np.zeros((1, 2, 2, 32, 32), np.float32)
+    field[0, 0, axis, 20, 14] = value  # beside the peak of the first
+    got, _ = decode_fields(maps, field, lines, 2)
+    np.testing.assert_allclose(got, xy, atol=1e-3)
+
+
+def test_a_probability_within_reach_is_never_above_1():
+    """Maps of a runtime that rounds to 16 or 8 bits have sums a little off 1."""
+    maps = drawn(np.array([[[30.5, 41.5]]], np.float32), 32, stride=2)
+    _, score = decode_fields(1.01 * maps / maps.sum(), np.zeros((1, 1, 2, 32, 32), np.float32), np.array([[0]]), 2)
+    assert score[0, 0] == 1
+
+
 def test_maps_of_a_wrong_shape_are_refused():
     with pytest.raises(ValueError, match=r"\(F, N, h, w\)"):
         decode_heatmaps(np.zeros((2, 8, 8), np.float32), STRIDE)

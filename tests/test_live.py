@@ -14,7 +14,7 @@ from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack.pipeline.batch import track_all
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
-from facetrack.pipeline.live import Drops, LiveOutputs, LiveRun
+from facetrack.pipeline.live import Drops, LiveOutputs, LiveRun, identify_live
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.part_file import PartFile
 from facetrack.pipeline.progress import NoProgress
@@ -67,6 +67,15 @@ def test_the_sidecar_of_another_table_is_never_replaced(tmp_path: Path) -> None:
     LiveOutputs(csv=tmp_path / "rec.left", overwrite=True).refuse_collisions("0")
 
 
+def test_tables_of_other_names_in_the_same_folder_are_no_hindrance(tmp_path: Path) -> None:
+    for name in ("earlier.csv", "run.csv"):
+        table = CsvSink(tmp_path / name, CsvColumns(68))
+        table.write(make_result())
+        table.close(complete=True)
+        (tmp_path / name).with_suffix(".json").touch()
+    LiveOutputs(csv=tmp_path / "run.csv", overwrite=True).refuse_collisions("0")
+
+
 def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The power may fail at any moment; here it does once the table has its name."""
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=3)), tmp_path / "run.csv"
@@ -110,6 +119,34 @@ def test_many_dropped_frames_are_told_once(share: float, told: int, caplog: pyte
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "180 of 3000 frames in a minute were dropped: not all can be tracked in time"
     ] * told
+
+
+def test_dropped_frames_are_counted_up_once_a_second_and_only_while_there_are_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="facetrack")
+    drops = Drops(0.0)
+    for frame in range(1, 501):  # 50 a second, of which for five seconds every second one is dropped
+        drops.see(frame, min(frame, 250) // 2, frame / 50)
+    assert [record.message for record in caplog.records] == [f"{25 * s} frames dropped so far" for s in range(1, 6)]
+
+
+def test_many_dropped_frames_are_those_of_the_last_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """Half an hour in which all went well does not hide them."""
+    drops = Drops(0.0)
+    for second in range(1, 1920):
+        dropped = 5 * max(second - 1800, 0)
+        drops.see(50 * second - dropped, dropped, float(second))
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
+        "300 of 3000 frames in a minute were dropped: not all can be tracked in time"
+    ]
+
+
+@pytest.mark.parametrize("address", ["rtsp://user:secret@host/x", "https://user:secret@host/y.m3u8?token=secret"])
+def test_a_live_table_names_its_stream_without_its_password(address: str) -> None:
+    identity = identify_live(address, "stream")
+    assert "host" in identity["name"]
+    assert "user:secret" not in json.dumps(identity)
 
 
 class InterruptedListener(io.StringIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,15 @@ def test_without_its_sidecar_a_plan_does_not_count(tmp_path: Path, sidecar: str 
     assert cache.find("net", KEY)[0] == BUILT.plan
 
 
+def test_a_sidecar_of_another_schema_is_none_though_all_else_fits(tmp_path: Path) -> None:
+    """It may tell the parity in other words."""
+    cache = stored(tmp_path)
+    path = cache.path("net", KEY).with_suffix(".json")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(report | {"schema": report["schema"] - 1}), encoding="utf-8")
+    assert cache.find("net", KEY)[0] is None
+
+
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def refuse() -> Built:
         raise BackendError("refused")
@@ -157,6 +167,14 @@ def test_those_who_come_at_the_same_time_wait_for_one_build(tmp_path: Path) -> N
     second.join()
     assert plans == [BUILT.plan] * 2
     assert builds == [1]
+
+
+def test_kernels_times_are_those_of_one_machine_and_of_all_its_networks(tmp_path: Path) -> None:
+    cache = PlanCache(tmp_path)
+    shared = {"onnx_sha256", "precision", "profile", "cuda"}
+    for field in PlanKey.__slots__:
+        other = replace(KEY, **{field: "another"})
+        assert (cache.timing_cache(other) == cache.timing_cache(KEY)) == (field in shared), field
 
 
 def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path: Path) -> None:

@@ -228,11 +228,27 @@ def test_points_that_are_no_face_have_no_pose(xy: Float32) -> None:
     assert head_pose(xy, SIZE) is None
 
 
+def test_points_on_one_line_have_no_pose_whichever_way_it_runs() -> None:
+    """Rounding makes the variance across it negative now and then, which has no root."""
+    for way in np.ndindex(19, 19):
+        along = np.arange(68)[:, None] * (np.array(way) - 9)
+        assert head_pose(np.float32(along) + np.float32([300, 200]), SIZE) is None
+
+
 def test_random_points_never_give_a_pose_that_is_not_finite() -> None:
     rng = np.random.default_rng(2)
     for _ in range(50):
         pose = head_pose(rng.normal(0, 10 ** rng.uniform(0, 4), (68, 2)).astype(np.float32), SIZE)
         assert pose is None or np.isfinite([pose.translation_mm, pose.rotation_rad]).all()
+
+
+def test_no_points_whatever_are_a_head_behind_the_camera() -> None:
+    rng, places = np.random.default_rng(2), []
+    for _ in range(300):
+        pose = head_pose(rng.normal(0, 10 ** rng.uniform(0, 4), (68, 2)).astype(np.float32), SIZE)
+        places += [] if pose is None else [pose.translation_mm[2]]
+    assert min(places) > 0
+    assert len(places) > 100
 
 
 def test_bad_arguments_are_named() -> None:
@@ -274,6 +290,14 @@ def test_euler_angles_are_openfaces_and_scipys_and_invert_the_matrix() -> None:
 
 def test_a_head_in_profile_has_angles_at_the_pole_of_euler() -> None:
     assert np.isfinite(euler_angles(rotation_matrix(np.array([0.1, np.pi / 2, 0.2])))).all()
+
+
+@pytest.mark.parametrize("pole", [-1.0, 1.0])
+def test_a_rotation_that_rounding_puts_beyond_the_pole_of_euler_is_at_the_pole(pole: float) -> None:
+    """As rotations from vectors now and then are; no arc has such a sine."""
+    matrix = rotation_matrix(np.array([0.1, pole * np.pi / 2, 0.2]))
+    matrix[0, 2] = np.nextafter(pole, 2 * pole)
+    assert euler_angles(matrix)[1] == pole * np.pi / 2
 
 
 def test_the_mean_face_is_symmetric_and_centred_on_its_points() -> None:

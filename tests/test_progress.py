@@ -134,6 +134,16 @@ def test_an_interrupted_input_moves_the_bar_of_all_no_further() -> None:
     assert "1/2" not in plain(stream).replace("[1/2]", "")
 
 
+def test_an_input_with_more_frames_than_it_said_counts_as_one() -> None:
+    stream, task = Terminal(), Task("videos/a.mp4", "a")
+    with open_progress(4, stream) as progress:
+        progress.began(task, 10)
+        progress.advanced(task, 35)
+    last = plain(stream).splitlines()[-2:]
+    assert [line.split()[0] for line in last] == ["all", "[1/4]"]
+    assert ["1/4" in last[0], "35/10" in last[1]] == [True, True]
+
+
 def test_an_input_that_ends_without_having_begun_counts() -> None:
     stream = Terminal()
     with open_progress(2, stream) as progress:

@@ -70,6 +70,16 @@ def test_an_equal_plateau_is_one_peak():
     assert np.abs(xy[0] - (8, 11)).max() <= 1.0  # the first of the equals is at the edge of the disc
 
 
+def test_a_peak_lies_at_the_centroid_of_what_is_positive_in_the_disc_of_13_pixels_round_it():
+    maps = np.random.default_rng(2).normal(0, 1, (5, 30, 40)).astype(np.float32)
+    rows, columns = np.mgrid[:30, :40]
+    for k, place, height in zip(*find_peaks(maps, 0.5, 1000), strict=True):
+        ((y, x),) = np.argwhere(maps[k] == height)
+        weight = np.where((rows - y) ** 2 + (columns - x) ** 2 <= 4, maps[k].clip(0), 0).astype(np.float64)
+        centroid = np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum()
+        assert place == pytest.approx(centroid, abs=1e-4)
+
+
 def test_a_symmetric_peak_lies_on_its_exact_pixel():
     y, x = np.mgrid[:20, :20]
     bell = np.exp(-((x - 8) ** 2 + (y - 11) ** 2) / 4).astype(np.float32)
@@ -99,6 +109,27 @@ def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(mis
     found = group_peaks(*as_peaks([seen]), SETTINGS)
     assert (found.responses[:, missing] == 0).all()
     assert np.linalg.norm(found.points[:, missing] - points[missing], axis=-1).min() < 0.12 * 24
+
+
+def test_of_two_peaks_of_a_type_the_one_in_its_place_counts_though_the_other_is_a_little_higher():
+    points = placed(0, (50.0, 40.0), 24.0, 0.0)
+    kind, xy, response = as_peaks([points])
+    aside = points[2] + (0.0, 2.5)  # still near enough to be the nose
+    kind, xy = np.append(kind, 2), np.vstack((xy, aside)).astype(np.float32)
+    found = group_peaks(kind, xy, np.append(0.9 * response, 1.0).astype(np.float32), SETTINGS)
+    assert found.points[found.residual.argmin()] == pytest.approx(points, abs=1e-4)
+
+
+def test_in_a_small_face_a_landmark_may_be_off_by_seven_tenths_of_a_pixel_more():
+    """Maps are made of whole pixels, however small the face."""
+    side = 14.0
+    for far, counts in ((0.6, True), (0.8, False)):
+        points = placed(0, (50.0, 40.0), side, 0.0)
+        points[3:] = np.nan
+        seen = points.copy()
+        seen[2, 1] += SETTINGS.inlier_distance * side + far
+        two_and_nose = GroupingSettings(min_inliers=3, residual=1.0, roll_deg=5.0)
+        assert bool(len(group_peaks(*as_peaks([seen]), two_and_nose))) == counts
 
 
 def test_two_types_alone_are_no_face():

@@ -230,6 +230,19 @@ def test_nothing_crosses_a_new_start() -> None:
     np.testing.assert_array_equal(smoothed(jumped)[:30], smoothed(seen[:30]))
 
 
+def test_a_face_out_of_sight_is_not_put_on_a_line_to_where_another_start_is() -> None:
+    """What comes after a jump is no end of the way on which it was lost: it coasts as if nothing came back."""
+    seen = measured(riding(4.0))
+    back, gone = RtsSmoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
+    for smoother in (back, gone):
+        for i, xy in enumerate(seen[:50]):
+            smoother.update(i / FPS, xy, CLEAR, SIZE_PX)
+        for i in range(50, 56):
+            smoother.coast(i / FPS)
+    back.update(56 / FPS, seen[50] + np.float32(2 * SIZE_PX), CLEAR, SIZE_PX)
+    np.testing.assert_array_equal(back.take(57)[0][:56], gone.take(56)[0])
+
+
 def test_taking_what_is_not_there_is_refused() -> None:
     smoother = RtsSmoother(SmootherSettings(), 68)
     smoother.update(0.0, FACE.astype(np.float32), CLEAR, SIZE_PX)

@@ -116,6 +116,14 @@ def test_what_is_near_a_missing_face_is_where_it_was_drawn(middle: tuple[int, in
     np.testing.assert_allclose(np.diff(found.boxes.reshape(2, 2), axis=0), 80 * REACH * side / NEAR_PX, atol=0.01)
 
 
+def test_what_is_near_a_missing_face_without_any_size_is_looked_at_too() -> None:
+    """A dead network may put all points on one place."""
+    detector = Brightest()
+    found = Search(detector).near(bright_spot(300, 200), [np.array([300, 200, 300, 200], np.float32)])
+    assert detector.pictures == [NEAR]
+    np.testing.assert_allclose(found.points[0], np.tile((300, 200), (5, 1)), atol=0.3)
+
+
 def test_a_face_far_from_where_one_is_missing_is_not_near_it() -> None:
     missing = np.array([100, 100, 140, 140], np.float32)
     assert len(Search(Brightest()).near(bright_spot(300, 200), [missing])) == 0

@@ -105,8 +105,7 @@ def test_eyes_nose_and_mouth_are_never_moved() -> None:
     for _ in range(20):
         wild = seen() + rng.normal(0, 12, (68, 2)).astype(np.float32)
         mended = shape_model("ibug68").set_right(wild, 0.02)
-        kept = [point for point in range(68) if point not in FREE]
-        np.testing.assert_array_equal(mended[kept], wild[kept])
+        np.testing.assert_array_equal(mended[27:], wild[27:])  # behind the contour and the brows
         assert (mended != wild).any()
 
 

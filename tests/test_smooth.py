@@ -229,6 +229,27 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
     assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
 
 
+def test_a_point_that_is_seen_only_after_the_first_frame_is_taken_up_as_the_others_are() -> None:
+    """A hand covers it when the face is found."""
+    smoother, covered = Smoother(SmootherSettings(), 68), CLEAR.copy()
+    covered[40] = 0
+    seen = measured(still(20))
+    smoother.update(0.0, seen[0], covered, SIZE_PX)
+    track = np.stack([smoother.update(i / FPS, xy, CLEAR, SIZE_PX)[0] for i, xy in enumerate(seen[1:], start=1)])
+    assert np.abs(track - FACE)[:, 40].max() < 1.5
+
+
+def test_below_the_floor_all_scores_but_none_are_trusted_alike() -> None:
+    floor = SmootherSettings().score_floor
+    for seen in (measured(still(20)), measured(riding(4.0))):
+        tracks = []
+        for score in (floor, floor / 10, 1e-6):
+            smoother, scores = Smoother(SmootherSettings(), 68), CLEAR.copy()
+            scores[40] = score
+            tracks.append([smoother.update(i / FPS, xy, scores, SIZE_PX)[0] for i, xy in enumerate(seen)])
+        np.testing.assert_allclose(tracks[1:], tracks[:1] * 2, atol=1e-3)
+
+
 def test_the_variance_of_a_point_is_the_power_of_its_score_that_was_asked_for() -> None:
     for power in (0.0, 0.5, 1.0, 2.9):
         tuning = Smoother(SmootherSettings(noise=0.01, score_power=power), 1)._tuning()
@@ -320,13 +341,14 @@ def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
     assert np.abs(out - seen).max() < 4.5
 
 
-def test_a_step_within_much_less_time_than_usual_tells_no_speed() -> None:
+@pytest.mark.parametrize("frames", [3, 30])
+def test_a_step_within_much_less_time_than_usual_tells_no_speed(frames: int) -> None:
     """The face starts by 8 px, a frame's way, in a frame that has the stamp of 10 ms after the one before it."""
     smoother, seen = Smoother(SmootherSettings(), 68), FACE.astype(np.float32)
-    for frame in range(30):
+    for frame in range(frames):
         smoother.update(frame / FPS, seen, CLEAR, SIZE_PX)
     moved = seen + np.float32([8, 0])
-    xy, speed = smoother.update(29 / FPS + 0.01, moved, CLEAR, SIZE_PX)
+    xy, speed = smoother.update((frames - 1) / FPS + 0.01, moved, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, moved, atol=0.5)
     assert np.abs(speed).max() < 8 * FPS  # and not 8 px in 10 ms
 
@@ -340,6 +362,28 @@ def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float)
     xy, speed = smoother.update(10 + 19 / FPS + later_s, seen, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, seen, atol=1e-4)
     assert not speed.any()
+
+
+def test_a_face_that_was_not_measured_for_long_starts_anew_though_it_was_carried_on() -> None:
+    smoother = Smoother(SmootherSettings(), 68)
+    for i in range(20):
+        smoother.update(i / FPS, FACE + 1.0 * i, CLEAR, SIZE_PX)
+    gap_s = SmootherSettings().restart_gap_s
+    for i in range(20, 20 + round(gap_s * FPS) + 1):
+        smoother.coast(i / FPS)
+    seen = measured(still(1))[0]
+    xy, speed = smoother.update((i + 1) / FPS, seen, CLEAR, SIZE_PX)
+    np.testing.assert_allclose(xy, seen, atol=1e-4)
+    assert not speed.any()
+
+
+def test_two_stamps_close_together_at_the_start_make_no_speed_of_a_step() -> None:
+    """There is no usual step yet that this one could be less than."""
+    smoother = Smoother(SmootherSettings(), 68)
+    smoother.update(0.0, FACE, CLEAR, SIZE_PX)
+    xy, speed = smoother.update(1e-5, FACE + 8, CLEAR, SIZE_PX)
+    np.testing.assert_allclose(xy, FACE + 8, atol=0.5)
+    assert np.abs(speed).max() <= 8 / kalman.LEAST_STEP_S
 
 
 def test_a_jump_of_the_whole_face_is_a_new_start_without_speed() -> None:

@@ -7,8 +7,19 @@ import pytest
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import blended, similarity
-from facetrack.tracker.track import HOLD, SEEK_S, Track, TrackSettings
-from facetrack.tracker.tracks import EXPECTED, LEARN_S, SEEK_EVERY, STEADY, SURE, WAIT_S, TrackBook
+from facetrack.tracker.track import FORESIGHT_S, HOLD, SEEK_S, Track, TrackSettings
+from facetrack.tracker.tracks import (
+    CLEARLY,
+    COVERED_IOU,
+    DRIFT_S,
+    EXPECTED,
+    LEARN_S,
+    SEEK_EVERY,
+    STEADY,
+    SURE,
+    WAIT_S,
+    TrackBook,
+)
 from facetrack.tracker.types import Float32, Landmarks, State
 
 RATE = 30.0
@@ -366,6 +377,19 @@ def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> Non
     assert states(book) == {0: "coasting", 1: "tracked"}
 
 
+@pytest.mark.parametrize(
+    ("more", "numbers"), [(0.5 * CLEARLY, {0: "tracked"}), (1.5 * CLEARLY, {0: "coasting", 1: "tracked"})]
+)
+def test_of_two_tracks_that_look_almost_alike_the_older_keeps_the_face(more: float, numbers: dict[int, str]) -> None:
+    """A little more likeness is noise, and would let the numbers of look-alikes flicker."""
+    book, likeness = book_of(1, 2), 0.75
+    book.live[0].box = book.live[0].box + np.float32([140, 0, 140, 0])
+    for track, other, alike in zip(book.live, (5, 6), (likeness, likeness + more), strict=True):
+        track.appearance = between(appearance(1), appearance(other), alike)
+    book.observe(1 / RATE, [face(300), face(300)], [appearance(1), appearance(1)])
+    assert states(book) == numbers
+
+
 def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search() -> None:
     book = book_of(1, 3)
     book.observe(1 / RATE, [face(102), face(300)], [appearance(2), appearance(3)])
@@ -517,6 +541,14 @@ def test_detections_on_measured_faces_are_not_offered_again_those_on_lost_ones_a
     assert book.unclaimed(boxes_at()) == []
 
 
+def test_a_detection_that_a_measured_face_only_touches_is_offered() -> None:
+    """Two heads close together."""
+    book, detected = book_of(1), boxes_at(160, 145)
+    shared = [(SIZE - apart) / (SIZE + apart) for apart in (60, 45)]
+    assert 0 < shared[0] < COVERED_IOU < shared[1]
+    assert book.unclaimed(detected) == [0]
+
+
 def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> None:
     book = book_of(1, 2, settings=TrackSettings(most_faces=2))
     detected = boxes_at(700, 900)
@@ -572,6 +604,15 @@ def test_a_stream_that_starts_again_tells_no_speed_across_its_start() -> None:
     assert states(book) == {0: "tracked"}
     assert book.live[0].velocity is None
     np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(108).xy)
+
+
+def test_a_stream_that_starts_again_teaches_no_appearance_across_its_start() -> None:
+    """The time since the last sight is none by which to learn."""
+    book = TrackBook()
+    book.admit(10.0, face(100), appearance(1))
+    book.observe(0.0, [face(100)], [between(appearance(1), appearance(5), 0.9)])
+    assert states(book) == {0: "tracked"}
+    np.testing.assert_array_equal(book.live[0].appearance, appearance(1))
 
 
 def test_as_many_measurements_as_tracks_are_wanted() -> None:
@@ -703,6 +744,15 @@ def test_a_lost_face_is_looked_for_where_it_was_and_everywhere_now_and_then() ->
     assert book.missing == []
 
 
+def test_of_several_lost_faces_the_last_is_looked_for_first() -> None:
+    """Only so many places are searched in a frame, and the last one is most likely to be back."""
+    book = book_of(1, 2, 3)
+    for frame, away in enumerate(({1}, {1, 2}), start=1):
+        found = [lost(t) if t.number in away else face(100 + 200.0 * t.number) for t in book.live]
+        book.observe(frame / RATE, found, [appearance(t.number + 1) for t in book.live])
+    np.testing.assert_array_equal(book.missing, boxes_at(500, 300))
+
+
 def test_after_a_cut_faces_are_looked_for_everywhere() -> None:
     book = book_of(1, 2)
     book.observe(1 / RATE, [face(100), face(300)], [appearance(1), appearance(7)])
@@ -715,6 +765,26 @@ def test_a_moving_face_is_looked_for_where_its_way_led_and_where_it_was_lost() -
     (led, lost_at) = ((places[i][0] + places[i][2]) / 2 for i in range(2))
     assert led == pytest.approx(100 + 8 * 35, abs=8)
     assert lost_at == pytest.approx(100 + 8 * 14)
+
+
+def test_a_hidden_face_goes_on_as_it_went_and_not_as_in_its_last_step() -> None:
+    """Half covered already, its landmarks leap by 12 px more than it does."""
+    book = book_of(1)
+    for frame in range(1, 61):
+        book.observe(frame / RATE, [face(100 + 4 * frame)], [appearance(1)])
+    book.observe(61 / RATE, [face(100 + 4 * 61 + 12)], [appearance(1)])
+    speed = (4 + 12 / (RATE * DRIFT_S)) * RATE  # the leap has the weight of one frame
+    led = book.live[0].place(61 / RATE + 0.5) - book.live[0].box
+    np.testing.assert_allclose(led, [0.5 * speed, 0, 0.5 * speed, 0], rtol=0.01, atol=0.1)
+
+
+def test_after_a_pause_a_hidden_face_is_not_sent_on_by_how_it_went_before() -> None:
+    book = book_of(1)
+    for frame in range(1, 31):
+        book.observe(frame / RATE, [face(100 + 4 * frame)], [appearance(1)])
+    later_s = 1.0 + FORESIGHT_S + 0.01
+    book.observe(later_s, [face(220)], [appearance(1)])
+    np.testing.assert_array_equal(book.live[0].place(later_s + 0.5), book.live[0].box)
 
 
 def test_a_hidden_face_is_looked_for_in_every_frame_in_which_it_may_come_out() -> None:
@@ -738,6 +808,28 @@ def test_a_face_that_was_lost_behind_another_is_expected_there_when_that_one_has
     book.observe(2 / RATE, [lost(track) for track in book.live], [appearance(1), appearance(2)])
     assert states(book) == {0: "coasting", 1: "coasting"}
     back = book.admit(2 / RATE, face(100), between(appearance(1), appearance(7), EXPECTED + 0.05))
+    assert back is not None
+    assert back.number == 0
+
+
+def test_once_it_has_come_out_a_face_is_lost_behind_nobody() -> None:
+    """Where it is lost later, in the open, a stranger who is a little like it is a stranger."""
+    book = book_of(1, 2, spacing=60.0)
+    book.observe(1 / RATE, [lost(book.live[0]), face(160)], [appearance(1), appearance(2)])
+    for frame, x in enumerate((100, 40, -20), start=2):  # it comes out and goes away from the other
+        book.observe(frame / RATE, [face(x), face(160)], [appearance(1), appearance(2)])
+    book.observe(5 / RATE, [lost(book.live[0]), face(160)], [appearance(1), appearance(2)])
+    stranger = book.admit(5 / RATE, face(-20), between(appearance(1), appearance(7), EXPECTED + 0.05))
+    assert stranger is not None
+    assert stranger.number == 2
+
+
+def test_once_it_is_back_from_a_cut_the_place_of_a_face_counts_again() -> None:
+    book = book_of(1)
+    book.observe(0.1, [face(100)], [appearance(2)])  # a cut
+    assert book.admit(0.2, face(100), appearance(1)) is not None  # and back
+    book.observe(0.3, [lost(book.live[0])], [appearance(1)])
+    back = book.admit(0.4, face(110), between(appearance(1), appearance(3), 0.55))
     assert back is not None
     assert back.number == 0
 

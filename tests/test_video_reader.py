@@ -20,7 +20,7 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.video_clock import MediaClock
+from facetrack.pipeline.video_clock import MediaClock, Pace, lasts_s
 from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, demand_gpu
 from facetrack.pipeline.video_source import LiveSource, VideoSource
 from facetrack.tracker.errors import SourceError
@@ -97,6 +97,30 @@ def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None
     clock, pictures = MediaClock(_Stamped()), [_Stamped(pts) for pts in stamps_ms]  # type: ignore[arg-type]
     found = [clock.time_of(picture, after(pictures, i)) for i, picture in enumerate(pictures)]  # type: ignore[arg-type]
     np.testing.assert_allclose(found, wanted_s, atol=1e-9)
+
+
+def test_times_rise_by_what_a_table_can_tell_however_fine_the_stamps_are() -> None:
+    """A CSV time stamp has six decimals; some recorders count nanoseconds."""
+    pictures = [_Stamped(pts) for pts in (0, 40_000_000, 40_000_001, 40_000_002, 80_000_000)]
+    for stamped in pictures:
+        stamped.time_base = Fraction(1, 1_000_000_000)
+    clock = MediaClock(pictures[0])  # type: ignore[arg-type]
+    told = [f"{clock.time_of(picture, after(pictures, i)):.6f}" for i, picture in enumerate(pictures)]  # type: ignore[arg-type]
+    assert len(set(told)) == len(told)
+    assert told == sorted(told)
+
+
+def test_a_picture_that_is_shown_for_long_is_no_leap_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a recorded screen, where nothing has changed meanwhile; what comes behind its end is one."""
+    monkeypatch.setattr("time.perf_counter", lambda: 100.0)
+    shown = SimpleNamespace(duration=5000, time_base=Fraction(1, 1000))
+    length_s = lasts_s(shown, Fraction(25))  # type: ignore[arg-type]
+    assert length_s == 5.0
+    assert lasts_s(SimpleNamespace(duration=0, time_base=None), Fraction(25)) == 0.04  # type: ignore[arg-type]
+    pace = Pace()
+    assert [pace.due_s(0.0, length_s), pace.due_s(5.0, 0.04), pace.due_s(7.0, 0.04)] == pytest.approx(
+        [100, 105, 105.04]
+    )
 
 
 @pytest.mark.parametrize("start_time", [0, 20, 95_000_000])

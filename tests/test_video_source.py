@@ -35,7 +35,7 @@ from fakes import (
     write_video,
 )
 
-from facetrack.pipeline.pipe import BEHIND_S, HOLDS, Backlog, Pipe
+from facetrack.pipeline.pipe import BEHIND_S, HOLDS, LOOK_UP_S, Backlog, Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_clock import Pace
@@ -394,6 +394,36 @@ def test_a_recording_that_is_written_into_a_pipe_is_given_by_its_own_clock(monke
     sender = Sender(1000.0, ahead=True)
     sender.lags_s(HOUR, monkeypatch)
     assert sender.now_s == pytest.approx((HOUR - 1) * 0.04)
+
+
+@pipes
+def test_who_waits_for_a_pipe_sleeps_meanwhile_and_counts_the_waits_behind_the_first_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # so that nobody has to wait for the other end
+    pipe, waited_ms = Pipe(tmp_path / "pipe"), list[float]()
+    pipe.open()
+
+    class Clockwork:
+        """A poll that takes no time, and writes when it is asked for the third time in a read."""
+
+        def register(self, descriptor: int, events: int) -> None:
+            del descriptor, events
+
+        def poll(self, timeout_ms: float) -> list[tuple[int, int]]:
+            waited_ms.append(timeout_ms)
+            if len(waited_ms) % 3:
+                return []
+            os.write(writer, b"abc")
+            return [(0, 1)]
+
+    monkeypatch.setattr("select.poll", Clockwork, raising=False)
+    counts = [(pipe.read(9), pipe.waits) for _ in range(3)]
+    pipe.close()
+    os.close(writer)
+    assert counts == [(b"abc", 0), (b"abc", 1), (b"abc", 2)]
+    assert waited_ms == [0, 1000 * LOOK_UP_S, 1000 * LOOK_UP_S] * 3
 
 
 @pipes

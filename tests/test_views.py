@@ -53,6 +53,25 @@ def test_the_box_of_a_mean_face_covers_its_landmarks_box():
     )  # it lies inside
 
 
+def test_the_misfit_of_a_face_is_a_share_of_its_side_and_so_is_what_decides_between_the_views():
+    rng = np.random.default_rng(0)
+    near = np.stack([placed(view, (60.0, 50.0), 30.0, 10.0) for view in range(len(VIEWS))]) + rng.normal(
+        0, 1, (7, 5, 2)
+    )
+    small, large = (fit_views((times * near).astype(np.float32)) for times in (1, 20))
+    np.testing.assert_allclose(large.residual, small.residual, rtol=1e-3)
+    assert (small.residual > 0.5 / 30).all()
+    assert (small.residual < 2.0 / 30).all()
+
+
+@pytest.mark.parametrize("yaw_deg", range(-85, 86, 17))
+def test_the_box_of_a_turned_head_is_as_wide_and_as_high_as_all_68_points_say(yaw_deg):
+    face = (MEAN_FACE_MM @ rotation_matrix(np.deg2rad([0, yaw_deg, 0])).T)[:, :2].astype(np.float32)
+    box, truth = fit_views(load("ibug68").subset("five5", face)[None]).boxes[0], bounding_box(face)
+    assert (truth[2:] - truth[:2]) / (box[2:] - box[:2]) == pytest.approx((1, 1), abs=0.16)
+    assert iou(box[None], truth[None])[0, 0] > 0.75
+
+
 def test_the_mean_face_is_fitted_to_the_points_that_are_known():
     points = MEAN_FIVE * 40 + (7, 9)
     points[3] = np.nan
@@ -60,3 +79,14 @@ def test_the_mean_face_is_fitted_to_the_points_that_are_known():
     assert centre == pytest.approx((7, 9), abs=1e-3)
     assert side == pytest.approx(40, rel=1e-5)
     assert roll == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("angle", [0.5, -1.2])
+def test_the_mean_face_is_fitted_to_a_turned_head_clockwise_as_roll_counts(angle):
+    spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points = MEAN_FIVE @ spin * 40 + (7, 9)
+    points[3] = np.nan
+    centre, side, roll = fit_mean_face(points.astype(np.float32))
+    assert centre == pytest.approx((7, 9), abs=1e-3)
+    assert side == pytest.approx(40, rel=1e-5)
+    assert roll == pytest.approx(angle, abs=1e-5)
