@@ -112,7 +112,6 @@ class LiveRun:
     """From one source to all outputs, until the source ends, the window is closed, nobody reads lines or Ctrl-C comes.
 
     Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
-
     """
 
     def __init__(
