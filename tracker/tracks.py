@@ -205,9 +205,10 @@ class TrackBook:
 
         Nothing but its appearance speaks for a face then: it must be as like as elsewhere, and no lost one's likelier.
         """
+        if claim.similarity >= 1 - CLEARLY or not self._begins_shot():
+            return False
         others = [similarity(track.appearance, claim.appearance) for track in self._lost]
-        best = max(others, default=-1.0) - CLEARLY
-        return claim.similarity < max(best, self.settings.same_appearance) and self._begins_shot()
+        return claim.similarity < max(max(others, default=-1.0) - CLEARLY, self.settings.same_appearance)
 
     def _comes_out(self, claim: _Claim) -> bool:
         """Whether part of the face matches although the rest was hidden: the crop had drifted onto the visible part."""
