@@ -10,10 +10,8 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from importlib import metadata
@@ -23,6 +21,7 @@ import av
 import pytest
 from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
 from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
+from fakes_stream import served_once
 from packaging.requirements import Requirement
 
 import facetrack
@@ -504,15 +503,7 @@ def test_what_a_live_table_holds_is_told_after_a_write_error_too(
 def test_a_lost_stream_is_opened_again_as_often_as_is_wanted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    content = paint_video(tmp_path / "clip.ts", PaintedSource(count=8)).read_bytes()
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve_once() -> None:
-        with server, server.accept()[0] as client:
-            client.sendall(content)
-
-    threading.Thread(target=serve_once, daemon=True).start()
-    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    address = served_once(paint_video(tmp_path / "clip.ts", PaintedSource(count=8)).read_bytes())
     assert run("live", "--camera", address, "--no-window", "--jsonl", "--retry", "0") == 1
     assert re.search(r"lost after frame 8 \(.*\): it ended; in stage capture", capsys.readouterr().err)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 from collections.abc import Callable, Iterator
 from glob import glob
 from itertools import pairwise
@@ -27,6 +25,7 @@ from fakes import (
     write_no_frames,
     write_video,
 )
+from fakes_stream import served_once
 
 from facetrack import Retry
 from facetrack.pipeline.camera_mode import CameraMode
@@ -482,15 +481,7 @@ def test_what_is_no_retry_and_no_mode_is_refused(wrong: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("attempts", [0, 1, 2])
 def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: int, tmp_path: Path) -> None:
-    content = write_video(tmp_path / "clip.ts", noise(8)).read_bytes()
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve_once() -> None:
-        with server, server.accept()[0] as client:
-            client.sendall(content)
-
-    threading.Thread(target=serve_once, daemon=True).start()
-    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    address = served_once(write_video(tmp_path / "clip.ts", noise(8)).read_bytes())
     frames: list[Frame] = []
     tried = f"; tried {attempts} times? to open it again" if attempts else "it ended$"
     with open_source(address, retry=Retry(attempts, first_wait_s=0)) as source, pytest.raises(SourceError, match=tried):

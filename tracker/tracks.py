@@ -186,7 +186,7 @@ class TrackBook:
         return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and as_large(old, new)
 
     def _unlike(self, claim: _Claim) -> bool:
-        """Whether something else altogether is in the face's place: unlike itself, and unlike a moment ago.
+        """Whether something else is in the face's place: somebody else, or unlike itself and unlike a moment ago.
 
         While a face is lost, the previous frame proves nothing (the picture may have dissolved into another); compare
         only the part that is not covered.
@@ -310,8 +310,9 @@ class TrackBook:
         """The lost track that this face continues: alike enough, and the most alike of those.
 
         Where a face reappears soon where it was lost or where its way led, the place speaks for it and less similarity
-        will do; not so if it was lost to a cut. Elsewhere it must be as near and as large as it can be by now (what can
-        be seen of a small face is like many a large one), and like no other known face.
+        will do; not so if it was lost to a cut, after which no half of it is proof either. Elsewhere it must be as near
+        and as large as it can be by now (what can be seen of a small face is like many a large one), and like no other
+        known face.
         """
         best, best_score = None, -np.inf
         known = (*self.live, *self._lost)
