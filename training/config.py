@@ -55,6 +55,8 @@ class Corpus:
 class Expressions:
     """What photographs seldom show (`training.expressions`). For alignment networks of markups with lids.
 
+    Of pairs (`Consistency`) it is the faces with labels whose shares these are.
+
     Attributes:
         closed: share of the faces that is drawn from those of a corpus with an eye as good as closed, if it has any.
         blinks: share of the faces whose open eyes are closed by drawing.

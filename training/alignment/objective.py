@@ -140,7 +140,7 @@ class Alignment(ABC):
             crop, nothing, no_face = self.negative(size, progress, rng)
             return crop, nothing, no_face, *self._flags(())
         sample = self.draw(progress, rng)
-        bgr, points = self._expressive(sample, rng)
+        bgr, points = self.expressive(sample, rng)
         transform = random_crop(points, size, self.config.geometry, rng)
         background = self.patches[int(rng.integers(len(self.patches)))]
         crop = crop_over_background(bgr, transform, background, rng)
@@ -150,7 +150,7 @@ class Alignment(ABC):
             xy += annotators_shift(xy, transform, self.config.geometry.asymmetry)
         return self._disturbed(crop, rng), xy, np.float32(1), *self._flags(sample.subsets)
 
-    def _expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+    def expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
         """Picture and points of a face; some close their eyes, some make faces."""
         rules = self.config.expressions
         bgr, points = sample.bgr(), sample.points[0]
