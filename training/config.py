@@ -210,7 +210,8 @@ class Schedule:
         sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
-            the newest: where validation is on the test pictures, choosing the best would be choosing on them.
+            the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
+            that goes on with "best" after "last" keeps the last one of before until another is better.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
         bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
