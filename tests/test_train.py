@@ -665,6 +665,42 @@ def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
     assert f"{picture}: not a readable picture; remove it or fix it; left out" in caplog.messages
 
 
+@pytest.mark.parametrize("broken", ["faces", "grass", "test"])
+def test_a_folder_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_path: Path, broken: str) -> None:
+    for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
+        write_faces(tmp_path / folder, 2, first)
+    for picture in (tmp_path / broken).glob("*.png"):
+        picture.write_bytes(b"no picture")
+    settings = Config(corpora=(Corpus("faces"),), negatives=("grass",), validation="test", skip_broken=True)
+    with pytest.raises(SourceError, match=rf"{broken}.*: not a readable picture; .*; nothing is left"):
+        open_objective(settings, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("body", ["nan nan\n" * 68, "1 2\n" * 66, "1 2\n" * 68], ids=["nowhere", "66", "in one place"])
+@pytest.mark.parametrize("folder", ["faces", "test"])
+def test_a_face_that_lacks_points_is_left_out_with_the_broken_files_and_named(
+    folder: str, body: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_faces(tmp_path / "faces", 2)
+    write_faces(tmp_path / "test", 2, first=2)
+    annotation = max((tmp_path / folder).glob("*.pts"))
+    annotation.write_text(f"version: 1\n{{\n{body}}}\n")
+    settings = Config(corpora=(Corpus("faces"),), negative_share=0.0, validation="test")
+    with pytest.raises(ConfigError) as told:
+        open_objective(settings, tmp_path, tmp_path)
+    assert str(annotation.with_suffix(".png")) in str(told.value)
+    objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
+    assert sorted(map(len, (objective.corpora[0], objective.validation))) == [1, 2]
+    assert f"{told.value}; left out" in caplog.messages
+
+
+def test_a_corpus_of_which_every_face_has_other_points_is_no_broken_one(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 2)
+    settings = Config(Network(landmarks=98), corpora=(Corpus("faces"),), negative_share=0.0, validation="faces")
+    with pytest.raises(ConfigError, match=r"wanted all 98 points of wflw98"):
+        open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
+
+
 @pytest.mark.parametrize("skip_broken", [False, True])
 def test_every_picture_is_decoded_once_before_the_first_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip_broken: bool

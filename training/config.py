@@ -292,7 +292,8 @@ class Config:
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
             "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
         geometry: how far training crops stray.
-        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused.
+        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused; for
+            an alignment network faces that lack points, too. Where nothing is left the run is refused all the same.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         expressions: how often eyes are closed and faces made.
         consistency: learning without labels.
