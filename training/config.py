@@ -167,7 +167,8 @@ class Discs:
     """Labels and negatives of BB-FCN as a detector; `random_share` also of BB-FCN and its rival as aligners.
 
     Attributes:
-        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels.
+        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels; they fit
+            into the crops of `Schedule.sizes`.
         radius: of the discs, pixels.
         ring: width of the band round a disc that is left out of the loss, pixels.
         random_share: for this share of the run negative pixels are drawn at random, later the loudest are taken.
@@ -207,7 +208,7 @@ class Schedule:
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient; inf for no limit.
-        sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
+        sizes: (share of the run below 1, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
             the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
