@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -111,7 +112,8 @@ def main() -> None:
     if arguments.recall and (arguments.pictures or arguments.portraits):
         parser.error("--recall measures nothing else: leave --pictures and --portraits out")
     cv2.setNumThreads(1)
-    faces, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
+    folders, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
+    faces = list(chain.from_iterable(folders.values()))
     if arguments.recall:
         print(*recall_rows(faces, arguments.min_face), sep="\n")
         return

@@ -17,7 +17,7 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.tracker.types import Float32, UInt8  # noqa: E402
-from facetrack.training.alignment.networks import VectorAlignment  # noqa: E402
+from facetrack.training.alignment.networks import VectorAlignment, open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors, quasi_gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry, mirror  # noqa: E402
@@ -282,6 +282,15 @@ def test_what_is_needed_and_not_configured_is_said(data: Path, missing: str) -> 
 def test_without_negatives_there_are_faces_alone(data: Path) -> None:
     objective = VectorAlignment(configuration(negatives=(), negative_share=0.0), data)
     assert all(objective.item(i, 0.5)[2] == 1 for i in range(12))
+
+
+@pytest.mark.parametrize("name", ["tab", "propnet", "span"])
+def test_a_network_that_draws_boundaries_is_refused_for_a_markup_without_them(name: str, tmp_path: Path) -> None:
+    """Before any picture is read: there are none."""
+    with pytest.raises(ConfigError, match=rf"network: {name} wants a markup with 15 boundary lines, five5 has 0"):
+        open_alignment(configuration(network=Network(name, 5)), tmp_path)
+    with pytest.raises(SourceError):
+        open_alignment(configuration(network=Network(name, 19)), tmp_path)
 
 
 def test_a_corpus_with_other_points_is_refused_by_the_name_of_its_picture(data: Path, tmp_path: Path) -> None:

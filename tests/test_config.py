@@ -178,6 +178,9 @@ def test_what_is_unknown_or_cannot_work_is_refused_by_its_full_name(tmp_path: Pa
         ("schedule.ema=2", "schedule.ema: wanted 0 to 1, got 2.0"),
         ("schedule.drops=[[0.5, 5.0], [0.7, 0.0]]", "schedule.drops.1.1: wanted a number above 0, got 0.0"),
         ("schedule.sizes=[[0.0, -64]]", "schedule.sizes.0.1: wanted at least 1, got -64"),
+        ("schedule.sizes=[[0.0, 64], [60, 96]]", "schedule.sizes.1.0: wanted at least 0 and below 1, got 60.0"),
+        ("schedule.sizes=[[0.0, 64], [1.0, 96]]", "schedule.sizes.1.0: wanted at least 0 and below 1, got 1.0"),
+        ("schedule.sizes=[[0.0, 64], [nan, 96]]", "schedule.sizes.1.0: wanted at least 0 and below 1, got nan"),
         ("schedule.clip=0", "schedule.clip: wanted a number above 0, or inf for no limit, got 0.0"),
         ("schedule.clip=-5", "schedule.clip: wanted a number above 0, or inf for no limit, got -5.0"),
         ("schedule.clip=nan", "schedule.clip: wanted a number above 0, or inf for no limit, got nan"),
@@ -202,6 +205,16 @@ def test_a_number_out_of_its_range_is_refused_by_its_full_name(tmp_path: Path, o
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, "", override)
     assert str(caught.value).endswith(f"run.toml: {told}")
+
+
+@pytest.mark.parametrize(("face_px", "sizes"), [("[20, 65]", "[[0.0, 64]]"), ("[38, 44]", "[[0.0, 40], [0.5, 64]]")])
+def test_faces_that_no_crop_shows_are_refused_for_a_detector_alone(tmp_path: Path, face_px: str, sizes: str) -> None:
+    """The largest must fit into the last crops, the smallest with some room into the first."""
+    overrides = (f"discs.face_px={face_px}", f"schedule.sizes={sizes}", "network.name=bbfcn")
+    with pytest.raises(ConfigError, match=r"discs\.face_px: wanted faces that fit into the crops of schedule\.sizes"):
+        load_text(tmp_path, "", *overrides)
+    load_text(tmp_path, "", *overrides, "validation=held")
+    load_text(tmp_path, "", "discs.face_px=[30, 60]", "schedule.sizes=[[0.0, 64]]", "network.name=bbfcn")
 
 
 def test_every_number_has_a_range() -> None:

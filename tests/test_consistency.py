@@ -18,6 +18,7 @@ from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.tracker.pose import eye_aspect_ratio  # noqa: E402
 from facetrack.tracker.types import Float64  # noqa: E402
 from facetrack.training.alignment import span_loss  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
@@ -105,6 +106,37 @@ def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> N
     assert drawn == labelled
 
 
+def test_expressions_are_drawn_in_both_crops_of_the_faces_with_labels_alone(data: Path) -> None:
+    rules = Expressions(blinks=1.0)
+    settings = config_of(expressions=rules, geometry=Geometry(stretch=0.0), negative_share=0.0)
+    objective = SelfConsistency(settings, data)
+    usual = min(eye_aspect_ratio(objective.unlabelled[0].points[0]))
+    narrowed: dict[int, list[float]] = {LABELLED: [], UNLABELLED: []}
+    for index in range(24):
+        _, _, calm, wild, way, kind = objective.item(index, 0.9)
+        eyes = [min(eye_aspect_ratio(xy)) / usual for xy in (calm, wild)]
+        assert eyes[0] == pytest.approx(eyes[1], abs=1e-3)
+        narrowed[int(kind)].append(eyes[0])
+        moved = calm @ way[:, :2].T + way[:, 2]
+        mirrored = np.linalg.det(way[:, :2]) < 0
+        np.testing.assert_allclose(moved[IBUG.mirror] if mirrored else moved, wild, atol=2e-2)
+    assert narrowed[UNLABELLED] == pytest.approx([1.0] * len(narrowed[UNLABELLED]), abs=1e-3)
+    assert max(narrowed[LABELLED]) < 0.9
+
+
+def test_the_pixels_of_a_pair_with_labels_are_those_of_the_drawn_picture(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pen that wipes the face out of the picture: nobody can see it any more in a calm crop."""
+    objective = SelfConsistency(config_of(negative_share=0.0), data)
+    monkeypatch.setattr(objective.inner, "expressive", lambda sample, _: (0 * sample.bgr(), sample.points[0]))
+    items = [objective.item(index, 0.9) for index in range(12)]
+    assert {(int(kind), read_landmarks(crop) is None) for crop, _, _, _, _, kind in items} == {
+        (LABELLED, True),
+        (UNLABELLED, False),
+    }
+
+
 def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"consistency\.share: wanted pictures without labels"):
         SelfConsistency(config_of(consistency=Consistency(weight=1.0)), data)
@@ -140,8 +172,8 @@ def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
     for scale in (1.0, 2.0):
         geometry = Geometry(box_scale=scale, stretch=0.0, shift=0.0)
         objective = SelfConsistency(config_of(geometry=geometry, negative_share=0.0), data)
-        sample = objective.unlabelled[0]
-        calm = [objective._two_crops(sample, 96, np.random.default_rng(i))[0] for i in range(30)]
+        bgr, points = objective.unlabelled[0].bgr(), objective.unlabelled[0].points[0]
+        calm = [objective._two_crops(bgr, points, 96, np.random.default_rng(i))[0] for i in range(30)]
         sides[scale] = np.mean([96 / np.hypot(*seen.matrix[:, 0]) for seen in calm])
         for seen in calm:
             assert np.hypot(*seen.matrix[:, 0]) == pytest.approx(np.hypot(*seen.matrix[:, 1]))

@@ -13,15 +13,18 @@ pytest.importorskip("torch", reason="needs the train extra")
 import torch
 from fakes_training import write_faces
 
+from facetrack.engines import nets
 from facetrack.engines.backend import Outputs
 from facetrack.engines.card import ROLES, ModelCard, Weights, find_card, read_card
 from facetrack.engines.detector import logistic
 from facetrack.engines.packed import run_levels
+from facetrack.tracker.errors import ConfigError
 from facetrack.tracker.types import UInt8
-from facetrack.training.config import Config, Corpus, Network, Publication
+from facetrack.training.config import Config, Corpus, Network, Publication, load
 from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
+from facetrack.training.detection.objectives import held_out
 from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_logistic, kept_out
 
 
@@ -41,7 +44,7 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
         seen.append((detector, dict(detector.calibration), refined))
         return answers[refined]
 
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ([], []))
+    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
     monkeypatch.setattr(publish, "measure", measure)
     config = Config(Network("bbfcn", 5))
@@ -61,14 +64,94 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
 def test_a_corpus_that_measures_nothing_is_left_out_of_what_was_kept_out(tmp_path: Path, half: int) -> None:
     for folder in ("people", "machine", "lfpw/testset"):
         write_faces(tmp_path / folder, 40)
-    write_faces(tmp_path / "grass", 1)
+    write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("people"), Corpus("machine")), negatives=("grass",))
     everywhere, _ = kept_out(settings, tmp_path, half)
-    folders = {sample.path.parent.name for sample in everywhere}
-    assert folders == {"people", "machine", "testset"}
+    assert everywhere.keys() == {"people", "machine", "lfpw/testset"}
+    assert all(sample.path.parent == tmp_path / name for name, faces in everywhere.items() for sample in faces)
     measured = replace(settings, corpora=(Corpus("people"), Corpus("machine", held_out=False)))
     fewer, _ = kept_out(measured, tmp_path, half)
-    assert {sample.path.parent.name for sample in fewer} == {"people", "testset"}
+    assert fewer.keys() == {"people", "lfpw/testset"}
+
+
+def test_what_was_kept_out_needs_no_published_data_and_is_refused_where_there_is_none_of_it(tmp_path: Path) -> None:
+    """Somebody's own pictures alone: by their names 0, 10 and 39 are kept out."""
+    write_faces(tmp_path / "mine", 40)
+    write_faces(tmp_path / "grass", 40)
+    settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))
+    assert all(kept_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
+    for lacking in ({"negatives": ()}, {"corpora": (Corpus("mine", held_out=False),)}):
+        with pytest.raises(ConfigError, match=r"kept out of its training, wanted some with .* in half 1; add pictures"):
+            kept_out(replace(settings, **lacking), tmp_path, 0)
+
+
+def test_a_test_set_that_is_learnt_from_is_measured_on_where_it_was_kept_out_alone(tmp_path: Path) -> None:
+    write_faces(tmp_path / "lfpw" / "testset", 40)
+    write_faces(tmp_path / "grass", 40)
+    settings = Config(Network("bbfcn", 5), corpora=(Corpus("lfpw/testset"),), negatives=("grass",))
+    faces, _ = kept_out(settings, tmp_path, 0)
+    assert all(held_out(sample) for sample in faces["lfpw/testset"])
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        ("webfaces", "WebFaces"),
+        ("lfw5", "LFW"),
+        ("taught/unlabelled/aflw2000", "AFLW2000"),
+        ("lfpw/testset", "LFPW test"),
+        ("studio/testset", "studio/testset"),
+        ("mine", "mine"),
+    ],
+)
+def test_figures_bear_the_shipped_names_of_shipped_folders_and_the_paths_of_others(file: str, wanted: str) -> None:
+    sample = Sample(Path(file) / "1.png", np.zeros((1, 68, 2), np.float32), b"")
+    assert publish._by_name({file: [sample]}) == {wanted: [sample]}
+
+
+def test_the_shipped_cards_figures_are_named_by_its_configurations_folders() -> None:
+    config = load(Path("configs/bbfcn-5-branches.toml"))
+    folders = [[corpus.path] for corpus in config.corpora if corpus.held_out] + [["lfpw/testset"], config.negatives]
+    figures = find_card("bbfcn", "detect").measured
+    named = {figure.removesuffix(", 8 bits on a CPU").partition(", ")[2] for figure in figures}
+    assert len(named) == 5
+    assert named <= {publish._name_of(paths) for paths in folders}
+
+
+def test_two_folders_of_one_set_have_one_figure() -> None:
+    first, second = (Sample(Path(name), np.zeros((1, 68, 2), np.float32), b"") for name in ("1.png", "2.png"))
+    folders = {"hard/unlabelled/aflw2000": [first], "taught/unlabelled/aflw2000": [second]}
+    assert publish._by_name(folders) == {"AFLW2000": [first, second]}
+
+
+def test_a_scan_that_takes_nothing_for_a_face_is_not_published(tmp_path: Path) -> None:
+    """Its responses are 0 everywhere, as those of a network that has not learnt anything are low."""
+    write_faces(tmp_path / "mine", 3)
+    write_faces(tmp_path / "grass", 1)
+    settings = Config(
+        Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",), card=Publication("my-detector")
+    )
+    scan, refine = (nets.FromBytes(nets.build(name, 5)).eval() for name in ("bbfcn-backbone", "bbfcn"))
+    for parameter in scan.parameters():
+        parameter.data.zero_()
+    with pytest.raises(
+        ConfigError, match=r"my-detector: its scan takes nothing in \d of .* for a face; train it longer"
+    ):
+        publish._store(settings, publish.Pair(scan, refine), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", [[], [True, True], [False, False]])
+def test_a_score_wants_candidates_of_both_kinds(kind: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Measured(np.zeros((len(kind), 8), np.float32), np.array(kind, bool))
+    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
+    monkeypatch.setattr(publish, "measure", lambda *_, **__: found)
+    config = Config(Network("bbfcn", 5))
+    with pytest.raises(
+        ConfigError, match=rf"score of the scan: .*, got {sum(kind)} and {len(kind) - sum(kind)}; train"
+    ):
+        publish.fit(draft_card(config), config, Path())
 
 
 class Anything:
@@ -106,17 +189,17 @@ def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: py
 
     faces = [Sample(Path("lfpw/testset/1.png"), np.zeros((1, 68, 2), np.float32), b"")]
     empty = [Sample(Path(f"grass/{i}.png"), np.zeros((0, 68, 2), np.float32), b"") for i in range(4)]
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: (faces, empty))
+    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({"lfpw/testset": faces}, empty))
     monkeypatch.setattr(publish, "_open", open_files)
     monkeypatch.setattr(publish, "evaluate", evaluate)
-    config = Config(Network("bbfcn", 5))
+    config = Config(Network("bbfcn", 5), negatives=("negatives/flowers", "lawn", "negatives/dtd"))
     weights = {
         role: Weights(Path(f"{role}.onnx"), "0", "fp16", Weights(Path(f"{role}-int8.onnx"), "1", "int8"))
         for role in ROLES["detect"]
     }
     figures = publish.detector_figures(replace(draft_card(config), weights=weights), config, Path())
     found, error = "faces found %, LFPW test", "five-point error % of the eye distance, LFPW test"
-    alarms, small = "false alarms a picture, flowers, cats and dogs, textures", ", 8 bits on a CPU"
+    alarms, small = "false alarms a picture, flowers, lawn, textures", ", 8 bits on a CPU"
     assert figures == {
         found: 100.0,
         error: pytest.approx(6.0),
@@ -161,6 +244,7 @@ def test_a_detector_that_does_not_get_finished_leaves_the_published_one_as_it_wa
 
     net = torch.nn.Linear(1, 1)
     monkeypatch.setattr(publish.Pair, "of_run", lambda *_: publish.Pair(net, net))
+    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_store", store)
     monkeypatch.setattr(publish, "fit", lambda card, *_: card.calibration)
     monkeypatch.setattr(publish, "detector_figures", lambda *_: {"faces found %": 9.0})

@@ -110,6 +110,22 @@ def test_the_branches_of_a_backbone_that_was_trained_on_a_gpu_are_trained_withou
     assert all(torch.equal(kept[name.removeprefix("net.")], value) for name, value in backbone.state_dict().items())
 
 
+def test_branches_on_a_file_that_is_no_backbone_are_refused_in_one_line(tmp_path: Path) -> None:
+    settings = Config(Network("bbfcn", 5), negative_share=0.0)
+    Run(config(), Fit(), tmp_path).train(12)
+    (tmp_path / "best.pt").rename(tmp_path / "backbone.pt")
+    with pytest.raises(ConfigError, match=r"backbone\.pt: of another network than the configuration's"):
+        open_objective(settings, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"no file of torch", b".", b"G", b""])
+def test_whatever_torch_says_of_a_broken_file_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+    """The second one's stack is empty, the third one's number is cut short."""
+    (tmp_path / "backbone.pt").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"backbone\.pt: wanted a file of a run of `facetrack train`, got: "):
+        open_objective(Config(Network("bbfcn", 5)), tmp_path, tmp_path)
+
+
 def test_a_file_of_another_network_or_of_none_is_told_with_what_to_do(tmp_path: Path) -> None:
     Run(config(), Fit(width=5), tmp_path).train(12)
     with pytest.raises(ConfigError, match=rf"best\.pt: of another network .* other sizes of .*; {re.escape(ADVICE)}"):

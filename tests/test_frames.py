@@ -53,6 +53,15 @@ def test_what_macos_leaves_beside_videos_is_no_video(tmp_path: Path) -> None:
     assert [shot.name for shot in list_footage(tmp_path, "videos")] == ["1.mp4", "a/2.mov"]
 
 
+def test_videos_in_linked_folders_are_taken_each_once(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "a").mkdir(parents=True)
+    (tmp_path / "disk" / "a" / "1.mp4").touch()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "disk")
+    (tmp_path / "videos" / "again").symlink_to(tmp_path / "disk" / "a")
+    assert [shot.name for shot in list_footage(tmp_path / "videos", "videos")] == ["again/1.mp4"]
+
+
 def test_a_folders_videos_are_those_that_a_batch_knows(tmp_path: Path) -> None:
     for suffix in VIDEO_SUFFIXES:
         (tmp_path / f"clip{suffix}").touch()

@@ -172,3 +172,14 @@ def test_every_face_of_a_photograph_gets_its_own_picture_unless_it_is_tiny(tmp_p
         cut_faces(tmp_path, tmp_path / "full", "table")
     grey, whole = piece.mean(-1), photograph[32:158, 52:178].mean(-1)
     assert np.abs(grey - whole).mean() < 25  # noise survives JPEG poorly; another place would differ by 50
+
+
+def test_faces_that_nobody_annotated_or_that_are_not_in_the_picture_are_not_cut(tmp_path: Path) -> None:
+    """One without points, one far away, one just beside it, whose square would show only what is next to it."""
+    cv2.imwrite(str(tmp_path / "one.png"), np.zeros((200, 300, 3), np.uint8))
+    face = np.array([[100, 80], [130, 80], [115, 95], [115, 110]], np.float64)
+    rows = [",".join(["file", *"abcdefgh"]), "one.png" + 8 * ","]
+    rows += [",".join(["one.png", *map(str, (face + away).ravel())]) for away in (9000.0, [-140.0, 0.0], 0.0)]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert cut_faces(tmp_path, tmp_path / "out", "table") == 1
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["one_3.jpg"]

@@ -14,6 +14,7 @@ from fakes_pipeline import PaintedDetector
 from fakes_training import write_faces
 
 from facetrack.pipeline.open import Choices
+from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Landmarks, Proposals, UInt8
 from facetrack.training import relabel as module
@@ -74,6 +75,18 @@ def test_a_picture_whose_label_was_cut_short_is_done_again(tmp_path: Path, teach
     assert relabel(tmp_path / "faces", tmp_path / "out", Choices()) == Relabelled(2, 2, True)
     assert len(teacher.firsts) == 2
     assert (tmp_path / "out" / "1.png").read_bytes() == (tmp_path / "faces" / "1.png").read_bytes()
+
+
+def test_pictures_that_would_share_a_label_are_refused_before_any_is_looked_at(
+    tmp_path: Path, teacher: Teacher
+) -> None:
+    write_faces(tmp_path / "faces" / "more", 2, first=1)
+    (tmp_path / "faces" / "2.png").write_bytes((tmp_path / "faces" / "more" / "2.png").read_bytes())  # elsewhere
+    (tmp_path / "faces" / "more" / "2.jpg").write_bytes((tmp_path / "faces" / "2.png").read_bytes())
+    with pytest.raises(SourceError, match=r"more.2: wanted one picture of a name, got 2\.jpg and 2\.png; keep one"):
+        relabel(tmp_path / "faces", tmp_path / "out", Choices())
+    assert not teacher.firsts
+    assert not (tmp_path / "out").exists()
 
 
 class Detector:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from dataclasses import replace
 from itertools import chain
@@ -26,7 +28,7 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
 from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
-from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
+from facetrack.tracker.errors import ConfigError, SinkError, SourceError  # noqa: E402
 from facetrack.training import processes  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
@@ -439,6 +441,22 @@ def test_the_last_average_is_kept_where_nothing_may_be_chosen_by_the_validation(
     assert all(torch.equal(value, run.average.state_dict()[name]) for name, value in best["average"].items())
 
 
+def test_who_keeps_the_best_from_now_on_loses_no_better_one_to_what_was_kept_as_the_last(tmp_path: Path) -> None:
+    """The last was worse than one before it, which is gone: what is better than the last is the best that there is."""
+    Run(config(steps=20, keep="last"), Fit(validations=(3.0, 5.0)), tmp_path).train(10)
+    run = Run(config(steps=20), Fit(validations=(4.0, 4.5)), tmp_path)
+    assert run.best == 5.0
+    run.train()
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert (best["step"], best["val"]["first"]) == (15, 4.0)
+
+
+def test_anything_is_better_than_a_last_one_that_is_no_number(tmp_path: Path) -> None:
+    Run(config(keep="last"), Fit(validations=(1.0, math.nan)), tmp_path).train(10)
+    Run(config(), Fit(validations=(2.0,)), tmp_path).train()
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["val"]["first"] == 2.0
+
+
 def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
     run = Run(config(), Fit(validations=(1.0, math.nan, 2.0)), tmp_path)
     run.train()
@@ -460,6 +478,36 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one_whole(
     with pytest.raises(Killed):
         run.train(6)
     monkeypatch.undo()
+    assert Run(config(), Fit(), tmp_path).step == 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0\nframe #0: c10::Thrown"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_disk_that_is_full_ends_the_run_in_one_line_and_with_its_last_checkpoint_alone(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two ways in which torch tells of it."""
+    run = Run(config(), Fit(), tmp_path)
+    run.train(3)
+
+    def full(_state: dict[str, Any], path: Path) -> None:
+        path.write_bytes(b"half a checkpoint")
+        raise error
+
+    with monkeypatch.context() as during:
+        during.setattr(loop.torch, "save", full)
+        with pytest.raises(SinkError) as caught:
+            run.train(6)
+    assert re.fullmatch(
+        r".*checkpoint\.part: cannot be written: .*; make room, or choose another folder", str(caught.value)
+    )
+    assert not list(tmp_path.glob("*.part"))
     assert Run(config(), Fit(), tmp_path).step == 3
 
 
@@ -615,6 +663,42 @@ def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
     objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
     assert sorted(map(len, (objective.corpora[0], objective.negatives, objective.validation))) == [1, 2, 2]
     assert f"{picture}: not a readable picture; remove it or fix it; left out" in caplog.messages
+
+
+@pytest.mark.parametrize("broken", ["faces", "grass", "test"])
+def test_a_folder_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_path: Path, broken: str) -> None:
+    for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
+        write_faces(tmp_path / folder, 2, first)
+    for picture in (tmp_path / broken).glob("*.png"):
+        picture.write_bytes(b"no picture")
+    settings = Config(corpora=(Corpus("faces"),), negatives=("grass",), validation="test", skip_broken=True)
+    with pytest.raises(SourceError, match=rf"{broken}.*: not a readable picture; .*; nothing is left"):
+        open_objective(settings, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("body", ["nan nan\n" * 68, "1 2\n" * 66, "1 2\n" * 68], ids=["nowhere", "66", "in one place"])
+@pytest.mark.parametrize("folder", ["faces", "test"])
+def test_a_face_that_lacks_points_is_left_out_with_the_broken_files_and_named(
+    folder: str, body: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_faces(tmp_path / "faces", 2)
+    write_faces(tmp_path / "test", 2, first=2)
+    annotation = max((tmp_path / folder).glob("*.pts"))
+    annotation.write_text(f"version: 1\n{{\n{body}}}\n")
+    settings = Config(corpora=(Corpus("faces"),), negative_share=0.0, validation="test")
+    with pytest.raises(ConfigError) as told:
+        open_objective(settings, tmp_path, tmp_path)
+    assert str(annotation.with_suffix(".png")) in str(told.value)
+    objective: Any = open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
+    assert sorted(map(len, (objective.corpora[0], objective.validation))) == [1, 2]
+    assert f"{told.value}; left out" in caplog.messages
+
+
+def test_a_corpus_of_which_every_face_has_other_points_is_no_broken_one(tmp_path: Path) -> None:
+    write_faces(tmp_path / "faces", 2)
+    settings = Config(Network(landmarks=98), corpora=(Corpus("faces"),), negative_share=0.0, validation="faces")
+    with pytest.raises(ConfigError, match=r"wanted all 98 points of wflw98"):
+        open_objective(replace(settings, skip_broken=True), tmp_path, tmp_path)
 
 
 @pytest.mark.parametrize("skip_broken", [False, True])

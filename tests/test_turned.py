@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from facetrack.tracker import markup
+from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, rotation_matrix
 from facetrack.training import turned
@@ -221,6 +222,12 @@ def test_each_face_is_turned_as_often_as_asked_and_the_same_way_for_a_seed(tmp_p
 
 def test_a_face_in_half_profile_is_passed_over(tmp_path: Path) -> None:
     assert not list(turned_faces(samples_of(seen(yaw=35), tmp_path), 2, 0))
+
+
+@pytest.mark.parametrize("count", [5, 29])
+def test_a_face_of_other_points_is_refused_by_its_name(count: int, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=rf"face\.png: wanted the 68 points of ibug68, got {count}$"):
+        list(turned_faces(samples_of(seen()[:count], tmp_path), 2, 0))
 
 
 def test_the_command_writes_another_folder_of_the_same_layout(

@@ -55,6 +55,8 @@ class Corpus:
 class Expressions:
     """What photographs seldom show (`training.expressions`). For alignment networks of markups with lids.
 
+    Of pairs (`Consistency`) it is the faces with labels whose shares these are.
+
     Attributes:
         closed: share of the faces that is drawn from those of a corpus with an eye as good as closed, if it has any.
         blinks: share of the faces whose open eyes are closed by drawing.
@@ -165,7 +167,8 @@ class Discs:
     """Labels and negatives of BB-FCN as a detector; `random_share` also of BB-FCN and its rival as aligners.
 
     Attributes:
-        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels.
+        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels; they fit
+            into the crops of `Schedule.sizes`.
         radius: of the discs, pixels.
         ring: width of the band round a disc that is left out of the loss, pixels.
         random_share: for this share of the run negative pixels are drawn at random, later the loudest are taken.
@@ -205,10 +208,11 @@ class Schedule:
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient; inf for no limit.
-        sizes: (share of the run, crop side): crops grow during training, small ones are cheap.
+        sizes: (share of the run below 1, crop side): crops grow during training, small ones are cheap.
         validate_every: steps between two validations, each with a line in the log.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
-            the newest: where validation is on the test pictures, choosing the best would be choosing on them.
+            the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
+            that goes on with "best" after "last" keeps the last one of before until another is better.
         checkpoint_every: steps that a kill may cost.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
         bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
@@ -291,7 +295,8 @@ class Config:
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
             "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
         geometry: how far training crops stray.
-        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused.
+        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused; for
+            an alignment network faces that lack points, too. Where nothing is left the run is refused all the same.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
         expressions: how often eyes are closed and faces made.
         consistency: learning without labels.

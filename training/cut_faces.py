@@ -30,7 +30,7 @@ def cut_faces(folder: Path, out: Path, layout: str) -> int:
         out: flat folder for the cut pictures, made if need be.
         layout: name of its layout, see `datasets`.
     Returns:
-        How many were large enough.
+        How many there are: those that have points, are large enough and not wholly outside their picture.
     Raises:
         OSError: a picture cannot be written.
         SourceError: the folder does not have this layout, or a file is broken.
@@ -39,12 +39,17 @@ def cut_faces(folder: Path, out: Path, layout: str) -> int:
     written = 0
     for number, sample in enumerate(one_face_each(read_faces(folder, layout))):
         points = sample.points[0]
-        (x, y), side = box_centre_side(bounding_box(points[~np.isnan(points).any(-1)]))
-        if side < LEAST_SIDE:
+        known = points[~np.isnan(points).any(-1)]
+        if not len(known):
+            continue
+        box, bgr = bounding_box(known), sample.bgr()
+        (x, y), side = box_centre_side(box)
+        height, width = bgr.shape[:2]
+        if side < LEAST_SIDE or not (box[2] > 0 and box[3] > 0 and box[0] < width - 1 and box[1] < height - 1):
             continue
         half = side * ROOM / 2
         x0, y0, x1, y1 = (max(0, round(v)) for v in (x - half, y - half, x + half, y + half))
-        write_jpeg(out / f"{sample.path.stem}_{number}.jpg", sample.bgr()[y0:y1, x0:x1])
+        write_jpeg(out / f"{sample.path.stem}_{number}.jpg", bgr[y0:y1, x0:x1])
         written += 1
     return written
 

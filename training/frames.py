@@ -30,6 +30,7 @@ from ..tracker.errors import ConfigError, SinkError, SourceError
 from ..tracker.geometry import bounding_box, box_centre_side
 from ..tracker.types import Float32, Frame, UInt8
 from .command_line import errors_in_one_line
+from .datasets.places import paths_below
 from .datasets.point_files import write_jpeg, write_pts
 from .evaluation.video_benchmark import (
     AnnotatedVideo,
@@ -104,7 +105,7 @@ class Taken:
 
 
 def list_footage(folder: Path, layout: str) -> list[Footage]:
-    """The videos of a folder: the training part of 300VW, or every video at any depth.
+    """The videos of a folder: the training part of 300VW, or every video at any depth, also in linked folders.
 
     Raises:
         SourceError: there is none.
@@ -113,7 +114,7 @@ def list_footage(folder: Path, layout: str) -> list[Footage]:
         excluded = excluded_frames(folder)
         videos = list_training_videos(folder)
         return [Footage(video.number, video, excluded.get(video.number, frozenset())) for video in videos]
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    found = (path for path in paths_below(folder) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     paths = sorted(path for path in found if path.name[0] != ".")  # macOS puts ._1.mp4 beside 1.mp4
     if not paths:
         raise SourceError(f"{folder}: no videos found; wanted a folder with {', '.join(sorted(VIDEO_SUFFIXES))}")

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
+from ..engines import nets
 from ..tracker.errors import ConfigError
 from ..tracker.types import UInt8
 from .alignment.networks import ALIGNMENTS, open_alignment
 from .config import DETECTORS, Config, load
 from .detection.objectives import BackboneDetection, BranchRefinement
+from .finished import load_average
 from .processes import alone_in, demand_equal_shares
 from .span import SelfConsistency
 from .start import demand_starts
@@ -48,7 +49,7 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
     branches on top of the best.pt of the first, which it wants as `out`/backbone.pt.
 
     Raises:
-        ConfigError: no objective trains this network, or the backbone is missing.
+        ConfigError: no objective trains this network, or the backbone is missing, broken or another network.
     """
     name = config.network.name
     if name in ALIGNMENTS and not config.detects:
@@ -62,8 +63,9 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
     backbone = out / "backbone.pt"
     if not backbone.is_file():
         raise ConfigError(f"{backbone}: not found; wanted the best.pt of a finished run of bbfcn-backbone")
-    state = torch.load(backbone, map_location="cpu", weights_only=True)["average"]
-    return BranchRefinement(config, data, _false_alarms(out), state)
+    scan = nets.FromBytes(nets.build("bbfcn-backbone", config.network.landmarks))
+    load_average(scan, backbone)
+    return BranchRefinement(config, data, _false_alarms(out), scan.state_dict())
 
 
 def _false_alarms(folder: Path) -> list[UInt8]:

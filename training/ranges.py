@@ -30,6 +30,8 @@ SOME = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 NORM = Range("a number above 0, or inf for no limit", lambda value: value > 0)
 FINITE = Range("a number", isfinite)
 
+LARGEST_FACE = 0.9  # of a crop's side: a detector's training shows no larger ones (`detection.objectives`)
+
 RANGES = {
     "network.landmarks": COUNT,
     "negative_share": NOT_ALL,
@@ -78,11 +80,18 @@ def refuse_out_of_range(config: Config) -> None:
     for number, (share, divisor) in enumerate(config.schedule.drops):
         _demand(FROM_0, share, f"schedule.drops.{number}.0")
         _demand(ABOVE_0, divisor, f"schedule.drops.{number}.1")
-    for number, (_, side) in enumerate(config.schedule.sizes):
+    for number, (share, side) in enumerate(config.schedule.sizes):
+        _demand(NOT_ALL, share, f"schedule.sizes.{number}.0")
         _demand(COUNT, side, f"schedule.sizes.{number}.1")
     smallest, largest = config.discs.face_px
     if not (0 < smallest <= largest and isfinite(largest)):
         raise ConfigError(f"discs.face_px: wanted two sides above 0, the smaller one first, got {config.discs.face_px}")
+    sides = [side for _, side in config.schedule.sizes]
+    if config.detects and not (smallest <= LARGEST_FACE * min(sides) and largest <= max(sides)):
+        raise ConfigError(
+            f"discs.face_px: wanted faces that fit into the crops of schedule.sizes, the smallest one with some room "
+            f"into {min(sides)} pixels and the largest one into {max(sides)}, got {config.discs.face_px}"
+        )
 
 
 def _demand(allowed: Range, value: float, name: str) -> None:

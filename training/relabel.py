@@ -22,12 +22,13 @@ import numpy as np
 from ..engines.aligner import Aligner
 from ..pipeline.open import Choices, Engines, open_engines
 from ..pipeline.search import FaceDetector
+from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
 from ..tracker.types import Float32, UInt8
 from ..tracker.views import box_of_five
 from .augment import mirror, mirror_points
 from .command_line import errors_in_one_line
-from .datasets import Sample, read_images
+from .datasets import Sample, images_below, read_images
 from .datasets.point_files import read_pts, write_pts
 
 log = logging.getLogger(__name__)
@@ -121,8 +122,9 @@ def relabel(
         ends: `time.monotonic` from which no further picture is begun.
     Raises:
         CardError, BackendError: the network cannot be had.
-        SourceError: there is no picture, or one or its .pts is broken.
+        SourceError: there is no picture, one or its .pts is broken, or two would share a label.
     """
+    _demand_own_labels(folder)
     out.mkdir(parents=True, exist_ok=True)
     seen = written = 0
     with open_engines(choices) as engines, (out / REFUSED).open("a+", encoding="utf-8") as file:
@@ -141,6 +143,21 @@ def relabel(
             seen += 1
             written += _is_written(out / name)
     return Relabelled(seen, written, finished=True)
+
+
+def _demand_own_labels(folder: Path) -> None:
+    """See that no two pictures differ in the suffix alone: their labels would be one file.
+
+    Raises:
+        SourceError: two do; names them.
+    """
+    pictures: dict[Path, list[Path]] = {}
+    for path in images_below(folder):
+        pictures.setdefault(path.with_suffix(""), []).append(path)
+    for name, paths in pictures.items():
+        if len(paths) > 1:
+            told = " and ".join(path.name for path in paths)
+            raise SourceError(f"{name}: wanted one picture of a name, got {told}; keep one")
 
 
 def _with_its_label(sample: Sample) -> Sample:

@@ -1,6 +1,7 @@
 """SPAN-style self-calibration for every alignment network: labels where there are some, agreement everywhere.
 
 Each face is seen twice, in a calm crop and in one that is disturbed: turned, shrunk, mirrored, and its pixels spoilt.
+Expressions that are drawn are in both crops, and on faces with labels alone: without lids nobody can draw a blink.
 The calm crop's answer, moved as the pixels moved, must be the disturbed one's (Eq. 20); both must fit the label where
 there is one (Eq. 19). Or the average of the network over its steps looks at the calm crop, and where its landmarks come
 to lie in the disturbed one are labels (`Consistency.teacher`).
@@ -106,7 +107,8 @@ class SelfConsistency:
             return crop, crop, nothing, nothing, np.eye(2, 3, dtype=np.float32), np.int64(NOTHING)
         known = not rng.random() < rules.share
         sample = self.inner.draw(progress, rng) if known else self.unlabelled[int(rng.integers(len(self.unlabelled)))]
-        calm, other = self._two_crops(sample, size, rng)
+        bgr, points = self.inner.expressive(sample, rng) if known else (sample.bgr(), sample.points[0])
+        calm, other = self._two_crops(bgr, points, size, rng)
         if rules.texture == "paper":
             spoilt = disguise_as_published(other.crop, rng)
         else:
@@ -114,11 +116,11 @@ class SelfConsistency:
         way = _then(_inverse(calm.matrix), other.matrix)
         return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
 
-    def _two_crops(self, sample: Sample, size: int, rng: np.random.Generator) -> tuple[Seen, Seen]:
-        """A face in a calm crop, and turned, shrunk and perhaps mirrored in another one."""
+    def _two_crops(self, bgr: UInt8, points: Float32, size: int, rng: np.random.Generator) -> tuple[Seen, Seen]:
+        """A picture's face in a calm crop, and turned, shrunk and perhaps mirrored in another one."""
         geometry, rules = self.config.geometry, self.config.consistency
         gentle = replace(CALM, box_scale=geometry.box_scale, stretch=geometry.stretch)
-        calm = self._seen(sample, random_crop(sample.points[0], size, gentle, rng), flip=False, rng=rng)
+        calm = self._seen(bgr, points, random_crop(points, size, gentle, rng), flip=False, rng=rng)
         wild = replace(
             geometry,
             wide_share=1.0,
@@ -126,13 +128,15 @@ class SelfConsistency:
             log_scale=0.0,
             box_scale=geometry.box_scale / rng.uniform(rules.scale, 1.0),
         )
-        transform = random_crop(sample.points[0], size, wild, rng)
-        return calm, self._seen(sample, transform, flip=rng.random() < rules.flip, rng=rng)
+        transform = random_crop(points, size, wild, rng)
+        return calm, self._seen(bgr, points, transform, flip=rng.random() < rules.flip, rng=rng)
 
-    def _seen(self, sample: Sample, transform: CropTransform, *, flip: bool, rng: np.random.Generator) -> Seen:
+    def _seen(
+        self, bgr: UInt8, points: Float32, transform: CropTransform, *, flip: bool, rng: np.random.Generator
+    ) -> Seen:
         background = self.inner.patches[int(rng.integers(len(self.inner.patches)))]
-        crop = crop_over_background(sample.bgr(), transform, background, rng)
-        xy, matrix = transform.to_crop(sample.points[0]), transform.matrix.copy()
+        crop = crop_over_background(bgr, transform, background, rng)
+        xy, matrix = transform.to_crop(points), transform.matrix.copy()
         if flip:
             crop, xy = mirror(crop, xy, self.inner.markup)
             matrix[0] *= -1

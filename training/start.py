@@ -5,6 +5,7 @@ Nothing is unpickled but what `torch.load(weights_only=True)` takes for weights.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -20,7 +21,11 @@ from ..tracker.errors import CardError, ConfigError
 from .config import Config
 
 COUNTER = "num_batches_tracked"  # of batch normalisation, which old state dicts lack and which nothing here reads
-BROKEN = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, BadZipFile, UnpicklingError)
+# what torch.load says of files of every kind of damage, and reading from what it gives
+BROKEN = (
+    *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, AssertionError),
+    *(BadZipFile, UnpicklingError, struct.error),
+)
 State = dict[str, Tensor]
 
 

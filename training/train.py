@@ -13,6 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
 
 from ..engines import nets
-from ..tracker.errors import ConfigError, FacetrackError
+from ..tracker.errors import ConfigError, FacetrackError, SinkError
 from ..tracker.types import UInt8
 from .config import Config, Schedule
 from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
@@ -189,7 +190,11 @@ class Run:
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one and swap, so that a kill leaves a whole file."""
+        """Write the checkpoint beside the old one and swap, so that a kill leaves a whole file.
+
+        Raises:
+            SinkError: it cannot be written.
+        """
         state = {
             "net": self.net.state_dict(),
             "average": self.average.state_dict(),
@@ -214,6 +219,7 @@ class Run:
             seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
         Raises:
             ConfigError: another process trains in this folder; not all processes see the same one; or the run diverges.
+            SinkError: a checkpoint cannot be written, as on a disk that is full; the one before it stays.
             SourceError: a picture turns out to be broken.
         """
         with alone_in(self.folder):
@@ -323,7 +329,7 @@ class Run:
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",
             )
-        self.best = min(self.best, first)  # in this order: NaN is never the best
+            self.best = math.inf if math.isnan(first) else first  # of what lies there now; anything is better than NaN
         self._tally, self._owed = Tally(), False
         self._tally.go_on()
         self.save()
@@ -374,9 +380,20 @@ def _written(path: Path) -> tuple[int, int] | None:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        SinkError: it cannot be written; of a full disk torch tells as of a mistake, by a RuntimeError.
+    """
     part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
+    try:
+        torch.save(state, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        raise SinkError(f"{part}: cannot be written: {reason}; make room, or choose another folder") from error
 
 
 def train(config: Config, objective: Objective, folder: Path) -> None:

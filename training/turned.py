@@ -20,6 +20,8 @@ import cv2
 import numpy as np
 from scipy.interpolate import RBFInterpolator
 
+from ..tracker import markup
+from ..tracker.errors import SourceError
 from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ..tracker.pose import MEAN_FACE_MM, camera_matrix, euler_angles, head_pose, rotation_matrix
 from ..tracker.types import Float32, Float64, UInt8
@@ -27,6 +29,8 @@ from .command_line import errors_in_one_line
 from .datasets import TURNED, Sample, read_pts_folder
 from .datasets.point_files import write_jpeg, write_pts
 from .rasterise import rasterise, square_grid
+
+IBUG = markup.load("ibug68")
 
 # One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
 # sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's
@@ -306,8 +310,14 @@ def turned_faces(
         yaws_deg: least and largest yaw of the results, to either side; up to 88 they look like profiles.
     Yields:
         Source, number of the result within it, and the result.
+    Raises:
+        SourceError: a face has other points.
     """
     for index, sample in enumerate(samples):
+        if sample.points.shape[1] != IBUG.points:
+            raise SourceError(
+                f"{sample.path}: wanted the {IBUG.points} points of {IBUG.name}, got {sample.points.shape[1]}"
+            )
         rng, number = np.random.default_rng([seed, index]), 0
         for points in sample.points:
             head = fit_head(points)

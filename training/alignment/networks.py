@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ...engines.nets import FromBytes
 from ...engines.nets.hourglass import Supervision
+from ...engines.nets.propnet import BOUNDARY_MAPS
 from ...engines.nets.tab import TAB
+from ...tracker import markup
 from ...tracker.errors import ConfigError
 from ...tracker.types import Float32
 from ..config import Config
@@ -230,6 +232,7 @@ ALIGNMENTS: dict[str, type[Alignment]] = {
     "bbfcn": DiscAlignment,
     "bbfcn-regression": CellAlignment,
 }
+DRAWS_BOUNDARIES = ("tab", "propnet", "span")
 
 
 def open_alignment(config: Config, data: Path) -> Alignment:
@@ -237,11 +240,17 @@ def open_alignment(config: Config, data: Path) -> Alignment:
 
     Raises:
         ConfigError: no objective trains this network, or something that it needs is not configured.
+        MarkupError: no markup has so many landmarks.
         SourceError: a folder of data is missing or broken.
     """
-    name = config.network.name
+    name, marks = config.network.name, markup.for_points(config.network.landmarks)
     if name not in ALIGNMENTS:
         raise ConfigError(f"network.name: wanted one of {', '.join(ALIGNMENTS)}, got {name!r}")
+    if name in DRAWS_BOUNDARIES and len(marks.boundaries) != BOUNDARY_MAPS:
+        raise ConfigError(
+            f"network: {name} wants a markup with {BOUNDARY_MAPS} boundary lines, {marks.name} has "
+            f"{len(marks.boundaries)}; other networks take it"
+        )
     return ALIGNMENTS[name](config, data)
 
 

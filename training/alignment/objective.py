@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...engines import nets
 from ...engines.codec import decoder
 from ...tracker import markup, metrics
-from ...tracker.errors import ConfigError, MarkupError
+from ...tracker.errors import ConfigError, MarkupError, SourceError
 from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
@@ -105,19 +105,25 @@ class Alignment(ABC):
         self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in corpora]
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
-        """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length."""
+        """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length.
+
+        Raises:
+            ConfigError: one has not, and must not be skipped; or none has.
+            SourceError: the folder is missing, broken or without faces.
+        """
         read = read_faces(folder, layout, self.config.broken)
         pictures = read if self.config.skip_broken else whole_pictures(read)  # skipping decodes them, too
         samples = [in_markup(sample, self.markup) for sample in one_face_each(pictures)]
-        for sample in samples:
-            if sample.points.shape[1] != self.markup.points or np.isnan(sample.points).any():
-                raise ConfigError(f"{sample.path}: wanted all {self.markup.points} points of {self.markup.name}")
-            try:
-                metrics.normalising_lengths(sample.points, self.markup, self.normaliser, sample.boxes)
-            except ValueError as error:
-                raise ConfigError(f"normaliser, for {sample.path}: {error}") from error
-        log.info("%s: %d faces", folder, len(samples))
-        return samples
+        faults = [fault_of(sample, self.markup, self.normaliser) for sample in samples]
+        told = [fault for fault in faults if fault]
+        if told and not (self.config.skip_broken and len(told) < len(samples)):  # of all faces it is no broken file
+            raise told[0]
+        for fault in told:
+            log.warning("%s; left out", fault)
+        if not samples:
+            raise SourceError(f"{folder}: wanted annotated faces, got none")
+        log.info("%s: %d faces", folder, len(samples) - len(told))
+        return [sample for sample, fault in zip(samples, faults, strict=True) if fault is None]
 
     def build(self) -> nets.FromBytes:
         """The untrained network behind its preprocessing.
@@ -144,7 +150,7 @@ class Alignment(ABC):
             crop, nothing, no_face = self.negative(size, progress, rng)
             return crop, nothing, no_face, *self._flags(())
         sample = self.draw(progress, rng)
-        bgr, points = self._expressive(sample, rng)
+        bgr, points = self.expressive(sample, rng)
         transform = random_crop(points, size, self.config.geometry, rng)
         background = self.patches[int(rng.integers(len(self.patches)))]
         crop = crop_over_background(bgr, transform, background, rng)
@@ -154,7 +160,7 @@ class Alignment(ABC):
             xy += annotators_shift(xy, transform, self.config.geometry.asymmetry)
         return self._disturbed(crop, rng), xy, np.float32(1), *self._flags(sample.subsets)
 
-    def _expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
+    def expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
         """Picture and points of a face; some close their eyes, some make faces."""
         rules = self.config.expressions
         bgr, points = sample.bgr(), sample.points[0]
@@ -348,6 +354,17 @@ def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
     except MarkupError:
         return sample
     return replace(sample, points=xy, hidden=None)
+
+
+def fault_of(face: Sample, marks: markup.Markup, normaliser: metrics.Normaliser) -> ConfigError | None:
+    """Why a sample of one face cannot be learnt from or measured: it lacks points, or a length to divide errors by."""
+    if face.points.shape[1] != marks.points or np.isnan(face.points).any():
+        return ConfigError(f"{face.path}: wanted all {marks.points} points of {marks.name}")
+    try:
+        metrics.normalising_lengths(face.points, marks, normaliser, face.boxes)
+    except ValueError as error:
+        return ConfigError(f"normaliser, for {face.path}: {error}")
+    return None
 
 
 def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:

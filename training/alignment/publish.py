@@ -33,7 +33,7 @@ from ..datasets import one_face_each, read_faces
 from ..evaluation.card_figures import alignment_figures, rounded
 from ..finished import demand_own_settings, load_average
 from .networks import open_alignment
-from .objective import Alignment, in_markup
+from .objective import Alignment, fault_of, in_markup
 
 OUTPUTS = {
     "vectors": ("vectors", "logits"),
@@ -89,11 +89,13 @@ def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, fl
     Raises:
         SourceError: the folder is missing or broken.
     """
-    marks = markup.load(card.markup)
+    marks, normaliser = markup.load(card.markup), cast(Normaliser, config.normaliser)
     faces = one_face_each(read_faces(data / config.validation, config.validation_layout, config.broken))
     samples = [in_markup(sample, marks) for sample in faces]
+    if config.skip_broken:
+        samples = [sample for sample in samples if fault_of(sample, marks, normaliser) is None]
     name = SETS.get(config.validation, config.validation)
-    return alignment_figures(card, samples, name, cast(Normaliser, config.normaliser))
+    return alignment_figures(card, samples, name, normaliser)
 
 
 def _validation_crops(objective: Alignment) -> UInt8:

@@ -106,8 +106,9 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
         broken: "refuse" raises at the first broken file; "skip" names it in the log and goes on. Skipping decodes
             every picture once, so that none turns out to be broken in the middle of a training.
     Raises:
-        SourceError: a file is broken and must not be skipped.
+        SourceError: a file is broken and must not be skipped, or all are.
     """
+    whole, fault = 0, None
     for entry in entries:
         try:
             sample = entry.read()
@@ -117,8 +118,12 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
             if broken == "refuse":
                 raise
             log.warning("%s; left out", error)
+            fault = error
         else:
+            whole += 1
             yield sample
+    if fault and not whole:
+        raise SourceError(f"{fault}; nothing is left of its folder without the broken files") from fault
 
 
 def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list[Sample]:
@@ -128,9 +133,9 @@ def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list
         samples: what was read.
         broken: "refuse" raises for the first broken picture; "skip" names it in the log and leaves it out.
     Raises:
-        SourceError: a picture is broken and must not be skipped.
+        SourceError: a picture is broken and must not be skipped, or all are.
     """
-    samples, whole = list(samples), []
+    samples, whole, fault = list(samples), [], None
     with ThreadPoolExecutor() as threads:
         for sample, error in zip(samples, threads.map(_fault, samples), strict=True):
             if error is None:
@@ -140,6 +145,9 @@ def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list
                 raise error
             else:
                 log.warning("%s; left out", error)
+                fault = error
+    if fault and not whole:
+        raise SourceError(f"{fault}; nothing is left without the broken pictures") from fault
     return whole
 
 

@@ -22,6 +22,7 @@ from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
 from ..config import Config
 from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images, whole_pictures
+from ..ranges import LARGEST_FACE
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
 from .hidden import cover, cut, veil
@@ -96,7 +97,7 @@ class Windows:
     def _placed(self, chip: Chip, size: int, rng: np.random.Generator) -> tuple[Chip, CropTransform]:
         """A window on the chip's first face, and the chip, which may have been mirrored for it."""
         discs, geometry = self.config.discs, self.config.geometry
-        largest = min(discs.face_px[1], 0.9 * size)
+        largest = min(discs.face_px[1], LARGEST_FACE * size)
         face = float(np.exp(rng.uniform(np.log(discs.face_px[0]), np.log(largest))))
         wide = rng.random() < geometry.wide_share
         roll = rng.uniform(-1, 1) * geometry.wide_roll_deg if wide else rng.normal(0, geometry.roll_deg)

@@ -6,7 +6,9 @@ are measured on the other half, of the files in 8 bits too. Both with the code t
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +26,7 @@ from ...engines.nets.folded import FoldedBackbone
 from ...engines.onnx_backend import OnnxBackend
 from ...engines.quantise import quantise_onnx
 from ...engines.torch_backend import TorchBackend, save_torch_weights
+from ...tracker.errors import ConfigError
 from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
@@ -31,10 +34,20 @@ from ..evaluation.card_figures import forms, rounded
 from ..finished import demand_own_settings, load_average
 from .mining import draft_card
 from .objectives import faceless, held_out
-from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
+from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_logistic, kept_out, measure
 
 PARITY = 1e-3  # response; a face answers with about 1
 PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
+NAMES = {  # what folders of data are called on a card; others by their path
+    "webfaces": "WebFaces",
+    "lfw5": "LFW",
+    "taught/unlabelled/aflw2000": "AFLW2000",
+    "hard/unlabelled/aflw2000": "AFLW2000",
+    TEST: "LFPW test",
+    "negatives/flowers": "flowers",
+    "negatives/catsdogs": "cats and dogs",
+    "negatives/dtd": "textures",
+}
 GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
 
 
@@ -97,10 +110,14 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported networks do not compute what torch does.
-        ConfigError: the run's files are missing, or of another network.
+        ConfigError: the run's files are missing, or of another network; too few pictures were kept out of the training;
+            or it was too short to fit anything to what the detector finds.
         SinkError: a file cannot be written.
+        SourceError: a folder of data is missing or broken.
     """
     pair = Pair.of_run(config, run)
+    for half in (0, 1):
+        kept_out(config, data, half)  # what is missing is told before anything is exported
     with TemporaryDirectory() as folder:
         weights = _store(config, pair, data, Path(folder))
         card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
@@ -113,6 +130,7 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
 
 def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, Weights]:
     """Write both networks, stored in 16 bits, computing in 8 bits, and for torch."""
+    examples = _examples(config, pair, data)
     rng = np.random.default_rng(0)
     whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
     full = {role: folder / f"{config.card.name}-{role}.onnx" for role in ROLES["detect"]}
@@ -125,7 +143,7 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
     check_parity(pair.refine, full["refine"], crops, PARITY)
     stored = {}
     nets_of = {"scan": ("bbfcn-backbone", pair.scan), "refine": ("bbfcn", pair.refine)}
-    for role, pictures in _examples(config, pair, data).items():
+    for role, pictures in examples.items():
         path, small = full[role], full[role].with_name(f"{full[role].stem}-int8.onnx")
         quantise_onnx(path, small, pictures)
         path.write_bytes(graph.store_fp16(path.read_bytes()))
@@ -135,64 +153,95 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
 
 
 def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
-    """Pyramid levels and crops that the networks meet in some training pictures with and without faces."""
+    """Pyramid levels and crops that the networks meet in some training pictures with and without faces.
+
+    Raises:
+        ConfigError: they meet none.
+    """
     scan, refine = Recorder(TorchBackend(pair.scan)), Recorder(TorchBackend(pair.refine))
     detector = Detector(draft_card(config), scan, refine, DetectorSettings(min_face=22))
-    faces = [
-        s
-        for c in config.corpora
-        for s in list(read_faces(data / c.path, c.layout, config.broken))[::60]
-        if not held_out(s)
-    ]
-    for sample in (*faces, *(s for s in faceless(config, data)[::100] if not held_out(s))):
+    corpora = [read_faces(data / c.path, c.layout, config.broken) for c in config.corpora]
+    learnt = [[s for s in samples if not held_out(s)] for samples in corpora]
+    pictures = [s for samples in learnt for s in samples[::60]]
+    pictures += [s for s in faceless(config, data) if not held_out(s)][::100]
+    for sample in pictures:
         detector.detect(sample.bgr())
+    if not refine.seen:
+        raise ConfigError(
+            f"{config.card.name}: its scan takes nothing in {len(pictures)} of its training pictures for a face; "
+            "train it longer"
+        )
     return {"scan": scan.seen, "refine": refine.seen}
 
 
 def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
-    """Fit the scores of scan and second look on the first half of the pictures that were kept out."""
-    faces, empty = kept_out(config, data, half=0)
+    """Fit the scores of scan and second look on the first half of the pictures that were kept out.
+
+    Raises:
+        ConfigError: there are too few of these pictures, or the detector finds too little in them.
+    """
+    folders, empty = kept_out(config, data, half=0)
+    faces = list(chain.from_iterable(folders.values()))
     scanned = measure(_open(card, threshold=0.0), faces, empty, refined=False)
-    scan = fit_logistic(scanned)
+    scan = _fitted(scanned, "scan")
     chance = logistic(scanned.features[scanned.is_face], scan)
     second_look = float(np.quantile(chance, SECOND_LOOK_LOSS))
     card = replace(card, calibration={**card.calibration, "scan": scan, "second_look": second_look})
-    refine = fit_logistic(measure(_open(card, threshold=0.0), faces, empty, refined=True))
+    refine = _fitted(measure(_open(card, threshold=0.0), faces, empty, refined=True), "second look")
     return {**card.calibration, "refine": refine}
+
+
+def _fitted(measured: Measured, look: str) -> list[float]:
+    faces = int(np.count_nonzero(measured.is_face))
+    others = len(measured.is_face) - faces
+    if not (faces and others):
+        raise ConfigError(
+            f"score of the {look}: wanted candidates on faces and elsewhere to fit it to, got {faces} and {others}; "
+            "train longer, or add pictures"
+        )
+    return fit_logistic(measured)
 
 
 def detector_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
     """Recall, five-point errors and false alarms of each of the card's pairs of files, as the card names them.
 
-    They are measured on the second half of the pictures that were kept out.
+    They are measured on the second half of the pictures that were kept out, of each folder by itself.
+
+    Raises:
+        ConfigError: there are too few of these pictures.
+        SourceError: a folder is missing or broken.
     """
     faces, empty = kept_out(config, data, half=1)
     figures: dict[str, float] = {}
     for ending, form in forms(card).items():
-        found = _figures(_open(form, threshold=0.01), _by_folder(faces), empty)
+        found = _figures(_open(form, threshold=0.01), _by_name(faces), empty, _name_of(config.negatives))
         figures |= {f"{name}{ending}": value for name, value in found.items()}
     return rounded(figures)
 
 
-def _figures(detector: Detector, faces: dict[str, list[Sample]], empty: list[Sample]) -> dict[str, float]:
+def _figures(detector: Detector, faces: dict[str, list[Sample]], empty: list[Sample], nothing: str) -> dict[str, float]:
     threshold = DetectorSettings().threshold
     figures: dict[str, float] = {}
     for name, samples in faces.items():
         report = evaluate(detector, samples, ())
-        figures[f"faces found %, {name}"] = 100 * report.recall(threshold)
-        figures[f"five-point error % of the eye distance, {name}"] = 100 * float(np.nanmean(report.errors))
-    nothing: Report = evaluate(detector, (), empty)
-    figures["false alarms a picture, flowers, cats and dogs, textures"] = nothing.false_alarms(threshold)
+        if len(report.best):
+            figures[f"faces found %, {name}"] = 100 * report.recall(threshold)
+        if np.isfinite(report.errors).any():
+            figures[f"five-point error % of the eye distance, {name}"] = 100 * float(np.nanmean(report.errors))
+    figures[f"false alarms a picture, {nothing}"] = evaluate(detector, (), empty).false_alarms(threshold)
     return figures
 
 
-def _by_folder(samples: list[Sample]) -> dict[str, list[Sample]]:
-    names = {"testset": "LFPW test", "webfaces": "WebFaces", "lfw5": "LFW", "aflw2000": "AFLW2000"}
+def _by_name(folders: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
+    """Pictures by what their folders are called on a card; several may be one set."""
     groups: dict[str, list[Sample]] = {}
-    for sample in samples:
-        if sample.path.parent.name in names:
-            groups.setdefault(names[sample.path.parent.name], []).append(sample)
+    for folder, samples in folders.items():
+        groups.setdefault(_name_of([folder]), []).extend(samples)
     return groups
+
+
+def _name_of(folders: Iterable[str]) -> str:
+    return ", ".join(NAMES.get(folder, folder) for folder in folders)
 
 
 def _open(card: ModelCard, threshold: float) -> Detector:

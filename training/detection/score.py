@@ -8,7 +8,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...engines.aligner import sigmoid
 from ...engines.detector import Detector, scan_features
+from ...tracker.errors import ConfigError
 from ...tracker.geometry import iou
 from ...tracker.types import Float32, UInt8
 from ...tracker.views import fit_views
@@ -24,6 +24,7 @@ from ..datasets import Sample, read_faces
 from .chips import five_points
 from .objectives import faceless, held_out
 
+TEST = "lfpw/testset"  # below the data: nobody trains on it
 SAME_FACE = 0.4  # overlap from which a candidate counts as an annotated face
 SMALLEST_FACE = 22.0  # annotated faces under this side do not count
 SECOND_LOOK_LOSS = 0.004  # share of true candidates that the scan's score may lose
@@ -62,14 +63,33 @@ class Report:
         return float((self.false >= threshold).sum() / self.faceless)
 
 
-def kept_out(config: Config, data: Path, half: int) -> tuple[list[Sample], list[Sample]]:
-    """Pictures with and without faces that the training did not see, split in two halves by their names."""
-    faces = chain.from_iterable(
-        read_faces(data / c.path, c.layout, config.broken) for c in config.corpora if c.held_out
-    )
-    held = [s for s in faces if held_out(s)] + list(read_faces(data / "lfpw/testset", "pts"))
-    empty = [s for s in faceless(config, data) if held_out(s)]
-    return [s for s in held if _half(s) == half], [s for s in empty if _half(s) == half]
+def kept_out(config: Config, data: Path, half: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
+    """Pictures that the training did not see, split in two halves by their names.
+
+    Returns:
+        Those with faces, by their folder below `data`: of the corpora the held-out ones, and all of LFPW's test set
+        where it is there and no corpus. And those without.
+    Raises:
+        ConfigError: this half has none of a kind.
+        SourceError: a folder is missing or broken.
+    """
+    faces: dict[str, list[Sample]] = {}
+    for c in config.corpora:
+        if c.held_out:
+            read = read_faces(data / c.path, c.layout, config.broken)
+            faces.setdefault(c.path, []).extend(s for s in read if held_out(s) and _half(s) == half)
+    if (data / TEST).is_dir() and TEST not in [c.path for c in config.corpora]:
+        faces[TEST] = [s for s in read_faces(data / TEST, "pts", config.broken) if _half(s) == half]
+    faces = {folder: samples for folder, samples in faces.items() if samples}
+    empty = [s for s in faceless(config, data) if held_out(s) and _half(s) == half]
+    if not (faces and empty):
+        count = sum(map(len, faces.values()))
+        raise ConfigError(
+            "corpora, negatives: a detector is measured on the tenth of its pictures that is kept out of its training, "
+            f"wanted some with and some without faces in either half of it, got {count} and {len(empty)} in half "
+            f"{half + 1}; add pictures"
+        )
+    return faces, empty
 
 
 def _half(sample: Sample) -> int:
