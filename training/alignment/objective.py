@@ -21,8 +21,9 @@ from ...engines import nets
 from ...engines.codec import decoder
 from ...tracker import markup, metrics
 from ...tracker.errors import ConfigError, MarkupError
-from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.geometry import CropTransform, box_centre_side
 from ...tracker.types import Float32, UInt8
+from ...tracker.views import face_box
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
 from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
@@ -313,7 +314,7 @@ class Alignment(ABC):
         return decode(tuple(output.float().cpu().numpy() for output in outputs))[0]
 
     def _upright(self, points: Float32, angle: float) -> CropTransform:
-        centre, side = box_centre_side(bounding_box(points))
+        centre, side = box_centre_side(face_box(points))
         size = self.config.schedule.sizes[-1][1]
         return CropTransform.around(centre, side * self.config.box_scale, size, angle=angle)
 
@@ -353,7 +354,7 @@ def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
 
 def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
     """Centre and side of a square that shows a small piece of a face, or what is next to it."""
-    (cx, cy), face = box_centre_side(bounding_box(points))
+    (cx, cy), face = box_centre_side(face_box(points))
     if rng.random() < 0.5:
         side, away = face * rng.uniform(0.15, 0.35), rng.uniform(0.1, 0.5) * face
     else:
