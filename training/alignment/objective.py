@@ -181,11 +181,14 @@ class Alignment(ABC):
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
-        """No face: a piece of a picture without faces, some with writing on it, or what is beside a face."""
+        """No face: a piece of a picture without faces or what is beside a face.
+
+        Where pictures are disturbed, some of the former have writing on them.
+        """
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if rng.random() < 0.8:
             bgr = self.negatives[int(rng.integers(len(self.negatives)))].bgr()
-            if rng.random() < WRITTEN:
+            if self.config.disturbances and rng.random() < WRITTEN:
                 bgr = written_on(bgr, rng)
             height, width = bgr.shape[:2]
             side = min(height, width) * rng.uniform(0.25, 1.2)
