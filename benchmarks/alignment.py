@@ -19,9 +19,9 @@ from facetrack.engines.backend import open_backend
 from facetrack.engines.card import find_card
 from facetrack.pipeline.open import Choices, open_engines
 from facetrack.tracker import metrics
-from facetrack.tracker.geometry import CropTransform
+from facetrack.tracker.geometry import CropTransform, box_centre_side
 from facetrack.tracker.types import Float32, Landmarks, UInt8
-from facetrack.tracker.views import box_of_five
+from facetrack.tracker.views import face_box
 from facetrack.training.datasets import Sample, read_pts_folder
 from facetrack.training.evaluation.locate import ByDetector, InGivenBox, Locate
 
@@ -40,8 +40,8 @@ def guessed(aligner: Aligner) -> Locate:
     """In a box that is guessed from the annotation's five points, as where a data set draws no outline."""
 
     def locate_guessed(bgr: UInt8, truth: Float32) -> Landmarks | None:
-        box = box_of_five(aligner.markup.subset("five5", truth))
-        return aligner.align(bgr, [aligner.crop_around(*box)])[0]
+        box = face_box(aligner.markup.subset("five5", truth))
+        return aligner.align(bgr, [aligner.crop_around(*box_centre_side(box))])[0]
 
     return locate_guessed
 

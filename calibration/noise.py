@@ -30,9 +30,10 @@ from ..engines.backend import Backend
 from ..engines.card import ModelCard
 from ..tracker import metrics
 from ..tracker.errors import ConfigError
-from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ..tracker.geometry import CropTransform, box_centre_side
 from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, Int64
+from ..tracker.views import face_box
 from ..training.augment import Geometry, crop_over_background, disturb, random_crop
 from ..training.datasets import Sample, one_face_each, read_pts_folder
 from ..training.evaluation.card_figures import usual_normaliser
@@ -199,7 +200,7 @@ def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np
     own, shared, scores, kind = [], [], [], usual_normaliser(aligner.markup)
     for sample in faces:
         bgr = sample.bgr()
-        _, side = box_centre_side(bounding_box(sample.points[0]))
+        _, side = box_centre_side(face_box(sample.points[0]))
         found = []
         for _ in range(crops):
             transform = random_crop(

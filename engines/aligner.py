@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..tracker import markup
 from ..tracker.errors import CardError
-from ..tracker.geometry import CropTransform, rotated_box
+from ..tracker.geometry import CropTransform
 from ..tracker.types import Float32, Landmarks, UInt8, checked_picture
+from ..tracker.views import rotated_face_box
 from .backend import Backend
 from .card import ModelCard
 from .codec import decoder
@@ -55,7 +56,7 @@ class Aligner:
         """The crop that the network wants for a face.
 
         Args:
-            centre: (x, y) of the landmarks' upright box, frame pixels.
+            centre: (x, y) of the face's upright box, frame pixels.
             side: its longer side; faces under `SMALLEST_FACE` get the crop of one as small as that.
             angle: roll in radians, positive clockwise.
         """
@@ -64,7 +65,7 @@ class Aligner:
 
     def crop_of_points(self, xy: Float32) -> CropTransform:
         """The upright crop for a face whose landmarks (N, 2) are known, for instance from the last frame."""
-        return self.crop_around(*rotated_box(xy, self.markup.subset("five5", xy)))
+        return self.crop_around(*rotated_face_box(xy, self.markup.subset("five5", xy)))
 
     @property
     def preferred_batch(self) -> int:

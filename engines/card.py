@@ -78,7 +78,7 @@ class ModelCard:
         task: one of `TASKS`.
         markup: name of the landmark markup.
         size: (height, width) of the crops in pixels; (0, 0) for a detector that takes any picture.
-        box_scale: side of the square crop over the longer side of the landmarks' upright box.
+        box_scale: side of the square crop over the longer side of the face's upright box, see `views.face_box`.
         codec: kind and parameters of the decoding.
         weights: role -> file, for each of the task's `ROLES`.
         parameters: number of trained values.

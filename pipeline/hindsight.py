@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..tracker.errors import SourceError
-from ..tracker.geometry import bounding_box, longer_side
+from ..tracker.geometry import longer_side
 from ..tracker.rts import RtsSmoother
 from ..tracker.smooth import SmootherSettings
 from ..tracker.types import Face, Float32, Frame, Result
+from ..tracker.views import face_box
 
 LOOK_AHEAD_S = 2.0  # `benchmarks/smoothing.py`: jitter 0.041 px; 0.044 with 1 s, 0.040 with all that follows
 BLOCK = 16  # results that are given at once: each backward pass serves them all
@@ -127,7 +128,7 @@ class _Book:
 
 
 def _placed(face: Face, xy: Float32, speed: Float32) -> Face:
-    return replace(face, box=bounding_box(xy), smoothed=xy, speed=speed)
+    return replace(face, box=face_box(xy), smoothed=xy, speed=speed)
 
 
 def _without_picture(frame: Frame) -> Frame:

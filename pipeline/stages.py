@@ -12,13 +12,13 @@ import numpy as np
 from ..engines.aligner import Aligner
 from ..tracker.appearance import begins_shot, describe_appearance
 from ..tracker.errors import ConfigError
-from ..tracker.geometry import bounding_box, longer_side, rotated_box
+from ..tracker.geometry import longer_side
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.track import TrackSettings
 from ..tracker.tracks import SURE, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, State, UInt8
-from ..tracker.views import box_of_five
+from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
 from .search import FaceDetector, Search, Standstill
 
@@ -181,7 +181,7 @@ class AlignStage:
         """The faces, none of them more likely to be one than the verifier finds."""
         if self._verifier is None:
             return faces
-        boxes = [rotated_box(face.xy, self.aligner.markup.subset("five5", face.xy)) for face in faces]
+        boxes = [rotated_face_box(face.xy, self.aligner.markup.subset("five5", face.xy)) for face in faces]
         seen = self._verifier.align(bgr, [self._verifier.crop_around(*box) for box in boxes])
         pairs = zip(faces, seen, strict=True)
         return [replace(face, presence=min(face.presence, other.presence)) for face, other in pairs]
@@ -206,7 +206,7 @@ class SmoothStage:
     def _face(self, time_s: float, seen: Seen) -> Face:
         xy, speed = self._smooth(time_s, seen)
         measured = seen.landmarks if seen.measured else None
-        return Face(seen.number, seen.state, bounding_box(xy), measured, xy, speed, seen.landmarks.confidence)
+        return Face(seen.number, seen.state, face_box(xy), measured, xy, speed, seen.landmarks.confidence)
 
     def _smooth(self, time_s: float, seen: Seen) -> tuple[Float32, Float32]:
         raw = seen.landmarks
@@ -217,7 +217,7 @@ class SmoothStage:
         smoother = self._smoothers[seen.number]
         if not seen.measured:
             return smoother.coast(time_s)
-        return smoother.update(time_s, raw.xy, raw.score, longer_side(bounding_box(raw.xy)))
+        return smoother.update(time_s, raw.xy, raw.score, longer_side(face_box(raw.xy)))
 
     def _new_smoother(self) -> Smoother | OneEuro:
         if self.settings.smooth == "oneeuro":

@@ -129,6 +129,15 @@ def test_the_crop_of_points_is_upright_and_as_large_as_the_card_says() -> None:
     assert (cx, cy) == pytest.approx((63.5, 63.5), abs=0.01)
 
 
+def test_the_crop_of_five_points_is_that_of_the_whole_face() -> None:
+    _, (truth,) = painted(PaintedFace((320, 240), width=100.0, angle=0.7))
+    whole = Aligner(painted_card(), PaintedBackend())
+    five = Aligner(replace(painted_card(), markup="five5"), PaintedBackend())
+    crop = five.crop_of_points(whole.markup.subset("five5", truth))
+    assert crop.scale == pytest.approx(whole.crop_of_points(truth).scale, rel=0.15)
+    assert (np.abs(crop.to_crop(truth) - 63.5) < 64).all()
+
+
 @pytest.mark.parametrize(
     ("count", "runs"), [(0, []), (1, [1]), (8, [8]), (9, [4, 5]), (16, [8, 8]), (17, [5, 6, 6]), (20, [6, 7, 7])]
 )

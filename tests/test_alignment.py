@@ -17,6 +17,7 @@ from torch import Tensor, nn  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.tracker.types import Float32, UInt8  # noqa: E402
+from facetrack.training.alignment import objective as objectives  # noqa: E402
 from facetrack.training.alignment.networks import VectorAlignment, open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors, quasi_gaussian_vectors  # noqa: E402
@@ -271,6 +272,18 @@ def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: P
     assert VectorAlignment(
         configuration(corpora=(Corpus("held"),)), tmp_path
     ).validation  # one folder for both is meant
+
+
+@pytest.mark.parametrize(("disturbances", "written"), [(("blur",), True), ((), False)])
+def test_writing_is_drawn_on_what_shows_no_face_only_where_pictures_are_disturbed(
+    disturbances: tuple[str, ...], *, written: bool, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inked: list[UInt8] = []
+    monkeypatch.setattr(objectives, "written_on", lambda bgr, _: inked.append(bgr) or bgr)
+    objective = VectorAlignment(configuration(disturbances=disturbances), data)
+    for seed in range(60):
+        objective.negative(64, 0.0, np.random.default_rng(seed))
+    assert bool(inked) == written
 
 
 @pytest.mark.parametrize("missing", ["corpora", "negatives", "validation"])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from fakes import placed
 
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.types import Float32, UInt8
@@ -28,7 +29,7 @@ from facetrack.training.augment import (
 
 PLAIN = Geometry(roll_deg=0, wide_share=0, log_scale=0, shift=0, stretch=0, flip=0)
 BACKGROUND = np.full((128, 128, 3), 90, np.uint8)
-COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
+COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255))
 
 
 def generator(seed: int) -> np.random.Generator:
@@ -36,8 +37,8 @@ def generator(seed: int) -> np.random.Generator:
 
 
 def dotted(side: int, seed: int = 0) -> tuple[UInt8, Float32]:
-    """A dark picture with five blobs of different colours, and their centres (5, 2)."""
-    points = np.random.default_rng(seed).uniform(0.3, 0.7, (5, 2)) * side
+    """A dark picture with six blobs of different colours, and their centres (6, 2)."""
+    points = np.random.default_rng(seed).uniform(0.3, 0.7, (6, 2)) * side
     points[:2] = [[0.25 * side, 0.3 * side], [0.75 * side, 0.7 * side]]
     y, x = np.mgrid[:side, :side]
     picture = np.zeros((side, side, 3))
@@ -75,6 +76,13 @@ def test_without_disturbance_the_crop_is_the_box_enlarged() -> None:
     wanted = CropTransform.around((cx, cy), side * PLAIN.box_scale, 96)
     np.testing.assert_allclose(transform.matrix, wanted.matrix, atol=1e-9)
     assert transform.size == (96, 96)
+
+
+def test_the_crop_of_five_points_shows_the_whole_face() -> None:
+    five = placed(0, (120.0, 90.0), 64.0, 0.0).astype(np.float32)
+    transform = random_crop(five, 96, PLAIN, generator(0))
+    wanted = CropTransform.around((120.0, 90.0), 64 * PLAIN.box_scale, 96)
+    np.testing.assert_allclose(transform.matrix, wanted.matrix, atol=1e-3)
 
 
 def test_points_that_are_not_annotated_do_not_count() -> None:

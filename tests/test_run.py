@@ -17,8 +17,8 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource
-from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
+from fakes import PaintedFace, PaintedSource, read_landmarks
+from fakes_pipeline import PEAK, SIDE, SIGMA, STRIDE, PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
 from facetrack.engines.backend import Outputs
@@ -31,8 +31,9 @@ from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSet
 from facetrack.pipeline.threads import end_runs
 from facetrack.tracker import markup
 from facetrack.tracker.errors import BackendError, ConfigError, SourceError
-from facetrack.tracker.geometry import CropTransform, bounding_box
+from facetrack.tracker.geometry import CropTransform, bounding_box, iou
 from facetrack.tracker.types import Frame, Landmarks, Proposals, Result, State, UInt8
+from facetrack.training.alignment.targets import gaussian_vectors
 
 PATIENCE_S = 20.0  # only a failing test waits this long
 EVERY_FRAME = PipelineSettings(detect_every=1)
@@ -247,6 +248,29 @@ def test_the_measured_landmarks_are_those_that_were_painted() -> None:
             np.testing.assert_array_equal(face.smoothed, face.measured.xy)
             np.testing.assert_array_equal(face.speed, 0)
             np.testing.assert_array_equal(face.box, bounding_box(face.smoothed))
+
+
+class FiveBackend(PaintedBackend):
+    """Answers the five5 points of a painted face alone."""
+
+    def run(self, images: UInt8) -> Outputs:
+        """Vectors (B, 5, 32, 2) and two logits (B, 2)."""
+        _, logits = super().run(images)
+        found = [read_landmarks(image) for image in images]
+        nothing = np.full((68, 2), -1e3, np.float32)
+        xy = np.stack([nothing if points is None else points for points in found])
+        five = markup.load("ibug68").subset("five5", xy)
+        return gaussian_vectors(five, SIDE // STRIDE, STRIDE, SIGMA, PEAK), logits
+
+
+def test_a_face_of_five_points_is_followed_as_one_and_its_box_is_that_of_the_whole_face() -> None:
+    source = PaintedSource(count=20, shape=(220, 320), faces=[PaintedFace((90, 110), velocity=(40, 10), width=70)])
+    aligner = Aligner(replace(painted_card(), markup="five5"), FiveBackend())
+    for result in Pipeline(PaintedDetector(), aligner, EVERY_FRAME).serial(source):
+        (truth,) = source.truth(result.frame.index)
+        (face,) = result.faces
+        assert face.track == 0
+        assert iou(face.box[None], bounding_box(truth)[None])[0, 0] > 0.7
 
 
 def test_what_smooths_in_hindsight_is_no_choice_for_a_pipeline() -> None:

@@ -28,6 +28,7 @@ from facetrack.pipeline.tasks import Outputs  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import decode_cells, decode_discs  # noqa: E402
 from facetrack.tracker.errors import BackendError, CardError, ConfigError  # noqa: E402
+from facetrack.tracker.metrics import nme  # noqa: E402
 from facetrack.tracker.types import Float32  # noqa: E402
 from facetrack.training.alignment import publish as alignment_publish  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps  # noqa: E402
@@ -290,6 +291,35 @@ def test_five_points_are_learnt_from_corpora_of_more(data: Path) -> None:
     np.testing.assert_array_equal(objective.validation[0].points[0], IBUG.subset("five5", source))
     with pytest.raises(ConfigError, match="wanted all 29 points of cofw29"):
         objective_of("branches", data, network=Network("bbfcn", 29), normaliser="ip")
+
+
+def test_five_points_are_learnt_in_crops_of_the_whole_face(data: Path) -> None:
+    network = Network("bbfcn", 5, {"face_score": True})
+    objective = objective_of("branches", data, network=network, normaliser="ip", negative_share=0.0)
+    for number in range(50):
+        _, xy, *_ = objective.item(number, 0.0)
+        assert (np.abs(xy - 31.5) < 32).all()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
+def test_five_points_are_published_with_the_error_that_an_evaluation_has(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The card's is of the five points alone, the evaluation's of pictures with 68: in the same crops."""
+    monkeypatch.setattr(alignment_publish, "WIDEST_PARITY", 1.0)  # the maps of an untrained network are flat
+    network, card = Network("bbfcn-regression", 5), Publication("tried")
+    objective = objective_of("regression", data, network=network, normaliser="ip", card=card)
+    (tmp_path / "run").mkdir()
+    torch.save({"average": objective.build().state_dict()}, tmp_path / "run" / "best.pt")
+    read = read_card(publish(objective.config, tmp_path / "run", data, tmp_path / "out"))
+    with closing(open_backend(read.weights["net"], "onnx")) as backend:
+        locate, errors = InGivenBox(Aligner(read, backend), IBUG), []
+        for sample in objective_of("regression", data).validation:
+            found = locate(sample.bgr(), sample.points[0])
+            errors += list(nme(found.xy[None], IBUG.subset("five5", sample.points), markup.load("five5"), "ip"))
+    assert read.measured["NME ip %, held"] == pytest.approx(100 * np.mean(errors), abs=0.01)
 
 
 def test_pairs_are_judged_too(data: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fakes import placed
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import blended, similarity
@@ -40,8 +41,8 @@ def between(a: Float32, b: Float32, similarity: float) -> Float32:
 
 def face(x: float, y: float = 200.0, presence: float = 1.0, size: float = SIZE, confidence: float = 0.9) -> Landmarks:
     """Landmarks whose box is a square of this size round (x, y)."""
-    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [0, 0]]) * size / 2
-    return Landmarks(corners + np.array([x, y]), np.ones(5), confidence, presence, "five5")
+    square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1], [0, 0], [0, 0]]) * size / 2
+    return Landmarks(square + np.array([x, y]), np.ones(6), confidence, presence, "square")
 
 
 def book_of(*people: int, settings: TrackSettings = SETTINGS, spacing: float = 200.0) -> TrackBook:
@@ -539,6 +540,14 @@ def test_detections_on_measured_faces_are_not_offered_again_those_on_lost_ones_a
     assert book.unclaimed(detected) == [0, 1]
     assert TrackBook().unclaimed(detected) == [0, 1, 2]
     assert book.unclaimed(boxes_at()) == []
+
+
+def test_five_points_of_a_measured_face_cover_the_detection_of_the_whole_face() -> None:
+    five = placed(0, (100.0, 200.0), SIZE, 0.0).astype(np.float32)
+    book = TrackBook(SETTINGS)
+    assert book.admit(0.0, Landmarks(five, np.ones(5), 0.9, 1.0, "five5"), appearance(1)) is not None
+    whole = np.array([[100 - SIZE / 2, 200 - SIZE / 2, 100 + SIZE / 2, 200 + SIZE / 2]], np.float32)
+    assert book.unclaimed(whole) == []
 
 
 def test_a_detection_that_a_measured_face_only_touches_is_offered() -> None:

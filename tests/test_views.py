@@ -9,7 +9,7 @@ from fakes import placed
 from facetrack.tracker.geometry import MEAN_FIVE, bounding_box, iou, rotated_box
 from facetrack.tracker.markup import load
 from facetrack.tracker.pose import MEAN_FACE_MM, rotation_matrix
-from facetrack.tracker.views import VIEWS, box_of_five, fit_mean_face, fit_views
+from facetrack.tracker.views import VIEWS, box_of_five, face_box, fit_mean_face, fit_views, rotated_face_box
 
 
 @pytest.mark.parametrize("view", range(len(VIEWS)))
@@ -70,6 +70,17 @@ def test_the_box_of_a_turned_head_is_as_wide_and_as_high_as_all_68_points_say(ya
     box, truth = fit_views(load("ibug68").subset("five5", face)[None]).boxes[0], bounding_box(face)
     assert (truth[2:] - truth[:2]) / (box[2:] - box[:2]) == pytest.approx((1, 1), abs=0.16)
     assert iou(box[None], truth[None])[0, 0] > 0.75
+
+
+@pytest.mark.parametrize("roll_deg", [0, 30])
+def test_the_box_of_a_face_is_tight_round_its_points_but_of_five_that_of_the_whole_face(roll_deg):
+    face = (MEAN_FACE_MM @ rotation_matrix(np.deg2rad([0, 0, roll_deg])).T)[:, :2].astype(np.float32)
+    five = load("ibug68").subset("five5", face)
+    np.testing.assert_array_equal(face_box(face), bounding_box(face))
+    assert rotated_face_box(face, five) == rotated_box(face, five)
+    assert iou(bounding_box(five)[None], bounding_box(face)[None])[0, 0] < 0.4
+    assert iou(face_box(five)[None], bounding_box(face)[None])[0, 0] > 0.7
+    assert rotated_face_box(five, five) == box_of_five(five)
 
 
 def test_the_mean_face_is_fitted_to_the_points_that_are_known():

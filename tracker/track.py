@@ -54,7 +54,7 @@ class Track:
         number: its identity, never reused.
         state: in the last frame.
         landmarks: as last measured.
-        box: (4,) tight round these landmarks, frame pixels.
+        box: (4,) of these landmarks, frame pixels, see `views.face_box`.
         seen_s: media time of that measurement.
         appearance: unit vector, what the face looks like when it is plain to see: the mean of such frames.
         last_appearance: unit vector, what it looked like in that measurement.

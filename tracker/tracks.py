@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .appearance import blended, known_cells, similarity, similarity_in_part
-from .geometry import bounding_box, iou, longer_side
+from .geometry import iou, longer_side
 from .kalman import LEAST_STEP_S
 from .track import FORESIGHT_S, OWN_PLACE_IOU, SEEK_S, Track, TrackSettings, as_large, shift
 from .types import Float32, Landmarks, State
+from .views import face_box
 
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
 SEEK_EVERY = 5  # for `SEEK_S` after a loss one frame in so many is searched, also beside other faces
@@ -109,7 +110,7 @@ class TrackBook:
         """
         self._begins_shot = begins_shot
         claims = [
-            _Claim(track, landmarks, bounding_box(landmarks.xy), appearance, alone)
+            _Claim(track, landmarks, face_box(landmarks.xy), appearance, alone)
             for track, landmarks, appearance, alone in zip(
                 self.live, found, appearances, _alone(self.live), strict=True
             )
@@ -274,7 +275,7 @@ class TrackBook:
         Returns:
             The track, or None if the face is too uncertain, is already followed or is one too many.
         """
-        box = bounding_box(landmarks.xy)
+        box = face_box(landmarks.xy)
         full = len(self._measured) >= self.settings.most_faces
         if full or not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
             return None

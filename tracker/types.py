@@ -204,7 +204,7 @@ class Face:
     Attributes:
         track: identity, counted from 0, never reused.
         state: new, tracked or coasting.
-        box: (4,) float32, tight round the smoothed landmarks.
+        box: (4,) float32, tight round the smoothed landmarks; of five, see `views.face_box`.
         measured: what the network saw in this frame; None while coasting.
         smoothed: (N, 2) float32 frame pixels after the smoother.
         speed: (N, 2) float32 pixels per second.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .geometry import MEAN_FIVE
+from .geometry import MEAN_FIVE, bounding_box, rotated_box
 from .types import Float32
 
 # Mean five5 points of the faces of `geometry.MEAN_FIVE`, in five groups of yaw, aligned by similarity; units as there.
@@ -88,6 +88,24 @@ def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
     fit = fit_views(five[None])
     x, y = fit.centre[0].tolist()
     return (x, y), max(float(fit.side[0]), 1.0), float(fit.roll[0])
+
+
+def face_box(xy: Float32) -> Float32:
+    """The box of a face: tight round its landmarks; of five, which span only its middle, that of the whole face.
+
+    Crops, tracks and errors in training, in use and in evaluation all go by this box, or by `rotated_face_box`.
+
+    Args:
+        xy: (N, 2) pixels.
+    Returns:
+        (4,) x1, y1, x2, y2.
+    """
+    return fit_views(xy[None]).boxes[0] if len(xy) == len(MEAN_FIVE) else bounding_box(xy)
+
+
+def rotated_face_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float, float]:
+    """The `face_box` in the face's own upright frame; arguments and answer are those of `geometry.rotated_box`."""
+    return box_of_five(five) if len(xy) == len(five) else rotated_box(xy, five)
 
 
 def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float32, float, float]:

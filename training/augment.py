@@ -13,9 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ..tracker.geometry import CropTransform, box_centre_side
 from ..tracker.markup import Markup
 from ..tracker.types import Float32, Float64, UInt8
+from ..tracker.views import face_box
 from .shade import cast_shade, colour_light, draw_lines
 
 DISTURBANCES = ("occluders", "lines", "shade", "colour", "light", "blur", "noise", "compression", "grey")
@@ -35,7 +36,7 @@ class Geometry:
     """How far a training crop may stray from the face's own box.
 
     Attributes:
-        box_scale: side of the square crop over the longer side of the landmarks' tight box.
+        box_scale: side of the square crop over the longer side of the face's box, see `views.face_box`.
         roll_deg: standard deviation of the usual roll.
         wide_roll_deg, wide_share: this share of the crops has a roll uniform within +- wide_roll_deg instead.
         log_scale: standard deviation of the logarithm of the scale, clipped at 2.5 of them.
@@ -43,7 +44,7 @@ class Geometry:
         stretch: standard deviation of the logarithm of the aspect ratio.
         flip: probability of a mirror picture.
         asymmetry: how far the annotations lie to the right of where a mirror-symmetric eye sees the same points, over
-            the longer side of their tight box (300-W: 0.006). Mirrored annotations are moved by twice as much, so
+            the longer side of their box (300-W: 0.006). Mirrored annotations are moved by twice as much, so
             that they are what the same annotators would have marked in the mirror picture.
     """
 
@@ -67,7 +68,7 @@ def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.G
         geometry: how far to stray.
         rng: the item's own.
     """
-    (cx, cy), side = box_centre_side(bounding_box(points[~np.isnan(points).any(-1)]))
+    (cx, cy), side = box_centre_side(face_box(points[~np.isnan(points).any(-1)]))
     side *= geometry.box_scale * np.exp(_clipped(rng, geometry.log_scale))
     if rng.random() < geometry.wide_share:
         roll = rng.uniform(-geometry.wide_roll_deg, geometry.wide_roll_deg)
@@ -346,7 +347,7 @@ def annotators_shift(xy: Float32, transform: CropTransform, asymmetry: float) ->
         (2,) pixels of the mirrored crop.
     """
     right = transform.matrix[:, 0] / np.hypot(*transform.matrix[:, 0])  # of the picture, in the crop
-    length = 2 * asymmetry * box_centre_side(bounding_box(xy))[1]
+    length = 2 * asymmetry * box_centre_side(face_box(xy))[1]
     return np.array([right[0], -right[1]], np.float32) * np.float32(length)
 
 

@@ -23,9 +23,9 @@ from ..engines.aligner import Aligner
 from ..pipeline.open import Choices, Engines, open_engines
 from ..pipeline.search import FaceDetector
 from ..tracker.errors import SourceError
-from ..tracker.geometry import CropTransform, bounding_box, box_centre_side, rotated_box
+from ..tracker.geometry import CropTransform, box_centre_side
 from ..tracker.types import Float32, UInt8
-from ..tracker.views import box_of_five
+from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .augment import mirror, mirror_points
 from .command_line import errors_in_one_line
 from .datasets import Sample, images_below, read_images
@@ -82,7 +82,7 @@ def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: fl
     mirrored, back = mirror(bgr, first, aligner.markup)
     looks = aligner.align(bgr, _turned_crops(aligner, first))
     seen = aligner.align(mirrored, _turned_crops(aligner, back))
-    side = box_centre_side(bounding_box(first))[1]
+    side = box_centre_side(face_box(first))[1]
     annotators = np.array([2 * asymmetry * side, 0], np.float32)
     xy = [look.xy for look in looks]
     xy += [mirror_points(look.xy, aligner.markup, bgr.shape[1]) + annotators for look in seen]
@@ -93,7 +93,7 @@ def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: fl
 
 
 def _turned_crops(aligner: Aligner, xy: Float32) -> list[CropTransform]:
-    centre, side, angle = rotated_box(xy, aligner.markup.subset("five5", xy))
+    centre, side, angle = rotated_face_box(xy, aligner.markup.subset("five5", xy))
     return [aligner.crop_around(centre, side, angle + turn) for turn in TURNS]
 
 
@@ -104,7 +104,7 @@ def first_crop(detector: FaceDetector, aligner: Aligner, bgr: UInt8, points: Flo
         points: (F, N, 2) labels, poor as they may be; F = 0 for none.
     """
     if len(points):
-        return aligner.crop_around(*box_centre_side(bounding_box(points[0])))
+        return aligner.crop_around(*box_centre_side(face_box(points[0])))
     found = detector.detect(bgr)
     return aligner.crop_around(*box_of_five(found.points[0])) if len(found.points) else None
 

@@ -21,8 +21,9 @@ from ...engines import nets
 from ...engines.codec import decoder
 from ...tracker import markup, metrics
 from ...tracker.errors import ConfigError, MarkupError, SourceError
-from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.geometry import CropTransform, box_centre_side
 from ...tracker.types import Float32, UInt8
+from ...tracker.views import face_box
 from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
 from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
@@ -190,13 +191,16 @@ class Alignment(ABC):
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
-        """No face: what was taken for one, a piece of a picture, some with writing on it, or what is beside a face."""
+        """No face: what was taken for one, a piece of a picture without faces, or what is beside a face.
+
+        Where pictures are disturbed, some of the pieces have writing on them.
+        """
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if self.false_faces and rng.random() < FALSE:
             return self._false_face(size, rng), nothing, np.float32(0)
         if rng.random() < 0.8:
             bgr = self.negatives[int(rng.integers(len(self.negatives)))].bgr()
-            if rng.random() < WRITTEN:
+            if self.config.disturbances and rng.random() < WRITTEN:
                 bgr = written_on(bgr, rng)
             height, width = bgr.shape[:2]
             side = min(height, width) * rng.uniform(0.25, 1.2)
@@ -336,7 +340,7 @@ class Alignment(ABC):
         return decode(tuple(output.float().cpu().numpy() for output in outputs))[0]
 
     def _upright(self, points: Float32, angle: float) -> CropTransform:
-        centre, side = box_centre_side(bounding_box(points))
+        centre, side = box_centre_side(face_box(points))
         size = self.config.schedule.sizes[-1][1]
         return CropTransform.around(centre, side * self.config.box_scale, size, angle=angle)
 
@@ -387,7 +391,7 @@ def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
 
 def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
     """Centre and side of a square that shows a small piece of a face, or what is next to it."""
-    (cx, cy), face = box_centre_side(bounding_box(points))
+    (cx, cy), face = box_centre_side(face_box(points))
     if rng.random() < 0.5:
         side, away = face * rng.uniform(0.15, 0.35), rng.uniform(0.1, 0.5) * face
     else:

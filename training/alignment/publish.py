@@ -25,9 +25,10 @@ from ...engines.torch_backend import save_torch_weights
 from ...pipeline.machine import usable_cores
 from ...tracker import markup
 from ...tracker.errors import BackendError
-from ...tracker.geometry import CropTransform, bounding_box, box_centre_side
+from ...tracker.geometry import CropTransform, box_centre_side
 from ...tracker.metrics import Normaliser
 from ...tracker.types import UInt8
+from ...tracker.views import face_box
 from ..config import Config
 from ..datasets import one_face_each, read_faces
 from ..evaluation.card_figures import alignment_figures, rounded
@@ -99,7 +100,7 @@ def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, fl
 
 
 def _validation_crops(objective: Alignment) -> UInt8:
-    aligned = [(sample, box_centre_side(bounding_box(sample.points[0]))) for sample in objective.validation]
+    aligned = [(sample, box_centre_side(face_box(sample.points[0]))) for sample in objective.validation]
     size, scale = objective.config.schedule.sizes[-1][1], objective.config.box_scale
     return np.stack([CropTransform.around(c, s * scale, size).crop(sample.bgr()) for sample, (c, s) in aligned])
 

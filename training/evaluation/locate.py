@@ -12,10 +12,10 @@ from ...engines.aligner import Aligner
 from ...pipeline.run import Pipeline
 from ...pipeline.sidecar import models_that_run
 from ...tracker.errors import MarkupError
-from ...tracker.geometry import bounding_box, box_centre_side, iou
+from ...tracker.geometry import box_centre_side, iou
 from ...tracker.markup import Markup
 from ...tracker.types import Face, Float32, Frame, Landmarks, UInt8
-from ...tracker.views import box_of_five
+from ...tracker.views import face_box
 
 if TYPE_CHECKING:
     from ...pipeline.open import Choices, Engines
@@ -101,12 +101,8 @@ class InGivenBox:
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks:
         """Align once. Where only one of the markups draws the face's outline, the box is guessed from five points."""
-        if self._tight:
-            box = (*box_centre_side(bounding_box(truth)), 0.0)
-        else:
-            box = box_of_five(self._data.subset("five5", truth))
-        centre, side, roll = box
-        return self._aligner.align(bgr, [self._aligner.crop_around(centre, side, roll + self._angle)])[0]
+        box = face_box(truth if self._tight else self._data.subset("five5", truth))
+        return self._aligner.align(bgr, [self._aligner.crop_around(*box_centre_side(box), self._angle)])[0]
 
 
 class ByDetector:
@@ -130,6 +126,6 @@ def overlapping(faces: Sequence[Face], truth: Float32) -> Face | None:
     measured = [face for face in faces if face.measured is not None]
     if not measured:
         return None
-    overlap = iou(np.stack([face.box for face in measured]), bounding_box(truth)[None])[:, 0]
+    overlap = iou(np.stack([face.box for face in measured]), face_box(truth)[None])[:, 0]
     best = int(overlap.argmax())
     return measured[best] if overlap[best] >= FOUND_IOU else None
