@@ -27,7 +27,7 @@ from facetrack.training.alignment.losses import (  # noqa: E402
     jensen_shannon,
     map_divergence,
 )
-from facetrack.training.alignment.maps import bali_fields, gaussian_maps, warp_maps  # noqa: E402
+from facetrack.training.alignment.maps import bali_fields, gaussian_maps, moved_points, warp_maps  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -284,6 +284,15 @@ def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(f
 def test_what_a_disturbance_moves_out_of_the_crop_does_not_count():
     xy, away = face(), torch.tensor([[[1.0, 0, 500], [0, 1, 0]]])
     assert span_loss.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
+
+
+def test_two_right_answers_cost_a_third_of_what_silence_costs_where_one_picture_is_half_the_size():
+    """The bells that D has shrunk are narrower than the others."""
+    xy, half = face(256), about(256, scale=0.5)
+    right = [perfect_answer(points, side=256, stages=3) for points in (xy, moved_points(xy, half, IBUG))]
+    silent = [Supervision(*(tuple(map(torch.zeros_like, maps)) for maps in answer[:2])) for answer in right]
+    costs = [span_loss.consistency(*answers, half, IBUG).item() for answers in (right, silent)]
+    assert costs == pytest.approx([0.8, 2.28], abs=0.05)
 
 
 def test_shrinking_keeps_the_mass_that_decides_what_counts():
