@@ -81,8 +81,8 @@ class ModelCard:
         box_scale: side of the square crop over the longer side of the face's upright box, see `views.face_box`.
         codec: kind and parameters of the decoding.
         weights: role -> file, for each of the task's `ROLES`.
-        parameters: number of trained values.
-        gmac: billions of multiplications for one crop (one megapixel for a detector).
+        parameters: number of trained values that the deployed network has.
+        gmac: its billions of multiplications for one crop (one megapixel for a detector).
         data: what it was trained on.
         licence: the terms that follow from that.
         measured: figure -> value, each with the data named in the key.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
 from facetrack.engines.nets.span import spatial_softmax  # noqa: E402
 from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
+from facetrack.training import processes  # noqa: E402
 from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
@@ -155,6 +157,20 @@ def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> Non
     assert plain["boundaries"] > 0
     for name in ("maps", "boundaries"):
         assert focal[name] == pytest.approx(7 / 6 * plain[name], rel=1e-5)
+
+
+def test_processes_count_faces_together_whether_or_not_their_shares_have_some(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that did not ask would leave the others waiting."""
+    objective = objective_of("propnet", data)
+    net, told = objective.build().train(), []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(processes, "dist", SimpleNamespace(all_reduce=lambda own: told.append(own.tolist())))
+    for is_face in (False, True):
+        flags = torch.full((2, 6), is_face)
+        objective.loss(net, [*batch_of_items(objective, 2, is_face=is_face), flags])
+    assert told == [[0] * 7, [2] * 7]
 
 
 def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(

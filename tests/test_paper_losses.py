@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM
 torch = pytest.importorskip("torch", reason="training needs the `train` extra")
 
 from facetrack.engines.nets.hourglass import Supervision  # noqa: E402
+from facetrack.training import processes  # noqa: E402
 from facetrack.training.alignment import span_loss  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
 from facetrack.training.alignment.losses import (  # noqa: E402
@@ -23,7 +27,7 @@ from facetrack.training.alignment.losses import (  # noqa: E402
     jensen_shannon,
     map_divergence,
 )
-from facetrack.training.alignment.maps import bali_fields, gaussian_maps, warp_maps  # noqa: E402
+from facetrack.training.alignment.maps import bali_fields, gaussian_maps, moved_points, warp_maps  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -104,9 +108,38 @@ def test_focal_factors_of_the_faces_with_an_attribute_sum_to_the_batch():
 def test_without_attributes_focal_wing_is_adaptive_wing():
     maps, targets = torch.rand(2, 4, 3, 5, 5).unbind()
     plain = adaptive_wing(maps, targets).sum(1).mean()
-    torch.testing.assert_close(focal_wing(maps, targets, torch.zeros(4, 6, dtype=torch.bool)), plain)
+    torch.testing.assert_close(focal_wing(maps, targets, focal_factors(torch.zeros(4, 6, dtype=torch.bool))), plain)
     torch.testing.assert_close(focal_wing(maps, targets), plain)
-    assert focal_wing(maps, targets, torch.eye(4, 6, dtype=torch.bool)) > plain
+    assert focal_wing(maps, targets, focal_factors(torch.eye(4, 6, dtype=torch.bool))) > plain
+
+
+class Together:
+    """`torch.distributed` among as many threads as there are processes."""
+
+    def __init__(self, world):
+        self.told, self.all_are_here = [], threading.Barrier(world, timeout=60)
+
+    def all_reduce(self, own):
+        self.told.append(own.clone())
+        self.all_are_here.wait()
+        own.copy_(torch.stack(self.told).sum(0))
+
+
+@pytest.mark.parametrize("world", [2, 4, 8])
+def test_focal_wing_is_that_of_the_whole_batch_however_many_processes_share_it(world, monkeypatch):
+    """DistributedDataParallel takes the mean of the processes' gradients."""
+    flags = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)) < 0.4
+    maps, targets = torch.rand(2, 8, 3, 5, 5).unbind()
+    whole = focal_wing(maps, targets, focal_factors(flags))
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    monkeypatch.setattr(processes, "dist", SimpleNamespace(all_reduce=Together(world).all_reduce))
+
+    def share(rank):
+        return focal_wing(maps[rank::world], targets[rank::world], focal_factors(flags[rank::world]))
+
+    with ThreadPoolExecutor(world) as threads:
+        shares = list(threads.map(share, range(world)))
+    torch.testing.assert_close(torch.stack(shares).mean(), whole)
 
 
 def test_the_divergence_is_symmetric_zero_for_equals_and_ln_2_for_strangers():
@@ -251,6 +284,15 @@ def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(f
 def test_what_a_disturbance_moves_out_of_the_crop_does_not_count():
     xy, away = face(), torch.tensor([[[1.0, 0, 500], [0, 1, 0]]])
     assert span_loss.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
+
+
+def test_two_right_answers_cost_a_third_of_what_silence_costs_where_one_picture_is_half_the_size():
+    """The bells that D has shrunk are narrower than the others."""
+    xy, half = face(256), about(256, scale=0.5)
+    right = [perfect_answer(points, side=256, stages=3) for points in (xy, moved_points(xy, half, IBUG))]
+    silent = [Supervision(*(tuple(map(torch.zeros_like, maps)) for maps in answer[:2])) for answer in right]
+    costs = [span_loss.consistency(*answers, half, IBUG).item() for answers in (right, silent)]
+    assert costs == pytest.approx([0.8, 2.28], abs=0.05)
 
 
 def test_shrinking_keeps_the_mass_that_decides_what_counts():

@@ -11,7 +11,10 @@ import pytest
 pytest.importorskip("torch", reason="needs the train extra")
 
 from facetrack.cli import main
+from facetrack.engines import nets
+from facetrack.engines.card import ModelCard, all_cards
 from facetrack.engines.nets.published import PUBLISHED, Published
+from facetrack.engines.torch_backend import load_net, torch_file
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +38,14 @@ def test_sizes_are_the_papers_to_a_percent(net: Published, table: list[dict[str,
 def test_propnet_costs_what_its_paper_says(table: list[dict[str, str]]) -> None:
     (propnet,) = (row for row in table if row["NETWORK"] == "PropNet")
     assert float(propnet["GMAC"]) == pytest.approx(42.83, rel=0.01)
+
+
+@pytest.mark.parametrize("card", [card for card in all_cards() if card.task == "align"], ids=lambda card: card.name)
+def test_parameters_and_operations_of_a_card_are_those_of_the_network_that_it_deploys(card: ModelCard) -> None:
+    weights = card.weights["net"]
+    net = load_net(torch_file(weights.path), weights.sha256).net
+    assert card.parameters == nets.deployed_parameters(net, card.size)
+    assert card.gmac == round(nets.gmac(net, card.size), 3)
 
 
 def test_the_command_prints_every_network(table: list[dict[str, str]]) -> None:

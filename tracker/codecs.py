@@ -119,7 +119,7 @@ def decode_heatmaps(maps: Float32, stride: float, reach: int = 0) -> tuple[Float
     Args:
         maps: (F, N, h, w) float32; a whole bell has height 1.
         stride: crop pixels per cell.
-        reach: 0 for the papers' way, a quarter cell from the peak towards the higher neighbour on each axis, which
+        reach: 0 for PropNet's way, a quarter cell from the peak towards the higher neighbour on each axis, which
             leaves up to a quarter cell of error; more for the centroid of the squared values within so many cells,
             which is ours and has no such grain (2 for bells of sigma 1, 3 for 1.5).
     Returns:

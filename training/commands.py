@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @opt.as_json
-@click.option("--published", is_flag=True, help="Our networks at the papers' sizes beside the papers' own figures.")
+@click.option("--published", is_flag=True, help="Our networks as trained in the papers' sizes, beside their figures.")
 @opt.talk
 def models(as_json: bool, published: bool) -> None:
     """List the networks that are here: what they do, how well, and on which terms."""

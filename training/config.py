@@ -106,7 +106,7 @@ class Maps:
             of the decoded place, which small maps need; the papers of TAB and PropNet have none.
         frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was
             started with.
-        reach: of the decoding, cells; 0 for the papers' quarter-cell shift.
+        reach: of the decoding, cells; 0 for PropNet's quarter-cell shift.
     """
 
     sigma: float = 1.0

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from ..tracker.errors import ConfigError
 from .config import Schedule
@@ -81,6 +82,15 @@ def is_over(stop: float) -> bool:
     over_everywhere = torch.tensor(over, dtype=torch.uint8, device=device())
     dist.broadcast(over_everywhere, 0)
     return bool(over_everywhere)
+
+
+def over_processes(own: Tensor) -> Tensor:
+    """The sum of a tensor over all processes, for which each waits until every one has asked."""
+    if rank_and_world()[1] == 1:
+        return own
+    together = own.clone()
+    dist.all_reduce(together)
+    return together
 
 
 @contextmanager

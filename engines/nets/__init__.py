@@ -58,13 +58,26 @@ def build(name: str, landmarks: int, **options: Any) -> nn.Module:
 
 
 def parameters(net: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of trainable values, those that only the training needs among them."""
     return sum(p.numel() for p in net.parameters())
+
+
+def deployed_parameters(net: nn.Module, size: tuple[int, int]) -> int:
+    """Number of trained values that a network (without `FromBytes`) computes its deployed answer with.
+
+    PropNet's last propagation and the like are for the training alone. Counted by what has a gradient, from shapes
+    alone, on one picture of (height, width).
+    """
+    deployed = copy.deepcopy(net).to("meta").eval().requires_grad_()
+    answer = deployed(torch.empty(1, 3, *size, device="meta"))
+    torch.stack([values.sum() for values in answer]).sum().backward()  # type: ignore[no-untyped-call]
+    return sum(p.numel() for p in deployed.parameters() if p.grad is not None)
 
 
 def gmac(net: nn.Module, size: tuple[int, int]) -> float:
     """Billions of multiplications that a network (without `FromBytes`) spends on one picture of (height, width).
 
+    In training mode those for what is only supervised count, too.
     Counted from shapes alone, whatever the network's size; convolutions and linear layers count. Batch normalisations
     keep the shape and do not count: they are left out, for on "meta" they take most of the time.
     """
@@ -78,4 +91,4 @@ def gmac(net: nn.Module, size: tuple[int, int]) -> float:
     return float(counter.get_total_flops() / 2e9)
 
 
-__all__ = ["MEAN", "STD", "FromBytes", "build", "gmac", "parameters"]
+__all__ = ["MEAN", "STD", "FromBytes", "build", "deployed_parameters", "gmac", "parameters"]

@@ -29,7 +29,10 @@ class Published:
     options: dict[str, Any] = field(default_factory=dict)
 
     def measured(self) -> tuple[int, float, float]:
-        """Parameters, billions of multiplications for one picture, MiB of fp32 weights; computed from shapes alone."""
+        """Parameters, billions of multiplications for one picture, MiB of fp32 weights; computed from shapes alone.
+
+        All of the network that is trained: the papers' counts hold what only the training needs, too.
+        """
         with torch.device("meta"):
             net = build(self.name, self.landmarks, **self.options)
         count = parameters(net)

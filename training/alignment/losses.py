@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ...tracker.codecs import REACH
+from ..processes import over_processes
 from .maps import warp_maps
 
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
@@ -100,16 +102,16 @@ def adaptive_wing(maps: Tensor, targets: Tensor) -> Tensor:
 def focal_factors(attributes: Tensor) -> Tensor:
     """PropNet's focal factors (Eq. 2): how much each face counts for each attribute, (F, C) bool -> (F, C).
 
-    A face with an attribute that n of the batch's N faces have counts N / n; one without it counts 1. The condition
-    of the printed equation can also be read as one on the whole batch, but such a factor would weigh batches instead
-    of faces, against the text; and unattributed faces would not count at all if theirs were 0.
+    A face with an attribute that n of the batch's N faces have counts N / n; one without it counts 1. The batch is that
+    of all processes, each of which must ask, even if its share has no face. The condition of the printed equation can
+    also be read as one on the whole batch, but such a factor would weigh batches instead of faces, against the text;
+    and unattributed faces would not count at all if theirs were 0.
     """
-    has = attributes.float()
-    often = has.sum(0).clamp(min=1)
-    return torch.where(attributes.bool(), len(has) / often, 1.0)
+    counts = over_processes(F.pad(attributes.float(), (1, 0), value=1.0).sum(0))  # the faces', each attribute's
+    return torch.where(attributes, counts[0] / counts[1:].clamp(min=1), 1.0)
 
 
-def focal_wing(maps: Tensor, targets: Tensor, attributes: Tensor | None = None) -> Tensor:
+def focal_wing(maps: Tensor, targets: Tensor, factors: Tensor | None = None) -> Tensor:
     """Adaptive Wing summed over maps, faces weighted by the mean of their focal factors (Eqs. 3 and 4).
 
     The paper sums the C factors; their mean keeps the scale, and with it the learning rate, of data without
@@ -117,10 +119,10 @@ def focal_wing(maps: Tensor, targets: Tensor, attributes: Tensor | None = None) 
 
     Args:
         maps: (F, K, h, w). targets: the same.
-        attributes: (F, C) bool; without them every face counts the same.
+        factors: (F, C), see `focal_factors`; without them every face counts the same.
     """
     errors = adaptive_wing(maps, targets).sum(1)
-    return errors.mean() if attributes is None else (focal_factors(attributes).mean(1) * errors).mean()
+    return errors.mean() if factors is None else (factors.mean(1) * errors).mean()
 
 
 def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ class PropagationAlignment(MapAlignment):
 
     def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
-        weights, xy, attributes = self.config.maps, labels.xy, labels.attributes
+        weights, xy, factors = self.config.maps, labels.xy, labels.factors
         place, terms = self.places(answer, xy)
         gaussians = self.gaussians(answer, xy)
         lines = segment_maps(xy, self.markup, _size(gaussians), STRIDE)
@@ -186,7 +186,7 @@ class PropagationAlignment(MapAlignment):
             ("boundaries", weights.boundaries, answer.boundaries, lines),
         ):
             if stages:  # without propagation there are no boundaries
-                errors = torch.stack([focal_wing(maps.float(), wanted, attributes) for maps in stages])
+                errors = torch.stack([focal_wing(maps.float(), wanted, factors) for maps in stages])
                 terms[name] = (weight, errors.sum())
         return place, terms
 

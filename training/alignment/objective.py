@@ -29,6 +29,7 @@ from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
 from ..false_faces import ROOM
+from .losses import focal_factors
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +51,12 @@ class Labels:
 
     Attributes:
         xy: (F, N, 2) crop pixels.
-        attributes: (F, C) bool, which of the corpora's attributes a face has; None where no corpus says so.
+        factors: (F, C) how much a face counts for each of the corpora's attributes, see `losses.focal_factors`; None
+            where no corpus says which a face has.
     """
 
     xy: Tensor
-    attributes: Tensor | None = None
+    factors: Tensor | None = None
 
 
 class Alignment(ABC):
@@ -236,7 +238,7 @@ class Alignment(ABC):
         order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
         crops, xy, is_face, *flags = (values[order] for values in batch)
         faces = int(is_face.sum())
-        labels = Labels(xy[:faces], *(values[:faces] for values in flags))
+        labels = Labels(xy[:faces], *(focal_factors(values[:faces]) for values in flags))
         return weighted(self.terms(net(crops), labels, is_face))
 
     def terms(self, answer: Any, labels: Labels, is_face: Tensor) -> Terms:

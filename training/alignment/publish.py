@@ -123,7 +123,7 @@ def _unmeasured_card(objective: Alignment, net: nets.FromBytes, weights: Path) -
         box_scale=config.box_scale,
         codec=objective.codec,
         weights={"net": Weights.of(weights, "fp16")},
-        parameters=nets.parameters(net),
+        parameters=nets.deployed_parameters(net.net, (size, size)),
         gmac=round(nets.gmac(net.net, (size, size)), 3),
         data=config.card.data,
         licence=config.card.licence,

@@ -92,7 +92,7 @@ class Locate(Protocol):
 
 
 class InGivenBox:
-    """Landmarks in the annotation's own box, upright, as the papers have it, or in a crop turned by an angle."""
+    """Landmarks in an upright crop round the annotated points, not by a set's own box as in papers; or turned."""
 
     def __init__(self, aligner: Aligner, data: Markup, angle: float = 0.0) -> None:
         self._aligner, self._data, self._angle = aligner, data, angle
