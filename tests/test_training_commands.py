@@ -17,8 +17,6 @@ from facetrack.training.command_line import errors_in_one_line
 COMMANDS = {
     "cut_faces": ("DIR/none", "DIR/out"),
     "detection.mining": ("DIR/none.toml", "DIR/run", "--data", "DIR"),
-    "face_score": ("DIR/none.toml", "DIR/run", "--data", "DIR"),
-    "false_faces": ("DIR/none", "DIR/out", "--model", "nobody"),
     "frames": ("DIR/none", "DIR/out"),
     "full_size": ("--tars", "DIR", "--work", "DIR/work", "--out", "DIR/out", "nobody"),
     "mesh_labels": ("DIR", "DIR/none.npz", "DIR/out", "--annotated", "afw"),

@@ -288,8 +288,6 @@ class Config:
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
         negative_share: share of an alignment network's training pictures that show no face.
-        false_faces: folders of what a network took for faces (`training.false_faces`), below the data root: half of the
-            pictures that show none, where there are any.
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
@@ -311,7 +309,6 @@ class Config:
     corpora: tuple[Corpus, ...] = ()
     negatives: tuple[str, ...] = ()
     negative_share: float = 0.14
-    false_faces: tuple[str, ...] = ()
     validation: str = ""
     validation_layout: str = "pts"
     normaliser: str = "io"

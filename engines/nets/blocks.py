@@ -134,9 +134,5 @@ class FaceScore(nn.Module):
         self.logits = nn.Linear(width, 2)
 
     def forward(self, coarsest: Tensor) -> Tensor:
-        return self.of_means(coarsest.mean((2, 3)))
-
-    def of_means(self, means: Tensor) -> Tensor:
-        """The logits (B, 2) of features (B, C) that are means over the map already."""
-        logits: Tensor = self.logits(F.relu(self.hidden(means)))
+        logits: Tensor = self.logits(F.relu(self.hidden(coarsest.mean((2, 3)))))
         return logits

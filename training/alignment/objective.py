@@ -28,7 +28,6 @@ from ..augment import annotators_shift, crop_over_background, disturb, mirror, r
 from ..config import Config, Expressions
 from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
-from ..false_faces import ROOM
 from .losses import focal_factors
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ log = logging.getLogger(__name__)
 GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 WRITTEN = 0.25  # of the pieces without faces: to a small network round letters side by side are eyes
-FALSE = 0.5  # of the pictures without a face, where there are false faces: so many of what was taken for one
 GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
 BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
@@ -95,8 +93,6 @@ class Alignment(ABC):
         self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
         negatives = chain.from_iterable(read_images(data / n) for n in config.negatives)
         self.negatives = whole_pictures(negatives, self.config.broken)
-        false_faces = chain.from_iterable(read_images(data / folder) for folder in config.false_faces)
-        self.false_faces = whole_pictures(false_faces, self.config.broken)
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
         _keep_apart(self.validation, chain.from_iterable(others))
@@ -193,13 +189,11 @@ class Alignment(ABC):
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
-        """No face: what was taken for one, a piece of a picture without faces, or what is beside a face.
+        """No face: a piece of a picture without faces or what is beside a face.
 
-        Where pictures are disturbed, some of the pieces have writing on them.
+        Where pictures are disturbed, some of the former have writing on them.
         """
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
-        if self.false_faces and rng.random() < FALSE:
-            return self._false_face(size, rng), nothing, np.float32(0)
         if rng.random() < 0.8:
             bgr = self.negatives[int(rng.integers(len(self.negatives)))].bgr()
             if self.config.disturbances and rng.random() < WRITTEN:
@@ -215,17 +209,6 @@ class Alignment(ABC):
         background = self.patches[int(rng.integers(len(self.patches)))]
         crop = crop_over_background(bgr, transform, background, rng)
         return self._disturbed(crop, rng), nothing, np.float32(0)
-
-    def _false_face(self, size: int, rng: np.random.Generator) -> UInt8:
-        """What was taken for a face, where and as large as it was, give or take a little; half of them undisturbed."""
-        bgr = self.false_faces[int(rng.integers(len(self.false_faces)))].bgr()
-        if rng.random() < 0.5:
-            bgr = np.ascontiguousarray(bgr[:, ::-1])
-        whole = bgr.shape[0]
-        side = whole / ROOM * np.exp(rng.normal(0, 0.06))
-        x, y = rng.normal((whole - 1) / 2, 0.03 * side, 2)
-        crop = CropTransform.around((x, y), side, size, angle=rng.normal(0, 0.1)).crop(bgr)
-        return self._disturbed(crop, rng) if rng.random() < 0.5 else crop
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the terms and each of them by name.
@@ -256,7 +239,7 @@ class Alignment(ABC):
             place, terms = self.landmark_terms(part(answer, 0, labelled), labels)
             if self.config.expressions.gap:
                 terms["gap"] = (self.config.expressions.gap, self._gap_error(place, labels.xy))
-            quality[:labelled], nme = self.quality(place.detach(), labels.xy)
+            quality[:labelled], nme = self._quality(place.detach(), labels.xy)
             terms["nme"] = (0.0, nme)
         logits = self.logits(answer)
         if logits is not None:
@@ -297,7 +280,7 @@ class Alignment(ABC):
         found, wanted = place[:, upper] - place[:, lower], xy[:, upper] - xy[:, lower]
         return F.smooth_l1_loss(found, wanted, beta=GAP_SMOOTH)
 
-    def quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+    def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
         """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""
         lengths = metrics.normalising_lengths(xy.cpu().numpy(), self.markup, self.normaliser)
         nme = (place - xy).norm(dim=-1).mean(1) / torch.from_numpy(lengths).to(xy)
