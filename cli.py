@@ -103,7 +103,7 @@ def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _To
             return told_to_end.exit_code
         if error.errno is None:  # not the system's refusal: a mistake of ours
             raise
-        return _fail(error, f"{error.filename or 'a file'}: cannot be read or written: {error.strerror}")
+        return _fail(error, f"{error.filename or 'stdout or a file'}: cannot be read or written: {error.strerror}")
     return code or 0
 
 

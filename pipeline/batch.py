@@ -24,10 +24,11 @@ from .sidecar import (
     Origin,
     Outcome,
     describe_source,
-    has_origin,
     identify_input,
+    libraries_that_run,
     models_that_run,
     note_origin,
+    noted_origin,
     where,
     write_sidecar,
 )
@@ -142,7 +143,7 @@ class _Run:
         self.choices, self.record = engines.choices, Record()
         opening = {"decoder": task.decoder, "frame_rate": task.frame_rate}
         settings = asdict(self.choices) | opening | outputs.columns.settings() | {"video": outputs.video}
-        self.origin = Origin(identify_input(task.spec), settings, models_that_run(engines))
+        self.origin = Origin(identify_input(task.spec), settings, models_that_run(engines), libraries_that_run(engines))
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
@@ -287,7 +288,12 @@ class _Run:
             return
         if not isinstance(source, ImageSource) or source.kind != "images" or not source.names_differ:
             return
-        if has_origin(self.outputs.sidecar(self.task), self.origin):
+        noted = noted_origin(self.outputs.sidecar(self.task))
+        if noted is None:
+            return
+        differs = self.origin.what_differs(noted)
+        self.why_again = self.why_again or differs
+        if not differs:
             source.done = frozenset(self.table.go_on())
             self.record.tally.counts, self.earlier_frames = self.table.counts, len(source.done)
             self.reporter.advanced(self.task, self.earlier_frames)

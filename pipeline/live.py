@@ -20,7 +20,16 @@ from .open import Engines
 from .osc_sink import OscSink
 from .part_file import refuse_existing
 from .record import Record, Tally
-from .sidecar import Origin, Outcome, describe_source, identify_input, models_that_run, when_started, write_sidecar
+from .sidecar import (
+    Origin,
+    Outcome,
+    describe_source,
+    identify_input,
+    libraries_that_run,
+    models_that_run,
+    when_started,
+    write_sidecar,
+)
 from .sinks import JsonLinesSink
 from .source import Decoder, Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
@@ -217,7 +226,7 @@ class LiveRun:
         if self.outputs.sidecar is None:
             return
         settings = asdict(self.engines.choices) | {"decoder": self.decoder} | self.outputs.columns.settings()
-        origin = Origin(identity, settings, models_that_run(self.engines))
+        origin = Origin(identity, settings, models_that_run(self.engines), libraries_that_run(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
 
 

@@ -96,9 +96,9 @@ class Earlier:
             sizes = {name: file.stat().st_size for name, file in files.items()}
         except OSError as error:
             return not_finished if isinstance(error, FileNotFoundError) else unreadable
-        for key, wanted in json.loads(json.dumps(origin.table())).items():
-            if self.found.get(key) != wanted:
-                return _what_differs(key, wanted, self.found.get(key))
+        differs = origin.what_differs(self.found)
+        if differs:
+            return differs
         if self.found.get("complete") is not True:
             return f"it is not whole: {self.found.get('error')}"
         if not _are_failures(self.found.get("failed")) or any(f"{name}_bytes" not in self.found for name in sizes):
@@ -108,14 +108,6 @@ class Earlier:
             if written != size:
                 return f"the {name} has {size} bytes, {written} were written"
         return ""
-
-
-def _what_differs(key: str, wanted: Any, found: Any) -> str:
-    """A part of two sidecars that differs; of settings, which ones."""
-    if key != "settings" or not isinstance(found, dict):
-        return f"{key} {'differ' if key == 'models' else 'differs'}"
-    names = [name for name in wanted | found if wanted.get(name, ...) != found.get(name, ...)]
-    return f"settings differ: {', '.join(names)}"
 
 
 def _are_failures(found: Any) -> bool:

@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
+
 from .. import __version__
 from ..engines.backend import weights_for
 from ..tracker.types import Frame
@@ -37,16 +39,35 @@ class Origin:
         input: what identifies the input.
         settings: all choices.
         models: what identifies the weights.
+        libraries: that compute, each with its version.
     """
 
     input: dict[str, Any]
     settings: dict[str, Any]
     models: list[dict[str, Any]]
+    libraries: list[str]
 
     def table(self) -> dict[str, Any]:
         """The first part of the sidecar."""
-        made_by = {"schema": SCHEMA, "facetrack": __version__}
-        return made_by | {"input": self.input, "settings": self.settings, "models": self.models}
+        return {"schema": SCHEMA, "facetrack": __version__} | asdict(self)
+
+    def what_differs(self, found: Mapping[str, Any]) -> str:
+        """Say what a sidecar has otherwise, of settings and libraries which ones; "" where all is the same."""
+        for key, wanted in json.loads(json.dumps(self.table())).items():
+            if found.get(key) != wanted:
+                return _in_words(key, wanted, found.get(key))
+        return ""
+
+
+def _in_words(key: str, wanted: Any, found: Any) -> str:
+    """A part of two sidecars that differs."""
+    if key == "settings" and isinstance(found, dict):
+        names = [name for name in wanted | found if wanted.get(name, ...) != found.get(name, ...)]
+        return f"settings differ: {', '.join(names)}"
+    if key == "libraries" and isinstance(found, list):
+        made_with = " and ".join(str(library) for library in found if library not in wanted)
+        return f"it was made with {made_with}, here is {' and '.join(one for one in wanted if one not in found)}"
+    return f"{key} {'differ' if key.endswith('s') else 'differs'}"
 
 
 def where(spec: str) -> str:
@@ -107,6 +128,11 @@ def models_that_run(engines: Engines) -> list[dict[str, Any]]:
     return models
 
 
+def libraries_that_run(engines: Engines) -> list[str]:
+    """The runtime of the network for the landmarks, and OpenCV, with their versions: with others landmarks move."""
+    return [engines.backend.partition(",")[0], f"OpenCV {cv2.__version__}"]
+
+
 def describe_source(source: Source) -> dict[str, Any]:
     """What relates a table to its recording, once that has been read, in JSON's types; null for what is not known.
 
@@ -155,13 +181,13 @@ def note_origin(sidecar: Path, origin: Origin) -> None:
         part_of(sidecar).write_text(json.dumps(origin.table()), encoding="utf-8")
 
 
-def has_origin(sidecar: Path, origin: Origin) -> bool:
-    """Whether `note_origin` has noted this origin."""
+def noted_origin(sidecar: Path) -> dict[str, Any] | None:
+    """What `note_origin` has noted; None where that cannot be read."""
     try:
         noted = json.loads(part_of(sidecar).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return bool(noted == json.loads(json.dumps(origin.table())))
+        return None
+    return noted if isinstance(noted, dict) else None
 
 
 def write_sidecar(

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.1  # between a worker's messages about its progress
 GRACE_S = 10.0  # for an interrupted worker to save its results
+MOST_ON_WINDOWS = 60  # whose `wait` takes 63 handles; `concurrent.futures` stops at 61
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _DIED_OPENING = (
     "a worker process died while it opened the networks ({}), perhaps for want of memory; give fewer --workers"
@@ -66,12 +67,15 @@ def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, w
         jobs: picklable, as are their answers and the work.
         work: how they are done. An error that a job raises ends the pool and is raised here.
         reporter: is told the progress of all jobs. Workers log through the loggers of this process.
-        workers: number of processes; a single one is this process.
+        workers: number of processes; a single one is this process, and Windows has at most `MOST_ON_WINDOWS`.
     Raises:
         BackendError: every worker exited while it opened its work.
         KeyboardInterrupt: after it was raised in all workers too, and these have exited.
     """
     workers = min(workers, len(jobs))
+    if sys.platform == "win32" and workers > MOST_ON_WINDOWS:
+        log.warning("%d worker processes instead of %d: Windows waits for no more at a time", MOST_ON_WINDOWS, workers)
+        workers = MOST_ON_WINDOWS
     if workers > 1:
         return _WorkerPool(jobs, work, reporter, workers).run()
     with work.open() as do:

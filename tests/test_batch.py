@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 import pytest
 from fakes import (
@@ -599,6 +600,7 @@ def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
         ("older", "done again: settings differ: smooth"),
         ("input", "input differs"),
         ("file", "models differ"),
+        ("no libraries", "libraries differ"),
         ("sidecar", "cannot be read"),
         ("no sidecar", "there is no moving.json"),
     ],
@@ -614,6 +616,10 @@ def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
         content = sidecar(out / "moving.json")
         content["models"][0]["sha256"]["net"] = "1" * 64
         (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
+    elif change == "no libraries":
+        content = sidecar(out / "moving.json")
+        del content["libraries"]
+        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
     elif change == "sidecar":
         (out / "moving.json").write_text("{", encoding="utf-8")
     elif change == "no sidecar":
@@ -628,6 +634,40 @@ def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
     assert notes.advances == 5
     assert reason in caplog.text
     assert sidecar(out / "moving.json")["complete"] is True
+
+
+@pytest.mark.parametrize(
+    ("runtime", "opencv", "told"),
+    [
+        ("TensorRT 10.3.0 fp16, NVIDIA H200", "4.10.0", ""),  # another GPU, as another processor
+        ("TensorRT 11.0.0 fp16, NVIDIA A100", "4.10.0", "TensorRT 10.3.0 fp16, here is TensorRT 11.0.0 fp16"),
+        ("TensorRT 10.3.0 fp16, NVIDIA A100", "5.0.0", "OpenCV 4.10.0, here is OpenCV 5.0.0"),
+        (
+            "ONNX Runtime 1.32.0, CPU, 1 thread",
+            "5.0.0",
+            "TensorRT 10.3.0 fp16 and OpenCV 4.10.0, here is ONNX Runtime 1.32.0 and OpenCV 5.0.0",
+        ),
+    ],
+)
+def test_resume_does_again_what_other_versions_of_the_libraries_have_made(
+    runtime: str,
+    opencv: str,
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    recording, outputs = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), Outputs(tmp_path / "out")
+    monkeypatch.setattr(cv2, "__version__", "4.10.0")
+    before = PaintedEngines(PaintedBackend(description="TensorRT 10.3.0 fp16, NVIDIA A100"))
+    track([recording], outputs, engines=before)
+    assert sidecar(tmp_path / "out/clip.json")["libraries"] == ["TensorRT 10.3.0 fp16", "OpenCV 4.10.0"]
+    monkeypatch.setattr(cv2, "__version__", opencv)
+    engines, notes = PaintedEngines(PaintedBackend(description=runtime)), Notes()
+    assert track([recording], replace(outputs, existing="resume"), engines=engines, notes=notes) == []
+    table = tmp_path / "out/clip.csv"
+    assert caplog.messages == [f"{table}: done again: it was made with {told}"] * bool(told)
+    assert notes.advances == (5 if told else 0)
 
 
 def test_resume_names_again_the_pictures_that_could_not_be_read(tmp_path: Path) -> None:
@@ -822,6 +862,16 @@ def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_pat
     assert engines.detector.searched == 9
     track([shots], Outputs(tmp_path / "whole"))
     assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
+
+
+def test_pictures_that_other_libraries_have_begun_are_done_from_the_first_and_it_is_told_why(
+    shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    interrupted(shots, tmp_path, 12)
+    engines = PaintedEngines(PaintedBackend(description="paint 2, wet"))
+    track([shots], Outputs(tmp_path, existing="resume"), engines=engines)
+    assert engines.detector.searched == 8
+    assert caplog.messages == [f"{tmp_path / 'shots.csv'}: done again: it was made with paint, here is paint 2"]
 
 
 def test_what_goes_on_is_not_called_done_again(shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

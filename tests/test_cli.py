@@ -619,6 +619,14 @@ def test_what_the_system_refuses_is_one_line(video: Path, capsys: pytest.Capture
     assert only_line(capsys).startswith("facetrack: a.csv: cannot be read or written: No space left on device; ")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_stdout_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "wb", buffering=0) as full:  # noqa: PTH123 - no file
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(full, write_through=True))
+        assert run("models") == 1
+    assert only_line(capsys).startswith("facetrack: stdout or a file: cannot be read or written: No space left")
+
+
 def test_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--camera", "97", "--jsonl", "--no-window") == 1
     assert "camera 97" in only_line(capsys)

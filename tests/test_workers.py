@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from fakes_workers import Errands
 
-from facetrack.pipeline.workers import _handle_termination, run_jobs
+from facetrack.pipeline.workers import _handle_termination, _WorkerPool, run_jobs
 from facetrack.tracker.errors import BackendError
 
 
@@ -64,6 +65,30 @@ def test_a_single_worker_is_this_process(tmp_path: Path) -> None:
     (tmp_path / "alone").mkdir()
     assert run_jobs(["a"], Errands(tmp_path / "alone"), Notes(), 8) == ["A"]
     assert openings(tmp_path / "alone") == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "wanted", "jobs", "got"),
+    [
+        ("win32", 64, 256, 60),
+        ("win32", 60, 256, 60),
+        ("win32", 64, 61, 60),
+        ("win32", 64, 8, 8),
+        ("linux", 64, 256, 64),
+    ],
+)
+def test_windows_which_waits_for_63_handles_gets_no_more_workers_and_that_is_told_once(
+    platform: str, wanted: int, jobs: int, got: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    started: list[int] = []
+    monkeypatch.setattr(sys, "platform", platform)
+    monkeypatch.setattr(_WorkerPool, "__init__", lambda *given: started.append(given[-1]))
+    monkeypatch.setattr(_WorkerPool, "run", lambda _: [])
+    run_jobs(["a"] * jobs, Errands(Path()), Notes(), wanted)
+    assert started == [got]
+    wanted = min(wanted, jobs)
+    told = f"60 worker processes instead of {wanted}: Windows waits for no more at a time"
+    assert caplog.messages == [told] * (got < wanted)
 
 
 def test_a_worker_that_dies_costs_its_job_alone_and_is_replaced(tmp_path: Path) -> None:
