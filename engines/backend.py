@@ -119,19 +119,16 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     return OnnxBackend(weights_for(kind, weights), threads, provider=device or "cpu")
 
 
-def weights_for(kind: str, weights: Weights, *, int8_dot_product: bool | None = None) -> Weights:
+def weights_for(kind: str, weights: Weights) -> Weights:
     """The file that a backend of this kind runs.
 
     Args:
         kind: see `open_backend`.
         weights: from a card. On a CPU that is faster in 8 bits, ONNX Runtime takes its 8-bit file, if there is one.
-        int8_dot_product: whether the CPU is; default: asks this machine's.
     """
     if kind != "onnx" or weights.cpu is None:
         return weights
-    if int8_dot_product is None:
-        int8_dot_product = has_int8_dot_product()
-    return weights.cpu if int8_dot_product else weights
+    return weights.cpu if has_int8_dot_product() else weights
 
 
 @cache
