@@ -26,7 +26,7 @@ from facetrack.engines.card import Weights
 from facetrack.pipeline.batch import Failure, Task
 from facetrack.pipeline.open import Choices, Engines, open_engines
 from facetrack.pipeline.portrait import portrait
-from facetrack.pipeline.progress import NoProgress
+from facetrack.pipeline.progress import Ending, NoProgress
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker import markup, metrics
 from facetrack.tracker.errors import CardError, SinkError, SourceError
@@ -303,6 +303,7 @@ def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
         "203/annot: wanted files such as 000001.pts in it; unpack the data set again",
         "410/annot: cannot be read: Not a directory; wanted a folder of .pts files",
     ]
+    assert "1 done, 4 failed, 0 left" in told.err
     lines = [line for line in told.err.splitlines() if line.startswith("facetrack: failed: ")]
     assert lines == [f"facetrack: failed: {tmp_path}/data/{reason}" for reason in reasons]
     assert [failure["reason"] for failure in summary(tmp_path / "out")["failures"]] == [
@@ -327,7 +328,9 @@ def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alon
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
     assert main(words, PaintedEngines()) == 3
     assert [video["video"] for video in summary(tmp_path / "out", boxes)["videos"]] == ["410"]
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: failed: ")]
+    told = capsys.readouterr().err
+    assert "1 done, 4 failed, 0 left" in told
+    lines = [line for line in told.splitlines() if line.startswith("facetrack: failed: ")]
     reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
     reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
     reasons.append("401/annot/000001.pts: wanted points round a face, got a box of 0x0")
@@ -357,7 +360,8 @@ class Heard(NoProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
+        del how
         self.lines.append(f"{task.name}: {line}")
 
 
@@ -696,8 +700,8 @@ class Impatient(NoProgress):
         del frames
         self.hear(f"{task.name} began")
 
-    def ended(self, task: Task, line: str) -> None:
-        del line
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
+        del line, how
         self.hear(f"{task.name} ended")
 
     def hear(self, what: str) -> None:

@@ -89,7 +89,8 @@ def evaluate_videos(
     excluded_by = None if settings.keep_bad else "the published list" if extra is None else extra.name
     make_folder(settings.files.frames)
     for failure in failures:
-        reporter.ended(Task(failure.what, f"300VW {Path(failure.what).name}"), f"failed: {failure.reason}")
+        task = Task(failure.what, f"300VW {Path(failure.what).name}")
+        reporter.ended(task, f"failed: {failure.reason}", "failed")
     files = settings.files
     how = VideoMeasuring(files.frames, settings.boxes, choices, settings.resume, files.of_all_videos)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
@@ -137,7 +138,7 @@ class _Measuring:
 
     def _failed(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
         task = _task(video)
-        reporter.ended(task, f"failed: {reason}")
+        reporter.ended(task, f"failed: {reason}", "failed")
         return Failure(task.spec, reason)
 
     def _measure(self, engines: Engines, video: AnnotatedVideo, reporter: Reporter) -> VideoErrors | Failure:
