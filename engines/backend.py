@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
+from .choices import KINDS
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -27,7 +28,6 @@ Outputs = tuple[NDArray[np.float32], ...]
 INT8_DOT_FEATURES = ("avx512vnni", "avxvnni", "dotprod")  # LLVM's names of the instructions
 GPU_BATCH = 8  # crops that a GPU runs in little more time than one
 CLOSED = "this network was closed: use engines inside their `with` block, or open them again"
-KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
 @dataclass(frozen=True, slots=True)
