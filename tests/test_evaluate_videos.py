@@ -88,8 +88,12 @@ def results(
     return found
 
 
+def evaluate(settings: VideoSettings, *rest: Any) -> tuple[str, list[Failure]]:
+    return evaluate_videos(settings, list_test_videos(settings.folder), *rest)
+
+
 def run(settings: VideoSettings, engines: Any = None, choices: Choices = CHOICES) -> tuple[str, list[Failure]]:
-    return evaluate_videos(settings, engines or PaintedEngines(), choices, NoProgress())
+    return evaluate(settings, engines or PaintedEngines(), choices, NoProgress())
 
 
 def summary(out: Path, boxes: str = "gt") -> dict[str, Any]:
@@ -372,7 +376,7 @@ def test_what_is_said_of_a_video_is_what_the_table_says_of_it(tmp_path: Path, *,
     write_300vw_video(tmp_path / "data/508", PaintedSource(count=15), shifts)
     heard = Heard()
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", keep_bad=keep)
-    evaluate_videos(settings, PaintedEngines(), CHOICES, heard)
+    evaluate(settings, PaintedEngines(), CHOICES, heard)
     scenario = summary(tmp_path / "out")["scenarios"]["1"]
     nme = scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"]
     assert heard.lines == [f"300VW 508: {15 if keep else 14} frames, NME io {nme:.2f} %, 0.0 % lost"]
@@ -384,7 +388,7 @@ def test_a_video_of_which_no_frame_counts_is_said_to_be_one(tmp_path: Path) -> N
     for i in range(13):
         (tmp_path / f"data/508/annot/{i + 1:06}.pts").unlink()
     heard = Heard()
-    evaluate_videos(VideoSettings(tmp_path / "data", tmp_path / "out"), PaintedEngines(), CHOICES, heard)
+    evaluate(VideoSettings(tmp_path / "data", tmp_path / "out"), PaintedEngines(), CHOICES, heard)
     assert heard.lines[1] == "300VW 508: no frame counts: the annotation of all of them is known to be inaccurate"
     assert summary(tmp_path / "out")["scenarios"]["1"]["videos"] == 1
 
@@ -716,7 +720,7 @@ def test_ctrl_c_stops_the_workers_in_the_middle_of_their_videos(tmp_path: Path) 
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", workers=2)
     engines = PaintedEngines(PaintedBackend(endless=2))  # in 203, in a process of its own or not: it does not end
     with pytest.raises(KeyboardInterrupt):
-        evaluate_videos(settings, engines, CHOICES, Impatient())
+        evaluate(settings, engines, CHOICES, Impatient())
     assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["114.json"]
 
 
