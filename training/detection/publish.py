@@ -31,7 +31,7 @@ from ..evaluation.card_figures import forms, rounded
 from ..finished import demand_own_settings, load_average
 from .mining import draft_card
 from .objectives import faceless, held_out
-from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_logistic, kept_out, measure
+from .score import SECOND_LOOK_LOSS, Report, evaluate, fit_face_weights, kept_out, measure
 
 PARITY = 1e-3  # response; a face answers with about 1
 PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
@@ -153,11 +153,11 @@ def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
     """Fit the scores of scan and second look on the first half of the pictures that were kept out."""
     faces, empty = kept_out(config, data, half=0)
     scanned = measure(_open(card, threshold=0.0), faces, empty, refined=False)
-    scan = fit_logistic(scanned)
+    scan = fit_face_weights(scanned)
     chance = logistic(scanned.features[scanned.is_face], scan)
     second_look = float(np.quantile(chance, SECOND_LOOK_LOSS))
     card = replace(card, calibration={**card.calibration, "scan": scan, "second_look": second_look})
-    refine = fit_logistic(measure(_open(card, threshold=0.0), faces, empty, refined=True))
+    refine = fit_face_weights(measure(_open(card, threshold=0.0), faces, empty, refined=True))
     return {**card.calibration, "refine": refine}
 
 
