@@ -2,11 +2,11 @@
 
 Two things are learned from photographs with annotated landmarks that the network was not trained on.
 
-Confidence: the chance that a face's error is under `GOOD_NME` of the distance of its outer eye corners, or of its box
-where the markup has no such points (AFLW's 19). Crops are shifted, turned, scaled, covered, blurred and spoilt by
-noise, from as mild as in tracking to hopeless; a logistic regression on the network's own logit (Platt's scaling: two
-numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on photographs that it
-was not fitted to.
+Confidence: the chance that a face's error is under `metrics.GOOD_NME` of the distance of its outer eye corners, or of
+its box where the markup has no such points (AFLW's 19). Crops are shifted, turned, scaled, covered, blurred and spoilt
+by noise, from as mild as in tracking to hopeless; a logistic regression on the network's own logit (Platt's scaling:
+two numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on photographs that
+it was not fitted to.
 
 Noise: the same photographs under fresh sensor noise, in crops that differ as those of successive frames do. What
 changes from one to the next is noise for the Kalman filter; what is wrong in all of them is not. It is split, as the
@@ -38,7 +38,6 @@ from ..training.augment import Geometry, crop_over_background, disturb, random_c
 from ..training.datasets import Sample, one_face_each, read_pts_folder
 from ..training.evaluation.card_figures import usual_normaliser
 
-GOOD_NME = 0.08  # the failure threshold of 300-W and 300VW
 BINS = 10
 FOLDS = 5
 NEWTON_STEPS = 50
@@ -68,7 +67,7 @@ class Judged:
     @property
     def good(self) -> Float64:
         """(M,) 1 where the error is small enough, else 0."""
-        return (self.nme < GOOD_NME).astype(np.float64)
+        return (self.nme < metrics.GOOD_NME).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +209,7 @@ def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np
             found += aligner.align(np.clip(noisy, 0, 255).astype(np.uint8), [transform])
         places = np.stack([face.xy for face in found]).astype(np.float64) / side
         mean = np.mean([face.xy for face in found], 0)
-        if metrics.nme(mean[None], sample.points[:1], aligner.markup, kind)[0] >= GOOD_NME:
+        if metrics.nme(mean[None], sample.points[:1], aligner.markup, kind)[0] >= metrics.GOOD_NME:
             continue
         common, rest = split_noise(places)
         own.append(rest)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tracker.errors import BackendError
+from .choices import KINDS
 
 if TYPE_CHECKING:
     from ..tracker.types import UInt8
@@ -27,7 +28,6 @@ Outputs = tuple[NDArray[np.float32], ...]
 INT8_DOT_FEATURES = ("avx512vnni", "avxvnni", "dotprod")  # LLVM's names of the instructions
 GPU_BATCH = 8  # crops that a GPU runs in little more time than one
 CLOSED = "this network was closed: use engines inside their `with` block, or open them again"
-KINDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,19 +119,16 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     return OnnxBackend(weights_for(kind, weights), threads, provider=device or "cpu")
 
 
-def weights_for(kind: str, weights: Weights, *, int8_dot_product: bool | None = None) -> Weights:
+def weights_for(kind: str, weights: Weights) -> Weights:
     """The file that a backend of this kind runs.
 
     Args:
         kind: see `open_backend`.
         weights: from a card. On a CPU that is faster in 8 bits, ONNX Runtime takes its 8-bit file, if there is one.
-        int8_dot_product: whether the CPU is; default: asks this machine's.
     """
     if kind != "onnx" or weights.cpu is None:
         return weights
-    if int8_dot_product is None:
-        int8_dot_product = has_int8_dot_product()
-    return weights.cpu if int8_dot_product else weights
+    return weights.cpu if has_int8_dot_product() else weights
 
 
 @cache

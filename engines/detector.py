@@ -14,7 +14,7 @@ import numpy as np
 from ..tracker.codecs import mean_of_highest
 from ..tracker.errors import CardError
 from ..tracker.geometry import CropTransform
-from ..tracker.proposals import Candidates, GroupingSettings, find_peaks, group_peaks, suppress
+from ..tracker.proposals import Candidates, find_peaks, group_peaks, suppress
 from ..tracker.types import Float32, Proposals, UInt8, checked_picture
 from ..tracker.views import fit_views
 from .backend import Backend
@@ -187,7 +187,7 @@ class Detector:
     def _candidates(self, maps: Float32, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
         """Decode the response maps (5, h, w) of a level of this size (without margins), in pixels of the frame."""
         kind, xy, response = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
-        found = group_peaks(kind, xy, response, GroupingSettings())
+        found = group_peaks(kind, xy, response)
         return found.to_frame((frame[1] / size[1], frame[0] / size[0]), MARGIN)
 
     def refine(self, bgr: UInt8, candidates: Candidates, probability: Float32) -> tuple[Float32, Float32]:

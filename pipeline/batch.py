@@ -119,7 +119,7 @@ class _Tracking:
             yield lambda task, reporter: _track(task, self.outputs, engines, reporter, alone=self.alone)
 
     def lost(self, task: Task, reason: str, reporter: Reporter) -> list[Failure]:
-        reporter.ended(task, f"failed: {reason}")
+        reporter.ended(task, f"failed: {reason}", "failed")
         return [Failure(task.spec, reason)]
 
 
@@ -131,7 +131,7 @@ def _track(task: Task, outputs: Outputs, engines: Engines, reporter: Reporter, *
         log.debug("%s failed", task.label, exc_info=True)
         failure = Failure(task.spec, told(error))
         if not alone:  # a single failure is the end, which the caller tells
-            reporter.ended(task, f"failed: {failure.bare_reason}")
+            reporter.ended(task, f"failed: {failure.bare_reason}", "failed")
         return [failure]
 
 
@@ -160,7 +160,7 @@ class _Run:
         try:
             return self._track()
         except KeyboardInterrupt:
-            self.reporter.ended(self.task, self._what_is_kept())
+            self.reporter.ended(self.task, self._what_is_kept(), "interrupted")
             raise
 
     def _track(self) -> list[Failure]:

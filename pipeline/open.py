@@ -18,8 +18,9 @@ from numba.core import event
 from numpy.typing import NDArray
 
 from ..engines.aligner import Aligner
-from ..engines.backend import KINDS, Backend, open_backend
+from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
+from ..engines.choices import KINDS, LEAST_FACE
 from ..engines.detector import Detector, DetectorSettings
 from ..engines.fit import demand_fit
 from ..engines.held import Held
@@ -43,7 +44,6 @@ from .threads import end_runs
 
 log = logging.getLogger(__name__)
 
-LEAST_FACE = 8  # pixels; a search of 3840x2160 for faces so small takes 12 GB, for half of that four times as much
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
 PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
 OF_THE_ENGINES = ("model", "backend", "threads", "min_face")  # no pipeline can change them
@@ -56,7 +56,7 @@ class Choices:
 
     Attributes:
         model: a network's or card's name for the landmarks.
-        backend: one of `engines.backend.KINDS`.
+        backend: one of `engines.choices.KINDS`.
         threads: of each network; the stages of the pipeline run side by side anyway. The scan of whole pictures, which
             the others wait for, takes up to `SCAN_THREADS` where there are cores.
         detect_every: frames between two searches while every known face is tracked, at 25 per second; where there are

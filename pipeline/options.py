@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from ..engines.choices import KINDS, LEAST_FACE
 from .talk import log
 
 if TYPE_CHECKING:
     from ..tracker.intrinsics import Intrinsics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-LEAST_FACE = 8  # pixels, as `Choices` wants it
-BACKENDS = ("auto", "onnx", "onnx:cuda", "onnx:tensorrt", "tensorrt", "torch", "torch:cuda")
 
 
 def chain(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
@@ -224,7 +222,7 @@ backend = chain(
         callback=_read_model,
         help="Network or card; see `facetrack models`.",
     ),
-    click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True),
+    click.option("--backend", type=click.Choice(KINDS), default="auto", show_default=True),
     click.option(
         "--threads",
         type=click.IntRange(1, 256),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TextIO
+from typing import TYPE_CHECKING, Literal, Protocol, Self, TextIO
 
 from .source import without_credentials
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from .source import Decoder
 
+Ending = Literal["done", "failed", "interrupted"]
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 LEAST_STEP = 0.01  # of a task; rich estimates from its last 1000 steps
 
@@ -52,8 +54,8 @@ class Reporter(Protocol):
     def advanced(self, task: Task, frames: int = 1) -> None:
         """So many more frames are written."""
 
-    def ended(self, task: Task, line: str) -> None:
-        """A task is over, in words."""
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
+        """A task is over: how, and the same in words."""
 
 
 @contextmanager
@@ -81,7 +83,7 @@ class NoProgress:
     def advanced(self, task: Task, frames: int = 1) -> None:
         """Nothing is said."""
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
         """Nothing is said."""
 
 
@@ -90,7 +92,7 @@ class LineProgress:
 
     def __init__(self, stream: TextIO, tasks: int = 1) -> None:
         self._stream, self._tasks = stream, tasks
-        self._done = self._failed = self._interrupted = 0
+        self._over: Counter[Ending] = Counter()
 
     def began(self, task: Task, frames: int | None) -> None:
         """Nothing is said yet."""
@@ -98,20 +100,17 @@ class LineProgress:
     def advanced(self, task: Task, frames: int = 1) -> None:
         """Nothing is said yet."""
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
         """Say how it went."""
-        failed, interrupted = line.startswith("failed: "), line.startswith("interrupted")
-        self._failed, self._interrupted = self._failed + failed, self._interrupted + interrupted
-        self._done += not failed and not interrupted
-        number = self._done + self._failed + self._interrupted
-        of = f"[{number}/{self._tasks}] " if self._tasks > 1 else ""
+        self._over[how] += 1
+        of = f"[{self._over.total()}/{self._tasks}] " if self._tasks > 1 else ""
         self._say(f"{of}{task.label}: {line}")
 
     def close(self) -> None:
         """Say how many are done, where there are several and one of them has begun to be."""
-        if self._tasks > 1 and self._done + self._failed + self._interrupted:
-            left = self._tasks - self._done - self._failed
-            self._say(f"{self._done} done, {self._failed} failed, {left} left")
+        if self._tasks > 1 and self._over:
+            done, failed = self._over["done"], self._over["failed"]
+            self._say(f"{done} done, {failed} failed, {self._tasks - done - failed} left")
 
     def _say(self, line: str) -> None:
         print(one_line(line), file=self._stream, flush=True)
@@ -172,14 +171,14 @@ class BarProgress:
         self._bars.update(row.bar, completed=row.done, rate=f"{rate:.0f}/s")
         self._show_all()
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
         """Say how it went, above the bars."""
         row = self._rows.pop(task, None)
         if row:
             self._bars.remove_task(row.bar)
         else:  # it had nothing to do, or could not begin
             self._begun += 1
-        if not line.startswith("interrupted"):
+        if how != "interrupted":
             self._ended += 1
             self._show_all()
         self._bars.console.print(one_line(f"{task.label}: {line}"))

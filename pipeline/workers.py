@@ -29,7 +29,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..tracker.errors import BackendError
-from .progress import Reporter, Task
+from .progress import Ending, Reporter, Task
 
 log = logging.getLogger(__name__)
 
@@ -219,8 +219,8 @@ class _WorkerPool(Generic[Job, Answer]):
                 self._reporter.began(task, frames)
             case ("advanced", task, frames):
                 self._reporter.advanced(task, frames)
-            case ("ended", task, line):
-                self._reporter.ended(task, line)
+            case ("ended", task, line, how):
+                self._reporter.ended(task, line, how)
             case ("log", record):
                 logging.getLogger(record.name).handle(record)
 
@@ -374,10 +374,10 @@ class _PipeReporter:
             if self._pipe.closed:
                 raise KeyboardInterrupt
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
         """See `Reporter`."""
         self._send_frames(task)
-        self.send("ended", task, line)
+        self.send("ended", task, line, how)
 
     def _send_frames(self, task: Task) -> None:
         if self._frames:

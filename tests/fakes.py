@@ -367,6 +367,13 @@ def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
     assert not writer.is_alive()
 
 
+def hidden(appearance: Float32) -> Float32:
+    """The appearance of a face whose left half is outside the picture."""
+    cells = appearance.reshape(8, 8, 3).copy()
+    cells[:, :4] = 0
+    return cells.ravel() / np.float32(np.linalg.norm(cells))
+
+
 def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float) -> np.ndarray:
     """Five points (5, 2) of a mean face in the plane, in one of the views of `tracker.views`."""
     angle = np.deg2rad(roll_deg)

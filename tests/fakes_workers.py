@@ -79,7 +79,7 @@ class Errands:
                 reporter.advanced(job)
         except KeyboardInterrupt:
             (self.folder / "kept").touch()
-            reporter.ended(job, "interrupted")
+            reporter.ended(job, "kept", "interrupted")
             raise
 
     def _until_a_death_is_known(self) -> None:

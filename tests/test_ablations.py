@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
-
+import ablations
 import numpy as np
-import pytest
 
 from facetrack.tracker import codecs
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CODEC = {"stride": 4.0, "sigma": 1.2, "peak": 3.0}
-
-
-@pytest.fixture(scope="module")
-def ablations() -> Iterator[ModuleType]:
-    """`benchmarks/ablations.py`, which is no part of the package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("ablations")
 
 
 def gaussians(places: np.ndarray) -> tuple[np.ndarray]:
@@ -30,14 +16,14 @@ def gaussians(places: np.ndarray) -> tuple[np.ndarray]:
     return ((3.0 * np.exp(-0.5 * (distance / 1.2) ** 2)).astype(np.float32),)
 
 
-def test_with_our_numbers_the_alternative_to_the_vectors_kernel_is_the_kernel(ablations: ModuleType) -> None:
+def test_with_our_numbers_the_alternative_to_the_vectors_kernel_is_the_kernel() -> None:
     vectors = np.random.default_rng(0).uniform(-0.2, 2.0, (3, 68, 24, 2)).astype(np.float32)
     vectors[:, ::4, 0] = 2.5  # these lie beyond the box
     ours = ablations.decode_vectors((vectors,), CODEC, reach=codecs.REACH, tau=3.0)
     np.testing.assert_allclose(ours, codecs.decode_vectors(vectors, 4.0, 1.2, 3.0)[0], atol=1e-3)
 
 
-def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else(ablations: ModuleType) -> None:
+def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else() -> None:
     places = np.array([[-2.5, 10.0], [25.0, 23.5]])
     beyond = ablations.decode_vectors(gaussians(places), CODEC, reach=0, tau=3.0)
     np.testing.assert_allclose(
@@ -48,7 +34,7 @@ def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else(ablati
     assert (clipped[0, 1] == 4 * 23.5 - 0.5).all()
 
 
-def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_cell(ablations: ModuleType) -> None:
+def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_cell() -> None:
     places = np.random.default_rng(1).uniform(3, 20, (50, 2))
     for reach, most in ((-1, 0.5), (0, 0.25)):
         found = ablations.decode_vectors(gaussians(places), CODEC, reach=reach)
@@ -56,13 +42,13 @@ def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_
         assert 0.9 * 4 * most < worst <= 4 * most + 1e-4
 
 
-def test_the_maximum_of_a_heat_map_is_its_cells_middle(ablations: ModuleType) -> None:
+def test_the_maximum_of_a_heat_map_is_its_cells_middle() -> None:
     maps = np.zeros((1, 1, 8, 8), np.float32)
     maps[0, 0, 2, 5] = 1.0
     assert ablations.decode_heatmaps((maps,), 4.0, -1).tolist() == [[[21.5, 9.5]]]
 
 
-def test_without_its_field_eq_5_is_the_plain_centroid(ablations: ModuleType) -> None:
+def test_without_its_field_eq_5_is_the_plain_centroid() -> None:
     rng = np.random.default_rng(2)
     heat, field = np.zeros((1, 1, 9, 9), np.float32), rng.normal(size=(1, 1, 2, 9, 9)).astype(np.float32)
     heat[0, 0, 3:6, 3:6] = [[1, 2, 1], [2, 8, 2], [1, 2, 5]]

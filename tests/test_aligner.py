@@ -22,6 +22,7 @@ from facetrack.training.alignment.targets import gaussian_vectors
 
 # paint is read back from pixels of 8 bits and a crop of 128: half a crop pixel is what that and the codec cost
 TOLERANCE_CROP_PX = 0.5
+PATIENCE_S = 60.0
 
 
 class Recorder:
@@ -200,26 +201,43 @@ def test_extreme_logits_neither_overflow_nor_leave_the_unit_interval(logit: floa
     assert face.confidence == face.presence == float(logit > 0)
 
 
-class Meeting(PaintedBackend):
-    """Lets the first of two callers wait inside until the second one has come in, too, if anybody lets it in."""
+class Door:
+    """A lock that tells when somebody has to wait for it."""
 
     def __init__(self) -> None:
+        self._lock, self.knocked = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self.knocked.set()
+            self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+
+class Meeting(PaintedBackend):
+    """Keeps the first of two callers inside until the second one is there, too: at the door, or inside."""
+
+    def __init__(self, there: threading.Event) -> None:
         super().__init__()
-        self.inside, self.together_inside = threading.Barrier(2), False
+        self.there, self.inside, self.together_inside = there, threading.Semaphore(1), False
 
     def run(self, images: UInt8) -> Outputs:
-        try:
-            self.inside.wait(0.5)
+        if not self.inside.acquire(blocking=False):
             self.together_inside = True
-        except threading.BrokenBarrierError:  # nobody came
-            pass
+            self.there.set()
+        assert self.there.wait(PATIENCE_S), "the other never came"
+        self.inside.release()
         return super().run(images)
 
 
 def test_two_threads_with_pictures_of_their_own_get_the_landmarks_of_their_own() -> None:
     """As two videos that are tracked at once on the same engines."""
-    backend, found = Meeting(), {}
+    door, found = Door(), {}
+    backend = Meeting(door.knocked)
     aligner = Aligner(painted_card(), backend)
+    aligner._lock = door
     views = {width: painted(PaintedFace((320, 240), width=width)) for width in (60.0, 200.0)}
 
     def work(width: float) -> None:

@@ -14,12 +14,11 @@ from fakes_alignment import SIDE, configuration, write_corpora  # noqa: E402
 from fakes_training import write_faces  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from facetrack.tracker import markup  # noqa: E402
+from facetrack.tracker import markup, metrics  # noqa: E402
 from facetrack.tracker.errors import ConfigError, SourceError  # noqa: E402
 from facetrack.tracker.types import Float32, UInt8  # noqa: E402
 from facetrack.training.alignment import objective as objectives  # noqa: E402
 from facetrack.training.alignment.networks import VectorAlignment, open_alignment  # noqa: E402
-from facetrack.training.alignment.objective import GOOD_NME  # noqa: E402
 from facetrack.training.alignment.targets import gaussian_vectors, quasi_gaussian_vectors  # noqa: E402
 from facetrack.training.augment import Geometry, mirror  # noqa: E402
 from facetrack.training.config import Corpus, Network, Schedule, Vectors  # noqa: E402
@@ -185,7 +184,7 @@ def test_quality_asks_whether_the_landmarks_of_this_face_are_right(objective: Ve
     xy = two_faces_and_nothing()
     eyes = np.linalg.norm(xy[1, 36] - xy[1, 45])
     answer = xy.copy()
-    answer[1] += 2 * GOOD_NME * eyes / np.sqrt(2)
+    answer[1] += 2 * metrics.GOOD_NME * eyes / np.sqrt(2)
     sure = np.array([[0, 9], [0, -9], [0, -9]])
     _, terms = objective.loss(Told(answer, sure), batch_of(xy, [1, 1, 0]))
     assert terms["quality"] < 0.01

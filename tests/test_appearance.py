@@ -7,6 +7,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
+from fakes import hidden
 from skimage.color import rgb2lab
 
 from facetrack.tracker.appearance import (
@@ -25,13 +26,6 @@ from facetrack.tracker.track import TrackSettings
 from facetrack.tracker.types import Float32, UInt8
 
 SETTINGS = TrackSettings()
-
-
-def hidden(appearance: Float32) -> Float32:
-    """The appearance of a face whose left half is outside the picture."""
-    cells = appearance.reshape(8, 8, 3).copy()
-    cells[:, :4] = 0
-    return cells.ravel() / np.float32(np.linalg.norm(cells))
 
 
 def portrait(seed: int) -> UInt8:

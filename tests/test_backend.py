@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from fakes_gpu import OnnxRuntimeOnGpu
 
-from facetrack.engines.backend import KINDS, has_int8_dot_product, open_backend
+from facetrack.engines.backend import has_int8_dot_product, open_backend
 from facetrack.engines.card import Weights
 from facetrack.engines.cuda_probe import find_gpu
 from facetrack.engines.onnx_backend import PROVIDERS, OnnxBackend
@@ -88,15 +88,6 @@ def test_what_the_runtime_cannot_load_is_named_with_its_reason(tmp_path: Path, c
 def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match=r"unknown backend: wanted one of auto, onnx, .*, got 'cuda'"):
         open_backend(tiny_weights(tmp_path), "cuda")
-
-
-def test_the_command_line_offers_every_backend_and_every_face_that_can_be_searched_for() -> None:
-    """It keeps copies, for it loads no runtime."""
-    from facetrack.pipeline import open as opening
-    from facetrack.pipeline import options
-
-    assert options.BACKENDS == KINDS
-    assert options.LEAST_FACE == opening.LEAST_FACE
 
 
 def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

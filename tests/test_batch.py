@@ -38,7 +38,7 @@ from facetrack.pipeline.csv_sink import CsvColumns, CsvSink, TableOptions
 from facetrack.pipeline.live import LiveOutputs
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.pictures import track_independently
-from facetrack.pipeline.progress import LineProgress, Task
+from facetrack.pipeline.progress import Ending, LineProgress, Task
 from facetrack.pipeline.run import Pipeline
 from facetrack.pipeline.sidecar import identify_input, models_that_run, where
 from facetrack.pipeline.source import STDIN, Decoder
@@ -62,6 +62,7 @@ class Notes:
     frames: list[int | None] = field(default_factory=list)
     advances: int = 0
     lines: list[str] = field(default_factory=list)
+    endings: dict[str, Ending] = field(default_factory=dict)
 
     def began(self, task: Task, frames: int | None) -> None:
         assert task.name
@@ -71,8 +72,9 @@ class Notes:
         assert task.name
         self.advances += frames
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
         self.lines.append(f"{task.name}: {line}")
+        self.endings[task.name] = how
 
 
 def track(
@@ -404,6 +406,7 @@ def test_ctrl_c_keeps_the_complete_rows_and_stops_the_batch(video: Path, tmp_pat
     assert text.endswith("\n")
     assert len(text.splitlines()) > 2
     assert notes.lines == [f"moving: interrupted; the rows so far are in {out / 'moving.csv.part'}"]
+    assert notes.endings == {"moving": "interrupted"}
 
 
 @pytest.mark.parametrize("video_too", [False, True])
@@ -1270,9 +1273,10 @@ def test_what_breaks_a_worker_or_is_broken_is_named_and_the_others_are_done(side
     assert [Path(failure.what).name for failure in side_by_side.failures] == ["text.mp4", "deadly.mp4"]
     assert "died on" not in str(side_by_side.failures[0])
     assert "the process that worked on it died (it ended with exit code 3)" in side_by_side.failures[1].reason
-    told = {line.split(":")[0]: line for line in side_by_side.notes.lines}
-    assert sorted(told) == ["deadly", "last", "long", "short", "text"]
-    assert "failed: the process that worked on it died" in told["deadly"]
+    assert side_by_side.notes.endings == dict.fromkeys(("last", "long", "short"), "done") | dict.fromkeys(
+        ("deadly", "text"), "failed"
+    )
+    assert "deadly: failed: the process that worked on it died" in "".join(side_by_side.notes.lines)
 
 
 def test_workers_resume_what_is_missing(side_by_side: SideBySide) -> None:

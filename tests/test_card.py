@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from record_goldens import shipped_cards
 
 from facetrack.engines import card as cards
 from facetrack.engines import card_text
@@ -245,10 +246,6 @@ def test_without_facetrack_home_the_platforms_data_folder_is_used(monkeypatch: p
     monkeypatch.delenv("FACETRACK_HOME")
     assert home().name == "facetrack"
     assert home().is_absolute()
-
-
-def shipped_cards() -> list[ModelCard]:
-    return [read_card(path) for path in sorted((cards.SHIPPED / "cards").glob("*.toml"))]
 
 
 @pytest.mark.parametrize("card", shipped_cards(), ids=lambda card: card.name)

@@ -110,22 +110,16 @@ def test_drop_oldest_never_waits_and_every_item_is_taken_or_counted() -> None:
     assert taken[-1] == 1999
 
 
-def test_a_waiting_consumer_is_woken_by_an_item() -> None:
+@pytest.mark.parametrize(
+    ("wake", "gives"), [(lambda channel: channel.put(7), 7), (Channel.end, None)], ids=["an item", "the end"]
+)
+def test_a_waiting_consumer_is_woken_by(wake: Callable[[Channel[int]], None], gives: int | None) -> None:
     channel = Watched(1)
-    taken: list[int] = []
-    with running(lambda: taken.append(channel.get())):
+    taken: list[int | None] = []
+    with running(lambda: taken.append(next(iter(channel), None))):
         channel.until_blocked(writing=False)
-        channel.put(7)
-    assert taken == [7]
-
-
-def test_a_waiting_consumer_is_woken_by_the_end() -> None:
-    channel = Watched(1)
-    taken: list[list[int]] = []
-    with running(lambda: taken.append(list(channel))):
-        channel.until_blocked(writing=False)
-        channel.end()
-    assert taken == [[]]
+        wake(channel)
+    assert taken == [gives]
 
 
 def test_what_was_put_before_the_end_is_still_delivered() -> None:

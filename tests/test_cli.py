@@ -26,11 +26,11 @@ from packaging.requirements import Requirement
 
 import facetrack
 from facetrack.cli import main
-from facetrack.pipeline import options
+from facetrack.engines.choices import LEAST_FACE
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
-from facetrack.pipeline.open import LEAST_FACE, Choices
+from facetrack.pipeline.open import Choices
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Float32, UInt8
 
@@ -376,7 +376,7 @@ def test_no_face_is_smaller_than_a_search_can_hold(value: str, capsys: pytest.Ca
     assert f"wanted {LEAST_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
     with pytest.raises(ConfigError, match=f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to"):
         Choices(min_face=float(value))
-    assert Choices(min_face=LEAST_FACE).min_face == options.LEAST_FACE
+    assert Choices(min_face=LEAST_FACE).min_face == LEAST_FACE
 
 
 @pytest.mark.parametrize("name", ["-dash.mp4", "--out.mp4"])

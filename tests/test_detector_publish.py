@@ -25,7 +25,7 @@ from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
 from facetrack.training.detection.objectives import held_out
-from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_logistic, kept_out
+from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_face_weights, kept_out
 
 
 def candidates(features: int, seed: int) -> Measured:
@@ -49,7 +49,7 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
     monkeypatch.setattr(publish, "measure", measure)
     config = Config(Network("bbfcn", 5))
     fitted = publish.fit(draft_card(config), config, Path())
-    scan = fit_logistic(answers[False])
+    scan = fit_face_weights(answers[False])
     chance = logistic(answers[False].features[answers[False].is_face], scan)
     half = {"scan": scan, "second_look": pytest.approx(np.quantile(chance, SECOND_LOOK_LOSS))}
     assert [(calibration, refined) for _, calibration, refined in seen] == [
@@ -57,7 +57,7 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
         (UNFITTED | half, True),
     ]
     assert all(card.calibration == calibration for card, calibration, _ in seen)
-    assert fitted == UNFITTED | half | {"refine": fit_logistic(answers[True])}
+    assert fitted == UNFITTED | half | {"refine": fit_face_weights(answers[True])}
 
 
 @pytest.mark.parametrize("half", [0, 1])

@@ -26,7 +26,7 @@ from facetrack.engines.card import Weights
 from facetrack.pipeline.batch import Failure, Task
 from facetrack.pipeline.open import Choices, Engines, open_engines
 from facetrack.pipeline.portrait import portrait
-from facetrack.pipeline.progress import NoProgress
+from facetrack.pipeline.progress import Ending, NoProgress
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker import markup, metrics
 from facetrack.tracker.errors import CardError, SinkError, SourceError
@@ -88,8 +88,12 @@ def results(
     return found
 
 
+def evaluate(settings: VideoSettings, *rest: Any) -> tuple[str, list[Failure]]:
+    return evaluate_videos(settings, list_test_videos(settings.folder), *rest)
+
+
 def run(settings: VideoSettings, engines: Any = None, choices: Choices = CHOICES) -> tuple[str, list[Failure]]:
-    return evaluate_videos(settings, engines or PaintedEngines(), choices, NoProgress())
+    return evaluate(settings, engines or PaintedEngines(), choices, NoProgress())
 
 
 def summary(out: Path, boxes: str = "gt") -> dict[str, Any]:
@@ -303,6 +307,7 @@ def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
         "203/annot: wanted files such as 000001.pts in it; unpack the data set again",
         "410/annot: cannot be read: Not a directory; wanted a folder of .pts files",
     ]
+    assert "1 done, 4 failed, 0 left" in told.err
     lines = [line for line in told.err.splitlines() if line.startswith("facetrack: failed: ")]
     assert lines == [f"facetrack: failed: {tmp_path}/data/{reason}" for reason in reasons]
     assert [failure["reason"] for failure in summary(tmp_path / "out")["failures"]] == [
@@ -327,7 +332,9 @@ def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alon
     words = ["evaluate", "300vw", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--boxes", boxes]
     assert main(words, PaintedEngines()) == 3
     assert [video["video"] for video in summary(tmp_path / "out", boxes)["videos"]] == ["410"]
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("facetrack: failed: ")]
+    told = capsys.readouterr().err
+    assert "1 done, 4 failed, 0 left" in told
+    lines = [line for line in told.splitlines() if line.startswith("facetrack: failed: ")]
     reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
     reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
     reasons.append("401/annot/000001.pts: wanted points round a face, got a box of 0x0")
@@ -357,7 +364,8 @@ class Heard(NoProgress):
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def ended(self, task: Task, line: str) -> None:
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
+        del how
         self.lines.append(f"{task.name}: {line}")
 
 
@@ -368,7 +376,7 @@ def test_what_is_said_of_a_video_is_what_the_table_says_of_it(tmp_path: Path, *,
     write_300vw_video(tmp_path / "data/508", PaintedSource(count=15), shifts)
     heard = Heard()
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", keep_bad=keep)
-    evaluate_videos(settings, PaintedEngines(), CHOICES, heard)
+    evaluate(settings, PaintedEngines(), CHOICES, heard)
     scenario = summary(tmp_path / "out")["scenarios"]["1"]
     nme = scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"]
     assert heard.lines == [f"300VW 508: {15 if keep else 14} frames, NME io {nme:.2f} %, 0.0 % lost"]
@@ -380,7 +388,7 @@ def test_a_video_of_which_no_frame_counts_is_said_to_be_one(tmp_path: Path) -> N
     for i in range(13):
         (tmp_path / f"data/508/annot/{i + 1:06}.pts").unlink()
     heard = Heard()
-    evaluate_videos(VideoSettings(tmp_path / "data", tmp_path / "out"), PaintedEngines(), CHOICES, heard)
+    evaluate(VideoSettings(tmp_path / "data", tmp_path / "out"), PaintedEngines(), CHOICES, heard)
     assert heard.lines[1] == "300VW 508: no frame counts: the annotation of all of them is known to be inaccurate"
     assert summary(tmp_path / "out")["scenarios"]["1"]["videos"] == 1
 
@@ -696,8 +704,8 @@ class Impatient(NoProgress):
         del frames
         self.hear(f"{task.name} began")
 
-    def ended(self, task: Task, line: str) -> None:
-        del line
+    def ended(self, task: Task, line: str, how: Ending = "done") -> None:
+        del line, how
         self.hear(f"{task.name} ended")
 
     def hear(self, what: str) -> None:
@@ -712,7 +720,7 @@ def test_ctrl_c_stops_the_workers_in_the_middle_of_their_videos(tmp_path: Path) 
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", workers=2)
     engines = PaintedEngines(PaintedBackend(endless=2))  # in 203, in a process of its own or not: it does not end
     with pytest.raises(KeyboardInterrupt):
-        evaluate_videos(settings, engines, CHOICES, Impatient())
+        evaluate(settings, engines, CHOICES, Impatient())
     assert [file.name for file in (tmp_path / "out").rglob("*") if file.is_file()] == ["114.json"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,9 +9,10 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gpu_engines as engines
+import gpu_worker as worker
 import numpy as np
 import pytest
 from fakes_gpu import H200, Wishes, fake_toolkit
@@ -25,21 +25,6 @@ from facetrack.engines.packed import pack_levels
 from facetrack.engines.parity import Proof
 from facetrack.engines.tensorrt_build import USUAL
 from facetrack.tracker.errors import BackendError
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-engines, worker = script("gpu_engines"), script("gpu_worker")
 
 
 @pytest.fixture(autouse=True)
@@ -383,7 +368,7 @@ def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> Non
         "import sys; sys.modules.update(dict.fromkeys(('tomllib', 'onnx', 'onnxruntime', 'cv2', 'numba', 'click', "
         "'filelock', 'platformdirs')))\n"
         "import numpy, enum; del enum.StrEnum\n"
-        f"sys.path.insert(0, {str(BENCHMARKS)!r}); import gpu_worker"
+        f"sys.path.insert(0, {str(Path(worker.__file__).parent)!r}); import gpu_worker"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert ran.returncode == 0, ran.stderr

@@ -51,10 +51,6 @@ def test_parameters_are_within_half_a_percent_of_the_papers(landmarks, count):
     assert landmarks != 98 or count == pytest.approx(36.30e6, rel=0.005)
 
 
-def test_operations_are_within_one_percent_of_the_papers():
-    assert thop_gflops(on_meta()) == pytest.approx(42.83, rel=0.01)
-
-
 def test_without_our_additions_the_blocks_are_awings():
     """24.15 M and 26.79 G in the paper's Table 8; AWing's maps are 98 landmarks and one boundary.
 

@@ -25,6 +25,7 @@ from facetrack.engines.backend import Shapes
 from facetrack.engines.card import SHIPPED, Weights, read_card
 from facetrack.engines.card_text import card_path, write_card, write_weights
 from facetrack.pipeline.open import smoother_settings
+from facetrack.tracker import metrics
 from facetrack.tracker.errors import BackendError, CardError, ConfigError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_side
 from facetrack.tracker.rts import RtsSmoother
@@ -219,7 +220,7 @@ def test_a_network_that_does_well_on_too_few_photographs_has_no_noise_measured()
         for face in faces
     ]
     side = nineteen_card().size[0] / nineteen_card().box_scale  # about that of the points' box, crop pixels
-    aligner = Aligner(nineteen_card(), NineteenBackend(right=2 * noise.GOOD_NME * side))
+    aligner = Aligner(nineteen_card(), NineteenBackend(right=2 * metrics.GOOD_NME * side))
     with pytest.raises(ConfigError, match=f"wanted at least {noise.FOLDS} photographs .* got 0"):
         noise.measure_noise(aligner, samples, 3, np.random.default_rng(0))
 

@@ -43,19 +43,16 @@ def test_a_log_of_one_input_gets_one_line() -> None:
 def test_a_log_of_several_inputs_tells_how_many_are_done_also_where_it_ends_before_the_last() -> None:
     stream = io.StringIO()
     with suppress(KeyboardInterrupt), open_progress(5, stream) as progress:
-        for name, line in (
-            ("a", "3 frames"),
-            ("b", "failed: not found"),
-            ("c", "finished before"),
-            ("d", "interrupted"),
-        ):
-            progress.ended(Task(f"{name}.mp4", name), line)
+        progress.ended(Task("a.mp4", "a"), "3 frames")
+        progress.ended(Task("b.mp4", "b"), "not found", "failed")
+        progress.ended(Task("c.mp4", "c"), "finished before")
+        progress.ended(Task("d.mp4", "d"), "nothing kept", "interrupted")
         raise KeyboardInterrupt
     assert stream.getvalue().splitlines() == [
         "[1/5] a.mp4: 3 frames",
-        "[2/5] b.mp4: failed: not found",
+        "[2/5] b.mp4: not found",
         "[3/5] c.mp4: finished before",
-        "[4/5] d.mp4: interrupted",
+        "[4/5] d.mp4: nothing kept",
         "2 done, 1 failed, 2 left",
     ]
 
@@ -130,7 +127,7 @@ def test_an_interrupted_input_moves_the_bar_of_all_no_further() -> None:
     with open_progress(2, stream) as progress:
         progress.began(task, 10)
         progress.advanced(task, 3)
-        progress.ended(task, "interrupted")
+        progress.ended(task, "nothing kept", "interrupted")
     assert "1/2" not in plain(stream).replace("[1/2]", "")
 
 

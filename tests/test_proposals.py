@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from fakes import placed
 
-from facetrack.tracker.proposals import Candidates, GroupingSettings, find_peaks, group_peaks, suppress
+from facetrack.tracker.proposals import LIMITS, Candidates, Limits, find_peaks, group_peaks, suppress
 from facetrack.tracker.views import VIEWS
-
-SETTINGS = GroupingSettings()
 
 
 def as_peaks(faces: list[np.ndarray], response: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -91,7 +89,7 @@ def test_a_symmetric_peak_lies_on_its_exact_pixel():
 @pytest.mark.parametrize(("side", "roll_deg"), [(14.0, 0.0), (20.0, -40.0), (32.0, 50.0)])
 def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg):
     points = placed(view, (50.0, 40.0), side, roll_deg)
-    found = group_peaks(*as_peaks([points]), SETTINGS)
+    found = group_peaks(*as_peaks([points]))
     best = found.take(suppress(found.centre, found.side, found.responses.sum(1)))
     assert len(best) == 1
     assert best.centre[0] == pytest.approx((50, 40), abs=0.05 * side)
@@ -106,7 +104,7 @@ def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(mis
     points = placed(0, (50.0, 40.0), 24.0, 15.0)
     seen = points.copy()
     seen[missing] = np.nan
-    found = group_peaks(*as_peaks([seen]), SETTINGS)
+    found = group_peaks(*as_peaks([seen]))
     assert (found.responses[:, missing] == 0).all()
     assert np.linalg.norm(found.points[:, missing] - points[missing], axis=-1).min() < 0.12 * 24
 
@@ -116,7 +114,7 @@ def test_of_two_peaks_of_a_type_the_one_in_its_place_counts_though_the_other_is_
     kind, xy, response = as_peaks([points])
     aside = points[2] + (0.0, 2.5)  # still near enough to be the nose
     kind, xy = np.append(kind, 2), np.vstack((xy, aside)).astype(np.float32)
-    found = group_peaks(kind, xy, np.append(0.9 * response, 1.0).astype(np.float32), SETTINGS)
+    found = group_peaks(kind, xy, np.append(0.9 * response, 1.0).astype(np.float32))
     assert found.points[found.residual.argmin()] == pytest.approx(points, abs=1e-4)
 
 
@@ -127,32 +125,32 @@ def test_in_a_small_face_a_landmark_may_be_off_by_seven_tenths_of_a_pixel_more()
         points = placed(0, (50.0, 40.0), side, 0.0)
         points[3:] = np.nan
         seen = points.copy()
-        seen[2, 1] += SETTINGS.inlier_distance * side + far
-        two_and_nose = GroupingSettings(min_inliers=3, residual=1.0, roll_deg=5.0)
+        seen[2, 1] += LIMITS.distance * side + far
+        two_and_nose = Limits(residual=1.0, max_roll=float(np.deg2rad(5.0)))
         assert bool(len(group_peaks(*as_peaks([seen]), two_and_nose))) == counts
 
 
 def test_two_types_alone_are_no_face():
     points = placed(0, (50.0, 40.0), 24.0, 0.0)
     points[2:] = np.nan
-    assert len(group_peaks(*as_peaks([points]), SETTINGS)) == 0
+    assert len(group_peaks(*as_peaks([points]))) == 0
 
 
 @pytest.mark.parametrize(("side", "roll_deg"), [(9.0, 0.0), (50.0, 0.0), (20.0, 90.0), (20.0, 180.0)])
 def test_faces_outside_the_wanted_sizes_and_rolls_are_refused(side, roll_deg):
-    assert len(group_peaks(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]), SETTINGS)) == 0
+    assert len(group_peaks(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]))) == 0
 
 
 def test_two_faces_side_by_side_are_two_faces():
     faces = [placed(0, (30.0, 40.0), 20.0, 10.0), placed(1, (56.0, 42.0), 24.0, -20.0)]
-    found = group_peaks(*as_peaks(faces), SETTINGS)
+    found = group_peaks(*as_peaks(faces))
     best = found.take(suppress(found.centre, found.side, found.responses.sum(1) - found.residual))
     assert sorted(best.centre[:, 0].round().tolist()) == pytest.approx([30, 56], abs=1)
 
 
 def test_no_peaks_are_no_faces():
     nothing = find_peaks(np.zeros((5, 16, 16), np.float32), 0.3, 8)
-    assert len(group_peaks(*nothing, SETTINGS)) == 0
+    assert len(group_peaks(*nothing)) == 0
 
 
 def candidates(centre: list[tuple[float, float]], side: list[float]) -> Candidates:

@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs the train extra")
 
 from fakes_training import write_faces  # noqa: E402 - torch may be missing
+from short_trainings import Bench  # noqa: E402
 
 from facetrack.training.config import Config, Corpus, Network, Schedule  # noqa: E402
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[ModuleType]:
-    """`benchmarks/short_trainings.py`, which is no part of the package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("short_trainings")
 
 
 def config(seed: int) -> Config:
@@ -39,13 +29,13 @@ def config(seed: int) -> Config:
 
 
 def test_every_run_is_measured_once_on_every_test_set_and_the_table_grows(
-    shared: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_faces(tmp_path / "data" / "faces", 2)
     write_faces(tmp_path / "data" / "held", 1, first=2)
     write_faces(tmp_path / "data" / "turned", 2, first=3)
     out = tmp_path / "out"
-    bench = shared.Bench(tmp_path / "data", out, {"plain": "held", "turned": "turned"})
+    bench = Bench(tmp_path / "data", out, {"plain": "held", "turned": "turned"})
     tables = []
 
     def table(figures: dict[int, dict[str, float]]) -> str:
@@ -63,6 +53,6 @@ def test_every_run_is_measured_once_on_every_test_set_and_the_table_grows(
 
 
 @pytest.mark.parametrize("name", ["trained_ablations", "self_consistency"])
-def test_both_tables_are_filled_by_it(name: str, shared: ModuleType) -> None:
+def test_both_tables_are_filled_by_it(name: str) -> None:
     module = importlib.import_module(name)
-    assert module.Bench is shared.Bench
+    assert module.Bench is Bench

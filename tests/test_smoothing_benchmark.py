@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def smoothing() -> Iterator[ModuleType]:
-    """`benchmarks/smoothing.py`, which is no part of the package."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        yield importlib.import_module("smoothing")
+import smoothing
 
 
 @pytest.mark.parametrize(
     ("name", "message"), [("plot.xyz", "wanted a name that ends in .png or .svg"), ("nodir/plot.png", "no folder")]
 )
 def test_a_plot_that_cannot_be_drawn_is_bad_usage(
-    smoothing: ModuleType,
     name: str,
     message: str,
     tmp_path: Path,

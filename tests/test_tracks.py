@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from fakes import placed
+from fakes import hidden, placed
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import blended, similarity
@@ -506,18 +506,18 @@ def test_an_appearance_that_changes_slowly_does_not_break_a_track() -> None:
 
 @pytest.mark.parametrize(
     "found",
-    [face(100 + 0.8 * SIZE), face(100, 200 - 0.8 * SIZE), face(100, size=0.45 * SIZE), face(100, size=2.1 * SIZE)],
-    ids=["jumped aside", "jumped up", "shrank", "grew"],
+    [
+        face(100 + 0.8 * SIZE),
+        face(100, 200 - 0.8 * SIZE),
+        face(100, size=0.45 * SIZE),
+        face(100, size=2.1 * SIZE),
+        face(float("nan")),
+    ],
+    ids=["jumped aside", "jumped up", "shrank", "grew", "no numbers"],
 )
 def test_what_no_face_can_do_in_a_frame_is_a_loss(found: Landmarks) -> None:
     book = book_of(1)
     book.observe(1 / RATE, [found], [appearance(1)])
-    assert states(book) == {0: "coasting"}
-
-
-def test_landmarks_that_are_not_numbers_are_a_loss() -> None:
-    book = book_of(1)
-    book.observe(1 / RATE, [face(float("nan"))], [appearance(1)])
     assert states(book) == {0: "coasting"}
 
 
@@ -630,13 +630,6 @@ def test_as_many_measurements_as_tracks_are_wanted() -> None:
 
 
 # who a face is, when it was hidden
-
-
-def hidden(appearance: Float32) -> Float32:
-    """The appearance of a face whose left half is outside the picture."""
-    cells = appearance.reshape(8, 8, 3).copy()
-    cells[:, :4] = 0
-    return cells.ravel() / np.float32(np.linalg.norm(cells))
 
 
 def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from fakes_workers import Errands
 
+from facetrack.pipeline.progress import Ending
 from facetrack.pipeline.workers import _handle_termination, _WorkerPool, run_jobs
 from facetrack.tracker.errors import BackendError
 
@@ -26,6 +27,7 @@ class Notes:
     begun: list[str] = field(default_factory=list)
     frames: Counter[str] = field(default_factory=Counter)
     lines: dict[str, str] = field(default_factory=dict)
+    endings: dict[str, Ending] = field(default_factory=dict)
 
     def began(self, task: str, frames: int | None) -> None:
         assert frames == 3
@@ -36,8 +38,8 @@ class Notes:
         if task == self.impatient_with and (self.until is None or self.until.exists()):
             raise KeyboardInterrupt
 
-    def ended(self, task: str, line: str) -> None:
-        self.lines[task] = line
+    def ended(self, task: str, line: str, how: Ending = "done") -> None:
+        self.lines[task], self.endings[task] = line, how
 
 
 def openings(folder: Path) -> int:
@@ -140,7 +142,7 @@ def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
     with pytest.raises(KeyboardInterrupt):
         run_jobs(["endless", *"abcdef"], Errands(tmp_path), notes, 2)
     assert (tmp_path / "kept").exists()
-    assert notes.lines["endless"] == "interrupted"
+    assert (notes.lines["endless"], notes.endings["endless"]) == ("kept", "interrupted")
     assert capfd.readouterr() == ("", "")
 
 

@@ -16,6 +16,7 @@ from .types import Float32, Float64
 
 Normaliser = Literal["io", "ip", "box", "diag", "edge", "face"]
 OF_BOXES = ("box", "diag", "edge", "face")
+GOOD_NME = 0.08  # below it landmarks count as right: the failure threshold of 300-W and 300VW
 
 
 def normalising_lengths(

@@ -24,34 +24,26 @@ MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than thi
 RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
 
 
-@dataclass(frozen=True, slots=True)
-class GroupingSettings:
-    """When peaks of different landmark types make a face.
+class Limits(NamedTuple):
+    """When peaks of different landmark types make a face. For whole numbers in place of floats kernels compile anew.
 
     Attributes:
-        face_px: smallest and largest longer side of a face's landmark box, pixels of the map.
-        roll_deg: largest roll to either side.
-        inlier_distance: largest distance of an inlier from its expected place, share of the side; 0.7 px are added.
+        min_side, max_side: smallest and largest longer side of a face's landmark box, pixels of the map.
+        max_roll: largest roll to either side, radians.
+        distance: largest distance of an inlier from its expected place, share of the side; 0.7 px are added.
         residual: largest root mean square distance of the inliers after the fit, share of the side.
         min_inliers: types that need an inlier.
     """
 
-    face_px: tuple[float, float] = (13.0, 34.0)
-    roll_deg: float = 55.0
-    inlier_distance: float = 0.14
+    min_side: float = 13.0
+    max_side: float = 34.0
+    max_roll: float = float(np.deg2rad(55.0))
+    distance: float = 0.14
     residual: float = 0.12
     min_inliers: int = 3
 
 
-class Limits(NamedTuple):
-    """`GroupingSettings` as the kernels take them."""
-
-    min_side: float
-    max_side: float
-    max_roll: float  # radians
-    distance: float
-    residual: float
-    min_inliers: int
+LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,24 +178,15 @@ def _disc_centroid(plane: Float32, y: int, x: int) -> tuple[float, float]:
     return sum_x / weight, sum_y / weight
 
 
-def group_peaks(kind: Int64, xy: Float32, response: Float32, settings: GroupingSettings) -> Candidates:
-    """Faces that have inliers of at least `settings.min_inliers` types; at most one per peak, the best of its pairs.
+def group_peaks(kind: Int64, xy: Float32, response: Float32, limits: Limits = LIMITS) -> Candidates:
+    """Faces that have inliers of at least `limits.min_inliers` types; at most one per peak, the best of its pairs.
 
     Args:
         kind: (P,) int64 landmark type, as `find_peaks` gives it.
         xy: (P, 2) float32 pixels.
         response: (P,) float32.
-        settings: when peaks make a face.
+        limits: when peaks make a face.
     """
-    smallest, largest = settings.face_px
-    limits = Limits(
-        min_side=float(smallest),  # whole numbers would be another type, and compiled anew
-        max_side=float(largest),
-        max_roll=float(np.deg2rad(settings.roll_deg)),
-        distance=float(settings.inlier_distance),
-        residual=float(settings.residual),
-        min_inliers=settings.min_inliers,
-    )
     rows = _group_peaks(kind, xy.astype(np.float64), response.astype(np.float64), VIEWS, limits).astype(np.float32)
     return Candidates(
         centre=rows[:, 0:2],
@@ -385,5 +368,5 @@ def _duplicates(centre: Float64, side: Float64, i: int, better: int) -> bool:
 def warm_up() -> None:
     """Compile every kernel, so that no live frame pays for it."""
     kind, xy, response = find_peaks(np.zeros((5, 8, 8), np.float32), 0.3, 4)
-    found = group_peaks(kind, xy, response, GroupingSettings())
+    found = group_peaks(kind, xy, response)
     suppress(found.centre, found.side, found.side)

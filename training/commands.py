@@ -155,9 +155,9 @@ def evaluate_300vw(
         )
     settings = videos.VideoSettings(folder, out, boxes, keep_bad, workers, resume, overwrite)
     videos.check_videos(settings)
-    usable, unusable = list_test_videos(folder)
-    with show_progress(len(usable) + len(unusable)) as progress:
-        table, failures = videos.evaluate_videos(settings, engines, Choices(**options), progress)
+    found = list_test_videos(folder)
+    with show_progress(sum(len(part) for part in found)) as progress:
+        table, failures = videos.evaluate_videos(settings, found, engines, Choices(**options), progress)
     click.echo(table)
     for failure in failures:
         say(f"facetrack: failed: {failure}")

@@ -33,7 +33,7 @@ from .settings import refuse_other_settings, settings_of
 from .sides import demand_sides
 from .span import SelfConsistency
 from .start import BROKEN, begin
-from .tally import Tally, keep_lines
+from .step_log import StepMeans, keep_lines
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Run:
         self.optimiser = _optimiser(groups, schedule)
         self.step = 0
         self.best = math.inf
-        self._tally = Tally()
+        self._means = StepMeans()
         self._owed = False  # the validation of this step is still to be made
         self._purge: int | None = None  # the first step of which TensorBoard may show what is no longer true
         self._known: tuple[int, int] | None = None
@@ -171,7 +171,7 @@ class Run:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
             net, average, optimiser, settings = (state[name] for name in ("net", "average", "optimiser", "settings"))
-            step, best, owed, tally = state["step"], state["best"], state["owed"], Tally(**state["tally"])
+            step, best, owed, means = state["step"], state["best"], state["owed"], StepMeans(**state["tally"])
         except BROKEN as error:
             raise ConfigError(
                 f"{path}: wanted a checkpoint of `facetrack train`, got: {error}; remove it, or choose another folder"
@@ -185,7 +185,7 @@ class Run:
             raise ConfigError(
                 f"{path}: of another network than the configuration's; choose another folder: {error}"
             ) from error
-        self.step, self.best, self._owed, self._tally, self._known = step, best, owed, tally, written
+        self.step, self.best, self._owed, self._means, self._known = step, best, owed, means, written
         self._purge = self.step if self._owed else self.step + 1
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
@@ -201,7 +201,7 @@ class Run:
             "optimiser": self.optimiser.state_dict(),
             "step": self.step,
             "best": self.best,
-            "tally": self._tally.state(),
+            "tally": self._means.state(),
             "owed": self._owed,
             "settings": settings_of(self.config),
         }
@@ -256,9 +256,9 @@ class Run:
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
         end = schedule.steps if until is None else min(until, schedule.steps)
         stop = time.monotonic() + seconds
-        self._tally.go_on()
+        self._means.go_on()
         for batch in batches(self.objective, schedule, self.step, end):
-            self._tally.add(self._step(wrapped, batch))
+            self._means.add(self._step(wrapped, batch))
             over = is_over(stop)
             if rank == 0:
                 if self.step == end or self.step % schedule.validate_every == 0:
@@ -307,8 +307,8 @@ class Run:
 
     def _report(self) -> None:
         """Validate, write down how it goes since the last time, keep the best average, and save that this is done."""
-        schedule, terms = self.config.schedule, self._tally.means()
-        rate = self._tally.rate() * schedule.batch  # before time passes with the validation
+        schedule, terms = self.config.schedule, self._means.means()
+        rate = self._means.rate() * schedule.batch  # before time passes with the validation
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
         left = (schedule.steps - self.step) * schedule.batch / rate
@@ -330,8 +330,8 @@ class Run:
                 self.folder / "best.pt",
             )
             self.best = math.inf if math.isnan(first) else first  # of what lies there now; anything is better than NaN
-        self._tally, self._owed = Tally(), False
-        self._tally.go_on()
+        self._means, self._owed = StepMeans(), False
+        self._means.go_on()
         self.save()
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:

@@ -32,7 +32,6 @@ from .losses import focal_factors
 
 log = logging.getLogger(__name__)
 
-GOOD_NME = 0.08  # landmarks under 8 % (inter-ocular, if not set otherwise) count as right: 300VW's failure threshold
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 WRITTEN = 0.25  # of the pieces without faces: to a small network round letters side by side are eyes
 GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
@@ -281,10 +280,10 @@ class Alignment(ABC):
         return F.smooth_l1_loss(found, wanted, beta=GAP_SMOOTH)
 
     def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-        """1.0 where a face's own landmarks are under GOOD_NME, and the mean error."""
+        """1.0 where a face's own landmarks are under `metrics.GOOD_NME`, and the mean error."""
         lengths = metrics.normalising_lengths(xy.cpu().numpy(), self.markup, self.normaliser)
         nme = (place - xy).norm(dim=-1).mean(1) / torch.from_numpy(lengths).to(xy)
-        return (nme < GOOD_NME).float(), nme.mean()
+        return (nme < metrics.GOOD_NME).float(), nme.mean()
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         """NME in percent with ground-truth boxes, plain and turned by 30 degrees; see `Config.normaliser`."""

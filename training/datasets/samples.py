@@ -23,7 +23,7 @@ from .places import paths_below
 log = logging.getLogger(__name__)
 
 FARTHEST_PX = 2.0**20  # from the corner: no picture is larger (OpenCV reads up to 2**20 pixels a side)
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}  # the data sets'; more would change what `held_out` keeps
 TURNED = "_turned"  # what the name of a copy by `training.turned` has after its photograph's
 Broken = Literal["refuse", "skip"]
 

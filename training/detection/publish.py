@@ -34,7 +34,7 @@ from ..evaluation.card_figures import forms, rounded
 from ..finished import demand_own_settings, load_average
 from .mining import draft_card
 from .objectives import faceless, held_out
-from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_logistic, kept_out, measure
+from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_face_weights, kept_out, measure
 
 PARITY = 1e-3  # response; a face answers with about 1
 PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
@@ -199,7 +199,7 @@ def _fitted(measured: Measured, look: str) -> list[float]:
             f"score of the {look}: wanted candidates on faces and elsewhere to fit it to, got {faces} and {others}; "
             "train longer, or add pictures"
         )
-    return fit_logistic(measured)
+    return fit_face_weights(measured)
 
 
 def detector_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:

@@ -152,7 +152,7 @@ def _candidates(detector: Detector, bgr: UInt8, *, refined: bool) -> tuple[Float
     return features, fit_views(points).boxes
 
 
-def fit_logistic(measured: Measured, ridge: float = 3.0, rounds: int = 30) -> list[float]:
+def fit_face_weights(measured: Measured, ridge: float = 3.0, rounds: int = 30) -> list[float]:
     """Weights of a logistic regression, the constant last; faces and others weigh the same in total.
 
     Newton's method on the penalised likelihood of standardised features.

@@ -92,6 +92,9 @@ class AnnotatedVideo:
     annotations: Mapping[int, Path]
 
 
+Found = tuple[list[AnnotatedVideo], list[Failure]]  # and videos that lack something
+
+
 def find_home(folder: Path) -> Path:
     """The folder that holds the numbered ones: this one, or `HOME` in it.
 
@@ -103,7 +106,7 @@ def find_home(folder: Path) -> Path:
     return folder / HOME if (folder / HOME).is_dir() else folder
 
 
-def list_test_videos(folder: Path) -> tuple[list[AnnotatedVideo], list[Failure]]:
+def list_test_videos(folder: Path) -> Found:
     """The test videos that are there, scenario by scenario, and those of which the video or the annotation is missing.
 
     Raises:

@@ -21,7 +21,7 @@ from .error_curves import require_matplotlib
 from .files import remove_all
 from .locate import Boxes
 from .measure_video import VideoErrors, VideoMeasuring, measure_video
-from .video_benchmark import AnnotatedVideo, excluded_frames, find_extra, list_test_videos
+from .video_benchmark import AnnotatedVideo, Found, excluded_frames, find_extra
 from .video_report import Pooled, VideoEvaluation, VideoReportFiles, as_table, write_video_report
 
 log = logging.getLogger(__name__)
@@ -70,31 +70,32 @@ def check_videos(settings: VideoSettings) -> None:
 
 
 def evaluate_videos(
-    settings: VideoSettings, open_engines: OpenEngines, choices: Choices, reporter: Reporter
+    settings: VideoSettings, found: Found, open_engines: OpenEngines, choices: Choices, reporter: Reporter
 ) -> tuple[str, list[Failure]]:
-    """Measure all test videos, write the results, give the table and what could not be measured.
+    """Measure what `list_test_videos` found, write the results, give the table and what could not be measured.
 
     The errors of each video are kept as soon as it is finished; the summary is written at the end, and a former one is
     removed before the first errors change, so that no interruption leaves one beside the errors of other networks.
 
     Raises:
-        SourceError: the folder is not in the layout of 300VW, or no video could be measured.
+        SourceError: no video could be measured.
         MarkupError: the model has other points.
         SinkError: the results cannot be written.
     """
     began_s = time.perf_counter()
-    videos, failures = list_test_videos(settings.folder)
+    videos, missing = found
     excluded = {} if settings.keep_bad else excluded_frames(settings.folder)
     extra = find_extra(settings.folder)
     excluded_by = None if settings.keep_bad else "the published list" if extra is None else extra.name
     make_folder(settings.files.frames)
-    for failure in failures:
-        reporter.ended(Task(failure.what, f"300VW {Path(failure.what).name}"), f"failed: {failure.reason}")
+    for failure in missing:
+        task = Task(failure.what, f"300VW {Path(failure.what).name}")
+        reporter.ended(task, f"failed: {failure.reason}", "failed")
     files = settings.files
     how = VideoMeasuring(files.frames, settings.boxes, choices, settings.resume, files.of_all_videos)
     outcomes = run_jobs(videos, _Measuring(open_engines, how, excluded), reporter, settings.workers)
     measured = [outcome for outcome in outcomes if isinstance(outcome, VideoErrors)]
-    failures += [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    failures = missing + [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     if not measured:
         raise SourceError(f"no video could be measured; the first: {failures[0]}")
     others = _others(files.frames, {errors.number for errors in measured})
@@ -137,7 +138,7 @@ class _Measuring:
 
     def _failed(self, video: AnnotatedVideo, reason: str, reporter: Reporter) -> Failure:
         task = _task(video)
-        reporter.ended(task, f"failed: {reason}")
+        reporter.ended(task, f"failed: {reason}", "failed")
         return Failure(task.spec, reason)
 
     def _measure(self, engines: Engines, video: AnnotatedVideo, reporter: Reporter) -> VideoErrors | Failure:

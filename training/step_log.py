@@ -10,7 +10,7 @@ from typing import Any
 from ..pipeline.part_file import atomic_write_text
 
 
-class Tally:
+class StepMeans:
     """Means of the loss's terms over some steps, and how many steps a second; goes on where it was saved."""
 
     def __init__(self, sums: dict[str, float] | None = None, steps: int = 0, seconds: float = 0.0) -> None:
