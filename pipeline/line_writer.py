@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import select
 import stat
+import sys
 import threading
 from typing import TextIO
 
 from ..tracker.errors import SinkError
 from .channel import Abandoned, Channel
 
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
 log = logging.getLogger(__name__)
 
 LINES = 256  # that wait at most, of some 3 KB a face: eight seconds at 30 frames/s
-PATIENCE_S = 1.0  # at the end, for a reader to take another line
+PATIENCE_S = 1.0  # where the user has ended the run, for a reader to take another line
+LOOK_UP_S = 0.01  # how often is looked whether a pipe has room, of which nothing else tells
 
 
 class ReaderGone(SinkError):  # noqa: N818 - an end, not a fault
@@ -40,10 +47,28 @@ def not_written(error: OSError) -> SinkError:
     return SinkError(f"JSON lines: cannot be written: {error.strerror or error}")
 
 
+def has_room(descriptor: int, size: int) -> bool:
+    """Whether so many bytes go into a pipe at once, if nobody else writes into it; True where nobody knows (not Linux).
+
+    Linux counts pages, and puts what has room in none of its own into a new one: of two that follow each other as much
+    as one may be empty, and so may most of the first and the last.
+    """
+    if sys.platform != "linux":
+        return True
+    try:
+        holds = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+        waiting = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:  # no pipe
+        return True
+    return waiting == 0 or size + 2 * waiting + 3 * mmap.PAGESIZE <= holds
+
+
 class LineWriter:
     """Writes lines on a thread of its own; while their reader takes none, the newest `LINES` wait and older ones go.
 
-    It writes past Python's own buffers, whose locks it would hold while it waits: the program could not end.
+    It writes past Python's own buffers, whose locks it would hold while it waits: the program could not end. A line
+    that a pipe has no room for is not begun (Linux), so that none is cut where the program ends before it is read; one
+    that is longer than all that it holds may be.
 
     Attributes:
         left_out: lines so far that nobody will read.
@@ -55,6 +80,7 @@ class LineWriter:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._lines: Channel[bytes] = Channel(LINES, "drop-oldest")
+        self._given_up = threading.Event()
         self._error: OSError | None = None
         self._told = False
         self._written = 0
@@ -84,6 +110,16 @@ class LineWriter:
             self._told = True
             log.warning("JSON lines: the program that reads them is too slow; the oldest ones are left out")
 
+    def drain(self) -> None:
+        """Wait until the reader has been given all lines, or has gone; no more can be put.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
+        """
+        self._lines.end()
+        while self._thread.is_alive():
+            self._thread.join(PATIENCE_S)  # without a time Windows would not hear Ctrl-C
+
     def finish(self) -> None:
         """Wait for the lines that are left, as long as their reader takes any, and say how many it did not get.
 
@@ -96,6 +132,8 @@ class LineWriter:
             written = self._written
             self._thread.join(PATIENCE_S)
         self._lines.abandon()
+        self._given_up.set()
+        self._thread.join(LOOK_UP_S)  # it may be in the middle of a line
         if self._error is not None:
             error = not_written(self._error)
             if isinstance(error, ReaderGone):
@@ -109,11 +147,22 @@ class LineWriter:
         with self._lines:
             for line in self._lines:
                 try:
+                    if not self._await_room(len(line)):
+                        return
                     self._write(line)
                 except OSError as error:
                     self._error = error
                     return
                 self._written += 1
+
+    def _await_room(self, size: int) -> bool:
+        """Wait until a line of so many bytes is written at once or nobody reads; False where it is no longer wanted."""
+        while not has_room(self._descriptor, size):
+            if _is_broken(self._descriptor):
+                return True
+            if self._given_up.wait(LOOK_UP_S):
+                return False
+        return True
 
     def _write(self, line: bytes) -> None:
         left = memoryview(line)
@@ -122,3 +171,10 @@ class LineWriter:
                 left = left[os.write(self._descriptor, left) :]
             except BlockingIOError:  # another program has made the pipe one that does not wait
                 select.select([], [self._descriptor], [])
+
+
+def _is_broken(descriptor: int) -> bool:
+    """Whether nobody reads a pipe any more: what waits in it stays there."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told unasked
+    return bool(poll.poll(0))

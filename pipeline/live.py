@@ -135,6 +135,7 @@ class LiveRun:
         self.decoder, self.retry = decoder, retry
         self._pipeline = engines.pipeline(engines.choices)
         self._window: LiveWindow | None = None
+        self._lines: JsonLinesSink | None = None
         self._started = ""
         self._tally: Tally | None = None
 
@@ -166,6 +167,9 @@ class LiveRun:
                 self._pump(source, record)
             except (SourceError, ReaderGone, KeyboardInterrupt) as error:
                 ended_by = error
+            if ended_by is None or isinstance(ended_by, SourceError):
+                interrupt = self._drained()
+                ended_by = ended_by or interrupt
             _tell_failed(source)
             if record.tally.frames:
                 if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the table that follows
@@ -192,7 +196,8 @@ class LiveRun:
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, size=source.size, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
-            record.add(JsonLinesSink(outputs.jsonl, intrinsics))
+            self._lines = JsonLinesSink(outputs.jsonl, intrinsics)
+            record.add(self._lines)
         if outputs.window:
             self._window = LiveWindow(f"facetrack: {source.name}")
             record.add(self._window)
@@ -208,6 +213,15 @@ class LiveRun:
                 drops.see(record.tally.frames, self._pipeline.dropped, time.monotonic())
                 if self._window is not None and self._window.closed:
                     return
+
+    def _drained(self) -> KeyboardInterrupt | None:
+        """Wait until all lines are read: who reads them may pause. Gives what ended the waiting before."""
+        try:
+            if self._lines is not None:
+                self._lines.drain()
+        except KeyboardInterrupt as error:
+            return error
+        return None
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
         """What the engines find: in pictures each by itself, as in a batch."""

@@ -101,6 +101,15 @@ class JsonLinesSink:
         except OSError as error:
             raise not_written(error) from error
 
+    def drain(self) -> None:
+        """Wait until all lines are read, or nobody reads them any more; nothing may be written after.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
+        """
+        if self._writer is not None:
+            self._writer.drain()
+
     def finish(self) -> None:
         """Wait for lines that are still to be read, while any are.
 

@@ -26,6 +26,7 @@ from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .pipe import Pipe, beside
 from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
+from .video_clock import UNKNOWN_RATE, has_stamps
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
 
@@ -229,11 +230,12 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     source = VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
     if left_out:
         log.warning("%s: %s", path, left_out)
+    _tell_unknown_rate(source, container, str(path))
     return source
 
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
-    """A recording that another program writes while it is read."""
+    """A recording that another program writes while it is read; what is live and has no time stamps is as a camera."""
     pipe = Pipe(path)
     try:
         return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
@@ -258,9 +260,23 @@ def _stream_with_an_end(
 ) -> Source:
     label, name = address.label, address.name
     try:
-        return VideoSource(container, label=label, name=name, kind="stream", realtime=realtime, pipe=pipe)
+        if realtime and pipe is not None and not has_stamps(container):
+            return LiveSource(container, address.open, label=label, name=name, kind="stream", retry=None, pipe=pipe)
+        source = VideoSource(container, label=label, name=name, kind="stream", realtime=realtime, pipe=pipe)
     except SourceError as error:
         raise SourceError(f"{error}; {advice}") from error
+    _tell_unknown_rate(source, container, label)
+    return source
+
+
+def _tell_unknown_rate(source: VideoSource, container: InputContainer, label: str) -> None:
+    if source.rate is None and not has_stamps(container):
+        log.warning(
+            "%s: has neither time stamps nor a rate, as raw H.264 and MJPEG: %d frames/s are assumed; put it into a "
+            "container with the right one, such as by: ffmpeg -framerate 30 -i IN -c copy OUT.mp4",
+            label,
+            UNKNOWN_RATE,
+        )
 
 
 def _advice_on_file(path: Path) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from typing import cast
 
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -16,11 +18,22 @@ FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the fi
 STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
 FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
 LEAP_S = 1.0  # stamps that leave so much out are not waited for: nobody sees a picture that is due in an hour
+NO_STAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 
 
+def has_stamps(container: InputContainer) -> bool:
+    """Whether its format has time stamps; raw H.264 and HEVC and MJPEG have none, and FFmpeg invents some."""
+    return not container.format.flags & NO_STAMPS
+
+
 def mean_rate(stream: VideoStream) -> Fraction | None:
-    """Frames per second; None where the file does not say and FFmpeg cannot guess."""
+    """Frames per second; None where the file does not say and FFmpeg cannot guess.
+
+    Where there are no time stamps FFmpeg says 25, whatever the pictures' own codec says.
+    """
+    if not has_stamps(cast(InputContainer, stream.container)):
+        return stream.codec_context.framerate or None
     return stream.average_rate or stream.guessed_rate or None
 
 

@@ -271,6 +271,7 @@ class LiveSource:
         kind: what it is.
         retry: how often to open it again; None where an end is an end.
         by_stamps: it goes by its time stamps.
+        pipe: that the container is read from; will be closed, too.
     Raises:
         SourceError: there is no video in it, or not one frame.
     """
@@ -290,8 +291,9 @@ class LiveSource:
         kind: Kind,
         retry: Retry | None,
         by_stamps: bool = False,
+        pipe: Pipe | None = None,
     ) -> None:
-        self.name, self.kind = name, kind
+        self.name, self.kind, self._pipe = name, kind, pipe
         self._faults = _Faults(live=True)
         self.failed = self._faults.listed
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
@@ -323,7 +325,11 @@ class LiveSource:
         """
         self._stopped.set()
         self._frames.close()
+        if self._pipe is not None:
+            self._pipe.stop()  # or the reader would wait for its next bytes
         self._reader.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def _connect(self, container: InputContainer) -> None:
         """Take the first picture of a newly opened container; what is damaged before it began before we came."""

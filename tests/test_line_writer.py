@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from facetrack.pipeline.line_writer import LINES, LineWriter, ReaderGone, descriptor_of
+from facetrack.pipeline import line_writer
+from facetrack.pipeline.line_writer import LINES, LineWriter, ReaderGone, descriptor_of, has_room
 
 LINE = "x" * 999 + "\n"  # of which a pipe holds some sixty
 
@@ -44,6 +48,71 @@ def test_who_reads_gets_every_line(pipe: list[int], caplog: pytest.LogCaptureFix
     writer.finish()
     assert os.read(pipe[0], 99_999).decode() == "".join(wanted)
     assert (writer.left_out, caplog.records) == (0, [])
+
+
+def draining(writer: LineWriter) -> threading.Thread:
+    thread = threading.Thread(target=writer.drain, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_at_the_end_all_lines_wait_for_a_reader_that_pauses(
+    pipe: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_writer, "PATIENCE_S", 1e-3)
+    writer = LineWriter(pipe[1])
+    for _ in range(LINES):
+        writer.put(LINE)
+    waiting = draining(writer)
+    waiting.join(0.1)  # a hundred times its patience
+    assert waiting.is_alive()
+    left = len(LINE) * LINES
+    while left:
+        left -= len(os.read(pipe[0], left))
+    waiting.join()
+    writer.finish()
+    assert (writer.left_out, caplog.records) == (0, [])
+
+
+def test_a_reader_that_ends_ends_the_wait_for_it(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    writer = LineWriter(pipe[1])
+    for _ in range(LINES):
+        writer.put(LINE)
+    waiting = draining(writer)
+    os.read(pipe[0], 1)
+    os.close(pipe.pop(0))
+    waiting.join()
+    writer.finish()
+    assert caplog.records == []
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing tells how much a pipe holds")
+
+
+@linux
+def test_lines_that_nobody_reads_any_more_are_whole(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line_writer, "PATIENCE_S", 0.1)
+    writer, line = LineWriter(pipe[1]), "x" * 9_999 + "\n"
+    for _ in range(LINES):
+        writer.put(line)
+    writer.finish()
+    os.set_blocking(pipe[0], False)
+    content = os.read(pipe[0], 1 << 20).decode()
+    assert content
+    assert content == line * (len(content) // len(line))
+
+
+@linux
+def test_what_a_pipe_has_room_for_is_written_at_once(pipe: list[int]) -> None:
+    random = np.random.default_rng(0)
+    os.set_blocking(pipe[1], False)
+    written = 0
+    for size in random.integers(1, [[5_000], [40_000]], (2, 2_000)).T.reshape(-1).tolist():
+        while not has_room(pipe[1], size):
+            os.read(pipe[0], int(random.integers(1, 9_000)))
+        assert os.write(pipe[1], b"x" * size) == size
+        written += 1
+    assert written == 4_000
 
 
 def test_a_reader_that_has_gone_is_told_and_no_error_at_the_end(pipe: list[int]) -> None:

@@ -19,6 +19,7 @@ from facetrack.pipeline.open import Choices
 from facetrack.pipeline.part_file import PartFile
 from facetrack.pipeline.progress import NoProgress
 from facetrack.pipeline.sidecar import when_started
+from facetrack.pipeline.sinks import JsonLinesSink
 from facetrack.pipeline.tasks import Outputs, tasks_for
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Frame
@@ -186,6 +187,21 @@ def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(t
         LiveRun(engines, outputs).track(str(video))
     counts = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["counts"]
     assert (counts["frames"], counts["rows"]) == (3, len(read_csv(table))) == (3, 3)
+
+
+def test_an_interrupted_wait_for_who_reads_the_lines_leaves_all_else_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: JsonLinesSink) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(JsonLinesSink, "drain", interrupt)
+    video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=4)), tmp_path / "run.csv"
+    outputs = LiveOutputs(csv=table, jsonl=io.StringIO(), window=False)
+    with PaintedEngines()(Choices()) as engines, pytest.raises(KeyboardInterrupt):
+        LiveRun(engines, outputs).track(str(video))
+    assert read_csv(table)
+    assert json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["complete"] is True
 
 
 def test_pictures_are_tracked_each_by_itself_as_in_a_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

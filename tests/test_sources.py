@@ -434,6 +434,39 @@ def test_a_pipe_gives_every_frame_of_the_video_that_is_written_into_it(
         assert pixels(source) == pixels(open_source(file))
 
 
+MJPEG = VideoRecipe("mjpeg", "yuvj420p", options={})
+HEVC = VideoRecipe("libx265", options={"x265-params": "log-level=none"})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize(("name", "recipe"), [("clip.h264", VideoRecipe()), ("clip.mjpeg", MJPEG)])
+def test_a_live_pipe_without_time_stamps_goes_by_the_clock_as_a_camera(
+    name: str, recipe: VideoRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write_video(tmp_path / name, noise(8), recipe)
+    with feeding(tmp_path / "pipe", file.read_bytes()) as pipe, open_source(pipe, realtime=True) as source:
+        assert (source.name, source.kind, source.live) == ("pipe", "stream", True)
+        frames = list(source)
+    assert caplog.records == []
+    assert [frame.time_s for frame in frames] == [frame.taken_s - frames[0].taken_s for frame in frames]
+    assert [frame.bgr.tobytes() for frame in frames] == pixels(open_source(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "rate"), [("clip.h264", VideoRecipe(), 30), ("clip.hevc", HEVC, 30), ("clip.mjpeg", MJPEG, None)]
+)
+def test_a_recording_without_time_stamps_goes_by_its_codecs_rate_or_says_that_one_is_assumed(
+    name: str, recipe: VideoRecipe, rate: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_source(write_video(tmp_path / name, noise(8), recipe)) as source:
+        times_s = [frame.time_s for frame in source]
+    assert source.rate == rate
+    np.testing.assert_allclose(times_s, np.arange(8) / (rate or 25), atol=1e-6)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == (rate is None)
+    assert all("25 frames/s are assumed" in text and "ffmpeg -framerate" in text for text in told)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize("name", ["clip.mp4", "text.txt"])
 def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(name: str, tmp_path: Path) -> None:

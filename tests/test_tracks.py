@@ -605,6 +605,49 @@ def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> N
     assert again.number == 2
 
 
+@pytest.mark.parametrize("coasting", [False, True])
+@pytest.mark.parametrize(("likeness", "goes_on"), [(-0.01, False), (0.01, True)])
+def test_where_nobody_watched_for_a_while_a_face_in_anothers_place_must_be_as_like_as_elsewhere(
+    likeness: float, *, goes_on: bool, coasting: bool
+) -> None:
+    """A camera was away, and somebody else sits in the chair."""
+    book = book_of(1)
+    if coasting:
+        book.observe(0.1, [lost(book.live[0])], [appearance(1)])
+        assert states(book) == {0: "coasting"}
+    seen = between(appearance(1), appearance(2), SETTINGS.same_appearance + likeness)
+    book.observe(0.1 + SEEK_S, [face(100)], [seen])
+    assert states(book) == ({0: "tracked"} if goes_on else {})
+    assert book.wants_whole is not goes_on
+
+
+def test_where_nobody_watched_part_of_a_face_that_was_hidden_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracks, "similarity_in_part", lambda *_: 0.9)
+    for elapsed_s, going_on in ((SEEK_S, {0: "tracked"}), (SEEK_S + 0.1, {})):
+        book = TrackBook()
+        book.admit(0.0, face(100, confidence=SURE - 0.1), appearance(1))
+        book.observe(elapsed_s, [face(100)], [appearance(2)])
+        assert states(book) == going_on
+
+
+@pytest.mark.parametrize("rate", [0.5, 1, 2, 5])
+def test_a_recording_of_few_frames_a_second_needs_no_more_likeness_than_any(rate: float) -> None:
+    book = book_of(1)
+    turned = between(appearance(1), appearance(2), SETTINGS.other_appearance + 0.01)
+    for frame in range(1, 10):
+        book.observe(frame / rate, [face(100)], [turned])
+        assert states(book) == {0: "tracked"}
+        book.live[0].appearance = appearance(1)
+
+
+def test_all_begin_anew_where_nobody_watched_for_as_long_as_a_face_is_remembered() -> None:
+    for away_s, number in ((SETTINGS.memory_s, 0), (SETTINGS.memory_s + 0.1, 1)):
+        book = book_of(1)
+        book.observe(away_s, [face(100)], [appearance(1)])
+        book.admit(away_s, face(100), appearance(1))
+        assert list(states(book)) == [number]
+
+
 def test_a_stream_that_starts_again_tells_no_speed_across_its_start() -> None:
     book = TrackBook()
     book.admit(10.0, face(100), appearance(1))

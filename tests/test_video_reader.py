@@ -32,6 +32,7 @@ class _Stamped:
 
     time_base = Fraction(1, 1000)
     average_rate = guessed_rate = Fraction(25)
+    container = SimpleNamespace(format=SimpleNamespace(flags=0))
 
     def __init__(self, pts: int | None = None, start_time: int | None = None, dts: int | None = None) -> None:
         self.pts, self.start_time, self.dts = pts, start_time, dts

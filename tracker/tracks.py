@@ -99,7 +99,8 @@ class TrackBook:
 
         A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
         its crop shows something else altogether (a cut, or somebody in front), it leaves at once. Of two tracks that
-        claim the same face the one that looks like it keeps it, of two that do the older.
+        claim the same face the one that looks like it keeps it, of two that do the older. Where nothing was seen for
+        more than `SEEK_S` (a camera was away), a face must be as like as elsewhere; after `memory_s` all begin anew.
 
         Args:
             time_s: media time of the frame.
@@ -110,7 +111,7 @@ class TrackBook:
         """
         self._begins_shot = begins_shot
         claims = [
-            _Claim(track, landmarks, face_box(landmarks.xy), appearance, alone)
+            _Claim(track, landmarks, face_box(landmarks.xy), appearance, alone, time_s - track.seen_s)
             for track, landmarks, appearance, alone in zip(
                 self.live, found, appearances, _alone(self.live), strict=True
             )
@@ -124,7 +125,7 @@ class TrackBook:
             claim.track.state = State.COASTING
             self._lost.append(claim.track)
         for claim in lost:
-            self._release(claim, time_s)
+            self._release(claim)
         self._missed, self._cut = bool(lost), any(claim.track.cut for claim in lost)
         self._now_s = time_s
         self._frames += 1
@@ -179,9 +180,9 @@ class TrackBook:
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
 
     def _goes_on(self, claim: _Claim) -> bool:
-        if not claim.landmarks.presence >= self.settings.keep:
+        if not claim.landmarks.presence >= self.settings.keep or claim.elapsed_s > self.settings.memory_s:
             return False
-        if self._unlike(claim) and not self._comes_out(claim):
+        if self._unlike(claim) and (claim.unwatched or not self._comes_out(claim)):
             return False
         old, new = claim.track.box, claim.box
         return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and as_large(old, new)
@@ -193,7 +194,7 @@ class TrackBook:
         only the part that is not covered.
         """
         limit = self.settings.other_appearance
-        if claim.track.measured and self._is_somebody_else(claim):
+        if (claim.track.measured or claim.unwatched) and self._is_somebody_else(claim):
             return True
         if claim.similarity >= limit:
             return False
@@ -204,9 +205,10 @@ class TrackBook:
     def _is_somebody_else(self, claim: _Claim) -> bool:
         """Whether a new shot shows somebody else in the face's place: where two people talk, each is in the middle.
 
-        Nothing but its appearance speaks for a face then: it must be as like as elsewhere, and no lost one's likelier.
+        Or somebody else has sat down there while nobody watched. Nothing but its appearance speaks for a face then: it
+        must be as like as elsewhere, and no lost one's likelier.
         """
-        if claim.similarity >= 1 - CLEARLY or not self._begins_shot():
+        if claim.similarity >= 1 - CLEARLY or not (claim.unwatched or self._begins_shot()):
             return False
         others = [similarity(track.appearance, claim.appearance) for track in self._lost]
         return claim.similarity < max(max(others, default=-1.0) - CLEARLY, self.settings.same_appearance)
@@ -220,7 +222,7 @@ class TrackBook:
     def _take(self, claim: _Claim, time_s: float) -> None:
         """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
         track, landmarks, appearance = claim.track, claim.landmarks, claim.appearance
-        elapsed = time_s - track.seen_s
+        elapsed = claim.elapsed_s
         if 0 < elapsed <= FORESIGHT_S:
             moved = (landmarks.xy - track.landmarks.xy).mean(0)
             track.velocity = np.asarray(moved / max(elapsed, LEAST_STEP_S), np.float32)
@@ -240,14 +242,14 @@ class TrackBook:
     def _show(self, track: Track) -> None:
         self.live = sorted([*self.live, track], key=lambda t: t.number)
 
-    def _release(self, claim: _Claim, time_s: float) -> None:
+    def _release(self, claim: _Claim) -> None:
         """Let a lost track coast, or take it off the picture: its time is up, or something else is in its place."""
         track = claim.track
         was_measured, unlike = track.measured, self._unlike(claim)
         follower, track.state = self._follower(track.box), State.COASTING
         track.behind = track.behind or self._beside(track.box)
         track.cut = track.cut or (was_measured and unlike and not track.behind)
-        if follower is None and not unlike and abs(time_s - track.seen_s) <= self.settings.coast_s:
+        if follower is None and not unlike and abs(claim.elapsed_s) <= self.settings.coast_s:
             self._show(track)
         elif follower is None or similarity(track.appearance, follower.appearance) < self.settings.same_appearance:
             self._lost.append(track)
@@ -290,7 +292,8 @@ class TrackBook:
             return track
         self.live = [t for t in self.live if t is not track]
         self._lost = [t for t in self._lost if t is not track]
-        self._take(_Claim(track, landmarks, box, appearance, alone=False), time_s)
+        claim = _Claim(track, landmarks, box, appearance, alone=False, elapsed_s=time_s - track.seen_s)
+        self._take(claim, time_s)
         return track
 
     def _waits(self, time_s: float, box: Float32, appearance: Float32) -> bool:
@@ -343,17 +346,28 @@ class TrackBook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Claim:
-    """What was measured in the crop of a track; `alone` there, or with a part of another face; how like the track."""
+    """What was measured in the crop of a track, and how like it that is.
+
+    Attributes:
+        alone: there, or with a part of another face.
+        elapsed_s: since the track was measured.
+    """
 
     track: Track
     landmarks: Landmarks
     box: Float32
     appearance: Float32
     alone: bool
+    elapsed_s: float
     similarity: float = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "similarity", similarity(self.track.appearance, self.appearance))
+
+    @property
+    def unwatched(self) -> bool:
+        """Whether the track was seen so long ago, or by another clock, that its place says nothing."""
+        return abs(self.elapsed_s) > SEEK_S
 
 
 def _stacked(boxes: list[Float32]) -> Float32:
