@@ -75,6 +75,21 @@ def _whole(value: SupportsIndex, what: str) -> int:
         raise ValueError(f"{what}: wanted a whole number, got {value!r}") from error
 
 
+def whole_size(size: Iterable[SupportsIndex], what: str, remedy: str = "") -> tuple[int, int]:
+    """A (height, width) of any kind as a tuple of ints.
+
+    Raises:
+        ValueError: it is none, or not above 0; the message ends with the remedy.
+    """
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) <= 0:
+        raise ValueError(f"{what}: wanted a (height, width) in whole pixels above 0, got {size!r}{remedy}")
+    return height, width
+
+
 def _real(value: SupportsFloat, what: str) -> float:
     """A number of any type, such as a Fraction, as a float; a text is none.
 
