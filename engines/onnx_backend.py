@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH, Outputs, Shapes
@@ -64,6 +67,7 @@ class OnnxBackend:
             self._session: Any = ort.InferenceSession(source, _options(ort, threads), providers=providers)
         except Exception as error:
             raise BackendError(f"{name}: ONNX Runtime cannot load this network: {error}") from error
+        _backends.add(self)
         _refuse_another_provider(ort, self._session, wanted)
         self._input = self._session.get_inputs()[0].name
         inputs, *outputs = (_lengths(node) for node in (self._session.get_inputs()[0], *self._session.get_outputs()))
@@ -82,6 +86,19 @@ class OnnxBackend:
     def close(self) -> None:
         """See `Backend`."""
         self._session = None
+
+
+_backends: WeakSet[OnnxBackend] = WeakSet()
+
+
+def _keep_sessions() -> None:
+    """In a forked process: for ever, for each ends by waiting for its threads, which the parent alone has."""
+    for backend in _backends:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend._session))
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_keep_sessions)
 
 
 def _lengths(node: Any) -> tuple[int | None, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from dataclasses import dataclass
+from numbers import Real
 
 from ..tracker.errors import ConfigError, SourceError
+from ..tracker.types import whole_size
 
 COMPRESSED = frozenset({"mjpeg", "h264", "hevc"})
 
@@ -28,11 +30,16 @@ class CameraMode:
     format: str = ""
 
     def __post_init__(self) -> None:
-        if self.size is not None and not (len(self.size) == 2 and all(side >= 1 for side in self.size)):
-            raise ConfigError(f"camera mode: wanted a size (height, width) in pixels, got {self.size!r}")
-        if self.rate is not None and not (math.isfinite(self.rate) and self.rate > 0):
-            raise ConfigError(f"camera mode: wanted frames per second, got {self.rate!r}")
-        if not re.fullmatch(r"[a-z0-9_]*", self.format):
+        if self.size is not None:
+            try:
+                object.__setattr__(self, "size", whole_size(self.size, "camera mode"))
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
+        if self.rate is not None:
+            if not isinstance(self.rate, Real) or not 0 < self.rate <= sys.float_info.max:
+                raise ConfigError(f"camera mode: wanted frames per second, got {self.rate!r}")
+            object.__setattr__(self, "rate", float(self.rate))  # Python 3.11 writes no Fraction as ":g"
+        if not isinstance(self.format, str) or not re.fullmatch(r"[a-z0-9_]*", self.format):
             raise ConfigError(f'camera mode: wanted a format such as "mjpeg", got {self.format!r}')
 
     def __str__(self) -> str:

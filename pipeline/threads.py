@@ -49,7 +49,6 @@ class RunThreads:
         left: nobody wants results any more.
         done: those of the threads that are at their end. Python 3.11's own word is not enough: an interrupt in `join`
             leaves a thread for dead that is at work.
-        process: that the threads are of.
     """
 
     aligner: object
@@ -58,7 +57,6 @@ class RunThreads:
     links: list[Channel[Any]] = field(default_factory=list)
     left: bool = False
     done: set[threading.Thread] = field(default_factory=set)
-    process: int = 0
 
     def add(self, name: str, outbox: Channel[Any], target: Callable[..., None], *arguments: object) -> None:
         """Take in the next stage; it works from `start` on."""
@@ -76,14 +74,13 @@ class RunThreads:
         """Let all stages begin."""
         _under_way.difference_update([run for run in _under_way.copy() if run.left and not run.is_alive()])
         _under_way.add(self)
-        self.process = os.getpid()
         for thread in reversed(self.threads):  # when the first one works, all are there for whoever ends the run
             thread.start()
 
     def end(self) -> None:
         """Stop, for nobody wants results any more, and wait as `join` does, but not while garbage is collected."""
         if self not in _under_way:
-            return  # the program's end has seen to it
+            return  # the program's end has seen to it, or the threads are those of the process that forked this one
         self.left = True
         for link in self.links:
             link.abandon()
@@ -97,12 +94,12 @@ class RunThreads:
         return any(map(self._is_at_work, self.threads))
 
     def _is_at_work(self, thread: threading.Thread) -> bool:
-        return thread.ident is not None and thread not in self.done and self.process == os.getpid()
+        return thread.ident is not None and thread not in self.done
 
     def cut(self, error: BaseException) -> None:
         """Stop; whoever takes the results finds this error behind those that are there, unless they were the last."""
         if not self.is_alive():
-            return  # or they are another process's, whose child this is: it may have held the channels' locks
+            return
         self.links[-1].end(error)  # first: a stage whose inbox is gone ends its outbox as if all had been done
         for link in self.links[:-1]:
             link.abandon()
@@ -184,5 +181,7 @@ def _note_collection(phase: str, _: object) -> None:
     _collection.under_way = phase == "start"
 
 
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_under_way.clear)  # a child has none of the threads, which may hold locks
 gc.callbacks.append(_note_collection)
 atexit.register(_end_all)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import replace
@@ -65,6 +67,28 @@ def test_the_description_names_runtime_and_threads(tmp_path: Path) -> None:
     assert open_backend(weights).description.startswith("ONNX Runtime ")
     assert "CPU, 1 thread" in OnnxBackend(weights).description
     assert "2 threads" in OnnxBackend(weights, threads=2).description
+
+
+FORKED = """
+import os, signal, sys
+from pathlib import Path
+from facetrack.engines.onnx_backend import OnnxBackend
+
+backend = OnnxBackend(Path(sys.argv[1]).read_bytes(), threads=2)
+if not (child := os.fork()):
+    signal.alarm(20)  # ends a child that hangs
+    exec(sys.argv[2])
+    sys.exit(7)
+backend.close()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
+@pytest.mark.parametrize("leave", ["pass", "backend.close()", "del backend"])
+def test_a_forked_process_ends_though_the_networks_threads_are_its_parents(leave: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FORKED, str(tiny_weights(tmp_path).path), leave]
+    assert subprocess.run(command, capture_output=True, check=True, text=True, timeout=100).stdout == "7\n"
 
 
 def test_altered_weights_are_not_loaded(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import gc
 import re
 import weakref
@@ -43,6 +44,13 @@ def test_the_printed_programs_run(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("0.0 0 [[")
     assert len([line for line in lines if " 0 [[" in line]) == 3
+
+
+def test_to_a_type_checker_no_other_name_is_there() -> None:
+    """It takes a module that has a `__getattr__` to have every name."""
+    tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
+    seen = [text for text in map(ast.unparse, tree.body) if not text.startswith("if not TYPE_CHECKING:")]
+    assert not any("def __getattr__" in text for text in seen)
 
 
 def test_every_public_name_is_there_and_no_other() -> None:

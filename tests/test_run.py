@@ -975,6 +975,30 @@ SILENT = f"""{PROGRAM}
 results = make().run(silent(ending))  # which never comes
 next(results)
 """
+FORKED = f"""{PROGRAM}
+import os, signal
+from facetrack.pipeline import threads
+
+def hold():
+    with channel._lock:
+        working.set()
+        wait_for(ending)
+
+results = make().run(endless())
+next(results)
+((channel, *_),) = (run.links for run in threads._under_way)
+holder = threading.Thread(target=hold)
+holder.start()
+wait_for(working)
+if not (child := os.fork()):
+    signal.alarm(20)  # ends a child that hangs
+    results.close()
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+ending.set()
+holder.join()
+results.close()
+"""
 
 
 def ended_program(code: str) -> tuple[int, list[str], str]:
@@ -1006,6 +1030,12 @@ def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> No
 def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
     code, lines, _ = ended_program(f"TWICE = {twice}\n{INTERRUPTED}")
     assert (code, lines) == (0, ["interrupted", "left:"])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
+def test_a_forked_process_leaves_a_run_whose_threads_are_its_parents() -> None:
+    """One of them may have held a lock, which nobody gives back here."""
+    assert ended_program(FORKED) == (0, ["left:", "7", "left:"], "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
@@ -235,10 +236,24 @@ def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
         assert source.size == (64, 96)
 
 
-@pytest.mark.parametrize("wrong", [{"size": (0, 9)}, {"rate": 0}, {"rate": float("nan")}, {"format": "M JPEG"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"size": size} for size in [(0, 9), (480.0, 640), (480.5, 640), (480,), ("a", "b"), "ab", 480]),
+        *({"rate": rate} for rate in [0, float("nan"), float("inf"), 10**400, "30"]),
+        *({"format": name} for name in ["M JPEG", None]),
+    ],
+)
 def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^camera mode: wanted "):
         CameraMode(**wrong)
+
+
+@pytest.mark.parametrize("size", [[480, 640], np.array([480, 640])], ids=["list", "array"])
+def test_a_mode_is_the_same_whatever_kind_its_numbers_are_of(size: Any) -> None:
+    mode = CameraMode(size, Fraction(30000, 1001))  # type: ignore[arg-type]
+    assert mode == CameraMode((480, 640), 30000 / 1001)
+    assert mode.options("v4l2") == {"video_size": "640x480", "framerate": "29.97"}
 
 
 def test_a_missing_camera_is_one_clear_line() -> None:

@@ -50,9 +50,11 @@ def test_a_frozen_array_is_not_copied_again() -> None:
 def test_a_frozen_array_shares_no_memory_with_a_map_or_a_view(tmp_path: Path) -> None:
     mapped = np.memmap(tmp_path / "points", np.float32, "w+", shape=(3, 2))
     under = np.zeros((3, 2), np.float32)
-    for given in (mapped, memoryview(under), under[:]):
+    read_only = under[:]
+    read_only.flags.writeable = False
+    for given in (mapped, memoryview(under), under[:], read_only):
         frozen = frozen_array(given, (3, 2), "points")
-        given[0, 0] = 7  # type: ignore[index]
+        (under if given is read_only else given)[0, 0] = 7  # type: ignore[index]
         assert frozen[0, 0] == 0
         under[:] = 0
 

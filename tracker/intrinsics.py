@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from operator import index
-from typing import SupportsIndex
 
 import cv2
 import numpy as np
 
 from .errors import ConfigError
-from .types import Float64
+from .types import Float64, whole_size
 
 _COEFFICIENTS = (0, 4, 5, 8, 12, 14)  # what OpenCV's model of a lens can have
 _ROUNDED_PX = 1.0  # sizes are whole numbers: 1920x1080 made smaller is 854x480
@@ -45,12 +42,10 @@ class Intrinsics:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "size", _whole_size(self.size))
+        object.__setattr__(self, "size", whole_size(self.size, "intrinsics"))
         for name in ("fx", "fy", "cx", "cy"):
             object.__setattr__(self, name, float(getattr(self, name)))
         object.__setattr__(self, "distortion", tuple(np.asarray(self.distortion, np.float64).ravel().tolist()))
-        if min(self.size) <= 0:
-            raise ValueError(f"intrinsics: wanted a (height, width) above 0, got {self.size}")
         if not np.isfinite([self.fx, self.fy, self.cx, self.cy, *self.distortion]).all():
             raise ValueError("intrinsics: wanted finite numbers")
         if min(self.fx, self.fy) <= 0:
@@ -73,7 +68,7 @@ class Intrinsics:
             ValueError: that is no size.
             ConfigError: they have another aspect: they were cut, squeezed, turned or taken by another camera.
         """
-        return _scaled(self, _whole_size(size))
+        return _scaled(self, whole_size(size, "intrinsics"))
 
     def undistort(self, xy: Float64) -> Float64:
         """Give the pixels in which the same camera with a perfect lens would see points.
@@ -88,19 +83,6 @@ class Intrinsics:
         lens = np.array(self.distortion)
         straight = cv2.undistortImagePoints(xy[:, None], self.matrix, lens, None, _UNDISTORT)
         return straight[:, 0].astype(np.float64)
-
-
-def _whole_size(size: Iterable[SupportsIndex]) -> tuple[int, int]:
-    """A (height, width) of any kind as a tuple of ints.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        height, width = (index(length) for length in size)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"intrinsics: wanted a (height, width) in whole pixels, got {size!r}") from error
-    return height, width
 
 
 @cache

@@ -20,7 +20,7 @@ import numpy as np
 from .geometry import bounding_box, longer_side
 from .intrinsics import Intrinsics
 from .markup import for_points
-from .types import Float32, Float64, Int64, frozen_array
+from .types import Float32, Float64, Int64, frozen_array, whole_size
 
 # Mean face of the ibug68 markup in millimetres, four points (x y z) to a line. Own non-rigid factorisation
 # (Torresani et al., PAMI 2008: weak perspective, 8 modes, mirrored copies added) of the 2,012 annotations of
@@ -94,12 +94,10 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
     Args:
         size: (height, width) of the frame in pixels.
     Raises:
-        ValueError: the size is not positive.
+        ValueError: the size is not of whole pixels above 0.
     Source: OpenFace 2.2, `SequenceCapture::SetCameraIntrinsics`: 500 px of focal length at 640x480.
     """
-    if len(size) != 2 or min(size) <= 0:
-        raise ValueError(f"camera: wanted a (height, width) above 0, got {size}")
-    height, width = size
+    height, width = whole_size(size, "camera", "; take result.frame.size")
     focal_px = (500 * (width / 640) + 500 * (height / 480)) / 2
     return np.array([[focal_px, 0, width / 2], [0, focal_px, height / 2], [0, 0, 1]])
 
@@ -119,7 +117,8 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
         The pose, or None where the points say nothing about a head: one of them is not finite, they fall
         together or on one line, or only a head behind the camera would fit.
     Raises:
-        ValueError: xy is not (68, 2), size not (height, width) above 0, or the intrinsics are something else.
+        ValueError: xy is not (68, 2), size not (height, width) in whole pixels above 0, or the intrinsics are
+            something else.
         ConfigError: the frame has another aspect than the intrinsics.
     Source: Terzakis and Lourakis, "A consistently fast and globally optimal solution to the
         perspective-n-point problem", ECCV 2020.

@@ -39,7 +39,7 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
         ValueError: the shape differs; the message names wanted and got.
     """
     array = np.ascontiguousarray(values, dtype)
-    if array.flags.writeable and (array is values or array.base is not None):  # of a memory map it may be a view
+    if (array is values or array.base is not None) and _may_change(array):  # of a memory map it may be a view
         array = array.copy()
     fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
     if not fits:
@@ -47,6 +47,15 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
         raise ValueError(f"{what}: wanted shape ({wanted}), got {array.shape}")
     array.flags.writeable = False
     return array
+
+
+def _may_change(array: Any) -> bool:
+    """Whether an array, or one that it is a view of, can be written to."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return False
 
 
 def checked_picture(bgr: Any, what: str) -> UInt8:
@@ -73,6 +82,21 @@ def _whole(value: SupportsIndex, what: str) -> int:
         return operator.index(value)
     except TypeError as error:
         raise ValueError(f"{what}: wanted a whole number, got {value!r}") from error
+
+
+def whole_size(size: Iterable[SupportsIndex], what: str, remedy: str = "") -> tuple[int, int]:
+    """A (height, width) of any kind as a tuple of ints.
+
+    Raises:
+        ValueError: it is none, or not above 0; the message ends with the remedy.
+    """
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) <= 0:
+        raise ValueError(f"{what}: wanted a (height, width) in whole pixels above 0, got {size!r}{remedy}")
+    return height, width
 
 
 def _real(value: SupportsFloat, what: str) -> float:
