@@ -1,0 +1,88 @@
+"""Whether something is a new face: what network and detector together make of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes import PaintedFace, PaintedSource
+from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
+
+from facetrack.engines.aligner import Aligner
+from facetrack.engines.backend import Outputs
+from facetrack.pipeline.run import Pipeline
+from facetrack.pipeline.stages import PROPOSAL, PipelineSettings
+from facetrack.tracker.track import TrackSettings
+from facetrack.tracker.types import Frame, Proposals, UInt8
+
+SOURCE = PaintedSource(count=1, shape=(220, 240), faces=[PaintedFace((110, 110), width=90)])
+
+
+class Unsure(PaintedBackend):
+    """Has the same two logits for every crop."""
+
+    def __init__(self, face: float, right: float) -> None:
+        super().__init__()
+        self.logits = face, right
+
+    def run(self, images: UInt8) -> Outputs:
+        vectors, logits = super().run(images)
+        return vectors, np.broadcast_to(np.array(self.logits, np.float32), logits.shape).copy()
+
+
+class Hesitant(PaintedDetector):
+    """Proposes with the same score whatever it finds."""
+
+    def __init__(self, score: float) -> None:
+        super().__init__()
+        self.score = score
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        found = super().detect(bgr, small=small)
+        return replace(found, scores=np.full(len(found.scores), self.score, np.float32))
+
+
+def presence_of(face: float, right: float, score: float) -> float | None:
+    """Of the painted face in its first frame; None where it is taken for none."""
+    pipeline = Pipeline(Hesitant(score), Aligner(painted_card(), Unsure(face, right)), PipelineSettings(smooth="none"))
+    (result,) = pipeline.serial([Frame(0, 0.0, 0.0, SOURCE.picture(0))])
+    if not result.faces:
+        return None
+    (found,) = result.faces
+    assert found.measured is not None
+    return found.measured.presence
+
+
+def log_odds(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+@pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.0, 4.0, 0.8), (8.0, -0.5, 0.4)])
+def test_the_odds_of_all_who_judge_are_multiplied(face: float, right: float, score: float) -> None:
+    """Bayes, of independent witnesses without a prior: their log odds add up."""
+    presence = presence_of(face, right, score)
+    assert presence is not None
+    assert log_odds(presence) == pytest.approx(face + min(face, right) + log_odds(score), abs=1e-3)
+
+
+def test_a_detector_that_is_surer_still_says_no_more() -> None:
+    most = PROPOSAL / (1 + PROPOSAL)
+    assert presence_of(4.0, 2.0, 0.9999) == presence_of(4.0, 2.0, most + 1e-3)
+    assert presence_of(4.0, 2.0, 1.0) == presence_of(4.0, 2.0, 0.9999)
+
+
+def test_what_the_detector_hardly_proposes_must_convince_the_network_more() -> None:
+    assert presence_of(4.8, 1.0, 0.9) is not None
+    assert presence_of(4.8, 1.0, 0.35) is None
+    assert presence_of(6.8, 1.0, 0.35) is not None
+
+
+def test_certainty_overflows_nothing() -> None:
+    assert presence_of(80.0, 80.0, 1.0) == pytest.approx(1.0)
+    assert presence_of(80.0, -80.0, 1.0) is None
+
+
+def test_a_new_face_needs_more_than_a_known_one() -> None:
+    settings = TrackSettings()
+    assert settings.keep < settings.birth
