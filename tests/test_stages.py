@@ -12,7 +12,7 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import Outputs
 from facetrack.pipeline.run import Pipeline
-from facetrack.pipeline.stages import PROPOSAL, PipelineSettings
+from facetrack.pipeline.stages import CONVINCED, PROPOSAL, PipelineSettings
 from facetrack.tracker.track import TrackSettings
 from facetrack.tracker.types import Frame, Proposals, UInt8
 
@@ -58,7 +58,7 @@ def log_odds(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-@pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.0, 4.0, 0.8), (8.0, -0.5, 0.4)])
+@pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.5, 4.0, 0.8), (8.0, -0.5, 0.4)])
 def test_the_odds_of_all_who_judge_are_multiplied(face: float, right: float, score: float) -> None:
     """Bayes, of independent witnesses without a prior: their log odds add up."""
     presence = presence_of(face, right, score)
@@ -68,14 +68,21 @@ def test_the_odds_of_all_who_judge_are_multiplied(face: float, right: float, sco
 
 def test_a_detector_that_is_surer_still_says_no_more() -> None:
     most = PROPOSAL / (1 + PROPOSAL)
-    assert presence_of(4.0, 2.0, 0.9999) == presence_of(4.0, 2.0, most + 1e-3)
-    assert presence_of(4.0, 2.0, 1.0) == presence_of(4.0, 2.0, 0.9999)
+    assert presence_of(4.5, 2.0, 0.9999) == presence_of(4.5, 2.0, most + 1e-3)
+    assert presence_of(4.5, 2.0, 1.0) == presence_of(4.5, 2.0, 0.9999)
 
 
 def test_what_the_detector_hardly_proposes_must_convince_the_network_more() -> None:
     assert presence_of(4.8, 1.0, 0.9) is not None
     assert presence_of(4.8, 1.0, 0.35) is None
     assert presence_of(6.8, 1.0, 0.35) is not None
+
+
+def test_a_network_that_is_not_convinced_has_a_veto() -> None:
+    """As for cats, of which the detector is sure, and which have eyes, a nose and a mouth."""
+    limit = log_odds(CONVINCED)
+    assert presence_of(limit - 0.01, 9.0, 1.0) is None
+    assert presence_of(limit + 0.01, 9.0, 1.0) is not None
 
 
 def test_certainty_overflows_nothing() -> None:
