@@ -659,6 +659,17 @@ def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:
     assert engines.backend.calls == 0
 
 
+def test_what_another_opencv_measured_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cuts other crops, by a fraction of a grey level, and landmarks move."""
+    write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
+    settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
+    for version, calls in (("4.10.0", 3), ("4.10.0", 0), ("5.0.0", 3)):
+        monkeypatch.setattr("cv2.__version__", version)
+        engines = PaintedEngines()
+        run(settings, engines)
+        assert engines.backend.calls == calls
+
+
 class EnginesOfTwoFiles(PaintedEngines):
     """Painted engines whose card has a file for CPUs that multiply bytes."""
 

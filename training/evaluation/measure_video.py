@@ -15,6 +15,7 @@ import numpy as np
 from ... import __version__
 from ...pipeline.open import Choices, Engines
 from ...pipeline.part_file import atomic_write_text
+from ...pipeline.sidecar import libraries_that_run
 from ...pipeline.sources import open_source
 from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
@@ -152,6 +153,7 @@ def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dic
         "settings": settings_measured(how.choices, how.boxes),
         "models": models_measured(engines, how.boxes),
         "backend": engines.backend,
+        "libraries": libraries_that_run(engines),
     }
 
 
