@@ -204,9 +204,10 @@ def _is_likely(face: Landmarks) -> bool:
 def _altogether(face: Landmarks, score: float) -> float:
     """What is known of a face that was proposed with this score, as if each who judges knew nothing of the others.
 
-    The odds are multiplied that it is one, that its landmarks are right, and that the detector is.
+    The odds are multiplied that it is one, that its landmarks are right, and that the detector is. Poor landmarks say
+    nothing: profiles have them.
     """
-    odds = _odds(face.presence) * _odds(face.confidence) * min(_odds(score), PROPOSAL)
+    odds = _odds(face.presence) * max(_odds(face.confidence), 1.0) * min(_odds(score), PROPOSAL)
     return odds / (1 + odds)
 
 

@@ -58,7 +58,7 @@ def log_odds(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-@pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.5, 4.0, 0.8), (8.0, -0.5, 0.4)])
+@pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.5, 4.0, 0.8), (8.0, 0.5, 0.4)])
 def test_the_odds_of_all_who_judge_are_multiplied(face: float, right: float, score: float) -> None:
     """Bayes, of independent witnesses without a prior: their log odds add up."""
     presence = presence_of(face, right, score)
@@ -85,9 +85,14 @@ def test_a_network_that_is_not_convinced_has_a_veto() -> None:
     assert presence_of(limit + 0.01, 9.0, 1.0) is not None
 
 
+def test_poor_landmarks_do_not_speak_against_a_face() -> None:
+    """Profiles have them."""
+    assert presence_of(6.0, -9.0, 0.9) == presence_of(6.0, 0.0, 0.9) != presence_of(6.0, 1.0, 0.9)
+
+
 def test_certainty_overflows_nothing() -> None:
     assert presence_of(80.0, 80.0, 1.0) == pytest.approx(1.0)
-    assert presence_of(80.0, -80.0, 1.0) is None
+    assert presence_of(80.0, -80.0, 1.0) == pytest.approx(1.0)
 
 
 def test_a_new_face_needs_more_than_a_known_one() -> None:
