@@ -7,6 +7,9 @@ OpenCV, whose C++ allows no such thing, that aborts the process. So none of them
 A run that nobody can reach any more may be found by the garbage collector, which interrupts a thread anywhere: also
 where it holds what one of the run's threads waits for, a network's lock for instance. There nobody waits for threads:
 they are told to stop, and whoever closes the engines, or the program's end, sees to what they were still at.
+
+A process that is forked has none of these threads, but all that they were in the middle of. LLVM, in the middle of a
+kernel, would abort it when it ends: a fork waits for the kernel.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
+
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..engines.backend import CLOSED
 from ..tracker.errors import BackendError
@@ -182,6 +187,11 @@ def _note_collection(phase: str, _: object) -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_under_way.clear)  # a child has none of the threads, which may hold locks
+    os.register_at_fork(after_in_child=_under_way.clear)  # its threads may have held locks
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 gc.callbacks.append(_note_collection)
 atexit.register(_end_all)
