@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -242,12 +243,12 @@ def test_colours_follow_the_matrix_and_range_that_the_stream_names(
 
 def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
+    opened_s = time.perf_counter()
     with open_source(path, realtime=True) as source:
         assert source.live
         frames = list(source)
-    late = [frame.taken_s - frames[0].taken_s - frame.time_s for frame in frames]
     assert len(frames) == 6
-    assert min(late) > -0.005
+    assert min(frame.taken_s - opened_s - frame.time_s for frame in frames) > 0
 
 
 def test_a_recording_at_an_address_is_paced_too(tmp_path: Path) -> None:
@@ -718,21 +719,23 @@ def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -
     stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
     clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
     frames: list[Frame] = []
+    opened_s = time.perf_counter()
     with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError):
         frames.extend(source)
     first, second = frames[:6], frames[6:]
-    for part in (first, second):
+    for part, before_s in ((first, opened_s), (second, first[-1].taken_s)):
         np.testing.assert_allclose([frame.time_s - part[0].time_s for frame in part], stamps, atol=1.1e-3)
-        assert min(frame.taken_s - part[0].taken_s - (frame.time_s - part[0].time_s) for frame in part) > -0.005
+        assert min(frame.taken_s - before_s - (frame.time_s - part[0].time_s) for frame in part) > 0
     assert first[-1].time_s < second[0].time_s
     assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
 
 
 def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
+    opened_s = time.perf_counter()
     with open_source("lavfi:testsrc=size=64x48:rate=50:duration=0.2", realtime=True) as source:
         frames = list(source)
     np.testing.assert_allclose([frame.time_s for frame in frames], np.arange(10) / 50, atol=1e-6)
-    assert frames[-1].taken_s - frames[0].taken_s > 9 / 50 - 0.005
+    assert frames[-1].taken_s - opened_s > 9 / 50
 
 
 def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path, tmp_path: Path) -> None:
