@@ -68,7 +68,7 @@ def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRe
         for start in (0, *range(0, len(pictures), batch)):
             index = np.arange(start, start + batch) % len(pictures)
             parts.append([output.copy() for output in backend.run(pictures[index])])
-        for i, outputs in enumerate(zip(*parts[1:])):  # noqa: B905 - strict came with Python 3.10, and all are as long
+        for i, outputs in enumerate(zip(*parts[1:], strict=True)):
             kept[f"batch{batch}.{i}"] = np.concatenate(outputs)[: len(pictures)]
     np.savez(job["outputs"], **kept)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 _crops = click.option("--crops", type=opt.PATH, metavar="DIR", help="Pictures of faces.  [default: packaged]")
 
 
-def _proofs(card: ModelCard, crops: Path | None) -> Callable[[ModelCard, str], Proof]:
+def _proofs(card: ModelCard, crops: Path | None) -> dict[str, Proof]:
     """What a card's networks are judged by in any precision; the pictures are read before anything is written."""
     from ..engines.fit import demand_files_fit
     from ..engines.parity import proof_for
     from ..pipeline.crops import crops_for
 
     demand_files_fit(card)
-    proofs = {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
-    return lambda _, role: proofs[role]
+    return {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
 
 
 def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:

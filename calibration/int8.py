@@ -5,7 +5,7 @@ The files hold Q/DQ pairs, so that ONNX Runtime on a CPU and TensorRT compute th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -103,13 +103,13 @@ class Quantised:
 
 
 def quantise_card(
-    card: ModelCard, proofs: Callable[[ModelCard, str], parity.Proof], settings: Int8Settings, out: Path
+    card: ModelCard, proofs: Mapping[str, parity.Proof], settings: Int8Settings, out: Path
 ) -> tuple[ModelCard, list[Quantised]]:
     """Write a card and its networks in 8 bits so that `$FACETRACK_HOME` may point at `out`.
 
     Args:
         card: of fp32 or fp16 files.
-        proofs: (card, role) -> real crops and their decoding; half of the crops set the ranges, the others judge.
+        proofs: role -> real crops and their decoding; half of the crops set the ranges, the others judge.
         settings: what is aimed at.
         out: `cards` and `weights` are made in it.
     Raises:
@@ -123,7 +123,7 @@ def quantise_card(
     searches, costs = {}, {}
     for role, weights in card.weights.items():  # all are judged before one is written: a refusal leaves no file
         full = graph.as_fp32(weights.read())
-        found = quantise(full, proofs(card, role), settings)
+        found = quantise(full, proofs[role], settings)
         searches[role] = replace(found, content=graph.store_fp16(found.content))
         costs[role] = _cost(full, searches[role])
     stems = {role: _stem(weights, for_cpu=settings.for_cpu) for role, weights in card.weights.items()}

@@ -165,9 +165,9 @@ def _cached_plan(weights: Weights) -> tuple[Backend | None, str]:
     """A backend on a plan from the cache, or None and the reason in words."""
     if find_spec("tensorrt") is None:
         return None, "the package tensorrt is not installed"
-    from .tensorrt_open import open_cached
+    from .tensorrt_open import open_tensorrt
 
     try:
-        return open_cached(weights), ""
+        return open_tensorrt(weights, None), ""
     except BackendError as error:
         return None, str(error)

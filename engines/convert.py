@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,8 +17,6 @@ from .onnx_backend import OnnxBackend
 from .plan_cache import PlanCache
 from .tensorrt_build import PlanRequest
 from .tensorrt_open import Toolkit, find_toolkit, fitted, open_tensorrt, plan_key
-
-Proofs = Callable[[ModelCard, str], parity.Proof]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ def any_card(name: str) -> ModelCard:
 
 
 def export_onnx_card(
-    card: ModelCard, precision: str, batches: tuple[int, ...], proofs: Proofs, out: Path
+    card: ModelCard, precision: str, batches: tuple[int, ...], proofs: Mapping[str, parity.Proof], out: Path
 ) -> tuple[ModelCard, list[Exported]]:
     """Write a card NAME-PRECISION and its networks so that `$FACETRACK_HOME` may point at `out`.
 
@@ -68,7 +66,7 @@ def export_onnx_card(
         card: whose networks are written.
         precision: "fp32" or "fp16", in which the graph computes.
         batches: sizes to prove.
-        proofs: (card, role) -> what it is judged by.
+        proofs: role -> what it is judged by.
         out: `cards` and `weights` are made in it.
     Raises:
         BackendError: the new file's landmarks are off.
@@ -81,7 +79,7 @@ def export_onnx_card(
     for role, stored in card.weights.items():  # all are proved before one is written: a refusal leaves no file
         full = graph.as_fp32(stored.read())
         contents[role] = graph.in_precision(full, precision)
-        proved[role] = _measure(full, contents[role], proofs(card, role), batches)
+        proved[role] = _measure(full, contents[role], proofs[role], batches)
         parity.demand(proved[role][1], precision, f"{derived_name(stored.path.stem, precision)}.onnx")
     stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
     refuse_files_of_others(out, derived_name(card.name, precision), {stems[r]: contents[r] for r in stems})
@@ -94,7 +92,7 @@ def export_onnx_card(
 
 
 def export_plans(
-    card: ModelCard, request: PlanRequest, proofs: Proofs, out: Path, toolkit: Toolkit | None = None
+    card: ModelCard, request: PlanRequest, proofs: Mapping[str, parity.Proof], out: Path, toolkit: Toolkit | None = None
 ) -> list[Exported]:
     """Build the TensorRT plans of a card where the program will look for them, and copy them to a folder.
 
@@ -108,7 +106,7 @@ def export_plans(
     exported = []
     for role, weights in card.weights.items():
         wanted = fitted(request, weights)
-        backend = open_tensorrt(weights, proofs(card, role), wanted, toolkit, cache)
+        backend = open_tensorrt(weights, proofs[role], wanted, toolkit, cache)
         backend.close()
         name, key = weights.path.stem, plan_key(toolkit, weights, wanted)
         cache.mark_exported(name, key)  # the plan that was exported last is the one that is run

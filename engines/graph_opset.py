@@ -26,13 +26,10 @@ def lower_opset(model: Any) -> None:
     if standard.version > 18:
         raise BackendError(f"the graph is of opset {standard.version}, wanted at most 18; export it again")
     for node in model.graph.node:
-        _LOWERED.get(node.op_type, _unchanged)(model, node)
+        if lower := _LOWERED.get(node.op_type):
+            lower(model, node)
     standard.version = OPSET
     model.ir_version = min(model.ir_version, 8)
-
-
-def _unchanged(model: Any, node: Any) -> None:
-    """Leave an operator that is the same in both opsets."""
 
 
 def _axes_as_attribute(model: Any, node: Any) -> None:

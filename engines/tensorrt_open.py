@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +80,6 @@ def plan_key(toolkit: Toolkit, weights: Weights, request: PlanRequest) -> PlanKe
     )
 
 
-def open_cached(weights: Weights, toolkit: Toolkit | None = None, cache: PlanCache | None = None) -> TensorRTBackend:
-    """Open the plan of this network that was exported last, whatever its precision and batches.
-
-    Raises:
-        BackendError: there is none for this machine, or no GPU, or no TensorRT; says why.
-        CardError: the weights are missing or altered.
-    """
-    toolkit, cache, name = toolkit or find_toolkit(), cache or PlanCache(), weights.path.stem
-    key = cache.latest(name, plan_key(toolkit, weights, default_request(weights)))
-    plan, reason = cache.find(name, key)
-    if plan is None:
-        raise BackendError(f"{name}: no TensorRT plan: {reason}")
-    return _engine(toolkit, plan, weights.read(), key.precision)
-
-
 def open_tensorrt(
     weights: Weights,
     proof: parity.Proof | None,
@@ -117,14 +103,13 @@ def open_tensorrt(
     name, wanted = weights.path.stem, request or default_request(weights)
     key = plan_key(toolkit, weights, wanted)
     found = key if request else cache.latest(name, key)
-    plan, _ = cache.find(name, found)
-
-    def build() -> Built:
-        if proof is None:
-            raise BackendError(f"{name}: no TensorRT plan yet; build it with `facetrack export MODEL --to tensorrt`")
-        return build_and_prove(toolkit, weights, wanted, proof, cache.timing_cache(key))
-
+    plan, reason = cache.find(name, found)
     if plan is None:
+        if proof is None:
+            raise BackendError(
+                f"{name}: no TensorRT plan: {reason}; build it with `facetrack export MODEL --to tensorrt`"
+            )
+        build = partial(build_and_prove, toolkit, weights, wanted, proof, cache.timing_cache(key))
         found, plan = key, cache.get_or_build(name, key, build)
     return _engine(toolkit, plan, weights.read(), found.precision)
 

@@ -158,7 +158,7 @@ def card(tmp_path: Path, precision: str = "fp32") -> ModelCard:
 
 
 def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_old_file(tmp_path: Path) -> None:
-    made, done = quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(limit=100.0), tmp_path / "out")
+    made, done = quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(limit=100.0), tmp_path / "out")
     stored = read_card(tmp_path / "out" / "cards" / "delicate-int8.toml")
     assert stored == made
     assert stored.weights["net"].read()
@@ -168,7 +168,7 @@ def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_ol
 
 def test_a_network_for_cpus_lies_beside_the_full_one_in_the_same_card(tmp_path: Path) -> None:
     full = card(tmp_path)
-    made, done = quantise_card(full, lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path / "out")
+    made, done = quantise_card(full, {"net": proof()}, Int8Settings(for_cpu=True, limit=100.0), tmp_path / "out")
     stored = read_card(tmp_path / "out" / "cards" / "delicate.toml")
     assert stored == made
     assert stored.weights["net"].read() == full.weights["net"].read()
@@ -183,7 +183,7 @@ def test_a_network_for_cpus_can_be_added_where_the_model_itself_lies(tmp_path: P
     place = full.weights["net"].path.rename(tmp_path / "weights" / "delicate.onnx")
     full = replace(full, weights={"net": replace(full.weights["net"], path=place)})
     before = place.stat()
-    made, _ = quantise_card(full, lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path)
+    made, _ = quantise_card(full, {"net": proof()}, Int8Settings(for_cpu=True, limit=100.0), tmp_path)
     assert (place.stat().st_ino, place.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
     assert read_card(tmp_path / "cards" / "delicate.toml") == made
     assert {path.name for path in (tmp_path / "weights").iterdir()} == {"delicate.onnx", "delicate-int8.onnx"}
@@ -194,7 +194,7 @@ def test_both_kinds_of_8_bits_lie_in_one_folder_in_whatever_order_they_are_made(
     """Also where what was made first is a shipped card's file for CPUs, copied there with the card."""
     for for_cpu in (first, not first):
         settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
-        quantise_card(card(tmp_path), lambda *_: proof(), settings, tmp_path / "out")
+        quantise_card(card(tmp_path), {"net": proof()}, settings, tmp_path / "out")
     made = Folder.read(tmp_path / "out" / "cards").cards
     assert made.keys() == {"delicate", "delicate-int8"}
     assert broken_weights(made.values()) == []
@@ -206,10 +206,10 @@ def test_both_kinds_of_8_bits_lie_in_one_folder_in_whatever_order_they_are_made(
 
 def test_an_exported_form_and_its_source_have_files_for_cpus_of_their_own(tmp_path: Path) -> None:
     source = card(tmp_path)
-    other, _ = export_onnx_card(source, "fp32", (1,), lambda *_: proof(), tmp_path / "out")
+    other, _ = export_onnx_card(source, "fp32", (1,), {"net": proof()}, tmp_path / "out")
     for full in (source, other):
         settings = Int8Settings(for_cpu=True, limit=100.0)
-        quantise_card(full, lambda *_: proof(), settings, tmp_path / "out")
+        quantise_card(full, {"net": proof()}, settings, tmp_path / "out")
     made = Folder.read(tmp_path / "out" / "cards").cards
     assert made.keys() == {"delicate", "delicate-fp32"}
     assert broken_weights(made.values()) == []
@@ -225,7 +225,7 @@ def test_a_file_that_another_card_names_is_not_replaced_and_nothing_is_written(
     write_card(replace(card(tmp_path), name="another", weights={"net": taken}), out)
     before = sorted(out.rglob("*"))
     with pytest.raises(SinkError, match=r"is a file of the card another, and delicate(-int8)? wants another of that"):
-        quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(for_cpu=for_cpu, limit=100.0), out)
+        quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(for_cpu=for_cpu, limit=100.0), out)
     assert sorted(out.rglob("*")) == before
     assert taken.read() == b"of another"
 
@@ -235,14 +235,14 @@ def test_a_quantisation_that_is_refused_leaves_no_file_of_any_network(tmp_path: 
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
     given = {"first": proof(), "second": proof(1)}
     with pytest.raises(ConfigError, match="at least 2 crops"):
-        quantise_card(both, lambda _, role: given[role], Int8Settings(limit=100.0), tmp_path / "out")
+        quantise_card(both, given, Int8Settings(limit=100.0), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it_where_that_is_faster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, _ = quantise_card(card(tmp_path), lambda *_: proof(), Int8Settings(for_cpu=True, limit=100.0), tmp_path)
+    made, _ = quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(for_cpu=True, limit=100.0), tmp_path)
     weights = made.weights["net"]
     assert weights.cpu is not None
     pictures = proof().pictures[:1]
@@ -257,14 +257,14 @@ def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it_where_that
 
 def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'net' is of 8 bits already"):
-        quantise_card(card(tmp_path, "int8"), lambda *_: proof(), Int8Settings(), tmp_path)
+        quantise_card(card(tmp_path, "int8"), {"net": proof()}, Int8Settings(), tmp_path)
 
 
 @pytest.mark.parametrize("for_cpu", [True, False])
 def test_a_card_that_computes_in_16_bits_can_be_quantised(tmp_path: Path, *, for_cpu: bool) -> None:
-    half, _ = export_onnx_card(card(tmp_path), "fp16", (1,), lambda *_: proof(), tmp_path / "half")
+    half, _ = export_onnx_card(card(tmp_path), "fp16", (1,), {"net": proof()}, tmp_path / "half")
     settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
-    made, done = quantise_card(half, lambda *_: proof(), settings, tmp_path / "out")
+    made, done = quantise_card(half, {"net": proof()}, settings, tmp_path / "out")
     assert read_card(tmp_path / "out" / "cards" / f"{made.name}.toml") == made
     assert graph.precision_of(done[0].weights.read()) == "int8"
     assert done[0].layers == 3
@@ -274,14 +274,15 @@ def test_an_export_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path)
     whole = card(tmp_path)
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
 
-    def proofs(_: ModelCard, role: str) -> Proof:
-        scale = 1.0 if role == "first" else 1e6  # pixels a unit; a CPU is off by 1e-5 units in 16 bits
+    def proof_in(scale: float) -> Proof:  # pixels a unit; a CPU is off by 1e-5 units in 16 bits
         return Proof(proof().pictures, lambda outputs: np.stack((outputs[0], outputs[0]), -1) * scale)
+
+    proofs = {"first": proof_in(1.0), "second": proof_in(1e6)}
 
     with pytest.raises(BackendError, match=r"delicate-fp16\.onnx: refused: at batch 1 its landmarks are"):
         export_onnx_card(both, "fp16", (1,), proofs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    _, exported = export_onnx_card(whole, "fp16", (1, 2), lambda *_: proofs(whole, "first"), tmp_path / "out")
+    _, exported = export_onnx_card(whole, "fp16", (1, 2), {"net": proofs["first"]}, tmp_path / "out")
     assert exported[0].file.read_bytes()
     assert [entry.batch for entry in exported[0].parity] == [1, 2]
 

@@ -167,7 +167,8 @@ def test_a_plan_is_measured_in_its_own_precision(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(model_bench, "find_card", lambda _, task: cards[task])
     exported = {"align": "fp16", "detect": "fp32"}
     for task, precision in exported.items():
-        export_plans(cards[task], PlanRequest(precision, (1,)), portrait_proof, tmp_path / "out", toolkit)
+        proofs = {role: portrait_proof(cards[task], role) for role in cards[task].weights}
+        export_plans(cards[task], PlanRequest(precision, (1,)), proofs, tmp_path / "out", toolkit)
     report = bench_networks(Choices(backend="tensorrt"), (2,), lambda _: Peaks(50.0, 10.0, "made up"))
     net, second_look = report["networks"]
     assert [net["precision"], second_look["precision"]] == [*exported.values()]

@@ -204,7 +204,7 @@ def test_a_perfect_span_has_next_to_no_loss(fields, coordinate):
 
 def test_every_term_of_spans_has_the_papers_weight():
     terms, _ = span_loss.supervised_terms(perfect_answer(face()), face(), IBUG)
-    assert {name: getattr(span_loss.Weights(), name) for name in terms} == {
+    assert {name: span_loss.WEIGHTS[name] for name in terms} == {
         "final": 1.0,
         "stages": 4.0,
         "field": 16.0,

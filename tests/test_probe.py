@@ -259,7 +259,7 @@ def tracked(of: Clip, tracks: list[list[int]], offset: float = 0.0) -> TrackedCl
     rows = [row for row in rows if row[1] >= 0]
     xy = np.array([row[2] for row in rows], np.float32).reshape(-1, 68, 2)
     numbers = np.array([row[:2] for row in rows], np.int64).reshape(-1, 2)
-    return TrackedClip(numbers[:, 0], numbers[:, 1], np.ones(len(rows), bool), xy, xy)
+    return TrackedClip(numbers[:, 0], numbers[:, 1], np.ones(len(rows), bool), xy, xy, of.truth.shape[1])
 
 
 def test_a_perfect_track_has_a_perfect_score() -> None:
@@ -298,7 +298,12 @@ def test_a_track_on_nothing_is_false() -> None:
     right = tracked(of, [[0] * 60])
     far = np.concatenate((right.xy, right.xy[:20] + 500))
     both = TrackedClip(
-        np.concatenate((right.frame, np.arange(20))), np.repeat([0, 7], [60, 20]), np.ones(80, bool), far, far
+        np.concatenate((right.frame, np.arange(20))),
+        np.repeat([0, 7], [60, 20]),
+        np.ones(80, bool),
+        far,
+        far,
+        right.frames,
     )
     result = score(of, both)
     assert (result.false_tracks, result.false_rows, result.lost_face_frames) == (1, 20, 0)

@@ -24,7 +24,7 @@ from facetrack.engines.parity import Proof
 from facetrack.engines.plan_cache import PlanCache
 from facetrack.engines.tensorrt_backend import TensorRTBackend
 from facetrack.engines.tensorrt_build import PlanRequest, build_plan, make_logger
-from facetrack.engines.tensorrt_open import default_request, fitted, open_cached, open_tensorrt, plan_key
+from facetrack.engines.tensorrt_open import default_request, fitted, open_tensorrt, plan_key
 from facetrack.tracker.errors import BackendError
 from facetrack.tracker.types import UInt8
 
@@ -163,7 +163,7 @@ def test_a_ready_plan_that_tensorrt_does_not_run_here_is_no_plan_for_auto(tmp_pa
     open_tensorrt(weights, proof(), default_request(weights), toolkit, cache).close()
     wishes.refuse = "Runtime"
     with pytest.raises(BackendError, match="the driver is older"):
-        open_cached(weights, toolkit, cache)
+        open_tensorrt(weights, None, None, toolkit, cache)
     assert all(cuda.closed for cuda in holds)
 
 
@@ -352,9 +352,9 @@ def test_auto_takes_a_ready_plan_and_never_builds_one(tmp_path: Path) -> None:
     toolkit, _ = fake_toolkit()
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
     with pytest.raises(BackendError, match="no TensorRT plan: there is none yet"):
-        open_cached(weights, toolkit, cache)
+        open_tensorrt(weights, None, None, toolkit, cache)
     open_tensorrt(weights, proof(), default_request(weights), toolkit, cache).close()
-    ready = open_cached(weights, toolkit, cache)
+    ready = open_tensorrt(weights, None, None, toolkit, cache)
     assert ready.description == "TensorRT 10.16.1 fp16, fake CUDA"
     ready.close()
 
@@ -367,7 +367,10 @@ def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, 
     request = PlanRequest("fp32", (1, 2))
     open_tensorrt(weights, proof(), request, toolkit, cache).close()
     cache.mark_exported("small", plan_key(toolkit, weights, request))
-    for backend in (open_cached(weights, toolkit, cache), open_tensorrt(weights, proved_by(), None, toolkit, cache)):
+    for backend in (
+        open_tensorrt(weights, None, None, toolkit, cache),
+        open_tensorrt(weights, proved_by(), None, toolkit, cache),
+    ):
         assert backend.description == "TensorRT 10.16.1 fp32, fake CUDA"
         assert backend.run(pictures(5))[1].shape == (5, 6)
         backend.close()
@@ -381,8 +384,8 @@ def test_of_several_plans_the_one_exported_last_is_run(tmp_path: Path, monkeypat
     weights = weights_of(small_net(size=(16, 16)), tmp_path)
     card = replace(painted_card(), weights={"net": weights})
     for precision in ("fp32", "fp16", "fp32"):  # the last one is there already
-        export_plans(card, PlanRequest(precision, (1, 2)), lambda *_: proof(), tmp_path / "out", toolkit)
-        ready = open_cached(weights, toolkit)
+        export_plans(card, PlanRequest(precision, (1, 2)), {"net": proof()}, tmp_path / "out", toolkit)
+        ready = open_tensorrt(weights, None, None, toolkit)
         assert f" {precision}," in ready.description
         ready.close()
     assert wishes.builds == 2
@@ -400,11 +403,11 @@ def test_a_plan_that_is_built_to_be_measured_is_not_the_one_that_is_run(
     for _ in range(2):
         open_in(measured, weights, "tensorrt", 1, proof())[0].close()
         with pytest.raises(BackendError, match="no TensorRT plan"):
-            open_cached(weights, toolkit)
+            open_tensorrt(weights, None, None, toolkit)
     for exported in (PlanRequest("fp16", (1, 2)), measured):
-        export_plans(card, exported, lambda *_: proof(), tmp_path / "out", toolkit)
+        export_plans(card, exported, {"net": proof()}, tmp_path / "out", toolkit)
         open_in(PlanRequest("fp16", (1,)), weights, "tensorrt", 1, proof())[0].close()
-        ready = open_cached(weights, toolkit)
+        ready = open_tensorrt(weights, None, None, toolkit)
         assert (ready.precision, ready.preferred_batch) == (exported.precision, exported.batches[-1])
         ready.close()
 

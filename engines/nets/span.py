@@ -8,8 +8,6 @@ meet the paper's three parameter counts to 0.6 %.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
@@ -53,14 +51,6 @@ def spatial_softmax(logits: Tensor) -> Tensor:
     return logits.flatten(2).softmax(2).view_as(logits)
 
 
-class Attended(NamedTuple):
-    """What a SCPA stage gives: logits (F, N + 15, h, w), mask in (0, 1) and next input (F, w, h, w)."""
-
-    logits: Tensor
-    mask: Tensor
-    features: Tensor
-
-
 class SCPA(nn.Module):
     """An hourglass whose own landmark and boundary maps say where the next stage should look (Eqs. 9 and 10)."""
 
@@ -71,11 +61,11 @@ class SCPA(nn.Module):
         self.rb1 = nn.Sequential(_top(width), nn.Conv2d(width, maps, 1))
         self.rb2 = nn.Sequential(Residual(maps, width), Residual(width, width)) if attention else None
 
-    def forward(self, p: Tensor) -> Attended:
+    def forward(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Next input (F, w, h, w) and logits (F, N + 15, h, w)."""
         q = self.hourglass(p)[0]
         logits = self.rb1(q)
-        mask = torch.zeros_like(q) if self.rb2 is None else torch.sigmoid(self.rb2(logits))
-        return Attended(logits, mask, mask * q + q)
+        return q if self.rb2 is None else torch.sigmoid(self.rb2(logits)) * q + q, logits
 
 
 class SPAN(nn.Module):
@@ -119,9 +109,8 @@ class SPAN(nn.Module):
         x = self.stem(x)  # w x s/4 x s/4
         logits: list[Tensor] = []
         for stage in self.stages:
-            attended = stage(x)
-            x = attended.features
-            logits.append(attended.logits)  # N + 15 x s/4 x s/4
+            x, maps = stage(x)
+            logits.append(maps)  # N + 15 x s/4 x s/4
         sums = self.hourglass(x)
         final = self.head(self.top(sums[0]))  # N + 15 + 2 B x s/2 x s/2
         n = self.landmarks

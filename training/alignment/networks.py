@@ -215,8 +215,7 @@ class FieldAlignment(Alignment):
     def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
         """See `Alignment`."""
         terms, place = span_loss.supervised_terms(answer, labels.xy, self.markup)
-        weights = span_loss.Weights()
-        return _pixels(place, span_loss.FINAL_STRIDE), {name: (getattr(weights, name), t) for name, t in terms.items()}
+        return _pixels(place, span_loss.FINAL_STRIDE), {name: (span_loss.WEIGHTS[name], t) for name, t in terms.items()}
 
     def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
         """See `Alignment`."""

@@ -7,7 +7,6 @@ coordinate term alone is a sum over landmarks, as printed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -33,21 +32,13 @@ STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearl
 CUT = 2.0  # sigmas; Eq. 3
 DECODE_REACH = 3  # 7 x 7 cells (section IV-A)
 
+WEIGHTS = {"final": 1.0, "stages": 4.0, "field": 16.0, "coordinate": 40.0}  # lambda_1, eta, lambda_2, gamma (IV-A)
+
 Lines = Sequence[Sequence[int]]
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """The paper's lambda_1, eta, lambda_2 and gamma (section IV-A)."""
-
-    final: float = 1.0
-    stages: float = 4.0
-    field: float = 16.0
-    coordinate: float = 40.0
-
-
 def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[dict[str, Tensor], Tensor]:
-    """The supervised terms of Eq. 19, unweighted, by the names of `Weights`; and where the answer points.
+    """The supervised terms of Eq. 19, unweighted, by the names of `WEIGHTS`; and where the answer points.
 
     Args:
         output: the answer of SPAN or its baseline in training mode; what it has not, as a field, has no term.

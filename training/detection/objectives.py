@@ -17,6 +17,7 @@ from ...engines import nets
 from ...engines.codec import DISC
 from ...engines.nets.bbfcn import BBFCN, cut_windows
 from ...tracker.codecs import mean_of_highest
+from ...tracker.errors import SourceError
 from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, written_on
@@ -49,6 +50,11 @@ def faceless(config: Config, data: Path) -> list[Sample]:
     return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
 
 
+def _demand(found: Sequence[object], what: str) -> None:
+    if not found:
+        raise SourceError(f"wanted {what}, got none; a tenth of all pictures, by their names, is only validated with")
+
+
 class Windows:
     """Random windows on faces and on everything else, with their disc maps."""
 
@@ -63,6 +69,10 @@ class Windows:
         pictures = faceless(config, data)
         self.backgrounds = [s.bgr() for s in pictures if not held_out(s)]
         self.held_backgrounds = [s.bgr() for s in pictures if held_out(s)]
+        for corpus, chips in zip(config.corpora, self.corpora, strict=True):
+            _demand(chips, f"faces in {corpus.path}")
+        _demand(self.held_faces, "faces to validate with")
+        _demand(self.backgrounds, "pictures without faces")
         self.patches = [
             np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8) for b in self.backgrounds[::5]
         ]
@@ -189,6 +199,7 @@ class BackboneDetection:
 
     def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.windows = config, Windows(config, data, hard)
+        _demand(self.windows.held_backgrounds, "pictures without faces to validate with")
         rng, size = np.random.default_rng(1), 48
         chips, others = self.windows.held_faces, self.windows.held_backgrounds * 5
         self._faces = np.stack([self.windows.on_face(c, size, rng, disturbed=False)[0] for c in chips])

@@ -9,7 +9,7 @@ while the face is at rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ class TrackedClip:
         measured: (R,) bool, False where a face is only carried on.
         xy: (R, 68, 2) landmarks.
         raw: (R, 68, 2) as measured, NaN where they were not.
-        frames: how many were read, T of a whole clip; None: it is not known.
+        frames: how many were read, T of a whole clip.
     """
 
     frame: Int64
@@ -43,7 +43,7 @@ class TrackedClip:
     measured: np.ndarray[Any, np.dtype[np.bool_]]
     xy: Float32
     raw: Float32
-    frames: int | None = None
+    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +95,8 @@ class Score:
     switches: int
     false_tracks: int
     false_rows: int
-    smoothed: Steadiness = field(default_factory=Steadiness)
-    raw: Steadiness = field(default_factory=Steadiness)
+    smoothed: Steadiness
+    raw: Steadiness
 
     @property
     def mean_nme(self) -> float | None:
@@ -123,7 +123,6 @@ def score(clip: Clip, tracked: TrackedClip) -> Score:
     plain, hidden = clip.visible >= PLAIN, clip.visible <= HIDDEN
     seen = rows != NOBODY
     strays = _strays(clip, tracked)
-    steadiness = [_steadiness(clip, tracked.xy, rows), _steadiness(clip, tracked.raw, rows)]
     return Score(
         name=clip.name,
         nme=[_errors(clip.truth[f], tracked.xy, np.where(plain[f], rows[f], NOBODY)) for f in faces],
@@ -135,8 +134,8 @@ def score(clip: Clip, tracked: TrackedClip) -> Score:
         switches=sum(_switches(tracked.track[rows[f][seen[f]]]) for f in faces),
         false_tracks=_false_tracks(tracked, strays),
         false_rows=int(strays.sum()),
-        smoothed=steadiness[0],
-        raw=steadiness[1],
+        smoothed=_steadiness(clip, tracked.xy, rows),
+        raw=_steadiness(clip, tracked.raw, rows),
     )
 
 
