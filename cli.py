@@ -186,7 +186,3 @@ def _prepare_process() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
     if isinstance(sys.stdout, io.TextIOWrapper):  # into a file, Windows writes an old code page, which lacks most names
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr
-
-
-if __name__ == "__main__":
-    sys.exit(main())

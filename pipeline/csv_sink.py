@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -279,16 +280,12 @@ class CsvSink:
 
     def _write_out(self) -> None:
         with self._out:
-            self._leave_out_interrupted()
+            end, _ = self._kept
+            if self._out.tell() > end:  # what an interruption left behind the last whole frame
+                self._out.truncate(end)
             self._out.flush()
             os.fsync(self._out.fileno())
             self.size_bytes = os.fstat(self._out.fileno()).st_size
-
-    def _leave_out_interrupted(self) -> None:
-        """Cut off what an interruption left behind the last whole frame."""
-        end, _ = self._kept
-        if self._out.tell() > end:
-            self._out.truncate(end)
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete; see `sinks.Sink.close`."""
@@ -319,25 +316,17 @@ def _whole_pictures(part: Path, columns: list[str]) -> tuple[list[str], int, Cou
     Nothing tells whether the very last one has all of its faces: it is left out.
     """
     names, kept = list[str](), (0, Counts())
-    read, faces, last = 0, 0, ["", "0"]
-
-    def lines() -> Iterator[str]:
-        nonlocal read
-        for line in file:
-            read += len(line)
-            yield line.decode()
-
+    faces, end, last = 0, 0, ["", "0"]
     with part.open("rb") as file, suppress(csv.Error, UnicodeDecodeError):
-        table = csv.reader(lines(), strict=True)
-        end = read if next(table, None) == columns else math.inf
-        for row in table:
-            if end == math.inf or len(row) != len(columns):
-                break
+        table = csv.reader(map(bytes.decode, file), strict=True)
+        if next(table, None) != columns:
+            return names, *kept
+        for row in takewhile(lambda row: len(row) == len(columns), table):
             if row[1] != last[1] and last[0]:
                 names.append(last[0])
-                kept = int(end), kept[1].plus(faces)
+                kept = end, kept[1].plus(faces)
             faces = int(row[2] != "") + (faces if row[1] == last[1] else 0)
-            end, last = read, row[:2]
+            end, last = file.tell(), row[:2]
     return names, *kept
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,13 +21,13 @@ from ..engines.fit import can_track, demand_files_fit
 from ..tracker.errors import FacetrackError
 from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
-from ..tracker.types import Float32, Frame
+from ..tracker.types import Frame
 from .check import Check
 from .doctor_gpu import examine_gpu
 from .machine import describe_machine, packages_of, version_of
-from .open import Choices, OpenEngines
-from .portrait import EYES, portrait
-from .window import LiveWindow
+
+if TYPE_CHECKING:
+    from .open import OpenEngines
 
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
@@ -51,12 +51,13 @@ def examine(open_engines: OpenEngines) -> Iterator[Check]:
     yield Check("machine", "ok", where)
     yield Check("facetrack", "ok", f"{__version__}, Python {platform.python_version()}")
     yield from _packages()
-    yield from _folders()
+    yield _compiled_code()
+    yield _own_models()
     yield _backend()
     yield from examine_gpu()
-    yield _video()
+    yield _guarded("video", _video)
     yield from _models()
-    yield _window()
+    yield _guarded("window", _window)
     yield _cameras()
     yield _guarded("smoother", _smoother)
     yield _guarded("whole program", lambda: _whole_program(open_engines))
@@ -66,7 +67,7 @@ def _guarded(subject: str, check: Callable[[], Check]) -> Check:
     """Run a check; an error of any kind makes it fail, with the error's message."""
     try:
         return check()
-    except FacetrackError as error:
+    except (FacetrackError, ImportError) as error:
         return Check(subject, "failed", str(error))
     except Exception as error:  # noqa: BLE001 - whatever is broken is to be reported
         return Check(subject, "failed", f"{type(error).__name__}: {error}", "report this as a bug")
@@ -134,11 +135,6 @@ def _fault_of_cv2() -> str:
     except Exception as error:  # noqa: BLE001 - files of several versions side by side may fail in any way
         return f"{type(error).__name__}: {error}"
     return "" if read is not None and np.array_equal(read, grey) else "cv2 gives back another picture"
-
-
-def _folders() -> Iterator[Check]:
-    yield _compiled_code()
-    yield _own_models()
 
 
 def _compiled_code() -> Check:
@@ -224,6 +220,8 @@ def _models() -> Iterator[Check]:
 
 
 def _window() -> Check:
+    from .window import LiveWindow
+
     try:
         LiveWindow("facetrack doctor").close(complete=True)
     except FacetrackError as error:
@@ -298,6 +296,9 @@ def _filterpy_filter(settings: SmootherSettings, points: int, size_px: float, dt
 
 def _whole_program(open_engines: OpenEngines) -> Check:
     """Find the one face of the packaged portrait, and its eyes."""
+    from .open import Choices
+    from .portrait import EYES, portrait
+
     choices = Choices()
     with open_engines(choices) as engines:
         frames = [Frame(i, i / 30, i / 30, portrait()) for i in range(3)]
@@ -308,10 +309,7 @@ def _whole_program(open_engines: OpenEngines) -> Check:
         return Check(
             "whole program", "failed", f"found {counts} faces in three frames of a portrait, wanted one in each"
         )
-    error_px = _eye_error(markup.subset("five5", results[-1].faces[0].smoothed))
+    eyes = markup.subset("five5", results[-1].faces[0].smoothed)[:2]
+    error_px = float(np.linalg.norm(eyes - EYES, axis=1).max())
     detail = f"finds the eyes of a portrait to {error_px:.1f} px ({backend})"
     return Check("whole program", "ok" if error_px <= EYE_ERROR_PX else "failed", detail)
-
-
-def _eye_error(five: Float32) -> float:
-    return float(np.linalg.norm(five[:2] - EYES, axis=1).max())

@@ -70,9 +70,6 @@ class LineWriter:
     that a pipe has no room for is not begun (Linux), so that none is cut where the program ends before it is read; one
     that is longer than all that it holds may be.
 
-    Attributes:
-        left_out: lines so far that nobody will read.
-
     Args:
         descriptor: of the pipe; stays open.
     """
@@ -87,10 +84,6 @@ class LineWriter:
         self._given = 0
         self._thread = threading.Thread(target=self._work, name="facetrack-lines", daemon=True)
         self._thread.start()
-
-    @property
-    def left_out(self) -> int:
-        return self._lines.dropped
 
     def put(self, line: str) -> None:
         """Hand a line over.

@@ -6,7 +6,7 @@ than its bytes at the measured rate of a large copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,7 +29,6 @@ from .machine import describe_machine, source_commit
 from .open import DETECTOR, Choices
 from .timing import measure, seconds_of
 
-BATCHES = (1, 4, 8)
 SCAN_SIZE = (224, 296)  # the largest level of a 640x480 picture, with its margin, for the smallest face of 34 pixels
 MATRIX, COPY_MB = 1024, 256
 MOST_REPEATS, LONGEST_S = 100, 1.0  # of each figure, whichever comes first
@@ -85,7 +84,7 @@ class Subject:
 
 def bench_networks(
     choices: Choices,
-    batches: Iterable[int] = BATCHES,
+    batches: Sequence[int],
     peaks: Callable[[int], Peaks] = cpu_peaks,
     precisions: Sequence[str | None] = (None,),
 ) -> dict[str, Any]:

@@ -99,7 +99,6 @@ class Engines:
     Attributes:
         detector, aligner: as `Pipeline` takes them.
         cards: of the networks in use, the aligner's first.
-        backend: what the networks run on, in words.
         picture_detector: for pictures that have nothing to do with each other.
         choices: that they were opened with.
         verifier: must also see a face where the aligner, if that is another network, finds a new one.
@@ -108,10 +107,14 @@ class Engines:
     detector: FaceDetector
     aligner: Aligner
     cards: tuple[ModelCard, ...]
-    backend: str
     picture_detector: FaceDetector
     choices: Choices
     verifier: Aligner | None = None
+
+    @property
+    def backend(self) -> str:
+        """What the networks run on, in words."""
+        return self.aligner.backend.description
 
     def track(self, source: Source) -> Generator[Result, None, None]:
         """Find and follow every face of one source, by the choices that the engines were opened with.
@@ -259,7 +262,6 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 detector=detector,
                 aligner=Aligner(align_card, net),
                 cards=(align_card, detect_card, verifier_card) if others else (align_card, detect_card),
-                backend=net.description,
                 picture_detector=detector.for_pictures(),
                 choices=choices,
                 verifier=Aligner(verifier_card, *others) if others else None,

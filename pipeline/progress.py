@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from types import TracebackType
@@ -63,15 +63,12 @@ def open_progress(tasks: int, stream: TextIO | None) -> Iterator[Reporter]:
     """Bars with the time left if the stream is a terminal, else lines; nothing if it is closed (None)."""
     if stream is None:
         yield NoProgress()
-    elif not stream.isatty():
-        lines = LineProgress(stream, tasks)
-        try:
-            yield lines
-        finally:
-            lines.close()
-    else:
+    elif stream.isatty():
         with BarProgress(tasks, stream) as bars:
             yield bars
+    else:
+        with closing(LineProgress(stream, tasks)) as lines:
+            yield lines
 
 
 class NoProgress:

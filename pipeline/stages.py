@@ -15,9 +15,9 @@ from ..tracker.errors import ConfigError
 from ..tracker.geometry import longer_side
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings
-from ..tracker.track import TrackSettings
+from ..tracker.track import Track, TrackSettings
 from ..tracker.tracks import SURE, TrackBook
-from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, State, UInt8
+from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, UInt8
 from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
 from .search import FaceDetector, Search, Standstill
@@ -59,28 +59,19 @@ class PipelineSettings:
             raise ConfigError(f"smooth: wanted one of {', '.join(get_args(OnTheWay))}, got {self.smooth!r}")
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A track as the align stage leaves it: a snapshot, for the track itself goes on changing."""
-
-    number: int
-    state: State
-    landmarks: Landmarks
-
-    @property
-    def measured(self) -> bool:
-        """Whether the landmarks are of this very frame."""
-        return self.state is not State.COASTING
-
-
 @dataclass(slots=True)
 class Job:
-    """One frame on its way through the stages; `ahead` are those that come next, where the align stage wants them."""
+    """One frame on its way through the stages.
+
+    Attributes:
+        ahead: the frames that come next, where the align stage wants them.
+        seen: copies of the tracks as the align stage leaves them, for the tracks themselves go on changing.
+    """
 
     frame: Frame
     ahead: Sequence[Frame] = ()
     proposals: Proposals | None = None
-    seen: tuple[Seen, ...] = ()
+    seen: tuple[Track, ...] = ()
     faces: tuple[Face, ...] = ()
     spans_s: dict[str, float] = field(default_factory=dict)
 
@@ -137,7 +128,7 @@ class AlignStage:
                 book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
         if book.live:
             self._standstill.is_over()
-        job.seen = tuple(Seen(t.number, t.state, t.landmarks) for t in book.live)
+        job.seen = tuple(map(replace, book.live))
 
     def _looked_for(self, bgr: UInt8) -> Proposals | None:
         """What a search finds, if the frame wants one although it is not `detect_every`'s turn."""
@@ -228,12 +219,12 @@ class SmoothStage:
             del self._smoothers[number]
         job.faces = tuple(self._face(job.frame.time_s, seen) for seen in job.seen)
 
-    def _face(self, time_s: float, seen: Seen) -> Face:
+    def _face(self, time_s: float, seen: Track) -> Face:
         xy, speed = self._smooth(time_s, seen)
         measured = seen.landmarks if seen.measured else None
         return Face(seen.number, seen.state, face_box(xy), measured, xy, speed, seen.landmarks.confidence)
 
-    def _smooth(self, time_s: float, seen: Seen) -> tuple[Float32, Float32]:
+    def _smooth(self, time_s: float, seen: Track) -> tuple[Float32, Float32]:
         raw = seen.landmarks
         if self.settings.smooth == "none":
             return raw.xy, np.zeros_like(raw.xy)

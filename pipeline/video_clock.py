@@ -78,10 +78,6 @@ class Pace:
         return self._began_s + time_s
 
 
-def _no_picture(ahead: int) -> None:
-    del ahead
-
-
 class MediaClock:
     """Seconds since a stream's start from its presentation time stamps, always rising (see VideoSource).
 
@@ -128,7 +124,7 @@ class MediaClock:
         """The stream's own time stamp, in seconds, of the time 0; None where it has none. Right from `time_of` on."""
         return None if self._start is None else self._start * self._numerator / self._denominator
 
-    def time_of(self, picture: VideoFrame, following: Callable[[int], VideoFrame | None] = _no_picture) -> float:
+    def time_of(self, picture: VideoFrame, following: Callable[[int], VideoFrame | None]) -> float:
         """Give the time of the next picture in seconds; one call per picture, in order.
 
         Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import threading
@@ -26,6 +25,8 @@ from av.video.stream import VideoStream
 from ..tracker.errors import SourceError
 from ..tracker.types import UInt8
 from .draw import fitted
+from .machine import usable_cores
+from .pipe import Pipe
 
 DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
 PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take the networks' time
@@ -53,17 +54,20 @@ class Reader:
         label: the source's name in messages.
         live: prefer little delay to speed.
         cut: the file is known to break off, so that a half packet at its end is to be left out.
+        pipe: that the container is read from; will be closed, too.
     Raises:
-        SourceError: there is no video in it that can be decoded, or none that the GPU decodes which it was opened with.
-        av.FFmpegError: reading failed at the first picture.
+        SourceError: there is no video in it that can be decoded, or none that the GPU decodes which it was opened with;
+            or reading failed at the first picture.
     """
 
-    def __init__(self, container: InputContainer, label: str, *, live: bool = False, cut: bool = False) -> None:
+    def __init__(
+        self, container: InputContainer, label: str, *, live: bool = False, cut: bool = False, pipe: Pipe | None = None
+    ) -> None:
         self.damaged = self.damaged_in_a_row = 0
         self.reason = ""
         self.read_to = 0
         self._container = container
-        self._cut = cut
+        self._cut, self._pipe = cut, pipe
         self._lock = threading.Lock()
         self._closed = False
         self._ahead: list[VideoFrame] = []  # pictures that were peeked at
@@ -80,7 +84,7 @@ class Reader:
             container.close()
             if self.damaged_in_a_row and self.stream.codec_context.is_hwaccel:
                 raise not_on_gpu(label, why(error)) from error
-            raise
+            raise SourceError(f"{label}: no frame can be read: {why(error)}") from error
         except BaseException:
             container.close()
             raise
@@ -123,6 +127,8 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file or device; waits for a read that is under way in another thread."""
+        if self._pipe is not None:
+            self._pipe.stop()  # or that read would wait for its next bytes
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -130,6 +136,8 @@ class Reader:
                 self._ahead.clear()
                 self._pictures.close()
                 self._container.close()
+                if self._pipe is not None:
+                    self._pipe.close()
 
     def _decode(self) -> Generator[VideoFrame, None, None]:
         for packet in self._packets():
@@ -245,7 +253,7 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
 
 
 def first_picture(reader: Reader, label: str, size: tuple[int, int] | None = None) -> tuple[ToBgr, UInt8]:
-    """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR.
+    """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR; without one the reader is closed.
 
     Args:
         reader, label: of the stream.
@@ -253,14 +261,18 @@ def first_picture(reader: Reader, label: str, size: tuple[int, int] | None = Non
     Raises:
         SourceError: there is no picture, or it cannot be converted.
     """
-    if reader.first is None:
+    first = reader.first
+    if first is None:
+        reader.close()
         raise SourceError(f"{label}: no frame can be decoded: {reader.reason or 'its video stream is empty'}")
     try:
-        convert = ToBgr(reader.first, pixel_aspect(reader.stream), size)
-        return convert, convert(reader.first)
+        convert = ToBgr(first, pixel_aspect(reader.stream), size)
+        return convert, convert(first)
     except av.FFmpegError as error:
-        form = reader.first.format.name
-        raise SourceError(f"{label}: cannot convert pictures of the format {form}: {why(error)}") from error
+        reader.close()
+        raise SourceError(
+            f"{label}: cannot convert pictures of the format {first.format.name}: {why(error)}"
+        ) from error
 
 
 def _decode_threads(stream: VideoStream) -> int:
@@ -268,7 +280,7 @@ def _decode_threads(stream: VideoStream) -> int:
     if stream.codec_context.is_hwaccel:
         return 1
     wanted = 1 + stream.codec_context.width * stream.codec_context.height // PIXELS_A_THREAD
-    return min(wanted, DECODE_THREADS, os.cpu_count() or 1)
+    return min(wanted, DECODE_THREADS, usable_cores())
 
 
 def _video_stream(container: InputContainer, label: str) -> VideoStream:

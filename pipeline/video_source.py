@@ -127,17 +127,10 @@ class VideoSource:
         self.name, self.kind, self.live = name, kind, realtime
         self._faults = _Faults(live=realtime)
         self.failed = self._faults.listed
-        self._label, self._shortage, self._pipe = label, shortage, pipe
+        self._label, self._shortage = label, shortage
         self._stopped = threading.Event()
-        try:
-            self._reader = Reader(container, label, live=realtime and pipe is not None, cut=bool(shortage))
-        except av.FFmpegError as error:
-            raise SourceError(f"{label}: no frame can be read: {why(error)}") from error
-        try:
-            self._to_bgr, first_bgr = first_picture(self._reader, label)
-        except SourceError:
-            self._reader.close()
-            raise
+        self._reader = Reader(container, label, live=realtime and pipe is not None, cut=bool(shortage), pipe=pipe)
+        self._to_bgr, first_bgr = first_picture(self._reader, label)
         self.size: tuple[int, int] | None = first_bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
@@ -170,11 +163,7 @@ class VideoSource:
         """Stop the iteration, in whichever thread it runs, and let go of the file."""
         self._stopped.set()
         self._frames.close()
-        if self._pipe is not None:
-            self._pipe.stop()  # or the reader would wait for its next bytes
         self._reader.close()
-        if self._pipe is not None:
-            self._pipe.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
@@ -325,23 +314,12 @@ class LiveSource:
         """
         self._stopped.set()
         self._frames.close()
-        if self._pipe is not None:
-            self._pipe.stop()  # or the reader would wait for its next bytes
         self._reader.close()
-        if self._pipe is not None:
-            self._pipe.close()
 
     def _connect(self, container: InputContainer) -> None:
         """Take the first picture of a newly opened container; what is damaged before it began before we came."""
-        try:
-            reader = Reader(container, self._label, live=True)
-        except av.FFmpegError as error:
-            raise SourceError(f"{self._label}: no frame came: {why(error)}") from error
-        try:
-            self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
-        except SourceError:
-            reader.close()
-            raise
+        reader = Reader(container, self._label, live=True, pipe=self._pipe)
+        self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
         self._reader, self._picture, self._damaged = reader, reader.first, reader.damaged
 
     def _begin_clock(self, time_s: float) -> None:

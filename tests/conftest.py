@@ -21,11 +21,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def as_talkative_as_before() -> Iterator[None]:
-    """A command that was told -v or -q leaves the log's level for the tests after it as it found it."""
+    """A command leaves the level and the handlers of the log for the tests after it as it found them."""
     log = logging.getLogger("facetrack")
-    level = log.level
+    level, handlers = log.level, log.handlers
     yield
     log.setLevel(level)
+    log.handlers = handlers
 
 
 @pytest.fixture

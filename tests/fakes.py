@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 import pytest
 
-from facetrack.tracker.errors import SourceError
 from facetrack.tracker.geometry import bounding_box
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.types import Face, Float32, Float64, Frame, Landmarks, Result, State, UInt8
@@ -128,8 +127,6 @@ class PaintedSource:
         shape: (height, width).
         faces: what is painted.
         rate: frames per second.
-        fail_at: the frame that cannot be read; SourceError is raised in its place.
-        closed: whether `close` was called.
         The rest as in `Source`.
     """
 
@@ -137,12 +134,10 @@ class PaintedSource:
     shape: tuple[int, int] = (240, 320)
     faces: Sequence[PaintedFace] = (PaintedFace(),)
     rate: Fraction | None = Fraction(30)
-    fail_at: int | None = None
     live: bool = False
     name: str = "painted"
     kind: Any = "video"
     failed: list[tuple[str, str]] = field(default_factory=list)
-    closed: bool = False
     start_s: float | None = None
 
     @property
@@ -172,8 +167,6 @@ class PaintedSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for index in range(self.count):
-            if index == self.fail_at:
-                raise SourceError(f"{self.name}: breaks off after frame {index} ({self.time_of(index):.3f} s)")
             yield Frame(index, self.time_of(index), time.perf_counter(), self.picture(index))
 
     def __enter__(self) -> Self:
@@ -185,7 +178,7 @@ class PaintedSource:
         self.close()
 
     def close(self) -> None:
-        self.closed = True
+        """Nothing is open."""
 
 
 def quadrants(height: int = 64, width: int = 96) -> UInt8:
@@ -268,6 +261,17 @@ def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: V
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def damage(path: Path, *numbers: int, part: slice = slice(None), byte: bytes = b"\0") -> None:
+    """Write one byte over the packets of a video with these numbers, or over a part of each, in percent."""
+    with av.open(path) as container:
+        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for place, size in (packets[number] for number in numbers):
+        begin, end, _ = part.indices(100)
+        data[place + size * begin // 100 : place + size * end // 100] = byte * (size * end // 100 - size * begin // 100)
+    path.write_bytes(data)
 
 
 def two_in_one(path: Path, first: tuple[int, int], then: tuple[int, int], source: PaintedSource) -> Path:

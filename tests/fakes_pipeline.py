@@ -147,8 +147,7 @@ class PaintedEngines:
         self.opened.append(choices)
         card = painted_card()
         try:
-            aligner, what = Aligner(card, self.backend), self.backend.description
-            yield Engines(self.detector, aligner, (card,), what, self.detector, choices)
+            yield Engines(self.detector, Aligner(card, self.backend), (card,), self.detector, choices)
         finally:
             self.backend.close()
 

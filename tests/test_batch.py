@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
@@ -10,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +25,7 @@ from fakes import (
     feeding,
     make_face,
     make_result,
+    read_csv,
     serving,
     two_in_one,
     write_video,
@@ -93,11 +93,6 @@ def track(
         return track_all(tasks, outputs, opened, notes or Notes())
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def points(row: dict[str, str]) -> np.ndarray[Any, Any]:
     return np.array([[float(row[f"x_{i}"]), float(row[f"y_{i}"])] for i in range(68)])
 
@@ -129,7 +124,7 @@ def cut_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_frame_of_a_video_has_its_face_where_it_was_painted(video: Path, tmp_path: Path) -> None:
     assert track([video], Outputs(tmp_path), choices=Choices(smooth="none")) == []
-    table = rows(tmp_path / "moving.csv")
+    table = read_csv(tmp_path / "moving.csv")
     assert [row["frame"] for row in table] == [str(1 + i) for i in range(MOVING.count)]
     assert {row["face_id"] for row in table} == {"0"}
     for index, row in enumerate(table):
@@ -164,7 +159,7 @@ def test_the_sidecar_relates_the_table_to_its_recording(tmp_path: Path) -> None:
     for name in ("one", "two"):
         assert track([path], Outputs(tmp_path / name)) == []
     content, again = (sidecar(tmp_path / name / "late.json") for name in ("one", "two"))
-    assert rows(tmp_path / "one/late.csv")[0]["timestamp"] == "0.000000"
+    assert read_csv(tmp_path / "one/late.csv")[0]["timestamp"] == "0.000000"
     assert content["start_s"] == pytest.approx(0.852, abs=1e-6)
     assert (content["size"], content["rate"]) == ([320, 240], 25.0)
     assert [content[key] for key in ("start_s", "size", "rate")] == [again[key] for key in ("start_s", "size", "rate")]
@@ -229,7 +224,7 @@ def test_a_video_that_is_turned_in_the_middle_is_tracked_to_its_end_whatever_is_
     outputs = Outputs(tmp_path / "out", video=True, columns=columns)
     assert track([recording], outputs, choices=Choices(smooth=smooth)) == []
     assert "turned.ts: flawed in 1 place, at first frame 7 (0.200 s): its size changes to 240x320" in caplog.text
-    assert len({row["frame"] for row in rows(tmp_path / "out/turned.csv")}) == 12
+    assert len({row["frame"] for row in read_csv(tmp_path / "out/turned.csv")}) == 12
     with open_source(tmp_path / "out/turned.mp4") as source:
         assert len(list(source)) == 12
 
@@ -241,7 +236,7 @@ def test_pictures_have_an_input_column_and_nothing_to_do_with_each_other(tmp_pat
     source = PaintedSource(count=3, faces=(PaintedFace(velocity=(600.0, 0.0)),))
     paint_pictures(tmp_path / "shots", source, ["c.png", "a.png", "b.png"])
     assert track([tmp_path / "shots"], Outputs(tmp_path / "out")) == []
-    table = rows(tmp_path / "out/shots.csv")
+    table = read_csv(tmp_path / "out/shots.csv")
     assert [(row["input"], row["face_id"], row["state"]) for row in table] == [
         ("a.png", "0", "new"),
         ("b.png", "0", "new"),
@@ -276,7 +271,7 @@ def test_a_frame_of_a_folder_that_cannot_be_read_is_named_and_its_number_left_ou
     (folder / "2.png").write_text("no picture", encoding="utf-8")
     (failure,) = track([folder], Outputs(tmp_path / "out"), frame_rate=10)
     assert failure.what.endswith("frames: 2.png")
-    table = rows(tmp_path / "out/frames.csv")
+    table = read_csv(tmp_path / "out/frames.csv")
     assert [(row["frame"], row["timestamp"], row["face_id"]) for row in table] == [
         ("1", "0.000000", "0"),
         ("3", "0.200000", "0"),
@@ -308,7 +303,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path
     (folder / "2.png").write_text("no picture", encoding="utf-8")
     (failure,) = track([folder], Outputs(tmp_path / "out"))
     assert failure.what.endswith("shots: 2.png")
-    assert len(rows(tmp_path / "out/shots.csv")) == 2
+    assert len(read_csv(tmp_path / "out/shots.csv")) == 2
     assert sidecar(tmp_path / "out/shots.json")["counts"]["failed"] == 1
 
 
@@ -340,7 +335,7 @@ def test_a_picture_whose_name_is_no_text_is_tracked_too(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     (folder / "1.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
     assert track([folder], Outputs(tmp_path / "out")) == []
-    assert [row["input"] for row in rows(tmp_path / "out/shots.csv")] == ["\ufffd.png"]
+    assert [row["input"] for row in read_csv(tmp_path / "out/shots.csv")] == ["\ufffd.png"]
 
 
 # what goes wrong
@@ -371,7 +366,7 @@ def test_of_a_video_that_was_cut_off_the_rows_up_to_the_break_are_kept(cut_video
     out = tmp_path / "out"
     (failure,) = track([cut_video], Outputs(out))
     content = sidecar(out / "cut.json")
-    table = rows(out / "cut.csv")
+    table = read_csv(out / "cut.csv")
     assert "breaks off after frame" in failure.reason
     assert content["complete"] is False
     assert content["error"] == failure.reason
@@ -384,7 +379,7 @@ def test_a_failing_engine_leaves_the_complete_rows_before_it_as_a_part(video: Pa
     assert "MemoryError: no room" in failure.reason
     assert "in stage align at frame" in failure.reason
     assert [file.name for file in tmp_path.iterdir()] == ["moving.csv.part"]
-    table = rows(tmp_path / "moving.csv.part")
+    table = read_csv(tmp_path / "moving.csv.part")
     assert table
     assert None not in table[-1].values()
 
@@ -596,47 +591,62 @@ def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
     assert notes.lines == ["moving: finished before"]
 
 
+UNREADABLE = "clip.json cannot be read"
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("edit", "reason"),
     [
-        ("settings", "done again: settings differ: detect_every, raw"),
-        ("older", "done again: settings differ: smooth"),
-        ("input", "input differs"),
-        ("file", "models differ"),
-        ("no libraries", "libraries differ"),
-        ("sidecar", "cannot be read"),
-        ("no sidecar", "there is no moving.json"),
+        (lambda told: told["settings"].pop("smooth"), "settings differ: smooth"),  # as of an earlier version
+        (lambda told: told["settings"].update(sharpen=True), "settings differ: sharpen"),  # or of a later one
+        (lambda told: told["models"][0]["sha256"].update(net="1" * 64), "models differ"),
+        (lambda told: told.pop("libraries"), "libraries differ"),
+        (lambda told: told.pop("table_bytes"), UNREADABLE),
+        (lambda told: told.pop("failed"), UNREADABLE),
+        (lambda told: told.update(failed=1), UNREADABLE),
+        (lambda told: told.update(failed=["1.png"]), UNREADABLE),
+        (lambda told: told.update(failed=[{"place": "1.png"}]), UNREADABLE),
+        (lambda told: told.update(failed=[{"place": "1.png", "reason": None}]), UNREADABLE),
     ],
 )
-def test_resume_does_again_what_would_come_out_otherwise_and_says_why(
-    change: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_resume_does_again_what_its_sidecar_does_not_vouch_for_and_says_why(
+    edit: Callable[[dict[str, Any]], object], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    recording, out, notes = paint_video(tmp_path / "moving.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out))
-    if change == "input":
-        os.utime(recording, (1, 1))
-    elif change == "file":
-        content = sidecar(out / "moving.json")
-        content["models"][0]["sha256"]["net"] = "1" * 64
-        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
-    elif change == "no libraries":
-        content = sidecar(out / "moving.json")
-        del content["libraries"]
-        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
-    elif change == "sidecar":
-        (out / "moving.json").write_text("{", encoding="utf-8")
-    elif change == "no sidecar":
-        (out / "moving.json").unlink()
-    elif change == "older":
-        content = sidecar(out / "moving.json")
-        del content["settings"]["smooth"]
-        (out / "moving.json").write_text(json.dumps(content), encoding="utf-8")
-    raw, choices = change == "settings", Choices(detect_every=3 if change == "settings" else Choices().detect_every)
-    outputs = Outputs(out, columns=TableOptions(raw=raw), existing="resume")
-    assert track([recording], outputs, choices=choices, notes=notes) == []
-    assert notes.advances == 5
-    assert reason in caplog.text
-    assert sidecar(out / "moving.json")["complete"] is True
+    content = sidecar(out / "clip.json")
+    edit(content)
+    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
+    assert not finished([recording], out)
+    assert f"done again: {reason}" in caplog.text
+    assert sidecar(out / "clip.json")["complete"] is True
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 500_000, None])
+def test_resume_does_again_what_has_no_sidecar_or_none_that_can_be_read(
+    text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    if text is None:
+        (out / "clip.json").unlink()
+    else:
+        (out / "clip.json").write_text(text, encoding="utf-8")
+    assert not finished([recording], out)
+    assert f"done again: {'there is no clip.json' if text is None else UNREADABLE}" in caplog.text
+
+
+def test_resume_does_again_what_other_choices_or_another_input_would_make(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    outputs = Outputs(out, columns=RAW, existing="resume")
+    assert track([recording], outputs, choices=Choices(detect_every=3)) == []
+    os.utime(recording, (1, 1))
+    assert track([recording], outputs, choices=Choices(detect_every=3)) == []
+    told = [message.partition("done again: ")[2] for message in caplog.messages]
+    assert told == ["settings differ: detect_every, raw", "input differs"]
 
 
 @pytest.mark.parametrize(
@@ -686,7 +696,7 @@ def test_resume_does_again_a_folder_in_which_a_picture_has_another_name(tmp_path
     track([folder], Outputs(tmp_path / "out"))
     (folder / "1.png").rename(folder / "9.png")
     track([folder], Outputs(tmp_path / "out", existing="resume"))
-    assert [row["input"] for row in rows(tmp_path / "out/shots.csv")] == ["2.png", "9.png"]
+    assert [row["input"] for row in read_csv(tmp_path / "out/shots.csv")] == ["2.png", "9.png"]
 
 
 def test_resume_does_again_what_is_opened_in_another_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -725,7 +735,7 @@ def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_p
     del content["path"]  # as it was written before: done again
     (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
     assert track([second], Outputs(out, existing="resume")) == []
-    assert len(rows(out / "clip.csv")) == 6
+    assert len(read_csv(out / "clip.csv")) == 6
 
 
 OPENFACE_HEADER = b"frame,face_id,timestamp,confidence,success,gaze_0_x"
@@ -914,7 +924,7 @@ def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> N
         assert finished([first], out)
         (failure,) = track([second], Outputs(out, existing="resume"))
     assert failure.reason.endswith(f"clip.csv: is the table of {first}; choose another --out or --keep-folders")
-    assert len(rows(out / "clip.csv")) == 5
+    assert len(read_csv(out / "clip.csv")) == 5
 
 
 def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -> None:
@@ -967,11 +977,11 @@ def test_a_pipe_is_never_taken_for_what_came_through_it_before(tmp_path: Path) -
         assert track([pipe], Outputs(out, existing="resume")) == []
     (failure,) = track([pipe], Outputs(out, existing="resume"))  # which nobody has to write into
     assert "of a pipe nobody can tell whether it is the same as before" in failure.reason
-    assert len(rows(out / "pipe.csv")) == 6
+    assert len(read_csv(out / "pipe.csv")) == 6
     pipe.unlink()
     with feeding(pipe, two):
         assert track([pipe], Outputs(out, existing="overwrite")) == []
-    assert len(rows(out / "pipe.csv")) == 7
+    assert len(read_csv(out / "pipe.csv")) == 7
 
 
 SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"
@@ -1138,52 +1148,6 @@ def test_a_video_that_no_table_claims_stays(whose: str, tmp_path: Path) -> None:
     assert (out / "clip.mp4").exists()
 
 
-def test_resume_does_again_what_has_a_sidecar_without_the_size_of_its_table(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
-    track([recording], Outputs(out))
-    content = sidecar(out / "clip.json")
-    assert content.pop("table_bytes") == (out / "clip.csv").stat().st_size
-    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
-    assert not finished([recording], out)
-    assert "done again: clip.json cannot be read" in caplog.text
-
-
-def test_resume_names_a_setting_that_only_the_earlier_run_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """As of a version that could do something else."""
-    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
-    track([recording], Outputs(out))
-    content = sidecar(out / "clip.json")
-    content["settings"]["sharpen"] = True
-    (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
-    assert not finished([recording], out)
-    assert "done again: settings differ: sharpen" in caplog.text.splitlines()[-1]
-
-
-@pytest.mark.parametrize("failed", [None, 1, ["1.png"], [{"place": "1.png"}], [{"place": "1.png", "reason": None}]])
-def test_resume_does_again_what_has_a_sidecar_without_its_failures(
-    failed: object, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
-    track([recording], Outputs(out))
-    content = sidecar(out / "clip.json")
-    del content["failed"]
-    (out / "clip.json").write_text(json.dumps(content | ({} if failed is None else {"failed": failed})))
-    assert not finished([recording], out)
-    assert "done again: clip.json cannot be read" in caplog.text
-
-
-def test_resume_does_again_what_has_an_endlessly_nested_sidecar(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
-    track([recording], Outputs(out))
-    (out / "clip.json").write_text("[" * 500_000, encoding="utf-8")
-    assert not finished([recording], out)
-    assert "done again: clip.json cannot be read" in caplog.text
-
-
 @pytest.mark.parametrize("name", ["clip.json", "clip.json.part"])
 def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(name: str, tmp_path: Path) -> None:
     recording, out, notes = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
@@ -1339,7 +1303,7 @@ def test_smoothing_in_hindsight_writes_every_frame_in_order_and_the_same_bytes(
 ) -> None:
     for name in ("one", "two"):
         assert track([video], Outputs(tmp_path / name, video=video_too), choices=Choices(smooth="rts")) == []
-    table = rows(tmp_path / "one/moving.csv")
+    table = read_csv(tmp_path / "one/moving.csv")
     assert [row["frame"] for row in table] == [str(1 + i) for i in range(MOVING.count)]
     for index, row in enumerate(table):
         assert np.abs(points(row) - MOVING.truth(index)[0]).max() < NEAR_PX
@@ -1355,5 +1319,5 @@ def test_a_recording_that_breaks_off_keeps_the_rows_that_waited(
     for smooth in ("none", "rts"):
         failures = track([cut_video], Outputs(tmp_path / smooth, video=video_too), choices=Choices(smooth=smooth))
         assert len(failures) == 1
-        kept[smooth] = [row["frame"] for row in rows(tmp_path / smooth / "cut.csv")]
+        kept[smooth] = [row["frame"] for row in read_csv(tmp_path / smooth / "cut.csv")]
     assert kept["rts"] == kept["none"]

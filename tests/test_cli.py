@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import errno
 import io
 import json
-import logging
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
-import av
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, damage, read_csv, write_video
 from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
 from fakes_stream import served_once
 from packaging.requirements import Requirement
@@ -57,17 +53,12 @@ nme_beach = 3.5
 
 
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """What the program sets in the environment and the log, or asks of the user's folders, stays in this test."""
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What the program sets in the environment, or asks of the user's folders, stays in this test."""
     for name in ("NUMBA_CACHE_DIR", "FACETRACK_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    log = logging.getLogger("facetrack")
-    level, handlers = log.level, log.handlers
-    yield
-    log.setLevel(level)
-    log.handlers = handlers
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +185,7 @@ def test_ctrl_c_exits_with_130_and_keeps_complete_rows(
     engines = PaintedEngines(PaintedBackend(failing={6: KeyboardInterrupt()}))
     assert run("batch", video, "--out", tmp_path, engines=engines) == 130
     assert only_line(capsys).endswith(f"clip.mp4: interrupted; the rows so far are in {tmp_path / 'clip.csv.part'}")
-    with (tmp_path / "clip.csv.part").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "clip.csv.part")
     assert rows
     assert None not in rows[-1].values()
 
@@ -220,11 +210,7 @@ def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
     path = write_video(
         tmp_path / "a.mov", (source.picture(i) for i in range(9)), VideoRecipe("png", "rgb24", options={})
     )
-    with av.open(path) as container:
-        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][4]
-    data = bytearray(path.read_bytes())
-    data[place : place + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, 4)
     for again in ((), ("--resume",)):
         assert run("batch", path, "--out", tmp_path / "out", *again) == 0
         assert "a.mov: flawed in 1 place, at first packet after frame" in capsys.readouterr().err
@@ -543,8 +529,7 @@ def test_a_signal_to_end_is_a_good_end_of_a_live_table(
         live.stdout.read()
         assert live.wait(60) == code
     sidecar = json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))
-    with (tmp_path / "live.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "live.csv")
     assert sidecar["complete"] is True
     assert 0 < len(rows) < 150
 
@@ -810,6 +795,8 @@ def test_a_recording_that_would_not_be_an_mp4_is_bad_usage(capsys: pytest.Captur
         (("--networks", "clip.mp4"), "leave the video out"),
         (("--networks", "--faces", "4"), "--faces and --frames are of the made video"),
         (("clip.mp4", "--frames", "20"), "--faces and --frames are of the made video"),
+        (("--batch", "2"), "give --networks, too"),
+        (("--precision", "fp16"), "give --networks, too"),
     ],
 )
 def test_what_a_bench_would_not_heed_is_bad_usage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,21 @@ def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypa
     check = check_of("opencv")
     assert (check.status, check.remedy[:13]) == ("failed", "pip uninstall")
     assert "ModuleNotFoundError" in check.detail
+
+
+@pytest.mark.parametrize(("module", "subject"), [("cv2", "opencv"), ("av", "video")])
+def test_a_library_that_cannot_be_loaded_is_told_and_all_else_is_looked_at(module: str, subject: str) -> None:
+    """From the start, as where libGL is missing; the program that opens engines is none here."""
+    program = f"""
+import sys
+sys.modules[{module!r}] = None
+from facetrack.pipeline.doctor import examine
+print(*(f"{{check.subject}}: {{check.status}}" for check in examine(None)), sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    told = done.stdout.splitlines()
+    assert f"{subject}: failed" in told
+    assert told[-1] == "whole program: failed"
 
 
 def test_a_broken_card_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,6 @@ def test_a_reader_that_stops_reading_keeps_nobody_waiting(pipe: list[int], caplo
     assert len(told) == 2
     assert "the oldest ones are left out" in told[0]
     assert told[1].endswith(f"of {2 * LINES} were not read and are left out")
-    assert 0 < writer.left_out < 2 * LINES
 
 
 def test_who_reads_gets_every_line(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
@@ -47,7 +46,7 @@ def test_who_reads_gets_every_line(pipe: list[int], caplog: pytest.LogCaptureFix
         writer.put(line)
     writer.finish()
     assert os.read(pipe[0], 99_999).decode() == "".join(wanted)
-    assert (writer.left_out, caplog.records) == (0, [])
+    assert caplog.records == []
 
 
 def draining(writer: LineWriter) -> threading.Thread:
@@ -71,7 +70,7 @@ def test_at_the_end_all_lines_wait_for_a_reader_that_pauses(
         left -= len(os.read(pipe[0], left))
     waiting.join()
     writer.finish()
-    assert (writer.left_out, caplog.records) == (0, [])
+    assert caplog.records == []
 
 
 def test_a_reader_that_ends_ends_the_wait_for_it(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:

@@ -10,7 +10,6 @@ from shutil import which
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from fakes_gpu import fake_toolkit
 from fakes_onnx import small_net
 
@@ -242,12 +241,3 @@ def test_a_precision_that_a_backend_has_not_is_said(bare: str) -> None:
     assert "facetrack calibrate int8" in measured["not_measured"]["onnx in int8"]
     with pytest.raises(BackendError, match="computes in fp32 alone"):
         bench_networks(Choices(backend="torch"), (1,), lambda _: Peaks(50.0, 10.0, "made up"), ("fp16",))
-
-
-@pytest.mark.parametrize("words", [("--batch", "2"), ("--precision", "fp16")])
-def test_batches_and_precisions_are_of_networks_alone(words: tuple[str, str]) -> None:
-    from facetrack.cli import _commands
-
-    done = CliRunner().invoke(_commands, ["bench", *words])
-    assert done.exit_code == 2
-    assert "give --networks, too" in done.output

@@ -149,18 +149,12 @@ def test_a_lost_face_is_reported_in_the_same_frame_and_asks_for_a_search() -> No
     assert states(book) == {0: "coasting"}
     assert not book.live[0].measured
     assert book.wants_detection
+    assert book.wants_whole  # it was the only one: faces are looked for everywhere
 
 
 def test_an_empty_book_asks_for_a_search() -> None:
     assert TrackBook().wants_detection
     assert TrackBook().wants_whole
-
-
-def test_where_the_only_face_is_lost_faces_are_looked_for_everywhere() -> None:
-    book = book_of(1)
-    book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
-    assert states(book) == {0: "coasting"}
-    assert book.wants_whole
 
 
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:

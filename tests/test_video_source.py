@@ -24,6 +24,7 @@ from fakes import (
     PaintedFace,
     PaintedSource,
     VideoRecipe,
+    damage,
     feeding,
     grey,
     jpeg_with_orientation,
@@ -559,12 +560,7 @@ def test_pixels_are_square(tmp_path: Path, aspect: Fraction, stored: tuple[int, 
 
 def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
-    with av.open(path) as container:
-        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray(path.read_bytes())
-    place, size = packets[4]
-    data[place or 0 : (place or 0) + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, 4)
     with open_source(path) as source:
         frames = list(source)
     assert len(frames) == 9
@@ -576,12 +572,7 @@ def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> N
 def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, realtime: bool) -> None:
     recipe = VideoRecipe("png", "rgb24", options={}, rate=Fraction(1000))
     path = write_video(tmp_path / "a.mov", noise(2 * NOTED + 21, 16, 16), recipe)
-    with av.open(path) as container:
-        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray(path.read_bytes())
-    for place, size in packets[1::2]:
-        data[place : place + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, *range(1, 2 * NOTED + 21, 2))
     with open_source(path, realtime=realtime) as source:
         assert len(list(source)) == NOTED + 11
     assert len(source.failed) == (NOTED + 1 if realtime else NOTED + 10)
@@ -590,11 +581,7 @@ def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, real
 
 def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(20), VideoRecipe(options={"crf": "20", "g": "5"}))
-    with av.open(path) as container:
-        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][12]
-    data = bytearray(path.read_bytes())
-    data[place + size // 3 : place + size // 2] = b"\x55" * (size // 2 - size // 3)
-    path.write_bytes(data)
+    damage(path, 12, part=slice(33, 50), byte=b"\x55")
     with open_source(path) as source:
         assert len(list(source)) == 20
     *damaged, (after, why) = source.failed
@@ -611,11 +598,7 @@ def test_pictures_that_build_on_a_lost_one_are_named_up_to_the_next_key_frame(
     """Where decoders run ahead, from one or two before it."""
     options = {"crf": "20", "g": str(keys), "bf": "0", "sc_threshold": "0", "refs": "1"}
     path = write_video(tmp_path / "a.mp4", noise(10), VideoRecipe(options=options))
-    with av.open(path) as container:
-        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][2]
-    data = bytearray(path.read_bytes())
-    data[place : place + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, 2)
     with open_source(path) as source:
         frames = list(source)
     assert len(frames) == 9
@@ -626,11 +609,7 @@ def test_pictures_that_build_on_a_lost_one_are_named_up_to_the_next_key_frame(
 
 def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
-    with av.open(path) as container:
-        place, size = [(p.pos, p.size) for p in container.demux(video=0) if p.size][-1]
-    data = bytearray(path.read_bytes())
-    data[place or 0 : (place or 0) + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, -1)
     with open_source(path) as source, pytest.raises(SourceError, match=r"breaks off after frame 9 \(0\.267 s\)"):
         list(source)
 
@@ -740,12 +719,7 @@ def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
 
 def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
-    with av.open(path) as container:
-        packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
-    data = bytearray(path.read_bytes())
-    for place, size in (packets[4], packets[7]):
-        data[place : place + size] = bytes(size)
-    path.write_bytes(data)
+    damage(path, 4, 7)
     with live(Plugs(clip, path)) as source, pytest.raises(SourceError):
         list(source)
     places = [place.partition(" (")[0] for place, _ in source.failed]

@@ -65,10 +65,9 @@ def fit_views(points: Float32) -> Fit:
     row = np.arange(len(z))
     turn = turn[row, best]
     centre = z.mean(1) - turn * views[best].mean(1)
-    extent = HALF_EXTENT[best] * np.abs(turn)[:, None]
-    cos, sin = np.cos(np.angle(turn)), np.sin(np.angle(turn))
     # the tight box of a rotated ellipse, which is closer to a face than a rotated rectangle
-    half = np.sqrt((extent[:, :1] * np.stack((cos, sin), 1)) ** 2 + (extent[:, 1:] * np.stack((sin, cos), 1)) ** 2)
+    (wide, high), x, y = HALF_EXTENT[best].T, turn.real, turn.imag
+    half = np.stack((np.hypot(wide * x, high * y), np.hypot(wide * y, high * x)), 1)
     middle = np.stack((centre.real, centre.imag), 1)
     return Fit(
         middle.astype(np.float32),
