@@ -45,7 +45,7 @@ from .threads import end_runs
 log = logging.getLogger(__name__)
 
 SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
-PROPOSED = 0.3  # chance of a face by the detector alone; the network for its landmarks must see one, too
+PROPOSED = 0.05  # chance of a face by the detector alone, which doubts those in patterned shade and behind fences
 OF_THE_ENGINES = ("model", "backend", "threads", "min_face")  # no pipeline can change them
 DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
 
