@@ -158,7 +158,7 @@ class ImageSource:
             log.warning("%s: has %d pages, of which only the first is looked at%s", name, pages, also)
 
 
-def open_folder(folder: Path, rate: Fraction | None = None) -> ImageSource:
+def open_folder(folder: Path, rate: Fraction | None) -> ImageSource:
     """The pictures of a folder, without those of its folders; warns of what else is there.
 
     Args:
@@ -210,7 +210,7 @@ def _without_pictures(folder: Path) -> str:
     return f'holds {count} and no picture; name {them}, e.g. "{escape(str(folder))}/*{videos[0].suffix}"'
 
 
-def open_glob(pattern: str, rate: Fraction | None = None) -> ImageSource:
+def open_glob(pattern: str, rate: Fraction | None) -> ImageSource:
     """The pictures that a pattern with wildcards matches.
 
     Args:

@@ -13,7 +13,7 @@ from .. import __version__
 
 DISTRIBUTION = "facetrack"
 PACKAGE = Path(__file__).parent.parent
-WORKERS = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime", "onnxruntime-gpu")
+COMPUTING = ("numpy", "numba", "av", "opencv-python-headless", "opencv-python", "onnxruntime", "onnxruntime-gpu")
 
 
 def version_of(package: str) -> str | None:
@@ -52,7 +52,7 @@ def source_commit(package: Path = PACKAGE) -> str:
 
 def describe_machine() -> dict[str, object]:
     """Describe this machine in JSON's types, for sidecars, benchmarks and bug reports."""
-    versions = {package: version_of(package) for package in WORKERS}
+    versions = {package: version_of(package) for package in COMPUTING}
     return {
         "processor": processor_name(),
         "cores": usable_cores(),

@@ -6,12 +6,11 @@ Source: Wright, "The Open Sound Control 1.0 Specification", 2002.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
-
-import numpy as np
 
 from ..tracker.errors import SinkError
 from ..tracker.intrinsics import Intrinsics
@@ -138,9 +137,9 @@ def _face_messages(face: Face, frame: Frame, intrinsics: Intrinsics | None) -> I
     pose = pose_of(face, frame.size, intrinsics)
     if pose is not None:
         yield _float_message(f"{face.track}/pose", [*pose.translation_mm.tolist(), *pose.rotation_rad.tolist()])
-    eyes = eye_aspect_ratio(face.smoothed)
-    if np.isfinite(eyes).all():
-        yield _float_message(f"{face.track}/eyes", eyes)
+    for name, opening in zip(("eye_left", "eye_right"), eye_aspect_ratio(face.smoothed), strict=True):
+        if math.isfinite(opening):
+            yield _float_message(f"{face.track}/{name}", [opening])
     yield _float_message(f"{face.track}/landmarks", face.smoothed.ravel().tolist())
 
 

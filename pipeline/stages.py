@@ -105,7 +105,7 @@ class AlignStage:
     """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
 
     def __init__(
-        self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None = None
+        self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None
     ) -> None:
         self.aligner, self._search, self._verifier = aligner, Search(detector), verifier
         self.book, self._foresight, self._standstill = TrackBook(settings.tracks), Foresight(aligner), Standstill()

@@ -202,7 +202,7 @@ class ToBgr:
         size: (height, width) of the arrays; None: as the first picture has it.
     """
 
-    def __init__(self, first: VideoFrame, aspect: Fraction, size: tuple[int, int] | None = None) -> None:
+    def __init__(self, first: VideoFrame, aspect: Fraction, size: tuple[int, int] | None) -> None:
         self._swscale = VideoReformatter()  # one for all frames: setting it up costs more than a frame
         self._transposed, self._flip = _orientation(first)
         self._wider, self._higher = max(aspect, Fraction(1)), max(1 / aspect, Fraction(1))

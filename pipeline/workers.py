@@ -60,7 +60,7 @@ class Work(Protocol[AnyJob, AnyAnswer]):
         """The answer for a job whose worker exited before it was done."""
 
 
-def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, workers: int = 1) -> list[Answer]:
+def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, workers: int) -> list[Answer]:
     """Do jobs in their order, several at a time; the answers are in the order of the jobs.
 
     Args:

@@ -320,6 +320,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, strict=True))
 
 
+def search_path() -> str:
+    """PYTHONPATH of a program that imports modules of the tests, and the same facetrack as they do."""
+    return os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     """Sends files, whole ones alone."""
 

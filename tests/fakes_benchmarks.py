@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
-from fakes import PaintedFace, PaintedSource, VideoRecipe, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, damage, write_video
 
 from facetrack.tracker import markup
 from facetrack.tracker.types import Float32, UInt8
@@ -112,8 +111,4 @@ def lose_a_packet(folder: Path, pictures: Iterable[UInt8]) -> None:
     lossless = VideoRecipe("png", "rgb24", options={})
     video = write_video(folder / "vid.mov", pictures, lossless).rename(folder / "vid.mp4")
     (folder / "vid.avi").unlink()
-    with av.open(video) as container:
-        place, size = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size][4]
-    data = bytearray(video.read_bytes())
-    data[place : place + size] = bytes(size)
-    video.write_bytes(data)
+    damage(video, 4)

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from fakes import PaintedFace, PaintedSource, VideoRecipe, damage, read_csv, write_video
+from fakes import PaintedFace, PaintedSource, VideoRecipe, damage, read_csv, search_path, write_video
 from fakes_pipeline import PaintedBackend, PaintedEngines, paint_pictures, paint_video
 from fakes_stream import served_once
 from packaging.requirements import Requirement
@@ -430,7 +430,7 @@ def test_a_reader_that_has_had_enough_is_a_good_end(
     slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", search_path())
     words = ("live", "--camera", str(slow_video), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], **pipes) as live:
@@ -519,7 +519,7 @@ def test_a_signal_to_end_is_a_good_end_of_a_live_table(
     name: str, code: int, slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", search_path())
     words = ("live", "--camera", str(slow_video), "--no-window", "--jsonl", "--csv", str(tmp_path / "live.csv"))
     with subprocess.Popen([sys.executable, "-c", PROGRAM, *words], stdout=subprocess.PIPE) as live:
         assert live.stdout is not None

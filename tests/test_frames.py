@@ -43,14 +43,15 @@ def names(folder: Path) -> list[str]:
 
 
 def take(folder: Path, out: Path, selection: Selection) -> list[str]:
-    return [str(taken) for taken in take_frames(list_footage(folder, selection.layout), out, selection)]
+    footage, left_out = list_footage(folder, selection.layout)
+    return [str(taken) for taken in (*left_out, *take_frames(footage, out, selection))]
 
 
 def test_what_macos_leaves_beside_videos_is_no_video(tmp_path: Path) -> None:
     for name in ("1.mp4", "._1.mp4", "a/2.mov", "a/._2.mov"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert [shot.name for shot in list_footage(tmp_path, "videos")] == ["1.mp4", "a/2.mov"]
+    assert [shot.name for shot in list_footage(tmp_path, "videos")[0]] == ["1.mp4", "a/2.mov"]
 
 
 def test_videos_in_linked_folders_are_taken_each_once(tmp_path: Path) -> None:
@@ -59,13 +60,13 @@ def test_videos_in_linked_folders_are_taken_each_once(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "linked").symlink_to(tmp_path / "disk")
     (tmp_path / "videos" / "again").symlink_to(tmp_path / "disk" / "a")
-    assert [shot.name for shot in list_footage(tmp_path / "videos", "videos")] == ["again/1.mp4"]
+    assert [shot.name for shot in list_footage(tmp_path / "videos", "videos")[0]] == ["again/1.mp4"]
 
 
 def test_a_folders_videos_are_those_that_a_batch_knows(tmp_path: Path) -> None:
     for suffix in VIDEO_SUFFIXES:
         (tmp_path / f"clip{suffix}").touch()
-    assert {Path(shot.name).suffix for shot in list_footage(tmp_path, "videos")} == VIDEO_SUFFIXES
+    assert {Path(shot.name).suffix for shot in list_footage(tmp_path, "videos")[0]} == VIDEO_SUFFIXES
 
 
 def test_every_nth_frame_of_the_training_videos_is_taken(benchmark: Path, tmp_path: Path) -> None:
@@ -124,7 +125,7 @@ def test_frames_whose_face_is_outside_the_picture_are_left_out() -> None:
 
 
 def test_excluded_frames_are_absent(benchmark: Path, tmp_path: Path) -> None:
-    footage = [Footage(shot.name, shot.video, frozenset({1, 7})) for shot in list_footage(benchmark, "300vw")]
+    footage = [Footage(shot.name, shot.video, frozenset({1, 7})) for shot in list_footage(benchmark, "300vw")[0]]
     list(take_frames(footage, tmp_path, Selection(every=3)))
     assert [path.name for path in sorted((tmp_path / "001").glob("*.jpg"))] == ["000004.jpg", "000010.jpg"]
 
@@ -136,7 +137,7 @@ def test_the_data_sets_own_list_of_bad_frames_is_heeded(tmp_path: Path) -> None:
     scipy_io.savemat(content, {"error": np.array([[6, 9]])})
     with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
         archive.writestr("extra/001.mat", content.getvalue())
-    (shot,) = list_footage(tmp_path, "300vw")
+    ((shot,), _) = list_footage(tmp_path, "300vw")
     assert shot.excluded == {6, 9}
 
 
@@ -188,6 +189,23 @@ def test_a_broken_video_is_named_and_the_others_are_taken(tmp_path: Path) -> Non
     assert "000006.pts: wanted 68 points, got 5" in second
     assert third == "003: 3 frames, 3 labelled"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003", "frames.json"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [("vid.avi", "001: wanted vid.avi or"), ("annot/*.pts", "001/annot: wanted files such as 000001.pts")],
+)
+def test_a_training_video_that_is_not_there_whole_is_named_and_the_others_are_taken(
+    tmp_path: Path, missing: str, told: str
+) -> None:
+    for number in ("001", "002"):
+        write_300vw_video(tmp_path / f"in/{number}", PaintedSource(COUNT), NOWHERE)
+    for file in (tmp_path / "in/001").glob(missing):
+        file.unlink()
+    first, second = take(tmp_path / "in", tmp_path / "out", Selection(every=5))
+    assert first.startswith("left out: ")
+    assert told in first
+    assert second == "002: 3 frames, 3 labelled"
 
 
 @pytest.mark.parametrize("cells", ["nan nan", "inf 3"])

@@ -56,7 +56,8 @@ def test_a_face_arrives_as_it_was_tracked(listener: socket.socket) -> None:
         "/facetrack/7/confidence",
         "/facetrack/7/success",
         "/facetrack/7/pose",
-        "/facetrack/7/eyes",
+        "/facetrack/7/eye_left",
+        "/facetrack/7/eye_right",
         "/facetrack/7/landmarks",
     ]
     assert bundle["/facetrack/frame"] == [5, 1.25, 160, 120]
@@ -66,7 +67,8 @@ def test_a_face_arrives_as_it_was_tracked(listener: socket.socket) -> None:
     pose = head_pose(face.smoothed, (120, 160))
     assert pose is not None
     assert bundle["/facetrack/7/pose"] == pytest.approx([*pose.translation_mm, *pose.rotation_rad], rel=1e-5)
-    assert bundle["/facetrack/7/eyes"] == pytest.approx(list(eye_aspect_ratio(face.smoothed)))
+    eyes = bundle["/facetrack/7/eye_left"] + bundle["/facetrack/7/eye_right"]
+    assert eyes == pytest.approx(list(eye_aspect_ratio(face.smoothed)))
     np.testing.assert_array_equal(np.reshape(bundle["/facetrack/7/landmarks"], (68, 2)), face.smoothed)
 
 
@@ -86,7 +88,7 @@ def test_each_face_has_a_bundle_that_names_all_of_them() -> None:
     assert not any(address.startswith("/facetrack/5/") for address in first)
 
 
-@pytest.mark.parametrize(("points", "faces"), [(68, 90), (98, 32)])
+@pytest.mark.parametrize(("points", "faces"), [(68, 85), (98, 32)])
 def test_a_datagram_travels_in_one_piece(points: int, faces: int) -> None:
     xy = np.random.default_rng(0).normal(100, 30, (points, 2)).astype(np.float32)
     sent = list(datagrams(make_result(*(make_face(xy, track=1_000_000 + i) for i in range(faces)))))
@@ -101,9 +103,19 @@ def test_a_bundle_is_for_now() -> None:
 
 def test_what_a_markup_does_not_tell_is_left_out() -> None:
     (datagram,) = datagrams(make_result(make_face(np.arange(10.0).reshape(5, 2))))
-    addresses = parsed(datagram).keys()
-    assert "/facetrack/0/landmarks" in addresses
-    assert not {"/facetrack/0/pose", "/facetrack/0/eyes"} & addresses
+    addresses = {address.rpartition("/")[2] for address in parsed(datagram)}
+    assert "landmarks" in addresses
+    assert not {"pose", "eye_left", "eye_right"} & addresses
+
+
+def test_of_an_eye_without_width_as_in_profile_nothing_is_said_and_of_the_other_all() -> None:
+    xy = make_face().smoothed.copy()
+    xy[36:42, 0] = xy[36, 0]  # ibug68's right eye
+    left, right = eye_aspect_ratio(xy)
+    assert np.isnan(right)
+    (bundle,) = map(parsed, datagrams(make_result(make_face(xy))))
+    assert bundle["/facetrack/0/eye_left"] == pytest.approx([left])
+    assert "/facetrack/0/eye_right" not in bundle
 
 
 def test_a_receiver_that_reads_nothing_holds_nothing_up(listener: socket.socket) -> None:

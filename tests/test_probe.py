@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -42,6 +44,7 @@ def photograph() -> np.ndarray:
 
 
 SHORT = [Scene("short", 5)]  # of nobody
+A = Scene("a", 5, (Way(((0, 320, 240, 150),)),))
 HEAD = Cutout(photograph(), FACE.astype(np.float32))
 
 
@@ -217,6 +220,66 @@ def test_what_a_killed_run_has_left_of_a_clip_gives_way_and_nothing_else_does(ph
     (tmp_path / "mine.part/thesis").unlink()
     list(make_probe(tmp_path, Recipe(photos), SHORT))
     assert [path.name for path in tmp_path.iterdir()] == ["short"]
+
+
+def test_after_an_interruption_only_the_clips_that_are_missing_are_made(photos: Path, tmp_path: Path) -> None:
+    probe, scenes = tmp_path / "probe", [A, replace(A, name="b")]
+    next(make_probe(probe, Recipe(photos), scenes))
+    (probe / "b.part/annot").mkdir(parents=True)
+    kept = (probe / "a/vid.avi").stat()
+    assert list(make_probe(probe, Recipe(photos), scenes, resume=True)) == [probe / "a", probe / "b"]
+    assert sorted(path.name for path in probe.iterdir()) == ["a", "b"]
+    assert (probe / "a/vid.avi").stat() == kept
+    list(make_probe(tmp_path / "whole", Recipe(photos), scenes))
+    for file in ("vid.avi", "probe.json", "annot/000005.pts"):
+        assert (probe / "b" / file).read_bytes() == (tmp_path / "whole/b" / file).read_bytes()
+
+
+ANOTHER = "a: is not the clip that would be made"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "scene", "message"),
+    [
+        ({"seed": 1}, {}, ANOTHER),
+        ({}, {"noise": 3.0}, ANOTHER),
+        ({"copies": 2}, {}, "is not empty, it holds a; "),
+        ({}, {"name": "b"}, "is not empty, it holds a; "),
+    ],
+)
+def test_going_on_stops_at_a_clip_of_other_arguments(
+    photos: Path, tmp_path: Path, recipe: dict[str, Any], scene: dict[str, Any], message: str
+) -> None:
+    list(make_probe(tmp_path, Recipe(photos), [A]))
+    with pytest.raises(SinkError, match=message):
+        list(make_probe(tmp_path, Recipe(photos, **recipe), [replace(A, **scene)], resume=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_going_on_stops_at_a_clip_of_other_photographs_and_at_one_that_says_not_of_which(
+    photos: Path, tmp_path: Path
+) -> None:
+    probe, others = tmp_path / "probe", shutil.copytree(photos, tmp_path / "others")
+    for picture in others.glob("*.png"):
+        cv2.imwrite(str(picture), 255 - photograph())
+    list(make_probe(probe, Recipe(photos), [A]))
+    with pytest.raises(SinkError, match=ANOTHER):
+        list(make_probe(probe, Recipe(others), [A], resume=True))
+    for content in ("[]", "{}", "{"):
+        (probe / "a/probe.json").write_text(content)
+        with pytest.raises(SinkError, match=ANOTHER):
+            list(make_probe(probe, Recipe(photos), [A], resume=True))
+
+
+def test_the_command_goes_on_only_when_it_is_told_to(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["probe", "make", str(tmp_path / "probe"), "--photos", str(photos), "--scene", "nobody"]
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "is not empty, it holds nobody; choose another folder" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert capsys.readouterr().err.strip() == str(tmp_path / "probe/nobody")
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

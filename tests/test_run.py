@@ -12,12 +12,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource, read_landmarks
+from fakes import PaintedFace, PaintedSource, read_landmarks, search_path
 from fakes_pipeline import PEAK, SIDE, SIGMA, STRIDE, PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner, View
@@ -1015,8 +1014,7 @@ compiler.join()
 
 def ended_program(code: str) -> tuple[int, list[str], str]:
     """Exit code, printed lines and the last line on stderr of a program."""
-    path = [str(Path(__file__).parent), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    environment = os.environ | {"PYTHONPATH": search_path()}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=100)
     return done.returncode, done.stdout.splitlines(), done.stderr.strip().rpartition("\n")[2]
 

@@ -100,7 +100,7 @@ def test_videos_are_found_scenario_by_scenario(tmp_path: Path, home: str) -> Non
     assert videos[0].path == tmp_path / home / "114/vid.avi"
     assert list(videos[0].annotations) == [1, 2]
     assert videos[0].annotations[2].name == "000002.pts"
-    assert [video.number for video in list_training_videos(tmp_path)] == ["001"]
+    assert [video.number for video in list_training_videos(tmp_path)[0]] == ["001"]
 
 
 def test_names_without_leading_zeros_in_capitals_and_other_files_are_tolerated(tmp_path: Path) -> None:

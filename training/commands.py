@@ -181,8 +181,9 @@ def probe() -> None:
 @click.option("--scene", "scenes", multiple=True, help="Make this scene alone; repeatable.  [default: all]")
 @click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each scene, with other faces.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same clips.")
+@click.option("--resume", is_flag=True, help="Keep the clips that a former run of the same arguments has finished.")
 @opt.talk
-def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int) -> None:
+def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int, resume: bool) -> None:
     """Make the clips in DIR, a folder each in the layout of 300VW."""
     from ..tracker.errors import ConfigError
     from .probe import clips
@@ -192,7 +193,7 @@ def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int,
         recipe.chosen()
     except ConfigError as error:
         raise click.BadParameter(str(error), param_hint="--scene") from error
-    for clip in clips.make_probe(folder, recipe):
+    for clip in clips.make_probe(folder, recipe, resume=resume):
         say(str(clip))
 
 

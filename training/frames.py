@@ -5,8 +5,8 @@
 gives each video a folder below OUT with every tenth frame: NNNNNN.jpg, counted from 1; of an annotated frame only the
 part round the face, with NNNNNN.pts beside it. That is the layout "pts" of a corpus. `--layout 300vw`
 takes the 50 training videos of 300VW without the frames whose annotation is known to be inaccurate, `--layout videos`
-every video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in those. Called again, it goes
-on with the videos that are not done.
+every video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in those. A video that
+cannot be taken is named, and the exit code is 3. Called again, it goes on with the videos that are not done.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -104,23 +105,26 @@ class Taken:
         )
 
 
-def list_footage(folder: Path, layout: str) -> list[Footage]:
+def list_footage(folder: Path, layout: str) -> tuple[list[Footage], list[Taken]]:
     """The videos of a folder: the training part of 300VW, or every video at any depth, also in linked folders.
 
+    Returns:
+        The videos, and those of 300VW that are left out as they lack the video itself or its annotation.
     Raises:
-        SourceError: there is none.
+        SourceError: there is none that can be used.
     """
     if layout == "300vw":
         excluded = excluded_frames(folder)
-        videos = list_training_videos(folder)
-        return [Footage(video.number, video, excluded.get(video.number, frozenset())) for video in videos]
+        videos, failures = list_training_videos(folder)
+        footage = [Footage(video.number, video, excluded.get(video.number, frozenset())) for video in videos]
+        return footage, [Taken(Path(failure.what).name, reason=failure.reason) for failure in failures]
     found = (path for path in paths_below(folder) if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
     paths = sorted(path for path in found if path.name[0] != ".")  # macOS puts ._1.mp4 beside 1.mp4
     if not paths:
         raise SourceError(f"{folder}: no videos found; wanted a folder with {', '.join(sorted(VIDEO_SUFFIXES))}")
     names = [path.relative_to(folder).as_posix() for path in paths]
     nothing: Mapping[int, Path] = {}
-    return [Footage(name, AnnotatedVideo(name, 0, path, nothing)) for name, path in zip(names, paths, strict=True)]
+    return [Footage(name, AnnotatedVideo(name, 0, path, nothing)) for name, path in zip(names, paths, strict=True)], []
 
 
 def take_frames(footage: Iterable[Footage], out: Path, selection: Selection) -> Iterator[Taken]:
@@ -238,7 +242,8 @@ def main() -> int:
     failed = False
     with errors_in_one_line("frames"):
         selection = Selection(options.layout, options.every, options.first)
-        for taken in take_frames(list_footage(options.folder, selection.layout), options.out, selection):
+        footage, left_out = list_footage(options.folder, selection.layout)
+        for taken in chain(left_out, take_frames(footage, options.out, selection)):
             print(taken, file=sys.stderr if taken.reason else sys.stdout, flush=True)
             failed |= bool(taken.reason)
     return SOME_FAILED if failed else 0

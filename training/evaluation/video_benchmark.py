@@ -112,11 +112,25 @@ def list_test_videos(folder: Path) -> Found:
     Raises:
         SourceError: not one of them can be used.
     """
+    return _list_videos(folder, "test", published_split().scenarios)
+
+
+def list_training_videos(folder: Path) -> Found:
+    """The training videos that are there, and those of which the video or the annotation is missing.
+
+    Raises:
+        SourceError: not one of them can be used.
+    """
+    return _list_videos(folder, "training", {0: published_split().train})
+
+
+def _list_videos(folder: Path, kind: str, scenarios: Mapping[int, Sequence[str]]) -> Found:
     home = find_home(folder)
+    places = [(home / number, scenario) for scenario, numbers in scenarios.items() for number in numbers]
     videos: list[AnnotatedVideo] = []
     failures: list[Failure] = []
-    for scenario, numbers in published_split().scenarios.items():
-        for place in (home / number for number in numbers if (home / number).is_dir()):
+    for place, scenario in places:
+        if place.is_dir():
             try:
                 videos.append(_video(place, scenario))
             except SourceError as error:
@@ -124,23 +138,9 @@ def list_test_videos(folder: Path) -> Found:
     if failures and not videos:
         raise SourceError(str(failures[0]))
     if not videos:
-        raise SourceError(f"{folder}: none of the 64 test videos is in it; wanted folders such as 114/ with vid.avi")
+        wanted = f"wanted folders such as {places[0][0].name}/ with vid.avi"
+        raise SourceError(f"{folder}: none of the {len(places)} {kind} videos is in it; {wanted}")
     return videos, failures
-
-
-def list_training_videos(folder: Path) -> list[AnnotatedVideo]:
-    """The training videos that are there.
-
-    Raises:
-        SourceError: not one of them is, or one has no video or no annotation.
-    """
-    home = find_home(folder)
-    videos = [_video(home / number, 0) for number in published_split().train if (home / number).is_dir()]
-    if not videos:
-        raise SourceError(
-            f"{folder}: none of the 50 training videos is in it; wanted folders such as 001/ with vid.avi"
-        )
-    return videos
 
 
 def _video(folder: Path, scenario: int) -> AnnotatedVideo:

@@ -1,16 +1,18 @@
 """A moving-face probe with exact truth: still photographs with annotated landmarks become clips.
 
 One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
-Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, and how much of each face
-can be seen. A clip is made in a folder NAME.part, which gets its name when it is whole.
+Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, a sha256 of what the clip
+is made of, and how much of each face can be seen. A clip is made in a folder NAME.part, which gets its name when it is
+whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from ... import __version__
 from ...pipeline.batch import Failure
 from ...pipeline.part_file import part_of, prove_folder
 from ...tracker.errors import ConfigError, SinkError, SourceError
@@ -103,46 +106,90 @@ class Probe:
     failures: tuple[Failure, ...] = ()
 
 
-def make_probe(folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES) -> Iterator[Path]:
+def make_probe(
+    folder: Path, recipe: Recipe, table: Sequence[Scene] = SCENES, *, resume: bool = False
+) -> Iterator[Path]:
     """Make the clips, one after the other.
 
     Args:
         folder: gets a folder for each clip; must be missing, or empty but for what an interruption has left of a clip.
         recipe: what to make.
         table: of the scenes that there are.
+        resume: the folder may also hold clips of this recipe, which are kept.
     Yields:
         The folder of each clip, when it is complete.
     Raises:
         ConfigError: a scene is unknown.
         SourceError: the photographs cannot be read, or are too few.
-        SinkError: the folder exists already, or cannot be written.
+        SinkError: the folder holds something else, or cannot be written.
     """
     scenes = recipe.chosen(table)
+    clips = {
+        f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name: (scene, copy)
+        for scene in scenes
+        for copy in range(recipe.copies)
+    }
     prove_folder(folder)
-    _make_room(folder)
+    _make_room(folder, clips if resume else ())
     heads = read_heads(recipe.photographs)
     most = max((len(scene.faces) for scene in scenes), default=0)
     if len(heads) < most:
         raise SourceError(
             f"{recipe.photographs}: wanted at least {most} usable faces of {POINTS} points, got {len(heads)}"
         )
-    for scene in scenes:
-        for copy in range(recipe.copies):
-            rng = np.random.default_rng([recipe.seed, zlib.crc32(scene.name.encode()), copy])
-            chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
-            name = f"{scene.name}-{copy + 1}" if recipe.copies > 1 else scene.name
+    for name, (scene, copy) in clips.items():
+        seeds, place = [recipe.seed, zlib.crc32(scene.name.encode()), copy], folder / name
+        rng = np.random.default_rng(seeds)
+        chosen = [heads[i] for i in rng.choice(len(heads), len(scene.faces), replace=False)]
+        origin = _origin(scene, chosen, seeds)
+        if place.exists():
+            _refuse_another(place, origin)
+        else:
             try:
-                _write_whole(folder / name, Painter(scene, chosen, rng), recipe.seed)
+                _write_whole(place, Painter(scene, chosen, rng), {"seed": recipe.seed, "origin": origin})
             except OSError as error:
-                raise SinkError(f"{folder / name}: cannot be written: {error.strerror or error}") from error
-            yield folder / name
+                raise SinkError(f"{place}: cannot be written: {error.strerror or error}") from error
+        yield place
 
 
-def _make_room(folder: Path) -> None:
-    """Find out before the work what is in the folder, and remove what an interruption has left of a clip."""
-    found = list(folder.iterdir()) if folder.exists() else []
-    if not all(_is_half(path) for path in found):
-        raise SinkError(f"{folder}: is not empty; choose another folder for the probe, or remove this one")
+def _origin(scene: Scene, heads: Iterable[Cutout], seeds: Sequence[int]) -> str:
+    """What tells a clip from others of its name: a sha256 of all that it is made of."""
+    digest = hashlib.sha256(repr((__version__, scene, seeds)).encode())
+    for head in heads:
+        digest.update(head.bgr.tobytes() + head.points.tobytes())
+    return digest.hexdigest()
+
+
+def _refuse_another(folder: Path, origin: str) -> None:
+    """Find out whether a clip that is there is the one that would be made.
+
+    Raises:
+        SinkError: it is not.
+    """
+    try:
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))["origin"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        found = None
+    if found != origin:
+        raise SinkError(
+            f"{folder}: is not the clip that would be made, but of another seed, other photographs or another version; "
+            "remove it, or choose another folder"
+        )
+
+
+def _make_room(folder: Path, clips: Container[str]) -> None:
+    """Find out before the work what is in the folder beside these clips, and remove what is left of unfinished ones.
+
+    Raises:
+        SinkError: there is something else.
+    """
+    found = [path for path in folder.iterdir() if path.name not in clips] if folder.exists() else []
+    others = [path.name for path in found if not _is_half(path)]
+    if others:
+        raise SinkError(
+            f"{folder}: is not empty, it holds {others[0]}; choose another folder for the probe, or remove this one; "
+            "--resume goes on with clips of the same arguments"
+        )
     for half in found:
         try:
             shutil.rmtree(half)
@@ -173,11 +220,11 @@ def read_heads(folder: Path) -> list[Cutout]:
     return heads
 
 
-def _write_whole(folder: Path, painter: Painter, seed: int) -> None:
+def _write_whole(folder: Path, painter: Painter, made_of: Mapping[str, object]) -> None:
     """Write a clip, or nothing."""
     part = part_of(folder)
     try:
-        _write(part, painter, seed)
+        _write(part, painter, made_of)
         part.rename(folder)
     except BaseException:
         with suppress(OSError):
@@ -185,7 +232,7 @@ def _write_whole(folder: Path, painter: Painter, seed: int) -> None:
         raise
 
 
-def _write(folder: Path, painter: Painter, seed: int) -> None:
+def _write(folder: Path, painter: Painter, made_of: Mapping[str, object]) -> None:
     folder.mkdir(parents=True)
     truth = painter.truth()
     for number, track in enumerate(truth, start=1):
@@ -194,7 +241,7 @@ def _write(folder: Path, painter: Painter, seed: int) -> None:
         for t, xy in enumerate(track, start=1):
             write_pts(place / f"{t:06d}.pts", xy)
     encode(folder / "vid.avi", painter.frames(), painter.scene.crf)
-    scene = {"scene": painter.scene.name, "seed": seed, "rate": RATE, "frames": painter.scene.frames}
+    scene = {"scene": painter.scene.name, **made_of, "rate": RATE, "frames": painter.scene.frames}
     about = {**scene, "visible": np.round(painter.visible(truth), 3).tolist()}
     (folder / ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
