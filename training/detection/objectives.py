@@ -20,7 +20,7 @@ from ...tracker.codecs import mean_of_highest
 from ...tracker.errors import SourceError
 from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
-from ..augment import crop_over_background, disturb, written_on
+from ..augment import crop_over_background, disturb, thumbnail, written_on
 from ..config import Config
 from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images, whole_pictures
 from ..ranges import LARGEST_FACE
@@ -73,9 +73,7 @@ class Windows:
             _demand(chips, f"faces in {corpus.path}")
         _demand(self.held_faces, "faces to validate with")
         _demand(self.backgrounds, "pictures without faces")
-        self.patches = [
-            np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8) for b in self.backgrounds[::5]
-        ]
+        self.patches = [thumbnail(bgr) for bgr in self.backgrounds[::5]]
 
     def item(self, index: int, size: int) -> Picture:
         """Training picture number `index`: crop (size, size, 3) and its disc maps (5, size, size)."""
