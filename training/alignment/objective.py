@@ -35,8 +35,9 @@ from ..augment import (
     written_on,
 )
 from ..config import Config, Expressions
-from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
+from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
+from ..negatives import faceless
 from .losses import focal_factors
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,7 @@ class Alignment(ABC):
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
         self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
-        negatives = chain.from_iterable(read_images(data / n) for n in config.negatives)
-        self.negatives = whole_pictures(negatives, self.config.broken)
+        self.negatives = faceless(config, data)
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
         _keep_apart(self.validation, chain.from_iterable(others))

@@ -22,7 +22,8 @@ from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
 from ..augment import crop_over_background, disturb, thumbnail, written_on
 from ..config import Config
-from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images, whole_pictures
+from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces
+from ..negatives import faceless
 from ..ranges import LARGEST_FACE
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
@@ -41,13 +42,6 @@ def held_out(sample: Sample) -> bool:
     stem, turned, _ = sample.path.stem.partition(TURNED)
     names = [stem + suffix for suffix in IMAGE_SUFFIXES] if turned else [sample.path.name]
     return any(zlib.crc32(name.encode()) % 10 == 0 for name in names)
-
-
-def faceless(config: Config, data: Path) -> list[Sample]:
-    """The configuration's negatives without those that show people."""
-    read = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
-    pictures = whole_pictures(read, "skip") if config.skip_broken else read
-    return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
 
 
 def _demand(found: Sequence[object], what: str) -> None:
