@@ -167,7 +167,7 @@ def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = Fa
 
 
 def collect_views(source: Source, board: Board, enough: int = ENOUGH) -> list[View]:
-    """Give all distinct views of a recording, or enough of what has no end, with a line for each.
+    """Give all distinct views of a recording, or, with a line for each, enough of what has no end.
 
     Raises:
         SourceError: the source broke off.

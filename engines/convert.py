@@ -75,13 +75,13 @@ def export_onnx_card(
     """
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
+    stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
     contents, proved = {}, {}
     for role, stored in card.weights.items():  # all are proved before one is written: a refusal leaves no file
         full = graph.as_fp32(stored.read())
         contents[role] = graph.in_precision(full, precision)
         proved[role] = _measure(full, contents[role], proofs[role], batches)
-        parity.demand(proved[role][1], precision, f"{derived_name(stored.path.stem, precision)}.onnx")
-    stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
+        parity.demand(proved[role][1], precision, f"{stems[role]}.onnx")
     refuse_files_of_others(out, derived_name(card.name, precision), {stems[r]: contents[r] for r in stems})
     weights, exported = {}, []
     for role, stem in stems.items():

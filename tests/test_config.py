@@ -17,7 +17,7 @@ from facetrack.training.ranges import RANGES
 
 CONFIGS = Path(config.__file__).parent / "configs"
 ALIGNERS = {"gv", "tab", "propnet", "span", "shn", "bbfcn", "bbfcn-regression"}
-BASES = {"faces-68", "faces-68-taught", "300w", "wflw", "cofw", "aflw"}
+BASES = {"negatives", "faces-68", "faces-68-taught", "300w", "wflw", "cofw", "aflw"}
 SHIPPED = sorted(CONFIGS.rglob("*.toml"))
 
 

@@ -75,7 +75,7 @@ def test_a_corpus_that_measures_nothing_is_left_out_of_what_was_kept_out(tmp_pat
 
 
 def test_what_was_kept_out_needs_no_published_data_and_is_refused_where_there_is_none_of_it(tmp_path: Path) -> None:
-    """Somebody's own pictures alone: by their names 0, 10 and 39 are kept out."""
+    """Somebody's own pictures alone: by their names 12, 38 and 39 are kept out."""
     write_faces(tmp_path / "mine", 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))

@@ -77,11 +77,6 @@ def test_hrnets_branches_are_fused_at_the_finest_size():
     assert net.head.in_channels == 15 * 18
 
 
-def test_an_unknown_encoder_is_named():
-    with pytest.raises(ValueError, match="resnet18"):
-        on_meta("resnet18")
-
-
 @pytest.mark.parametrize("bandwidth", [1, 3, 5, 7])
 def test_a_single_bandwidth_is_a_choice(bandwidth):
     pool = on_meta("mobilenetv3-small", bandwidths=(bandwidth, bandwidth)).pool

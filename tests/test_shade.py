@@ -42,7 +42,7 @@ def test_shade_has_stripes_spots_and_single_edges() -> None:
     for seed in SEEDS:
         row = cast_shade(WHITE, np.random.default_rng(seed))[40, :, 0].astype(float)
         crossings.append(int((np.diff(row > (row.min() + row.max()) / 2) != 0).sum()))
-    assert {min(crossings), 1} <= {0, 1}  # an edge, which lies along the row at times
+    assert min(crossings) <= 1  # an edge, which lies along the row at times
     assert max(crossings) > 6
 
 

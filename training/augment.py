@@ -20,6 +20,7 @@ from ..tracker.views import face_box
 from .shade import cast_shade, colour_light, draw_lines
 
 DISTURBANCES = ("occluders", "lines", "shade", "colour", "light", "blur", "noise", "compression", "grey")
+BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 _LETTERS = list("abcdeghmnopqsuvwxyzABCDEFGHKMNOPQRSUVWXYZ0123456789&%:;.-")
 _FONTS = (
     cv2.FONT_HERSHEY_SIMPLEX,
@@ -117,6 +118,11 @@ def crop_over_background(bgr: UInt8, transform: CropTransform, background: UInt8
     canvas = _uint8(cv2.resize(background, size, interpolation=cv2.INTER_LINEAR))
     cv2.warpAffine(bgr, matrix, size, dst=canvas, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_TRANSPARENT)
     return canvas
+
+
+def thumbnail(bgr: UInt8) -> UInt8:
+    """A picture (H, W, 3) as it is kept for a background or an occluder, (BACKGROUND, BACKGROUND, 3)."""
+    return _uint8(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA))
 
 
 def _shrunk(bgr: UInt8, transform: CropTransform) -> tuple[UInt8, Float64]:

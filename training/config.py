@@ -176,7 +176,6 @@ class Discs:
         shift: how far a face's centre may be from the window's, over the face's side; large: anywhere in it.
         positives: share of the pictures that show a face.
         hard_share: share of the negative pictures that come from mined false alarms, once there are any.
-        people: "folder/name" of pictures among the negatives that show people; they are left out.
         covered, veiled, cut: shares of the disturbed pictures that are spoilt as `detection.hidden` says.
     """
 
@@ -188,7 +187,6 @@ class Discs:
     shift: float = 10.0
     positives: float = 0.5
     hard_share: float = 0.5
-    people: tuple[str, ...] = ()
     covered: float = 0.0
     veiled: float = 0.0
     cut: float = 0.0
@@ -287,6 +285,7 @@ class Config:
             weights of an encoder (`engines.nets.imagenet`).
         corpora: annotated pictures.
         negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
+        people: "folder/name" of pictures among the negatives that show people; they are left out.
         negative_share: share of an alignment network's training pictures that show no face.
         validation: folder below the data root; "" for objectives that hold some back themselves.
         validation_layout: as a corpus's.
@@ -308,6 +307,7 @@ class Config:
     start_parts: tuple[tuple[str, str], ...] = ()
     corpora: tuple[Corpus, ...] = ()
     negatives: tuple[str, ...] = ()
+    people: tuple[str, ...] = ()
     negative_share: float = 0.14
     validation: str = ""
     validation_layout: str = "pts"

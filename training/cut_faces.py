@@ -2,8 +2,9 @@
 
     python -m facetrack.training.cut_faces FOLDER OUT [--layout table]
 
-cuts, between pixels and without resampling, squares of four times the points' tight box: where the points are centres
-of eyes, nose and mouth, that shows the head and some background. What needs one face per picture can then use them.
+cuts, between pixels and without resampling, squares of 4.2 times the points' tight box, as far as the photograph
+reaches: where the points are centres of eyes, nose and mouth, that shows the head and some background. What needs one
+face per picture can then use them.
 """
 
 from __future__ import annotations

@@ -24,10 +24,20 @@ from ...tracker.errors import ConfigError, MarkupError, SourceError
 from ...tracker.geometry import CropTransform, box_centre_side
 from ...tracker.types import Float32, UInt8
 from ...tracker.views import face_box
-from ..augment import annotators_shift, crop_over_background, disturb, mirror, random_crop, written_on
+from ..augment import (
+    BACKGROUND,
+    annotators_shift,
+    crop_over_background,
+    disturb,
+    mirror,
+    random_crop,
+    thumbnail,
+    written_on,
+)
 from ..config import Config, Expressions
-from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, read_images, whole_pictures
+from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, whole_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
+from ..negatives import faceless
 from .losses import focal_factors
 
 log = logging.getLogger(__name__)
@@ -35,7 +45,6 @@ log = logging.getLogger(__name__)
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
 WRITTEN = 0.25  # of the pieces without faces: to a small network round letters side by side are eyes
 GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
-BACKGROUND = 128  # side in pixels of the pictures that are kept decoded as backgrounds and occluders
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
 Picture = tuple[UInt8, Float32, np.float32]
@@ -90,12 +99,11 @@ class Alignment(ABC):
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
         self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
-        negatives = chain.from_iterable(read_images(data / n) for n in config.negatives)
-        self.negatives = whole_pictures(negatives, self.config.broken)
+        self.negatives = faceless(config, data)
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
         _keep_apart(self.validation, chain.from_iterable(others))
-        self.patches = [_thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
+        self.patches = [thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
     def learn_from(self, corpora: list[list[Sample]]) -> None:
         """Take these faces of the configured corpora, in their order, to be all that have labels."""
@@ -382,10 +390,6 @@ def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, flo
         side, away = face * rng.uniform(0.8, 1.6), face * rng.uniform(1.0, 1.4)
     turn = rng.uniform(0, 2 * np.pi)
     return (cx + away * np.cos(turn), cy + away * np.sin(turn)), side
-
-
-def _thumbnail(bgr: UInt8) -> UInt8:
-    return np.asarray(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def mapped(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:

@@ -3,7 +3,7 @@
     python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR [--set A.B=C]
 
 scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon
-as it goes on. Look at the crops: people among the negatives belong in `discs.people` of the configuration.
+as it goes on. Look at the crops: people among the negatives belong in `people` of the configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from ...tracker.types import UInt8
 from ..command_line import add_overrides, errors_in_one_line
 from ..config import Config, load
 from ..finished import demand_own_settings, load_average
-from .objectives import faceless, held_out
+from ..negatives import faceless
+from .objectives import held_out
 
 CROP = 128  # pixels of a mined crop
 SHOWN = 3.0  # sides of the supposed face that a crop shows

@@ -20,9 +20,10 @@ from ...tracker.codecs import mean_of_highest
 from ...tracker.errors import SourceError
 from ...tracker.geometry import CropTransform
 from ...tracker.types import Float32, UInt8
-from ..augment import crop_over_background, disturb, written_on
+from ..augment import crop_over_background, disturb, thumbnail, written_on
 from ..config import Config
-from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces, read_images, whole_pictures
+from ..datasets import IMAGE_SUFFIXES, TURNED, Sample, read_faces
+from ..negatives import faceless
 from ..ranges import LARGEST_FACE
 from .chips import Chip, cut_chips, doubled, draw_targets, mirrored, place_box
 from .discs import UNKNOWN, selective_l2
@@ -41,13 +42,6 @@ def held_out(sample: Sample) -> bool:
     stem, turned, _ = sample.path.stem.partition(TURNED)
     names = [stem + suffix for suffix in IMAGE_SUFFIXES] if turned else [sample.path.name]
     return any(zlib.crc32(name.encode()) % 10 == 0 for name in names)
-
-
-def faceless(config: Config, data: Path) -> list[Sample]:
-    """The configuration's negatives without those that show people."""
-    read = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
-    pictures = whole_pictures(read, "skip") if config.skip_broken else read
-    return [s for s in pictures if f"{s.path.parent.name}/{s.path.name}" not in config.discs.people]
 
 
 def _demand(found: Sequence[object], what: str) -> None:
@@ -73,9 +67,7 @@ class Windows:
             _demand(chips, f"faces in {corpus.path}")
         _demand(self.held_faces, "faces to validate with")
         _demand(self.backgrounds, "pictures without faces")
-        self.patches = [
-            np.asarray(cv2.resize(b, (128, 128), interpolation=cv2.INTER_AREA), np.uint8) for b in self.backgrounds[::5]
-        ]
+        self.patches = [thumbnail(bgr) for bgr in self.backgrounds[::5]]
 
     def item(self, index: int, size: int) -> Picture:
         """Training picture number `index`: crop (size, size, 3) and its disc maps (5, size, size)."""

@@ -32,8 +32,9 @@ from ..config import Config
 from ..datasets import Sample, read_faces
 from ..evaluation.card_figures import forms, rounded
 from ..finished import demand_own_settings, load_average
+from ..negatives import faceless
 from .mining import draft_card
-from .objectives import faceless, held_out
+from .objectives import held_out
 from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_face_weights, kept_out, measure
 
 PARITY = 1e-3  # response; a face answers with about 1

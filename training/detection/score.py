@@ -21,8 +21,9 @@ from ...tracker.types import Float32, UInt8
 from ...tracker.views import fit_views
 from ..config import Config
 from ..datasets import Sample, read_faces
+from ..negatives import faceless
 from .chips import five_points
-from .objectives import faceless, held_out
+from .objectives import held_out
 
 TEST = "lfpw/testset"  # below the data: nobody trains on it
 SAME_FACE = 0.4  # overlap from which a candidate counts as an annotated face

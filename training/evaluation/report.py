@@ -72,7 +72,7 @@ class PictureReportFiles(ReportFiles):
 
     def all(self) -> list[Path]:
         """See `ReportFiles`."""
-        return [self.table, self.summary, *self.curves, self.worst]
+        return [*super().all(), self.worst]
 
 
 def write_report(evaluation: Evaluation, files: PictureReportFiles) -> None:

@@ -126,7 +126,7 @@ class VideoReportFiles(ReportFiles):
     @property
     def of_all_videos(self) -> tuple[Path, ...]:
         """The files that follow from those in the folder."""
-        return self.table, self.summary, *self.curves
+        return tuple(super().all())
 
     def all(self) -> list[Path]:
         """See `ReportFiles`."""

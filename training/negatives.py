@@ -1,0 +1,20 @@
+"""The pictures without faces that detectors and landmark networks learn from."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+
+from .config import Config
+from .datasets import Sample, read_images, whole_pictures
+
+
+def faceless(config: Config, data: Path) -> list[Sample]:
+    """The configuration's negatives without those that show people, each decoded once.
+
+    Raises:
+        SourceError: a folder is missing or empty, or a picture is broken, unless `Config.skip_broken` leaves it out.
+    """
+    read = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
+    empty = (sample for sample in read if f"{sample.path.parent.name}/{sample.path.name}" not in config.people)
+    return whole_pictures(empty, config.broken)
