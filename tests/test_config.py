@@ -124,6 +124,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("[schedule]\nstep = 3", "unknown setting schedule.step; did you mean 'steps'?"),
         ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
         ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
+        ("[[corpora]]\npath = 'a'\n[[corpora]]\nweight = 1.0", "corpora.1.path: is missing"),
         ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are label, sigma, peak, "),
         ("[schedule]\nsteps = 1.5", "schedule.steps: wanted int, got 1.5"),
         ("[schedule]\nsteps = true", "schedule.steps: wanted int, got True"),

@@ -106,6 +106,9 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     for key in value:
         if key not in hints:
             raise ConfigError(f"unknown setting {prefix}{key}; {suggestion(key, hints)}")
+    for field in dataclasses.fields(kind):
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
+            raise ConfigError(f"{prefix}{field.name}: is missing")
     return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
 
 
