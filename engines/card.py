@@ -160,7 +160,7 @@ def _card(table: dict[str, Any], folder: Path) -> ModelCard:
         weights=_roles(_field(table, "weights", dict), task, folder),
         parameters=_field(table, "parameters", int),
         gmac=float(_numbers({"gmac": table["gmac"]})["gmac"]),
-        data=tuple(_field(table, "data", list)),
+        data=tuple(_field({"data": text}, "data", str) for text in _field(table, "data", list)),
         licence=_field(table, "licence", str),
         measured=_numbers(_field({"measured": {}, **table}, "measured", dict), "measured."),
         calibration=calibration,
@@ -214,6 +214,8 @@ def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
     value = table[key]
     if not isinstance(value, kind):
         raise TypeError(f"{key}: wanted {kind.__name__}, got {value!r}")
+    if isinstance(value, str) and any(sign < " " for sign in value):
+        raise ValueError(f"{key}: wanted text in one line, got {value!r}")
     return value
 
 
