@@ -323,6 +323,9 @@ def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_p
         ("juggle",),
         ("export", "gv", "--to", "onnx", "--out", "out", "--precision", "fp8"),
         ("export", "gv", "--to", "onnx", "--out", "out", "--batch", "few"),
+        ("bench", "--networks", "--batch", "1" + "0" * 30),
+        ("batch", "shots", "--out", "out", "--shard", "1/9999999999"),
+        ("batch", "shots", "--out", "out", "--frame-rate", "1000001"),
     ],
     ids=" ".join,
 )
