@@ -215,3 +215,5 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # no file has a NUL in its name
+        raise SourceError(f"{path}: cannot be read: {error}") from error
