@@ -168,8 +168,10 @@ def _some_stderr() -> Iterator[None]:
 
 
 def _fail(error: Exception, line: str) -> int:
+    from .pipeline.progress import one_line
+
     log.debug("", exc_info=True)
-    say(f"facetrack: {'; '.join([line, *getattr(error, '__notes__', [])])}")
+    say(one_line(f"facetrack: {'; '.join([line, *getattr(error, '__notes__', [])])}"))
     return 1
 
 

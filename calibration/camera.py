@@ -59,9 +59,9 @@ class Board:
         """Read "9x6".
 
         Raises:
-            ValueError: it is something else, or less than 3x3.
+            ValueError: it is something else, or less than 3x3 or more than 999x999.
         """
-        match = re.fullmatch(r"(\d+)x(\d+)", text)
+        match = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", text)
         if match is None or min(int(match[1]), int(match[2])) < 3:
             raise ValueError(f"wanted the inner corners of the board, such as 9x6, at least 3x3, got {text}")
         return cls(int(match[1]), int(match[2]), square_mm)

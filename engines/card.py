@@ -24,6 +24,10 @@ TASKS = tuple(ROLES)
 CALIBRATION = {"align": ("confidence", "noise", "confidence_ece", "shape"), "detect": ("scan", "refine", "second_look")}
 TABLES = ("input", "codec", "weights", "measured", "calibration")  # codec.py knows the names in the codec's
 FIELDS = ("name", "network", "task", "markup", "parameters", "gmac", "data", "licence", *TABLES)
+LISTS = {"input.size": 2, "calibration.confidence": 2, "calibration.noise": 3}  # -> how many numbers
+LISTS |= {"calibration.scan": 9, "calibration.refine": 13}
+ABOVE_0 = ("input.box_scale", *(f"codec.{name}" for name in ("stride", "sigma", "peak", "pixels", "face_px")))
+LARGEST = 2.0**63  # of TOML's whole numbers; also finds NaN and infinity
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -133,7 +137,7 @@ def read_card(path: Path) -> ModelCard:
         raise CardError(f"{path}: cannot read the model card: {error.strerror}") from error
     except KeyError as error:
         raise CardError(f"{path}: not a usable model card: {error} is missing") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise CardError(f"{path}: not a usable model card: {error}") from error
 
 
@@ -141,9 +145,10 @@ def _card(table: dict[str, Any], folder: Path) -> ModelCard:
     _refuse_unknown(table, FIELDS)
     shape, task = _field(table, "input", dict), _task(_field(table, "task", str))
     _refuse_unknown(shape, ("size", "box_scale"), "input.")
-    height, width = _field(shape, "size", list)
+    height, width = _numbers(shape, "input.")["size"]
     calibration = _field({"calibration": {}, **table}, "calibration", dict)
     _refuse_unknown(calibration, CALIBRATION[task], "calibration.")
+    _numbers(calibration, "calibration.", but=("confidence_ece",))
     return ModelCard(
         name=_field(table, "name", str),
         network=_field(table, "network", str),
@@ -151,13 +156,13 @@ def _card(table: dict[str, Any], folder: Path) -> ModelCard:
         markup=_field(table, "markup", str),
         size=(int(height), int(width)),
         box_scale=float(shape.get("box_scale", 1.0)),
-        codec=_field(table, "codec", dict),
+        codec=_numbers(_field(table, "codec", dict), "codec.", but=("kind",)),
         weights=_roles(_field(table, "weights", dict), task, folder),
         parameters=_field(table, "parameters", int),
-        gmac=float(table["gmac"]),
-        data=tuple(_field(table, "data", list)),
+        gmac=float(_numbers({"gmac": table["gmac"]})["gmac"]),
+        data=tuple(_field({"data": text}, "data", str) for text in _field(table, "data", list)),
         licence=_field(table, "licence", str),
-        measured=_field({"measured": {}, **table}, "measured", dict),
+        measured=_numbers(_field({"measured": {}, **table}, "measured", dict), "measured."),
         calibration=calibration,
     )
 
@@ -191,10 +196,26 @@ def _refuse_unknown(table: Iterable[str], known: tuple[str, ...], where: str = "
             raise ValueError(f"unknown key {where}{key}; {suggestion(key, known)}")
 
 
+def _numbers(table: dict[str, Any], where: str = "", but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The table, once its values, but for some, are finite numbers: above 0, or in a list, where they must be."""
+    for key, value in table.items():
+        if key in but:
+            continue
+        count, least = LISTS.get(where + key), 0.0 if where + key in ABOVE_0 else -LARGEST
+        numbers = value if count and isinstance(value, list) else [value]
+        fit = [type(number) in (int, float) and least < number < LARGEST for number in numbers]
+        if not all(fit) or len(fit) != (count or 1):
+            wanted = f"{count} numbers" if count else "a number above 0" if least == 0 else "a number"
+            raise ValueError(f"{where}{key}: wanted {wanted}, got {value!r}")
+    return table
+
+
 def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
     value = table[key]
     if not isinstance(value, kind):
         raise TypeError(f"{key}: wanted {kind.__name__}, got {value!r}")
+    if isinstance(value, str) and any(sign < " " for sign in value):
+        raise ValueError(f"{key}: wanted text in one line, got {value!r}")
     return value
 
 

@@ -51,7 +51,7 @@ def read_intrinsics(path: Path | str) -> Intrinsics:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # neither UTF-8 nor TOML
+    except (ValueError, RecursionError) as error:  # neither UTF-8 nor TOML, or too deep
         advice = "wanted a file that `facetrack calibrate camera` wrote"
         raise ConfigError(f"{path}: is not TOML ({error}); {advice}") from error
     strange = sorted(content.keys() - _KNOWN)

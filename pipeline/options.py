@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..engines.choices import KINDS, LEAST_FACE
+from ..engines.choices import FASTEST, KINDS, LEAST_FACE
 from .talk import log
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _set_talk(ctx: click.Context, parameter: click.Parameter, value: int) -> int
 def _read_shard(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, int]:
     """The two numbers of "2/8"."""
     del ctx, parameter
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", value)
     place, count = map(int, match.groups()) if match else (0, 0)
     if not 1 <= place <= count:
         raise click.BadParameter(f"wanted I/N with I from 1 to N, such as 2/8; got {value!r}")
@@ -138,9 +138,9 @@ def _read_format(ctx: click.Context, parameter: click.Parameter, value: str) -> 
 
 def _read_batches(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
     """The numbers of "1,4,8"."""
-    numbers = [int(part) if part.isdecimal() else 0 for part in value.split(",")]
+    numbers = [int(part) if re.fullmatch("[0-9]{1,4}", part) else 0 for part in value.split(",")]
     if numbers != sorted(set(numbers)) or numbers[0] < 1:
-        raise click.BadParameter(f"wanted ascending numbers from 1 on, such as 1,4,8, got {value}", ctx, parameter)
+        raise click.BadParameter(f"wanted ascending numbers of 1 to 9999, such as 1,4,8, got {value}", ctx, parameter)
     return tuple(numbers)
 
 
@@ -289,7 +289,7 @@ decoder = click.option(
 )
 frame_rate = click.option(
     "--frame-rate",
-    type=FiniteRange(0),
+    type=FiniteRange(0, FASTEST),
     default=0,
     metavar="FPS",
     help="A folder (or a quoted glob) of pictures holds the frames of a video, so many to the second.  [default: "

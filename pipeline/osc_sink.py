@@ -119,7 +119,8 @@ def parse_address(text: str) -> tuple[str, int]:
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname, parts.port
-    except ValueError as error:  # a port that is no number, or too large; a bracket without the other
+        (host or "").encode("idna")  # as a socket does it
+    except ValueError as error:  # a port that is no number, or too large; a bracket without the other; a..b
         raise ValueError(message) from error
     if not host or not port or parts.netloc != text or "@" in text:
         raise ValueError(message)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import sys
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from glob import has_magic
-from numbers import Real
+from numbers import Rational, Real
 from pathlib import Path
 from typing import get_args
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 
+from ..engines.choices import FASTEST
 from ..tracker.errors import ConfigError, SourceError
 from .camera_mode import CameraMode
 from .declared_size import declared_size
@@ -123,10 +123,12 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
     Raises:
         ConfigError: it is none, or not several pictures are named.
     """
-    is_number = isinstance(frame_rate, Real) and math.isfinite(frame_rate)
-    rate = Fraction(frame_rate).limit_denominator(1_000_000) if is_number else Fraction(0)
-    if rate <= 0:
-        raise ConfigError(f"frame_rate: wanted frames per second, got {frame_rate!r}")
+    rate = Fraction(0)
+    if isinstance(frame_rate, Real) and 0 < frame_rate <= FASTEST:
+        exact = frame_rate if isinstance(frame_rate, Rational) else float(frame_rate)  # as of NumPy's float32
+        rate = Fraction(exact).limit_denominator(1_000_000)
+    if not rate:
+        raise ConfigError(f"frame_rate: wanted frames per second, at most {FASTEST:,}, got {frame_rate!r}")
     if not names_several_pictures(spec):
         raise ConfigError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
     return rate

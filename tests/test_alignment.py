@@ -255,9 +255,10 @@ def test_the_network_is_built_with_its_options_and_refused_with_others(data: Pat
         vectors, logits = net.eval()(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8))
     assert vectors.shape == (1, 68, CELLS, 2)
     assert logits.shape == (1, 2)
-    wrong = configuration(network=Network("gv", 68, {"widht": 3}))
-    with pytest.raises(ConfigError, match=r"network gv with .*widht"):
-        VectorAlignment(wrong, data).build()
+    for options in ({"widht": 3}, {"width": -1}):
+        wrong = configuration(network=Network("gv", 68, options))
+        with pytest.raises(ConfigError, match=rf"network gv with {options}"):
+            VectorAlignment(wrong, data).build()
 
 
 def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: Path, tmp_path: Path) -> None:

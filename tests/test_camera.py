@@ -270,7 +270,7 @@ def test_boards_that_all_face_the_camera_are_refused() -> None:
         calibrate_camera(projected(0.3, [((0, 0, 0), place) for place in places]), BOARD)
 
 
-@pytest.mark.parametrize("words", [["--board", "9"], ["--board", "2x6"], ["--square-mm", "0"]])
+@pytest.mark.parametrize("words", [["--board", "9"], ["--board", "2x6"], ["--board", "1000x3"], ["--square-mm", "0"]])
 def test_a_board_that_cannot_be_is_bad_usage(words: list[str], tmp_path: Path) -> None:
     assert main(["calibrate", "camera", str(tmp_path), "--out", str(tmp_path / "a.toml"), *words]) == 2
 

@@ -108,8 +108,21 @@ def test_a_card_whose_weights_are_missing_can_still_be_listed(own_home: Path) ->
         ('licence = "research only"\n', "", "'licence' is missing"),
         ("size = [128, 96]\n", "", "'size' is missing"),
         ('sha256 = "{sha256}"\n', "", "'sha256' is missing"),
-        ("size = [128, 96]", "size = [128]", "not enough values"),
-        ("size = [128, 96]", "size = 128", "size: wanted list, got 128"),
+        ("size = [128, 96]", "size = [128]", r"input\.size: wanted 2 numbers, got \[128\]"),
+        ("size = [128, 96]", "size = 128", r"input\.size: wanted 2 numbers, got 128"),
+        ("size = [128, 96]", "size = [inf, 96]", r"input\.size: wanted 2 numbers, got \[inf, 96\]"),
+        ("box_scale = 1.25", "box_scale = 0", r"input\.box_scale: wanted a number above 0, got 0"),
+        ("stride = 4", "stride = nan", r"codec\.stride: wanted a number above 0, got nan"),
+        ("gmac = 0.1", "gmac = 1" + "0" * 400, "gmac: wanted a number, got 1000"),
+        ("[codec]", '[measured]\n"my figure" = "3"\n[codec]', r"measured\.my figure: wanted a number, got '3'"),
+        ("[codec]", "[calibration]\nshape = [1]\n[codec]", r"calibration\.shape: wanted a number, got \[1\]"),
+        ("[codec]", "[calibration]\nnoise = [1, 2]\n[codec]", r"calibration\.noise: wanted 3 numbers, got \[1, 2\]"),
+        ("[codec]", "[calibration]\nconfidence = [1, inf]\n[codec]", r"calibration\.confidence: wanted 2 numbers"),
+        ("[codec]", "[calibration]\nconfidence = [true, 1]\n[codec]", r"calibration\.confidence: wanted 2 numbers"),
+        ('data = ["paint"]', 'data = ["paint", 1]', "data: wanted str, got 1"),
+        ('name = "{name}"', 'name = "a\\nb"', r"name: wanted text in one line, got 'a\\nb'"),
+        ('file = "{name}.onnx"', 'file = "\\u0000"', r"file: wanted text in one line, got '\\x00'"),
+        ("gmac = 0.1", "gmac = " + "[" * 5000, "recursion"),
         ("parameters = 1234", 'parameters = "many"', "parameters: wanted int, got 'many'"),
         ('task = "{task}"', 'task = "guess"', "task: wanted one of align, detect, got 'guess'"),
         ("[weights.{role}]", "[weights]", "wanted dict, got"),
@@ -135,6 +148,21 @@ def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str,
 def test_a_detectors_card_with_one_of_its_two_networks_names_the_other(tmp_path: Path, role: str, missing: str) -> None:
     path = write_card(tmp_path, "mine", network="bbfcn", text=CARD.replace("{task}", "detect").replace("{role}", role))
     with pytest.raises(CardError, match=rf"mine\.toml: not a usable model card: 'weights\.{missing}' is missing"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ("scan = [1.0]", "scan: wanted 9 numbers"),
+        (f"refine = [{'nan, ' * 13}]", "refine: wanted 13 numbers"),
+        ("second_look = 'often'", "second_look: wanted a number, got 'often'"),
+    ],
+)
+def test_a_detectors_card_with_other_numbers_is_refused(tmp_path: Path, numbers: str, message: str) -> None:
+    text = CARD.replace("[codec]", f"[calibration]\n{numbers}\n[codec]")
+    path = write_card(tmp_path, "mine", "bbfcn", "detect", text)
+    with pytest.raises(CardError, match=rf"mine\.toml: not a usable model card: calibration\.{message}"):
         read_card(path)
 
 

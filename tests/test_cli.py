@@ -323,6 +323,9 @@ def test_the_defaults_of_the_options_are_those_of_the_library(video: Path, tmp_p
         ("juggle",),
         ("export", "gv", "--to", "onnx", "--out", "out", "--precision", "fp8"),
         ("export", "gv", "--to", "onnx", "--out", "out", "--batch", "few"),
+        ("bench", "--networks", "--batch", "1" + "0" * 30),
+        ("batch", "shots", "--out", "out", "--shard", "1/9999999999"),
+        ("batch", "shots", "--out", "out", "--frame-rate", "1000001"),
     ],
     ids=" ".join,
 )
@@ -755,9 +758,9 @@ def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_training_without_a_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("train", tmp_path / "none.toml", "--data", tmp_path, "--out", tmp_path / "run")
+    words = ("train", tmp_path / "no\nne.toml", "--data", tmp_path, "--out", tmp_path / "run")
     assert run(*words) == 1
-    assert "none.toml: cannot read the configuration" in only_line(capsys)
+    assert r"no\nne.toml: cannot read the configuration" in only_line(capsys)
 
 
 def test_training_an_unknown_network_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,13 @@ def test_a_file_that_builds_on_itself_is_refused_in_one_line(tmp_path: Path) -> 
         load(run, ["base=run.toml"])
 
 
+@pytest.mark.parametrize("base", ["loop.toml", "\\u0000"])
+def test_a_base_without_a_file_behind_its_name_is_refused(tmp_path: Path, base: str) -> None:
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    with pytest.raises(ConfigError, match=r", the base of .*run\.toml"):
+        load_text(tmp_path, f'base = "{base}"')
+
+
 def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('negatives = ["a"]\n[network]\nname = "span"\noptions = { stacks = 2 }\n')
     (tmp_path / "b.toml").write_text('base = "a.toml"\n[network]\nname = "tab"\noptions = { width = 3 }\n')
@@ -124,6 +131,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("[schedule]\nstep = 3", "unknown setting schedule.step; did you mean 'steps'?"),
         ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
         ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
+        ("[[corpora]]\npath = 'a'\n[[corpora]]\nweight = 1.0", "corpora.1.path: is missing"),
         ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are label, sigma, peak, "),
         ("[schedule]\nsteps = 1.5", "schedule.steps: wanted int, got 1.5"),
         ("[schedule]\nsteps = true", "schedule.steps: wanted int, got True"),
@@ -173,7 +181,12 @@ def test_what_is_unknown_or_cannot_work_is_refused_by_its_full_name(tmp_path: Pa
         ("schedule.learning_rate=nan", "schedule.learning_rate: wanted a number above 0, got nan"),
         ("schedule.learning_rate=inf", "schedule.learning_rate: wanted a number above 0, got inf"),
         ("schedule.workers=-1", "schedule.workers: wanted at least 0, got -1"),
-        ("schedule.seed=-1", "schedule.seed: wanted at least 0, got -1"),
+        ("schedule.seed=-1", "schedule.seed: wanted 0 to 4294967295, got -1"),
+        ("schedule.seed=4294967296", "schedule.seed: wanted 0 to 4294967295, got 4294967296"),
+        ("schedule.steps=9223372036854775808", "schedule.steps: wanted a number of at most 64 bits, got one of 65"),
+        (f"negative_share={'1' * 400}", "negative_share: wanted a number of at most 64 bits, got one of 1327"),
+        (f"negative_share={'1' * 5000}", f"negative_share: wanted float, got '{'1' * 5000}'"),
+        (f"negatives={'[' * 5000}", f"negatives: wanted a list, got '{'[' * 5000}'"),
         ("schedule.warm_up=-5", "schedule.warm_up: wanted at least 0, got -5"),
         ("schedule.ema=2", "schedule.ema: wanted 0 to 1, got 2.0"),
         ("schedule.drops=[[0.5, 5.0], [0.7, 0.0]]", "schedule.drops.1.1: wanted a number above 0, got 0.0"),
@@ -231,6 +244,8 @@ def test_every_number_has_a_range() -> None:
 def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: Expected"):
         load_text(tmp_path, "[schedule")
+    with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: .*recursion"):
+        load_text(tmp_path, "x = " + "[" * 5000)
     with pytest.raises(ConfigError, match=r"none\.toml: cannot read the configuration"):
         load(tmp_path / "none.toml")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -20,6 +21,7 @@ from facetrack.training.datasets import (
 )
 
 PTS = "version: 1\nn_points: 3\n{\n1.0 1.0\n10.5 20.25\n-3 7\n}\n"
+HUGE = struct.pack("<2s8x2I2i2H124x", b"BM", 54, 40, 65535, 65535, 1, 24)  # a BMP of 12 GB, says its head
 ZERO_BASED = [[0.0, 0.0], [9.5, 19.25], [-4.0, 6.0]]
 
 
@@ -159,6 +161,8 @@ def test_an_empty_cell_is_a_point_not_annotated_and_an_empty_line_is_nothing(tmp
         ("a.png,1,2,3,4,5", "line 3: wanted 5 cells, got 6"),
         ("a.png,1,2,three,4", "line 3: could not convert string to float: 'three'"),
         ("none.png,1,2,3,4", r"none\.png: cannot be read: No such file"),
+        ("\0.png,1,2,3,4", r"\.png: cannot be read: embedded null"),
+        ("a" * 131073, r"labels\.csv: cannot be read: field larger than field limit"),
     ],
 )
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
@@ -192,9 +196,18 @@ def test_several_faces_can_be_split_into_samples_of_one() -> None:
     assert {s.encoded for s in single} == {b"x"}
 
 
-def test_a_picture_that_cannot_be_decoded_is_named() -> None:
-    with pytest.raises(SourceError, match=r"broken\.jpg: not a readable picture"):
-        Sample(Path("broken.jpg"), np.empty((0, 5, 2), np.float32), b"no picture").bgr()
+@pytest.mark.parametrize("content", [b"", b"no picture", HUGE], ids=["empty", "text", "huge"])
+def test_a_picture_that_cannot_be_decoded_is_named(content: bytes) -> None:
+    broken = Sample(Path("broken.png"), np.empty((0, 5, 2), np.float32), content)
+    for read in (broken.bgr, broken.demand_picture):
+        with pytest.raises(SourceError, match=r"broken\.png: not a readable picture"):
+            read()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg"])
+def test_the_smallest_pictures_are_whole_ones(suffix: str) -> None:
+    encoded = cv2.imencode(suffix, np.zeros((1, 7, 3), np.uint8))[1].tobytes()
+    Sample(Path("small"), np.empty((0, 5, 2), np.float32), encoded).demand_picture()
 
 
 def test_grey_and_transparent_pictures_come_out_in_three_colours(tmp_path: Path) -> None:

@@ -68,11 +68,18 @@ def test_a_video_none_of_whose_frames_can_be_read_fails_when_it_is_opened(tmp_pa
         open_source(tmp_path, frame_rate=25)
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9, "25"])
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9, 10**400, "25"])
 def test_a_frame_rate_that_is_none_is_refused(rate: Any, tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
-    with pytest.raises(ConfigError, match=r"^frame_rate: wanted frames per second, got "):
+    with pytest.raises(ConfigError, match=r"^frame_rate: wanted frames per second, at most 1,000,000, got "):
         open_source(tmp_path, frame_rate=rate)
+
+
+def test_a_frame_rate_may_be_one_of_numpys_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path, "a.png")
+    for kind in (np.float32, np.float64, np.int32):
+        with open_source(tmp_path, frame_rate=kind(25)) as source:
+            assert source.rate == 25
 
 
 @pytest.mark.parametrize("name", ["a.png", "clip.mp4", "0", "rtsp://me:secret@host/path"])

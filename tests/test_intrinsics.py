@@ -180,6 +180,7 @@ def test_a_file_made_by_hand_needs_no_distortion(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("width = ", "is not TOML"),
+        ("width = " + "[" * 5000, "is not TOML"),
         (SMALL.replace("fx = 500\n", ""), "fx: wanted a number, got nothing"),
         (SMALL.replace("500", '"long"'), "fx: wanted a number, got 'long'"),
         (SMALL.replace("500", "-1"), "focal lengths above 0"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from facetrack.training.evaluation.pictures import EvaluationSettings, evaluate
 h5py = pytest.importorskip("h5py", reason="needs the eval extra")
 scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
 
+HEAD = b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\x00\x01IM"
 RNG = np.random.default_rng(0)
 COLOUR = RNG.integers(0, 256, (10, 14, 3), np.uint8)  # (H, W, RGB)
 GREY = RNG.integers(0, 256, (9, 13), np.uint8)
@@ -89,6 +91,14 @@ def test_a_cofw_file_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
     write_mat73(tmp_path / "COFW_test_color.mat", IsT=[COLOUR], phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
     with pytest.raises(SourceError, match=r"wanted \(1, 87\) shapes and \(1, 4\) boxes .* got \(2, 87\) and \(2, 4\)"):
         list_cofw(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 4, 3), (3, 4, 2)])
+def test_a_picture_of_cofw_without_pixels_or_with_two_colours_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    pictures = [COLOUR, np.zeros(shape, np.uint8)]
+    write_mat5(tmp_path / "COFW_test_color.mat", IsT=pictures, phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
+    with pytest.raises(SourceError, match=r"color\.mat: wanted picture 2 as uint8 \(H, W\) or \(H, W, 3\), got"):
+        list(read_entries(list_cofw(tmp_path)))
 
 
 # COFW-68
@@ -279,6 +289,13 @@ def test_aflw2000_has_the_subset_of_its_yaw(tmp_path: Path) -> None:
         np.testing.assert_allclose(sample.points[0], truth, atol=1e-4)
 
 
+@pytest.mark.parametrize("yaw", [np.nan, np.inf])
+def test_a_face_of_aflw2000_without_an_angle_is_named(tmp_path: Path, yaw: float) -> None:
+    write_aflw2000(tmp_path, [yaw])
+    with pytest.raises(SourceError, match=r"image00002\.mat: Pose_Para: wanted an angle of yaw, got"):
+        list(read_entries(list_aflw2000(tmp_path)))
+
+
 @pytest.mark.parametrize("home", ["AFLW2000", "AFLW2000-3D", "AFLW2000-3D/AFLW2000", "AFLW2000/AFLW2000"])
 def test_aflw2000_is_found_at_any_depth(tmp_path: Path, home: str) -> None:
     write_aflw2000(tmp_path / home, [0.0])
@@ -350,10 +367,12 @@ def test_aflw2000_is_evaluated_by_bins_of_yaw_and_their_mean(tmp_path: Path) -> 
     [
         (b"", "not a MATLAB file that can be read"),
         (b"Dear diary", "not a MATLAB file that can be read"),
-        (b"MATLAB 5.0 MAT-file".ljust(124, b" ") + b"\x00\x01IM" + b"\xff" * 64, "not a MATLAB file"),
+        (HEAD + b"\xff" * 64, "not a MATLAB file"),
+        (HEAD[:60], "not a MATLAB file"),
+        (HEAD + struct.pack("<12I16x", 14, 56, 6, 8, 0, 0, 5, 8, 1, 1, 65537, 120), "not a MATLAB file"),
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "wanted a variable pt3d_68"),
     ],
-    ids=["empty", "text", "cut", "cut HDF5"],
+    ids=["empty", "text", "cut", "cut head", "no class", "cut HDF5"],
 )
 def test_what_is_not_a_matlab_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     write_aflw2000(tmp_path, [0.0])

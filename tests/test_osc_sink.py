@@ -180,7 +180,7 @@ def test_addresses_are_a_host_and_a_port() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "9000", "localhost", ":9000", "a:0", "a:65536", "a:b", "a:1/x", "u@a:1", "::1:9000"]
+    "text", ["", "9000", "localhost", ":9000", "a:0", "a:65536", "a:b", "a:1/x", "u@a:1", "::1:9000", "10.0..5:9000"]
 )
 def test_other_words_are_no_address(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="wanted HOST:PORT"):

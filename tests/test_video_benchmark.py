@@ -138,7 +138,7 @@ def test_the_data_sets_own_list_of_bad_frames_comes_before_ours(tmp_path: Path) 
     assert excluded_frames(tmp_path) == {"114": frozenset({3, 5})}
 
 
-def bad_frames(frames: list[int]) -> bytes:
+def bad_frames(frames: list[float]) -> bytes:
     """A file of extra.zip."""
     content = io.BytesIO()
     pytest.importorskip("scipy.io", reason="needs the eval extra").savemat(content, {"error": np.array([frames])})
@@ -169,6 +169,33 @@ def test_an_extra_without_bad_frames_is_refused_and_not_taken_for_a_set_without_
         (tmp_path / "extra").mkdir()
         (tmp_path / "extra/readme.txt").write_text("hello", encoding="utf-8")
     with pytest.raises(SourceError, match=r"extra(\.zip)?: wanted files such as 401\.mat in it; .* or remove it"):
+        excluded_frames(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (29, 1),  # longer than it is: EOFError
+        (37, 0),  # what is compressed: zlib.error
+        (-67, 255),  # its flags: NotImplementedError
+        (-67, 1),  # RuntimeError: it needs a password
+    ],
+)
+def test_a_damaged_extra_zip_is_named(tmp_path: Path, place: int, value: int) -> None:
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("401.mat", bad_frames([3, 5]))
+    content = bytearray((tmp_path / "extra.zip").read_bytes())
+    content[place] = value
+    (tmp_path / "extra.zip").write_bytes(content)
+    with pytest.raises(SourceError, match=r"extra\.zip: cannot be read: .+; unpack the data set again, or remove it"):
+        excluded_frames(tmp_path)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -1e300])
+def test_a_bad_frame_that_is_no_number_of_a_frame_is_refused(tmp_path: Path, number: float) -> None:
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/401.mat").write_bytes(bad_frames([3, number]))
+    with pytest.raises(SourceError, match=r"401\.mat: error: wanted numbers of frames, got (nan|inf|-1e\+300)$"):
         excluded_frames(tmp_path)
 
 

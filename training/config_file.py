@@ -45,7 +45,7 @@ def _read(path: Path, asker: str = "") -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the configuration{asker}: {error.strerror or error}") from error
-    except ValueError as error:  # not TOML, or not even text
+    except (ValueError, RecursionError) as error:  # not TOML, or not even text; or too deep
         raise ConfigError(f"{path}: not a TOML file{asker}: {error}") from error
 
 
@@ -54,10 +54,11 @@ def _with_base(table: dict[str, Any], *paths: Path) -> dict[str, Any]:
     if BASE not in table:
         return table
     base = paths[-1].parent / str(table.pop(BASE))
+    below = _read(base, f", the base of {paths[-1]}")
     if base.resolve() in (path.resolve() for path in paths):
         told = " -> ".join(map(str, (*paths, base)))
         raise ConfigError(f"{paths[0]}: base: wanted a file that does not build on itself, got {told}")
-    return _joined(_with_base(_read(base, f", the base of {paths[-1]}"), *paths, base), table)
+    return _joined(_with_base(below, *paths, base), table)
 
 
 def _joined(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def _override(table: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text}: wanted key.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # no TOML, or none that can be held
         parsed = value
     *path, last = key.strip().split(".")
     for name in path:
@@ -90,6 +91,8 @@ def _build(kind: Any, value: Any, where: str) -> Any:
         return _dataclass(kind, value, where)
     if typing.get_origin(kind) is tuple:
         return _tuple(kind, value, where)
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}: wanted a number of at most 64 bits, got one of {value.bit_length() + 1}")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     plain = typing.get_origin(kind) or kind
@@ -106,6 +109,9 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
     for key in value:
         if key not in hints:
             raise ConfigError(f"unknown setting {prefix}{key}; {suggestion(key, hints)}")
+    for field in dataclasses.fields(kind):
+        if field.default is field.default_factory is dataclasses.MISSING and field.name not in value:
+            raise ConfigError(f"{prefix}{field.name}: is missing")
     return kind(**{key: _build(hints[key], entry, f"{prefix}{key}") for key, entry in value.items()})
 
 

@@ -23,6 +23,7 @@ class Range(NamedTuple):
 ABOVE_0 = Range("a number above 0", lambda value: value > 0 and isfinite(value))
 FROM_0 = Range("a number of at least 0", lambda value: value >= 0 and isfinite(value))
 WHOLE = Range("at least 0", lambda value: value >= 0)
+SEED = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)  # times the steps it is torch's, of 64 bits
 COUNT = Range("at least 1", lambda value: value >= 1)
 SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
 NOT_ALL = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -55,7 +56,8 @@ RANGES = {
     **dict.fromkeys((f"discs.{n}" for n in ("random_share", "positives", "hard_share")), SHARE),
     **dict.fromkeys((f"discs.{n}" for n in ("covered", "veiled", "cut")), SHARE),
     **dict.fromkeys((f"schedule.{n}" for n in ("steps", "batch", "validate_every", "checkpoint_every")), COUNT),
-    **dict.fromkeys((f"schedule.{n}" for n in ("warm_up", "workers", "seed")), WHOLE),
+    **dict.fromkeys((f"schedule.{n}" for n in ("warm_up", "workers")), WHOLE),
+    "schedule.seed": SEED,
     "schedule.learning_rate": ABOVE_0,
     "schedule.weight_decay": FROM_0,
     "schedule.ema": SHARE,

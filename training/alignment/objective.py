@@ -140,7 +140,7 @@ class Alignment(ABC):
         network = self.config.network
         try:
             return nets.FromBytes(nets.build(network.name, network.landmarks, **network.options))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(f"network {network.name} with {network.options}: {error}") from error
 
     def item(self, index: int, progress: float) -> Item:

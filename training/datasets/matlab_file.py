@@ -19,7 +19,8 @@ from ...tracker.types import Float64
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512  # MATLAB's own header stands before the HDF5 file
 _HEAD = USER_BLOCK + len(HDF5_MAGIC)
-_UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, EOFError)  # what SciPy raises on damaged files
+# what SciPy raises on damaged files
+_UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, EOFError, IndexError, UnboundLocalError)
 
 
 class MatlabFile:

@@ -91,7 +91,7 @@ def _cofw68_sample(path: Path, file: MatlabFile, number: int, places: Path) -> S
 
 def _cofw_picture(path: Path, file: MatlabFile, variable: str, index: int) -> bytes:
     picture = file.cell(variable, index)
-    if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
+    if picture.dtype != np.uint8 or picture.ndim < 2 or picture.shape[2:] not in ((), (3,)) or not picture.size:
         raise SourceError(f"{path}: wanted picture {index + 1} as uint8 (H, W) or (H, W, 3), got {picture.shape}")
     return _as_png(picture)
 
@@ -200,6 +200,8 @@ def _aflw2000_sample(image: Path, path: Path) -> Sample:
     if points.shape != (3, 68) or len(pose) < 3:
         raise SourceError(f"{path}: wanted pt3d_68 (3, 68) and Pose_Para (1, 7), got {points.shape} and {pose.shape}")
     yaw = abs(math.degrees(pose[1]))
+    if not math.isfinite(yaw):
+        raise SourceError(f"{path}: Pose_Para: wanted an angle of yaw, got {yaw}; restore the annotation")
     name = next(name for name, end in YAW_BINS.items() if yaw <= end)
     return Sample(image, _points(points[:2] - 1), read_bytes(image), subsets=(name, "all"))
 

@@ -104,7 +104,10 @@ def list_point_table(folder: Path) -> list[Entry]:
             line has names.
     """
     table = folder / "labels.csv"
-    header, *rows = [*csv.reader(read_bytes(table).decode("utf-8-sig", "replace").splitlines())] or [[]]
+    try:
+        header, *rows = [*csv.reader(read_bytes(table).decode("utf-8-sig", "replace").splitlines())] or [[]]
+    except csv.Error as error:
+        raise SourceError(f"{table}: cannot be read: {error}") from error
     if header[:1] != ["file"] or len(header) < 3 or len(header) % 2 == 0 or not any(rows):
         raise SourceError(f"{table}: wanted a first line `file` and x, y of each point, and lines with faces after it")
     faces: dict[str, list[list[float]]] = {}

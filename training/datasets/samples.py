@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 FARTHEST_PX = 2.0**20  # from the corner: no picture is larger (OpenCV reads up to 2**20 pixels a side)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}  # the data sets'; more would change what `held_out` keeps
+JPEG_MAGIC = b"\xff\xd8"
 TURNED = "_turned"  # what the name of a copy by `training.turned` has after its photograph's
 Broken = Literal["refuse", "skip"]
 
@@ -69,11 +70,15 @@ class Sample:
         Raises:
             SourceError: the file is not a readable picture.
         """
-        self._decoded(cv2.IMREAD_REDUCED_GRAYSCALE_8)
+        jpeg = self.encoded.startswith(JPEG_MAGIC)  # of others OpenCV refuses an eighth that has no pixel
+        self._decoded(cv2.IMREAD_REDUCED_GRAYSCALE_8 if jpeg else cv2.IMREAD_GRAYSCALE)
 
     def _decoded(self, kind: int) -> cv2.typing.MatLike:
         buffer = np.frombuffer(self.encoded, np.uint8)
-        image = cv2.imdecode(buffer, kind) if len(buffer) else None
+        try:
+            image = cv2.imdecode(buffer, kind)
+        except cv2.error:  # no bytes, or more pixels than OpenCV takes
+            image = None
         if image is None:
             raise SourceError(f"{self.path}: not a readable picture; remove it or fix it")
         return image
@@ -210,3 +215,5 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # no file has a NUL in its name
+        raise SourceError(f"{path}: cannot be read: {error}") from error

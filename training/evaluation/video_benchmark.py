@@ -7,6 +7,7 @@ import logging
 import re
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -241,8 +242,9 @@ def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(".mat") and not _added_by_macos(name)]
             return {_number(path, name): _bad_frames(path / name, archive.read(name)) for name in names}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}; unpack the data set again, or remove it") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        told = str(error) or "it is cut off"
+        raise SourceError(f"{path}: cannot be read: {told}; unpack the data set again, or remove it") from error
 
 
 def _added_by_macos(name: str) -> bool:
@@ -260,4 +262,7 @@ def _number(archive: Path, name: str) -> str:
 def _bad_frames(path: Path, content: bytes | None = None) -> frozenset[int]:
     """The variable `error` of a MATLAB file, or of its bytes."""
     frames = MatlabFile(path, content).numbers("error")
+    strange = frames[~(np.abs(frames) < 2**31)]
+    if strange.size:
+        raise SourceError(f"{path}: error: wanted numbers of frames, got {strange[0]}")
     return frozenset(frames.ravel().astype(int).tolist())
