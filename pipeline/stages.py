@@ -24,7 +24,7 @@ from .search import FaceDetector, Search, Standstill
 
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
-LYING = 0.7  # least confidence of a face that lies or hangs: three more searches find three times as many that are none
+LYING = 0.999995  # least presence of the first face that lies or hangs: three more searches find thrice as many false
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 CONVINCED = 0.985  # least presence by the network alone: cats' faces are proposed as surely as people's
 PROPOSAL = 20.0  # most odds of a proposal: 19 of 20 faces have them, and hardly one of those that are none
@@ -147,11 +147,10 @@ class AlignStage:
         """
         for turned, proposals in self._search.harder(bgr):
             more = self._found(bgr, proposals)
+            if turned and not self._is_any_sure(clear := [face for face in more if face.presence >= LYING]):
+                more = clear
             is_sure = self._is_any_sure(more)
-            if turned:
-                more = [face for face in more if face.confidence >= LYING]
-                found = [] if is_sure else found
-            found = found + more
+            found = more if turned and is_sure else found + more
             if is_sure:
                 break
         return found

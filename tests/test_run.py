@@ -408,9 +408,11 @@ class Doubter(Surveyor):
 
     Attributes:
         confidences: of the first faces, as they come; of all further ones 0.9.
+        presences: of the same; 1 where there are fewer.
     """
 
     confidences: tuple[float, ...] = ()
+    presences: tuple[float, ...] = ()
     shown = 0
 
     def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
@@ -419,24 +421,62 @@ class Doubter(Surveyor):
         if number >= len(self.confidences):
             return found
         place, confidence = FACE_XY + 100 * number, self.confidences[number]
-        return [replace(face, xy=place, confidence=confidence) for face in found]
+        presence = self.presences[number] if number < len(self.presences) else 1.0
+        return [replace(face, xy=place, confidence=confidence, presence=presence) for face in found]
 
 
 @pytest.mark.parametrize(
-    ("confidences", "kept"),
+    "confidences",
     [
-        ((0.75, 0.9), [0.9]),  # upright the hair was taken for a mouth
-        ((0.75, 0.75, 0.9), [0.9]),  # and upside down, too
-        ((0.75, 0.69, 0.7, 0.69, 0.6), [0.75, 0.7, 0.6]),  # nobody is sure: who lies needs more than who does not
+        (0.75, 0.9),  # upright the hair was taken for a mouth
+        (0.75, 0.75, 0.9),  # and upside down, too
     ],
 )
 def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_who_lies_for_sure_is_taken_alone(
-    confidences: tuple[float, ...], kept: list[float]
+    confidences: tuple[float, ...],
 ) -> None:
+    assert taken(Doubter(confidences=confidences)) == [0.9]
+
+
+def test_who_lies_must_be_seen_more_clearly_than_who_does_not() -> None:
+    """The first and the last are found in the upright picture."""
+    clear, not_quite = 1 - 1e-6, 0.9995
+    presences = (not_quite, not_quite, clear, not_quite, not_quite)
+    assert taken(Doubter(confidences=(0.75, 0.74, 0.7, 0.69, 0.6), presences=presences)) == [0.75, 0.7, 0.6]
+
+
+class Couple(Sideways):
+    """Finds two faces there."""
+
+    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+        found = super().detect(bgr, small=small)
+        return Proposals.joined((found, found))
+
+
+@dataclass
+class Discerning(Surveyor):
+    """Sees as many faces as it is shown, each at its own place and with its own presence."""
+
+    presences: tuple[float, ...] = ()
+
+    def align(self, bgr: UInt8, crops: list[CropTransform]) -> list[Landmarks]:
+        seen = zip(super().align(bgr, crops), self.presences, strict=False)
+        return [replace(face, xy=FACE_XY + 100 * i, presence=presence) for i, (face, presence) in enumerate(seen)]
+
+
+@pytest.mark.parametrize(("presences", "count"), [((1 - 1e-6, 0.998), 2), ((0.998, 0.998), 0)])
+def test_where_one_lies_for_sure_the_others_need_no_more_than_upright(presences: tuple[float, ...], count: int) -> None:
+    settings = PipelineSettings(detect_every=100)
+    (result,) = make(Couple(), Discerning(presences=presences), settings).run(frames(1))
+    assert len(result.faces) == count
+
+
+def taken(aligner: Doubter) -> list[float]:
+    """The confidences of faces in a picture that is searched once for each that the aligner doubts."""
     detector = Watchman()
-    (result,) = make(detector, Doubter(confidences=confidences), PipelineSettings(detect_every=100)).run(frames(1))
-    assert [round(face.confidence, 6) for face in result.faces] == kept
-    assert len(detector.searched) == len(confidences)
+    (result,) = make(detector, aligner, PipelineSettings(detect_every=100)).run(frames(1))
+    assert len(detector.searched) == len(aligner.confidences)
+    return [round(face.confidence, 6) for face in result.faces]
 
 
 def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped() -> None:
