@@ -35,7 +35,7 @@ class TrackSettings:
         most_faces: faces measured at the same time; further ones are not taken in.
     """
 
-    birth: float = 0.999
+    birth: float = 0.9975
     keep: float = 0.85
     coast_s: float = 0.25
     memory_s: float = 8.0
