@@ -24,7 +24,7 @@ from .search import FaceDetector, Search, Standstill
 
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
-LYING = 0.999995  # least presence of the first face that lies or hangs: three more searches find thrice as many false
+LYING = 0.999995  # least presence of a face that lies or hangs, but beside such a one: most false ones are found there
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 CONVINCED = 0.985  # least presence by the network alone: cats' faces are proposed as surely as people's
 PROPOSAL = 20.0  # most odds of a proposal: 19 of 20 faces have them, and hardly one of those that are none
@@ -143,11 +143,12 @@ class AlignStage:
         """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.
 
         A face that lies may be taken for another one upright, with its hair as the mouth: where one is surely found in
-        the turned picture, the rest is none.
+        the turned picture, the rest is none. And where none is, only what is very clear in there is a face.
         """
         for turned, proposals in self._search.harder(bgr):
             more = self._found(bgr, proposals)
-            if turned and not self._is_any_sure(clear := [face for face in more if face.presence >= LYING]):
+            clear = [face for face in more if face.presence >= LYING]
+            if turned and not self._is_any_sure(clear):
                 more = clear
             is_sure = self._is_any_sure(more)
             found = more if turned and is_sure else found + more
