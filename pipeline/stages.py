@@ -24,7 +24,7 @@ from .search import FaceDetector, Search, Standstill
 
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
-LYING = 0.999995  # least presence of a face that lies or hangs, but beside such a one: most false ones are found there
+LYING = 0.999995  # least presence of a face that lies or hangs, if no other does for sure: most false ones are there
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 CONVINCED = 0.985  # least presence by the network alone: cats' faces are proposed as surely as people's
 PROPOSAL = 20.0  # most odds of a proposal: 19 of 20 faces have them, and hardly one of those that are none
