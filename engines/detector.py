@@ -28,6 +28,7 @@ LAST_LEVEL = 16.0  # pixels of the shorter side; so a face that is twice as larg
 MOST_PEAKS = 64  # per landmark type and level
 STILL_SHARE = 0.5  # smallest face in a picture, which is searched once, over that in a video's frame
 MOST_RESPONSE = 1.2  # responses are clipped here; a landmark's is about 1
+FAINT_PEAK, FAINT_CHANCE = 0.2, 0.001  # in place of the card's and the settings', where faint answers count
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +111,33 @@ class Detector:
         other.settings = replace(self.settings, share=STILL_SHARE)
         return other
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
         """Faces of one (H, W, 3) uint8 picture, best first.
 
         Args:
             bgr: the picture.
             small: False leaves out the finest level of the pyramid, which takes three quarters of the time; faces of
                 less than `min_reliable_face` may then be missed.
+            faint: also what answers faintly, however improbable; ten times as many, of which hardly one is a face.
         Returns:
             Tight boxes, probabilities and five5 points, in frame pixels.
         Raises:
             ValueError: it is no such array.
         """
         checked_picture(bgr, "detect")
+        second_look, threshold = self.card.calibration["second_look"], self.settings.threshold
+        if faint:
+            second_look = threshold = FAINT_CHANCE
         with self._lock:
-            candidates, probability = self.scan(bgr, small=small)
-            likely = np.flatnonzero(probability >= self.card.calibration["second_look"])[: self.settings.most]
+            candidates, probability = self.scan(bgr, small=small, faint=faint)
+            likely = np.flatnonzero(probability >= second_look)[: self.settings.most]
             if not len(likely):
                 return Proposals.none()
             points, features = self.refine(bgr, candidates.take(likely), probability[likely])
         score = logistic(features, self.card.calibration["refine"])
         fit = fit_views(points)
         order = suppress(fit.centre, fit.side, score)
-        order = order[score[order] >= self.settings.threshold]
+        order = order[score[order] >= threshold]
         return Proposals(fit.boxes[order], score[order], points[order])
 
     def min_reliable_face(self, bgr: UInt8) -> float:
@@ -140,19 +145,20 @@ class Detector:
         scales = self._scales(bgr, small=False)
         return float(self.card.codec["face_px"]) / scales[0]
 
-    def scan(self, bgr: UInt8, *, small: bool = True) -> tuple[Candidates, Float32]:
+    def scan(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> tuple[Candidates, Float32]:
         """Find candidates in the whole picture with the backbone alone.
 
         Args:
             bgr: (H, W, 3) uint8 picture.
-            small: see `detect`.
+            small, faint: see `detect`.
         Returns:
             C candidates in frame pixels and their probabilities (C,) float32 of being faces, descending.
         """
         sizes = self._level_sizes(bgr, small=small)
         responses = run_levels(self._scan_backend, _pyramid(bgr, sizes))
         levels = zip(responses, sizes, strict=True)
-        found = Candidates.joined([self._candidates(maps, size, bgr.shape) for maps, size in levels])
+        peak = FAINT_PEAK if faint else self.card.codec["peak"]
+        found = Candidates.joined([_candidates(maps, peak, size, bgr.shape) for maps, size in levels])
         probability = logistic(scan_features(found), self.card.calibration["scan"])
         order = suppress(found.centre, found.side, probability)
         return found.take(order), probability[order]
@@ -183,12 +189,6 @@ class Detector:
         base = self.card.codec["face_px"]
         scales = level_scales(min(height, width), smallest, base, self.settings.step, LAST_LEVEL)
         return scales if small else scales[1:] or scales
-
-    def _candidates(self, maps: Float32, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
-        """Decode the response maps (5, h, w) of a level of this size (without margins), in pixels of the frame."""
-        kind, xy, response = find_peaks(maps, self.card.codec["peak"], MOST_PEAKS)
-        found = group_peaks(kind, xy, response)
-        return found.to_frame((frame[1] / size[1], frame[0] / size[0]), MARGIN)
 
     def refine(self, bgr: UInt8, candidates: Candidates, probability: Float32) -> tuple[Float32, Float32]:
         """Run backbone and branches on an upright crop of each candidate.
@@ -222,6 +222,12 @@ def _pyramid(bgr: UInt8, sizes: list[tuple[int, int]]) -> Iterator[UInt8]:
         padded = np.full((_round_up_to_4(height + 2 * MARGIN), _round_up_to_4(width + 2 * MARGIN), 3), GREY, np.uint8)
         padded[MARGIN : MARGIN + height, MARGIN : MARGIN + width] = bgr
         yield padded
+
+
+def _candidates(maps: Float32, peak: float, size: tuple[int, int], frame: tuple[int, ...]) -> Candidates:
+    """Decode the response maps (5, h, w) of a level of this size (without margins), in pixels of the frame."""
+    found = group_peaks(*find_peaks(maps, peak, MOST_PEAKS))
+    return found.to_frame((frame[1] / size[1], frame[0] / size[0]), MARGIN)
 
 
 def scan_features(candidates: Candidates) -> Float32:

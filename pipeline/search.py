@@ -13,9 +13,10 @@ from ..tracker.geometry import CropTransform, box_centre_side, longer_side
 from ..tracker.types import Float32, Proposals, UInt8
 
 SMALL_EVERY = 4  # searches
-EQUALISED = 0
-# Upright with more contrast, and quarters of a circle: a face on either side is likelier than one upside down.
-FIRST, LATER = (1, 3, 2, EQUALISED), (EQUALISED, 1, EQUALISED, 3, EQUALISED, 2)
+EQUALISED, FAINT = 0, 4
+# Upright with more contrast or by faint answers, and quarters of a circle: a face on either side is likelier than one
+# upside down.
+FIRST, LATER = (1, 3, 2, EQUALISED, FAINT), (EQUALISED, 1, FAINT, 3, EQUALISED, 2)
 EVERY_WAY = SMALL_EVERY * len(LATER)  # searches, after which a picture that stays has been searched in each way
 CELL_PX, CHANGED = 16, 4  # half of the smallest face; grey levels, ten times what a camera's noise does to a cell
 CLIP, TILES = 4.0, 4  # of the equalisation
@@ -27,8 +28,11 @@ MOST_PLACES = 6  # so many cost as much as a search of a whole frame of 640x480
 class FaceDetector(Protocol):
     """What the pipeline needs of a detector: the same answer to the same picture, from two threads at once."""
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
-        """Faces of one (H, W, 3) picture; without `small`, those under `min_reliable_face` may be missing."""
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        """Faces of one (H, W, 3) picture; without `small`, those under `min_reliable_face` may be missing.
+
+        With `faint` also what hardly looks like one.
+        """
         ...
 
     def min_reliable_face(self, bgr: UInt8) -> float:
@@ -112,15 +116,15 @@ class Search:
         part = CropTransform.around(centre, REACH * max(side, 1.0), NEAR_PX)
         return _in_frame(self._detector.detect(part.crop(bgr), small=False), part)
 
-    def harder(self, bgr: UInt8) -> Iterator[tuple[bool, Proposals]]:
+    def harder(self, bgr: UInt8) -> Iterator[tuple[int, Proposals]]:
         """Search a picture (H, W, 3) in which nobody was surely found for faces that are hard to see, that lie or hang.
 
-        What is found comes with whether it was in the turned picture.
+        What is found comes with the way: `EQUALISED`, `FAINT` or the quarters by which the picture was turned.
 
-        Fog, the dark and coloured light hide faces from the detector, and it knows those turned by up to 55 degrees to
-        either side. The first time the picture is searched as thoroughly as it can be in each way of `FIRST`, until the
-        caller has seen enough; later, as videos often show nobody at all, every `SMALL_EVERY`th time in one of `LATER`
-        and not for the smallest faces.
+        Fog, the dark and coloured light hide faces from the detector; in the shade of leaves and behind fences it
+        answers faintly; and it knows those turned by up to 55 degrees to either side. The first time the picture is
+        searched as thoroughly as it can be in each way of `FIRST`, until the caller has seen enough; later, as videos
+        often show nobody at all, every `SMALL_EVERY`th time in one of `LATER` and not for the smallest faces.
         """
         times, self._fruitless = self._fruitless, self._fruitless + 1
         if not times:
@@ -130,11 +134,13 @@ class Search:
         else:
             return
         for way in ways:
-            yield way != EQUALISED, self._in(way, bgr, small=not times)
+            yield way, self._in(way, bgr, small=not times)
 
     def _in(self, way: int, bgr: UInt8, *, small: bool) -> Proposals:
         if way == EQUALISED:
             return self._detector.detect(equalised(bgr), small=small)
+        if way == FAINT:
+            return self._detector.detect(bgr, small=small, faint=True)
         return self._turned(way, bgr, small=small)
 
     def _turned(self, quarters: int, bgr: UInt8, *, small: bool) -> Proposals:

@@ -20,11 +20,13 @@ from ..tracker.tracks import SURE, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, UInt8
 from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
-from .search import FaceDetector, Search, Standstill
+from .search import EQUALISED, FAINT, FaceDetector, Search, Standstill
 
 CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
-LYING = 0.999995  # least presence of a face that lies or hangs, if no other does for sure: most false ones are there
+# Least presence of a face in a harder search, in turned pictures and others, if no other is there for sure: most false
+# faces are among those that lie and those that the detector answers faintly to.
+LYING, LEAST = 0.999995, {EQUALISED: 0.0, FAINT: 0.9999}
 ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
 CONVINCED = 0.985  # least presence by the network alone: cats' faces are proposed as surely as people's
 PROPOSAL = 20.0  # most odds of a proposal: 19 of 20 faces have them, and hardly one of those that are none
@@ -143,15 +145,16 @@ class AlignStage:
         """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.
 
         A face that lies may be taken for another one upright, with its hair as the mouth: where one is surely found in
-        the turned picture, the rest is none. And where none is, only what is very clear in there is a face.
+        the turned picture, the rest is none. And where none is, only what is very clear in there is a face; so it is
+        with faint answers.
         """
-        for turned, proposals in self._search.harder(bgr):
+        for way, proposals in self._search.harder(bgr):
             more = self._found(bgr, proposals)
-            clear = [face for face in more if face.presence >= LYING]
-            if turned and not self._is_any_sure(clear):
+            clear = [face for face in more if face.presence >= LEAST.get(way, LYING)]
+            if not self._is_any_sure(clear):
                 more = clear
             is_sure = self._is_any_sure(more)
-            found = more if turned and is_sure else found + more
+            found = more if is_sure and way not in LEAST else found + more
             if is_sure:
                 break
         return found

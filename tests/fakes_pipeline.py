@@ -101,9 +101,9 @@ class PaintedDetector:
         del bgr
         return 0.0
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
         """All painted faces, the largest first."""
-        del small
+        del small, faint
         self.searched += 1
         if len(bgr) == self.deadly_height:
             os._exit(3)

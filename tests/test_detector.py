@@ -132,6 +132,22 @@ def test_the_threshold_holds_back_the_unsure():
     assert len(detector(threshold=min(score + 1e-4, 1.0)).detect(picture)) == 0
 
 
+class Weak(PaintedScan):
+    """A backbone that answers with a quarter of the strength."""
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return (super().run(images)[0] / 4,)
+
+
+def test_what_answers_faintly_is_proposed_where_it_is_asked_for():
+    picture, points = painted((480, 640), [(320, 240, 100, 0)])
+    weak = detector(Weak())
+    assert len(weak.detect(picture)) == 0
+    found = weak.detect(picture, faint=True)
+    np.testing.assert_allclose(found.points, detector().detect(picture).points, atol=0.5)
+    assert len(points) == len(found) == 1
+
+
 @pytest.mark.parametrize("picture", [np.zeros((90, 90), np.uint8), np.zeros((90, 90, 3)), None])
 def test_what_is_no_picture_is_refused(picture):
     with pytest.raises(ValueError, match="detect: wanted a NumPy array"):

@@ -95,7 +95,8 @@ class Detector:
     def __init__(self) -> None:
         self.searched = 0
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del faint
         self.searched += 1
         return PaintedDetector().detect(bgr, small=small)
 

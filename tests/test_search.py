@@ -10,6 +10,7 @@ import pytest
 
 from facetrack.pipeline.search import (
     CHANGED,
+    EQUALISED,
     EVERY_WAY,
     FIRST,
     LATER,
@@ -47,7 +48,8 @@ class Sieve:
         assert bgr is PICTURE
         return SURE
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del faint
         assert bgr is PICTURE
         self.thorough.append(small)
         boxes = [box(side) for side in self.sides if small or side >= SURE]
@@ -84,7 +86,8 @@ class Brightest:
         del bgr
         return SURE
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del faint
         self.pictures.append((bgr.shape[:2], small))
         light = bgr[..., 0].astype(np.float64)
         if light.sum() < 255:
@@ -176,7 +179,8 @@ class Upright:
         del bgr
         return SURE
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del faint
         self.searches.append(small)
         if not (bgr == 100).any():  # another contrast than the network knows
             return Proposals.none()
@@ -222,8 +226,8 @@ class WellLit:
         del bgr
         return SURE
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
-        del small
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del small, faint
         self.seen.append(bgr)
         if np.ptp(bgr) < 100:
             return Proposals.none()
@@ -237,7 +241,7 @@ def test_where_nobody_is_found_the_picture_is_searched_with_more_contrast() -> N
     assert len(search(fog)) == 0
     (found,) = (proposals for _, proposals in search.harder(fog) if len(proposals))
     np.testing.assert_array_equal(found.boxes, [box(30.0)])
-    np.testing.assert_array_equal(detector.seen[-1], equalised(fog))
+    np.testing.assert_array_equal(detector.seen[1 + FIRST.index(EQUALISED)], equalised(fog))
 
 
 def test_equalising_is_blind_to_the_colour_and_the_strength_of_the_light() -> None:

@@ -1,4 +1,4 @@
-"""Whether something is a new face: what network and detector together make of it."""
+"""Whether something is a new face: what network and detector make of it together, and by which search it was found."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import Outputs
 from facetrack.pipeline.run import Pipeline
-from facetrack.pipeline.stages import CONVINCED, PROPOSAL, PipelineSettings
+from facetrack.pipeline.search import FAINT
+from facetrack.pipeline.stages import CONVINCED, LEAST, LYING, PROPOSAL, PipelineSettings
+from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.track import TrackSettings
 from facetrack.tracker.types import Frame, Proposals, UInt8
 
@@ -38,14 +40,35 @@ class Hesitant(PaintedDetector):
         super().__init__()
         self.score = score
 
-    def detect(self, bgr: UInt8, *, small: bool = True) -> Proposals:
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del faint
         found = super().detect(bgr, small=small)
         return replace(found, scores=np.full(len(found.scores), self.score, np.float32))
 
 
-def presence_of(face: float, right: float, score: float) -> float | None:
-    """Of the painted face in its first frame; None where it is taken for none."""
-    pipeline = Pipeline(Hesitant(score), Aligner(painted_card(), Unsure(face, right)), PipelineSettings(smooth="none"))
+class Faint(Hesitant):
+    """Finds faces by faint answers alone."""
+
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del small
+        return super().detect(bgr) if faint else Proposals.none()
+
+
+class Lying(Hesitant):
+    """Finds faces in the picture that was turned by a quarter alone, though they were painted upright."""
+
+    def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
+        del small, faint
+        picture = SOURCE.picture(0)
+        if bgr.shape != np.rot90(picture).shape or not (bgr == np.rot90(picture)).all():
+            return Proposals.none()
+        found, turn = super().detect(picture), CropTransform.quarter_turns(1, picture.shape[:2])
+        return replace(found, points=turn.to_crop(found.points))
+
+
+def presence_of(face: float, right: float, score: float, kind: type[Hesitant] = Hesitant) -> float | None:
+    """Of the painted face in its first frame, found by such a detector; None where it is taken for none."""
+    pipeline = Pipeline(kind(score), Aligner(painted_card(), Unsure(face, right)), PipelineSettings(smooth="none"))
     (result,) = pipeline.serial([Frame(0, 0.0, 0.0, SOURCE.picture(0))])
     if not result.faces:
         return None
@@ -93,6 +116,16 @@ def test_poor_landmarks_do_not_speak_against_a_face() -> None:
 def test_certainty_overflows_nothing() -> None:
     assert presence_of(80.0, 80.0, 1.0) == pytest.approx(1.0)
     assert presence_of(80.0, -80.0, 1.0) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("kind", "least"), [(Hesitant, TrackSettings().birth), (Faint, LEAST[FAINT]), (Lying, LYING)])
+def test_what_the_search_must_be_so_sure_of_is_a_face(kind: type[Hesitant], least: float) -> None:
+    """The landmarks are good, the detector says half; so the network has to bring the odds."""
+    right, limit = 1.0, log_odds(least) - 1.0
+    assert presence_of(limit - 0.05, right, 0.5, kind) is None
+    presence = presence_of(limit + 0.05, right, 0.5, kind)
+    assert presence is not None
+    assert log_odds(presence) == pytest.approx(log_odds(least), abs=0.1)
 
 
 def test_a_new_face_needs_more_than_a_known_one() -> None:
