@@ -390,6 +390,36 @@ def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
                 ask(file)
 
 
+def test_a_variable_that_is_empty_endless_or_declared_too_large_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["empty"], file["endless"] = h5py.Empty("f"), h5py.SoftLink("/endless")
+        vast = file.create_dataset("vast", shape=(10**7, 10**7), dtype="f8", chunks=(100, 100))  # 728 TiB
+        file["cells"] = np.array([[vast.ref]], h5py.ref_dtype)
+    read = MatlabFile(tmp_path / "a.mat")
+    for name, ask in {
+        "empty": read.count,
+        "endless": read.numbers,
+        "vast": read.numbers,
+        "cells": lambda name: read.cell(name, 0),
+    }.items():
+        with pytest.raises(SourceError, match=rf"a\.mat: wanted a variable {name} in it"):
+            ask(name)
+
+
+@pytest.mark.parametrize(
+    "name", [np.array([[-5]]), np.array([[0x110000]]), np.array([[np.nan]]), np.array([["a"]], object), {"a": 1}]
+)
+def test_a_cell_that_is_no_string_is_named_by_its_variable(tmp_path: Path, name: Any) -> None:
+    write_mat5(tmp_path / "a.mat", nameList=["1.jpg", name])
+    with pytest.raises(SourceError, match=r"a\.mat: wanted a variable nameList in it"):
+        MatlabFile(tmp_path / "a.mat").strings("nameList")
+
+
+def test_strings_are_read_from_character_codes_as_well(tmp_path: Path) -> None:
+    write_mat73(tmp_path / "a.mat", nameList=[np.array([[*map(ord, name)]], np.uint16) for name in ("1.jpg", "ä.jpg")])
+    assert MatlabFile(tmp_path / "a.mat").strings("nameList") == ["1.jpg", "ä.jpg"]
+
+
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "image00002.jpg", np.zeros((*SIZE, 3), np.uint8))
     for layout in ("aflw2000", "300w-lp"):
