@@ -160,6 +160,7 @@ def test_an_empty_cell_is_a_point_not_annotated_and_an_empty_line_is_nothing(tmp
         ("a.png,1,2,3", "line 3: wanted 5 cells, got 4"),
         ("a.png,1,2,3,4,5", "line 3: wanted 5 cells, got 6"),
         ("a.png,1,2,three,4", "line 3: could not convert string to float: 'three'"),
+        ("a.png,1,2,1e39,4", r"labels\.csv, line 3: wanted coordinates up to 1048576 pixels, got 1e\+39"),
         ("none.png,1,2,3,4", r"none\.png: cannot be read: No such file"),
         ("\0.png,1,2,3,4", r"\.png: cannot be read: embedded null"),
         ("a" * 131073, r"labels\.csv: cannot be read: field larger than field limit"),
