@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...tracker.errors import SourceError
+from ...tracker.errors import SourceError, shortened
 from .pairs import entries_of, pairs_among
 from .places import find_place
 from .point_files import read_pts_sample
@@ -118,7 +118,7 @@ def _wflw_sample(table: Path, images: Path, number: int, line: str, part: str) -
     try:
         numbers = coordinates(np.array([float(cell) for cell in cells]), place)
     except ValueError as error:
-        raise SourceError(f"{place}: {error}") from error
+        raise SourceError(f"{place}: {shortened(error)}") from error
     points, box, flags = np.split(numbers, [2 * WFLW_POINTS, 2 * WFLW_POINTS + 4])
     subsets = (part, *(attribute for attribute, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag))
     image, xy = images / name, points.reshape(1, -1, 2)

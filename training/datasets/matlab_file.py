@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tracker.errors import BackendError, SourceError
+from ...tracker.errors import BackendError, SourceError, shortened
 from ...tracker.types import Float64
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -117,7 +117,7 @@ class MatlabFile:
         return content
 
     def _lacks(self, name: str, error: Exception) -> SourceError:
-        return SourceError(f"{self._path}: wanted a variable {name} in it: {error}")
+        return SourceError(f"{self._path}: wanted a variable {name} in it: {shortened(error)}")
 
 
 def _head(path: Path) -> bytes:

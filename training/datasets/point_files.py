@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...tracker.errors import SourceError
+from ...tracker.errors import SourceError, shortened
 from ...tracker.types import Float32, UInt8
 from .pairs import KINDS, entries_of, pairs_among
 from .places import paths_below
@@ -44,7 +44,7 @@ def read_pts(path: Path) -> Float32:
         if announced and int(announced[1]) != len(points):
             raise ValueError(f"n_points says {announced[1]}, the block holds {len(points)}")
     except ValueError as error:
-        raise SourceError(f"{path}: not a .pts file: {error}") from error
+        raise SourceError(f"{path}: not a .pts file: {shortened(error)}") from error
     return coordinates(points - 1.0, path)
 
 
@@ -115,7 +115,7 @@ def list_point_table(folder: Path) -> list[Entry]:
         try:
             numbers = [float(cell) if cell.strip() else np.nan for cell in row[1:]]
         except ValueError as error:
-            raise SourceError(f"{table}, line {number}: {error}") from error
+            raise SourceError(f"{table}, line {number}: {shortened(error)}") from error
         if row:
             faces.setdefault(row[0], []).append(coordinates(np.array(numbers), f"{table}, line {number}"))
     return [Entry(name, partial(_table_sample, folder / name, values)) for name, values in faces.items()]
