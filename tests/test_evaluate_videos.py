@@ -32,7 +32,7 @@ from facetrack.tracker import markup, metrics
 from facetrack.tracker.errors import CardError, SinkError, SourceError
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.types import Float32, Float64
-from facetrack.training.evaluation.measure_video import VideoMeasuring, measure_video
+from facetrack.training.evaluation.measure_video import MEASURES, VideoMeasuring, measure_video, read_errors
 from facetrack.training.evaluation.video_benchmark import list_test_videos, published_split, ranges_of
 from facetrack.training.evaluation.videos import VideoSettings, check_videos, evaluate_videos
 
@@ -336,7 +336,6 @@ def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alon
     assert "1 done, 4 failed, 0 left" in told
     lines = [line for line in told.splitlines() if line.startswith("facetrack: failed: ")]
     reasons = [f"{number}/annot/000002.pts: {reason}" for number, (_, reason) in broken.items()]
-    reasons = [reason.replace("pts: wanted c", "pts: not a .pts file: wanted c") for reason in reasons]
     reasons.append("401/annot/000001.pts: wanted points round a face, got a box of 0x0")
     assert len(lines) == len(reasons)
     for line in lines:
@@ -596,7 +595,7 @@ def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(
     assert {file.name for file in (tmp_path / "out/300vw-gt").iterdir()} == {"114.json", "notes.json"}
 
 
-@pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "damage"])
+@pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "cut", "depth"])
 def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
@@ -616,10 +615,49 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
         content["origin"] |= {"schema": 1, "annotations": {"files": 3, "bytes": 4321}}
         kept.write_text(json.dumps(content), encoding="utf-8")
     else:
-        kept.write_bytes(kept.read_bytes()[:50])
+        kept.write_bytes(kept.read_bytes()[:50] if change == "cut" else b"[" * 100_000)
     engines = PaintedEngines()
     run(settings, engines, choices)
     assert engines.backend.calls == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"frames": [102, *range(3, 9)]},
+        {"frames": [1, 2, 3, 4, 5, 6, 8, 7]},
+        {"frames": [*range(8)]},
+        {"frames": [1.7, *range(2, 9)]},
+        {"frames": [[i] for i in range(1, 9)]},
+        {"frames": [*range(1, 8), 10**30]},
+        {"tracks": [0] * 7},
+        {"io 68": [5.0] * 7},
+        {"io 68": [float("nan")] * 8},
+        {"io 68": [-5.0] * 8},
+        {"io 68": [10**400] * 8},
+        {"unread": float("inf")},
+        {"unannotated": -1},
+        {"frames": [], "tracks": [], **{f"{kind} {points}": [] for kind, points in MEASURES}},
+    ],
+)
+def test_errors_that_are_kept_damaged_are_measured_again(
+    data: tuple[Path, dict[str, Drawn]],
+    results: dict[str, tuple[Path, str]],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    change: dict[str, Any],
+) -> None:
+    (video, *_), _ = list_test_videos(data[0])
+    kept = tmp_path / "114.json"
+    content = json.loads((results["gt"][0] / "300vw-gt/114.json").read_text(encoding="utf-8"))
+    origin = content["origin"]
+    kept.write_text(json.dumps(content), encoding="utf-8")
+    assert read_errors(kept, video, origin) is not None
+    for name, value in change.items():
+        (content if name in content else content["errors_percent"])[name] = value
+    kept.write_text(json.dumps(content), encoding="utf-8")
+    assert read_errors(kept, video, origin) is None
+    assert caplog.messages == [f"{kept}: measured again: it cannot be read"]
 
 
 IDLE = {"detect_every", "min_face", "max_faces", "smooth"}  # nothing is searched for, followed or smoothed

@@ -168,6 +168,8 @@ def test_wflws_training_part_has_a_list_of_its_own(tmp_path: Path) -> None:
     [
         ("1 2 3 a.jpg", "line 1: wanted 206 numbers and a name, got 3"),
         (" ".join(["x"] * 206) + " a.jpg", "line 1: could not convert string to float: 'x'"),
+        (" ".join(["x" * 999] * 206) + " a.jpg", r"line 1: could not convert string to float: 'x{64}\.\.\.$"),
+        (" ".join(["1e39"] * 206) + " a.jpg", r"test\.txt, line 1: wanted coordinates up to 1048576.* got 1e\+39"),
         (wflw_line(np.ones((98, 2)), "000000", "none.jpg"), r"none\.jpg: cannot be read: No such file"),
     ],
 )

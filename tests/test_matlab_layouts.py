@@ -101,6 +101,15 @@ def test_a_picture_of_cofw_without_pixels_or_with_two_colours_is_named(tmp_path:
         list(read_entries(list_cofw(tmp_path)))
 
 
+@pytest.mark.parametrize("far", ["shapes", "boxes"])
+def test_a_face_of_cofw_beyond_any_picture_is_named_by_its_number(tmp_path: Path, far: str) -> None:
+    shapes, boxes = cofw_shapes(2), np.ones((2, 4))
+    {"shapes": shapes, "boxes": boxes}[far][1, 3] = 1e39
+    write_mat5(tmp_path / "COFW_test_color.mat", IsT=[COLOUR, GREY], phisT=shapes, bboxesT=boxes)
+    with pytest.raises(SourceError, match=r"color\.mat, picture 2: wanted coordinates up to 1048576.* got 1e\+39"):
+        list(read_entries(list_cofw(tmp_path)))
+
+
 # COFW-68
 
 
@@ -233,6 +242,7 @@ def test_aflw_is_found_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("changes", "message"),
     [
         ({"ra": np.array([[1, 1, 2, 3, 4, 5]])}, "ra is not an order of its 6 names"),
+        ({"ra": np.array([[np.nan, 2, 6, 1, 3, 5]])}, "ra is not an order of its 6 names"),
         ({"data": np.ones((6, 21))}, r"data, bbox and mask_new .* do not fit its 6 names"),
         ({}, "the first 20000 of ra are for training; none is left"),
     ],
@@ -241,6 +251,16 @@ def test_an_aflw_file_that_contradicts_itself_is_refused(tmp_path: Path, changes
     write_aflw(tmp_path, np.ones((6, 19)), **changes)
     with pytest.raises(SourceError, match=message):
         list_aflw(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"data": np.full((6, 38), 1e39)}, {"bbox": np.full((6, 4), -1e39)}])
+def test_a_face_of_aflw_beyond_any_picture_is_named_by_its_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 3)
+    write_aflw(tmp_path, np.ones((6, 19)), **change)
+    with pytest.raises(SourceError, match=r"release\.mat, face 1: wanted coordinates up to 1048576.* got 1e\+39"):
+        list(read_entries(list_aflw(tmp_path)))
 
 
 def test_aflws_errors_are_over_the_annotated_faces_size_and_over_the_points_own_box(
@@ -388,6 +408,36 @@ def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
         for ask in (lambda f: f.numbers("phisT"), lambda f: f.count("phisT"), lambda f: f.cell("phisT", 0)):
             with pytest.raises(SourceError, match=r"a\.mat: wanted a variable phisT in it"):
                 ask(file)
+
+
+def test_a_variable_that_is_empty_endless_or_declared_too_large_is_named(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        file["empty"], file["endless"] = h5py.Empty("f"), h5py.SoftLink("/endless")
+        vast = file.create_dataset("vast", shape=(10**7, 10**7), dtype="f8", chunks=(100, 100))  # 728 TiB
+        file["cells"] = np.array([[vast.ref]], h5py.ref_dtype)
+    read = MatlabFile(tmp_path / "a.mat")
+    for name, ask in {
+        "empty": read.count,
+        "endless": read.numbers,
+        "vast": read.numbers,
+        "cells": lambda name: read.cell(name, 0),
+    }.items():
+        with pytest.raises(SourceError, match=rf"a\.mat: wanted a variable {name} in it"):
+            ask(name)
+
+
+@pytest.mark.parametrize(
+    "name", [np.array([[-5]]), np.array([[0x110000]]), np.array([[np.nan]]), np.array([["a"]], object), {"a": 1}]
+)
+def test_a_cell_that_is_no_string_is_named_by_its_variable(tmp_path: Path, name: Any) -> None:
+    write_mat5(tmp_path / "a.mat", nameList=["1.jpg", name])
+    with pytest.raises(SourceError, match=r"a\.mat: wanted a variable nameList in it"):
+        MatlabFile(tmp_path / "a.mat").strings("nameList")
+
+
+def test_strings_are_read_from_character_codes_as_well(tmp_path: Path) -> None:
+    write_mat73(tmp_path / "a.mat", nameList=[np.array([[*map(ord, name)]], np.uint16) for name in ("1.jpg", "ä.jpg")])
+    assert MatlabFile(tmp_path / "a.mat").strings("nameList") == ["1.jpg", "ä.jpg"]
 
 
 def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,12 @@ def test_only_the_annotated_faces_size_is_that_of_an_annotated_box(kind: metrics
     assert metrics.normalising_lengths(FACE[None], IBUG, kind, boxes) == pytest.approx(tight)
 
 
+@pytest.mark.parametrize("box", [[90, 0, 0, 40], [90, 40, 0, 0], [0, 0, np.nan, 40]])
+def test_an_annotated_box_that_is_turned_over_or_not_known_has_no_size(box: list[float]) -> None:
+    with pytest.raises(ValueError, match="lengths above 0, got 1"):
+        metrics.normalising_lengths(FACE[None], IBUG, "face", np.float32([box]))
+
+
 def test_without_an_annotated_box_a_faces_size_is_that_of_its_points() -> None:
     tight = metrics.normalising_lengths(FACE[None], IBUG, "box")
     assert metrics.normalising_lengths(FACE[None], IBUG, "face") == pytest.approx(tight)

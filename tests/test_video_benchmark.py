@@ -211,3 +211,16 @@ def test_a_broken_extra_zip_is_named(tmp_path: Path) -> None:
         archive.writestr("extra/114.mat", b"x" * 200)
     with pytest.raises(SourceError, match=r"114\.mat"):
         excluded_frames(tmp_path)
+
+
+def test_a_long_name_in_extra_zip_is_told_by_its_beginning(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        archive.writestr("x" * 999 + ".mat", b"")
+    with pytest.raises(SourceError, match=r"in it, got x{100}\.\.\.$"):
+        excluded_frames(tmp_path)
+    with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
+        archive.writestr("x" * 999 + "/401.mat", b"")
+    content = (tmp_path / "extra.zip").read_bytes()
+    (tmp_path / "extra.zip").write_bytes(content.replace(b"x", b"y", 1))  # the two places of its name differ
+    with pytest.raises(SourceError, match=r"extra\.zip: cannot be read: File name .*x\.\.\.; unpack"):
+        excluded_frames(tmp_path)

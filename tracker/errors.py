@@ -59,3 +59,9 @@ def told(error: Exception) -> str:
     if isinstance(error, FacetrackError):
         return str(error)
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+
+
+def shortened(text: object, most: int = 100) -> str:
+    """The beginning of what may quote a damaged file, of which a word can be as long as the file."""
+    whole = str(text)
+    return whole if len(whole) <= most else f"{whole[:most]}..."

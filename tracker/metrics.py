@@ -187,7 +187,7 @@ def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
 
 def _box_lengths(boxes: Float32, kind: Normaliser) -> Float64:
     corners = np.asarray(boxes, np.float64)
-    width, height = (corners[:, 2:] - corners[:, :2]).T
+    width, height = np.maximum(corners[:, 2:] - corners[:, :2], 0).T
     lengths: Float64 = (width + height) / 2
     if kind in ("box", "face"):
         lengths = np.sqrt(width * height)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ...tracker.errors import SourceError
+from ...tracker.errors import SourceError, shortened
 from .pairs import entries_of, pairs_among
 from .places import find_place
 from .point_files import read_pts_sample
-from .samples import Entry, Sample, first_existing, read_bytes
+from .samples import Entry, Sample, coordinates, first_existing, read_bytes
 
 # Folder -> subsets. Sagonas et al., 2013; common and challenging as in Zhu et al. (CFSS), CVPR 2015.
 Folders = Mapping[str, tuple[str, ...]]
@@ -111,14 +111,15 @@ def list_wflw_train(folder: Path) -> list[Entry]:
 
 def _wflw_sample(table: Path, images: Path, number: int, line: str, part: str) -> Sample:
     *cells, name = line.split()
+    place = f"{table}, line {number}"
     wanted = 2 * WFLW_POINTS + 4 + len(WFLW_ATTRIBUTES)
     if len(cells) != wanted:
-        raise SourceError(f"{table}, line {number}: wanted {wanted} numbers and a name, got {len(cells)} before it")
+        raise SourceError(f"{place}: wanted {wanted} numbers and a name, got {len(cells)} before it")
     try:
-        numbers = np.array([float(cell) for cell in cells], np.float32)
+        numbers = coordinates(np.array([float(cell) for cell in cells]), place)
     except ValueError as error:
-        raise SourceError(f"{table}, line {number}: {error}") from error
+        raise SourceError(f"{place}: {shortened(error)}") from error
     points, box, flags = np.split(numbers, [2 * WFLW_POINTS, 2 * WFLW_POINTS + 4])
     subsets = (part, *(attribute for attribute, flag in zip(WFLW_ATTRIBUTES, flags, strict=True) if flag))
-    image = images / name
-    return Sample(image, points.reshape(1, -1, 2), read_bytes(image), boxes=box[None], subsets=subsets)
+    image, xy = images / name, points.reshape(1, -1, 2)
+    return Sample(image, xy, read_bytes(image), boxes=box[None], subsets=subsets, annotation=place)

@@ -13,14 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...tracker.errors import BackendError, SourceError
+from ...tracker.errors import BackendError, SourceError, shortened
 from ...tracker.types import Float64
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 USER_BLOCK = 512  # MATLAB's own header stands before the HDF5 file
 _HEAD = USER_BLOCK + len(HDF5_MAGIC)
-# what SciPy raises on damaged files
-_UNREADABLE = (ValueError, TypeError, NotImplementedError, OSError, EOFError, IndexError, UnboundLocalError)
+# what SciPy and h5py raise on damaged files, and NumPy on sizes that these declare
+_DAMAGE = (
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    UnboundLocalError,
+    ValueError,
+)
 
 
 class MatlabFile:
@@ -51,7 +62,7 @@ class MatlabFile:
                 with self._library.File(self._source) as file:
                     return np.atleast_2d(np.asarray(file[name][()], np.float64)).T
             return np.atleast_2d(np.asarray(self._variables[name], np.float64))
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except _DAMAGE as error:
             raise self._lacks(name, error) from error
 
     def strings(self, name: str) -> list[str]:
@@ -60,7 +71,10 @@ class MatlabFile:
         Raises:
             SourceError: there is no such variable, or it holds something else.
         """
-        return [cell if isinstance(cell, str) else _text(cell) for cell in self._cells(name)]
+        try:
+            return [_text(self.cell(name, i)) for i in range(self.count(name))]
+        except _DAMAGE as error:
+            raise self._lacks(name, error) from error
 
     def count(self, name: str) -> int:
         """Number of cells of a cell array.
@@ -73,7 +87,7 @@ class MatlabFile:
                 with self._library.File(self._source) as file:
                     return int(file[name].size)
             return int(self._variables[name].size)
-        except (KeyError, AttributeError, OSError) as error:
+        except _DAMAGE as error:
             raise self._lacks(name, error) from error
 
     def cell(self, name: str, index: int) -> NDArray[Any]:
@@ -87,26 +101,23 @@ class MatlabFile:
                 with self._library.File(self._source) as file:
                     return np.asarray(file[np.ravel(file[name][()], "F")[index]][()]).T
             return np.asarray(np.ravel(self._variables[name], "F")[index])
-        except (KeyError, IndexError, TypeError, ValueError, OSError) as error:
+        except _DAMAGE as error:
             raise self._lacks(name, error) from error
 
     @property
     def _source(self) -> Path | io.BytesIO:
         return self._path if self._content is None else io.BytesIO(self._content)
 
-    def _cells(self, name: str) -> list[Any]:
-        return [self.cell(name, i) for i in range(self.count(name))]
-
     @cached_property
     def _variables(self) -> dict[str, Any]:
         try:
             content: dict[str, Any] = self._library.loadmat(self._source)
-        except (self._library.matlab.MatReadError, zlib.error, *_UNREADABLE) as error:
+        except (self._library.matlab.MatReadError, zlib.error, *_DAMAGE) as error:
             raise SourceError(f"{self._path}: not a MATLAB file that can be read: {error}") from error
         return content
 
     def _lacks(self, name: str, error: Exception) -> SourceError:
-        return SourceError(f"{self._path}: wanted a variable {name} in it: {error}")
+        return SourceError(f"{self._path}: wanted a variable {name} in it: {shortened(error)}")
 
 
 def _head(path: Path) -> bytes:
@@ -121,7 +132,7 @@ def _text(cell: NDArray[Any]) -> str:
     """A string from what SciPy (array of str) or h5py (array of character codes) makes of it."""
     if cell.dtype.kind in "US":
         return "".join(map(str, cell.ravel()))
-    return "".join(map(chr, cell.ravel("F").astype(int).tolist()))
+    return "".join(map(chr, cell.ravel("F").tolist()))
 
 
 def _need(module: str) -> ModuleType:

@@ -20,7 +20,7 @@ from ...tracker.types import Float32, Float64
 from .matlab_file import MatlabFile
 from .pairs import Pair, entries_of, pairs_among
 from .places import find_place, paths_below
-from .samples import Entry, Sample, first_existing, read_bytes
+from .samples import Entry, Sample, coordinates, first_existing, read_bytes
 
 COFW_POINTS, AFLW_POINTS = 29, 19
 COFW68_FOLDERS = "COFW68_Data/test_annotations", "test_annotations"
@@ -86,7 +86,8 @@ def _cofw68_sample(path: Path, file: MatlabFile, number: int, places: Path) -> S
     if points.shape != (68, 2) or hidden.shape != (68,):
         raise SourceError(f"{annotation}: wanted Points (68, 2) and 68 of Occ, got {points.shape} and {hidden.size}")
     encoded = _cofw_picture(path, file, "IsT", number - 1)
-    return Sample(path, _points(points.T - 1), encoded, hidden=hidden[None], subsets=("test",))
+    xy = _points(points.T - 1, annotation)
+    return Sample(path, xy, encoded, hidden=hidden[None], subsets=("test",), annotation=str(annotation))
 
 
 def _cofw_picture(path: Path, file: MatlabFile, variable: str, index: int) -> bytes:
@@ -102,13 +103,15 @@ def _cofw_sample(
     encoded = _cofw_picture(path, file, variable, index)
     x, y, hidden = shape.reshape(3, COFW_POINTS)
     left, top, width, height = box
+    place = f"{path}, picture {index + 1}"
     return Sample(
         path,
-        _points(np.stack([x, y]) - 1),
+        _points(np.stack([x, y]) - 1, place),
         encoded,
         hidden=hidden[None] > 0,
-        boxes=np.array([[left, top, left + width, top + height]], np.float32) - 1,
+        boxes=coordinates(np.array([[left, top, left + width, top + height]]) - 1, place),
         subsets=(part,),
+        annotation=place,
     )
 
 
@@ -137,7 +140,7 @@ def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
     path = find_place(folder, *tables) or first_existing(folder, *tables)
     images = find_place(folder, *flickr) or find_place(folder, "images") or first_existing(folder, *flickr, "images")
     file = MatlabFile(path)
-    names, order = file.strings("nameList"), file.numbers("ra").ravel().astype(int) - 1
+    names, order = file.strings("nameList"), file.numbers("ra").ravel() - 1
     points, boxes, visible = file.numbers("data"), file.numbers("bbox"), file.numbers("mask_new") == 1
     count = len(names)
     shapes = [points.shape, boxes.shape, visible.shape]
@@ -148,9 +151,10 @@ def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
     chosen = order[:AFLW_TRAIN] if part == "train" else order[AFLW_TRAIN:]
     if not len(chosen):
         raise SourceError(f"{path}: {count} faces, but the first {AFLW_TRAIN} of ra are for training; none is left")
+    read = partial(_aflw_sample, path, part)
     return [
-        Entry(f"{names[i]}#{i + 1}", partial(_aflw_sample, images / names[i], part, points[i], boxes[i], visible[i]))
-        for i in chosen.tolist()
+        Entry(f"{names[i]}#{i + 1}", partial(read, i, images / names[i], points[i], boxes[i], visible[i]))
+        for i in chosen.astype(int).tolist()
     ]
 
 
@@ -159,16 +163,20 @@ def list_aflw_train(folder: Path) -> list[Entry]:
     return list_aflw(folder, "train")
 
 
-def _aflw_sample(image: Path, part: str, points: Float64, box: Float64, visible: NDArray[np.bool_]) -> Sample:
+def _aflw_sample(
+    path: Path, part: str, index: int, image: Path, points: Float64, box: Float64, visible: NDArray[np.bool_]
+) -> Sample:
     left, right, top, bottom = box
+    place = f"{path}, face {index + 1}"
     whole = "full" if part == "test" else part
     return Sample(
         image,
-        _points(points.reshape(2, AFLW_POINTS)),
+        _points(points.reshape(2, AFLW_POINTS), place),
         read_bytes(image),
         hidden=~visible[None],
-        boxes=np.array([[left, top, right, bottom]], np.float32),
+        boxes=coordinates(np.array([[left, top, right, bottom]]), place),
         subsets=(whole, "frontal") if visible.all() else (whole,),
+        annotation=place,
     )
 
 
@@ -203,7 +211,8 @@ def _aflw2000_sample(image: Path, path: Path) -> Sample:
     if not math.isfinite(yaw):
         raise SourceError(f"{path}: Pose_Para: wanted an angle of yaw, got {yaw}; restore the annotation")
     name = next(name for name, end in YAW_BINS.items() if yaw <= end)
-    return Sample(image, _points(points[:2] - 1), read_bytes(image), subsets=(name, "all"))
+    xy = _points(points[:2] - 1, path)
+    return Sample(image, xy, read_bytes(image), subsets=(name, "all"), annotation=str(path))
 
 
 def list_300w_lp(folder: Path) -> list[Entry]:
@@ -225,7 +234,7 @@ def _300w_lp_sample(image: Path, path: Path) -> Sample:
     points = MatlabFile(path).numbers("pt2d")
     if points.shape != (2, 68):
         raise SourceError(f"{path}: wanted pt2d (2, 68), got {points.shape}")
-    return Sample(image, _points(points - 1), read_bytes(image), subsets=("train",))
+    return Sample(image, _points(points - 1, path), read_bytes(image), subsets=("train",), annotation=str(path))
 
 
 def _some_with_picture(pairs: list[Pair], folder: Path) -> list[Pair]:
@@ -234,6 +243,6 @@ def _some_with_picture(pairs: list[Pair], folder: Path) -> list[Pair]:
     return pairs
 
 
-def _points(rows: Float64) -> Float32:
+def _points(rows: Float64, annotation: str | Path) -> Float32:
     """One face (1, N, 2) from its x and y (2, N)."""
-    return np.ascontiguousarray(rows.T[None], np.float32)
+    return np.ascontiguousarray(coordinates(rows.T[None], annotation))

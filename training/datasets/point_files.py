@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ...tracker.errors import SourceError
+from ...tracker.errors import SourceError, shortened
 from ...tracker.types import Float32, UInt8
 from .pairs import KINDS, entries_of, pairs_among
 from .places import paths_below
-from .samples import FARTHEST_PX, Entry, Sample, beyond_pictures, images_below, read_bytes
+from .samples import Entry, Sample, coordinates, images_below, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,9 @@ def read_pts(path: Path) -> Float32:
         announced = re.search(r"n_points\s*:\s*(\d+)", head)
         if announced and int(announced[1]) != len(points):
             raise ValueError(f"n_points says {announced[1]}, the block holds {len(points)}")
-        if (np.abs(points) > FARTHEST_PX).any():
-            raise ValueError(beyond_pictures(points))
     except ValueError as error:
-        raise SourceError(f"{path}: not a .pts file: {error}") from error
-    return (points - 1.0).astype(np.float32)
+        raise SourceError(f"{path}: not a .pts file: {shortened(error)}") from error
+    return coordinates(points - 1.0, path)
 
 
 def write_pts(path: Path, points: Float32) -> None:
@@ -71,7 +69,7 @@ def read_pts_sample(image: Path, annotation: Path, subsets: tuple[str, ...] = ()
     Raises:
         SourceError: one of the two cannot be read.
     """
-    return Sample(image, read_pts(annotation)[None], read_bytes(image), subsets=subsets)
+    return Sample(image, read_pts(annotation)[None], read_bytes(image), subsets=subsets, annotation=str(annotation))
 
 
 def list_pts_folder(folder: Path) -> list[Entry]:
@@ -110,18 +108,18 @@ def list_point_table(folder: Path) -> list[Entry]:
         raise SourceError(f"{table}: cannot be read: {error}") from error
     if header[:1] != ["file"] or len(header) < 3 or len(header) % 2 == 0 or not any(rows):
         raise SourceError(f"{table}: wanted a first line `file` and x, y of each point, and lines with faces after it")
-    faces: dict[str, list[list[float]]] = {}
+    faces: dict[str, list[Float32]] = {}
     for number, row in enumerate(rows, start=2):
         if row and len(row) != len(header):
             raise SourceError(f"{table}, line {number}: wanted {len(header)} cells, got {len(row)}")
         try:
             numbers = [float(cell) if cell.strip() else np.nan for cell in row[1:]]
         except ValueError as error:
-            raise SourceError(f"{table}, line {number}: {error}") from error
+            raise SourceError(f"{table}, line {number}: {shortened(error)}") from error
         if row:
-            faces.setdefault(row[0], []).append(numbers)
+            faces.setdefault(row[0], []).append(coordinates(np.array(numbers), f"{table}, line {number}"))
     return [Entry(name, partial(_table_sample, folder / name, values)) for name, values in faces.items()]
 
 
-def _table_sample(image: Path, values: list[list[float]]) -> Sample:
-    return Sample(image, np.asarray(values, np.float32).reshape(len(values), -1, 2), read_bytes(image))
+def _table_sample(image: Path, values: list[Float32]) -> Sample:
+    return Sample(image, np.stack(values).reshape(len(values), -1, 2), read_bytes(image))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +40,7 @@ class Sample:
         hidden: (F, N) bool, which points are annotated as occluded; None where the data set does not say.
         boxes: (F, 4) float32, the data set's own face boxes (x1, y1, x2, y2); None where it has none.
         subsets: names of the parts of the data set that it belongs to.
+        annotation: the file of the points, and where in it, for messages; "" where the picture's path says enough.
     Raises:
         SourceError: a point or a box is infinite, or farther away than any picture is large.
     """
@@ -50,11 +51,12 @@ class Sample:
     hidden: NDArray[np.bool_] | None = None
     boxes: Float32 | None = None
     subsets: tuple[str, ...] = ()
+    annotation: str = ""
 
     def __post_init__(self) -> None:
         for numbers in (self.points, self.boxes):
-            if numbers is not None and (np.abs(numbers) > FARTHEST_PX).any():
-                raise SourceError(f"{self.path}: {beyond_pictures(numbers)}")
+            if numbers is not None:
+                coordinates(numbers, self.annotation or self.path)
 
     def bgr(self) -> UInt8:
         """Decode the picture, (H, W, 3) uint8 BGR.
@@ -84,10 +86,16 @@ class Sample:
         return image
 
 
-def beyond_pictures(numbers: Float32 | Float64) -> str:
-    """What is wrong with an annotation (...) of which some pixels are farther away than `FARTHEST_PX`."""
-    farthest = float(np.nanmax(np.abs(numbers)))
-    return f"wanted coordinates up to {FARTHEST_PX:.0f} pixels, got {farthest:g}; restore or remove the annotation"
+def coordinates(numbers: Float32 | Float64, annotation: str | Path) -> Float32:
+    """Pixels (...) of an annotation as float32; NaN stays.
+
+    Raises:
+        SourceError: some are farther away than `FARTHEST_PX`; it begins with the annotation's place.
+    """
+    if (np.abs(numbers) > FARTHEST_PX).any():
+        wanted, farthest = f"wanted coordinates up to {FARTHEST_PX:.0f} pixels", float(np.nanmax(np.abs(numbers)))
+        raise SourceError(f"{annotation}: {wanted}, got {farthest:g}; restore or remove the annotation")
+    return numbers.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +181,7 @@ def one_face_each(samples: Iterable[Sample]) -> list[Sample]:
 def _face(sample: Sample, i: int) -> Sample:
     hidden = None if sample.hidden is None else sample.hidden[i : i + 1]
     boxes = None if sample.boxes is None else sample.boxes[i : i + 1]
-    return Sample(sample.path, sample.points[i : i + 1], sample.encoded, hidden, boxes, sample.subsets)
+    return replace(sample, points=sample.points[i : i + 1], hidden=hidden, boxes=boxes)
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -274,11 +274,24 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
             )
             for kind, points in MEASURES
         }
-        frames, tracks = (np.array(content[name], np.int64) for name in ("frames", "tracks"))
+        frames, tracks = (np.array(content[name]).astype(np.int64, casting="safe") for name in ("frames", "tracks"))
         counts = {name: int(content[name]) for name in ("unread", "unannotated")}
-        return VideoErrors(video.number, video.scenario, frames, tracks, errors, **counts, origin=origin)
+        kept = VideoErrors(video.number, video.scenario, frames, tracks, errors, **counts, origin=origin)
+        _demand_plausible(kept)
+        return kept
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         log.warning("%s: measured again: it cannot be read", path)
         return None
+
+
+def _demand_plausible(kept: VideoErrors) -> None:
+    """See that frames rise from 1, with a track and errors each, and that nothing is below 0 or NaN."""
+    frames, errors = kept.frames, [*kept.errors.values()]
+    if {numbers.shape for numbers in (frames, kept.tracks, *errors)} != {(frames.size,)}:
+        raise ValueError("wanted a track and errors for each frame")
+    if not (np.diff(frames, prepend=0) > 0).all() or not (np.array(errors) >= 0).all():
+        raise ValueError("wanted frames that rise from 1, and errors of 0 or more")
+    if kept.unread < 0 or kept.unannotated < 0:
+        raise ValueError("wanted counts of 0 or more")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ...pipeline.batch import Failure
-from ...tracker.errors import SourceError
+from ...tracker.errors import SourceError, shortened
 from ...tracker.types import Float32
 from ..datasets.matlab_file import MatlabFile
 from ..datasets.point_files import read_pts
@@ -243,7 +243,7 @@ def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
             names = [name for name in archive.namelist() if name.endswith(".mat") and not _added_by_macos(name)]
             return {_number(path, name): _bad_frames(path / name, archive.read(name)) for name in names}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        told = str(error) or "it is cut off"
+        told = shortened(error) or "it is cut off"
         raise SourceError(f"{path}: cannot be read: {told}; unpack the data set again, or remove it") from error
 
 
@@ -255,7 +255,7 @@ def _added_by_macos(name: str) -> bool:
 def _number(archive: Path, name: str) -> str:
     found = re.search(r"(\d{3})\D*\.mat$", name)
     if found is None:
-        raise SourceError(f"{archive}: wanted .mat files named after videos in it, got {name}")
+        raise SourceError(f"{archive}: wanted .mat files named after videos in it, got {shortened(name)}")
     return found[1]
 
 
