@@ -162,6 +162,7 @@ class _Address:
                 "r",
                 format=self.format,
                 container_options=self.options,
+                metadata_errors="replace",  # titles may be in any code page, and nobody here reads them
                 timeout=timeout,
                 hwaccel=accelerator(self.decoder),
             )

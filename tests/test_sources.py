@@ -374,6 +374,15 @@ def test_a_file_whose_name_looks_like_a_glob_is_still_a_file(tmp_path: Path) -> 
         assert [frame.name for frame in source] == ["a[1].png"]
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_video_whose_tags_are_in_another_code_page_is_read(suffix: str, tmp_path: Path) -> None:
+    """As titles in AVI, which has Windows' own; here it is the name of the program that wrote the file."""
+    path = write_video(tmp_path / f"clip{suffix}", noise(4))
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
+    with open_source(path) as source:
+        assert len(list(source)) == 4
+
+
 def test_a_video_whose_name_holds_a_colon_is_still_a_file(tmp_path: Path) -> None:
     path = write_video(tmp_path / "plain.mkv", noise(2)).rename(tmp_path / "http:12:30 %02d.mkv")
     with open_source(path) as source:
