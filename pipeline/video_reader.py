@@ -167,6 +167,8 @@ class Reader:
                 if naps > CAMERA_NAPS:
                     raise
                 time.sleep(CAMERA_NAP_S)
+            except IndexError:  # PyAV's own, behind the last packet of an input in which streams have come up meanwhile
+                return
             except av.FFmpegError as error:
                 forget_address(error)
                 raise

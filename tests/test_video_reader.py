@@ -210,6 +210,21 @@ class Unplugged:
         self._container.close()
 
 
+class Grown:
+    """A container in which streams have come up while it was read: PyAV looks for them in its list at the end."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self.streams = container.streams
+
+    def demux(self, stream: object) -> Iterator[object]:
+        yield from self._container.demux(stream)
+        raise IndexError("list index out of range")
+
+    def close(self) -> None:
+        self._container.close()
+
+
 class Drowsy:
     """A container whose camera has nothing ready at first, as those of macOS say it."""
 
@@ -282,6 +297,13 @@ def test_a_camera_that_is_never_ready_is_given_up(clip: Path, monkeypatch: pytes
     container = Drowsy(av.open(clip), CAMERA_NAPS + 1)
     with pytest.raises(SourceError, match="no frame can be read"):
         Reader(container, "camera 0", live=True)  # type: ignore[arg-type]
+
+
+def test_streams_that_come_up_later_do_not_end_a_recording_with_an_error(clip: Path) -> None:
+    """As of a channel (MPEG-TS) that adds its sound."""
+    reader = Reader(Grown(av.open(clip)), "clip")  # type: ignore[arg-type]
+    assert [reader.read() is None for _ in range(4)] == [False, False, False, True]  # the first one was read at once
+    reader.close()
 
 
 def test_a_stream_that_gives_only_damage_is_given_up(tmp_path: Path) -> None:
