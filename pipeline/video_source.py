@@ -136,9 +136,8 @@ class VideoSource:
         self.frames = expected_frames(self._reader.stream, self.rate)
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
-        self._met_damage = False
         self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
-        self._is_doubtful = self._reader.damaged > 0
+        self._met_damage = self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._backlog = Backlog(pipe) if pipe is not None else None
         self._frames = ReadOnce(self._deliver(first_bgr), label)

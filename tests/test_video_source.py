@@ -627,6 +627,17 @@ def test_a_recording_whose_rest_is_lost_behind_damage_breaks_off(tmp_path: Path)
     assert len(frames) == 15
 
 
+@pytest.mark.parametrize("pictures", [1, 2, 9])
+def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pictures: int, tmp_path: Path) -> None:
+    """It has its full size, and zeros for what has not come. The decoder keeps the first few pictures to its end."""
+    recipe = VideoRecipe(rate=Fraction(25), mux={"movflags": "faststart"})
+    path = write_video(tmp_path / "a.mp4", noise(50), recipe)
+    damage(path, *range(pictures, 50))
+    told = rf"a\.mp4: breaks off after frame {pictures} \(.*\): it is damaged, and 2\.0 s long"
+    with open_source(path) as source, pytest.raises(SourceError, match=told):
+        list(source)
+
+
 def test_a_length_alone_is_no_damage(tmp_path: Path) -> None:
     recipe = VideoRecipe(rate=Fraction(25), times_s=[0.0, 0.04, 0.08, 5.0])
     whole = write_video(tmp_path / "a.mkv", noise(4), recipe).read_bytes()
