@@ -556,6 +556,19 @@ def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, en
         assert source.live is not ended
 
 
+def test_a_saved_list_of_pieces_without_an_end_is_refused(tmp_path: Path) -> None:
+    """As of a recorder that was stopped: FFmpeg would wait for more, and Ctrl-C not be heard."""
+    write_video(tmp_path / "clip.ts", noise(20) * 10)
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts\n"]
+    file = tmp_path / "list.m3u8"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"list\.m3u8: .* add a line #EXT-X-ENDLIST .*, or name its pieces$"):
+        open_source(file)
+    file.write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
+    with open_source(file) as source:
+        assert len(list(source)) == 200
+
+
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
