@@ -81,7 +81,8 @@ class VideoSource:
     - A frame without a time stamp comes one frame period after the one before it.
     - Frames of one stamp are spread over the time up to the next, where that is long enough.
     - Else they, as any stamp that does not rise, are moved one tick behind the last.
-    - A stamp that falls back to the second newest or further starts a new clock that goes on where the old one ended.
+    - A stamp that falls back to the second newest or further, or leaps ahead by half a day, starts a new clock that
+      goes on where the old one ended.
     - One that leaps ahead, and is taken back by the next, counts as none; so does a first one half a day before all
       others. `video_clock.MediaClock` has the details.
 

@@ -64,6 +64,10 @@ def after(pictures: list[_Stamped], index: int) -> Callable[[int], _Stamped | No
         ([0, 40, 80, 120, 0, 20, 50], [0, 0.04, 0.08, 0.12, 0.16, 0.18, 0.21]),
         # a new clock after the first picture
         ([90_000, 0, 40], [0, 0.04, 0.08]),
+        # another new clock, ahead: half a day is no pause
+        ([0, 40, 95_000_000, 95_000_040], [0, 0.04, 0.08, 0.12]),
+        ([0, 40, 95_000_000, 95_000_040, 80, 120], [0, 0.04, 0.08, 0.12, 0.16, 0.2]),
+        ([0, 40, 40_000_000, 40_000_040], [0, 0.04, 40_000, 40_000.04]),
         # stamps out of order cost no time
         ([0, 120, 40, 80, 160, 280, 200], [0, 0.12, 0.121, 0.122, 0.16, 0.28, 0.281]),
         # a single stamp of nowhere costs its own picture alone, behind as well as ahead
