@@ -203,8 +203,7 @@ class MediaClock:
             self._begin(stamp)
         elif stamp > self._newest:
             self._newest, self._second = stamp, self._newest
-        stamp_s = self._stamp_s(stamp)
-        return stamp_s if stamp_s > last_s + self._tick_s / 2 else last_s + self._tick_s
+        return max(self._stamp_s(stamp), last_s + self._tick_s)
 
     def _is_no_pause(self, ticks: int, usual: float) -> bool:
         """Whether a step is too long for a pause of pictures that are usually so many ticks apart."""

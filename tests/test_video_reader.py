@@ -106,7 +106,8 @@ def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None
 
 def test_times_rise_by_what_a_table_can_tell_however_fine_the_stamps_are() -> None:
     """A CSV time stamp has six decimals; some recorders count nanoseconds."""
-    pictures = [_Stamped(pts) for pts in (0, 40_000_000, 40_000_001, 40_000_002, 80_000_000)]
+    stamps_ns = (0, 40_000_000, 40_000_001, 40_000_002, 80_000_600, 80_001_200, 80_001_800)
+    pictures = [_Stamped(pts) for pts in stamps_ns]
     for stamped in pictures:
         stamped.time_base = Fraction(1, 1_000_000_000)
     clock = MediaClock(pictures[0])  # type: ignore[arg-type]
