@@ -28,7 +28,7 @@ class PartFile:
         inherited: it still holds what an earlier run left.
 
     Raises:
-        SinkError: the file exists and must not be overwritten, or its folder does not exist.
+        SinkError: the file exists and must not be overwritten, its folder does not exist, or NAME.part is a link.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
@@ -42,6 +42,7 @@ class PartFile:
         path = self._path
         try:
             has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
+            is_link = self.part.is_symlink() and self.part.is_file()
         except OSError as error:
             raise self.error(error, path) from error
         if not has_folder:
@@ -50,6 +51,8 @@ class PartFile:
             raise SinkError(f"{path}: is a folder; wanted the name of a file to write")
         if exists and not self._overwrite:
             raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
+        if is_link:
+            raise SinkError(f"{self.part}: is a link to another file, which would be written over; remove it")
 
     def prove(self) -> None:
         """Find out before the work whether the file can be written; of the trial nothing is left.

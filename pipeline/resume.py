@@ -33,6 +33,8 @@ class Earlier:
     def read(cls, table: Path, sidecar: Path, video: Path | None) -> Self:
         """Read the sidecar, once."""
         try:
+            if sidecar.is_fifo():  # who reads it waits until somebody writes
+                return cls(table, sidecar, video, "unreadable", {})
             found = json.loads(sidecar.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return cls(table, sidecar, video, "missing", {})

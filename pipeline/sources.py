@@ -162,6 +162,7 @@ class _Address:
                 "r",
                 format=self.format,
                 container_options=self.options,
+                metadata_errors="replace",  # titles may be in any code page, and nobody here reads them
                 timeout=timeout,
                 hwaccel=accelerator(self.decoder),
             )
@@ -224,10 +225,10 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
             else f"it is not a video that can be read ({why(error)}); {_advice_on_file(path)}"
         )
         raise SourceError(f"{path}: {reason}") from error
-    refusal = _no_video(container)
+    refusal = _refusal(container)
     if refusal:
         container.close()
-        raise SourceError(f"{path}: {refusal}; name a video or a picture")
+        raise SourceError(f"{path}: {refusal}")
     left_out = streams_left_out(container)
     source = VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
     if left_out:
@@ -291,13 +292,18 @@ def _advice_on_file(path: Path) -> str:
     return f"copy or record it again{converting}"
 
 
-def _no_video(container: InputContainer) -> str:
-    """What FFmpeg makes pictures of although it is no video; "" for all else."""
+def _refusal(container: InputContainer) -> str:
+    """Why a file is not read although FFmpeg makes pictures of it, and what to do; "" for all others."""
     if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
-        return "it is a text, not a video"
+        return "it is a text, not a video; name a video or a picture"
+    if container.format.name in PLAYLISTS and not _has_an_end(container):  # FFmpeg would wait for more without end
+        return (
+            "it is a list of pieces to which more may come; where that is all, add a line #EXT-X-ENDLIST "
+            '(DASH: make its type "static"), or name its pieces'
+        )
     pictures = container.streams.video
     if pictures and all(stream.disposition & Disposition.attached_pic for stream in pictures):
-        return "holds no video, only a cover picture"
+        return "holds no video, only a cover picture; name a video or a picture"
     return ""
 
 

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from .pipe import Backlog
 
 LEAP_PERIODS = 4  # a time stamp further ahead than so many frames is believed if the next one does not take it back
-FIRST_PAUSE_S = 12 * 3600  # no recording begins with a longer one: it is the first stamp that is wrong
+LONGEST_PAUSE_S = 12 * 3600  # a longer one is none: the clock was set anew, or it is the first stamp that is wrong
 STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
 FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
 LEAP_S = 1.0  # stamps that leave so much out are not waited for: nobody sees a picture that is due in an hour
@@ -89,6 +89,7 @@ class MediaClock:
     | that of the picture before | up to a period after the last, as the next other stamp has room; else a tick |
     | behind the newest (a glitch, or out of order) | a tick after the last, until the clock is caught up with |
     | the second newest, or before (a new clock) | a period after the last; the new clock goes on from there |
+    | half a day ahead (a new clock, of a recorder that has asked the network for the time) | the same |
     | the same, or a leap ahead, that the next one takes back | as if it were missing |
     | the first, half a day before the next two, or a few pictures behind | it counts as a step before the second |
 
@@ -172,10 +173,9 @@ class MediaClock:
         second, third = (None if picture is None else self._stamp(picture) for picture in (following(0), following(1)))
         if second is None or third is None or third <= second:
             return None
-        pause_s, step = (second - stamp) * self._numerator / self._denominator, third - second
+        step = third - second
         behind = stamp - second > LEAP_PERIODS * step
-        before = pause_s > FIRST_PAUSE_S and second - stamp > LEAP_PERIODS * step
-        return second - step if behind or before else None
+        return second - step if behind or self._is_no_pause(second - stamp, step) else None
 
     def _step(self, stamp: int, last_s: float, following: Callable[[int], VideoFrame | None]) -> float:
         """Seconds from the last picture to this one, which has the same stamp."""
@@ -198,13 +198,16 @@ class MediaClock:
             self._start, self._shift_s = stamp, last_s + self._period_s
         if self._newest is None:
             self._begin(stamp)
-        elif stamp > self._newest:
-            self._newest, self._second = stamp, self._newest
-        elif stamp <= self._second:
+        elif stamp <= self._second or self._is_no_pause(stamp - self._newest, self._period):
             self._shift_s += last_s + self._period_s - self._stamp_s(stamp)
             self._begin(stamp)
-        stamp_s = self._stamp_s(stamp)
-        return stamp_s if stamp_s > last_s + self._tick_s / 2 else last_s + self._tick_s
+        elif stamp > self._newest:
+            self._newest, self._second = stamp, self._newest
+        return max(self._stamp_s(stamp), last_s + self._tick_s)
+
+    def _is_no_pause(self, ticks: int, usual: float) -> bool:
+        """Whether a step is too long for a pause of pictures that are usually so many ticks apart."""
+        return ticks * self._numerator / self._denominator > LONGEST_PAUSE_S and ticks > LEAP_PERIODS * usual
 
     def _begin(self, stamp: int) -> None:
         """Take a stamp for the first one of a clock."""

@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from fractions import Fraction
 from itertools import islice
 from typing import cast
@@ -146,11 +147,23 @@ class Reader:
             try:
                 pictures = packet.decode()
             except av.FFmpegError as error:
-                self._count_damage(error)
+                self.damaged += 1
+                self.damaged_in_a_row += 1
+                self.reason = why(error)
+                if self.damaged_in_a_row > BAD_PACKETS:
+                    yield from self._held()
+                    raise
                 continue
             if pictures:
                 self.damaged_in_a_row = 0
             yield from pictures
+
+    def _held(self) -> list[VideoFrame]:
+        """The pictures that the decoder still holds; none of a GPU's, which may have refused them."""
+        if not self.stream.codec_context.is_hwaccel:
+            with suppress(av.FFmpegError):
+                return self.stream.decode(None)
+        return []
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
         naps = 0
@@ -167,16 +180,11 @@ class Reader:
                 if naps > CAMERA_NAPS:
                     raise
                 time.sleep(CAMERA_NAP_S)
+            except IndexError:  # PyAV's own, behind the last packet of an input in which streams have come up meanwhile
+                return
             except av.FFmpegError as error:
                 forget_address(error)
                 raise
-
-    def _count_damage(self, error: av.FFmpegError) -> None:
-        self.damaged += 1
-        self.damaged_in_a_row += 1
-        self.reason = why(error)
-        if self.damaged_in_a_row > BAD_PACKETS:
-            raise error
 
 
 def _broken(error: av.FFmpegError) -> Generator[VideoFrame, None, None]:

@@ -27,6 +27,7 @@ QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
 FRAGMENTED = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
 LONGEST_SIDE = 16_384  # libx264's, of an encoder's input
 FALLBACK_RATE = Fraction(30)
+SLOWEST_RATE = Fraction(1, 65_536)  # at 20,000 ticks a second a frame of it lasts almost as long as an mp4 can tell
 FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
 LONGEST_WAIT = 2**30  # ticks from frame to frame; an mp4 loses its times at twice as many
 _BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
@@ -109,7 +110,7 @@ class VideoSink:
         self._path = path
         if size is not None:
             self._refuse_too_large(size)
-        self._rate = rate or FALLBACK_RATE
+        self._rate = rate if rate and rate >= SLOWEST_RATE else FALLBACK_RATE
         self._tick_s = Fraction(1, ticks_per_second(self._rate))
         self._to_yuv = VideoReformatter()
         self._start_s = 0.0

@@ -81,7 +81,8 @@ class VideoSource:
     - A frame without a time stamp comes one frame period after the one before it.
     - Frames of one stamp are spread over the time up to the next, where that is long enough.
     - Else they, as any stamp that does not rise, are moved one tick behind the last.
-    - A stamp that falls back to the second newest or further starts a new clock that goes on where the old one ended.
+    - A stamp that falls back to the second newest or further, or leaps ahead by half a day, starts a new clock that
+      goes on where the old one ended.
     - One that leaps ahead, and is taken back by the next, counts as none; so does a first one half a day before all
       others. `video_clock.MediaClock` has the details.
 
@@ -136,9 +137,8 @@ class VideoSource:
         self.frames = expected_frames(self._reader.stream, self.rate)
         self._clock = MediaClock(self._reader.stream, self._reader.format)
         self._length_s = declared_length_s(self._reader.stream)
-        self._met_damage = False
         self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
-        self._is_doubtful = self._reader.damaged > 0
+        self._met_damage = self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
         self._backlog = Backlog(pipe) if pipe is not None else None
         self._frames = ReadOnce(self._deliver(first_bgr), label)

@@ -636,6 +636,18 @@ def test_resume_does_again_what_has_no_sidecar_or_none_that_can_be_read(
     assert f"done again: {'there is no clip.json' if text is None else UNREADABLE}" in caplog.text
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_resume_does_not_wait_for_a_pipe_that_is_called_as_a_sidecar(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
+    track([recording], Outputs(out))
+    (out / "clip.json").unlink()
+    os.mkfifo(out / "clip.json")
+    assert not finished([recording], out)
+    assert f"done again: {UNREADABLE}" in caplog.text
+
+
 def test_resume_does_again_what_other_choices_or_another_input_would_make(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -99,6 +99,15 @@ def test_the_part_of_an_earlier_run_is_written_over(tmp_path: Path, make: Maker)
 
 
 @both_files
+def test_a_part_that_is_a_link_does_not_lead_to_another_file(tmp_path: Path, make: Maker) -> None:
+    (tmp_path / "diary").write_text("precious")
+    (tmp_path / "out.x.part").symlink_to(tmp_path / "diary")
+    with pytest.raises(SinkError, match=r"out\.x\.part: is a link to another file, .*; remove it"):
+        make(tmp_path / "out.x", overwrite=True)
+    assert (tmp_path / "diary").read_text() == "precious"
+
+
+@both_files
 def test_an_existing_file_is_kept_unless_it_may_be_overwritten(tmp_path: Path, make: Maker) -> None:
     (tmp_path / "out.x").write_text("precious")
     with pytest.raises(SinkError, match="exists already") as caught:

@@ -374,6 +374,15 @@ def test_a_file_whose_name_looks_like_a_glob_is_still_a_file(tmp_path: Path) -> 
         assert [frame.name for frame in source] == ["a[1].png"]
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".mp4"])
+def test_a_video_whose_tags_are_in_another_code_page_is_read(suffix: str, tmp_path: Path) -> None:
+    """As titles in AVI, which has Windows' own; here it is the name of the program that wrote the file."""
+    path = write_video(tmp_path / f"clip{suffix}", noise(4))
+    path.write_bytes(path.read_bytes().replace(b"Lavf", b"L\xe4vf"))
+    with open_source(path) as source:
+        assert len(list(source)) == 4
+
+
 def test_a_video_whose_name_holds_a_colon_is_still_a_file(tmp_path: Path) -> None:
     path = write_video(tmp_path / "plain.mkv", noise(2)).rename(tmp_path / "http:12:30 %02d.mkv")
     with open_source(path) as source:
@@ -545,6 +554,19 @@ def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, en
     (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
     with serving(tmp_path) as address, open_source(f"{address}/list.m3u8") as source:
         assert source.live is not ended
+
+
+def test_a_saved_list_of_pieces_without_an_end_is_refused(tmp_path: Path) -> None:
+    """As of a recorder that was stopped: FFmpeg would wait for more, and Ctrl-C not be heard."""
+    write_video(tmp_path / "clip.ts", noise(20) * 10)
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts\n"]
+    file = tmp_path / "list.m3u8"
+    file.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"list\.m3u8: .* add a line #EXT-X-ENDLIST .*, or name its pieces$"):
+        open_source(file)
+    file.write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
+    with open_source(file) as source:
+        assert len(list(source)) == 200
 
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}

@@ -64,6 +64,10 @@ def after(pictures: list[_Stamped], index: int) -> Callable[[int], _Stamped | No
         ([0, 40, 80, 120, 0, 20, 50], [0, 0.04, 0.08, 0.12, 0.16, 0.18, 0.21]),
         # a new clock after the first picture
         ([90_000, 0, 40], [0, 0.04, 0.08]),
+        # another new clock, ahead: half a day is no pause
+        ([0, 40, 95_000_000, 95_000_040], [0, 0.04, 0.08, 0.12]),
+        ([0, 40, 95_000_000, 95_000_040, 80, 120], [0, 0.04, 0.08, 0.12, 0.16, 0.2]),
+        ([0, 40, 40_000_000, 40_000_040], [0, 0.04, 40_000, 40_000.04]),
         # stamps out of order cost no time
         ([0, 120, 40, 80, 160, 280, 200], [0, 0.12, 0.121, 0.122, 0.16, 0.28, 0.281]),
         # a single stamp of nowhere costs its own picture alone, behind as well as ahead
@@ -102,7 +106,8 @@ def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None
 
 def test_times_rise_by_what_a_table_can_tell_however_fine_the_stamps_are() -> None:
     """A CSV time stamp has six decimals; some recorders count nanoseconds."""
-    pictures = [_Stamped(pts) for pts in (0, 40_000_000, 40_000_001, 40_000_002, 80_000_000)]
+    stamps_ns = (0, 40_000_000, 40_000_001, 40_000_002, 80_000_600, 80_001_200, 80_001_800)
+    pictures = [_Stamped(pts) for pts in stamps_ns]
     for stamped in pictures:
         stamped.time_base = Fraction(1, 1_000_000_000)
     clock = MediaClock(pictures[0])  # type: ignore[arg-type]
@@ -210,6 +215,21 @@ class Unplugged:
         self._container.close()
 
 
+class Grown:
+    """A container in which streams have come up while it was read: PyAV looks for them in its list at the end."""
+
+    def __init__(self, container: InputContainer) -> None:
+        self._container = container
+        self.streams = container.streams
+
+    def demux(self, stream: object) -> Iterator[object]:
+        yield from self._container.demux(stream)
+        raise IndexError("list index out of range")
+
+    def close(self) -> None:
+        self._container.close()
+
+
 class Drowsy:
     """A container whose camera has nothing ready at first, as those of macOS say it."""
 
@@ -282,6 +302,13 @@ def test_a_camera_that_is_never_ready_is_given_up(clip: Path, monkeypatch: pytes
     container = Drowsy(av.open(clip), CAMERA_NAPS + 1)
     with pytest.raises(SourceError, match="no frame can be read"):
         Reader(container, "camera 0", live=True)  # type: ignore[arg-type]
+
+
+def test_streams_that_come_up_later_do_not_end_a_recording_with_an_error(clip: Path) -> None:
+    """As of a channel (MPEG-TS) that adds its sound."""
+    reader = Reader(Grown(av.open(clip)), "clip")  # type: ignore[arg-type]
+    assert [reader.read() is None for _ in range(4)] == [False, False, False, True]  # the first one was read at once
+    reader.close()
 
 
 def test_a_stream_that_gives_only_damage_is_given_up(tmp_path: Path) -> None:

@@ -59,6 +59,15 @@ def test_the_times_after_a_long_pause_are_kept(tmp_path: Path) -> None:
     assert len(stamps) == len(times) + 4  # the second frame again, every 18 minutes
 
 
+@pytest.mark.parametrize("rate", [Fraction(1, 65_536), Fraction(1, 1_000_000), Fraction(3, 2_000_000_000)])
+def test_a_rate_that_no_mp4_can_have_does_not_keep_the_video_from_being_written(rate: Fraction, tmp_path: Path) -> None:
+    """As a damaged header, or a clock that was set meanwhile, has it."""
+    times = [0, 0.04, 0.08]
+    write_annotated(tmp_path / "a.mp4", times, rate, (120, 160))
+    with open_source(tmp_path / "a.mp4") as source:
+        np.testing.assert_allclose([frame.time_s for frame in source], times, atol=1e-4)
+
+
 def boxes_of(path: Path) -> list[str]:
     """The kinds of an mp4's boxes."""
     data, place, kinds = path.read_bytes(), 0, list[str]()

@@ -41,6 +41,7 @@ from facetrack.pipeline.pipe import BEHIND_S, HOLDS, LOOK_UP_S, Backlog, Pipe
 from facetrack.pipeline.source import Source
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_clock import Pace
+from facetrack.pipeline.video_reader import BAD_PACKETS
 from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
 from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
@@ -625,6 +626,26 @@ def test_a_recording_whose_rest_is_lost_behind_damage_breaks_off(tmp_path: Path)
     with open_source(path) as source, pytest.raises(SourceError, match=told):
         frames.extend(source)
     assert len(frames) == 15
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 9])
+def test_what_the_decoder_holds_is_given_before_damage_is_given_up(pictures: int, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", noise(BAD_PACKETS + 20), VideoRecipe(mux={"movflags": "faststart"}))
+    damage(path, *range(pictures, BAD_PACKETS + 20))
+    told = rf"breaks off after frame {pictures} \(.*\): Invalid data"
+    with open_source(path) as source, pytest.raises(SourceError, match=told):
+        list(source)
+
+
+@pytest.mark.parametrize("pictures", [1, 2, 9])
+def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pictures: int, tmp_path: Path) -> None:
+    """It has its full size, and zeros for what has not come. The decoder keeps the first few pictures to its end."""
+    recipe = VideoRecipe(rate=Fraction(25), mux={"movflags": "faststart"})
+    path = write_video(tmp_path / "a.mp4", noise(50), recipe)
+    damage(path, *range(pictures, 50))
+    told = rf"a\.mp4: breaks off after frame {pictures} \(.*\): it is damaged, and 2\.0 s long"
+    with open_source(path) as source, pytest.raises(SourceError, match=told):
+        list(source)
 
 
 def test_a_length_alone_is_no_damage(tmp_path: Path) -> None:
