@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ..engines.aligner import Aligner
 from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
-from ..engines.choices import KINDS, LEAST_FACE
+from ..engines.choices import KINDS, LEAST_FACE, MOST_THREADS
 from ..engines.detector import Detector, DetectorSettings
 from ..engines.fit import demand_fit
 from ..engines.held import Held
@@ -57,8 +57,8 @@ class Choices:
     Attributes:
         model: a network's or card's name for the landmarks.
         backend: one of `engines.choices.KINDS`.
-        threads: of each network; the stages of the pipeline run side by side anyway. The scan of whole pictures, which
-            the others wait for, takes up to `SCAN_THREADS` where there are cores.
+        threads: of each network, `MOST_THREADS` at most; the stages of the pipeline run side by side anyway. The scan
+            of whole pictures, which the others wait for, takes up to `SCAN_THREADS` where there are cores.
         detect_every: frames between two searches while every known face is tracked, at 25 per second; where there are
             fewer, the same time.
         min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more, though smaller ones may
@@ -80,10 +80,11 @@ class Choices:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name in ("threads", "detect_every", "max_faces"):
+        for name, most in (("threads", MOST_THREADS), ("detect_every", math.inf), ("max_faces", math.inf)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or value < 1:
-                raise ConfigError(f"{name}: wanted a whole number, 1 or more, got {value!r}")
+            if not isinstance(value, Integral) or not 1 <= value <= most:
+                wanted = f"from 1 to {most}" if most < math.inf else "1 or more"
+                raise ConfigError(f"{name}: wanted a whole number, {wanted}, got {value!r}")
         if not isinstance(self.min_face, Real) or (self.min_face != 0 and not LEAST_FACE <= self.min_face < math.inf):
             raise ConfigError(
                 f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"

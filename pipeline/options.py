@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..engines.choices import FASTEST, KINDS, LEAST_FACE
+from ..engines.choices import FASTEST, KINDS, LEAST_FACE, MOST_THREADS
 from .talk import log
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ backend = chain(
     click.option("--backend", type=click.Choice(KINDS), default="auto", show_default=True),
     click.option(
         "--threads",
-        type=click.IntRange(1, 256),
+        type=click.IntRange(1, MOST_THREADS),
         default=1,
         show_default=True,
         help="Threads of each network; the search for faces takes up to 4.",

@@ -160,6 +160,7 @@ def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
         {"backend": "cuda"},
         {"detect_every": 0},
         {"threads": 0},
+        {"threads": 257},
         {"max_faces": 0},
         {"min_face": -1.0},
         {"min_face": float("nan")},
