@@ -31,6 +31,14 @@ PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0"}}
 GPU_PACKAGE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 
 
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, with its telemetry off, also where it does not heed `ORT_DISABLE_TELEMETRY`: on Windows."""
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
+    return ort
+
+
 class OnnxBackend:
     """ONNX Runtime.
 
@@ -51,8 +59,7 @@ class OnnxBackend:
             BackendError: ONNX Runtime cannot load it, or lacks the provider.
             CardError: the weights are missing or altered.
         """
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         source, name = (network, "ONNX") if isinstance(network, bytes) else (_checked_path(network), str(network.path))
         wanted = PROVIDERS[provider]
         if provider != "cpu":

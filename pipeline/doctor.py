@@ -18,6 +18,7 @@ from .. import __version__
 from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..engines.fit import can_track, demand_files_fit
+from ..engines.onnx_backend import import_onnxruntime
 from ..tracker.errors import FacetrackError
 from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
@@ -163,7 +164,7 @@ def _own_models() -> Check:
 
 def _backend() -> Check:
     try:
-        import onnxruntime as ort
+        ort = import_onnxruntime()
     except ImportError as error:
         return Check("backend onnx", "failed", str(error), "pip install --force-reinstall onnxruntime")
     width = "8" if has_int8_dot_product() else "32, for it does not multiply bytes (VNNI)"

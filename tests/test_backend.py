@@ -191,6 +191,15 @@ def test_fp32_on_a_gpu_is_not_rounded_to_10_bits(
     assert runtime.options == options
 
 
+def test_telemetry_is_off_also_where_the_environment_is_not_heeded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runtime = OnnxRuntimeOnGpu(PROVIDERS["cuda"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    OnnxBackend(tiny_weights(tmp_path))
+    assert not runtime.telemetry
+
+
 def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
     with suppress(BackendError):
         find_gpu()
