@@ -40,6 +40,7 @@ OPEN_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
 PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
+NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
 PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
@@ -173,6 +174,8 @@ class _Address:
             raise not_on_gpu(self.label, why(error)) from error
         if self.decoder != "cpu":
             demand_gpu(container, self.label)
+        if self.format == "dshow":  # or FFmpeg waits for its next picture for ever, whatever the time-out
+            container.flags |= NON_BLOCK
         return container
 
     def _opens_without(self) -> bool:

@@ -33,7 +33,7 @@ from facetrack.pipeline.camera_mode import CameraMode
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
-from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
+from facetrack.pipeline.sources import NON_BLOCK, PYAV_FOR_GPU, accelerator, open_source
 from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
@@ -215,6 +215,17 @@ def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
     with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
         open_source(0, camera_mode=MODE)
+
+
+def test_a_camera_of_windows_that_falls_silent_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
+    monkeypatch.setattr("av.open", lambda *_, **__: container)
+    with open_source(0):
+        assert container.flags & NON_BLOCK
 
 
 def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
