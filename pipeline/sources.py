@@ -37,6 +37,7 @@ CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's pr
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
 PIPED_IN = "facetrack live --camera -"
 OPEN_TIMEOUT_S = 10.0
+CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
 PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
@@ -154,8 +155,17 @@ class _Address:
 
         Raises:
             av.FFmpegError: it cannot.
-            SourceError: it can, but not with this decoder.
+            SourceError: it can, but not with this decoder; or a camera's driver does not answer.
         """
+        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that makes them (COM)
+            return self._open()
+        try:
+            return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
+        except TimeoutError as error:
+            advice = _advice_on(self.label.removeprefix("camera "))
+            raise SourceError(f"{self.label}: cannot be opened: {why(error)}; {advice}") from error
+
+    def _open(self) -> InputContainer:
         timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
         try:
             container = av.open(

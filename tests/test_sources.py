@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from glob import glob
@@ -215,6 +216,21 @@ def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
     with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
         open_source(0, camera_mode=MODE)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_a_camera_whose_driver_does_not_answer_is_given_up(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [])
+    monkeypatch.setattr("av.open", lambda *_, **__: released.wait())
+    monkeypatch.setattr("facetrack.pipeline.sources.CAMERA_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("facetrack.pipeline.pipe.FAREWELL_S", 0.0)
+    try:
+        with pytest.raises(SourceError, match=r"^camera 0: cannot be opened: nothing came in 0 s; plug one in, end wh"):
+            open_source(0)
+    finally:
+        released.set()
 
 
 def test_a_camera_of_windows_that_falls_silent_is_not_waited_for(
