@@ -362,14 +362,23 @@ def _refuse_screen(index: int) -> None:
     seen = [d.description for d in av.enumerate_input_devices("avfoundation") if "video" in d.media_types]
     cameras = [name for name in seen if not name.startswith("Capture screen")]
     if len(cameras) <= index < len(seen):
-        raise SourceError(f"camera {index}: not found; macOS knows {counted(len(cameras), 'camera')}, counted from 0")
+        raise SourceError(_not_found(index, "macOS", len(cameras)))
 
 
 def _dshow_name(index: int) -> str:
-    names = [d.name for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
+    try:
+        devices = av.enumerate_input_devices("dshow")
+    except av.FFmpegError as error:
+        reason = "Windows lists no camera where there is none, or no microphone"
+        raise SourceError(f"camera {index}: not found; {reason}; {CAMERA_ADVICE}") from error
+    names = [d.name for d in devices if "video" in d.media_types]
     if index >= len(names):
-        raise SourceError(f"camera {index}: not found; Windows knows {counted(len(names), 'camera')}, counted from 0")
+        raise SourceError(_not_found(index, "Windows", len(names)))
     return names[index]
+
+
+def _not_found(index: int, system: str, cameras: int) -> str:
+    return f"camera {index}: not found; {system} knows {counted(cameras, 'camera')}, counted from 0; {CAMERA_ADVICE}"
 
 
 def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:

@@ -170,7 +170,7 @@ def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("av.enumerate_input_devices", {"avfoundation": devices}.__getitem__)
     monkeypatch.setattr("av.open", refuse)
-    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0$"):
+    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0; plug one in, "):
         open_source("1")
     for index in ("0", "2"):
         with pytest.raises(SourceError, match=r"cannot be opened: .* allow it in the system's privacy settings"):
@@ -216,6 +216,19 @@ def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
     with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
         open_source(0, camera_mode=MODE)
+
+
+def test_where_windows_lists_no_camera_it_may_be_for_want_of_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise av.error.OSError(5, "I/O error")
+
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Mic", media_types=["audio"])])
+    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows knows 0 cameras, .* 0; plug one in"):
+        open_source(0)
+    monkeypatch.setattr("av.enumerate_input_devices", refuse)
+    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows lists no camera .* no microphone; plug one"):
+        open_source(0)
 
 
 @pytest.mark.parametrize("platform", ["darwin", "linux"])
