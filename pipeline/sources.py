@@ -25,7 +25,7 @@ from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .pipe import Pipe, beside
-from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
+from .source import Decoder, Kind, Source, counted, handing_over, is_pipe, is_url, meant_by, without_credentials
 from .video_clock import UNKNOWN_RATE, has_stamps
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
-PIPED_IN = "facetrack live --camera -"
 OPEN_TIMEOUT_S = 10.0
 CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
@@ -116,6 +115,8 @@ def _open_path(text: str, decoder: Decoder, rate: Fraction | None, *, realtime: 
         return _open_file(path, decoder, realtime=realtime)
     if has_magic(text):
         return open_glob(text, rate)
+    if text == "-":
+        raise SourceError(f"-: standard input cannot be read on this system; have a program {handing_over()}")
     raise SourceError(f"{without_credentials(text)}: not found; {WANTED}")
 
 
@@ -393,7 +394,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
         advice = _advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
-            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"
+            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does {handing_over()}"
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):

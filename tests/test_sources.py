@@ -346,6 +346,17 @@ def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
         open_source("juggle://127.0.0.1:9")
 
 
+def test_where_standard_input_has_no_path_a_listening_sender_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facetrack.pipeline.source.STDIN", tmp_path / "none")
+    for spec, said in (("-", "^-: standard input cannot be read on this system"), ("juggle://host", "has no juggle")):
+        with pytest.raises(
+            SourceError, match=rf'{said}.* send it: .*mpegts "tcp://.*:9000\?listen=1"; and name tcp://'
+        ):
+            open_source(spec)
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
