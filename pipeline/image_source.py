@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
@@ -345,6 +346,8 @@ def _pages_of(path: Path) -> int:
     if path.suffix.lower() not in PAGED_SUFFIXES:
         return 1
     if printable(str(path)) != str(path):  # OpenCV crashes on a name that is no text
+        return 0
+    if sys.platform == "win32" and not str(path).isascii():  # OpenCV does not find it, and says so on stderr
         return 0
     try:
         return cv2.imcount(str(path))

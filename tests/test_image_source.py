@@ -182,6 +182,19 @@ def test_pages_that_are_not_looked_at_are_told_once(
     assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
 
 
+def test_pages_are_not_counted_where_opencv_does_not_find_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, "größe/a.png", "b.png")
+    counted: list[str] = []
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(cv2, "imcount", lambda name: counted.append(name) or 1)
+    for name in ("größe/a.png", "b.png"):
+        with open_source(tmp_path / name) as source:
+            assert len(list(source)) == 1
+    assert counted == [str(tmp_path / "b.png")]
+
+
 def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"nothing")
