@@ -12,7 +12,6 @@ from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from fractions import Fraction
 from glob import escape, glob, has_magic, iglob
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -291,8 +290,8 @@ def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def fixed_part(path: Path) -> Path:
-    """The part of a glob without wildcards."""
-    return Path(*takewhile(lambda part: not has_magic(part), path.parts))
+    r"""The part of a glob without wildcards; the one in `\\?\C:\`, as Windows begins long paths, is none."""
+    return next(part for part in (path, *path.parents) if not has_magic(str(part)[len(part.anchor) :]))
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from fractions import Fraction
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import av
@@ -17,7 +17,7 @@ from fakes import (
     quadrants,
 )
 
-from facetrack.pipeline.image_source import matches_of, natural_key
+from facetrack.pipeline.image_source import fixed_part, matches_of, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SourceError
@@ -147,6 +147,20 @@ def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(t
         assert [frame.name for frame in source] == ["one/a1.png", "two/a1.png"]
     with open_source(str(tmp_path / "day" / "**" / "*.jpg")) as source:
         assert [frame.name for frame in source] == ["two/a1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("glob", "fixed"),
+    [
+        (r"\\?\C:\videos\*.mp4", r"\\?\C:\videos"),
+        (r"C:\videos\**\a.mp4", r"C:\videos"),
+        (r"\\host\share\?.mp4", "\\\\host\\share\\"),
+        ("*.mp4", "."),
+        (r"videos\a.mp4", r"videos\a.mp4"),
+    ],
+)
+def test_the_part_of_a_glob_without_wildcards_begins_as_windows_writes_long_paths(glob: str, fixed: str) -> None:
+    assert fixed_part(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
 
 
 def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
