@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..tracker.errors import BackendError
 from ..tracker.types import UInt8
+from .onnx_backend import import_onnxruntime
 
 OPSET = 18
 INPUT = "bgr"
@@ -73,9 +74,7 @@ def check_parity(net: nn.Module, path: Path, images: UInt8, tolerance: float) ->
     Raises:
         BackendError: an output differs by more than `tolerance`, or in its shape.
     """
-    import onnxruntime as ort
-
-    session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     got = session.run(None, {INPUT: images})
     with torch.inference_mode():
         wanted = _Exported(net).eval()(torch.from_numpy(images))

@@ -58,7 +58,7 @@ def can_track(card: ModelCard) -> bool:
     """Whether a card's network scores faces, which tracking needs; opens its file on ONNX Runtime.
 
     Raises:
-        BackendError: ONNX Runtime cannot load a file.
+        BackendError: ONNX Runtime cannot be imported, or cannot load a file.
         CardError: a file is missing or altered.
     """
     from .onnx_backend import OnnxBackend
@@ -73,7 +73,7 @@ def demand_files_fit(card: ModelCard) -> None:
     """Open every file of a card on ONNX Runtime, and compare.
 
     Raises:
-        BackendError: ONNX Runtime cannot load a file.
+        BackendError: ONNX Runtime cannot be imported, or cannot load a file.
         CardError: a file is missing or altered, or the card does not fit it.
         MarkupError: there is no such markup.
     """

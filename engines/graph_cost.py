@@ -13,6 +13,7 @@ from typing import Any
 
 from ..tracker.errors import BackendError
 from .graph import as_fp32
+from .onnx_backend import import_onnxruntime
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -96,8 +97,8 @@ def _with_shapes(model: Any) -> Any:
     Onnx does not follow a division of sizes: ONNX Runtime first puts constants in their place.
     """
     import onnx
-    import onnxruntime as ort
 
+    ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with TemporaryDirectory() as folder:

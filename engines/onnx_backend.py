@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 from contextlib import redirect_stdout
 from functools import cache
 from io import StringIO
@@ -29,6 +30,28 @@ PROVIDERS = {
 # fp32 with 23 bits of mantissa; by default the CUDA provider takes TF32's 10. TensorRT's provider has no such option.
 PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0"}}
 GPU_PACKAGE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+CPP_RUNTIME = "install the Microsoft Visual C++ Redistributable (x64): https://aka.ms/vs/17/release/vc_redist.x64.exe"
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, with its telemetry off, also where it does not heed `ORT_DISABLE_TELEMETRY`: on Windows.
+
+    Raises:
+        BackendError: not installed, or its libraries do not load.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise BackendError(f"ONNX Runtime cannot be imported: {error}; to mend it: {import_remedy(error)}") from error
+    ort.disable_telemetry_events()
+    return ort
+
+
+def import_remedy(error: ImportError) -> str:
+    """What to do where ONNX Runtime cannot be imported."""
+    if isinstance(error, ModuleNotFoundError):
+        return "pip install onnxruntime"
+    return CPP_RUNTIME if sys.platform == "win32" else "pip install --force-reinstall onnxruntime"
 
 
 class OnnxBackend:
@@ -48,11 +71,10 @@ class OnnxBackend:
             threads: that one run may use on the CPU.
             provider: one of `PROVIDERS`.
         Raises:
-            BackendError: ONNX Runtime cannot load it, or lacks the provider.
+            BackendError: ONNX Runtime cannot be imported, cannot load it, or lacks the provider.
             CardError: the weights are missing or altered.
         """
-        import onnxruntime as ort
-
+        ort = import_onnxruntime()
         source, name = (network, "ONNX") if isinstance(network, bytes) else (_checked_path(network), str(network.path))
         wanted = PROVIDERS[provider]
         if provider != "cpu":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..tracker.types import UInt8
+from .onnx_backend import import_onnxruntime
 
 METHODS = ("minmax", "entropy")
 
@@ -60,6 +61,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
     Raises:
         ValueError: the method is unknown.
     """
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     settings = settings or QuantSettings()

@@ -7,7 +7,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from .. import __version__
 from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
 from ..engines.fit import can_track, demand_files_fit
+from ..engines.onnx_backend import import_remedy
 from ..tracker.errors import FacetrackError
 from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
 from ..tracker.smooth import Smoother, SmootherSettings
@@ -165,7 +165,7 @@ def _backend() -> Check:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        return Check("backend onnx", "failed", str(error), "pip install --force-reinstall onnxruntime")
+        return Check("backend onnx", "failed", str(error), import_remedy(error))
     width = "8" if has_int8_dot_product() else "32, for it does not multiply bytes (VNNI)"
     return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__}; bits that this CPU computes in: {width}")
 
@@ -194,7 +194,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 
 def _models() -> Iterator[Check]:
     """Check for each task that there is a card, and for each card that its weights are there and fit."""
-    cards = all_cards()
+    cards, has_runtime = all_cards(), _backend().status == "ok"
     for task in ("align", "detect"):
         if not any(card.task == task for card in cards):
             yield Check("models", "failed", f"none to {task} with", REINSTALL)
@@ -204,7 +204,7 @@ def _models() -> Iterator[Check]:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
             tracks = True
-            with suppress(ImportError):  # "backend onnx" has told that there is no ONNX Runtime
+            if has_runtime:  # else "backend onnx" has told so
                 demand_files_fit(card)
                 tracks = can_track(card)
         except FacetrackError as error:

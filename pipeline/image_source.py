@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from contextlib import suppress
 from fractions import Fraction
 from glob import escape, glob, has_magic, iglob
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -290,8 +290,8 @@ def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
 
 
 def fixed_part(path: Path) -> Path:
-    """The part of a glob without wildcards."""
-    return Path(*takewhile(lambda part: not has_magic(part), path.parts))
+    r"""The part of a glob without wildcards; the one in `\\?\C:\`, as Windows begins long paths, is none."""
+    return next(part for part in (path, *path.parents) if not has_magic(str(part)[len(part.anchor) :]))
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:
@@ -345,6 +345,8 @@ def _pages_of(path: Path) -> int:
     if path.suffix.lower() not in PAGED_SUFFIXES:
         return 1
     if printable(str(path)) != str(path):  # OpenCV crashes on a name that is no text
+        return 0
+    if sys.platform == "win32" and not str(path).isascii():  # OpenCV does not find it, and says so on stderr
         return 0
     try:
         return cv2.imcount(str(path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..tracker.errors import SinkError
 if sys.platform != "win32":
     import fcntl
 
+TRIES, NAP_S = 10, 0.1  # to rename on Windows, where a virus scanner may have the file open for a moment
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # Windows has no quota
 
 
@@ -43,6 +45,8 @@ class PartFile:
         try:
             has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
             is_link = self.part.is_symlink() and self.part.is_file()
+            if sys.platform == "win32" and path.is_file() and self._overwrite:
+                path.open("r+b").close()  # or what a spreadsheet has open could not be replaced at the end
         except OSError as error:
             raise self.error(error, path) from error
         if not has_folder:
@@ -146,11 +150,20 @@ class PartFile:
             SinkError: it cannot be renamed.
         """
         try:
-            self.part.replace(self._path)
+            self._rename()
         except OSError as error:
-            raise self.error(error, self._path) from error
+            kept = f"; what was written is in {self.part}: rename it" if self.part.exists() else ""
+            raise SinkError(f"{self.error(error, self._path)}{kept}") from error
         finally:
             self.release()
+
+    def _rename(self) -> None:
+        for _ in range(TRIES if sys.platform == "win32" else 0):
+            with suppress(PermissionError):
+                self.part.replace(self._path)
+                return
+            time.sleep(NAP_S)
+        self.part.replace(self._path)
 
     def discard(self) -> None:
         """Remove the file, unless it holds what an earlier run left."""
@@ -163,6 +176,8 @@ class PartFile:
     def error(self, error: Exception, file: Path | None = None) -> SinkError:
         """Say in one line that a file, by default NAME.part, cannot be written, and why."""
         advice = "; make room, or choose another folder" if getattr(error, "errno", None) in _NO_ROOM else ""
+        if sys.platform == "win32" and isinstance(error, PermissionError):
+            advice = "; close it where it is open, such as in Excel, or choose another name"
         reason = getattr(error, "strerror", None) or error
         return SinkError(f"{file or self.part}: cannot be written: {reason}{advice}")
 

@@ -6,6 +6,7 @@ import math
 import os
 import select
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -124,13 +125,17 @@ def _is_readable(descriptor: int, patience_s: float) -> bool:
     return bool(select.select([descriptor], [], [], patience_s)[0])
 
 
-def beside(work: Callable[[], T], give_up: Callable[[], None]) -> T:
+def beside(work: Callable[[], T], give_up: Callable[[], None], patience_s: float = math.inf) -> T:
     """Do what may wait for long on a thread of its own: the main thread alone hears signals, and none in C.
 
     Args:
         work: what to do; what it raises is raised here.
-        give_up: called when a signal ends the waiting; makes the work end soon, if it can.
+        give_up: called when a signal ends the waiting, or it takes too long; makes the work end soon, if it can.
+        patience_s: how long it may take.
+    Raises:
+        TimeoutError: it takes longer.
     """
+    until_s = time.monotonic() + patience_s
     done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()  # whose waiting signals can interrupt
 
     def run() -> None:
@@ -142,7 +147,8 @@ def beside(work: Callable[[], T], give_up: Callable[[], None]) -> T:
     try:
         threading.Thread(target=run, name="facetrack-open", daemon=True).start()
         while (outcome := _outcome(done)) is None:
-            pass
+            if time.monotonic() > until_s:
+                raise TimeoutError(f"nothing came in {patience_s:g} s")
     except BaseException:
         give_up()
         _outcome(done, FAREWELL_S)  # there may be none: who waits for a pipe's other end does so to the program's end

@@ -28,7 +28,7 @@ FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that on
 # A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
 # take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
-IDLE_S = 0.05  # a window that answers within 50 ms feels alive
+IDLE_S = 0.05  # a window that answers within 50 ms feels alive; Windows hears Ctrl-C between two waits alone
 
 
 class Pipeline:
@@ -128,7 +128,7 @@ def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[
     fault: BaseException | None = None
     while fault is None:
         try:
-            job = inbox.get(None if idle is None else IDLE_S)
+            job = inbox.get(IDLE_S)
         except TimeoutError:
             if idle is not None and not idle():
                 return

@@ -17,6 +17,7 @@ Kind = Literal["camera", "video", "stream", "images"]
 Decoder = Literal["cpu", "cuda"]
 
 STDIN = Path("/dev/stdin")
+SENT = "tcp://127.0.0.1:9000"
 
 _URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
 _FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
@@ -121,6 +122,13 @@ def meant_by(spec: str) -> str:
         return str(STDIN)
     match = _FILE_URL.match(spec)
     return url2pathname(spec[match.end() :]) if match else spec
+
+
+def handing_over() -> str:
+    """What a program is to do whose stream is to be read here; Windows' standard input has no path."""
+    if STDIN.exists():
+        return "pipe it in: ... | facetrack live --camera -"
+    return f'send it: ffmpeg -i IN -f mpegts "{SENT}?listen=1"; and name {SENT}'
 
 
 def is_pipe(spec: str) -> bool:

@@ -25,7 +25,7 @@ from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .pipe import Pipe, beside
-from .source import Decoder, Kind, Source, counted, is_pipe, is_url, meant_by, without_credentials
+from .source import Decoder, Kind, Source, counted, handing_over, is_pipe, is_url, meant_by, without_credentials
 from .video_clock import UNKNOWN_RATE, has_stamps
 from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
 from .video_source import LiveSource, Retry, VideoSource
@@ -35,11 +35,12 @@ log = logging.getLogger(__name__)
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
-PIPED_IN = "facetrack live --camera -"
 OPEN_TIMEOUT_S = 10.0
+CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
 PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
+NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
 PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
@@ -114,6 +115,8 @@ def _open_path(text: str, decoder: Decoder, rate: Fraction | None, *, realtime: 
         return _open_file(path, decoder, realtime=realtime)
     if has_magic(text):
         return open_glob(text, rate)
+    if text == "-":
+        raise SourceError(f"-: standard input cannot be read on this system; have a program {handing_over()}")
     raise SourceError(f"{without_credentials(text)}: not found; {WANTED}")
 
 
@@ -153,8 +156,17 @@ class _Address:
 
         Raises:
             av.FFmpegError: it cannot.
-            SourceError: it can, but not with this decoder.
+            SourceError: it can, but not with this decoder; or a camera's driver does not answer.
         """
+        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that makes them (COM)
+            return self._open()
+        try:
+            return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
+        except TimeoutError as error:
+            advice = _advice_on(self.label.removeprefix("camera "))
+            raise SourceError(f"{self.label}: cannot be opened: {why(error)}; {advice}") from error
+
+    def _open(self) -> InputContainer:
         timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
         try:
             container = av.open(
@@ -174,6 +186,8 @@ class _Address:
             raise not_on_gpu(self.label, why(error)) from error
         if self.decoder != "cpu":
             demand_gpu(container, self.label)
+        if self.format == "dshow":  # or FFmpeg waits for its next picture for ever, whatever the time-out
+            container.flags |= NON_BLOCK
         return container
 
     def _opens_without(self) -> bool:
@@ -355,14 +369,23 @@ def _refuse_screen(index: int) -> None:
     seen = [d.description for d in av.enumerate_input_devices("avfoundation") if "video" in d.media_types]
     cameras = [name for name in seen if not name.startswith("Capture screen")]
     if len(cameras) <= index < len(seen):
-        raise SourceError(f"camera {index}: not found; macOS knows {counted(len(cameras), 'camera')}, counted from 0")
+        raise SourceError(_not_found(index, "macOS", len(cameras)))
 
 
 def _dshow_name(index: int) -> str:
-    names = [d.name for d in av.enumerate_input_devices("dshow") if "video" in d.media_types]
+    try:
+        devices = av.enumerate_input_devices("dshow")
+    except av.FFmpegError as error:
+        reason = "Windows lists no camera where there is none, or no microphone"
+        raise SourceError(f"camera {index}: not found; {reason}; {CAMERA_ADVICE}") from error
+    names = [d.name for d in devices if "video" in d.media_types]
     if index >= len(names):
-        raise SourceError(f"camera {index}: not found; Windows knows {counted(len(names), 'camera')}, counted from 0")
+        raise SourceError(_not_found(index, "Windows", len(names)))
     return names[index]
+
+
+def _not_found(index: int, system: str, cameras: int) -> str:
+    return f"camera {index}: not found; {system} knows {counted(cameras, 'camera')}, counted from 0; {CAMERA_ADVICE}"
 
 
 def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
@@ -377,7 +400,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
         advice = _advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
-            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does pipe it in: ... | {PIPED_IN}"
+            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does {handing_over()}"
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):

@@ -175,7 +175,7 @@ class Reader:
                         self.read_to = packet.pos + packet.size
                     yield packet
                 return
-            except av.BlockingIOError:  # how a camera of macOS says that its next picture is not ready
+            except av.BlockingIOError:  # how a camera of macOS or Windows says: nothing yet
                 naps += 1
                 if naps > CAMERA_NAPS:
                     raise
@@ -389,6 +389,7 @@ def forget_address(error: Exception) -> None:
 
 def why(error: Exception) -> str:
     """Say in one line what FFmpeg, or the operating system, found wrong."""
-    if isinstance(error, av.error.ExitError):  # how FFmpeg's waiting ends when PyAV's time is up
+    # how FFmpeg's waiting ends when PyAV's time is up, and ours for a camera
+    if isinstance(error, av.error.ExitError | av.BlockingIOError):
         return "nothing came in time"
     return (getattr(error, "strerror", None) or str(error)).strip()

@@ -244,6 +244,7 @@ class OnnxRuntimeOnGpu:
     def __init__(self, provider: str, *, older: bool = False) -> None:
         self.provider, self.older, self.loaded = provider, older, older
         self.options: dict[str, str] = {}  # that the last session's provider was given
+        self.telemetry = True
 
     def __getattr__(self, name: str) -> Any:
         if name == "preload_dlls":
@@ -255,6 +256,9 @@ class OnnxRuntimeOnGpu:
     def _preload(self) -> None:
         print("Failed to load libcufft.so.12: no such file")  # as the real one does
         self.loaded = True
+
+    def disable_telemetry_events(self) -> None:
+        self.telemetry = False
 
     def get_available_providers(self) -> list[str]:
         return [self.provider, *ort.get_available_providers()]

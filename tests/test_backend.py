@@ -169,6 +169,25 @@ def test_a_provider_that_is_not_there_is_an_error_with_its_package(tmp_path: Pat
         open_backend(tiny_weights(tmp_path), kind)
 
 
+@pytest.mark.parametrize(
+    ("raised", "platform", "remedy"),
+    [
+        ("ModuleNotFoundError", "win32", "pip install onnxruntime$"),
+        ("ImportError", "win32", r"install the Microsoft Visual C\+\+ Redistributable"),
+        ("ImportError", "linux", "pip install --force-reinstall onnxruntime$"),
+    ],
+)
+def test_a_runtime_that_cannot_be_imported_is_an_error_with_its_remedy(
+    raised: str, platform: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime.py").write_text(f"raise {raised}('DLL load failed')", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxruntime")
+    monkeypatch.setattr("sys.platform", platform)
+    with pytest.raises(BackendError, match=f"^ONNX Runtime cannot be imported: DLL load failed; to mend it: {remedy}"):
+        OnnxBackend(tiny_weights(tmp_path))
+
+
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 @pytest.mark.parametrize("older", [False, True])
 def test_pips_libraries_of_cuda_are_loaded_before_a_network_is(
@@ -189,6 +208,15 @@ def test_fp32_on_a_gpu_is_not_rounded_to_10_bits(
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     OnnxBackend(tiny_weights(tmp_path), provider=provider)
     assert runtime.options == options
+
+
+def test_telemetry_is_off_also_where_the_environment_is_not_heeded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runtime = OnnxRuntimeOnGpu(PROVIDERS["cuda"])
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    OnnxBackend(tiny_weights(tmp_path))
+    assert not runtime.telemetry
 
 
 def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:

@@ -85,6 +85,13 @@ def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypa
     assert "ModuleNotFoundError" in check.detail
 
 
+def test_without_onnx_runtime_the_cards_are_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    check = check_of("backend onnx")
+    assert (check.status, check.remedy) == ("failed", "pip install onnxruntime")
+    assert check_of("gv-mobilenetv3-68").status == "ok"
+
+
 @pytest.mark.parametrize(("module", "subject"), [("cv2", "opencv"), ("av", "video")])
 def test_a_library_that_cannot_be_loaded_is_told_and_all_else_is_looked_at(module: str, subject: str) -> None:
     """From the start, as where libGL is missing; the program that opens engines is none here."""

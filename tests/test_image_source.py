@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from fractions import Fraction
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import av
@@ -17,7 +17,7 @@ from fakes import (
     quadrants,
 )
 
-from facetrack.pipeline.image_source import matches_of, natural_key
+from facetrack.pipeline.image_source import fixed_part, matches_of, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SourceError
@@ -149,6 +149,20 @@ def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(t
         assert [frame.name for frame in source] == ["two/a1.jpg"]
 
 
+@pytest.mark.parametrize(
+    ("glob", "fixed"),
+    [
+        (r"\\?\C:\videos\*.mp4", r"\\?\C:\videos"),
+        (r"C:\videos\**\a.mp4", r"C:\videos"),
+        (r"\\host\share\?.mp4", "\\\\host\\share\\"),
+        ("*.mp4", "."),
+        (r"videos\a.mp4", r"videos\a.mp4"),
+    ],
+)
+def test_the_part_of_a_glob_without_wildcards_begins_as_windows_writes_long_paths(glob: str, fixed: str) -> None:
+    assert fixed_part(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
+
+
 def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png", "b.png", "c.png", "d.jpg")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
@@ -180,6 +194,19 @@ def test_pages_that_are_not_looked_at_are_told_once(
         assert len(list(source)) == 5
     wanted = "has 3 pages, of which only the first is looked at, and so of 1 other picture"
     assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
+
+
+def test_pages_are_not_counted_where_opencv_does_not_find_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path, "größe/a.png", "b.png")
+    counted: list[str] = []
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(cv2, "imcount", lambda name: counted.append(name) or 1)
+    for name in ("größe/a.png", "b.png"):
+        with open_source(tmp_path / name) as source:
+            assert len(list(source)) == 1
+    assert counted == [str(tmp_path / "b.png")]
 
 
 def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:

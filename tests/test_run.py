@@ -23,8 +23,8 @@ from facetrack.engines.aligner import Aligner, View
 from facetrack.engines.backend import Outputs
 from facetrack.pipeline import stages
 from facetrack.pipeline import threads as threads_module
-from facetrack.pipeline.channel import Abandoned, Channel
-from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, Pipeline
+from facetrack.pipeline.channel import Abandoned, Channel, Ended
+from facetrack.pipeline.run import BATCH_SLOTS, FRAMES_IN_FLIGHT, IDLE_S, Pipeline, _arrivals
 from facetrack.pipeline.search import CROWD, EVERY_WAY
 from facetrack.pipeline.stages import REFINEMENTS, DetectStage, Job, PipelineSettings, SmoothStage
 from facetrack.pipeline.threads import end_runs
@@ -849,6 +849,19 @@ def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
         numbers.append(result.frame.index)
     assert numbers in ([0], [1], [0, 1])
     assert set(asked) == {threading.current_thread()}
+
+
+def test_while_the_source_is_silent_the_caller_wakes_to_hear_ctrl_c() -> None:
+    """Windows tells Python of a signal, but does not end a wait for it."""
+    waits: list[float | None] = []
+
+    class Silent:
+        def get(self, timeout_s: float | None = None) -> Job:
+            waits.append(timeout_s)
+            raise TimeoutError if len(waits) < 3 else Ended
+
+    assert list(_arrivals(Silent(), None)) == []  # type: ignore[arg-type]
+    assert waits == [IDLE_S] * 3
 
 
 def test_what_idle_raises_ends_the_run() -> None:

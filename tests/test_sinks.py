@@ -9,15 +9,17 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import av
 import numpy as np
 import pytest
 from fakes import make_face, make_result, read_csv
 
+from facetrack.pipeline import part_file
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.line_writer import ReaderGone
-from facetrack.pipeline.part_file import PartFile, atomic_write_text, prove_folder
+from facetrack.pipeline.part_file import TRIES, PartFile, atomic_write_text, prove_folder
 from facetrack.pipeline.sinks import JsonLinesSink, Sink
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
@@ -233,6 +235,44 @@ def test_a_file_is_tried_out_and_an_earlier_runs_part_is_kept(tmp_path: Path) ->
 def test_publishing_a_file_that_went_away_is_a_sink_error(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be written"):
         PartFile(tmp_path / "a").publish()
+
+
+def test_where_a_table_cannot_get_its_name_the_error_tells_where_its_rows_are(tmp_path: Path) -> None:
+    sink = csv_sink(tmp_path / "out.x")
+    sink.write(make_result(make_face()))
+    (tmp_path / "out.x").mkdir()
+    with pytest.raises(SinkError, match=r"out\.x: cannot be written: .*; what was written is in .*out\.x\.part: re"):
+        sink.close(complete=True)
+    assert len(read_csv(tmp_path / "out.x.part")) == 1
+
+
+def is_open_elsewhere(*_: object) -> NoReturn:
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_a_table_that_windows_has_open_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out.x").touch()
+    monkeypatch.setattr("sys.platform", "win32")
+    csv_sink(tmp_path / "out.x", overwrite=True).close(complete=False)
+    monkeypatch.setattr(Path, "open", is_open_elsewhere)
+    with pytest.raises(SinkError, match=r"out\.x: cannot be written: Permission denied; close it where it is open"):
+        csv_sink(tmp_path / "out.x", overwrite=True)
+    assert names(tmp_path) == ["out.x"]
+
+
+def test_a_table_that_windows_has_open_for_a_moment_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr(part_file, "NAP_S", 0.0)
+    tries, replace = iter([is_open_elsewhere] * TRIES), Path.replace
+    monkeypatch.setattr(Path, "replace", lambda path, target: next(tries, replace)(path, target))
+    sink = csv_sink(tmp_path / "out.x")
+    sink.write(make_result(make_face()))
+    sink.close(complete=True)
+    assert names(tmp_path) == ["out.x"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from glob import glob
@@ -33,7 +34,7 @@ from facetrack.pipeline.camera_mode import CameraMode
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
-from facetrack.pipeline.sources import PYAV_FOR_GPU, accelerator, open_source
+from facetrack.pipeline.sources import NON_BLOCK, PYAV_FOR_GPU, accelerator, open_source
 from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
@@ -169,7 +170,7 @@ def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("av.enumerate_input_devices", {"avfoundation": devices}.__getitem__)
     monkeypatch.setattr("av.open", refuse)
-    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0$"):
+    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0; plug one in, "):
         open_source("1")
     for index in ("0", "2"):
         with pytest.raises(SourceError, match=r"cannot be opened: .* allow it in the system's privacy settings"):
@@ -215,6 +216,45 @@ def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
     with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
         open_source(0, camera_mode=MODE)
+
+
+def test_where_windows_lists_no_camera_it_may_be_for_want_of_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> None:
+        raise av.error.OSError(5, "I/O error")
+
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Mic", media_types=["audio"])])
+    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows knows 0 cameras, .* 0; plug one in"):
+        open_source(0)
+    monkeypatch.setattr("av.enumerate_input_devices", refuse)
+    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows lists no camera .* no microphone; plug one"):
+        open_source(0)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "linux"])
+def test_a_camera_whose_driver_does_not_answer_is_given_up(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [])
+    monkeypatch.setattr("av.open", lambda *_, **__: released.wait())
+    monkeypatch.setattr("facetrack.pipeline.sources.CAMERA_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("facetrack.pipeline.pipe.FAREWELL_S", 0.0)
+    try:
+        with pytest.raises(SourceError, match=r"^camera 0: cannot be opened: nothing came in 0 s; plug one in, end wh"):
+            open_source(0)
+    finally:
+        released.set()
+
+
+def test_a_camera_of_windows_that_falls_silent_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
+    monkeypatch.setattr("av.open", lambda *_, **__: container)
+    with open_source(0):
+        assert container.flags & NON_BLOCK
 
 
 def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
@@ -304,6 +344,17 @@ def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
         SourceError, match=r"has no juggle: have a program that does pipe it in: \.\.\. \| facetrack li"
     ):
         open_source("juggle://127.0.0.1:9")
+
+
+def test_where_standard_input_has_no_path_a_listening_sender_is_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facetrack.pipeline.source.STDIN", tmp_path / "none")
+    for spec, said in (("-", "^-: standard input cannot be read on this system"), ("juggle://host", "has no juggle")):
+        with pytest.raises(
+            SourceError, match=rf'{said}.* send it: .*mpegts "tcp://.*:9000\?listen=1"; and name tcp://'
+        ):
+            open_source(spec)
 
 
 @pytest.mark.parametrize(

@@ -63,8 +63,9 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
                 parts[path].part.write_bytes(content)
             except OSError as error:
                 raise parts[path].error(error) from error
-        for part in parts.values():
-            part.publish()
-    finally:
+    except BaseException:
         for part in parts.values():
             part.discard()
+        raise
+    for part in parts.values():
+        part.publish()
