@@ -207,7 +207,8 @@ class Schedule:
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient; inf for no limit.
         sizes: (share of the run below 1, crop side): crops grow during training, small ones are cheap.
-        validate_every: steps between two validations, each with a line in the log.
+        validate_every: steps between two validations, each with a line in the log. If it is above 20, there is one
+            after 20 steps, too, by which nothing is chosen: one that cannot be made is known early.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
             the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
             that goes on with "best" after "last" keeps the last one of before until another is better.
