@@ -130,8 +130,8 @@ class Consistency:
         share: of the items, drawn from pictures without labels; below 1.
         roll_deg, scale, flip: how the disturbed picture is turned (uniform to both sides), shrunk (at most to this)
             and mirrored (how often) against the other.
-        texture: how its pixels are spoilt: "varied", with occluders of every kind and always in another light, or
-            "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
+        texture: how its pixels are spoilt: "varied", with occluders of every kind, other faces among them, and always
+            in another light, or "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
         stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
         teacher: whose answer to the undisturbed picture is meant: "itself" of the network (the paper), or "average", of
             its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola, NIPS 2017). The
