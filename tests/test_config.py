@@ -348,7 +348,7 @@ PRINTED: dict[str, tuple[float | None, tuple[tuple[float, float], ...] | None]] 
     "bbfcn-regression": (1e-3, ((1.0, 1),)),
 }
 DECAYS = {"bbfcn": 5e-4, "bbfcn-regression": 5e-4}
-FACES = {"300w": 3148, "wflw": 7500, "cofw": 1345, "aflw": 20_000}
+FACES = {"300w": 3148, "wflw": 7500, "cofw": 1345, "aflw": 20_000, "aflw2000": 61_225}
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
@@ -402,7 +402,7 @@ def test_the_first_of_two_runs_is_the_file_with_what_its_head_says(path: Path) -
     comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     told = re.findall(r"--set ('[^']*'|\S+)", " ".join(comments))
     if not told:
-        assert path.stem in ("tab-aflw", "tab-cofw")
+        assert path.stem in ("tab-aflw", "tab-aflw2000", "tab-cofw")
         return
     first = load(path, [setting.strip("'") for setting in told])
     assert not first.maps.frozen
@@ -411,6 +411,16 @@ def test_the_first_of_two_runs_is_the_file_with_what_its_head_says(path: Path) -
         schedule = first.schedule
         assert (schedule.steps, schedule.learning_rate, schedule.drops) == (25_000, 1e-3, ((1.0, 1.0),))
         assert first.negative_share == 0.5
+
+
+@pytest.mark.parametrize(
+    ("stem", "learnt", "tested"),
+    [("tab-aflw2000", "300w-lp", "aflw2000"), ("span-300w-all", "300w-all", "300w-test")],
+)
+def test_two_results_are_of_other_pictures_than_their_base_has(stem: str, learnt: str, tested: str) -> None:
+    """TAB, section 4.1; SPAN, section IV-A."""
+    loaded = load(CONFIGS / "papers" / f"{stem}.toml")
+    assert ([corpus.layout for corpus in loaded.corpora], loaded.validation_layout) == ([learnt], tested)
 
 
 def test_every_paper_has_its_files() -> None:

@@ -19,7 +19,7 @@ from facetrack.tracker import markup  # noqa: E402
 from facetrack.tracker.codecs import field_lines  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.tracker.pose import eye_aspect_ratio  # noqa: E402
-from facetrack.tracker.types import Float64  # noqa: E402
+from facetrack.tracker.types import Float64, UInt8  # noqa: E402
 from facetrack.training.alignment import span_loss  # noqa: E402
 from facetrack.training.alignment.boundaries import boundary_mirror, curve_maps  # noqa: E402
 from facetrack.training.alignment.maps import gaussian_maps, warp_maps  # noqa: E402
@@ -188,6 +188,29 @@ def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.M
         rules = replace(RULES, texture=texture)
         SelfConsistency(config_of(consistency=rules, negative_share=0.0), data).item(0, 0.5)
     assert called == ["disguise", "disguise_as_published"]
+
+
+def test_other_faces_are_among_what_covers_a_face_and_never_behind_it(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the seed says which ones."""
+    seen: list[list[UInt8]] = []
+    monkeypatch.setattr("facetrack.training.span.disguise", lambda bgr, patches, _: seen.append(patches) or bgr)
+    monkeypatch.setattr("facetrack.training.span.COVERING", 3)
+    for seed in (0, 0, 1):
+        settings = config_of(negative_share=0.0, schedule=Schedule(seed=seed))
+        objective = SelfConsistency(settings, data)
+        objective.item(0, 0.5)
+        assert [read_landmarks(patch) for patch in objective.inner.patches] == [None]
+    for patches in seen:
+        assert [read_landmarks(patch) is not None for patch in patches] == [False, True, True, True]
+    assert np.array_equal(seen[0], seen[1])
+    assert not np.array_equal(seen[0], seen[2])
+
+
+def test_as_published_a_face_is_covered_by_itself_or_black_alone(data: Path) -> None:
+    objective = SelfConsistency(config_of(consistency=replace(RULES, texture="paper")), data)
+    assert objective.occluders == objective.inner.patches
 
 
 def js(p: Float64, q: Float64) -> float:

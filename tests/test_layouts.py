@@ -60,6 +60,8 @@ def test_spans_training_set_for_the_competitions_pictures_is_everything_but_them
     write_300w(tmp_path, [*TEST_NAMES, *train])
     assert [entry.name for entry in list_300w_all(tmp_path)] == [*train, *TEST_NAMES[:3]]
     assert [sample.subsets for sample in read_faces(tmp_path, "300w-all")] == [()] * 6
+    tested = [sample.path.name for sample in read_faces(tmp_path, "300w-test")]
+    assert tested == ["indoor_001.png", "outdoor_001.png"]
 
 
 def test_a_folder_without_300w_is_refused(tmp_path: Path) -> None:

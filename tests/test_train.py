@@ -29,7 +29,7 @@ from facetrack.engines.card import ModelCard, Weights, all_cards  # noqa: E402
 from facetrack.engines.card_text import card_text  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError  # noqa: E402
-from facetrack.training import processes  # noqa: E402
+from facetrack.training import processes, step_log  # noqa: E402
 from facetrack.training import train as loop  # noqa: E402
 from facetrack.training.config import Config, Corpus, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.datasets import Sample  # noqa: E402
@@ -77,11 +77,29 @@ def test_the_pace_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+def test_a_run_says_every_half_a_minute_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first four steps last 30 seconds each, the others half a second."""
+    objective = Clockwork()
+    for module in (loop, step_log):
+        monkeypatch.setattr(module, "time", objective)
+    with caplog.at_level("INFO", "facetrack"):
+        Run(config(steps=83, validate_every=83), objective, tmp_path).train()
+    assert [message for message in caplog.messages if message.startswith("step")] == [
+        "step 1 of 83, 0.2 pictures a second, 41.0 minutes left",
+        "step 2 of 83, 0.2 pictures a second, 40.5 minutes left",
+        "step 3 of 83, 0.2 pictures a second, 40.0 minutes left",
+        "step 4 of 83, 0.2 pictures a second, 39.5 minutes left",
+        "step 80 of 83, 12.0 pictures a second, 0.0 minutes left",  # 30 seconds after the validation of step 20
+    ]
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_time_is_up(
-    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The second one's own clock is far ahead."""
+    """The second one's own clock is far ahead. The first one alone says how far they are."""
     told = []
 
     def broadcast(over: Tensor, source: int) -> None:
@@ -107,7 +125,9 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", str(rank))
     run = Run(config(validate_every=100), objective, tmp_path)
-    run.train(seconds=120.25 if rank == 0 else 0.0)  # four steps of 30 seconds, and half of another
+    with caplog.at_level("INFO", "facetrack"):
+        run.train(seconds=120.25 if rank == 0 else 0.0)  # four steps of 30 seconds, and half of another
+    assert len([message for message in caplog.messages if message.startswith("step")]) == (4 if rank == 0 else 0)
     assert told == [False] * 4 + [True]
     assert run.step == 5
 
@@ -366,6 +386,45 @@ def test_a_validation_that_fails_costs_no_step_and_is_made_when_the_run_goes_on(
     for name in ("whole", "failed"):
         assert torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["step"] == 12
     assert (tmp_path / "failed/best.pt").is_file()
+
+
+def test_a_validation_that_cannot_be_made_is_known_after_20_steps(tmp_path: Path) -> None:
+    class Failing(Fit):
+        def validate(self, net: nn.Module) -> dict[str, float]:  # noqa: ARG002 - as the seam has it
+            raise SourceError("a.jpg: not a readable picture")
+
+    settings = config(steps=60, validate_every=50, checkpoint_every=100)
+    with pytest.raises(SourceError):
+        Run(settings, Failing(), tmp_path).train()
+    again = Fit()
+    Run(settings, again, tmp_path).train()
+    assert again.losses == 60 - 20
+    assert [line["step"] for line in lines(tmp_path)] == [20, 50, 60]
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "validated"),
+    [(7, 30, [7, 14, 21, 28, 30]), (20, 30, [20, 30]), (100, 20, [20]), (100, 19, [19]), (30, 45, [20, 30, 45])],
+)
+def test_an_early_validation_comes_only_where_the_first_one_would_be_late(
+    tmp_path: Path, every: int, steps: int, validated: list[int]
+) -> None:
+    parameters_after(tmp_path, Fit(), config(steps=steps, validate_every=every))
+    assert [line["step"] for line in lines(tmp_path)] == validated
+    assert (tmp_path / "best.pt").is_file()
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_an_early_validation_changes_neither_the_weights_nor_which_are_kept(tmp_path: Path, keep: str) -> None:
+    """Were it to choose, its network would be the best."""
+    whole = parameters_after(
+        tmp_path, Fit(validations=(0.1, 3.0, 2.0, 5.0)), config(steps=40, validate_every=25, keep=keep)
+    )
+    assert [line["step"] for line in lines(tmp_path)] == [20, 25, 40]
+    best = torch.load(tmp_path / "best.pt", weights_only=True)
+    assert (best["step"], best["val"]["first"]) == (40, 2.0)
+    without = parameters_after(tmp_path / "without", Fit(), config(steps=40, validate_every=20, keep=keep))
+    assert all(torch.equal(value, without[name]) for name, value in whole.items())
 
 
 def test_tensorboard_gets_every_validation_and_a_picture_in_its_colours(tmp_path: Path) -> None:

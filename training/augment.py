@@ -183,7 +183,7 @@ def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt
 
     Args:
         bgr: (h, w, 3) uint8, left as it is.
-        patches: pieces of other pictures, other faces among them; may be empty.
+        patches: other pictures, faces among them; may be empty.
         rng: the item's own.
     """
     kinds = rng.random(4) < 0.4

@@ -130,8 +130,8 @@ class Consistency:
         share: of the items, drawn from pictures without labels; below 1.
         roll_deg, scale, flip: how the disturbed picture is turned (uniform to both sides), shrunk (at most to this)
             and mirrored (how often) against the other.
-        texture: how its pixels are spoilt: "varied", with occluders of every kind and always in another light, or
-            "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
+        texture: how its pixels are spoilt: "varied", with occluders of every kind, other faces among them, and always
+            in another light, or "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
         stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
         teacher: whose answer to the undisturbed picture is meant: "itself" of the network (the paper), or "average", of
             its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola, NIPS 2017). The
@@ -207,7 +207,8 @@ class Schedule:
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient; inf for no limit.
         sizes: (share of the run below 1, crop side): crops grow during training, small ones are cheap.
-        validate_every: steps between two validations, each with a line in the log.
+        validate_every: steps between two validations, each with a line in the log. If it is above 20, there is one
+            after 20 steps, too, by which nothing is chosen: one that cannot be made is known early.
         keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
             the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
             that goes on with "best" after "last" keeps the last one of before until another is better.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from torch import Tensor, nn
 
 from ..engines import nets
 from ..tracker.errors import ConfigError
-from ..tracker.geometry import CropTransform
+from ..tracker.geometry import CropTransform, box_centre_side
 from ..tracker.types import Float32, Float64, UInt8
+from ..tracker.views import face_box
 from .alignment.maps import moved_points
 from .alignment.networks import open_alignment
 from .alignment.objective import Labels, Terms, mapped, part, weighted
 from .augment import (
+    BACKGROUND,
     Geometry,
     annotators_shift,
     crop_over_background,
@@ -40,6 +43,7 @@ from .config import Config
 from .datasets import Sample
 
 NOTHING, UNLABELLED, LABELLED = 0, 1, 2
+COVERING = 200  # faces that may cover others; 10 MB of memory
 CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # how far the calm crop strays
 Pair = tuple[UInt8, UInt8, Float32, Float32, Float32, np.int64]
 
@@ -58,6 +62,8 @@ class SelfConsistency:
 
     Attributes:
         teacher: with the configured teacher "average", the average of the network that is trained, in evaluation mode.
+        occluders: pictures (BACKGROUND, BACKGROUND, 3) that cover a face where textures are "varied": those without
+            faces that are behind the crops, too, and other faces.
     """
 
     teacher: nn.Module
@@ -78,6 +84,13 @@ class SelfConsistency:
             self.unlabelled += self.inner.faces(data / extra.path, extra.layout)
         if rules.share > 0 and not self.unlabelled:
             raise ConfigError("consistency.share: wanted pictures without labels, got none; name some, or set it to 0")
+        self.occluders = self.inner.patches + (self._some_faces() if rules.texture == "varied" else [])
+
+    def _some_faces(self) -> list[UInt8]:
+        """Faces of the training pictures, (BACKGROUND, BACKGROUND, 3) each; the seed says which."""
+        faces = [*chain.from_iterable(self.inner.corpora), *self.unlabelled]
+        order = np.random.default_rng(self.config.schedule.seed).permutation(len(faces))
+        return [_face_alone(faces[i]) for i in order[:COVERING]]
 
     def build(self) -> nets.FromBytes:
         """See `Alignment`."""
@@ -112,7 +125,7 @@ class SelfConsistency:
         if rules.texture == "paper":
             spoilt = disguise_as_published(other.crop, rng)
         else:
-            spoilt = disguise(other.crop, self.inner.patches, rng)
+            spoilt = disguise(other.crop, self.occluders, rng)
         way = _then(_inverse(calm.matrix), other.matrix)
         return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
 
@@ -214,6 +227,12 @@ def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list
     known = set(order[: max(1, round(labels * len(corpus)))].tolist())
     with_labels = [sample for i, sample in enumerate(corpus) if i in known]
     return with_labels, [sample for i, sample in enumerate(corpus) if i not in known]
+
+
+def _face_alone(sample: Sample) -> UInt8:
+    """What is in the box of a sample's face, as large as an occluder is kept."""
+    centre, side = box_centre_side(face_box(sample.points[0]))
+    return CropTransform.around(centre, side, BACKGROUND).crop(sample.bgr())
 
 
 def _inverse(matrix: Float64) -> Float64:

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
+EARLY = 20  # steps after which a long run validates for the first time, to see that it can
+TOLD_EVERY_S = 30.0  # between two lines about how far a run is
 
 
 class Objective(Protocol):
@@ -255,18 +257,23 @@ class Run:
         # PropNet's last attention has no part in any loss
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
         end = schedule.steps if until is None else min(until, schedule.steps)
-        stop = time.monotonic() + seconds
+        told = time.monotonic()
+        stop = told + seconds
         self._means.go_on()
         for batch in batches(self.objective, schedule, self.step, end):
             self._means.add(self._step(wrapped, batch))
             over = is_over(stop)
             if rank == 0:
-                if self.step == end or self.step % schedule.validate_every == 0:
+                if self._is_early() or self.step == end or self.step % schedule.validate_every == 0:
                     self._owed = True
                     self.save()  # a validation may fail, and takes long
                     self._report()
+                    told = time.monotonic()
                 elif over or self.step % schedule.checkpoint_every == 0:
                     self.save()
+                if time.monotonic() - told >= TOLD_EVERY_S:
+                    told = time.monotonic()
+                    self._tell()
             if over:
                 return
 
@@ -305,17 +312,31 @@ class Run:
         for old, new in zip(self.average.buffers(), self.net.buffers(), strict=True):
             old.copy_(new)
 
+    def _is_early(self) -> bool:
+        """Whether a validation after this step only shows that there can be one, and keeps no average."""
+        schedule = self.config.schedule
+        return self.step == EARLY < min(schedule.validate_every, schedule.steps)
+
+    def _rate_and_left(self) -> tuple[float, float]:
+        """Pictures a second since the last validation, and the minutes that the run takes from here at this rate."""
+        schedule, rate = self.config.schedule, self._means.rate()
+        return rate * schedule.batch, (schedule.steps - self.step) / rate / 60
+
+    def _tell(self) -> None:
+        """Say how far the run is."""
+        steps, (rate, left) = self.config.schedule.steps, self._rate_and_left()
+        log.info("step %d of %d, %.1f pictures a second, %.1f minutes left", self.step, steps, rate, left)
+
     def _report(self) -> None:
         """Validate, write down how it goes since the last time, keep the best average, and save that this is done."""
         schedule, terms = self.config.schedule, self._means.means()
-        rate = self._means.rate() * schedule.batch  # before time passes with the validation
+        rate, left = self._rate_and_left()  # before time passes with the validation
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
-        left = (schedule.steps - self.step) * schedule.batch / rate
         line = {
             "step": self.step,
             "rate": round(rate, 1),
-            "left_min": round(left / 60, 1),
+            "left_min": round(left, 1),
             **_rounded(terms),
             "val": _rounded(measured),
         }
@@ -324,7 +345,7 @@ class Run:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
         # of equals, as where only the face score learns (schedule.only), the newest
-        if first <= self.best or self.config.schedule.keep == "last":
+        if not self._is_early() and (first <= self.best or schedule.keep == "last"):
             _save(
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from ...tracker.errors import ConfigError
-from .layouts import WFLW_ATTRIBUTES, list_300w, list_300w_all, list_300w_train, list_wflw, list_wflw_train
+from .layouts import (
+    WFLW_ATTRIBUTES,
+    list_300w,
+    list_300w_all,
+    list_300w_test,
+    list_300w_train,
+    list_wflw,
+    list_wflw_train,
+)
 from .matlab_layouts import (
     list_300w_lp,
     list_aflw,
@@ -62,6 +70,7 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
     "300w": list_300w,
     "300w-train": list_300w_train,
     "300w-all": list_300w_all,
+    "300w-test": list_300w_test,
     "wflw": list_wflw,
     "wflw-train": list_wflw_train,
     "cofw": list_cofw,

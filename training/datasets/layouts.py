@@ -24,6 +24,7 @@ TEST_300W: Folders = {
     "01_Indoor": ("test", "indoor"),
     "02_Outdoor": ("test", "outdoor"),
 }
+COMPETITION_300W: Folders = {place: subsets for place, subsets in TEST_300W.items() if "test" in subsets}
 # SPAN's training set for the competition's test set: 3,148 + 689 faces (section IV-A, as in LUVLi and KDN)
 ALL_300W: Folders = {**TRAIN_300W, **{place: () for place, subsets in TEST_300W.items() if "full" in subsets}}
 
@@ -75,6 +76,11 @@ def list_300w_train(folder: Path) -> list[Entry]:
 def list_300w_all(folder: Path) -> list[Entry]:
     """The training part of 300-W and its full set, all but the competition's test set, see `list_300w`."""
     return list_300w(folder, ALL_300W)
+
+
+def list_300w_test(folder: Path) -> list[Entry]:
+    """The competition's test set of 300-W, 01_Indoor and 02_Outdoor alone, see `list_300w`."""
+    return list_300w(folder, COMPETITION_300W)
 
 
 def list_wflw(folder: Path, part: str = "test") -> list[Entry]:
