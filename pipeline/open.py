@@ -82,7 +82,7 @@ class Choices:
                 raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
         for name, most in (("threads", MOST_THREADS), ("detect_every", math.inf), ("max_faces", math.inf)):
             value = getattr(self, name)
-            if not isinstance(value, Integral) or not 1 <= value <= most:
+            if not isinstance(value, Integral) or not 1 <= int(value) <= most:
                 wanted = f"from 1 to {most}" if most < math.inf else "1 or more"
                 raise ConfigError(f"{name}: wanted a whole number, {wanted}, got {value!r}")
         if not isinstance(self.min_face, Real) or (self.min_face != 0 and not LEAST_FACE <= self.min_face < math.inf):
