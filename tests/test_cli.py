@@ -416,6 +416,21 @@ def test_the_module_is_the_program() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_broken_picture_is_one_line_without_a_word_of_opencvs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
+    broken = tmp_path / "board.bmp"
+    paint_pictures(tmp_path, PaintedSource(count=1), [broken.name])
+    broken.write_bytes(broken.read_bytes()[:1000])
+    words = (sys.executable, "-m", "facetrack", "calibrate", "camera", broken, "--out", tmp_path / "camera.toml")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"facetrack: {broken.name}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"
+    ]
+
+
 # live
 
 
