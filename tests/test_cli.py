@@ -659,6 +659,22 @@ def test_an_export_with_a_picture_that_cannot_be_read_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("words", [("export", "--to", "onnx"), ("calibrate", "int8")], ids=" ".join)
+def test_what_is_exported_may_be_of_any_task_and_a_model_that_does_not_exist_is_bad_usage(
+    words: tuple[str, ...], card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refine = '[weights.refine]\nfile = "a"\nsha256 = "b"\nprecision = "fp32"\n[weights.scan]'
+    text = CARD.replace('"align"', '"detect"').replace("[weights.net]", refine).replace("pebble-68", "rock-5")
+    (card.parent / "rock-5.toml").write_text(text, encoding="utf-8")
+    assert run(*words, "nobody", "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; there is " in told
+    assert "pebble-68 (pebble)" in told
+    assert "rock-5 (pebble)" in told
+    assert run(*words, "rock-5", "--out", tmp_path / "out") == 1
+    assert "weights/a: cannot read the weights" in only_line(capsys)
+
+
 def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert card.is_file()
     assert run("models") == 0
