@@ -186,5 +186,6 @@ def _prepare_process() -> None:
     gc.set_threshold(5_000, 100)  # a start makes 180,000 objects that stay; to search them again and again takes 75 ms
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what cannot be decoded has a line of our own
     if isinstance(sys.stdout, io.TextIOWrapper):  # into a file, Windows writes an old code page, which lacks most names
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr

@@ -70,7 +70,7 @@ def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: boo
 
 
 @click.command("export")
-@click.argument("model")
+@opt.any_model
 @click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True)
 @click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
 @opt.batches("Usual batch sizes, ascending.")
@@ -87,7 +87,8 @@ def export(
     tensorrt` finds them; of one model's it takes the one exported last. ONNX files of 8 bits are judged picture by
     picture: `--batch` has no say there.
     """
-    from ..engines.convert import any_card, derived_name, export_onnx_card, export_plans
+    from ..engines.card import TASKS, find_card
+    from ..engines.convert import derived_name, export_onnx_card, export_plans
     from ..engines.tensorrt_build import PlanRequest
     from ..pipeline.part_file import prove_folder
 
@@ -95,7 +96,7 @@ def export(
         raise click.BadParameter(
             "ONNX files of 8 bits are judged picture by picture; leave it out", param_hint="--batch"
         )
-    card = any_card(model)
+    card = find_card(model, *TASKS)
     if target == "onnx" or precision == "int8":  # plans have no card, and those of one name are the same
         _refuse_replacing(derived_name(card.name, precision), card, out, overwrite=overwrite)
         _prove_room(out)
@@ -122,7 +123,7 @@ def calibrate() -> None:
 
 
 @calibrate.command("int8")
-@click.argument("model")
+@opt.any_model
 @opt.out_folder
 @_crops
 @click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True)
@@ -146,13 +147,14 @@ def calibrate_int8(
     Set FACETRACK_HOME to DIR to use it. With --for-cpu steps are finer, and TensorRT and torch go on using the model's
     own files; without it the result is a model NAME-int8 for both.
     """
-    from ..engines.convert import any_card, derived_name
+    from ..engines.card import TASKS, find_card
+    from ..engines.convert import derived_name
     from ..engines.quantise import QuantSettings
     from .int8 import LIMIT, Int8Settings, quantise_card
 
     quant = QuantSettings(method, symmetric=not for_cpu, least_weights=least_weights)
     settings = Int8Settings(quant, for_cpu, LIMIT if limit is None else limit)
-    card = any_card(model)
+    card = find_card(model, *TASKS)
     name = card.name if for_cpu else derived_name(card.name, "int8")
     _refuse_replacing(name, card, out, overwrite=overwrite)
     _prove_room(out)
@@ -191,7 +193,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 
 
 @calibrate.command("noise")
-@click.argument("model")
+@opt.aligner
 @click.option(
     "--faces",
     type=opt.PATH,

@@ -275,29 +275,31 @@ def broken_weights(cards: Iterable[ModelCard]) -> list[CardError]:
     return faults
 
 
-def find_card(name: str, task: str) -> ModelCard:
-    """The card of this name, or the default card of the network of this name.
+def find_card(name: str, *tasks: str) -> ModelCard:
+    """The card of this name, or the default card of the network of this name, that does one of these tasks.
 
     A user's own card goes before a shipped one of its name. A network's default is the shipped card, or the user's own
     of just that name; only of a network without a shipped card it is the user's first. Cards that cannot be read and
     are not asked for are told in the log and left out.
 
     Raises:
-        CardError: nothing of that name does this task, or its card cannot be read.
+        CardError: nothing of that name does such a task, or its card cannot be read.
     """
     folders = own, shipped = _folders()
-    cards = [card for folder in (shipped, own) for card in folder.cards.values() if card.task == task]
+    cards = [card for folder in (shipped, own) for card in folder.cards.values() if card.task in tasks]
     default = next((card.name for card in cards if card.network == name), name)
     for wanted in (name, default):
         for folder in folders:
-            if wanted in folder.cards and folder.cards[wanted].task == task:
+            if wanted in folder.cards and folder.cards[wanted].task in tasks:
                 _tell_broken(own, shipped)
                 return folder.cards[wanted]
             if wanted in folder.broken:
                 raise folder.broken[wanted]
     _tell_broken(own, shipped)
-    known = ", ".join(f"{card.name} ({card.network})" for card in all_cards() if card.task == task) or "none"
-    raise CardError(f"no model {name!r} to {task} with; there is {known}; `facetrack models` lists them all")
+    known = ", ".join(f"{card.name} ({card.network})" for card in all_cards() if card.task in tasks) or "none"
+    raise CardError(
+        f"no model {name!r} to {' or '.join(tasks)} with; there is {known}; `facetrack models` lists them all"
+    )
 
 
 def _tell_broken(*folders: Folder) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..tracker.errors import BackendError, CardError, ConfigError
+from ..tracker.errors import BackendError, ConfigError
 from . import graph, parity
 from .backend import Backend, open_backend
-from .card import ModelCard, Weights, find_card
+from .card import ModelCard, Weights
 from .card_text import refuse_files_of_others, write_card, write_weights
 from .onnx_backend import OnnxBackend
 from .plan_cache import PlanCache
@@ -43,18 +43,6 @@ class Exported:
             "runtime": self.runtime,
             "parity_px": [asdict(p) for p in self.parity],
         }
-
-
-def any_card(name: str) -> ModelCard:
-    """The card of this name or the default card of this network, whatever its task.
-
-    Raises:
-        CardError: there is none.
-    """
-    try:
-        return find_card(name, "detect")
-    except CardError:
-        return find_card(name, "align")
 
 
 def export_onnx_card(

@@ -75,9 +75,10 @@ def precision_of(content: bytes) -> str:
 
     Weights that are stored in 16 bits and cast before they are used count as fp32.
     """
+    model = _load(content)  # tells where there is no onnx
+
     from onnx import TensorProto
 
-    model = _load(content)
     inline_fp16(model)
     if any(node.op_type in QUANTISERS for node in model.graph.node):
         return "int8"
@@ -102,9 +103,10 @@ def store_fp16(content: bytes) -> bytes:
     Each is followed by a cast to 32 bits, which runtimes fold when they load the file; the arithmetic stays fp32.
     Biases, scales and small constants are not changed.
     """
+    model = _load(content)  # tells where there is no onnx
+
     from onnx import TensorProto, helper, numpy_helper
 
-    model = _load(content)
     graph = model.graph
     for weight in list(graph.initializer):
         values = numpy_helper.to_array(weight)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +70,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
     if settings.method not in METHODS:
         raise ValueError(f"method: wanted one of {', '.join(METHODS)}, got {settings.method!r}")
     _, others = convolutions(source, settings.least_weights)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # onnxruntime advises its own preprocessing on the root logger, at every call
-    try:
+    with _quiet():
         quantize_static(
             source,
             target,
@@ -86,9 +85,20 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
             calibrate_method=CalibrationMethod.MinMax if settings.method == "minmax" else CalibrationMethod.Entropy,
             extra_options={"ActivationSymmetric": True, "QuantizeBias": False} if settings.symmetric else {},
         )
+    _restore_rectifiers(source, target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Onnxruntime prints how a calibration goes, and advises its preprocessing on the root logger at every call."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         root.setLevel(level)
-    _restore_rectifiers(source, target)
 
 
 def _restore_rectifiers(source: Path, target: Path) -> None:

@@ -154,20 +154,25 @@ def _read_intrinsics(ctx: click.Context, parameter: click.Parameter, value: Path
     return read_intrinsics(value)
 
 
-def _read_model(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    """Refuse a model that does not exist, as any value that cannot be; one whose card is broken is no bad usage."""
-    if ctx.get_parameter_source(parameter.name or "") is ParameterSource.DEFAULT:
-        return value
-    from ..engines.card import broken_cards, find_card
-    from ..tracker.errors import CardError
+def _model_to(*tasks: str) -> Callable[[click.Context, click.Parameter, str], str]:
+    """Reads the name of a model that does one of these tasks."""
 
-    try:
-        find_card(value, "align")
-    except CardError as error:
-        if value in broken_cards():
-            raise
-        raise click.BadParameter(str(error), ctx, parameter) from error
-    return value
+    def read(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+        """Refuse a model that does not exist, as any value that cannot be; one whose card is broken is no bad usage."""
+        if ctx.get_parameter_source(parameter.name or "") is ParameterSource.DEFAULT:
+            return value
+        from ..engines.card import broken_cards, find_card
+        from ..tracker.errors import CardError
+
+        try:
+            find_card(value, *tasks)
+        except CardError as error:
+            if value in broken_cards():
+                raise
+            raise click.BadParameter(str(error), ctx, parameter) from error
+        return value
+
+    return read
 
 
 def _parse_address(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, int] | None:
@@ -199,6 +204,8 @@ talk = chain(
     click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),
     click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_talk, help="Say errors alone."),
 )
+aligner = click.argument("model", callback=_model_to("align"))
+any_model = click.argument("model", callback=_model_to("align", "detect"))
 folder = click.argument("folder", type=PATH, metavar="DIR")
 out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the results.")
 overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there.")
@@ -219,7 +226,7 @@ backend = chain(
         "--model",
         default="gv",
         show_default=True,
-        callback=_read_model,
+        callback=_model_to("align"),
         help="Network or card; see `facetrack models`.",
     ),
     click.option("--backend", type=click.Choice(KINDS), default="auto", show_default=True),

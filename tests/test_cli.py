@@ -416,6 +416,21 @@ def test_the_module_is_the_program() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_broken_picture_is_one_line_without_a_word_of_opencvs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
+    broken = tmp_path / "board.bmp"
+    paint_pictures(tmp_path, PaintedSource(count=1), [broken.name])
+    broken.write_bytes(broken.read_bytes()[:1000])
+    words = (sys.executable, "-m", "facetrack", "calibrate", "camera", broken, "--out", tmp_path / "camera.toml")
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"facetrack: {broken.name}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"
+    ]
+
+
 # live
 
 
@@ -642,6 +657,22 @@ def test_an_export_with_a_picture_that_cannot_be_read_leaves_nothing(
     assert run(*words) == 1
     assert "1.jpg: the file is empty" in only_line(capsys)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("words", [("export", "--to", "onnx"), ("calibrate", "int8")], ids=" ".join)
+def test_what_is_exported_may_be_of_any_task_and_a_model_that_does_not_exist_is_bad_usage(
+    words: tuple[str, ...], card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refine = '[weights.refine]\nfile = "a"\nsha256 = "b"\nprecision = "fp32"\n[weights.scan]'
+    text = CARD.replace('"align"', '"detect"').replace("[weights.net]", refine).replace("pebble-68", "rock-5")
+    (card.parent / "rock-5.toml").write_text(text, encoding="utf-8")
+    assert run(*words, "nobody", "--out", tmp_path / "out") == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; there is " in told
+    assert "pebble-68 (pebble)" in told
+    assert "rock-5 (pebble)" in told
+    assert run(*words, "rock-5", "--out", tmp_path / "out") == 1
+    assert "weights/a: cannot read the weights" in only_line(capsys)
 
 
 def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,16 @@ def test_what_computes_in_16_bits_computes_in_32_again_with_rounded_weights() ->
         assert graph.precision_of(full) == "fp32"
         assert 0 < max(differences(small_net(), full)) < 1e-3  # the kernel and the bias are rounded
     assert graph.precision_of(graph.for_tensorrt(half, "fp16")) == "fp16"
+
+
+@pytest.mark.parametrize("look", [graph.precision_of, graph.store_fp16, graph.as_fp32, graph.takes_any_size])
+def test_without_the_package_onnx_the_line_that_installs_it_is_told(
+    look: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = small_net()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackendError, match="by the package onnx; run: pip install onnx"):
+        look(content)
 
 
 def test_halves_do_not_overflow_to_infinity() -> None:

@@ -82,6 +82,14 @@ def test_a_generous_limit_keeps_no_layer(method: str) -> None:
     np.testing.assert_array_equal(found.judged.pictures, proof().pictures[1::2])
 
 
+@pytest.mark.parametrize("method", ["minmax", "entropy"])
+def test_what_onnxruntimes_quantiser_prints_stays_out_of_the_data(
+    method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantise(delicate_net(), proof(), Int8Settings(QuantSettings(method), limit=100.0))
+    assert capsys.readouterr().out == ""
+
+
 def test_the_layer_that_breaks_the_landmarks_stays_in_32_bits() -> None:
     assert shift(everything_in_8_bits()) > 1.0
     settings = Int8Settings(limit=0.1 / SIZE, most_kept=1.0)

@@ -94,8 +94,11 @@ def _content() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[str]]:
-    """Names in the wheel and in the sdist, both built from a copy, for setuptools leaves its `build` folder behind."""
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, int], set[str]]:
+    """Names in the wheel, with the bytes that each takes there, and in the sdist.
+
+    Both are built from a copy, for setuptools leaves its `build` folder behind.
+    """
     copy, out = tmp_path_factory.mktemp("copy") / "tree", tmp_path_factory.mktemp("dist")
     ignore = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "work")
     shutil.copytree(ROOT, copy, ignore=ignore)
@@ -103,20 +106,26 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], s
     done = _run(sys.executable, "-c", f"import setuptools.build_meta as b; {calls}", cwd=copy)
     assert done.returncode == 0, done.stderr
     with zipfile.ZipFile(next(out.glob("*.whl"))) as wheel, tarfile.open(next(out.glob("*.tar.gz"))) as sdist:
-        return set(wheel.namelist()), set(sdist.getnames())
+        return {entry.filename: entry.compress_size for entry in wheel.infolist()}, set(sdist.getnames())
 
 
-def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions: tuple[set[str], set[str]]) -> None:
+def test_the_wheel_holds_the_whole_package_and_nothing_else(distributions: tuple[dict[str, int], set[str]]) -> None:
     package = {name for name in distributions[0] if ".dist-info/" not in name}
     assert package == {f"facetrack/{name}" for name in _content()}
 
 
+def test_the_weights_take_less_than_40_megabytes_of_the_wheel(distributions: tuple[dict[str, int], set[str]]) -> None:
+    """Of 10^6 bytes, packed as they are downloaded."""
+    taken = [size for name, size in distributions[0].items() if name.startswith("facetrack/engines/weights/")]
+    assert 0 < sum(taken) < 40e6
+
+
 @pytest.mark.parametrize("licence", ["LICENSE", "engines/weights/LICENSE.txt"])
-def test_the_wheel_holds_the_licences(distributions: tuple[set[str], set[str]], licence: str) -> None:
+def test_the_wheel_holds_the_licences(distributions: tuple[dict[str, int], set[str]], licence: str) -> None:
     assert any(name.endswith(f".dist-info/licenses/{licence}") for name in distributions[0])
 
 
-def test_the_source_distribution_can_be_built_and_tested_from(distributions: tuple[set[str], set[str]]) -> None:
+def test_the_source_distribution_can_be_built_and_tested_from(distributions: tuple[dict[str, int], set[str]]) -> None:
     names = {name.partition("/")[2] for name in distributions[1]}
     extras = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "tests/test_layers.py", "docs/csv.md"}
     assert names >= _content() | extras
