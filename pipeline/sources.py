@@ -408,7 +408,15 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
         return _stream_with_an_end(address, container, advice, realtime=realtime)
     label, name, kind = address.label, address.name, address.kind
     by_stamps = in_pieces or (address.format == "lavfi" and realtime)
-    return LiveSource(container, address.open, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
+
+    def reopen() -> InputContainer | None:
+        again = address.open()
+        if in_pieces and _has_an_end(again):
+            again.close()
+            return None
+        return again
+
+    return LiveSource(container, reopen, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
 
 
 def _has_an_end(container: InputContainer) -> bool:

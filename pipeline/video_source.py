@@ -254,7 +254,8 @@ class LiveSource:
 
     Args:
         container: the opened camera or stream; will be closed by the source.
-        reopen: opens it again; raises SourceError or av.FFmpegError when that fails.
+        reopen: opens it again; None where it has been completed meanwhile and is at its end; raises SourceError or
+            av.FFmpegError when that fails.
         label: the source's name in messages.
         name: the stem of output files.
         kind: what it is.
@@ -273,7 +274,7 @@ class LiveSource:
     def __init__(
         self,
         container: InputContainer,
-        reopen: Callable[[], InputContainer],
+        reopen: Callable[[], InputContainer | None],
         *,
         label: str,
         name: str,
@@ -385,7 +386,12 @@ class LiveSource:
             if self._stopped.wait(retry.wait_s(attempt)):
                 return False
             try:
-                self._connect(self._reopen())
+                container = self._reopen()
+                if container is None:
+                    if lost != "it ended":
+                        self._faults.note(after, f"lost, {lost}; what came until it was completed is not read")
+                    return False
+                self._connect(container)
             except (SourceError, av.FFmpegError) as error:
                 reason = why(error)
             else:

@@ -573,6 +573,19 @@ def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
     np.testing.assert_allclose(times, np.arange(4) / 30, atol=1e-4)
 
 
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_live_list_ends_where_it_is_completed(tmp_path: Path, *, realtime: bool) -> None:
+    write_video(tmp_path / "clip.ts", noise(20) * 10, VideoRecipe(rate=Fraction(200)))
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:0.1,", "clip.ts"]  # it is looked at again so often
+    (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
+    with serving(tmp_path) as address:
+        source = open_source(f"{address}/list.m3u8", realtime=realtime, retry=Retry(1, first_wait_s=0))
+        (tmp_path / "list.m3u8").write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
+        with source:
+            assert sum(1 for _ in source) == 200
+    assert source.failed == []
+
+
 def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", noise(8))
     with serving(tmp_path) as address:
