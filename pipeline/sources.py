@@ -342,7 +342,7 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
     address = _Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
-    return _open_live(address, retry, realtime=realtime)
+    return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg gives up by itself
 
 
 def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:

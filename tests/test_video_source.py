@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -492,6 +493,27 @@ def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.Mon
     for each in (thread, *(t for t in threading.enumerate() if t.name == "facetrack-open")):
         each.join(PATIENCE_S)
         assert not each.is_alive()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
+def test_ctrl_c_ends_the_wait_for_an_address_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def interrupt() -> None:
+            with server.accept()[0]:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                done.wait(PATIENCE_S)
+
+        done = threading.Event()
+        thread = threading.Thread(target=interrupt, daemon=True)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            open_source(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        done.set()  # who still waits for bytes goes, too
+        for each in (thread, *(t for t in threading.enumerate() if t.name == "facetrack-open")):
+            each.join(PATIENCE_S)
+            assert not each.is_alive()
 
 
 def cut_copy(path: Path, share: float) -> Path:
