@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
 NOTED = 100  # faults of what is live that are listed one by one: it may run for days
 LONGEST_WAIT_S = 60.0  # for a lost camera or stream
+AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
 DAMAGED = "damaged, decoded as far as it goes"
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
@@ -244,7 +245,8 @@ class LiveSource:
 
     `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. What comes in pieces (HLS,
     DASH), many pictures at once, is given and timed by its stamps from the first picture on instead. When the device or
-    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on.
+    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on. A list
+    then begins with pieces that have been given before: they are left out, and one with nothing newer counts as lost.
 
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
@@ -289,10 +291,12 @@ class LiveSource:
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
+        self._given_s: float | None = None  # stamp of the last picture that was given by it
         self._connect(container)
         self._taken_s = self._began_s = time.perf_counter()
         self._time_s = 0.0
         self._begin_clock(0.0)
+        self._pace = Pace(in_pieces=True)
         self.size = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self._frames = ReadOnce(self._deliver(), label)
@@ -321,12 +325,21 @@ class LiveSource:
         """Take the first picture of a newly opened container; what is damaged before it began before we came."""
         reader = Reader(container, self._label, live=True, pipe=self._pipe)
         self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
-        self._reader, self._picture, self._damaged = reader, reader.first, reader.damaged
+        self._reader, self._picture = reader, reader.first
+        while self._was_given():
+            if self._advance():
+                reader.close()
+                raise SourceError("nothing newer came")
+        self._damaged = reader.damaged
+
+    def _was_given(self) -> bool:
+        """Whether the present picture, of a connection that begins, was given before the loss, by its stamp."""
+        stamp_s = None if self._picture is None else self._picture.time
+        return self._given_s is not None and stamp_s is not None and 0 <= self._given_s - stamp_s < AGAIN_S
 
     def _begin_clock(self, time_s: float) -> None:
         """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
         self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
-        self._pace = Pace(in_pieces=True)
 
     def _deliver(self) -> Generator[Frame, None, None]:
         index, more = 0, True
@@ -345,7 +358,7 @@ class LiveSource:
             due_s = self._pace.due_s(time_s, lasts_s(self._picture, self.rate))
             if self._stopped.wait(due_s - time.perf_counter()):
                 return False
-            self._time_s, self._taken_s = self._clock_s + time_s, time.perf_counter()
+            self._time_s, self._taken_s, self._given_s = self._clock_s + time_s, time.perf_counter(), self._picture.time
         elif not first:
             self._taken_s = time.perf_counter()
             self._time_s = self._taken_s - self._began_s
@@ -397,7 +410,9 @@ class LiveSource:
             else:
                 away_s = time.perf_counter() - self._taken_s
                 self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
-                self._begin_clock(self._time_s + away_s)
+                if self._picture is self._reader.first:  # else its stamps go on where they were
+                    self._begin_clock(self._time_s + away_s)
+                self._pace = Pace(in_pieces=True)
                 return self._still_wanted()
         times = counted(retry.attempts, "time")
         tried = f"; tried {times} to open it again, check device or network" if retry.attempts else ""

@@ -740,9 +740,10 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
 def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -> None:
     stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
     clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
+    other = write_video(tmp_path / "b.mkv", noise(6), VideoRecipe(times_s=[9 + stamp for stamp in stamps]))
     frames: list[Frame] = []
     opened_s = time.perf_counter()
-    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError):
+    with live(Plugs(clip, other), by_stamps=True) as source, pytest.raises(SourceError):
         frames.extend(source)
     first, second = frames[:6], frames[6:]
     for part, before_s in ((first, opened_s), (second, first[-1].taken_s)):
@@ -750,6 +751,30 @@ def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -
         assert min(frame.taken_s - before_s - (frame.time_s - part[0].time_s) for frame in part) > 0
     assert first[-1].time_s < second[0].time_s
     assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
+
+
+def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_path: Path) -> None:
+    stamps = [n / 25 for n in range(9)]
+    clips = [(0, 6), (3, 6), (3, 9)]  # the second time its encoder has written nothing more
+    paths = [
+        write_video(tmp_path / f"{first}-{end}.mkv", noise(9)[first:end], VideoRecipe(times_s=stamps[first:end]))
+        for first, end in clips
+    ]
+    frames: list[Frame] = []
+    told = pytest.raises(SourceError, match=r"lost after frame 9 \(0\.320 s\): .*; tried 3 times")
+    with live(Plugs(*paths), by_stamps=True) as source, told:
+        frames.extend(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], stamps, atol=1.1e-3)
+    assert len(source.failed) == 1
+
+
+def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "a.mkv", noise(6))
+    frames: list[Frame] = []
+    told = pytest.raises(SourceError, match="nothing newer came; tried 3 times")
+    with live(Plugs(*[clip] * 9), by_stamps=True) as source, told:
+        frames.extend(source)
+    assert len(frames) == 6
 
 
 def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
