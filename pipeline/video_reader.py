@@ -361,9 +361,12 @@ def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
 def declared_length_s(stream: VideoStream) -> float | None:
     """Seconds from the first picture to the end of the last, as the file's own header has them; None where it has none.
 
-    Elsewhere FFmpeg estimates: from the first packets' bytes a second, or by what is found at the file's end.
+    A list of pieces (HLS) tells how long each is. Elsewhere FFmpeg estimates: from the first packets' bytes a second,
+    or by what is found at the file's end.
     """
     container = cast(InputContainer, stream.container)
+    if container.format.name == "hls":
+        return container.duration / av.time_base if container.duration else None
     if container.format.name not in WITH_LENGTH:
         return None
     base = stream.time_base or Fraction(1)

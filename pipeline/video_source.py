@@ -26,6 +26,7 @@ from .video_reader import Reader, declared_length_s, expected_frames, first_pict
 log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
+PIECE_S = 0.9  # pieces of a list are longer
 NOTED = 100  # faults of what is live that are listed one by one: it may run for days
 LONGEST_WAIT_S = 60.0  # for a lost camera or stream
 AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
@@ -92,9 +93,9 @@ class VideoSource:
 
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
-            the pictures from there to the next key frame, which are built on what was lost, and of each picture from
-            which on they have another aspect; in real time the first hundred, then the last, with how many there are
-            between.
+            the pictures from there to the next key frame, which are built on what was lost, of each picture from
+            which on they have another aspect, and of each before which pieces of a list seem to be missing; in real
+            time the first hundred, then the last, with how many there are between.
         See `source.Source` for the rest.
     """
 
@@ -137,7 +138,7 @@ class VideoSource:
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
         self._clock = MediaClock(self._reader.stream, self._reader.format)
-        self._length_s = declared_length_s(self._reader.stream)
+        self._length_s, self._in_pieces = declared_length_s(self._reader.stream), self._reader.format == "hls"
         self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
         self._met_damage = self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
@@ -169,7 +170,7 @@ class VideoSource:
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
         pace = Pace(backlog=self._backlog)
-        index = 0
+        index, end_s = 0, 0.0
         picture = self._reader.first
         while picture is not None:
             time_s = self._clock.time_of(picture, self._reader.peek)
@@ -180,6 +181,8 @@ class VideoSource:
             self._doubt(picture, index, time_s)
             if self._to_bgr.changed:
                 self._faults.note(place, self._to_bgr.changed)
+            if self._in_pieces and picture.key_frame and time_s - end_s > PIECE_S:
+                self._faults.note(place, f"nothing came from {end_s:.3f} s to here, pieces of the list may be missing")
             length_s = lasts_s(picture, self.rate)
             end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
@@ -224,17 +227,19 @@ class VideoSource:
         if self._reader.damaged_in_a_row:
             raise SourceError(f"{self._place(index, time_s)}: {self._reader.reason}; {_KEPT}")
         if self._ends_early(end_s):
-            raise SourceError(f"{self._place(index, time_s)}: it is damaged, and {self._length_s:.1f} s long; {_KEPT}")
+            found = "its list is" if self._in_pieces else "it is damaged, and"
+            raise SourceError(f"{self._place(index, time_s)}: {found} {self._length_s:.1f} s long; {_KEPT}")
 
     def _ends_early(self, end_s: float) -> bool:
         """Whether pictures are missing at the end.
 
         A length alone is no proof: some recorders write what they please, and the last picture may stand
-        still for long. Damage must have been met, or much of the file behind the last picture not been understood.
+        still for long. Damage must have been met, or much of the file behind the last picture not been understood. But
+        in a list of pieces what cannot be fetched is left out without a word, and each piece has its length.
         """
         if self._length_s is None or self._length_s - end_s <= max(MISSING_S, MISSING * self._length_s):
             return False
-        return self._met_damage or self._reader.unread > MISSING
+        return self._in_pieces or self._met_damage or self._reader.unread > MISSING
 
     def _place(self, index: int, time_s: float) -> str:
         return f"{self._label}: breaks off after frame {index} ({time_s:.3f} s)"

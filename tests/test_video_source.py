@@ -670,6 +670,24 @@ def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pic
         list(source)
 
 
+def test_a_list_of_which_pieces_are_missing_says_so(tmp_path: Path) -> None:
+    options = {"g": "10", "sc_threshold": "0", "bf": "0"}
+    recipe = VideoRecipe(rate=Fraction(10), options=options, mux={"hls_time": "1", "hls_playlist_type": "vod"})
+    path = write_video(tmp_path / "list.m3u8", noise(40), recipe)
+    with open_source(path) as source:
+        assert (sum(1 for _ in source), source.failed) == (40, [])
+    (tmp_path / "list1.ts").unlink()
+    with open_source(path) as source:
+        assert sum(1 for _ in source) == 30
+    told = "nothing came from 1.000 s to here, pieces of the list may be missing"
+    assert source.failed == [("frame 11 (2.000 s)", told)]
+    (tmp_path / "list2.ts").unlink()
+    (tmp_path / "list3.ts").unlink()
+    broken = pytest.raises(SourceError, match=r"breaks off after frame 10 \(0\.900 s\): its list is 4\.0 s long")
+    with open_source(path) as source, broken:
+        list(source)
+
+
 def test_a_length_alone_is_no_damage(tmp_path: Path) -> None:
     recipe = VideoRecipe(rate=Fraction(25), times_s=[0.0, 0.04, 0.08, 5.0])
     whole = write_video(tmp_path / "a.mkv", noise(4), recipe).read_bytes()
