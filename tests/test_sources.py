@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from glob import glob
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from traceback import format_exception
 from types import SimpleNamespace
@@ -631,6 +633,41 @@ def test_a_saved_list_of_pieces_without_an_end_is_refused(tmp_path: Path) -> Non
     file.write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
     with open_source(file) as source:
         assert len(list(source)) == 200
+
+
+@contextmanager
+def sending(pictures: list[Any]) -> Iterator[str]:
+    """Somebody who sends them by RTP, again and again; gives what an .sdp file says of it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    over = threading.Event()
+
+    def send() -> None:
+        with av.open(f"rtp://127.0.0.1:{port}", "w", format="rtp") as container:
+            stream = container.add_stream("libx264", rate=100, options={"tune": "zerolatency", "g": "1"})
+            stream.height, stream.width = pictures[0].shape[:2]
+            for picture in cycle(pictures):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
+                if over.wait(0.01):
+                    return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    lines = ("v=0", "c=IN IP4 127.0.0.1", f"m=video {port} RTP/AVP 96", "a=rtpmap:96 H264/90000")
+    yield "\n".join(lines)
+    over.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_file_that_describes_a_stream_by_rtp_leads_to_what_is_live(tmp_path: Path, *, served: bool) -> None:
+    with sending(noise(3)) as description, serving(tmp_path) as address:
+        (tmp_path / "camera.sdp").write_text(description, encoding="utf-8")
+        with open_source(f"{address}/camera.sdp" if served else tmp_path / "camera.sdp") as source:
+            assert source.live
+            assert sum(1 for _ in islice(source, 3)) == 3
 
 
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
