@@ -194,7 +194,9 @@ class VideoSource:
                 if picture is not None:
                     bgr = self._to_bgr(picture)
             except av.FFmpegError as error:
-                raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+                if self._length_s is None or self._length_s - end_s >= length_s:
+                    raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+                picture = None  # as from a server that closes the connection for an end
         self._name_doubtful()
         if not self._stopped.is_set():
             self._check_whole(index, time_s, end_s)

@@ -700,6 +700,13 @@ def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_leng
         assert not source.live
 
 
+def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_recording(tmp_path: Path) -> None:
+    recipe = VideoRecipe(options={"bf": "2"}, mux={"movflags": "faststart"})
+    file = write_video(tmp_path / "whole.mp4", noise(40, 120, 160), recipe)
+    with serving(tmp_path, sizes=False) as address:
+        assert pixels(open_source(f"{address}/whole.mp4")) == pixels(open_source(file))
+
+
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
     with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):

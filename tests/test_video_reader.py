@@ -200,6 +200,19 @@ def test_where_peeking_breaks_off_so_does_reading(clip: Path) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize(("live", "given"), [(False, 6), (True, 4)])
+def test_where_reading_breaks_off_a_recordings_pictures_that_the_decoder_holds_are_given(
+    tmp_path: Path, *, live: bool, given: int
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", noise(9), VideoRecipe(options={"bf": "2", "b_strategy": "0"}))
+    reader = Reader(Unplugged(av.open(path), 6), "clip", live=live)  # type: ignore[arg-type]
+    frames = [reader.first, *(reader.read() for _ in range(given - 1))]
+    assert None not in frames
+    with pytest.raises(av.error.OSError):
+        reader.read()
+    reader.close()
+
+
 def test_avi_files_are_timed_by_the_order_of_decoding() -> None:
     """As FFmpeg numbers the pictures of H.264 with B-frames in AVI, which has no presentation time stamps."""
     clock = MediaClock(_Stamped(start_time=0), "avi")  # type: ignore[arg-type]
