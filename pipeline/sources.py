@@ -408,7 +408,8 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):
-        advice = "if its index is at its end, the server must allow ranges; else download it first"
+        ranges = "if its index is at its end, the server must allow ranges; else download it first"
+        advice = ranges if container.streams.video else "name a video"
         return _stream_with_an_end(address, container, advice, realtime=realtime)
     label, name, kind = address.label, address.name, address.kind
     by_stamps = in_pieces or (address.format == "lavfi" and realtime)

@@ -707,6 +707,13 @@ def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_record
         assert pixels(open_source(f"{address}/whole.mp4")) == pixels(open_source(file))
 
 
+def test_a_sound_on_a_server_is_no_video(tmp_path: Path) -> None:
+    _audio(tmp_path / "sound.mp4")
+    told = pytest.raises(SourceError, match=r"sound\.mp4: holds no video stream, only audio; name a video$")
+    with serving(tmp_path) as address, told:
+        open_source(f"{address}/sound.mp4")
+
+
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
     with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):
