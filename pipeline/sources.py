@@ -41,6 +41,7 @@ READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
 PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
 NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
+RTP_OF_FILE = {"protocol_whitelist": "file,udp,rtp"}  # which FFmpeg else allows no file to lead to
 PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
@@ -59,8 +60,8 @@ def open_source(
 
     Args:
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
-            a URL that FFmpeg opens (rtsp, http, udp, ...; file:// names a path) or "lavfi:" and a filter graph that
-            makes pictures.
+            a URL that FFmpeg opens (rtsp, http, udp, ...; file:// names a path), an .sdp file that describes a stream
+            (RTP) or "lavfi:" and a filter graph that makes pictures.
             Digits name a camera, unless there is a file or folder of that name and `realtime` is not wanted; "./0" is
             always a path and "/dev/video0" always a camera.
         realtime: give the frames of a recording when their time has come, as a camera would.
@@ -99,6 +100,9 @@ def open_source(
         )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
+    if Path(text).suffix.lower() == ".sdp":
+        address = _Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
+        return beside(lambda: _open_live(address, retry or Retry()), lambda: None)
     try:
         return _open_path(text, decoder, rate, realtime=realtime)
     except OSError as error:  # as of a folder that may not be entered, or a name longer than one can be
@@ -342,7 +346,7 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
     address = _Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
-    return _open_live(address, retry, realtime=realtime)
+    return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg gives up by itself
 
 
 def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:
@@ -404,11 +408,20 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):
-        advice = "if its index is at its end, the server must allow ranges; else download it first"
+        ranges = "if its index is at its end, the server must allow ranges; else download it first"
+        advice = ranges if container.streams.video else "name a video"
         return _stream_with_an_end(address, container, advice, realtime=realtime)
     label, name, kind = address.label, address.name, address.kind
     by_stamps = in_pieces or (address.format == "lavfi" and realtime)
-    return LiveSource(container, address.open, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
+
+    def reopen() -> InputContainer | None:
+        again = address.open()
+        if in_pieces and _has_an_end(again):
+            again.close()
+            return None
+        return again
+
+    return LiveSource(container, reopen, label=label, name=name, kind=kind, retry=retry, by_stamps=by_stamps)
 
 
 def _has_an_end(container: InputContainer) -> bool:
@@ -420,6 +433,8 @@ def _has_an_end(container: InputContainer) -> bool:
     """
     if container.format.name in PLAYLISTS:
         return bool(container.duration)
+    if container.format.name == "sdp":  # has a size of its own, and describes a stream by RTP
+        return False
     if container.size > 0:
         return True
     in_fragments = "mp4" in container.format.name and not any(stream.frames for stream in container.streams.video)

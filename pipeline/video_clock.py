@@ -18,6 +18,8 @@ LONGEST_PAUSE_S = 12 * 3600  # a longer one is none: the clock was set anew, or 
 STAMPS_AHEAD = 16  # so far is looked for the end of a run of equal stamps; each holds a decoded picture
 FITTING = 0.6  # of a period: where equal stamps have no more room than this, some pictures came too fast
 LEAP_S = 1.0  # stamps that leave so much out are not waited for: nobody sees a picture that is due in an hour
+FASTER = 0.1  # of a picture's length is left out to make up for a delay
+LEARNT = 4  # times a lateness that would soon come again is allowed for; one of a busy machine is some milliseconds
 NO_STAMPS = 0x0080  # FFmpeg's AVFMT_NOTIMESTAMPS
 UNKNOWN_RATE = Fraction(25)  # FFmpeg's own assumption for streams that carry no rate
 
@@ -47,13 +49,15 @@ class Pace:
 
     Args:
         in_pieces: they come many at once, a piece of a list with each. One that comes late moves all others with it:
-            those that came in the same piece must not come at once, nor the next piece late again.
+            those that came in the same piece must not come at once, nor the next piece late again. What was lost so to
+            one that was held up for more than a second is made up for afterwards.
         backlog: of the pipe that they come through. One that has waited there is due at once, and those that follow go
             by it.
     """
 
     def __init__(self, *, in_pieces: bool = False, backlog: Backlog | None = None) -> None:
         self._began_s, self._in_pieces, self._backlog = time.perf_counter(), in_pieces, backlog
+        self._least_s = self._began_s  # what the delay may fall back to
         self._end_s = 0.0  # of the last picture, by the stamps
 
     def due_s(self, time_s: float, length_s: float) -> float:
@@ -66,16 +70,27 @@ class Pace:
             time_s: by its stamp.
             length_s: for which it is shown.
         """
-        gap_s = time_s - self._end_s
+        gap_s, now_s = time_s - self._end_s, time.perf_counter()
         if gap_s > LEAP_S:
+            if self._in_pieces:  # as much of it as is not over: the sender may have paused
+                gap_s = min(gap_s, max(0.0, self._began_s + time_s - now_s))
             self._began_s -= gap_s
+            self._least_s -= gap_s
         self._end_s = time_s + length_s
-        now_s = time.perf_counter()
         if self._in_pieces:
-            self._began_s = max(self._began_s, now_s - time_s)
+            self._keep_up(now_s - time_s - self._began_s, length_s)
         if self._backlog is not None and self._backlog.holds(time_s, self._began_s + time_s, now_s):
             self._began_s = now_s - time_s
         return self._began_s + time_s
+
+    def _keep_up(self, late_s: float, length_s: float) -> None:
+        """Move all pictures with one that is late; else make up for that, until one is a little late again."""
+        if late_s > 0:
+            self._began_s += late_s
+            if late_s <= LEAP_S:
+                self._least_s = min(self._began_s, self._least_s + LEARNT * late_s)
+        else:
+            self._began_s = max(self._least_s, self._began_s - FASTER * length_s)
 
 
 class MediaClock:

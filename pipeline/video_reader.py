@@ -68,7 +68,7 @@ class Reader:
         self.reason = ""
         self.read_to = 0
         self._container = container
-        self._cut, self._pipe = cut, pipe
+        self._live, self._cut, self._pipe = live, cut, pipe
         self._lock = threading.Lock()
         self._closed = False
         self._ahead: list[VideoFrame] = []  # pictures that were peeked at
@@ -141,26 +141,35 @@ class Reader:
                     self._pipe.close()
 
     def _decode(self) -> Generator[VideoFrame, None, None]:
-        for packet in self._packets():
-            if self._cut and packet.is_corrupt:
-                continue  # the half packet at the break would give half a picture
-            try:
-                pictures = packet.decode()
-            except av.FFmpegError as error:
-                self.damaged += 1
-                self.damaged_in_a_row += 1
-                self.reason = why(error)
-                if self.damaged_in_a_row > BAD_PACKETS:
-                    yield from self._held()
-                    raise
-                continue
-            if pictures:
-                self.damaged_in_a_row = 0
-            yield from pictures
+        try:
+            for packet in self._packets():
+                if self._cut and packet.is_corrupt:
+                    continue  # the half packet at the break would give half a picture
+                yield from self._decoded(packet)
+        except av.FFmpegError:
+            yield from self._held()
+            raise
+
+    def _decoded(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        try:
+            pictures = packet.decode()
+        except av.FFmpegError as error:
+            self.damaged += 1
+            self.damaged_in_a_row += 1
+            self.reason = why(error)
+            if self.damaged_in_a_row > BAD_PACKETS:
+                raise
+            return []
+        if pictures:
+            self.damaged_in_a_row = 0
+        return pictures
 
     def _held(self) -> list[VideoFrame]:
-        """The pictures that the decoder still holds; none of a GPU's, which may have refused them."""
-        if not self.stream.codec_context.is_hwaccel:
+        """The pictures that the decoder still holds; none of what is live, whose time is past, nor of a GPU's.
+
+        A GPU may have refused them.
+        """
+        if not self._live and not self.stream.codec_context.is_hwaccel:
             with suppress(av.FFmpegError):
                 return self.stream.decode(None)
         return []
@@ -361,9 +370,12 @@ def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
 def declared_length_s(stream: VideoStream) -> float | None:
     """Seconds from the first picture to the end of the last, as the file's own header has them; None where it has none.
 
-    Elsewhere FFmpeg estimates: from the first packets' bytes a second, or by what is found at the file's end.
+    A list of pieces (HLS) tells how long each is. Elsewhere FFmpeg estimates: from the first packets' bytes a second,
+    or by what is found at the file's end.
     """
     container = cast(InputContainer, stream.container)
+    if container.format.name == "hls":
+        return container.duration / av.time_base if container.duration else None
     if container.format.name not in WITH_LENGTH:
         return None
     base = stream.time_base or Fraction(1)

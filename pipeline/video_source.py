@@ -26,8 +26,10 @@ from .video_reader import Reader, declared_length_s, expected_frames, first_pict
 log = logging.getLogger(__name__)
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
+PIECE_S = 0.9  # pieces of a list are longer
 NOTED = 100  # faults of what is live that are listed one by one: it may run for days
 LONGEST_WAIT_S = 60.0  # for a lost camera or stream
+AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
 DAMAGED = "damaged, decoded as far as it goes"
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
@@ -91,9 +93,9 @@ class VideoSource:
 
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
-            the pictures from there to the next key frame, which are built on what was lost, and of each picture from
-            which on they have another aspect; in real time the first hundred, then the last, with how many there are
-            between.
+            the pictures from there to the next key frame, which are built on what was lost, of each picture from
+            which on they have another aspect, and of each before which pieces of a list seem to be missing; in real
+            time the first hundred, then the last, with how many there are between.
         See `source.Source` for the rest.
     """
 
@@ -136,7 +138,7 @@ class VideoSource:
         self.rate = mean_rate(self._reader.stream)
         self.frames = expected_frames(self._reader.stream, self.rate)
         self._clock = MediaClock(self._reader.stream, self._reader.format)
-        self._length_s = declared_length_s(self._reader.stream)
+        self._length_s, self._in_pieces = declared_length_s(self._reader.stream), self._reader.format == "hls"
         self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
         self._met_damage = self._is_doubtful = self._reader.damaged > 0
         self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
@@ -168,7 +170,7 @@ class VideoSource:
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
         self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
         pace = Pace(backlog=self._backlog)
-        index = 0
+        index, end_s = 0, 0.0
         picture = self._reader.first
         while picture is not None:
             time_s = self._clock.time_of(picture, self._reader.peek)
@@ -179,6 +181,8 @@ class VideoSource:
             self._doubt(picture, index, time_s)
             if self._to_bgr.changed:
                 self._faults.note(place, self._to_bgr.changed)
+            if self._in_pieces and picture.key_frame and time_s - end_s > PIECE_S:
+                self._faults.note(place, f"nothing came from {end_s:.3f} s to here, pieces of the list may be missing")
             length_s = lasts_s(picture, self.rate)
             end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
@@ -190,7 +194,9 @@ class VideoSource:
                 if picture is not None:
                     bgr = self._to_bgr(picture)
             except av.FFmpegError as error:
-                raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+                if self._length_s is None or self._length_s - end_s >= length_s:
+                    raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
+                picture = None  # as from a server that closes the connection for an end
         self._name_doubtful()
         if not self._stopped.is_set():
             self._check_whole(index, time_s, end_s)
@@ -223,17 +229,19 @@ class VideoSource:
         if self._reader.damaged_in_a_row:
             raise SourceError(f"{self._place(index, time_s)}: {self._reader.reason}; {_KEPT}")
         if self._ends_early(end_s):
-            raise SourceError(f"{self._place(index, time_s)}: it is damaged, and {self._length_s:.1f} s long; {_KEPT}")
+            found = "its list is" if self._in_pieces else "it is damaged, and"
+            raise SourceError(f"{self._place(index, time_s)}: {found} {self._length_s:.1f} s long; {_KEPT}")
 
     def _ends_early(self, end_s: float) -> bool:
         """Whether pictures are missing at the end.
 
         A length alone is no proof: some recorders write what they please, and the last picture may stand
-        still for long. Damage must have been met, or much of the file behind the last picture not been understood.
+        still for long. Damage must have been met, or much of the file behind the last picture not been understood. But
+        in a list of pieces what cannot be fetched is left out without a word, and each piece has its length.
         """
         if self._length_s is None or self._length_s - end_s <= max(MISSING_S, MISSING * self._length_s):
             return False
-        return self._met_damage or self._reader.unread > MISSING
+        return self._in_pieces or self._met_damage or self._reader.unread > MISSING
 
     def _place(self, index: int, time_s: float) -> str:
         return f"{self._label}: breaks off after frame {index} ({time_s:.3f} s)"
@@ -244,7 +252,8 @@ class LiveSource:
 
     `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. What comes in pieces (HLS,
     DASH), many pictures at once, is given and timed by its stamps from the first picture on instead. When the device or
-    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on.
+    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on. A list
+    then begins with pieces that have been given before: they are left out, and one with nothing newer counts as lost.
 
     Attributes:
         failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
@@ -254,7 +263,8 @@ class LiveSource:
 
     Args:
         container: the opened camera or stream; will be closed by the source.
-        reopen: opens it again; raises SourceError or av.FFmpegError when that fails.
+        reopen: opens it again; None where it has been completed meanwhile and is at its end; raises SourceError or
+            av.FFmpegError when that fails.
         label: the source's name in messages.
         name: the stem of output files.
         kind: what it is.
@@ -273,7 +283,7 @@ class LiveSource:
     def __init__(
         self,
         container: InputContainer,
-        reopen: Callable[[], InputContainer],
+        reopen: Callable[[], InputContainer | None],
         *,
         label: str,
         name: str,
@@ -288,10 +298,12 @@ class LiveSource:
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
+        self._given_s: float | None = None  # stamp of the last picture that was given by it
         self._connect(container)
         self._taken_s = self._began_s = time.perf_counter()
         self._time_s = 0.0
         self._begin_clock(0.0)
+        self._pace = Pace(in_pieces=True)
         self.size = self._bgr.shape[:2]
         self.rate = mean_rate(self._reader.stream)
         self._frames = ReadOnce(self._deliver(), label)
@@ -320,12 +332,21 @@ class LiveSource:
         """Take the first picture of a newly opened container; what is damaged before it began before we came."""
         reader = Reader(container, self._label, live=True, pipe=self._pipe)
         self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
-        self._reader, self._picture, self._damaged = reader, reader.first, reader.damaged
+        self._reader, self._picture = reader, reader.first
+        while self._was_given():
+            if self._advance():
+                reader.close()
+                raise SourceError("nothing newer came")
+        self._damaged = reader.damaged
+
+    def _was_given(self) -> bool:
+        """Whether the present picture, of a connection that begins, was given before the loss, by its stamp."""
+        stamp_s = None if self._picture is None else self._picture.time
+        return self._given_s is not None and stamp_s is not None and 0 <= self._given_s - stamp_s < AGAIN_S
 
     def _begin_clock(self, time_s: float) -> None:
         """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
         self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
-        self._pace = Pace(in_pieces=True)
 
     def _deliver(self) -> Generator[Frame, None, None]:
         index, more = 0, True
@@ -344,7 +365,7 @@ class LiveSource:
             due_s = self._pace.due_s(time_s, lasts_s(self._picture, self.rate))
             if self._stopped.wait(due_s - time.perf_counter()):
                 return False
-            self._time_s, self._taken_s = self._clock_s + time_s, time.perf_counter()
+            self._time_s, self._taken_s, self._given_s = self._clock_s + time_s, time.perf_counter(), self._picture.time
         elif not first:
             self._taken_s = time.perf_counter()
             self._time_s = self._taken_s - self._began_s
@@ -385,13 +406,20 @@ class LiveSource:
             if self._stopped.wait(retry.wait_s(attempt)):
                 return False
             try:
-                self._connect(self._reopen())
+                container = self._reopen()
+                if container is None:
+                    if lost != "it ended":
+                        self._faults.note(after, f"lost, {lost}; what came until it was completed is not read")
+                    return False
+                self._connect(container)
             except (SourceError, av.FFmpegError) as error:
                 reason = why(error)
             else:
                 away_s = time.perf_counter() - self._taken_s
                 self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
-                self._begin_clock(self._time_s + away_s)
+                if self._picture is self._reader.first:  # else its stamps go on where they were
+                    self._begin_clock(self._time_s + away_s)
+                self._pace = Pace(in_pieces=True)
                 return self._still_wanted()
         times = counted(retry.attempts, "time")
         tried = f"; tried {times} to open it again, check device or network" if retry.attempts else ""

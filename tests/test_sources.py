@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from glob import glob
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from pathlib import Path
 from traceback import format_exception
 from types import SimpleNamespace
@@ -573,6 +575,19 @@ def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
     np.testing.assert_allclose(times, np.arange(4) / 30, atol=1e-4)
 
 
+@pytest.mark.parametrize("realtime", [False, True])
+def test_a_live_list_ends_where_it_is_completed(tmp_path: Path, *, realtime: bool) -> None:
+    write_video(tmp_path / "clip.ts", noise(20) * 10, VideoRecipe(rate=Fraction(200)))
+    lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:0.1,", "clip.ts"]  # it is looked at again so often
+    (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
+    with serving(tmp_path) as address:
+        source = open_source(f"{address}/list.m3u8", realtime=realtime, retry=Retry(1, first_wait_s=0))
+        (tmp_path / "list.m3u8").write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
+        with source:
+            assert sum(1 for _ in source) == 200
+    assert source.failed == []
+
+
 def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", noise(8))
     with serving(tmp_path) as address:
@@ -620,6 +635,41 @@ def test_a_saved_list_of_pieces_without_an_end_is_refused(tmp_path: Path) -> Non
         assert len(list(source)) == 200
 
 
+@contextmanager
+def sending(pictures: list[Any]) -> Iterator[str]:
+    """Somebody who sends them by RTP, again and again; gives what an .sdp file says of it."""
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    over = threading.Event()
+
+    def send() -> None:
+        with av.open(f"rtp://127.0.0.1:{port}", "w", format="rtp") as container:
+            stream = container.add_stream("libx264", rate=100, options={"tune": "zerolatency", "g": "1"})
+            stream.height, stream.width = pictures[0].shape[:2]
+            for picture in cycle(pictures):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "bgr24")))
+                if over.wait(0.01):
+                    return
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    lines = ("v=0", "c=IN IP4 127.0.0.1", f"m=video {port} RTP/AVP 96", "a=rtpmap:96 H264/90000")
+    yield "\n".join(lines)
+    over.set()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_a_file_that_describes_a_stream_by_rtp_leads_to_what_is_live(tmp_path: Path, *, served: bool) -> None:
+    with sending(noise(3)) as description, serving(tmp_path) as address:
+        (tmp_path / "camera.sdp").write_text(description, encoding="utf-8")
+        with open_source(f"{address}/camera.sdp" if served else tmp_path / "camera.sdp") as source:
+            assert source.live
+            assert sum(1 for _ in islice(source, 3)) == 3
+
+
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
 
 
@@ -648,6 +698,20 @@ def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_leng
         assert source.live is live
     with serving(tmp_path) as address, open_source(f"{address}/{name}") as source:
         assert not source.live
+
+
+def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_recording(tmp_path: Path) -> None:
+    recipe = VideoRecipe(options={"bf": "2"}, mux={"movflags": "faststart"})
+    file = write_video(tmp_path / "whole.mp4", noise(40, 120, 160), recipe)
+    with serving(tmp_path, sizes=False) as address:
+        assert pixels(open_source(f"{address}/whole.mp4")) == pixels(open_source(file))
+
+
+def test_a_sound_on_a_server_is_no_video(tmp_path: Path) -> None:
+    _audio(tmp_path / "sound.mp4")
+    told = pytest.raises(SourceError, match=r"sound\.mp4: holds no video stream, only audio; name a video$")
+    with serving(tmp_path) as address, told:
+        open_source(f"{address}/sound.mp4")
 
 
 def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:

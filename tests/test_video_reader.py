@@ -129,6 +129,31 @@ def test_a_picture_that_is_shown_for_long_is_no_leap_to_the_next_one(monkeypatch
     )
 
 
+@pytest.mark.parametrize("piece_s", [2, 6])
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_a_list_has_lost_to_a_piece_that_was_held_up_it_makes_up_for(
+    piece_s: int, monkeypatch: pytest.MonkeyPatch, *, paused: bool
+) -> None:
+    """And it does not halt for that, nor later; or where nothing was filmed meanwhile, which is no delay."""
+    now_s = 0.0
+    monkeypatch.setattr("time.perf_counter", lambda: now_s)
+    pace, delays_s, lates_s = Pace(in_pieces=True), list[float](), list[float]()
+    for time_s in np.arange(0, 300, 0.04):
+        if paused and 60 <= time_s < 72:
+            continue
+        comes_s = time_s // piece_s * piece_s
+        if 60 <= comes_s < 70:
+            comes_s = 70.0
+        now_s = max(now_s, comes_s)
+        due_s = pace.due_s(time_s, 0.04)
+        lates_s.append(now_s - (delays_s[-1] if delays_s else 0.0) - time_s)
+        delays_s.append(due_s - time_s)
+        now_s = max(now_s, due_s)
+    assert max(delays_s) == pytest.approx(0 if paused else 10, abs=0.1)
+    assert delays_s[-1] < 1
+    assert sum(late_s > 0.05 for late_s in lates_s) == (0 if paused else 1)  # that piece
+
+
 @pytest.mark.parametrize("start_time", [0, 20, 95_000_000])
 def test_a_first_stamp_of_nowhere_is_not_where_the_stream_starts(start_time: int) -> None:
     """FFmpeg has it from the first stamps that it sees, wrong ones among them."""
@@ -170,6 +195,19 @@ def test_where_peeking_breaks_off_so_does_reading(clip: Path) -> None:
     reader = Reader(Unplugged(av.open(clip), 2), "clip")  # type: ignore[arg-type]
     assert reader.read() is not None
     assert reader.peek() is None
+    with pytest.raises(av.error.OSError):
+        reader.read()
+    reader.close()
+
+
+@pytest.mark.parametrize(("live", "given"), [(False, 6), (True, 4)])
+def test_where_reading_breaks_off_a_recordings_pictures_that_the_decoder_holds_are_given(
+    tmp_path: Path, *, live: bool, given: int
+) -> None:
+    path = write_video(tmp_path / "clip.mp4", noise(9), VideoRecipe(options={"bf": "2", "b_strategy": "0"}))
+    reader = Reader(Unplugged(av.open(path), 6), "clip", live=live)  # type: ignore[arg-type]
+    frames = [reader.first, *(reader.read() for _ in range(given - 1))]
+    assert None not in frames
     with pytest.raises(av.error.OSError):
         reader.read()
     reader.close()

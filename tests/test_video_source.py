@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -494,6 +495,27 @@ def test_ctrl_c_ends_the_wait_for_a_pipe(tmp_path: Path, monkeypatch: pytest.Mon
         assert not each.is_alive()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
+@pytest.mark.usefixtures("ctrl_c_interrupts")
+def test_ctrl_c_ends_the_wait_for_an_address_that_says_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def interrupt() -> None:
+            with server.accept()[0]:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                done.wait(PATIENCE_S)
+
+        done = threading.Event()
+        thread = threading.Thread(target=interrupt, daemon=True)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            open_source(f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        done.set()  # who still waits for bytes goes, too
+        for each in (thread, *(t for t in threading.enumerate() if t.name == "facetrack-open")):
+            each.join(PATIENCE_S)
+            assert not each.is_alive()
+
+
 def cut_copy(path: Path, share: float) -> Path:
     data = path.read_bytes()
     cut = path.with_name(f"cut{path.suffix}")
@@ -648,6 +670,24 @@ def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pic
         list(source)
 
 
+def test_a_list_of_which_pieces_are_missing_says_so(tmp_path: Path) -> None:
+    options = {"g": "10", "sc_threshold": "0", "bf": "0"}
+    recipe = VideoRecipe(rate=Fraction(10), options=options, mux={"hls_time": "1", "hls_playlist_type": "vod"})
+    path = write_video(tmp_path / "list.m3u8", noise(40), recipe)
+    with open_source(path) as source:
+        assert (sum(1 for _ in source), source.failed) == (40, [])
+    (tmp_path / "list1.ts").unlink()
+    with open_source(path) as source:
+        assert sum(1 for _ in source) == 30
+    told = "nothing came from 1.000 s to here, pieces of the list may be missing"
+    assert source.failed == [("frame 11 (2.000 s)", told)]
+    (tmp_path / "list2.ts").unlink()
+    (tmp_path / "list3.ts").unlink()
+    broken = pytest.raises(SourceError, match=r"breaks off after frame 10 \(0\.900 s\): its list is 4\.0 s long")
+    with open_source(path) as source, broken:
+        list(source)
+
+
 def test_a_length_alone_is_no_damage(tmp_path: Path) -> None:
     recipe = VideoRecipe(rate=Fraction(25), times_s=[0.0, 0.04, 0.08, 5.0])
     whole = write_video(tmp_path / "a.mkv", noise(4), recipe).read_bytes()
@@ -718,9 +758,10 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
 def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -> None:
     stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
     clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
+    other = write_video(tmp_path / "b.mkv", noise(6), VideoRecipe(times_s=[9 + stamp for stamp in stamps]))
     frames: list[Frame] = []
     opened_s = time.perf_counter()
-    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError):
+    with live(Plugs(clip, other), by_stamps=True) as source, pytest.raises(SourceError):
         frames.extend(source)
     first, second = frames[:6], frames[6:]
     for part, before_s in ((first, opened_s), (second, first[-1].taken_s)):
@@ -728,6 +769,30 @@ def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -
         assert min(frame.taken_s - before_s - (frame.time_s - part[0].time_s) for frame in part) > 0
     assert first[-1].time_s < second[0].time_s
     assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
+
+
+def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_path: Path) -> None:
+    stamps = [n / 25 for n in range(9)]
+    clips = [(0, 6), (3, 6), (3, 9)]  # the second time its encoder has written nothing more
+    paths = [
+        write_video(tmp_path / f"{first}-{end}.mkv", noise(9)[first:end], VideoRecipe(times_s=stamps[first:end]))
+        for first, end in clips
+    ]
+    frames: list[Frame] = []
+    told = pytest.raises(SourceError, match=r"lost after frame 9 \(0\.320 s\): .*; tried 3 times")
+    with live(Plugs(*paths), by_stamps=True) as source, told:
+        frames.extend(source)
+    np.testing.assert_allclose([frame.time_s for frame in frames], stamps, atol=1.1e-3)
+    assert len(source.failed) == 1
+
+
+def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "a.mkv", noise(6))
+    frames: list[Frame] = []
+    told = pytest.raises(SourceError, match="nothing newer came; tried 3 times")
+    with live(Plugs(*[clip] * 9), by_stamps=True) as source, told:
+        frames.extend(source)
+    assert len(frames) == 6
 
 
 def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
