@@ -29,10 +29,10 @@ __all__ = [
 if TYPE_CHECKING:
     from .pipeline.camera_file import read_intrinsics
     from .pipeline.camera_mode import CameraMode
+    from .pipeline.live_source import Retry
     from .pipeline.open import Choices, Engines, open_engines
     from .pipeline.source import Source
     from .pipeline.sources import open_source
-    from .pipeline.video_source import Retry
     from .tracker.pose import Pose, eye_aspect_ratio, head_pose
     from .tracker.types import Face, Frame, Landmarks, Result
 
@@ -44,7 +44,7 @@ _HOMES = {
     ".pipeline.open": ("Choices", "Engines", "open_engines"),
     ".pipeline.source": ("Source",),
     ".pipeline.sources": ("open_source",),
-    ".pipeline.video_source": ("Retry",),
+    ".pipeline.live_source": ("Retry",),
     ".tracker.pose": ("Pose", "eye_aspect_ratio", "head_pose"),
     ".tracker.types": ("Face", "Frame", "Landmarks", "Result"),
 }

@@ -69,8 +69,8 @@ def live(
     from .camera_mode import CameraMode
     from .csv_sink import TableOptions
     from .live import LiveOutputs, LiveRun
+    from .live_source import Retry
     from .open import Choices
-    from .video_source import Retry
 
     lines = sys.stdout if jsonl else None
     outputs = LiveOutputs(jsonl=lines, window=not no_window, columns=TableOptions(**columns), **written)

@@ -16,6 +16,7 @@ from .camera_file import refuse_other_aspect
 from .camera_mode import CameraMode
 from .csv_sink import CsvSink, TableOptions, is_table
 from .line_writer import ReaderGone
+from .live_source import Retry
 from .open import Engines
 from .osc_sink import OscSink
 from .part_file import refuse_existing
@@ -34,7 +35,6 @@ from .sinks import JsonLinesSink
 from .source import Decoder, Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
-from .video_source import Retry
 from .window import LiveWindow
 
 log = logging.getLogger(__name__)

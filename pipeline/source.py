@@ -19,6 +19,9 @@ Decoder = Literal["cpu", "cuda"]
 STDIN = Path("/dev/stdin")
 SENT = "tcp://127.0.0.1:9000"
 
+NOTED = 100  # faults of what is live that are listed one by one: it may run for days
+DAMAGED = "damaged, decoded as far as it goes"
+
 _URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
 _FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _CREDENTIALS = (
@@ -105,6 +108,22 @@ class ReadOnce:
         """
         self._spent = True
         self._frames = iter(())
+
+
+class Faults:
+    """What failed, as a source tells it: all, or of what is live the first hundred, then the last."""
+
+    def __init__(self, *, live: bool) -> None:
+        self.listed: list[tuple[str, str]] = []
+        self._live, self._unlisted = live, 0
+
+    def note(self, place: str, reason: str) -> None:
+        """Take in one more, by its place in the source."""
+        if self._live and len(self.listed) > NOTED:
+            self._unlisted += 1
+            self.listed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
+        else:
+            self.listed.append((place, reason))
 
 
 def is_url(spec: str) -> bool:

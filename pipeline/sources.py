@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from glob import has_magic
 from numbers import Rational, Real
@@ -15,34 +15,29 @@ from typing import get_args
 from urllib.parse import urlsplit
 
 import av
-from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Disposition
 
 from ..engines.choices import FASTEST
 from ..tracker.errors import ConfigError, SourceError
+from .address import CAMERA_ADVICE, READ_TIMEOUT_S, Address, advice_on
 from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
+from .live_source import LiveSource, Retry
 from .pipe import Pipe, beside
-from .source import Decoder, Kind, Source, counted, handing_over, is_pipe, is_url, meant_by, without_credentials
+from .source import Decoder, Source, counted, handing_over, is_pipe, is_url, meant_by, without_credentials
 from .video_clock import UNKNOWN_RATE, has_stamps
-from .video_reader import demand_gpu, forget_address, not_on_gpu, streams_left_out, why
-from .video_source import LiveSource, Retry, VideoSource
+from .video_reader import streams_left_out, why
+from .video_source import VideoSource
 
 log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
-CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
-OPEN_TIMEOUT_S = 10.0
-CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
-READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
 PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
-NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
 RTP_OF_FILE = {"protocol_whitelist": "file,udp,rtp"}  # which FFmpeg else allows no file to lead to
-PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
 TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 
@@ -96,12 +91,12 @@ def open_source(
         raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
     if text.startswith("lavfi:"):
         return _open_live(
-            _Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
+            Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
         )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
     if Path(text).suffix.lower() == ".sdp":
-        address = _Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
+        address = Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
         return beside(lambda: _open_live(address, retry or Retry()), lambda: None)
     try:
         return _open_path(text, decoder, rate, realtime=realtime)
@@ -141,87 +136,6 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
     return rate
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
-    """What FFmpeg is to open, how, and what it is called."""
-
-    location: str | Pipe
-    label: str
-    name: str
-    kind: Kind
-    format: str | None = None
-    options: dict[str, str] = field(default_factory=dict)
-    patient: bool = False  # files may take their time, devices and networks may not
-    decoder: Decoder = "cpu"
-    read_timeout_s: float = READ_TIMEOUT_S
-
-    def open(self) -> InputContainer:
-        """Have FFmpeg open it.
-
-        Raises:
-            av.FFmpegError: it cannot.
-            SourceError: it can, but not with this decoder; or a camera's driver does not answer.
-        """
-        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that makes them (COM)
-            return self._open()
-        try:
-            return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
-        except TimeoutError as error:
-            advice = _advice_on(self.label.removeprefix("camera "))
-            raise SourceError(f"{self.label}: cannot be opened: {why(error)}; {advice}") from error
-
-    def _open(self) -> InputContainer:
-        timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
-        try:
-            container = av.open(
-                self.location,
-                "r",
-                format=self.format,
-                container_options=self.options,
-                metadata_errors="replace",  # titles may be in any code page, and nobody here reads them
-                timeout=timeout,
-                hwaccel=accelerator(self.decoder),
-            )
-        except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
-            forget_address(error)
-            # what is no error of FFmpeg's is PyAV's own refusal, of streams that it has read
-            if self.decoder == "cpu" or (isinstance(error, av.FFmpegError) and not self._opens_without()):
-                raise
-            raise not_on_gpu(self.label, why(error)) from error
-        if self.decoder != "cpu":
-            demand_gpu(container, self.label)
-        if self.format == "dshow":  # or FFmpeg waits for its next picture for ever, whatever the time-out
-            container.flags |= NON_BLOCK
-        return container
-
-    def _opens_without(self) -> bool:
-        """Whether the same input is fine for the CPU: then it is the decoder that cannot be had."""
-        try:
-            replace(self, decoder="cpu").open().close()
-        except av.FFmpegError:
-            return False
-        return True
-
-
-def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | None:
-    """What PyAV is told of the decoder; None for the CPU.
-
-    Args:
-        decoder: that was asked for.
-        version: PyAV's.
-    Raises:
-        SourceError: this PyAV takes nothing but the time from a picture on the GPU.
-    """
-    if decoder == "cpu":
-        return None
-    if int(version.partition(".")[0]) < PYAV_FOR_GPU:
-        raise SourceError(
-            f"--decoder {decoder}: PyAV {version} loses how a picture lies, its colours' range and its number in the "
-            f"file on the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
-        )
-    return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg itself turns to the CPU, without a word
-
-
 def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     try:
         size, declared = path.stat().st_size, declared_size(path)
@@ -233,7 +147,7 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
         return ImageSource(path.parent, [path], path.stem)
     shortage = f"it should be {declared} bytes long and is {size}" if declared and declared > size else ""
     # "file:" keeps FFmpeg from reading a colon as a protocol
-    address = _Address(f"file:{path}", str(path), path.stem, "video", patient=True, decoder=decoder)
+    address = Address(f"file:{path}", str(path), path.stem, "video", patient=True, decoder=decoder)
     try:
         container = address.open()
     except av.FFmpegError as error:
@@ -266,7 +180,7 @@ def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 
 def _read_pipe(path: Path, pipe: Pipe, decoder: Decoder, *, realtime: bool) -> Source:
-    address = _Address(pipe, str(path), path.stem, "stream", patient=True, decoder=decoder)
+    address = Address(pipe, str(path), path.stem, "stream", patient=True, decoder=decoder)
     advice = "nobody can go back in a pipe: write MPEG-TS or Matroska into it"
     try:
         pipe.open()
@@ -277,7 +191,7 @@ def _read_pipe(path: Path, pipe: Pipe, decoder: Decoder, *, realtime: bool) -> S
 
 
 def _stream_with_an_end(
-    address: _Address, container: InputContainer, advice: str, *, realtime: bool, pipe: Pipe | None = None
+    address: Address, container: InputContainer, advice: str, *, realtime: bool, pipe: Pipe | None = None
 ) -> Source:
     label, name = address.label, address.name
     try:
@@ -325,15 +239,6 @@ def _refusal(container: InputContainer) -> str:
     return ""
 
 
-def _advice_on(camera: str) -> str:
-    """What to do about a camera that cannot be opened, named as the user did: by a number, or by its device."""
-    if camera.startswith("/dev/"):
-        return f"{CAMERA_ADVICE}, or name a video instead"
-    if Path(camera).exists():
-        return f"{CAMERA_ADVICE}, or write ./{camera} for what is here of that name"
-    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {camera} here"
-
-
 def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> Source:
     label = without_credentials(url)  # no password in messages
     try:
@@ -345,7 +250,7 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
-    address = _Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
+    address = Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
     return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg gives up by itself
 
 
@@ -355,11 +260,11 @@ def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Sour
         _refuse_screen(index)
         # the default of 29.97 frames a second is refused by the built-in cameras
         options = {"framerate": "30"} | mode.options("avfoundation")
-        address = _Address(f"{index}:none", label, name, "camera", "avfoundation", options)
+        address = Address(f"{index}:none", label, name, "camera", "avfoundation", options)
     elif sys.platform == "win32":
-        address = _Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow", mode.options("dshow"))
+        address = Address(f"video={_dshow_name(index)}", label, name, "camera", "dshow", mode.options("dshow"))
     else:
-        address = _Address(f"/dev/video{index}", label, name, "camera", "v4l2", mode.options("v4l2"))
+        address = Address(f"/dev/video{index}", label, name, "camera", "v4l2", mode.options("v4l2"))
     source = _open_live(address, retry, asked_for=str(mode))
     if mode.size not in (None, source.size):  # drivers of Linux take the nearest size that there is
         source.close()
@@ -392,7 +297,7 @@ def _not_found(index: int, system: str, cameras: int) -> str:
     return f"camera {index}: not found; {system} knows {counted(cameras, 'camera')}, counted from 0; {CAMERA_ADVICE}"
 
 
-def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
+def _open_live(address: Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
     try:
         container = address.open()
         in_pieces = container.format.name in PLAYLISTS
@@ -401,7 +306,7 @@ def _open_live(address: _Address, retry: Retry | None, *, realtime: bool = False
             address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
             container = address.open()
     except av.FFmpegError as error:
-        advice = _advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
+        advice = advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
             advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does {handing_over()}"

@@ -32,11 +32,12 @@ from fakes import (
 from fakes_stream import served_once
 
 from facetrack import Retry
+from facetrack.pipeline.address import NON_BLOCK, PYAV_FOR_GPU, accelerator
 from facetrack.pipeline.camera_mode import CameraMode
 from facetrack.pipeline.image_source import holds_pictures
 from facetrack.pipeline.sidecar import where
 from facetrack.pipeline.source import Source, is_same_file, is_url, without_credentials
-from facetrack.pipeline.sources import NON_BLOCK, PYAV_FOR_GPU, accelerator, open_source
+from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 
@@ -239,7 +240,7 @@ def test_a_camera_whose_driver_does_not_answer_is_given_up(platform: str, monkey
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [])
     monkeypatch.setattr("av.open", lambda *_, **__: released.wait())
-    monkeypatch.setattr("facetrack.pipeline.sources.CAMERA_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("facetrack.pipeline.address.CAMERA_TIMEOUT_S", 0.0)
     monkeypatch.setattr("facetrack.pipeline.pipe.FAREWELL_S", 0.0)
     try:
         with pytest.raises(SourceError, match=r"^camera 0: cannot be opened: nothing came in 0 s; plug one in, end wh"):

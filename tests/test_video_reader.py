@@ -20,9 +20,10 @@ from fakes import (
     write_video,
 )
 
+from facetrack.pipeline.live_source import LiveSource
 from facetrack.pipeline.video_clock import MediaClock, Pace, lasts_s
 from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, demand_gpu
-from facetrack.pipeline.video_source import LiveSource, VideoSource
+from facetrack.pipeline.video_source import VideoSource
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.smooth import Smoother, SmootherSettings
 

@@ -38,12 +38,12 @@ from fakes import (
     write_video,
 )
 
+from facetrack.pipeline.live_source import LiveSource, Retry
 from facetrack.pipeline.pipe import BEHIND_S, HOLDS, LOOK_UP_S, Backlog, Pipe
-from facetrack.pipeline.source import Source
+from facetrack.pipeline.source import NOTED, Source
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.video_clock import Pace
 from facetrack.pipeline.video_reader import BAD_PACKETS
-from facetrack.pipeline.video_source import NOTED, LiveSource, Retry
 from facetrack.tracker.errors import ConfigError, SourceError
 from facetrack.tracker.types import Frame
 

@@ -1,0 +1,112 @@
+"""How FFmpeg opens a file, a camera or a stream, and with which decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import av
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
+
+from ..tracker.errors import SourceError
+from .pipe import Pipe, beside
+from .source import Decoder, Kind
+from .video_reader import demand_gpu, forget_address, not_on_gpu, why
+
+CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
+OPEN_TIMEOUT_S = 10.0
+CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
+READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
+NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
+PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What FFmpeg is to open, how, and what it is called."""
+
+    location: str | Pipe
+    label: str
+    name: str
+    kind: Kind
+    format: str | None = None
+    options: dict[str, str] = field(default_factory=dict)
+    patient: bool = False  # files may take their time, devices and networks may not
+    decoder: Decoder = "cpu"
+    read_timeout_s: float = READ_TIMEOUT_S
+
+    def open(self) -> InputContainer:
+        """Have FFmpeg open it.
+
+        Raises:
+            av.FFmpegError: it cannot.
+            SourceError: it can, but not with this decoder; or a camera's driver does not answer.
+        """
+        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that makes them (COM)
+            return self._open()
+        try:
+            return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
+        except TimeoutError as error:
+            advice = advice_on(self.label.removeprefix("camera "))
+            raise SourceError(f"{self.label}: cannot be opened: {why(error)}; {advice}") from error
+
+    def _open(self) -> InputContainer:
+        timeout = None if self.patient else (OPEN_TIMEOUT_S, self.read_timeout_s)
+        try:
+            container = av.open(
+                self.location,
+                "r",
+                format=self.format,
+                container_options=self.options,
+                metadata_errors="replace",  # titles may be in any code page, and nobody here reads them
+                timeout=timeout,
+                hwaccel=accelerator(self.decoder),
+            )
+        except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
+            forget_address(error)
+            # what is no error of FFmpeg's is PyAV's own refusal, of streams that it has read
+            if self.decoder == "cpu" or (isinstance(error, av.FFmpegError) and not self._opens_without()):
+                raise
+            raise not_on_gpu(self.label, why(error)) from error
+        if self.decoder != "cpu":
+            demand_gpu(container, self.label)
+        if self.format == "dshow":  # or FFmpeg waits for its next picture for ever, whatever the time-out
+            container.flags |= NON_BLOCK
+        return container
+
+    def _opens_without(self) -> bool:
+        """Whether the same input is fine for the CPU: then it is the decoder that cannot be had."""
+        try:
+            replace(self, decoder="cpu").open().close()
+        except av.FFmpegError:
+            return False
+        return True
+
+
+def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | None:
+    """What PyAV is told of the decoder; None for the CPU.
+
+    Args:
+        decoder: that was asked for.
+        version: PyAV's.
+    Raises:
+        SourceError: this PyAV takes nothing but the time from a picture on the GPU.
+    """
+    if decoder == "cpu":
+        return None
+    if int(version.partition(".")[0]) < PYAV_FOR_GPU:
+        raise SourceError(
+            f"--decoder {decoder}: PyAV {version} loses how a picture lies, its colours' range and its number in the "
+            f"file on the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
+        )
+    return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg itself turns to the CPU, without a word
+
+
+def advice_on(camera: str) -> str:
+    """What to do about a camera that cannot be opened, named as the user did: by a number, or by its device."""
+    if camera.startswith("/dev/"):
+        return f"{CAMERA_ADVICE}, or name a video instead"
+    if Path(camera).exists():
+        return f"{CAMERA_ADVICE}, or write ./{camera} for what is here of that name"
+    return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {camera} here"

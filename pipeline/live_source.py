@@ -1,0 +1,238 @@
+"""Frames from cameras and streams: they go by our clock, and are opened again when they are lost."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from numbers import Integral, Real
+from types import TracebackType
+from typing import Self
+
+import av
+from av.container import InputContainer
+
+from ..tracker.errors import ConfigError, SourceError
+from ..tracker.types import Frame
+from .pipe import Pipe
+from .source import DAMAGED, Faults, Kind, ReadOnce, counted
+from .video_clock import MediaClock, Pace, lasts_s, mean_rate
+from .video_reader import Reader, first_picture, why
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S = 60.0  # for a lost camera or stream
+AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often a camera or stream that was lost is opened again before that is an error.
+
+    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute, and each may take its own time on
+    top: 10 s at an address. A frame starts the count anew.
+
+    Raises:
+        ConfigError: there cannot be so many, or no such wait.
+    """
+
+    attempts: int = 5
+    first_wait_s: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.attempts, Integral) or self.attempts < 0:
+            raise ConfigError(f"retry: wanted a whole number of attempts, 0 or more, got {self.attempts!r}")
+        if not isinstance(self.first_wait_s, Real) or not 0 <= self.first_wait_s < math.inf:
+            raise ConfigError(f"retry: wanted seconds to wait, 0 or more, got {self.first_wait_s!r}")
+
+    def wait_s(self, attempt: int) -> float:
+        """Seconds before an attempt, counted from 0."""
+        return max(self.first_wait_s, min(self.first_wait_s * 2.0 ** min(attempt, 30), LONGEST_WAIT_S))
+
+
+class LiveSource:
+    """A camera or stream: frames as they come, timed by the clock on the wall.
+
+    `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. What comes in pieces (HLS,
+    DASH), many pictures at once, is given and timed by its stamps from the first picture on instead. When the device or
+    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on. A list
+    then begins with pieces that have been given before: they are left out, and one with nothing newer counts as lost.
+
+    Attributes:
+        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
+            each picture from which on they have another aspect, and of each loss after which the source was opened
+            again: the first hundred, then the last, with how many there are between.
+        See `source.Source` for the rest.
+
+    Args:
+        container: the opened camera or stream; will be closed by the source.
+        reopen: opens it again; None where it has been completed meanwhile and is at its end; raises SourceError or
+            av.FFmpegError when that fails.
+        label: the source's name in messages.
+        name: the stem of output files.
+        kind: what it is.
+        retry: how often to open it again; None where an end is an end.
+        by_stamps: it goes by its time stamps.
+        pipe: that the container is read from; will be closed, too.
+    Raises:
+        SourceError: there is no video in it, or not one frame.
+    """
+
+    kind: Kind
+    live = True
+    frames = None
+    start_s = None
+
+    def __init__(
+        self,
+        container: InputContainer,
+        reopen: Callable[[], InputContainer | None],
+        *,
+        label: str,
+        name: str,
+        kind: Kind,
+        retry: Retry | None,
+        by_stamps: bool = False,
+        pipe: Pipe | None = None,
+    ) -> None:
+        self.name, self.kind, self._pipe = name, kind, pipe
+        self._faults = Faults(live=True)
+        self.failed = self._faults.listed
+        self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
+        self._stopped = threading.Event()
+        self.size: tuple[int, int] | None = None
+        self._given_s: float | None = None  # stamp of the last picture that was given by it
+        self._connect(container)
+        self._taken_s = self._began_s = time.perf_counter()
+        self._time_s = 0.0
+        self._begin_clock(0.0)
+        self._pace = Pace(in_pieces=True)
+        self.size = self._bgr.shape[:2]
+        self.rate = mean_rate(self._reader.stream)
+        self._frames = ReadOnce(self._deliver(), label)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return iter(self._frames)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the iteration, in whichever thread it runs, and let go of the device.
+
+        Waits for a read that is under way, which ends at the latest with the device's read time-out.
+        """
+        self._stopped.set()
+        self._frames.close()
+        self._reader.close()
+
+    def _connect(self, container: InputContainer) -> None:
+        """Take the first picture of a newly opened container; what is damaged before it began before we came."""
+        reader = Reader(container, self._label, live=True, pipe=self._pipe)
+        self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
+        self._reader, self._picture = reader, reader.first
+        while self._was_given():
+            if self._advance():
+                reader.close()
+                raise SourceError("nothing newer came")
+        self._damaged = reader.damaged
+
+    def _was_given(self) -> bool:
+        """Whether the present picture, of a connection that begins, was given before the loss, by its stamp."""
+        stamp_s = None if self._picture is None else self._picture.time
+        return self._given_s is not None and stamp_s is not None and 0 <= self._given_s - stamp_s < AGAIN_S
+
+    def _begin_clock(self, time_s: float) -> None:
+        """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
+        self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
+
+    def _deliver(self) -> Generator[Frame, None, None]:
+        index, more = 0, True
+        while more and self._await_turn(first=index == 0):
+            self._note_faults(index)
+            yield Frame(index, self._time_s, self._taken_s, self._bgr)
+            index += 1
+            reason = self._advance()
+            if reason:
+                more = self._connect_again(index, reason)
+
+    def _await_turn(self, *, first: bool) -> bool:
+        """Give the present picture its time, when that has come; False where the source was closed meanwhile."""
+        if self._by_stamps and self._picture is not None:
+            time_s = self._clock.time_of(self._picture, self._reader.peek)
+            due_s = self._pace.due_s(time_s, lasts_s(self._picture, self.rate))
+            if self._stopped.wait(due_s - time.perf_counter()):
+                return False
+            self._time_s, self._taken_s, self._given_s = self._clock_s + time_s, time.perf_counter(), self._picture.time
+        elif not first:
+            self._taken_s = time.perf_counter()
+            self._time_s = self._taken_s - self._began_s
+        return not self._stopped.is_set()
+
+    def _note_faults(self, index: int) -> None:
+        """Note what is wrong with the picture that is about to be given, and what was left out before it."""
+        for _ in range(self._reader.damaged - self._damaged):
+            self._faults.note(f"packet after frame {index}", self._reader.reason)
+        self._damaged = self._reader.damaged
+        place = f"frame {index + 1} ({self._time_s:.3f} s)"
+        if self._picture is not None and self._picture.is_corrupt:
+            self._faults.note(place, DAMAGED)
+        if self._to_bgr.changed:
+            self._faults.note(place, self._to_bgr.changed)
+
+    def _advance(self) -> str:
+        """Take the next picture; the answer is "" or why there is none."""
+        try:
+            self._picture = self._reader.read()
+            if self._picture is None:
+                return "it ended"
+            self._bgr = self._to_bgr(self._picture)
+        except av.FFmpegError as error:
+            return why(error)
+        return ""
+
+    def _connect_again(self, index: int, reason: str) -> bool:
+        """Open a lost source again; False where it is at its end or was closed."""
+        if self._stopped.is_set() or (self._retry is None and reason == "it ended"):
+            return False
+        self._reader.close()
+        after = f"after frame {index} ({self._time_s:.3f} s)"
+        place, lost = f"{self._label}: lost {after}", reason
+        retry = self._retry or Retry(0)
+        for attempt in range(retry.attempts):
+            log.warning("%s: %s; attempt %d of %d to open it again", place, reason, attempt + 1, retry.attempts)
+            if self._stopped.wait(retry.wait_s(attempt)):
+                return False
+            try:
+                container = self._reopen()
+                if container is None:
+                    if lost != "it ended":
+                        self._faults.note(after, f"lost, {lost}; what came until it was completed is not read")
+                    return False
+                self._connect(container)
+            except (SourceError, av.FFmpegError) as error:
+                reason = why(error)
+            else:
+                away_s = time.perf_counter() - self._taken_s
+                self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
+                if self._picture is self._reader.first:  # else its stamps go on where they were
+                    self._begin_clock(self._time_s + away_s)
+                self._pace = Pace(in_pieces=True)
+                return self._still_wanted()
+        times = counted(retry.attempts, "time")
+        tried = f"; tried {times} to open it again, check device or network" if retry.attempts else ""
+        raise SourceError(f"{place}: {reason}{tried}")
+
+    def _still_wanted(self) -> bool:
+        """Whether `close` came while the source was being opened again; it could not close what was not there."""
+        if self._stopped.is_set():
+            self._reader.close()
+        return not self._stopped.is_set()
