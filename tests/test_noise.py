@@ -249,7 +249,7 @@ def test_the_calibration_error_is_that_of_photographs_that_the_fit_has_not_seen(
 def test_a_network_that_does_not_score_faces_is_refused_before_anything_is_measured() -> None:
     backend = PaintedBackend(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
     face = PaintedSource(count=1)
-    samples = [Sample(Path("a.png"), face.truth(0)[:1], cv2.imencode(".png", face.picture(0))[1].tobytes())]
+    samples = [Sample(Path("a.png"), np.stack(face.truth(0)[:1]), cv2.imencode(".png", face.picture(0))[1].tobytes())]
     with pytest.raises(CardError, match="does not score faces"):
         noise.calibrate(noise.plain_aligner(painted_card(), backend), samples, {})
     assert backend.calls == 0
