@@ -30,7 +30,8 @@ class PartFile:
         inherited: it still holds what an earlier run left.
 
     Raises:
-        SinkError: the file exists and must not be overwritten, its folder does not exist, or NAME.part is a link.
+        SinkError: the file exists and must not be overwritten, its folder does not exist, or NAME.part is a link to a
+            file.
     """
 
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:

@@ -95,10 +95,10 @@ def open_source(
         )
     if is_url(text):
         return _open_url(text, retry or Retry(), decoder, realtime=realtime)
-    if Path(text).suffix.lower() == ".sdp":
-        address = Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
-        return beside(lambda: _open_live(address, retry or Retry()), lambda: None)
     try:
+        if Path(text).suffix.lower() == ".sdp" and Path(text).is_file():
+            address = Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
+            return beside(lambda: _open_live(address, retry or Retry(), realtime=realtime), lambda: None)
         return _open_path(text, decoder, rate, realtime=realtime)
     except OSError as error:  # as of a folder that may not be entered, or a name longer than one can be
         raise SourceError(f"{without_credentials(text)}: cannot be read: {error.strerror or error}") from error

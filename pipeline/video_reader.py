@@ -96,6 +96,12 @@ class Reader:
         return self._container.format.name
 
     @property
+    def knows_size(self) -> bool:
+        """Whether it is known how many bytes there are; of what a server sends it need not be."""
+        with self._lock:
+            return not self._closed and self._container.size > 0
+
+    @property
     def unread(self) -> float:
         """Share of the file behind the last packet, where no other stream can account for it; else 0."""
         with self._lock:

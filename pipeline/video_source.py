@@ -16,7 +16,7 @@ from ..tracker.errors import SourceError
 from ..tracker.types import Frame, UInt8
 from .pipe import Backlog, Pipe
 from .source import DAMAGED, Faults, Kind, ReadOnce
-from .video_clock import MediaClock, Pace, lasts_s, mean_rate
+from .video_clock import UNKNOWN_RATE, MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
@@ -144,12 +144,21 @@ class VideoSource:
                 if picture is not None:
                     bgr = self._to_bgr(picture)
             except av.FFmpegError as error:
-                if self._length_s is None or self._length_s - end_s >= length_s:
+                if not self._is_closed_for_end(end_s):
                     raise SourceError(f"{self._place(index, time_s)}: {why(error)}; {_KEPT}") from error
-                picture = None  # as from a server that closes the connection for an end
+                picture = None
         self._name_doubtful()
         if not self._stopped.is_set():
             self._check_whole(index, time_s, end_s)
+
+    def _is_closed_for_end(self, end_s: float) -> bool:
+        """Whether an error is the end, which a server that tells no size tells by closing the connection.
+
+        All that the header or the list declares must have come, and not more: it may declare the first fragment alone.
+        """
+        if self._length_s is None or (self._reader.knows_size and not self._in_pieces):
+            return False
+        return abs(self._length_s - end_s) < 1 / (self.rate or UNKNOWN_RATE)
 
     def _doubt(self, picture: VideoFrame, index: int, time_s: float) -> None:
         """Keep in mind which pictures are built on what was lost: those after damage that are none of their own."""

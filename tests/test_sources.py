@@ -708,6 +708,28 @@ def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_record
         assert pixels(open_source(f"{address}/whole.mp4")) == pixels(open_source(file))
 
 
+@pytest.mark.parametrize("mux", [{"movflags": "frag_keyframe"}, {"movflags": "faststart"}])
+def test_a_connection_that_breaks_is_no_end(mux: dict[str, str], tmp_path: Path) -> None:
+    """Of fragments the header declares the first one's length alone, which has come long before."""
+    file = write_video(tmp_path / "clip.mp4", noise(40), VideoRecipe(options={"g": "10"}, mux=mux))
+    data = file.read_bytes()
+    fragments = data.split(b"moof")
+    file.write_bytes(b"moof".join(fragments[:3])[:-4] if len(fragments) > 1 else data[: len(data) * 3 // 4])
+    told = pytest.raises(SourceError, match="breaks off after frame")
+    with serving(tmp_path, sizes=False) as address, open_source(f"{address}/clip.mp4") as source, told:
+        list(source)
+
+
+@pytest.mark.parametrize("kind", ["folder", "missing", "glob"])
+def test_only_a_file_is_a_description_of_a_stream(kind: str, tmp_path: Path) -> None:
+    name = "*.sdp" if kind == "glob" else "shots.sdp"
+    if kind == "folder":
+        (tmp_path / name).mkdir()
+    with pytest.raises(SourceError) as told:
+        open_source(tmp_path / name)
+    assert "check the address" not in str(told.value)
+
+
 def test_a_sound_on_a_server_is_no_video(tmp_path: Path) -> None:
     _audio(tmp_path / "sound.mp4")
     told = pytest.raises(SourceError, match=r"sound\.mp4: holds no video stream, only audio; name a video$")

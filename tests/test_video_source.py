@@ -670,6 +670,12 @@ def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pic
         list(source)
 
 
+def test_a_pause_of_a_recording_is_no_missing_piece(tmp_path: Path) -> None:
+    recipe = VideoRecipe(options={"g": "1"}, times_s=[0.0, 0.1, 5.0, 5.1])
+    with open_source(write_video(tmp_path / "a.mkv", noise(4), recipe)) as source:
+        assert (sum(1 for _ in source), source.failed) == (4, [])
+
+
 def test_a_list_of_which_pieces_are_missing_says_so(tmp_path: Path) -> None:
     options = {"g": "10", "sc_threshold": "0", "bf": "0"}
     recipe = VideoRecipe(rate=Fraction(10), options=options, mux={"hls_time": "1", "hls_playlist_type": "vod"})
@@ -784,6 +790,17 @@ def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_pa
         frames.extend(source)
     np.testing.assert_allclose([frame.time_s for frame in frames], stamps, atol=1.1e-3)
     assert len(source.failed) == 1
+
+
+def test_a_list_whose_encoder_has_begun_anew_has_a_new_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its stamps are those of before, but what has to be waited for was never given. Here all has to be."""
+    monkeypatch.setattr("facetrack.pipeline.live_source.WAITED_S", 1e-9)
+    clip = write_video(tmp_path / "a.mkv", noise(6))
+    frames: list[Frame] = []
+    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError, match="lost after frame 11"):
+        frames.extend(source)
+    assert len(frames) == 6 + 5
+    assert all(a.time_s < b.time_s for a, b in pairwise(frames))
 
 
 def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path) -> None:
