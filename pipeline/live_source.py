@@ -25,7 +25,6 @@ from .video_reader import Reader, first_picture, why
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0  # for a lost camera or stream
-WAITED_S = 0.5  # for a picture that is not there yet: pieces last a second at least
 AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
 
 
@@ -135,24 +134,16 @@ class LiveSource:
         self._frames.close()
         self._reader.close()
 
-    def _connect(self, container: InputContainer) -> bool:
-        """Take the first picture of a newly opened container; what is damaged before it began before we came.
-
-        Returns:
-            Whether its stamps go on where they were, behind pictures that were given before, which are left out.
-        """
+    def _connect(self, container: InputContainer) -> None:
+        """Take the first picture of a newly opened container; what is damaged before it began before we came."""
         reader = Reader(container, self._label, live=True, pipe=self._pipe)
         self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
         self._reader, self._picture = reader, reader.first
-        waited_s = 0.0
-        while waited_s < WAITED_S and self._was_given():
-            asked_s = time.perf_counter()
+        while self._was_given():
             if self._advance():
                 reader.close()
                 raise SourceError("nothing newer came")
-            waited_s = time.perf_counter() - asked_s  # what was given lies there: this is new, of an encoder begun anew
         self._damaged = reader.damaged
-        return waited_s < WAITED_S and self._picture is not reader.first
 
     def _was_given(self) -> bool:
         """Whether the present picture, of a connection that begins, was given before the loss, by its stamp."""
@@ -226,13 +217,13 @@ class LiveSource:
                     if lost != "it ended":
                         self._faults.note(after, f"lost, {lost}; what came until it was completed is not read")
                     return False
-                goes_on = self._connect(container)
+                self._connect(container)
             except (SourceError, av.FFmpegError) as error:
                 reason = why(error)
             else:
                 away_s = time.perf_counter() - self._taken_s
                 self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
-                if not goes_on:
+                if self._picture is self._reader.first:  # else its stamps go on where they were
                     self._begin_clock(self._time_s + away_s)
                 self._pace = Pace(in_pieces=True)
                 return self._still_wanted()

@@ -792,17 +792,6 @@ def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_pa
     assert len(source.failed) == 1
 
 
-def test_a_list_whose_encoder_has_begun_anew_has_a_new_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stamps are those of before, but what has to be waited for was never given. Here all has to be."""
-    monkeypatch.setattr("facetrack.pipeline.live_source.WAITED_S", 1e-9)
-    clip = write_video(tmp_path / "a.mkv", noise(6))
-    frames: list[Frame] = []
-    with live(Plugs(clip, clip), by_stamps=True) as source, pytest.raises(SourceError, match="lost after frame 11"):
-        frames.extend(source)
-    assert len(frames) == 6 + 5
-    assert all(a.time_s < b.time_s for a, b in pairwise(frames))
-
-
 def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "a.mkv", noise(6))
     frames: list[Frame] = []
