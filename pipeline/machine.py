@@ -32,7 +32,8 @@ def packages_of(extra: str = "") -> list[str]:
         return []
     of_extra = rf"""([\w.-]+).*;.*\bextra *== *["']{re.escape(extra)}["']"""
     own = re.compile(of_extra if extra else r"([\w.-]+)(?!.*\bextra *==)")
-    return [match[1] for match in map(own.match, wanted) if match]
+    # OpenCV is there twice: macOS has another version
+    return list(dict.fromkeys(match[1] for match in map(own.match, wanted) if match))
 
 
 def source_commit(package: Path = PACKAGE) -> str:
