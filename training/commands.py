@@ -59,7 +59,8 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...], *, sk
         from .objectives import run_config
     except ModuleNotFoundError as error:
         raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
-    log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
+    if log.isEnabledFor(logging.WARNING):  # not with -q
+        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
     run_config(config, data, out, overrides)
 
 

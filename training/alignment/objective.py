@@ -355,11 +355,11 @@ def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
 def fault_of(face: Sample, marks: markup.Markup, normaliser: metrics.Normaliser) -> ConfigError | None:
     """Why a sample of one face cannot be learnt from or measured: it lacks points, or a length to divide errors by."""
     if face.points.shape[1] != marks.points or np.isnan(face.points).any():
-        return ConfigError(f"{face.path}: wanted all {marks.points} points of {marks.name}")
+        return ConfigError(f"{face.place}: wanted all {marks.points} points of {marks.name}")
     try:
         metrics.normalising_lengths(face.points, marks, normaliser, face.boxes)
     except ValueError as error:
-        return ConfigError(f"normaliser, for {face.path}: {error}")
+        return ConfigError(f"normaliser, for {face.place}: {error}")
     return None
 
 

@@ -56,7 +56,12 @@ class Sample:
     def __post_init__(self) -> None:
         for numbers in (self.points, self.boxes):
             if numbers is not None:
-                coordinates(numbers, self.annotation or self.path)
+                coordinates(numbers, self.place)
+
+    @property
+    def place(self) -> str:
+        """Where its annotation is, for messages."""
+        return self.annotation or str(self.path)
 
     def bgr(self) -> UInt8:
         """Decode the picture, (H, W, 3) uint8 BGR.

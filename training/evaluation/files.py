@@ -54,7 +54,8 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
     """Write files, replacing those that are there, under their own names only once each is written whole.
 
     Raises:
-        SinkError: one of them cannot be written; then none has changed, unless a renaming failed half-way.
+        SinkError: one of them cannot be written; then none has changed, unless a renaming failed half-way: it says in
+            which files the rest is.
     """
     parts = {path: PartFile(path, overwrite=True) for path in contents}
     try:
@@ -67,5 +68,9 @@ def replace_all(contents: Mapping[Path, bytes]) -> None:
         for part in parts.values():
             part.discard()
         raise
-    for part in parts.values():
-        part.publish()
+    try:
+        for part in parts.values():
+            part.publish()
+    except SinkError as error:
+        left = [str(part.part) for part in parts.values() if part.part.exists()]
+        raise SinkError(", and so ".join((str(error), *left[1:]))) from error

@@ -134,15 +134,14 @@ def _lengths(sample: Sample, how: Measuring) -> dict[Normaliser, Float64]:
             for kind in how.normalisers
         }
     except ValueError as error:
-        raise SourceError(f"{sample.annotation or sample.path}: it cannot be measured against: {error}") from error
+        raise SourceError(f"{sample.place}: it cannot be measured against: {error}") from error
 
 
 def _only_face(sample: Sample, points: int) -> Float32:
     """(N, 2) points of a sample that must have one face, completely annotated."""
-    place = sample.annotation or sample.path
     if sample.points.shape != (1, points, 2):
-        raise SourceError(f"{place}: wanted one face of {points} points, got {sample.points.shape}")
+        raise SourceError(f"{sample.place}: wanted one face of {points} points, got {sample.points.shape}")
     if not np.isfinite(sample.points).all():
         known = int(np.isfinite(sample.points[0]).all(-1).sum())
-        raise SourceError(f"{place}: wanted all {points} points annotated, got {known}; leave the picture out")
+        raise SourceError(f"{sample.place}: wanted all {points} points annotated, got {known}; leave the picture out")
     return np.asarray(sample.points[0], np.float32)
