@@ -306,12 +306,12 @@ def test_a_network_that_draws_boundaries_is_refused_for_a_markup_without_them(na
         open_alignment(configuration(network=Network(name, 19)), tmp_path)
 
 
-def test_a_corpus_with_other_points_is_refused_by_the_name_of_its_picture(data: Path, tmp_path: Path) -> None:
+def test_a_corpus_with_other_points_is_refused_by_the_name_of_its_annotation(data: Path, tmp_path: Path) -> None:
     write_faces(tmp_path / "five", 1)
     (tmp_path / "five" / "0.pts").write_text("n_points: 1\n{\n1 2\n}\n")
     for folder in ("grass", "held"):
         (tmp_path / folder).symlink_to(data / folder)
-    with pytest.raises(ConfigError, match=r"0\.png: wanted all 68 points of ibug68"):
+    with pytest.raises(ConfigError, match=r"0\.pts: wanted all 68 points of ibug68"):
         VectorAlignment(configuration(corpora=(Corpus("five"),)), tmp_path)
     with pytest.raises(SourceError, match="no pictures found"):
         VectorAlignment(configuration(corpora=(Corpus("none"),)), tmp_path)
