@@ -82,11 +82,8 @@ def test_a_generous_limit_keeps_no_layer(method: str) -> None:
     np.testing.assert_array_equal(found.judged.pictures, proof().pictures[1::2])
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy"])
-def test_what_onnxruntimes_quantiser_prints_stays_out_of_the_data(
-    method: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    quantise(delicate_net(), proof(), Int8Settings(QuantSettings(method), limit=100.0))
+def test_what_onnxruntimes_quantiser_prints_stays_out_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    quantise(delicate_net(), proof(), Int8Settings(QuantSettings("entropy"), limit=100.0))  # the other prints nothing
     assert capsys.readouterr().out == ""
 
 
