@@ -55,7 +55,7 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; after Ctrl-C, end the line only if stderr is a terminal, which shows ^C there."""
+        """Run the command; after Ctrl-C, end the line if stderr is a terminal, which shows ^C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:

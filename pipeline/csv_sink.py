@@ -26,7 +26,7 @@ SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
 _FACE = ("box_x", "box_y", "box_w", "box_h", "pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
 _EYES = ("ear_left", "ear_right")
-_BUFFER_BYTES = 1 << 18  # some 200 rows, which a killed process loses unless it is prompt
+_BUFFER_BYTES = 1 << 18  # some 200 rows, lost if the process is killed, unless the sink is prompt
 
 
 @dataclass(frozen=True, slots=True)

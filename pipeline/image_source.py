@@ -33,7 +33,7 @@ PAGED_SUFFIXES = frozenset({".avif", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
 )
-MOST_KINDS = 5  # kinds of files left out, as far as a message lists them
+MOST_KINDS = 5  # most kinds of left-out files that a message lists
 
 
 class ImageSource:
@@ -41,9 +41,9 @@ class ImageSource:
 
     Without a rate, pictures have no clock: they count as one second apart and are tracked independently (see
     `pictures.track_independently`). With a rate, they are the frames of a video. A picture that cannot be read is noted
-    in `failed` and skipped. So is a frame of a video whose size differs from the first one's. The frame numbers of a
-    video leave out those of skipped frames. Grey becomes BGR, 16 bits become 8, alpha is dropped and the camera's
-    orientation (EXIF) is applied.
+    in `failed` and skipped. So is a frame of a video whose size differs from the first one's. Skipped frames of a video
+    leave gaps in the frame numbers. Grey becomes BGR, 16 bits become 8, alpha is dropped and the camera's orientation
+    (EXIF) is applied.
 
     Attributes:
         failed: (name, reason) of each picture that was left out.
@@ -350,7 +350,7 @@ def _pages_of(path: Path) -> int:
         return 1
     if printable(str(path)) != str(path):  # OpenCV crashes on a name that is not valid text
         return 0
-    if sys.platform == "win32" and not str(path).isascii():  # OpenCV would not find it, and print so
+    if sys.platform == "win32" and not str(path).isascii():  # OpenCV does not find it, and prints that
         return 0
     try:
         return cv2.imcount(str(path))

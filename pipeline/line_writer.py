@@ -42,7 +42,7 @@ def descriptor_of(stream: TextIO) -> int | None:
 
 def not_written(error: OSError) -> SinkError:
     """The error for a line that could not be written."""
-    if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # which Windows raises for it
+    if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # Windows raises this one
         return ReaderGone("JSON lines: the program that read them has gone")
     return SinkError(f"JSON lines: cannot be written: {error.strerror or error}")
 
@@ -94,7 +94,7 @@ class LineWriter:
         """
         try:
             self._lines.put(line.encode())
-        except Abandoned:  # by the thread after an error, which it has stored before
+        except Abandoned:  # the thread abandons after an error, which it stores first
             if self._error is None:
                 raise
             raise not_written(self._error) from self._error
@@ -169,5 +169,5 @@ class LineWriter:
 def _is_broken(descriptor: int) -> bool:
     """Whether nobody reads a pipe any more, so that what waits in it stays there."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # errors are reported even so
+    poll.register(descriptor, 0)  # errors are always reported
     return bool(poll.poll(0))

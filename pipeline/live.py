@@ -118,7 +118,7 @@ class Drops:
 
 
 class LiveRun:
-    """Tracks one source into all outputs, until it ends, the window is closed, nobody reads the lines, or Ctrl-C.
+    """Tracks a source into all outputs until it ends, the window is closed, nobody reads the lines or Ctrl-C comes.
 
     Each of these is a regular end: what was recorded until then is completed. The same applies when a camera is lost.
     """

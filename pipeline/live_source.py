@@ -105,7 +105,7 @@ class LiveSource:
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
-        self._given_s: float | None = None  # stamp of the last picture that was delivered by it
+        self._given_s: float | None = None  # stamp of the last picture delivered by its stamp
         self._connect(container)
         self._taken_s = self._began_s = time.perf_counter()
         self._time_s = 0.0
@@ -233,7 +233,7 @@ class LiveSource:
         raise SourceError(f"{place}: {reason}{tried}")
 
     def _still_wanted(self) -> bool:
-        """False if `close` came while the source was being reopened; then closes the new connection in its place."""
+        """False, after closing the new connection, if `close` was called while the source was being reopened."""
         if self._stopped.is_set():
             self._reader.close()
         return not self._stopped.is_set()

@@ -129,7 +129,7 @@ def _bench(subject: Subject, threads: int, batches: tuple[int, ...], device: Pea
 
 
 def _run(subject: Subject, backend: Backend, content: bytes, batch: int, device: Peaks | None) -> dict[str, Any]:
-    """The figures of one batch size; with its share of the roofline if the device was measured, which is in fp32."""
+    """The figures of one batch size, with its share of the roofline if the device was measured; that is in fp32."""
     running = backend.precision or precision_of(content)  # ONNX Runtime runs the file as it is
     pictures = _pictures(subject.card, subject.role, batch)
     cost = cost_of(content, pictures.shape, running)

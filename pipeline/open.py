@@ -248,7 +248,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         wanted.append((verifier_card, "net"))
     with ExitStack() as opened:
         opened.enter_context(_one_opencv_thread)
-        # The interpreter limits a start: another thread does the work outside it while Numba starts.
+        # Python code limits the start: another thread does the work that needs no Python while Numba starts.
         loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
         release_memory()  # that only the imports needed
         loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
@@ -275,7 +275,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
 
 
 def _searching(choices: Choices) -> DetectorSettings:
-    """Detector settings with room for the tracked faces, which a search finds again, among its candidates."""
+    """Detector settings that leave room among the candidates for the tracked faces, which a search finds again."""
     settings = DetectorSettings(min_face=choices.min_face, threshold=PROPOSED)
     return replace(settings, most=max(settings.most, 2 * choices.max_faces))
 

@@ -17,7 +17,7 @@ if sys.platform != "win32":
     import fcntl
 
 TRIES, NAP_S = 10, 0.1  # attempts to rename on Windows, where a virus scanner may hold the file open for a moment
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # Windows has no quota
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # not everywhere
 
 
 class PartFile:

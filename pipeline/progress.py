@@ -46,7 +46,7 @@ class Task:
 
 
 class Reporter(Protocol):
-    """Receives the progress of a batch, of which several tasks may be in progress."""
+    """Receives the progress of a batch, in which several tasks may run at a time."""
 
     def began(self, task: Task, frames: int | None) -> None:
         """A task begins, with the expected number of frames."""

@@ -79,8 +79,8 @@ class Earlier:
     def other_input(self, origin: Origin, input_path: str) -> str:
         """The path of the other input that a complete table was made from; "" if it was made from this one.
 
-        An input that has changed in place is not another one. Nor do sidecars count that have no path or cannot be
-        read.
+        An input that has changed in place is not another one. A sidecar without a path, or one that cannot be read,
+        says nothing about this.
         """
         path = self.found.get("path")
         if self.found.get("complete") is not True or not isinstance(path, str):

@@ -80,7 +80,7 @@ class Search:
     def __init__(self, detector: FaceDetector) -> None:
         self.crowded = False
         self._detector = detector
-        self._spared = 0  # searches left that skip small faces
+        self._spared = 0  # coming searches that skip small faces
         self._fruitless = 0  # calls of `harder`
 
     def __call__(self, bgr: UInt8, missing: Iterable[Float32] = (), *, beside: bool = False) -> Proposals:
@@ -106,7 +106,7 @@ class Search:
     def near(self, bgr: UInt8, missing: Sequence[Float32]) -> Proposals:
         """Search a picture (H, W, 3) only around the boxes (4,) of missing faces, the first `MOST_PLACES` of them.
 
-        Each surrounding is shrunk to the same size, so that its cost is the same in every video: at 1920x1080, a
+        Each surrounding area is shrunk to the same size, so that its cost is the same in every video: at 1920x1080, a
         thirtieth of the search of the whole frame.
         """
         return Proposals.joined([self._near(bgr, box) for box in missing[:MOST_PLACES]])
@@ -117,7 +117,7 @@ class Search:
         return _in_frame(self._detector.detect(part.crop(bgr), small=False), part)
 
     def harder(self, bgr: UInt8) -> Iterator[tuple[int, Proposals]]:
-        """Search a picture (H, W, 3) in which no face is certain for hidden, lying and upside-down faces.
+        """Search a picture (H, W, 3) without a certain face for faces that are hard to see, on their side or inverted.
 
         Each result comes with the way of the search: `EQUALISED`, `FAINT`, or the quarter turns of the picture.
 

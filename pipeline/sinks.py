@@ -63,7 +63,7 @@ class JsonLinesSink:
         {"face_id": 0, "state": "tracked", "success": 1, "confidence": 0.987, "box": [x, y, w, h],
          "pose_T": [x, y, z], "pose_R": [x, y, z], "ear": [left, right], "xy": [[x, y], ...]}]}
 
-    written without spaces. Names, units and decimals are those of the CSV file; what a face lacks is null. Frames
+    It is written without spaces. Names, units and decimals are those of the CSV file; what a face lacks is null. Frames
     of single pictures begin with the picture's name under "input".
 
     Args:

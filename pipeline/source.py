@@ -151,7 +151,7 @@ def handing_over() -> str:
 
 
 def is_pipe(spec: str) -> bool:
-    """Whether another program writes what this names while it is read, such as /dev/stdin after a "|"."""
+    """Whether a name is that of something written while it is read, such as /dev/stdin after a "|"."""
     path = Path(spec)
     return not is_url(spec) and (path.is_fifo() or path.is_char_device())
 

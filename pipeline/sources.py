@@ -171,7 +171,10 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
-    """A recording that another program writes while it is read; with `realtime`, if it has no timestamps, a camera."""
+    """Open a recording that another program writes while it is read.
+
+    With `realtime`, one without timestamps is treated like a camera.
+    """
     pipe = Pipe(path)
     try:
         return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)

@@ -22,7 +22,7 @@ from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
 from .search import EQUALISED, FAINT, FaceDetector, Search, Standstill
 
-CROWD_SEARCHES = 3  # in a crowd, for each one elsewhere
+CROWD_SEARCHES = 3  # in a crowd for each one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, new faces would by default wait longer than a second
 # Least presence of a face that a harder search finds, in turned pictures and in others, if none is certain: most false
 # positives lie on their side or come from faint detections.

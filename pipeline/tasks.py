@@ -153,8 +153,8 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
 def _name_of_url(url: str) -> str:
     """The stem of the URL's file; if it names none, what follows the last slash, to distinguish it from others.
 
-    Characters that Windows does not allow in names become "_"; with a colon, it would create a file named by the text
-    before it.
+    Characters that Windows does not allow in file names become "_": of a name with a colon, Windows would create a file
+    named by the text before it.
     """
     file = Path(re.split("[?#]", url, maxsplit=1)[0])
     return re.sub(r'[<>:"\\|?*]', "_", (file if file.suffix else Path(url)).stem) or "input"

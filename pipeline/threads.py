@@ -2,14 +2,14 @@
 
 They are daemons, so that a camera that hangs in its driver does not keep a process alive. But at the end of a program
 Python stops daemons when they next ask for the interpreter, before 3.14 by unwinding their stack. Inside ONNX Runtime
-or OpenCV, whose C++ does not allow that, this aborts the process. So all of them are made to finish before then.
+or OpenCV, whose C++ does not allow that, this aborts the process. So their work is ended before then.
 
 An unreachable run may be found by the garbage collector, which can interrupt a thread anywhere, even where it holds
 what one of the run's threads waits for, such as a network's lock. In that case nobody waits for the run's threads: they
 are asked to stop, and whoever closes the engines, or the end of the program, waits for their remaining work.
 
-A forked process has none of these threads, but everything that they were in the middle of. LLVM in the middle of a
-kernel would abort the process when it ends, so a fork waits for the kernel.
+A forked process has none of these threads, but everything that they were in the middle of. LLVM in the middle of
+compiling a kernel would abort the process when it ends, so a fork waits for the compilation.
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class RunThreads:
         self._let_detect_go()
         if not _collection.under_way:
             self.join()
-            _under_way.discard(self)  # only now: an interrupt may have ended the wait
+            _under_way.discard(self)  # only now: if an interrupt ends the wait, the program's end waits again
 
     def is_alive(self) -> bool:
-        """Whether any of the threads is."""
+        """Whether any of the threads is still working."""
         return any(map(self._is_at_work, self.threads))
 
     def _is_at_work(self, thread: threading.Thread) -> bool:
@@ -125,7 +125,7 @@ class RunThreads:
             while self._is_at_work(thread) and (left_s := last_s - time.monotonic()) > 0:
                 if thread.is_alive():
                     thread.join(None if math.isinf(left_s) else left_s)
-                else:  # wrongly, see `done`
+                else:  # reported dead wrongly, see `done`
                     time.sleep(min(left_s, POLL_S))
         if self._is_at_work(self.threads[0]):
             log.info("the source is silent: its thread ends with its next frame, or when the source is closed")
@@ -187,7 +187,7 @@ def _note_collection(phase: str, _: object) -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_under_way.clear)  # its threads may have held locks
+    os.register_at_fork(after_in_child=_under_way.clear)  # of whose threads, which may have held locks, it has none
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,

@@ -171,9 +171,9 @@ class Reader:
         return pictures
 
     def _held(self) -> list[VideoFrame]:
-        """The pictures that the decoder still holds; none of a live source, where they are outdated, or on a GPU.
+        """The pictures that the decoder still holds; [] for a live source or on a GPU.
 
-        A GPU may have refused them.
+        Those of a live source are outdated, and a GPU may have refused them.
         """
         if not self._live and not self.stream.codec_context.is_hwaccel:
             with suppress(av.FFmpegError):

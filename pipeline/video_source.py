@@ -19,7 +19,7 @@ from .source import DAMAGED, Faults, Kind, ReadOnce
 from .video_clock import UNKNOWN_RATE, MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
-MISSING_S, MISSING = 1.0, 0.1  # a recording that ends this much, and this share, before its length is truncated
+MISSING_S, MISSING = 1.0, 0.1  # a recording that ends early by this much, and by this share of its length, is truncated
 PIECE_S = 0.9  # segments of a playlist are longer
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"

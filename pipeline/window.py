@@ -20,10 +20,10 @@ _REMEDY = "use --no-window, or run it where there is a screen"
 
 
 class LiveWindow:
-    """Shows results in a window that can be resized, on SDL by way of pygame-ce.
+    """Shows results in a resizable window, on SDL through pygame-ce.
 
-    q, Escape and the close button set `closed`; the loop that writes should then end. All methods, the constructor
-    too, must be called on the program's main thread: operating systems allow windows on no other.
+    q, Escape and the close button set `closed`; the loop that writes should then end. All methods, including the
+    constructor, must be called on the program's main thread: operating systems allow windows on no other.
 
     Attributes:
         closed: whether the user has closed the window.
