@@ -1,10 +1,10 @@
-"""The command line: words -> one call -> exit code.
+"""The command line: parse the arguments, run one command, return an exit code.
 
-0 done; 1 an error in one line, such as an input that is missing or an output that is there; 2 bad usage: words that the
-program does not know, or an option's value that cannot be; 3 a part of a batch failed, of a folder or of a recording,
-and the rest is done; 130 Ctrl-C. SIGTERM and SIGHUP end a command as Ctrl-C does, with 143 and 129, and Ctrl-Break on
-Windows with 149; where SIGHUP is ignored (nohup), it stays so.
-Data goes to stdout, talk to stderr. Each command stands in `commands.py` of the layer that does its work.
+0 done; 1 an error, reported in one line, such as a missing input or an output that already exists; 2 bad usage: an
+unknown command or option, or an invalid value; 3 part of a batch, a folder or a recording failed and the rest is done;
+130 Ctrl-C. SIGTERM and SIGHUP end a command as Ctrl-C does, with 143 and 129, and Ctrl-Break on Windows with 149. Where
+SIGHUP is ignored (nohup), it stays ignored.
+Data goes to stdout, messages to stderr. Each command is defined in `commands.py` of the layer that does its work.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COMMANDS = (live, batch, evaluate, export, models, doctor, bench, train, calibra
 
 
 class _Commands(click.Group):
-    """Takes options without a command for those of `live`: `facetrack --camera 0`."""
+    """Treats options without a command as options of `live`: `facetrack --camera 0`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
@@ -55,7 +55,7 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; after Ctrl-C end the line in which a terminal shows ^C, and no other."""
+        """Run the command; after Ctrl-C, end the line if stderr is a terminal, which shows ^C."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
@@ -71,10 +71,10 @@ def _commands() -> None:
 
 
 def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = None) -> int:
-    """Run one command and give its exit code.
+    """Run one command and return its exit code.
 
     Args:
-        arguments: the words after the program's name; default: this process's.
+        arguments: what follows the program's name; default: the arguments of this process.
         engines: opens the networks; default: `pipeline.open.open_engines`.
     """
     _prepare_process()
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = N
 
 def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _ToldToEnd) -> int:
     try:
-        # On Windows click would replace globs by what they match, as no shell does it there; a batch does that itself.
+        # On Windows click expands globs, because no shell does so there; `batch` expands them itself.
         code = _commands.main(
             arguments, prog_name="facetrack", standalone_mode=False, windows_expand_args=False, obj=engines
         )
@@ -99,9 +99,9 @@ def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _To
     except FacetrackError as error:
         return _fail(error, str(error))
     except OSError as error:
-        if told_to_end.by:  # the terminal that talk went to has gone
+        if told_to_end.by:  # the terminal that messages went to is gone
             return told_to_end.exit_code
-        if error.errno is None:  # not the system's refusal: a mistake of ours
+        if error.errno is None:  # not from the operating system: a bug of ours
             raise
         return _fail(error, f"{error.filename or 'stdout or a file'}: cannot be read or written: {error.strerror}")
     return code or 0
@@ -115,13 +115,13 @@ def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> No
 
 
 class _ToldToEnd:
-    """Makes SIGTERM, SIGHUP and SIGBREAK a KeyboardInterrupt, once: what then keeps the rows is not interrupted again.
+    """Turns the first SIGTERM, SIGHUP or SIGBREAK into a KeyboardInterrupt; later ones do not disturb the clean-up.
 
-    Those that are ignored stay ignored, as nohup wants it. Outside the main thread, which alone hears signals, nothing
-    is changed.
+    Ignored signals stay ignored, as nohup requires. Outside the main thread, the only one that receives signals,
+    nothing changes.
 
     Attributes:
-        by: the signal that came; 0 if none did.
+        by: number of the signal received; 0 if none was.
     """
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _ToldToEnd:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it for a program that a signal ended."""
+        """The code that a shell reports for a program ended by a signal."""
         return 128 + self.by if self.by else INTERRUPTED
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
@@ -141,7 +141,7 @@ class _ToldToEnd:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # Windows has no SIGHUP, and it alone SIGBREAK
+            for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # Windows has no SIGHUP; only Windows has SIGBREAK
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._hear)
@@ -156,7 +156,7 @@ class _ToldToEnd:
 
 @contextmanager
 def _some_stderr() -> Iterator[None]:
-    """Where stderr is closed, nobody hears the talk; nor may a file that is opened next take its number, 2."""
+    """Open the null device where stderr is closed, so that no file that is opened later gets its descriptor, 2."""
     if sys.stderr is not None:
         yield
         return
@@ -182,10 +182,10 @@ def _open_engines(choices: Choices) -> AbstractContextManager[Engines]:
 
 
 def _prepare_process() -> None:
-    """Settings of the process, and those that libraries read when first imported; what the user has set stays."""
-    gc.set_threshold(5_000, 100)  # a start makes 180,000 objects that stay; to search them again and again takes 75 ms
+    """Set up the process and the variables that libraries read on first import; the user's own values stay."""
+    gc.set_threshold(5_000, 100)  # startup makes 180,000 lasting objects; scanning them repeatedly takes 75 ms
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are of no use here
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # what cannot be decoded has a line of our own
-    if isinstance(sys.stdout, io.TextIOWrapper):  # into a file, Windows writes an old code page, which lacks most names
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its threads and their memory are useless here
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # we log what cannot be decoded ourselves
+    if isinstance(sys.stdout, io.TextIOWrapper):  # to a file, Windows uses a legacy code page without most characters
         sys.stdout.reconfigure(errors="backslashreplace")  # as on stderr

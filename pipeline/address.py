@@ -16,15 +16,15 @@ from .video_reader import demand_gpu, forget_address, not_on_gpu, why
 
 CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
 OPEN_TIMEOUT_S = 10.0
-CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one, and whoever is asked to allow it; AVFoundation waits for ever
-READ_TIMEOUT_S = 5.0  # a camera that gives nothing for so long is lost
+CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one and the user to allow it; AVFoundation would wait forever
+READ_TIMEOUT_S = 5.0  # a camera that gives nothing for this long is lost
 NON_BLOCK = 4  # AVFMT_FLAG_NONBLOCK
-PYAV_FOR_GPU = 18  # before it copied a picture's time alone: no display matrix, no dts (AVI's only stamps), no range
+PYAV_FOR_GPU = 18  # older ones copy only a picture's time: no display matrix, no dts (AVI's only stamps), no range
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What FFmpeg is to open, how, and what it is called."""
+    """What FFmpeg is to open, how, and its name."""
 
     location: str | Pipe
     label: str
@@ -43,7 +43,7 @@ class Address:
             av.FFmpegError: it cannot.
             SourceError: it can, but not with this decoder; or a camera's driver does not answer.
         """
-        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that makes them (COM)
+        if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that made them (COM)
             return self._open()
         try:
             return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
@@ -59,24 +59,24 @@ class Address:
                 "r",
                 format=self.format,
                 container_options=self.options,
-                metadata_errors="replace",  # titles may be in any code page, and nobody here reads them
+                metadata_errors="replace",  # titles may be in any code page, and are not used
                 timeout=timeout,
                 hwaccel=accelerator(self.decoder),
             )
         except (av.FFmpegError, NotImplementedError, RuntimeError) as error:
             forget_address(error)
-            # what is no error of FFmpeg's is PyAV's own refusal, of streams that it has read
+            # an error that is not FFmpeg's is PyAV's own refusal of streams that it has read
             if self.decoder == "cpu" or (isinstance(error, av.FFmpegError) and not self._opens_without()):
                 raise
             raise not_on_gpu(self.label, why(error)) from error
         if self.decoder != "cpu":
             demand_gpu(container, self.label)
-        if self.format == "dshow":  # or FFmpeg waits for its next picture for ever, whatever the time-out
+        if self.format == "dshow":  # else FFmpeg waits for the next picture forever, whatever the time-out
             container.flags |= NON_BLOCK
         return container
 
     def _opens_without(self) -> bool:
-        """Whether the same input is fine for the CPU: then it is the decoder that cannot be had."""
+        """Whether the same input opens for the CPU: then the problem is the decoder."""
         try:
             replace(self, decoder="cpu").open().close()
         except av.FFmpegError:
@@ -85,13 +85,13 @@ class Address:
 
 
 def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | None:
-    """What PyAV is told of the decoder; None for the CPU.
+    """PyAV's setting for the decoder; None for the CPU.
 
     Args:
-        decoder: that was asked for.
+        decoder: the requested one.
         version: PyAV's.
     Raises:
-        SourceError: this PyAV takes nothing but the time from a picture on the GPU.
+        SourceError: this version of PyAV copies only the time of a picture from the GPU.
     """
     if decoder == "cpu":
         return None
@@ -100,7 +100,7 @@ def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | No
             f"--decoder {decoder}: PyAV {version} loses how a picture lies, its colours' range and its number in the "
             f"file on the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
         )
-    return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg itself turns to the CPU, without a word
+    return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg silently falls back to the CPU
 
 
 def advice_on(camera: str) -> str:

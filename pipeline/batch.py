@@ -1,4 +1,4 @@
-"""Many recordings, one after the other or side by side: each to its own table, none of them stopping the others."""
+"""Track many recordings, one after the other or in parallel: each to its own table, and none stops the others."""
 
 from __future__ import annotations
 
@@ -40,16 +40,17 @@ from .workers import run_jobs
 
 log = logging.getLogger(__name__)
 
-ROUND_RATE = 10  # frames a second; slower ones are told with two digits
+ROUND_RATE = 10  # frames per second; lower rates are printed with two digits
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What could not be read or written, as it was named, and why, in one line that holds no password.
+    """What could not be read or written, and why; as text, one line without passwords.
 
     Attributes:
-        what, reason: as told.
-        in_part: the rest of the input has its rows.
+        what: as the user named it.
+        reason: why it failed.
+        in_part: the rest of the input was tracked.
     """
 
     what: str
@@ -67,7 +68,7 @@ class Failure:
 
 
 def track_all(tasks: Sequence[Task], outputs: Outputs, engines: Engines, reporter: Reporter) -> list[Failure]:
-    """Do all tasks, by the choices that the engines were opened with; the answer is what failed.
+    """Do all tasks with the choices that the engines were opened with; return what failed.
 
     Raises:
         SinkError: the output folder cannot be made.
@@ -86,13 +87,13 @@ def open_and_track_all(
     reporter: Reporter,
     workers: int = 1,
 ) -> list[Failure]:
-    """Do all tasks, several at a time; the answer is what failed, in the order of the tasks.
+    """Do all tasks, several at a time; return what failed, in the order of the tasks.
 
     Args:
         tasks, outputs, reporter: as for `track_all`.
         open_engines: is called once in each process.
-        choices: the engines are opened with.
-        workers: processes; what is written does not depend on it.
+        choices: those to open the engines with.
+        workers: number of processes; what is written does not depend on it.
     Raises:
         CardError, BackendError: of the first process that opens the engines.
         SinkError: the output folder cannot be made.
@@ -124,13 +125,13 @@ class _Tracking:
 
 
 def _track(task: Task, outputs: Outputs, engines: Engines, reporter: Reporter, *, alone: bool) -> list[Failure]:
-    """Do one task, whatever it meets."""
+    """Do one task; any error becomes a failure."""
     try:
         return _Run(task, outputs, engines, reporter).track()
     except Exception as error:
         log.debug("%s failed", task.label, exc_info=True)
         failure = Failure(task.spec, told(error))
-        if not alone:  # a single failure is the end, which the caller tells
+        if not alone:  # the caller reports the failure of a single task
             reporter.ended(task, f"failed: {failure.bare_reason}", "failed")
         return [failure]
 
@@ -147,15 +148,15 @@ class _Run:
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
-        self.earlier_frames = 0  # of this table, which an interrupted run has done
-        self.why_again = ""  # the table that is there is not the wanted one
+        self.earlier_frames = 0  # of this table, from an interrupted run
+        self.why_again = ""  # why the existing table is not the wanted one
 
     def track(self) -> list[Failure]:
-        """Read, track, write; the answer is what had to be left out.
+        """Read, track, write; return what had to be left out.
 
         Raises:
             FacetrackError: nothing could be read, or something could not be written.
-            KeyboardInterrupt: once it is told what is kept.
+            KeyboardInterrupt: after what is kept has been reported.
         """
         try:
             return self._track()
@@ -189,10 +190,10 @@ class _Run:
 
     @staticmethod
     def _demand_place(sidecar: Path) -> None:
-        """See that the sidecar, which is written last and whose name is the longest, can have its place.
+        """Check that the sidecar, which is written last and has the longest name, can be written.
 
         Raises:
-            SinkError: there is a folder, or the name is too long.
+            SinkError: a folder has its name, or the name is too long.
         """
         try:
             for place in (sidecar, part_of(sidecar)):
@@ -206,7 +207,7 @@ class _Run:
         return open_source(self.task.spec, decoder=self.task.decoder, frame_rate=self.task.frame_rate or None)
 
     def _what_is_kept(self) -> str:
-        """What an interruption has left, in words."""
+        """A message about what an interruption has left."""
         part = part_of(self.outputs.table(self.task))
         if not part.exists():
             return "interrupted"
@@ -243,7 +244,7 @@ class _Run:
         return True
 
     def _write(self, source: Source) -> SourceError | None:
-        """Track into the sinks; the answer is why the source broke off after at least one frame."""
+        """Track into the sinks; return the error if the source broke off after at least one frame."""
         broken: SourceError | None = None
         misfit: ConfigError | None = None
         with self.record as record:
@@ -260,7 +261,7 @@ class _Run:
                         if misfit is not None:
                             source.failed.append((result.frame.name, told(misfit)))
                             continue
-                        if not noted:  # of other rows, which these replace
+                        if not noted:  # it is of other rows, which these replace
                             part_of(sidecar).unlink(missing_ok=True)
                         record.write(result)
                         if not noted:
@@ -274,16 +275,16 @@ class _Run:
                     raise
                 broken = error
             if misfit is not None and not record.tally.frames:
-                raise misfit  # as of all the others
+                raise misfit  # no picture fits
             outdated = self._outdated_video()
-            sidecar.unlink(missing_ok=True)  # it would vouch for the table that follows
+            sidecar.unlink(missing_ok=True)  # or it would vouch for the new table
             record.finish()
             if outdated is not None:
                 outdated.unlink(missing_ok=True)
         return broken
 
     def _go_on(self, source: Source) -> None:
-        """Take over the pictures that an interrupted run of the same origin has done, if they are to be resumed."""
+        """With --resume, keep the rows of the pictures that an interrupted run of the same origin has done."""
         if self.outputs.existing != "resume" or self.outputs.video or self.table is None:
             return
         if not isinstance(source, ImageSource) or source.kind != "images" or not source.names_differ:
@@ -306,12 +307,12 @@ class _Run:
             log.warning("%s: done again: %s", table, self.why_again)
 
     def _stale_video(self) -> Path | None:
-        """The annotated video of the interrupted run whose rows the first new one replaces, if this run makes none."""
+        """The video of an interrupted run whose rows the first new row replaces, if this run makes no video."""
         inherits = self.table is not None and self.table.inherits
         return part_of(self.outputs.video_file(self.task)) if inherits and not self.outputs.video else None
 
     def _outdated_video(self) -> Path | None:
-        """The annotated video of the table that is there, if this run makes another table and no video."""
+        """The annotated video of the existing table, if this run makes a new table and no video."""
         video = self.outputs.video_file(self.task)
         if self.outputs.video or is_same_file(self.task.spec, video):
             return None
@@ -329,7 +330,7 @@ class _Run:
         points, images = self.engines.aligner.markup.points, source.kind == "images"
         columns = self.outputs.columns.for_faces(points, images=images)
         self.table = CsvSink(self.outputs.table(self.task), columns, overwrite=overwrite)
-        try:  # the table is opened first and gets its name last, so that its lock is the video's too
+        try:  # the table is opened first and renamed last, so that its lock protects the video too
             if self.outputs.video:
                 file = self.outputs.video_file(self.task)
                 self.video = VideoSink(file, rate=source.rate, size=source.size, overwrite=overwrite)
@@ -338,7 +339,7 @@ class _Run:
             self.record.add_table(self.table)
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
-        """What the engines find; where it comes in hindsight, pictures for a video are read a second time."""
+        """The engines' results; if they are smoothed in hindsight, the pictures for a video are read a second time."""
         with closing(self.engines.track(source)) as results:
             if not self._needs_pictures_again(source):
                 yield from results
@@ -350,7 +351,7 @@ class _Run:
         return self.outputs.video and self.choices.smooth == "rts" and source.kind != "images"
 
     def _misfit(self, result: Result, source: Source) -> ConfigError | None:
-        """Why a picture cannot be of the calibrated camera; a video's frames are all of the size of the first."""
+        """Why a picture cannot be from the calibrated camera; a video's frames all have the size of the first."""
         intrinsics = self.outputs.columns.intrinsics
         if intrinsics is None or source.kind != "images":
             return None
@@ -369,11 +370,11 @@ class _Run:
 
 
 def failures_in(task: Task, failed: Sequence[tuple[str, str]]) -> list[Failure]:
-    """Of pictures those that were left out; of a video none: its flaws are told, and all else was read.
+    """The pictures that were left out; for a video, none: its flaws are logged, and the rest was read.
 
     Args:
         task: what was read.
-        failed: of its source.
+        failed: that of its source.
     """
     if holds_pictures(task.spec):
         return [Failure(f"{task.spec}: {name}", reason, in_part=True) for name, reason in failed]

@@ -1,4 +1,4 @@
-"""How fast it is here: a whole batch run and its parts, as percentiles, with the machine that they were measured on."""
+"""The speed on this machine: of a whole batch run and its parts, as percentiles, with a description of the machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .tasks import Outputs
 from .timing import measure
 from .video_sink import VideoSink
 
-SIZE = 480, 640  # of the picture that is made when no video is given
+SIZE = 480, 640  # of the video that is made if none is given
 RATE = Fraction(30)
 SWING = 0.08  # of the picture's width: how far the faces move to either side
 SWING_S = 2.0  # period
@@ -43,12 +43,12 @@ MOST_REPEATS, LONGEST_S = 200, 2.0  # of each part, whichever comes first
 
 @dataclass(frozen=True, slots=True)
 class BenchSettings:
-    """What is measured.
+    """What to measure.
 
     Attributes:
-        video: the recording to run over; None makes one in which a portrait moves.
-        faces: 1 or 4, in the made one.
-        frames: of the made one.
+        video: the recording to track; None makes one in which a portrait moves.
+        faces: 1 or 4, in the video that is made.
+        frames: of the video that is made.
         decoder: of the run, see `open_source`.
     """
 
@@ -59,7 +59,7 @@ class BenchSettings:
 
 
 def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
-    """Measure; the answer is in JSON's types, durations in milliseconds.
+    """Measure the speed; the report has JSON's types, and durations in milliseconds.
 
     Raises:
         SourceError: the video cannot be read.

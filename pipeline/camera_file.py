@@ -26,9 +26,9 @@ def write_intrinsics(path: Path, intrinsics: Intrinsics, *, rms_px: float, how: 
 
     Args:
         path: of the file.
-        intrinsics: to be written.
+        intrinsics: the ones to write.
         rms_px: error of the calibration.
-        how: in words, what was calibrated with.
+        how: how the camera was calibrated, as text.
         overwrite: replace an existing file.
     Raises:
         SinkError: it cannot be written.
@@ -42,7 +42,7 @@ def write_intrinsics(path: Path, intrinsics: Intrinsics, *, rms_px: float, how: 
 
 
 def read_intrinsics(path: Path | str) -> Intrinsics:
-    """Read what `write_intrinsics` wrote, or somebody by hand: distortion, rms_px and how may be missing.
+    """Read a file by `write_intrinsics` or one written by hand: distortion, rms_px and how may be missing.
 
     Raises:
         ConfigError: it cannot be read, or is not such a file.
@@ -51,7 +51,7 @@ def read_intrinsics(path: Path | str) -> Intrinsics:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # neither UTF-8 nor TOML, or too deep
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested too deeply
         advice = "wanted a file that `facetrack calibrate camera` wrote"
         raise ConfigError(f"{path}: is not TOML ({error}); {advice}") from error
     strange = sorted(content.keys() - _KNOWN)
@@ -72,12 +72,12 @@ def read_intrinsics(path: Path | str) -> Intrinsics:
 
 
 def describe_intrinsics(intrinsics: Intrinsics | None) -> dict[str, Any] | str:
-    """What a sidecar says of the camera that head poses rest on."""
+    """The sidecar's entry for the camera that head poses depend on."""
     return "default" if intrinsics is None else asdict(intrinsics)
 
 
 def refuse_other_aspect(intrinsics: Intrinsics | None, source: Source) -> None:
-    """Find out before anything is written that a video cannot be of this camera; of pictures each is looked at later.
+    """Refuse a video that cannot be from this camera before anything is written; pictures are checked later.
 
     Raises:
         ConfigError: the video has another aspect.
@@ -100,6 +100,6 @@ def _number(path: Path | str, name: str, value: object) -> float:
 
 
 def _quoted(text: str) -> str:
-    """A basic string of TOML."""
+    """A basic string in TOML."""
     plain = "".join(sign if sign.isprintable() else " " for sign in text)
     return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""What a camera is asked for, where its own choice will not do, in FFmpeg's words for its devices."""
+"""The mode to request from a camera instead of its default, in FFmpeg's terms for devices."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ COMPRESSED = frozenset({"mjpeg", "h264", "hevc"})
 
 @dataclass(frozen=True, slots=True)
 class CameraMode:
-    """Size, rate and format of a camera's pictures; what is not set the device, or its driver, chooses.
+    """Size, rate and format of a camera's pictures; the device or its driver chooses what is not set.
 
     Attributes:
         size: (height, width) in pixels.
         rate: frames per second.
         format: as FFmpeg names it, such as "mjpeg" or "yuyv422".
     Raises:
-        ConfigError: it cannot be one.
+        ConfigError: a value is invalid.
     """
 
     size: tuple[int, int] | None = None
@@ -38,29 +38,29 @@ class CameraMode:
         if self.rate is not None:
             if not isinstance(self.rate, Real) or not 0 < self.rate <= sys.float_info.max:
                 raise ConfigError(f"camera mode: wanted frames per second, got {self.rate!r}")
-            object.__setattr__(self, "rate", float(self.rate))  # Python 3.11 writes no Fraction as ":g"
+            object.__setattr__(self, "rate", float(self.rate))  # Python 3.11 cannot format a Fraction with ":g"
         if not isinstance(self.format, str) or not re.fullmatch(r"[a-z0-9_]*", self.format):
             raise ConfigError(f'camera mode: wanted a format such as "mjpeg", got {self.format!r}')
 
     def __str__(self) -> str:
-        """Such as "1920x1080 at 30 frames/s in mjpeg"; "" where nothing is set."""
+        """Text such as "1920x1080 at 30 frames/s in mjpeg"; "" if nothing is set."""
         size = "" if self.size is None else f"{self.size[1]}x{self.size[0]}"
         rate = "" if self.rate is None else f"at {self.rate:g} frames/s"
         return " ".join(part for part in (size, rate, self.format and f"in {self.format}") if part)
 
     def options(self, device: str) -> dict[str, str]:
-        """What FFmpeg is told.
+        """The options for FFmpeg.
 
         Args:
-            device: its name of the system's cameras: v4l2, dshow or avfoundation.
+            device: FFmpeg's name for the system's cameras: v4l2, dshow or avfoundation.
         Raises:
-            SourceError: there the format cannot be chosen.
+            SourceError: the format cannot be chosen with this device.
         """
         told = {} if self.size is None else {"video_size": f"{self.size[1]}x{self.size[0]}"}
         told |= {} if self.rate is None else {"framerate": f"{self.rate:g}"}
         if self.format and device == "v4l2":
             told["input_format"] = self.format
-        elif self.format in COMPRESSED:  # of dshow an option of the program ffmpeg alone; avfoundation has none
+        elif self.format in COMPRESSED:  # for dshow, only the program ffmpeg can; avfoundation cannot
             raise SourceError(
                 f"camera: here FFmpeg chooses whether {self.format} is used, by size and rate: "
                 "wanted those alone, or a format that is not compressed, such as nv12"

@@ -6,7 +6,7 @@ A producer puts, a consumer iterates. Three things can happen besides:
     end(error)   the producer failed; the consumer gets what is left, then the error is raised in its thread
     abandon()    the consumer has gone; what is left is thrown away and every put raises Abandoned
 
-Everybody who waits sleeps on a condition and is woken by the event that they wait for; nothing polls.
+A waiting thread sleeps on a condition and is woken by the event that it waits for; nothing polls.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Channel(Generic[T]):
     consumer's pace. With "drop-oldest" a put never waits: the item that has waited longest makes room and is
     counted.
 
-    Used by its consumer as a context manager, the channel is abandoned when the block is left, however it is
-    left, so that no producer can stay waiting for a consumer that has died.
+    Used by its consumer as a context manager, the channel is abandoned when the block is left in any way, so that no
+    producer keeps waiting for a consumer that has died.
 
     Raises:
         ValueError: the capacity is not positive or the policy is unknown.
@@ -55,9 +55,9 @@ class Channel(Generic[T]):
         self._error: BaseException | None = None
         self._abandoned = False
         self._dropped = 0
-        # Entered by itself, not through a condition: a signal may interrupt a condition between taking its lock and the
-        # block that gives it back, and everybody would wait for ever.
-        # Reentrant: a garbage collection in here may find that nobody can reach the run, and abandon this very channel.
+        # Acquired directly, not through a condition: a signal may interrupt a condition between acquiring its lock and
+        # the block that releases it, and all threads would wait forever.
+        # Reentrant: a garbage collection in here may find that the run is unreachable, and abandon this very channel.
         self._lock = threading.RLock()
         self._readable = threading.Condition(self._lock)  # an item has come, or the end
         self._writable = threading.Condition(self._lock)  # a place is free, or the consumer has gone
@@ -96,7 +96,7 @@ class Channel(Generic[T]):
 
         Args:
             timeout_s: how long to wait; None waits until there is an item or the end. A loop that feeds a
-                window passes one, so that it can answer its user while the camera is silent.
+                window passes one, so that the window stays responsive while the camera is silent.
         Raises:
             Ended: the channel was ended, or abandoned, and is empty.
             TimeoutError: nothing came in time.
@@ -123,7 +123,7 @@ class Channel(Generic[T]):
             self._wake_all()
 
     def abandon(self) -> None:
-        """Say that nobody takes items any more: waiting producers stop, what is left is thrown away."""
+        """Say that nobody takes items any more: waiting producers stop, and what is left is discarded."""
         with self._lock:
             self._abandoned = True
             self._items.clear()

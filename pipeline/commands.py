@@ -1,4 +1,4 @@
-"""`facetrack live`, `batch`, `doctor` and `bench`. Imports wait until a command runs: --help is quick."""
+"""`facetrack live`, `batch`, `doctor` and `bench`. Imports wait until a command runs, which keeps --help fast."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def live(
 
 
 def _forget_stdout() -> None:
-    """Nobody reads it: Python, which writes what is left in it at its end, must not fail there."""
-    with suppress(OSError, ValueError):  # it has no file
+    """Point stdout at the null device: nobody reads it, and Python's flush at exit must not fail."""
+    with suppress(OSError, ValueError):  # it has no file descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Pictures as a network gets them, to judge a backend or set 8-bit ranges: of the packaged portrait, or a folder's."""
+"""Typical inputs of a network, to judge a backend or set 8-bit ranges: from the packaged portrait or a folder."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ SCAN = (96, 96), 3.2  # size of the pictures for a network that scans, and their
 
 
 def portrait_crops(size: tuple[int, int], box_scale: float, count: int = COUNT) -> UInt8:
-    """Crops (count, h, w, 3) of the portrait as they come in use: shifted, turned, nearer and farther, dark and bright.
+    """Crops (count, h, w, 3) of the portrait as they occur in use: shifted, rotated, mirrored, scaled, dark and bright.
 
-    The same ones at every call.
+    Every call returns the same ones.
     """
     picture, rng = portrait(), np.random.default_rng(0)
     centre = EYES.mean(0) + np.array([0.0, 0.2 * FACE_PX])  # the landmarks' middle lies below the eyes
@@ -39,7 +39,7 @@ def portrait_crops(size: tuple[int, int], box_scale: float, count: int = COUNT) 
 
 
 def folder_crops(folder: Path, size: tuple[int, int]) -> UInt8:
-    """All pictures of a folder, each one a face crop, brought to (h, w): (B, h, w, 3), by name.
+    """All pictures of a folder, each one a face crop, resized to (h, w): (B, h, w, 3), sorted by name.
 
     Raises:
         SourceError: there is no picture, or one cannot be read.
@@ -58,5 +58,5 @@ def crops_for(card: ModelCard, role: str, folder: Path | None = None) -> UInt8:
 
 
 def portrait_proof(card: ModelCard, role: str) -> Proof:
-    """What a new TensorRT plan of this network is judged by where the user gives no pictures."""
+    """The proof that a new TensorRT plan of this network has to pass if the user gives no pictures."""
     return proof_for(card, role, crops_for(card, role))

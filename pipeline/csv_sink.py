@@ -26,7 +26,7 @@ SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
 _FACE = ("box_x", "box_y", "box_w", "box_h", "pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
 _EYES = ("ear_left", "ear_right")
-_BUFFER_BYTES = 1 << 18  # some 200 rows; what a killed process loses, unless it is prompt
+_BUFFER_BYTES = 1 << 18  # some 200 rows, lost if the process is killed, unless the sink is prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class CsvColumns:
     frame, face_id, timestamp, confidence, success, state, box_x, box_y, box_w, box_h, pose_Tx, pose_Ty, pose_Tz,
     pose_Rx, pose_Ry, pose_Rz, ear_left, ear_right, x_0 .. x_{N-1}, y_0 .. y_{N-1}, then the optional ones.
 
-    `frame` counts from 1. `success` is 1 where the face was measured in this frame, 0 where it was carried on
-    without. Seconds have 6 decimals, pixels and millimetres 2, radians and eye ratios 4, confidences 3.
+    `frame` counts from 1. `success` is 1 where the face was measured in this frame, 0 where it was carried on without
+    a measurement. Seconds have 6 decimals, pixels and millimetres 2, radians and eye ratios 4, confidences 3.
 
-    A frame without a face has one row: frame, timestamp, confidence 0.000 and success 0, all else empty; so no
-    group of a face_id holds it. Empty too are the pose of other markups than ibug68 or where none fits, ratios of
-    eyes that the markup does not draw, and raw points and their confidences where nothing was measured.
+    A frame without a face has one row with frame, timestamp, confidence 0.000 and success 0. All else is empty, so the
+    row belongs to no group of a face_id. Also empty are the pose with a markup other than ibug68 or where none fits,
+    the ratios of eyes that the markup does not draw, and raw points and confidences where nothing was measured.
 
     Attributes:
         points: landmarks of a face, N.
         raw: add xr_*, yr_*, the points as the network measured them.
         landmark_confidence: add c_*, the confidence of each of them.
         images: begin with `input`, the picture's file name.
-        intrinsics: of the camera that the head's pose rests on; None: OpenFace's.
+        intrinsics: of the camera, for the head's pose; None: OpenFace's.
     """
 
     points: int
@@ -105,7 +105,7 @@ class CsvColumns:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file begins as every table of ours does, as far as it goes: an empty one does.
+    """Whether a file begins like every table of ours, as far as it goes; an empty one does.
 
     Raises:
         OSError: it cannot be read.
@@ -118,7 +118,7 @@ def is_table(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """What a user chooses of a table.
+    """A user's choices for a table.
 
     Attributes:
         raw, landmark_confidence: more columns, see `CsvColumns`.
@@ -130,24 +130,24 @@ class TableOptions:
     intrinsics: Intrinsics | None = None
 
     def for_faces(self, points: int, *, images: bool) -> CsvColumns:
-        """The columns for faces of so many points, of pictures or of a video."""
+        """The columns for faces of this many points, from pictures or from a video."""
         return CsvColumns(points, self.raw, self.landmark_confidence, images, self.intrinsics)
 
     def settings(self) -> dict[str, Any]:
-        """For the sidecar, in JSON's types."""
+        """The choices for the sidecar, in JSON's types."""
         names = {"raw": self.raw, "landmark_confidence": self.landmark_confidence}
         return names | {"intrinsics": describe_intrinsics(self.intrinsics)}
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a table holds, by the names that its sidecar has for it.
+    """What a table holds, under the names that its sidecar uses.
 
     Attributes:
         frames: results in it.
-        frames_with_face: of these, how many have a face.
-        rows: one for each face, and for each frame without.
-        most_faces: in one frame.
+        frames_with_face: how many of them have a face.
+        rows: one for each face, and one for each frame without a face.
+        most_faces: largest number of faces in one frame.
     """
 
     frames: int = 0
@@ -156,7 +156,7 @@ class Counts:
     most_faces: int = 0
 
     def plus(self, faces: int) -> Counts:
-        """The counts with one more frame, of so many faces."""
+        """The counts with one more frame that has this many faces."""
         return Counts(
             self.frames + 1,
             self.frames_with_face + (faces > 0),
@@ -169,13 +169,13 @@ class CsvSink:
     """Writes a CSV file of schema 1: UTF-8, line feeds, "." for decimals, no spaces.
 
     Ctrl-C may come at any moment, in the middle of a frame's rows or before they are counted. Such a frame is left out
-    at the end, so that the file holds whole frames, and those that were counted.
+    at the end, so that the file holds only whole frames that were counted.
 
     Args:
-        path: NAME.csv; it is NAME.csv.part until it is complete. That of an earlier run is replaced by the first row.
+        path: NAME.csv; it is NAME.csv.part until it is complete. The first row replaces that of an earlier run.
         columns: which columns it has.
         overwrite: replace an existing file.
-        prompt: write each frame's rows at once, for runs that cannot be done again; else some 200 rows at a time.
+        prompt: write each frame's rows at once, for runs that cannot be repeated; else some 200 rows at a time.
 
     Attributes:
         size_bytes: of the whole file, once it is finished.
@@ -189,8 +189,8 @@ class CsvSink:
         self._file = PartFile(path, overwrite=overwrite)
         self._closed = False
         self.size_bytes = 0
-        self._kept = 0, Counts()  # where the last whole frame ends, and what is before
-        self._ends: deque[int] = deque()  # of the last frames, as far back as some may not be in the file yet
+        self._kept = 0, Counts()  # where the last whole frame ends, and the counts up to it
+        self._ends: deque[int] = deque()  # where the last frames end, back to those that are surely in the file
         self._file.lock()
         try:
             self._out = self._file.open(_BUFFER_BYTES)
@@ -209,7 +209,7 @@ class CsvSink:
         return self._file.inherited
 
     def go_on(self) -> list[str]:
-        """Keep, of an earlier run's rows, those of whole pictures; the answer is their names.
+        """Keep the rows of an earlier run that belong to complete pictures; return the names of these.
 
         Raises:
             SinkError: the file cannot be read or written.
@@ -238,7 +238,7 @@ class CsvSink:
         try:
             self._begin()
             self._out.write(rows)
-            self._kept = self._out.tell(), counts  # in one step
+            self._kept = self._out.tell(), counts  # in one step, as Ctrl-C may come between two
             if self._prompt:
                 self._out.flush()
         except OSError as error:
@@ -255,7 +255,7 @@ class CsvSink:
             self._kept = self._out.tell(), Counts()
 
     def _given_up(self, error: OSError) -> SinkError:
-        """Cut what could not be written whole back to its last frame: it stays a part. The answer tells why."""
+        """Give up: truncate the part file to its last whole frame, and return the error to raise."""
         self._closed = True
         with suppress(OSError):  # the same failure again
             self._out.close()
@@ -281,7 +281,7 @@ class CsvSink:
     def _write_out(self) -> None:
         with self._out:
             end, _ = self._kept
-            if self._out.tell() > end:  # what an interruption left behind the last whole frame
+            if self._out.tell() > end:  # what an interruption left after the last whole frame
                 self._out.truncate(end)
             self._out.flush()
             os.fsync(self._out.fileno())
@@ -311,9 +311,9 @@ class CsvSink:
 
 
 def _whole_pictures(part: Path, columns: list[str]) -> tuple[list[str], int, Counts]:
-    """The pictures in a table that may be cut off, where the rows of the last one end, and what is before.
+    """The complete pictures in a table that may be cut off, where their rows end, and their counts.
 
-    Nothing tells whether the very last one has all of its faces: it is left out.
+    The very last picture is left out, because nothing shows whether it has all of its faces.
     """
     names, kept = list[str](), (0, Counts())
     faces, end, last = 0, 0, ["", "0"]
@@ -342,5 +342,5 @@ def _format(count: int, decimals: int) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Give a cell as RFC 4180 wants it."""
+    """A cell as RFC 4180 requires it."""
     return '"' + text.replace('"', '""') + '"' if any(sign in text for sign in ',"\r\n') else text

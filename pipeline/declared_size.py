@@ -1,7 +1,7 @@
 """The size that a video file's structure declares, to tell a complete file from a truncated one.
 
-FFmpeg reads a truncated file without an error and stops earlier. The common containers state the sizes of their
-top-level elements, which show the truncation.
+FFmpeg reads a truncated file without an error and stops early. The common containers state the sizes of their
+top-level elements, which reveal the truncation.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _walk(file: BinaryIO, size: int, length_of_next: Callable[[BinaryIO], int | 
         file: seekable.
         size: of the file, bytes.
         length_of_next: reads the header of an element and gives its length, header included; None where that is open,
-            0 for what is no element.
+            0 for what is not an element.
     """
     at = 0
     while at < size:

@@ -1,4 +1,4 @@
-"""Checks what works on this machine; for what does not, the reason and the command that fixes it."""
+"""Checks what works on this machine; for what does not, gives the reason and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")  # either has the module `onnxruntime`
 OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
-EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # the GPU's has checks of its own
-EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a tracker that works has less
+EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # GPUs have checks of their own
+EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a working tracker is more accurate
 REINSTALL = "in the checkout that facetrack was installed from: pip install --force-reinstall --no-deps ."
 NO_SCORE = "cannot track, for it does not score faces; `facetrack evaluate` measures it in given boxes"
 SCORE = "to track with it, train it with network.options.face_score = true"
@@ -101,7 +101,7 @@ def _extra(extra: str, subject: str) -> Check:
 
 
 def _onnx_runtime() -> Check:
-    """Whether just one of the distributions is installed that have ONNX Runtime; `_backend` says whether it works."""
+    """Whether exactly one of ONNX Runtime's distributions is installed; `_backend` checks whether it works."""
     found = [f"{package} {version}" for package in ONNX_RUNTIME if (version := version_of(package))]
     if not found:
         return Check("onnxruntime", "failed", "not installed", f"pip install {ONNX_RUNTIME[0]}")
@@ -112,7 +112,7 @@ def _onnx_runtime() -> Check:
 
 
 def _opencv() -> Check:
-    """Whether cv2 works, whichever distribution installed it, and whether it is one distribution alone."""
+    """Whether cv2 works, whichever distribution installed it, and whether only one did."""
     found = [f"{package} {version}" for package in OPENCV if (version := version_of(package))]
     remedy = f"pip uninstall -y {' '.join(OPENCV)} && pip install {OPENCV[0]}"
     fault = _fault_of_cv2()
@@ -152,7 +152,7 @@ def _compiled_code() -> Check:
 
 
 def _own_models() -> Check:
-    """Whether the folder of the user's models exists, which only that of FACETRACK_HOME must: else it is mistyped."""
+    """Whether the folder of the user's models exists; that of FACETRACK_HOME must, else it is mistyped."""
     if home().is_dir():
         return Check("your models", "ok", str(home()))
     if os.environ.get("FACETRACK_HOME"):
@@ -204,7 +204,7 @@ def _models() -> Iterator[Check]:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
             tracks = True
-            if has_runtime:  # else "backend onnx" has told so
+            if has_runtime:  # else the check "backend onnx" has failed
                 demand_files_fit(card)
                 tracks = can_track(card)
         except FacetrackError as error:
@@ -230,7 +230,7 @@ def _window() -> Check:
 
 
 def _cameras() -> Check:
-    """Whether cameras can be opened; found on Linux alone, where that does not switch them on."""
+    """Whether cameras can be opened; checked only on Linux, where that does not switch them on."""
     if not sys.platform.startswith("linux"):
         return Check("cameras", "ok", "not looked for; try: facetrack --camera 0")
     devices = sorted(Path("/dev").glob("video*"))
@@ -254,8 +254,8 @@ def _smoother() -> Check:
 def smoother_against_filterpy() -> float:
     """Largest difference in pixels between the smoother and filterpy's Kalman filter.
 
-    Where all points move alike and nothing is taken for a maneuver, the smoother is one constant-velocity filter for
-    the whole face, which filterpy can compute too.
+    If all points move alike and nothing counts as a maneuver, the smoother is one constant-velocity filter for the
+    whole face, which filterpy can compute too.
     """
     points, size_px, dt = 68, 100.0, 1 / 30
     settings = SmootherSettings(maneuver=math.inf, noisiest=1.0)
@@ -274,10 +274,10 @@ def smoother_against_filterpy() -> float:
 
 
 def _filterpy_filter(settings: SmootherSettings, points: int, size_px: float, dt: float) -> Any:
-    """filterpy's filter of the mean position of a face of this size, which has moved by nothing yet.
+    """filterpy's filter for the mean position of a face of this size, which has not moved yet.
 
     Args:
-        settings: of the smoother that it shall equal.
+        settings: of the smoother that it should equal.
         points: of the face.
         size_px: of the face.
         dt: seconds between frames.
@@ -295,7 +295,7 @@ def _filterpy_filter(settings: SmootherSettings, points: int, size_px: float, dt
 
 
 def _whole_program(open_engines: OpenEngines) -> Check:
-    """Find the one face of the packaged portrait, and its eyes."""
+    """Find the only face of the packaged portrait, and its eyes."""
     from .open import Choices
     from .portrait import EYES, portrait
 

@@ -18,7 +18,7 @@ Versions = Callable[[str], str | None]
 
 
 def examine_gpu(versions: Versions = version_of, find: Callable[[], Gpu] = find_gpu) -> Iterator[Check]:
-    """Run the checks of a GPU. Where TensorRT is not installed, a missing GPU counts as absent, not as failed.
+    """Run the checks of a GPU. If TensorRT is not installed, a missing GPU counts as absent, not as failed.
 
     Args:
         versions: gives the installed version of a distribution, or None.

@@ -1,4 +1,4 @@
-"""The overlay: landmarks, lines, box and name of each face, drawn on a copy of the picture."""
+"""The overlay: landmarks, lines, box and label of each face, drawn on a copy of the picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHITE, DARK = (255, 255, 255), (28, 24, 20)
 FACE_PER_LINE = 240.0  # a face this wide, in drawn pixels, has lines one pixel thick
 SMALL_FACE = 80.0  # drawn pixels; a narrower face has room for its number only
 TINY_FACE = 60.0  # drawn pixels; a narrower face would be hidden by lines, and by dots as large as a pixel
-FAINTEST = 0.6  # white pixels a dot; fainter ones cannot be seen on a bright face
+FAINTEST = 0.6  # white pixels per dot; fainter ones cannot be seen on a bright face
 TINY_MARGIN = 3.0  # pixels between the points of a tiny face and its corners
 _SHIFT = 4  # OpenCV's fixed-point bits: lines and dots sit on sixteenths of a pixel
 _FAR = 30_000.0  # drawn pixels; what lies further out would overflow the fixed-point numbers
@@ -33,9 +33,8 @@ _FONT = cv2.FONT_HERSHEY_DUPLEX
 def draw_faces(bgr: UInt8, faces: Iterable[Face], *, scale: float = 1.0) -> UInt8:
     """Draw faces on a copy of a picture.
 
-    Measured faces have their points dotted in white; a face that is carried on without a measurement shows its
-    lines alone, in amber. Lines and letters grow with the face. A tiny one has no lines, fainter dots, and its number
-    below.
+    Measured faces have a white dot at each point. A face that is carried on without a measurement has only lines, in
+    amber. Lines and letters grow with the face. A tiny one has no lines, fainter dots, and its number below.
 
     Args:
         bgr: (H, W, 3) uint8; a frame, or a frame resized by `scale`.
@@ -46,7 +45,7 @@ def draw_faces(bgr: UInt8, faces: Iterable[Face], *, scale: float = 1.0) -> UInt
     """
     canvas = bgr.copy()
     for face in faces:
-        # pixel centres lie on whole numbers on both sides
+        # pixel centres have whole coordinates in both pictures
         xy, box = ((values + 0.5) * scale - 0.5 for values in (face.smoothed, face.box))
         if np.isfinite(xy).all():
             _draw_face(canvas, face, xy, box)
@@ -54,14 +53,14 @@ def draw_faces(bgr: UInt8, faces: Iterable[Face], *, scale: float = 1.0) -> UInt
 
 
 def draw_text(canvas: UInt8, text: str, place: tuple[float, float], *, height: float, plate: Colour) -> None:
-    """Write a line on a plate of a colour, in place.
+    """Write a line of text on a coloured plate, in place.
 
     Args:
         canvas: (H, W, 3) uint8, changed.
         text: ASCII.
-        place: (x, y) of the plate's lower left corner; moved inside the picture where it would stick out.
+        place: (x, y) of the plate's lower left corner; moved inside the picture if it would stick out.
         height: of a capital letter, pixels.
-        plate: the colour behind; the letters are dark on it, or white where it is dark.
+        plate: colour of the plate; the letters are dark, or white on a dark plate.
     """
     size, pad = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1)), _pad(height)
     plate_width, plate_height = _plate_size(text, height)
@@ -77,19 +76,19 @@ def _pad(height: float) -> int:
 
 
 def _plate_size(text: str, height: float) -> tuple[int, int]:
-    """Width and height of the plate behind a line whose capital letters have a height."""
+    """Width and height of the plate behind a line whose capital letters have this height."""
     size = cv2.getFontScaleFromHeight(_FONT, max(round(height), 1))
     (width, capital), _ = cv2.getTextSize(text, _FONT, size, 1)
     return width + 2 * _pad(height), capital + 2 * _pad(height)
 
 
 def fit_scale(size: tuple[int, int], room: tuple[int, int]) -> float:
-    """Largest scale at which a picture of a (height, width) fits into a room of a (height, width)."""
+    """Largest scale at which a picture of `size`, (height, width), fits into `room`, (height, width)."""
     return min(room[0] / size[0], room[1] / size[1])
 
 
 def resized(bgr: UInt8, room: tuple[int, int]) -> UInt8:
-    """Give a picture as large as a room of (height, width) allows, its sides in proportion."""
+    """Resize a picture to fit into a room of (height, width), and keep its aspect."""
     height, width = bgr.shape[:2]
     scale = fit_scale((height, width), room)
     fit = max(1, min(round(width * scale), room[1])), max(1, min(round(height * scale), room[0]))
@@ -99,7 +98,7 @@ def resized(bgr: UInt8, room: tuple[int, int]) -> UInt8:
 
 
 def fitted(bgr: UInt8, room: tuple[int, int]) -> UInt8:
-    """Give a picture as large as it fits in the middle of a black one of (height, width)."""
+    """Resize a picture to fit into a black one of (height, width), and centre it there."""
     if bgr.shape[:2] == room:
         return bgr
     picture = resized(bgr, room)
@@ -145,7 +144,7 @@ def _draw_tiny_face(canvas: UInt8, face: Face, xy: Float32, box: Float32, side: 
 
 
 def _lighten(canvas: UInt8, xy: Float32, weight: float) -> None:
-    """Lighten the four pixels round each of points (N, 2), together by so many white pixels; what is outside stays."""
+    """Lighten the four pixels around each of points (N, 2) by `weight` white pixels in all; skip those outside."""
     corners = np.floor(xy)[:, None] + np.array([[0, 0], [1, 0], [0, 1], [1, 1]])  # (N, 4, 2)
     shares = weight * np.prod(1 - np.abs(xy[:, None] - corners), axis=2)
     seen = ((corners >= 0) & (corners < (canvas.shape[1], canvas.shape[0]))).all(2)
@@ -158,7 +157,7 @@ def _lighten(canvas: UInt8, xy: Float32, weight: float) -> None:
 
 @cache
 def _lines(count: int) -> tuple[Int64, ...]:
-    """Indices along each boundary line of the markup with so many points; lines that fall together once."""
+    """Indices along each boundary line of the markup with this many points; identical lines only once."""
     return tuple(np.array(line) for line in dict.fromkeys(for_points(count).boundaries.values()) if line)
 
 

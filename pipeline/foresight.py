@@ -1,10 +1,10 @@
 """Faces of several frames of a recording in one run of the network.
 
-A crop follows the landmarks of the frame before, so that frames have to be measured one after the other. On a GPU,
-where eight crops take little longer than one, the crops of the next frames are guessed from the motion and measured
-together. When a frame's turn comes and its own crop is all but the guessed one, its landmarks are there already; else
-it is measured anew, and the guesses with it. What is guessed depends on the frames alone, not on the clock, so a table
-is the same in every run.
+A crop depends on the landmarks of the frame before, so frames have to be measured one after the other. On a GPU, where
+eight crops take little longer than one, the crops of the next frames are guessed from the motion and measured together.
+When a frame's turn comes and its own crop is close to the guessed one, its landmarks are already there. Otherwise it is
+measured again, together with new guesses. The guesses depend only on the frames, not on the clock, so a table is the
+same in every run.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ from ..tracker.geometry import CropTransform
 from ..tracker.track import FORESIGHT_S, Track
 from ..tracker.types import Frame, Landmarks
 
-SLACK = 0.02  # of the crop's side: how far a guessed crop may be off; the training's are off by more
+SLACK = 0.02  # of the crop's side: how far a guessed crop may be off; training crops are off by more
 
 
 @dataclass(frozen=True, slots=True)
 class _Guess:
-    """What was found in one frame, in the crops that these tracks were thought to have then."""
+    """What was found in one frame, in the crops guessed for these tracks."""
 
     tracks: tuple[int, ...]
     crops: tuple[CropTransform, ...]
     found: list[Landmarks]
 
     def fits(self, tracks: Iterable[int], crops: Sequence[CropTransform]) -> bool:
-        """Whether the crops that the tracks have indeed are those."""
+        """Whether the tracks' actual crops match the guessed ones."""
         return self.tracks == tuple(tracks) and all(
             crop.off(guessed) <= SLACK for crop, guessed in zip(crops, self.crops, strict=True)
         )
 
 
 class Foresight:
-    """Measures the followed faces of a frame, and beforehand those of the frames after it."""
+    """Measures the tracked faces of a frame and, in advance, those of the frames after it."""
 
     def __init__(self, aligner: Aligner) -> None:
         self._aligner = aligner
-        self._guesses: dict[Frame, _Guess] = {}  # by the frame itself: a program may give its index twice
-        self._frames = 1  # that are measured together; as many as guesses held, so that bad ones cost little
+        self._guesses: dict[Frame, _Guess] = {}  # by the frame itself: a caller may use an index twice
+        self._frames = 1  # measured together; doubled while guesses hold, else halved, so that bad ones cost little
 
     def align(self, frame: Frame, tracks: Sequence[Track], ahead: Sequence[Frame]) -> list[Landmarks]:
         """Measure the faces of a frame.
 
         Args:
             frame: the next one.
-            tracks: the faces that are followed.
-            ahead: the frames that come after it, as far as they are known; none of them is left out later.
+            tracks: the tracked faces.
+            ahead: the frames after it, as far as they are known; none of them is skipped later.
         Returns:
             One Landmarks per track.
         """

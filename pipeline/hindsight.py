@@ -1,7 +1,7 @@
 """Smoothing of recordings in hindsight: results wait until enough of what follows them is known.
 
 `look_back` stands between a pipeline that leaves landmarks as measured and the sinks. Results keep their order and
-number; memory does not grow with the recording: what waits are points, not pictures.
+number. Memory does not grow with the recording: only points wait, not pictures.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from ..tracker.types import Face, Float32, Frame, Result
 from ..tracker.views import face_box
 
 LOOK_AHEAD_S = 2.0  # `benchmarks/smoothing.py`: jitter 0.041 px; 0.044 with 1 s, 0.040 with all that follows
-BLOCK = 16  # results that are given at once: each backward pass serves them all
-MOST_WAITING = 1024  # where times do not advance as they should
+BLOCK = 16  # results given at once, all smoothed by the same backward pass
+MOST_WAITING = 1024  # results, if times do not advance as they should
 
 
 @dataclass(slots=True)
@@ -82,10 +82,10 @@ class _Book:
         self._smoothers: dict[int, RtsSmoother] = {}
 
     def add(self, result: Result) -> None:
-        """Let a result wait."""
+        """Add a result to those that wait."""
         began_s = time.perf_counter()
         present = {face.track: self._feed(result.frame.time_s, face) for face in result.faces}
-        self._smoothers = present  # a track that comes back later begins anew
+        self._smoothers = present  # a track that comes back later starts again
         spans_s = {**result.spans_s, "smooth": result.spans_s.get("smooth", 0.0) + time.perf_counter() - began_s}
         stripped = replace(result, frame=_without_picture(result.frame), spans_s=spans_s)
         self._waiting.append(_Waiting(stripped, tuple(present.values())))

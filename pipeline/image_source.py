@@ -29,33 +29,34 @@ IMAGE_SUFFIXES = frozenset(
     {".avif", ".bmp", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 PAGED_SUFFIXES = frozenset({".avif", ".png", ".tif", ".tiff", ".webp"})
-# by which a folder's videos are told from its other files; a video that is named may have any suffix
+# to distinguish a folder's videos from its other files; a video that is named directly may have any suffix
 VIDEO_SUFFIXES = frozenset(
     {".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ts", ".webm", ".wmv"}
 )
-MOST_KINDS = 5  # of files that are left out, by name
+MOST_KINDS = 5  # most kinds of left-out files that a message lists
 
 
 class ImageSource:
     """Pictures in their natural order, each a frame that carries its file's name.
 
-    Without a rate pictures have no clock: they count as one second apart, and are tracked each by itself (see
-    `pictures.track_independently`). With a rate they are the frames of a video. A picture that cannot be read is noted
-    in `failed` and the rest goes on; of a video, so is one that has not the first one's size, and its number is left
-    out. Grey becomes BGR, 16 bits become 8, alpha is left out and the camera's orientation (EXIF) is applied.
+    Without a rate, pictures have no clock: they count as one second apart and are tracked independently (see
+    `pictures.track_independently`). With a rate, they are the frames of a video. A picture that cannot be read is noted
+    in `failed` and skipped. So is a frame of a video whose size differs from the first one's. Skipped frames of a video
+    leave gaps in the frame numbers. Grey becomes BGR, 16 bits become 8, alpha is dropped and the camera's orientation
+    (EXIF) is applied.
 
     Attributes:
         failed: (name, reason) of each picture that was left out.
-        done: names of pictures without a rate that are counted and not given.
+        done: names of pictures to count without reading them; only without a rate.
         See `source.Source` for the rest.
 
     Args:
         root: the folder that the frames' names are relative to.
         files: the pictures, in any order.
         name: the stem of output files.
-        rate: frames per second of the video that they are; None where they are none.
+        rate: frames per second of the video that they form; None: they are unrelated.
     Raises:
-        SourceError: they are a video, and none of them can be read.
+        SourceError: there is a rate, and none of the pictures can be read.
     """
 
     live = False
@@ -78,7 +79,7 @@ class ImageSource:
 
     @property
     def names_differ(self) -> bool:
-        """Whether a name tells which picture is meant; those that are no text may print alike."""
+        """Whether each name identifies one picture; names that are not valid text may print alike."""
         return len({name for name, _ in self._files}) == len(self._files)
 
     def __iter__(self) -> Iterator[Frame]:
@@ -124,7 +125,7 @@ class ImageSource:
             raise self._nothing_read()
 
     def _read_one(self, name: str, file: Path) -> UInt8 | None:
-        """One of the pictures; None where it is to be left out, and why has been noted."""
+        """Read one of the pictures; None if it is to be left out, with the reason noted in `failed`."""
         try:
             bgr = read_image(file)
         except SourceError as error:
@@ -137,7 +138,7 @@ class ImageSource:
         return bgr
 
     def _first_size(self) -> tuple[int, int]:
-        """(height, width) of the first frame, so that what cannot be opened fails at once."""
+        """(height, width) of the first frame, read now so that what cannot be opened fails at once."""
         for name, file in self._files:
             bgr = self._read_one(name, file)
             if bgr is not None:
@@ -151,7 +152,7 @@ class ImageSource:
         return SourceError(f"{name}: {reason}{also}")
 
     def _tell_pages(self) -> None:
-        """Warn once of what pictures hold beside their first page: TIFF, and animated PNG, WebP and AVIF."""
+        """Warn once about pictures with more than one page: TIFF, and animated PNG, WebP and AVIF."""
         if self._with_pages:
             (name, pages), others = self._with_pages[0], len(self._with_pages) - 1
             also = f", and so of {counted(others, 'other picture')}" if others else ""
@@ -159,14 +160,14 @@ class ImageSource:
 
 
 def open_folder(folder: Path, rate: Fraction | None) -> ImageSource:
-    """The pictures of a folder, without those of its folders; warns of what else is there.
+    """The pictures of a folder, without those of its subfolders; warns about what else is there.
 
     Args:
         folder: where they are.
         rate: see `ImageSource`.
 
     Raises:
-        SourceError: there is none; says what is there instead.
+        SourceError: there is none; the message says what is there instead.
     """
     found = list(folder.iterdir())
     files = pictures_among(found)
@@ -177,7 +178,7 @@ def open_folder(folder: Path, rate: Fraction | None) -> ImageSource:
 
 
 def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
-    """Warn of folders, and of files that are no pictures by their names; nobody misses what starts with a dot."""
+    """Warn about folders, and files without a picture's suffix; names that start with a dot are ignored."""
     seen = [path for path in others if path.name[0] != "."]
     files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
     told = [f"{counted(len(files), 'other file')} ({_kinds_of(files)})"] if files else []
@@ -192,12 +193,12 @@ def _deep_glob(folder: Path) -> str:
 
 
 def _kinds_of(files: Iterable[Path]) -> str:
-    """Their suffixes, in words."""
+    """The files' suffixes as text."""
     return ", ".join(sorted({file.suffix.lower() or "without a suffix" for file in files})[:MOST_KINDS])
 
 
 def _without_pictures(folder: Path) -> str:
-    """What such a folder is instead, and what to name."""
+    """What a folder without pictures holds instead, and what to name."""
     videos = sorted(_files_of(VIDEO_SUFFIXES, folder.iterdir()))
     if not videos:
         others = [path for path in folder.iterdir() if path.name[0] != "."]
@@ -206,7 +207,7 @@ def _without_pictures(folder: Path) -> str:
         where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
         return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
     count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
-    # in these quotes, which Windows' command prompt knows too
+    # in double quotes, which Windows' command prompt understands, too
     return f'holds {count} and no picture; name {them}, e.g. "{escape(str(folder))}/*{videos[0].suffix}"'
 
 
@@ -218,7 +219,7 @@ def open_glob(pattern: str, rate: Fraction | None) -> ImageSource:
         rate: see `ImageSource`.
 
     Raises:
-        SourceError: there is none.
+        SourceError: it matches no picture.
     """
     root, matches = fixed_part(Path(pattern)), matches_of(pattern)
     files = pictures_among(matches)
@@ -229,9 +230,9 @@ def open_glob(pattern: str, rate: Fraction | None) -> ImageSource:
 
 
 def _why_no_match(pattern: str) -> str:
-    """Say so; and what to write, where a folder's own name has been taken for a pattern."""
+    """Say that nothing matches, and what to write if a folder's own name was taken for a pattern."""
     path = Path(pattern)
-    for folder in path.parents:  # of a drive that is not plugged in, none exists
+    for folder in path.parents:  # on a drive that is not plugged in, none exists
         if folder.exists():
             meant = str(Path(escape(str(folder)), path.relative_to(folder)))
             if has_magic(str(folder)) and any(iglob(meant, recursive=True)):  # noqa: PTH207 - as a batch does
@@ -241,16 +242,16 @@ def _why_no_match(pattern: str) -> str:
 
 
 def matches_of(pattern: str) -> list[Path]:
-    """What a pattern matches, in the order of the names; "**" goes into folders that are linked, not hidden ones.
+    """What a pattern matches, sorted by name; "**" goes into linked folders, but not into hidden ones.
 
-    What is met again through a linked folder is left out; the match stays that no link leads to.
+    What is found again through a linked folder is left out; the match that needs no link is kept.
     """
     root = fixed_part(Path(pattern))
     real_root = Path(os.path.realpath(root))
     once: dict[Path, Path] = {}
     matches = sorted(set(_glob(Path(pattern))), key=str)
     for match in matches:
-        place = Path(os.path.realpath(match.parent), match.name)  # a linked file is somebody's name for it
+        place = Path(os.path.realpath(match.parent), match.name)  # a linked file counts by itself
         if place == real_root / match.relative_to(root):
             once[place] = match
         else:
@@ -260,7 +261,10 @@ def matches_of(pattern: str) -> list[Path]:
 
 
 def _glob(pattern: Path) -> Iterator[Path]:
-    """As `glob.glob`, which follows a link to a folder above it some forty times, and two of them for ever."""
+    """Match like `glob.glob`, but do not follow links in circles.
+
+    `glob.glob` follows a link to a folder above it some forty times, and two such links forever.
+    """
     if "**" not in pattern.parts:
         yield from map(Path, glob(str(pattern)))  # noqa: PTH207 - pathlib's goes into hidden folders
         return
@@ -273,7 +277,7 @@ def _glob(pattern: Path) -> Iterator[Path]:
 
 
 def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
-    """Folders and those in them, but hidden ones: each once, under a name without a link if it has one."""
+    """Folders and all below them, except hidden ones: each once, under a name without a link if it has one."""
     waiting, linked = deque(folders), deque[Path]()
     seen = set[str]()
     while waiting or linked:
@@ -283,19 +287,19 @@ def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
             continue
         seen.add(real)
         yield folder
-        with suppress(OSError):  # as of one that may not be read
+        with suppress(OSError):  # such as a folder that may not be read
             for path in folder.iterdir():
                 if path.name[0] != "." and path.is_dir():
                     (linked if path.is_symlink() else waiting).append(path)
 
 
 def fixed_part(path: Path) -> Path:
-    r"""The part of a glob without wildcards; the one in `\\?\C:\`, as Windows begins long paths, is none."""
+    r"""The part of a glob without wildcards; the "?" of `\\?\C:\`, as Windows begins long paths, is not one."""
     return next(part for part in (path, *path.parents) if not has_magic(str(part)[len(part.anchor) :]))
 
 
 def pictures_among(paths: Iterable[Path]) -> list[Path]:
-    """Keep the pictures; files whose name starts with a dot are somebody's leavings."""
+    """Keep the pictures; files whose name starts with a dot are leftovers of other programs."""
     return _files_of(IMAGE_SUFFIXES, paths)
 
 
@@ -304,14 +308,14 @@ def _files_of(suffixes: Set[str], paths: Iterable[Path]) -> list[Path]:
 
 
 def holds_pictures(spec: str) -> bool:
-    """Whether `open_source` takes a name for that of a picture, or of several."""
+    """Whether `open_source` takes a name as that of one or several pictures."""
     return names_several_pictures(spec) or (
         not is_url(spec) and Path(spec).exists() and Path(spec).suffix.lower() in IMAGE_SUFFIXES
     )
 
 
 def names_several_pictures(spec: str) -> bool:
-    """Whether `open_source` takes a name for that of a folder, or of a glob."""
+    """Whether `open_source` takes a name as that of a folder or a glob."""
     if is_url(spec):
         return False
     path = Path(spec)
@@ -341,12 +345,12 @@ def read_image(path: Path) -> UInt8:
 
 
 def _pages_of(path: Path) -> int:
-    """How many pictures such a file holds that can be decoded; 0 where that cannot be told."""
+    """How many pictures that can be decoded a file holds; 0 if unknown."""
     if path.suffix.lower() not in PAGED_SUFFIXES:
         return 1
-    if printable(str(path)) != str(path):  # OpenCV crashes on a name that is no text
+    if printable(str(path)) != str(path):  # OpenCV crashes on a name that is not valid text
         return 0
-    if sys.platform == "win32" and not str(path).isascii():  # OpenCV does not find it, and says so on stderr
+    if sys.platform == "win32" and not str(path).isascii():  # OpenCV does not find it, and prints that
         return 0
     try:
         return cv2.imcount(str(path))
@@ -355,11 +359,11 @@ def _pages_of(path: Path) -> int:
 
 
 def printable(name: str) -> str:
-    """A file's name as UTF-8 can hold it; on Linux a name is bytes that may be no text."""
+    """A file's name as valid UTF-8; on Linux a name is bytes that need not be text."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Sort key that puts img2 before img10 and pays no heed to upper and lower case."""
+    """Sort key that puts img2 before img10 and ignores case."""
     parts = re.split(r"([0-9]+)", name.casefold())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name

@@ -1,4 +1,4 @@
-"""What a pipeline takes in: frames, looked at before any work is spent on them."""
+"""The intake of a pipeline: frames are checked before any work is spent on them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..tracker.types import Frame
 log = logging.getLogger(__name__)
 
 LONGEST_STEP_S = SmootherSettings().restart_gap_s  # nothing is smoothed over a longer one
-LEAPS = 10  # longer ones in a row: a program's own times are not in seconds, or its frames not of one video
+LEAPS = 10  # longer steps in a row: a caller's times are not in seconds, or its frames not of one video
 
 
 def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Give the frames on; times that nothing can be smoothed by are told once.
+    """Pass the frames on; warn once about times that prevent smoothing.
 
     Raises:
-        ValueError: something else came than a frame.
+        ValueError: an item is not a `Frame`.
     """
     times = _Times(sourced=hasattr(frames, "kind"))
     for frame in frames:
@@ -28,10 +28,10 @@ def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
 
 
 def demand_frame(frame: object) -> None:
-    """Refuse what is none.
+    """Refuse anything but a frame.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is not a `Frame`.
     """
     if not isinstance(frame, Frame):
         raise ValueError(  # noqa: TRY004 - as for any other wrong value
@@ -41,10 +41,10 @@ def demand_frame(frame: object) -> None:
 
 
 class _Times:
-    """Watches how time goes on, and warns once: a program's own clock may be wrong, and smoothing is off then.
+    """Checks how times advance, and warns once: a caller's clock may be wrong, and then nothing is smoothed.
 
     Args:
-        sourced: the frames are of a `Source`, which has its times in seconds: a time lapse may have a frame an hour.
+        sourced: the frames come from a `Source`, whose times are in seconds: a time lapse may have a frame per hour.
     """
 
     def __init__(self, *, sourced: bool) -> None:

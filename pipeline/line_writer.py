@@ -1,4 +1,4 @@
-"""Lines for a program that may be slow to read them: it keeps nobody waiting who does other things, too."""
+"""Write lines for a program that may be slow to read them, without holding up the rest of this one."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if sys.platform == "linux":
 
 log = logging.getLogger(__name__)
 
-LINES = 256  # that wait at most, of some 3 KB a face: eight seconds at 30 frames/s
-PATIENCE_S = 1.0  # where the user has ended the run, for a reader to take another line
-LOOK_UP_S = 0.01  # how often is looked whether a pipe has room, of which nothing else tells
+LINES = 256  # that wait at most, of some 3 KB per face: eight seconds at 30 frames/s
+PATIENCE_S = 1.0  # for the reader to take another line after the user has ended the run
+LOOK_UP_S = 0.01  # between two checks whether a pipe has room, which nothing else reports
 
 
 class ReaderGone(SinkError):  # noqa: N818 - an end, not a fault
-    """Nobody reads a pipe any more: its ordinary end, as of `yes | head`."""
+    """Nobody reads a pipe any more: its regular end, as with `yes | head`."""
 
 
 def descriptor_of(stream: TextIO) -> int | None:
-    """Of a stream whose reader may keep its writer waiting: a pipe, a socket, a terminal; None of a file or memory."""
+    """The descriptor of a stream whose reader may block its writer: a pipe, socket or terminal; None for others."""
     try:
         descriptor = stream.fileno()
         mode = os.fstat(descriptor).st_mode
@@ -41,34 +41,34 @@ def descriptor_of(stream: TextIO) -> int | None:
 
 
 def not_written(error: OSError) -> SinkError:
-    """What a line that could not be written means."""
-    if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # which is Windows' word for it
+    """The error for a line that could not be written."""
+    if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # Windows raises this one
         return ReaderGone("JSON lines: the program that read them has gone")
     return SinkError(f"JSON lines: cannot be written: {error.strerror or error}")
 
 
 def has_room(descriptor: int, size: int) -> bool:
-    """Whether so many bytes go into a pipe at once, if nobody else writes into it; True where nobody knows (not Linux).
+    """Whether `size` bytes fit into a pipe at once, if nobody else writes into it; True if unknown (not on Linux).
 
-    Linux counts pages, and puts what has room in none of its own into a new one: of two that follow each other as much
-    as one may be empty, and so may most of the first and the last.
+    Linux counts pages, and starts a new one for data that does not fit into the last. Of two consecutive pages, as much
+    as one may be empty, and so may most of the first and the last page.
     """
     if sys.platform != "linux":
         return True
     try:
         holds = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
         waiting = int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
-    except OSError:  # no pipe
+    except OSError:  # not a pipe
         return True
     return waiting == 0 or size + 2 * waiting + 3 * mmap.PAGESIZE <= holds
 
 
 class LineWriter:
-    """Writes lines on a thread of its own; while their reader takes none, the newest `LINES` wait and older ones go.
+    """Writes lines on its own thread; while the reader takes none, the newest `LINES` wait and older ones are dropped.
 
-    It writes past Python's own buffers, whose locks it would hold while it waits: the program could not end. A line
-    that a pipe has no room for is not begun (Linux), so that none is cut where the program ends before it is read; one
-    that is longer than all that it holds may be.
+    It bypasses Python's own buffers: their locks, held while it waits, would keep the program from ending. On Linux, a
+    line is not started until the pipe has room for it, so that none is cut off if the program ends before it is read.
+    Only a line longer than the pipe's capacity may be.
 
     Args:
         descriptor: of the pipe; stays open.
@@ -94,7 +94,7 @@ class LineWriter:
         """
         try:
             self._lines.put(line.encode())
-        except Abandoned:  # which the thread does when it has met an error, never before it has said which
+        except Abandoned:  # the thread abandons after an error, which it stores first
             if self._error is None:
                 raise
             raise not_written(self._error) from self._error
@@ -107,17 +107,17 @@ class LineWriter:
         """Wait until the reader has been given all lines, or has gone; no more can be put.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line treats alike.
         """
         self._lines.end()
         while self._thread.is_alive():
-            self._thread.join(PATIENCE_S)  # without a time Windows would not hear Ctrl-C
+            self._thread.join(PATIENCE_S)  # without a time-out Windows would not notice Ctrl-C
 
     def finish(self) -> None:
-        """Wait for the lines that are left, as long as their reader takes any, and say how many it did not get.
+        """Wait for the remaining lines as long as their reader takes any, and log how many it did not get.
 
         Raises:
-            SinkError: one could not be written, other than because the reader has gone.
+            SinkError: one could not be written, for another reason than that the reader has gone.
         """
         self._lines.end()
         written = -1
@@ -149,7 +149,7 @@ class LineWriter:
                 self._written += 1
 
     def _await_room(self, size: int) -> bool:
-        """Wait until a line of so many bytes is written at once or nobody reads; False where it is no longer wanted."""
+        """Wait until a line of `size` bytes fits at once, or nobody reads; False if it is no longer wanted."""
         while not has_room(self._descriptor, size):
             if _is_broken(self._descriptor):
                 return True
@@ -162,12 +162,12 @@ class LineWriter:
         while left:
             try:
                 left = left[os.write(self._descriptor, left) :]
-            except BlockingIOError:  # another program has made the pipe one that does not wait
+            except BlockingIOError:  # another program has made the pipe non-blocking
                 select.select([], [self._descriptor], [])
 
 
 def _is_broken(descriptor: int) -> bool:
-    """Whether nobody reads a pipe any more: what waits in it stays there."""
+    """Whether nobody reads a pipe any more, so that what waits in it stays there."""
     poll = select.poll()
-    poll.register(descriptor, 0)  # errors are told unasked
+    poll.register(descriptor, 0)  # errors are always reported
     return bool(poll.poll(0))

@@ -1,4 +1,4 @@
-"""One camera, stream or recording as it happens: into a window, files and a stream of JSON lines at once."""
+"""Track one camera, stream or recording as it happens: into a window, files and a stream of JSON lines at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from .window import LiveWindow
 
 log = logging.getLogger(__name__)
 
-TELL_EVERY_S = 1.0  # at most so often of dropped frames
-MANY_DROPPED, OVER_S = 0.05, 60.0  # a larger share, in so long, is worth a warning
+TELL_EVERY_S = 1.0  # least time between two log lines about dropped frames
+MANY_DROPPED, OVER_S = 0.05, 60.0  # a larger share in this time is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class LiveOutputs:
         jsonl: a line for each frame.
         osc: host and port that each frame is sent to.
         window: show the newest frame.
-        columns: what the table holds; its intrinsics are those of every output.
+        columns: what the table holds; all outputs use its intrinsics.
         overwrite: replace existing files.
     """
 
@@ -67,7 +67,7 @@ class LiveOutputs:
 
     @property
     def sidecar(self) -> Path | None:
-        """Beside the table."""
+        """The path of the sidecar, beside the table."""
         return self.csv and self.csv.with_suffix(".json")
 
     def files(self) -> list[Path]:
@@ -75,10 +75,10 @@ class LiveOutputs:
         return [file for file in (self.csv, self.sidecar, self.record) if file is not None]
 
     def refuse_collisions(self, spec: str) -> None:
-        """See that no output takes the place of another one, of the source, or of a file that is to stay.
+        """Check that no output would overwrite another one, the source, or a file that must stay.
 
         Raises:
-            ConfigError: two outputs are one file, or one is the source, or the sidecar that of another table.
+            ConfigError: two outputs are the same file, one is the source, or the sidecar belongs to another table.
             SinkError: one exists and must not be overwritten.
         """
         files = self.files()
@@ -97,14 +97,14 @@ class LiveOutputs:
 
 
 class Drops:
-    """Tells of dropped frames: how many, to whoever wants to know it, and once that they are many."""
+    """Logs dropped frames: how many, at level INFO, and one warning if they are many."""
 
     def __init__(self, now_s: float) -> None:
         self._told_s, self._told, self._warned = now_s, 0, False
         self._since_s, self._tracked, self._dropped = now_s, 0, 0
 
     def see(self, tracked: int, dropped: int, now_s: float) -> None:
-        """Take how many frames there were so far."""
+        """Update the numbers of frames tracked and dropped so far."""
         if dropped > self._told and now_s - self._told_s >= TELL_EVERY_S:
             self._told_s, self._told = now_s, dropped
             log.info("%d frames dropped so far", dropped)
@@ -118,9 +118,9 @@ class Drops:
 
 
 class LiveRun:
-    """From one source to all outputs, until the source ends, the window is closed, nobody reads lines or Ctrl-C comes.
+    """Tracks a source into all outputs until it ends, the window is closed, nobody reads the lines or Ctrl-C comes.
 
-    Each of these is a proper end: what was recorded until then is complete. So it is when a camera is lost.
+    Each of these is a regular end: what was recorded until then is completed. The same applies when a camera is lost.
     """
 
     def __init__(
@@ -141,19 +141,19 @@ class LiveRun:
 
     @property
     def summary(self) -> str:
-        """How it went, in words; "" where its first frame failed, or the program that read JSON lines has gone."""
+        """A message about how it went; "" if the first frame failed, or nobody reads the JSON lines any more."""
         if self._tally is None:
             return ""
         return f"{counted(self._tally.frames, 'frame')} tracked, {self._pipeline.dropped} dropped"
 
     def track(self, spec: str) -> None:
-        """Run.
+        """Track a source until the run ends.
 
         Raises:
             SourceError: the source cannot be opened, or was lost.
             SinkError: an output cannot be written or exists, or there is no display.
-            ConfigError: the pictures have another aspect than the intrinsics, or outputs get in each other's way.
-            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
+            ConfigError: the pictures have another aspect than the intrinsics, or outputs would overwrite something.
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line treats alike.
         """
         spec = meant_by(spec)
         self.outputs.refuse_collisions(spec)
@@ -172,7 +172,7 @@ class LiveRun:
                 ended_by = ended_by or interrupt
             _tell_failed(source)
             if record.tally.frames:
-                if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the table that follows
+                if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the new table
                     self.outputs.sidecar.unlink(missing_ok=True)
                 record.finish()
                 reason = str(ended_by) if isinstance(ended_by, SourceError) else ""
@@ -215,7 +215,7 @@ class LiveRun:
                     return
 
     def _drained(self) -> KeyboardInterrupt | None:
-        """Wait until all lines are read: who reads them may pause. Gives what ended the waiting before."""
+        """Wait until all lines are read, as their reader may pause; return the interrupt that ended the wait."""
         try:
             if self._lines is not None:
                 self._lines.drain()
@@ -224,13 +224,13 @@ class LiveRun:
         return None
 
     def _results(self, source: Source) -> Generator[Result, None, None]:
-        """What the engines find: in pictures each by itself, as in a batch."""
+        """The engines' results; pictures are tracked independently, as in a batch."""
         if source.kind == "images":
             return self.engines.track(source)
         return self._pipeline.run(source, live=source.live, idle=self._answer_window)
 
     def _answer_window(self) -> bool:
-        """Called while no frame comes; False once the user wants no more."""
+        """Handle the window's events while no frame comes; False once the user has closed it."""
         if self._window is None:
             return True
         self._window.pump()
@@ -245,21 +245,21 @@ class LiveRun:
 
 
 def _shares_sidecar(file: Path, table: Path) -> bool:
-    """Whether a file is another table whose .json would have the same name, as of rec.left and rec.right."""
+    """Whether a file is another table whose .json would have the same name, as with rec.left and rec.right."""
     if file.stem != table.stem or file.name == table.name or file.suffix == ".json" or not file.is_file():
         return False
     return file.stat().st_size > 0 and is_table(file)
 
 
 def _tell_failed(source: Source) -> None:
-    """Warn of what could not be read, wholly or in part."""
+    """Warn about what could not be read, wholly or in part."""
     if source.failed:
         (place, reason), count = source.failed[0], len(source.failed)
         log.warning("%s: failed in %s, at first %s: %s", source.name, counted(count, "place"), place, reason)
 
 
 def identify_live(spec: str, kind: Kind) -> dict[str, Any]:
-    """What a source is: of files and addresses what a batch notes, but an address in full; of a camera its name."""
+    """Identify a source: files and URLs as in a batch, except that URLs are in full; a camera by its name."""
     if is_url(spec):
         return identify_input(spec) | {"name": without_credentials(spec)}
     return identify_input(spec) if kind in ("video", "images") else {"name": spec}

@@ -1,4 +1,4 @@
-"""Frames from cameras and streams: they go by our clock, and are opened again when they are lost."""
+"""Frames from cameras and streams: timed by our clock, and reopened when they are lost."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from .video_reader import Reader, first_picture, why
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 60.0  # for a lost camera or stream
-AGAIN_S = 40.0  # of a live list come again, at most, when it is opened again: its last three pieces, of up to 10 s
+AGAIN_S = 40.0  # of a live playlist are repeated, at most, when it is reopened: its last three segments, of up to 10 s
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How often a camera or stream that was lost is opened again before that is an error.
+    """How often to reopen a lost camera or stream before the loss is an error.
 
-    The wait before each doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute, and each may take its own time on
-    top (docs/camera.md). A frame starts the count anew.
+    The wait before each attempt doubles, by default 0.5, 1, 2, 4 and 8 s, up to a minute. The attempts themselves take
+    additional time (docs/camera.md). A frame resets the count.
 
     Raises:
-        ConfigError: there cannot be so many, or no such wait.
+        ConfigError: a value is invalid.
     """
 
     attempts: int = 5
@@ -49,36 +49,37 @@ class Retry:
             raise ConfigError(f"retry: wanted seconds to wait, 0 or more, got {self.first_wait_s!r}")
 
     def wait_s(self, attempt: int) -> float:
-        """Seconds before an attempt, counted from 0."""
+        """Seconds to wait before an attempt; attempts are counted from 0."""
         return max(self.first_wait_s, min(self.first_wait_s * 2.0 ** min(attempt, 30), LONGEST_WAIT_S))
 
 
 class LiveSource:
-    """A camera or stream: frames as they come, timed by the clock on the wall.
+    """A camera or stream: frames as they come, timed by the clock when they arrive.
 
-    `time_s` is seconds since the first frame, by the clock, whatever the time stamps say. What comes in pieces (HLS,
-    DASH), many pictures at once, is given and timed by its stamps from the first picture on instead. When the device or
-    the connection is lost, it is opened again a limited number of times; the frames' numbers and times go on. A list
-    then begins with pieces that have been given before: they are left out, and one with nothing newer counts as lost.
+    `time_s` is seconds since the first frame by the clock, whatever the timestamps say. Streams in segments (HLS,
+    DASH), whose pictures arrive many at once, are instead delivered and timed by their stamps, from the first picture
+    on. When the device or the connection is lost, it is reopened a limited number of times; the frames' numbers and
+    times continue. A reopened playlist begins with segments that were delivered before. These are skipped, and a
+    playlist with nothing newer counts as lost.
 
     Attributes:
-        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
-            each picture from which on they have another aspect, and of each loss after which the source was opened
-            again: the first hundred, then the last, with how many there are between.
+        failed: (place, reason) of each damaged packet, which was skipped; of each damaged picture, which was kept; of
+            each picture from which on the aspect differs; and of each loss after which the source was reopened. Lists
+            the first hundred and the latest, with the number of those between.
         See `source.Source` for the rest.
 
     Args:
         container: the opened camera or stream; will be closed by the source.
-        reopen: opens it again; None where it has been completed meanwhile and is at its end; raises SourceError or
-            av.FFmpegError when that fails.
+        reopen: opens it again; returns None if the stream has been completed meanwhile and is at its end; raises
+            SourceError or av.FFmpegError if that fails.
         label: the source's name in messages.
         name: the stem of output files.
-        kind: what it is.
-        retry: how often to open it again; None where an end is an end.
-        by_stamps: it goes by its time stamps.
-        pipe: that the container is read from; will be closed, too.
+        kind: see `source.Source`.
+        retry: how often to reopen it; None: do not, and an end is not an error.
+        by_stamps: deliver and time the pictures by their timestamps.
+        pipe: the one that the container is read from; will be closed, too.
     Raises:
-        SourceError: there is no video in it, or not one frame.
+        SourceError: it holds no video, or not a single frame.
     """
 
     kind: Kind
@@ -104,7 +105,7 @@ class LiveSource:
         self._reopen, self._label, self._retry, self._by_stamps = reopen, label, retry, by_stamps
         self._stopped = threading.Event()
         self.size: tuple[int, int] | None = None
-        self._given_s: float | None = None  # stamp of the last picture that was given by it
+        self._given_s: float | None = None  # stamp of the last picture delivered by its stamp
         self._connect(container)
         self._taken_s = self._began_s = time.perf_counter()
         self._time_s = 0.0
@@ -126,16 +127,16 @@ class LiveSource:
         self.close()
 
     def close(self) -> None:
-        """Stop the iteration, in whichever thread it runs, and let go of the device.
+        """Stop the iteration, in whichever thread it runs, and release the device.
 
-        Waits for a read that is under way, which ends at the latest with the device's read time-out.
+        Waits for a read in progress, which ends at the latest with the device's read time-out.
         """
         self._stopped.set()
         self._frames.close()
         self._reader.close()
 
     def _connect(self, container: InputContainer) -> None:
-        """Take the first picture of a newly opened container; what is damaged before it began before we came."""
+        """Take the first picture of a newly opened container; damage before it is not noted."""
         reader = Reader(container, self._label, live=True, pipe=self._pipe)
         self._to_bgr, self._bgr = first_picture(reader, self._label, self.size)
         self._reader, self._picture = reader, reader.first
@@ -146,12 +147,12 @@ class LiveSource:
         self._damaged = reader.damaged
 
     def _was_given(self) -> bool:
-        """Whether the present picture, of a connection that begins, was given before the loss, by its stamp."""
+        """Whether the current picture of a new connection was delivered before the loss, judging by its stamp."""
         stamp_s = None if self._picture is None else self._picture.time
         return self._given_s is not None and stamp_s is not None and 0 <= self._given_s - stamp_s < AGAIN_S
 
     def _begin_clock(self, time_s: float) -> None:
-        """Give the first picture of a connection its time; those that follow go by it, if by any stamps at all."""
+        """Set the time of a connection's first picture; those that follow, if timed by stamps, are relative to it."""
         self._clock, self._clock_s = MediaClock(self._reader.stream, self._reader.format), time_s
 
     def _deliver(self) -> Generator[Frame, None, None]:
@@ -165,7 +166,7 @@ class LiveSource:
                 more = self._connect_again(index, reason)
 
     def _await_turn(self, *, first: bool) -> bool:
-        """Give the present picture its time, when that has come; False where the source was closed meanwhile."""
+        """Wait until the current picture is due and set its time; False if the source was closed meanwhile."""
         if self._by_stamps and self._picture is not None:
             time_s = self._clock.time_of(self._picture, self._reader.peek)
             due_s = self._pace.due_s(time_s, lasts_s(self._picture, self.rate))
@@ -178,7 +179,7 @@ class LiveSource:
         return not self._stopped.is_set()
 
     def _note_faults(self, index: int) -> None:
-        """Note what is wrong with the picture that is about to be given, and what was left out before it."""
+        """Note what is wrong with the picture that is about to be delivered, and what was skipped before it."""
         for _ in range(self._reader.damaged - self._damaged):
             self._faults.note(f"packet after frame {index}", self._reader.reason)
         self._damaged = self._reader.damaged
@@ -189,7 +190,7 @@ class LiveSource:
             self._faults.note(place, self._to_bgr.changed)
 
     def _advance(self) -> str:
-        """Take the next picture; the answer is "" or why there is none."""
+        """Take the next picture; return "", or why there is none."""
         try:
             self._picture = self._reader.read()
             if self._picture is None:
@@ -200,7 +201,7 @@ class LiveSource:
         return ""
 
     def _connect_again(self, index: int, reason: str) -> bool:
-        """Open a lost source again; False where it is at its end or was closed."""
+        """Reopen a lost source; False if it is at its end or was closed."""
         if self._stopped.is_set() or (self._retry is None and reason == "it ended"):
             return False
         self._reader.close()
@@ -223,7 +224,7 @@ class LiveSource:
             else:
                 away_s = time.perf_counter() - self._taken_s
                 self._faults.note(after, f"lost, {lost}; opened again, nothing came for {away_s:.1f} s")
-                if self._picture is self._reader.first:  # else its stamps go on where they were
+                if self._picture is self._reader.first:  # else its stamps continue where they were
                     self._begin_clock(self._time_s + away_s)
                 self._pace = Pace(in_pieces=True)
                 return self._still_wanted()
@@ -232,7 +233,7 @@ class LiveSource:
         raise SourceError(f"{place}: {reason}{tried}")
 
     def _still_wanted(self) -> bool:
-        """Whether `close` came while the source was being opened again; it could not close what was not there."""
+        """False, after closing the new connection, if `close` was called while the source was being reopened."""
         if self._stopped.is_set():
             self._reader.close()
         return not self._stopped.is_set()

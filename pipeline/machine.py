@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, cores, memory, system and the versions of what does the work."""
+"""The machine that a figure was measured on: processor, cores, memory, system and versions of the libraries."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def version_of(package: str) -> str | None:
 
 
 def packages_of(extra: str = "") -> list[str]:
-    """What an extra of this distribution installs, or it by itself, by its metadata; nothing where that is missing."""
+    """The packages that this distribution, or one of its extras, requires by its metadata; [] if that is missing."""
     try:
         wanted = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         return []
     of_extra = rf"""([\w.-]+).*;.*\bextra *== *["']{re.escape(extra)}["']"""
     own = re.compile(of_extra if extra else r"([\w.-]+)(?!.*\bextra *==)")
-    # OpenCV is there twice: macOS has another version
+    # OpenCV is listed twice: macOS requires another version
     return list(dict.fromkeys(match[1] for match in map(own.match, wanted) if match))
 
 
 def source_commit(package: Path = PACKAGE) -> str:
-    """The commit of the sources that run, "-dirty" at its end if they were changed since; of a release its version.
+    """The commit of the running sources, with "-dirty" at its end if changed since; for a release, its version.
 
-    A release has no `.git` of its own, and is not to be taken for a part of the repository that it is installed in.
+    A release has no `.git` of its own, and must not be taken for part of a repository that it is installed in.
     """
     if not (package / ".git").exists():
         return __version__
@@ -65,7 +65,7 @@ def describe_machine() -> dict[str, object]:
 
 
 def processor_name() -> str:
-    """The processor's trade name where the system tells, else its architecture."""
+    """The processor's trade name if the system gives it, else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -82,7 +82,7 @@ def usable_cores() -> int:
 
 
 def memory_gb() -> float | None:
-    """Main memory in 10^9 bytes; None where the system does not tell."""
+    """Main memory in 10^9 bytes; None if the system does not give it."""
     try:
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     except (AttributeError, ValueError, OSError):

@@ -74,7 +74,7 @@ def without_compiler() -> Iterator[None]:
 
     A kernel that is not in the cache is compiled all the same: the compiler is initialised then. Only the calling
     thread is affected; a second thread that enters waits until the first has left. This patches Numba's internals;
-    where a version of Numba has others, kernels are loaded in its usual way.
+    if a version of Numba has different ones, kernels are loaded in its usual way.
     """
     with _patching:
         undo = _patch_loading()
@@ -125,8 +125,8 @@ def release_memory() -> None:
 
     The mappings are listed first and released then. If another thread unmapped one in between and mapped anonymous
     memory at its address, that memory would be cleared. Therefore only mappings of libraries are released: Python
-    unloads none, while data files are mapped and unmapped. What remains is a library that unloads another one within
-    those microseconds.
+    unloads none, while data files are mapped and unmapped. The remaining risk is a library that unloads another one
+    within those microseconds.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -1,6 +1,6 @@
-"""How fast each network runs alone, by backend and batch size, against what the processor could do at best.
+"""How fast each network runs alone, by backend and batch size, compared with the best that the processor can do.
 
-The roofline: a run cannot be quicker than its multiplications at the measured rate of a large matrix product, nor
+The roofline: a run cannot be faster than its multiplications at the measured rate of a large matrix product, nor
 than its bytes at the measured rate of a large copy.
 """
 
@@ -37,7 +37,7 @@ PEAK_TRIES = 5
 
 
 def cpu_peaks(threads: int) -> Peaks:
-    """Measure this processor on one thread; several are taken for as many times as fast in products, not in copies."""
+    """Measure this processor on one thread; with several, products count as that many times faster, copies do not."""
     rng = np.random.default_rng(0)
     one, two = (rng.random((MATRIX, MATRIX), np.float32) for _ in range(2))
     product = np.empty_like(one)
@@ -54,9 +54,9 @@ class Subject:
     """One network as one backend runs it.
 
     Attributes:
-        card, role: whose network.
+        card, role: which network.
         kind: of the backend, see `open_backend`; not "auto".
-        precision: in which it is run; None: the one in which the backend runs it anyway.
+        precision: the one to run it in; None: the backend's default.
     """
 
     card: ModelCard
@@ -66,14 +66,14 @@ class Subject:
 
     @property
     def way(self) -> str:
-        """Backend and, where one was asked for, precision, in words."""
+        """Backend and, if one was requested, precision, as text."""
         return self.kind if self.precision is None else f"{self.kind} in {self.precision}"
 
     def open(self, threads: int, batches: tuple[int, ...]) -> tuple[Backend, bytes]:
-        """The network, ready to run, and the ONNX file that it was made of.
+        """The network, ready to run, and the ONNX file that it was made from.
 
         Raises:
-            BackendError: the backend cannot be had, or not in this precision.
+            BackendError: the backend is not available, or not in this precision.
         """
         weights = self.card.weights[self.role]
         proof = portrait_proof(self.card, self.role) if self.kind == "tensorrt" else None
@@ -88,15 +88,15 @@ def bench_networks(
     peaks: Callable[[int], Peaks] = cpu_peaks,
     precisions: Sequence[str | None] = (None,),
 ) -> dict[str, Any]:
-    """Measure every network of a detector and an aligner; the answer is in JSON's types.
+    """Measure every network of a detector and an aligner; the report has JSON's types.
 
     Args:
-        choices: model, backend and threads; backend "auto" measures all that can be had.
+        choices: model, backend and threads; backend "auto" measures all that are available.
         batches: pictures in one run, ascending.
         peaks: measures the device, given the threads.
-        precisions: of "fp32", "fp16" and "int8"; None: the one in which the backend runs the network anyway.
+        precisions: of "fp32", "fp16" and "int8"; None: the backend's default.
     Raises:
-        BackendError: the one backend that was asked for cannot be had, in the one precision.
+        BackendError: only one backend and one precision were requested, and they are not available.
     """
     kinds = ("onnx", "tensorrt", "torch") if choices.backend == "auto" else (choices.backend,)
     device, batches = peaks(choices.threads), tuple(batches)
@@ -129,7 +129,7 @@ def _bench(subject: Subject, threads: int, batches: tuple[int, ...], device: Pea
 
 
 def _run(subject: Subject, backend: Backend, content: bytes, batch: int, device: Peaks | None) -> dict[str, Any]:
-    """The figures of one batch size; its share of the roofline where the device was measured, in 32 bits."""
+    """The figures of one batch size, with its share of the roofline if the device was measured; that is in fp32."""
     running = backend.precision or precision_of(content)  # ONNX Runtime runs the file as it is
     pictures = _pictures(subject.card, subject.role, batch)
     cost = cost_of(content, pictures.shape, running)
@@ -156,7 +156,7 @@ def _run(subject: Subject, backend: Backend, content: bytes, batch: int, device:
 
 
 def _pictures(card: ModelCard, role: str, batch: int) -> UInt8:
-    """A batch of what the network gets in use."""
+    """A batch of what the network receives in use."""
     if role == "scan":
         return np.random.default_rng(0).integers(0, 256, (batch, *SCAN_SIZE, 3), np.uint8)
     return np.ascontiguousarray(np.take(crops_for(card, role), range(batch), 0, mode="wrap"))

@@ -1,4 +1,4 @@
-"""From what a user chose to running engines: cards found, networks loaded, everything warmed up."""
+"""Turn a user's choices into running engines: find the cards, load the networks, warm everything up."""
 
 from __future__ import annotations
 
@@ -44,26 +44,26 @@ from .threads import end_runs
 
 log = logging.getLogger(__name__)
 
-SCAN_THREADS = 4  # of two cores two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
-PROPOSED = 0.05  # chance of a face by the detector alone, which doubts those in patterned shade and behind fences
+SCAN_THREADS = 4  # on two cores, two scan in two thirds of the time of one, and the whole program takes 4 to 10 % less
+PROPOSED = 0.05  # least probability by the detector, which doubts faces in patterned shade and behind fences
 OF_THE_ENGINES = ("model", "backend", "threads", "min_face")  # no pipeline can change them
-DETECTOR, VERIFIER = "bbfcn", "gv"  # GV knows best what is no face: others have taken lettering for one
+DETECTOR, VERIFIER = "bbfcn", "gv"  # GV is best at rejecting what is not a face: others have accepted lettering
 
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """All that tracking depends on beside the input.
+    """Everything that tracking depends on besides the input.
 
     Attributes:
-        model: a network's or card's name for the landmarks.
+        model: name of the network for the landmarks, or of its card.
         backend: one of `engines.choices.KINDS`.
-        threads: of each network, `MOST_THREADS` at most; the stages of the pipeline run side by side anyway. The scan
-            of whole pictures, which the others wait for, takes up to `SCAN_THREADS` where there are cores.
-        detect_every: frames between two searches while every known face is tracked, at 25 per second; where there are
-            fewer, the same time.
-        min_face: smallest face that is searched for, pixels of its landmarks' box, 8 or more, though smaller ones may
-            be found by chance; 0 chooses by the frame's size, and half of that in pictures.
-        max_faces: faces tracked at the same time.
+        threads: of each network, at most `MOST_THREADS`; the stages of the pipeline run in parallel anyway. The scan
+            of whole pictures, which the others wait for, uses up to `SCAN_THREADS` if there are enough cores.
+        detect_every: frames between two searches while every known face is tracked; below 25 frames per second, the
+            time that they take at 25.
+        min_face: the smallest face to search for, in pixels of its landmarks' box, 8 or more; smaller ones may be found
+            by chance. 0 chooses by the frame's size, and half of that for pictures.
+        max_faces: most faces tracked at the same time.
         smooth: how landmarks are smoothed over time; "rts" is for recordings, "none" leaves them as measured.
     """
 
@@ -95,14 +95,14 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Engines:
-    """A detector and an aligner, ready to run, from several threads too: their runs wait for each other.
+    """A detector and an aligner, ready to run. Several threads may use them: their runs wait for each other.
 
     Attributes:
         detector, aligner: as `Pipeline` takes them.
         cards: of the networks in use, the aligner's first.
-        picture_detector: for pictures that have nothing to do with each other.
-        choices: that they were opened with.
-        verifier: must also see a face where the aligner, if that is another network, finds a new one.
+        picture_detector: for unrelated pictures.
+        choices: those that the engines were opened with.
+        verifier: must also recognise each new face; None if the aligner has the same network.
     """
 
     detector: FaceDetector
@@ -118,17 +118,17 @@ class Engines:
         return self.aligner.backend.description
 
     def track(self, source: Source) -> Generator[Result, None, None]:
-        """Find and follow every face of one source, by the choices that the engines were opened with.
+        """Find and track every face of one source, with the choices that the engines were opened with.
 
-        Pictures are looked at each by itself, recordings frame by frame. Of cameras, streams and recordings that were
-        opened with `realtime` the newest frame counts: those that come too fast are dropped. With `smooth` "rts"
-        results come two seconds later, and their frames are black.
+        Pictures are processed independently, recordings frame by frame. Of cameras, streams and recordings opened with
+        `realtime`, frames that arrive too fast are dropped in favour of the newest. With `smooth` "rts" results come
+        two seconds of video later, and their frames are black.
 
         Raises:
             CardError: the aligner's network does not score faces.
-            ConfigError: smooth "rts" of something live; `source` is none.
-            SourceError: the source broke off; every result before it has been given. Or it has been read before, if not
-                to its end: open it again.
+            ConfigError: smooth "rts" with a live source; or `source` is not a source.
+            SourceError: the source broke off, after every result before the break. Or it has been read before, even in
+                part: open it again.
         """
         if not hasattr(source, "kind"):
             raise ConfigError(
@@ -146,7 +146,7 @@ class Engines:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
 
     def detect(self, bgr: NDArray[Any]) -> tuple[Face, ...]:
-        """Find every face of one still picture, by itself: just what `track` finds in a picture of a folder.
+        """Find every face of one still picture, exactly as `track` does in a picture of a folder.
 
         Args:
             bgr: (H, W, 3) uint8, blue first, of one pixel or more.
@@ -154,7 +154,7 @@ class Engines:
             The faces; each is new, and its landmarks are as measured.
         Raises:
             CardError: the aligner's network does not score faces.
-            ValueError: it is no such array.
+            ValueError: `bgr` is not such an array.
         """
         picture = np.ascontiguousarray(checked_picture(bgr, "picture"))
         (result,) = self.pipeline_for_pictures(self.choices).serial([Frame(0, 0.0, time.perf_counter(), picture)])
@@ -164,10 +164,10 @@ class Engines:
         """A pipeline for videos.
 
         Args:
-            choices: how it tracks, `detect_every`, `max_faces` and `smooth`; the others are those of the engines.
+            choices: how it tracks: `detect_every`, `max_faces` and `smooth`; the others must be those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
-            ConfigError: smooth "rts", which is done to a pipeline's results; `track` does it. Or choices that the
+            ConfigError: smooth "rts", which is applied to a pipeline's results, as `track` does; or choices that the
                 engines were not opened with.
         """
         self._demand_own(choices)
@@ -179,10 +179,10 @@ class Engines:
         return Pipeline(self.detector, self.aligner, self._settings(choices, choices.smooth), self.verifier)
 
     def pipeline_for_pictures(self, choices: Choices) -> Pipeline:
-        """A pipeline for pictures that have nothing to do with each other: nothing to smooth, each searched.
+        """A pipeline for unrelated pictures: it searches each one and smooths nothing.
 
         Args:
-            choices: `max_faces` counts; the others are those of the engines.
+            choices: of those that it can change, only `max_faces` is used; the others must be those of the engines.
         Raises:
             CardError: the aligner's network does not score faces.
             ConfigError: choices that the engines were not opened with.
@@ -219,7 +219,7 @@ OpenEngines = Callable[[Choices], AbstractContextManager[Engines]]
 
 
 def smoother_settings(card: ModelCard) -> SmootherSettings:
-    """The smoother for landmarks of this card's network, whose noise `facetrack calibrate noise` has measured."""
+    """Settings of the smoother for this card's network, whose noise `facetrack calibrate noise` has measured."""
     if "noise" not in card.calibration:
         return SmootherSettings()
     own, shared, power = card.calibration["noise"]
@@ -231,14 +231,14 @@ _one_opencv_thread = Held(cv2.getNumThreads, cv2.setNumThreads, 1)
 
 @contextmanager
 def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
-    """Load the networks and warm everything up; on leaving, runs under way are ended and the networks closed.
+    """Load the networks and warm everything up; on exit, end the runs in progress and close the networks.
 
-    OpenCV is held to one thread meanwhile: the stages run side by side, and its own threads only get in their way.
+    OpenCV is limited to one thread meanwhile: the stages run in parallel, and its threads would only slow them down.
 
     Raises:
         CardError: a card or its weights are missing, broken or altered, or do not fit each other.
-        BackendError: the backend that was asked for cannot be had.
-        ConfigError: other things than choices were given.
+        BackendError: the requested backend is not available.
+        ConfigError: `choices` is not a `Choices`.
     """
     _demand_choices(choices, "open_engines")
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
@@ -248,13 +248,13 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         wanted.append((verifier_card, "net"))
     with ExitStack() as opened:
         opened.enter_context(_one_opencv_thread)
-        # Python's time is what a start lacks: another thread does what Python has no part in, while Numba starts up.
+        # Python code limits the start: another thread does the work that needs no Python while Numba starts.
         loader = opened.enter_context(ThreadPoolExecutor(1, thread_name_prefix="facetrack-load"))
-        release_memory()  # what imports alone have needed
+        release_memory()  # that only the imports needed
         loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
-        for load in loading:  # at once: whatever goes wrong from here on, each that was loaded is closed
+        for load in loading:  # first of all: whatever fails from here on, each loaded network is closed
             opened.callback(_close, load)
-        _spare(loader, release_memory)  # what the networks' loading and Numba's start have needed
+        _spare(loader, release_memory)  # that only loading the networks and starting Numba needed
         with without_compiler(), without_linear_algebra(), event.install_listener("numba:compile", Compiling()):
             _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
@@ -268,14 +268,14 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
                 verifier=Aligner(verifier_card, *others) if others else None,
             )
             opened.callback(end_runs, engines.aligner)  # before the networks are closed
-            if engines.aligner.scores_faces:  # others measure faces in given boxes alone
+            if engines.aligner.scores_faces:  # others only measure faces in given boxes
                 _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
         _spare(loader, release_memory)
         yield engines
 
 
 def _searching(choices: Choices) -> DetectorSettings:
-    """Faces that are followed are found again by a search, and take their places among its candidates."""
+    """Detector settings that leave room among the candidates for the tracked faces, which a search finds again."""
     settings = DetectorSettings(min_face=choices.min_face, threshold=PROPOSED)
     return replace(settings, most=max(settings.most, 2 * choices.max_faces))
 
@@ -293,13 +293,13 @@ def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:
 
 
 def _close(load: Future[Backend]) -> None:
-    """Close a network; one that has not begun to load never does."""
+    """Close a network; cancel the loading of one that has not started to load."""
     if not load.cancel() and load.exception() is None:
         load.result().close()
 
 
 def _spare(loader: Executor, work: Callable[[], None]) -> None:
-    """Let the loader do what saves time or memory, and tell what it met: tracking works without."""
+    """Have the loader do work that saves time or memory; log a failure, since tracking works without it."""
     loader.submit(work).add_done_callback(_tell_failure)
 
 
@@ -310,13 +310,13 @@ def _tell_failure(done: Future[None]) -> None:
 
 
 class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
-    """Tells once that Numba compiles for this very processor what it has not kept: all at first, later what is new."""
+    """Logs once that Numba compiles for this processor what its cache lacks: at first every kernel, later new ones."""
 
     def __init__(self) -> None:
         self._told = False
 
     def on_start(self, _: object) -> None:
-        """Tell of the first kernel that is compiled."""
+        """Log the first kernel that is compiled."""
         if self._told:
             return
         self._told = True
@@ -326,11 +326,11 @@ class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
             log.warning("compiling for this processor, up to half a minute; it is kept for later starts")
 
     def on_end(self, _: object) -> None:
-        """Tell nothing."""
+        """Log nothing."""
 
 
 def _compile_kernels(smoothing: Smoothing) -> None:
-    """Compile the arithmetic, or load what an earlier start compiled."""
+    """Compile the kernels, or load those that an earlier start compiled."""
     for module in (smooth, geometry, appearance, proposals, codecs):
         module.warm_up()
     if smoothing == "rts":
@@ -338,7 +338,7 @@ def _compile_kernels(smoothing: Smoothing) -> None:
 
 
 def _track_once(pipeline: Pipeline) -> None:
-    """Track a real face once, small to be quick, so that no frame of the user's waits for a first time."""
+    """Track a real face once, small for speed, so that no frame of the user's pays for first-time work."""
     bgr = np.asarray(cv2.resize(portrait(), (128, 128), interpolation=cv2.INTER_AREA), np.uint8)
     for _ in pipeline.serial([Frame(index=0, time_s=0.0, taken_s=0.0, bgr=bgr)]):
         pass

@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def chain(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
-    """Several decorators as one, in the order in which they are to be written above a command."""
+    """Combine decorators, given in the order in which they would be written above a command."""
 
     def decorate(command: Command) -> Command:
         for decorator in reversed(decorators):
@@ -33,7 +33,7 @@ def chain(*decorators: Callable[[Any], Any]) -> Callable[[Command], Command]:
 
 
 def refuse_both(*, overwrite: bool, resume: bool) -> None:
-    """Say that two options contradict each other.
+    """Refuse two options that contradict each other.
 
     Raises:
         click.UsageError: both are given.
@@ -43,12 +43,12 @@ def refuse_both(*, overwrite: bool, resume: bool) -> None:
 
 
 def was_given(parameter: str) -> bool:
-    """Whether the user has set a parameter of the present command."""
+    """Whether the user has set a parameter of the current command."""
     return click.get_current_context().get_parameter_source(parameter) is not ParameterSource.DEFAULT
 
 
 class SomePath(click.Path):
-    """The path of a file or folder. An empty one would be the current folder."""
+    """The path of a file or folder; refuses an empty one, which would mean the current folder."""
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -61,7 +61,7 @@ class SomePath(click.Path):
 
 
 class NewFile(click.Path):
-    """The path of a file to write: neither empty nor a folder, and where only some suffixes will do, with one."""
+    """The path of a file to write: neither empty nor a folder, and with one of `suffixes` if there are any."""
 
     def __init__(self, *suffixes: str) -> None:
         super().__init__(dir_okay=False, readable=False, path_type=Path)
@@ -77,7 +77,7 @@ class NewFile(click.Path):
 
 
 class FiniteRange(click.FloatRange):
-    """Numbers from here to there, none of which is nan or infinite."""
+    """A range of numbers that excludes nan and infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a number, or fail as bad usage."""
@@ -88,7 +88,7 @@ class FiniteRange(click.FloatRange):
 
 
 class FaceSide(FiniteRange):
-    """Pixels of a face that can be searched for, or 0."""
+    """A face size in pixels that can be searched for, or 0."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -155,10 +155,10 @@ def _read_intrinsics(ctx: click.Context, parameter: click.Parameter, value: Path
 
 
 def _model_to(*tasks: str) -> Callable[[click.Context, click.Parameter, str], str]:
-    """Reads the name of a model that does one of these tasks."""
+    """A callback that reads the name of a model for one of these tasks."""
 
     def read(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-        """Refuse a model that does not exist, as any value that cannot be; one whose card is broken is no bad usage."""
+        """Refuse an unknown model as bad usage; a broken card is an error of its own."""
         if ctx.get_parameter_source(parameter.name or "") is ParameterSource.DEFAULT:
             return value
         from ..engines.card import broken_cards, find_card
@@ -187,7 +187,7 @@ def _parse_address(ctx: click.Context, parameter: click.Parameter, value: str | 
 
 
 def batches(told: str) -> Callable[[Command], Command]:
-    """`--batch`, and what it is for."""
+    """`--batch` with this help text."""
     return click.option(
         "--batch", "batches", default="1,4,8", show_default=True, metavar="N,N,...", callback=_read_batches, help=told
     )

@@ -27,9 +27,9 @@ ROOT = "/facetrack"
 
 
 class OscSink:
-    """Sends each frame as one bundle per face, or as one that says that there is none.
+    """Sends each frame as one bundle per face, or as a single bundle if there is no face.
 
-    Sending never blocks: a datagram that the system refuses at once is lost, and counted.
+    Sending never blocks: a datagram that the system refuses is lost, and counted.
 
     Args:
         host: name, address or broadcast address of the receiver.
@@ -92,10 +92,10 @@ def datagrams(result: Result, intrinsics: Intrinsics | None = None) -> Iterator[
     """OSC bundles of a frame: one for each face, or one if there is none.
 
     Each begins with the frame and the tracks of all its faces, so that it is complete by itself. Its time tag is
-    "immediately": receivers would delay or drop bundles with the time of a video.
+    "immediately", because receivers would delay or drop bundles that carry the times of a video.
 
     Args:
-        result: of the frame.
+        result: that of the frame.
         intrinsics: of the camera; default: OpenFace's.
     Raises:
         ConfigError: the frame has another aspect than the intrinsics.
@@ -110,7 +110,7 @@ def datagrams(result: Result, intrinsics: Intrinsics | None = None) -> Iterator[
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of "HOST:PORT"; an IPv6 address stands in brackets.
+    """Host and port of "HOST:PORT"; an IPv6 address must be in brackets.
 
     Raises:
         ValueError: the text has another form.

@@ -1,4 +1,4 @@
-"""Files that have their names only when they are complete, and the folders that they go to."""
+"""Files that get their names only when they are complete, and the folders that they go to."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from ..tracker.errors import SinkError
 if sys.platform != "win32":
     import fcntl
 
-TRIES, NAP_S = 10, 0.1  # to rename on Windows, where a virus scanner may have the file open for a moment
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # Windows has no quota
+TRIES, NAP_S = 10, 0.1  # attempts to rename on Windows, where a virus scanner may hold the file open for a moment
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)})  # not everywhere
 
 
 class PartFile:
     """A file that is called NAME.part until it is complete.
 
-    A NAME.part that an interrupted run left behind is written over, but not before there is something to write.
+    A NAME.part that an interrupted run left behind is overwritten, but not before there is something to write.
 
     Attributes:
         part: the path to write to.
-        inherited: it still holds what an earlier run left.
+        inherited: whether it still holds what an earlier run left.
 
     Raises:
         SinkError: the file exists and must not be overwritten, its folder does not exist, or NAME.part is a link to a
@@ -47,7 +47,7 @@ class PartFile:
             has_folder, is_folder, exists = path.parent.is_dir(), path.is_dir(), path.exists()
             is_link = self.part.is_symlink() and self.part.is_file()
             if sys.platform == "win32" and path.is_file() and self._overwrite:
-                path.open("r+b").close()  # or what a spreadsheet has open could not be replaced at the end
+                path.open("r+b").close()  # fails now, not at the end, if a spreadsheet has it open
         except OSError as error:
             raise self.error(error, path) from error
         if not has_folder:
@@ -60,7 +60,7 @@ class PartFile:
             raise SinkError(f"{self.part}: is a link to another file, which would be written over; remove it")
 
     def prove(self) -> None:
-        """Find out before the work whether the file can be written; of the trial nothing is left.
+        """Check before the work that the file can be written; leave nothing behind.
 
         Raises:
             SinkError: it cannot.
@@ -74,8 +74,8 @@ class PartFile:
     def lock(self) -> None:
         """Keep other processes that lock it too from writing the file, until it is published, discarded or released.
 
-        It is there from then on, with what an earlier run left in it. Nothing is locked on Windows, and on file systems
-        that have no locks.
+        Creates the file if it is missing, and keeps what an earlier run left in it. Locks nothing on Windows, nor on
+        file systems without locks.
 
         Raises:
             SinkError: another process has locked it, or has published it meanwhile and it must not be overwritten; or
@@ -99,7 +99,7 @@ class PartFile:
             raise
 
     def _try_to_lock(self) -> int | None:
-        """A descriptor with the lock; None where the file had got its name, or gone away, before it was locked."""
+        """A descriptor with the lock; None if the file was renamed or removed before it could be locked."""
         descriptor = os.open(self.part, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             try:
@@ -125,7 +125,7 @@ class PartFile:
             self._locked = None
 
     def open(self, buffering: int = -1) -> BinaryIO:
-        """Open it to write, with what an earlier run left in it: `begin` throws that away.
+        """Open it for writing, and keep what an earlier run left in it until `begin`.
 
         Raises:
             OSError: it cannot be opened.
@@ -135,7 +135,7 @@ class PartFile:
         return out
 
     def begin(self, out: BinaryIO) -> None:
-        """Empty it for the first that is written.
+        """Empty the file before the first write.
 
         Raises:
             OSError: it cannot be written.
@@ -175,7 +175,7 @@ class PartFile:
             self.release()
 
     def error(self, error: Exception, file: Path | None = None) -> SinkError:
-        """Say in one line that a file, by default NAME.part, cannot be written, and why."""
+        """An error that says in one line why a file, by default NAME.part, cannot be written."""
         advice = "; make room, or choose another folder" if getattr(error, "errno", None) in _NO_ROOM else ""
         if sys.platform == "win32" and isinstance(error, PermissionError):
             advice = "; close it where it is open, such as in Excel, or choose another name"
@@ -197,7 +197,7 @@ def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
 
     Raises:
         SinkError: it cannot be written.
-        UnicodeEncodeError: the text is none.
+        UnicodeEncodeError: the text is not valid Unicode.
     """
     file = PartFile(path, overwrite=overwrite)
     try:
@@ -215,7 +215,7 @@ def atomic_write_text(path: Path, text: str, *, overwrite: bool = True) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it.
+    """Make a folder for results, and its parents.
 
     Raises:
         SinkError: it cannot be made.
@@ -227,7 +227,7 @@ def make_folder(folder: Path) -> None:
 
 
 def prove_folder(folder: Path) -> None:
-    """Find out before the work whether files can be made in a folder that may be missing; of the trial nothing is left.
+    """Check before the work that files can be made in a folder that may be missing; leave nothing behind.
 
     Raises:
         SinkError: they cannot, or the folder cannot be made.
@@ -249,7 +249,7 @@ def prove_folder(folder: Path) -> None:
 
 
 def refuse_existing(files: Sequence[Path], advice: str) -> None:
-    """Find out before the work that its results would replace others.
+    """Check before the work that its results would not replace others.
 
     Raises:
         SinkError: one of the files exists; `advice` says what to do.

@@ -21,10 +21,10 @@ def track_independently(pipeline: Pipeline, frames: Iterable[Frame], failed: lis
     Args:
         pipeline: for pictures.
         frames: the pictures.
-        failed: gets (name, reason) of each picture on which a stage raised; it has no result.
+        failed: receives (name, reason) of each picture for which a stage raised an error; it has no result.
     Raises:
-        FacetrackError: an error that is no single picture's, such as of a backend.
-        ValueError: something else came than a frame.
+        FacetrackError: an error that does not concern a single picture, such as that of a backend.
+        ValueError: an item of `frames` is not a `Frame`.
     """
     pictures, began_s = iter(frames), time.perf_counter()
     for frame in pictures:

@@ -1,4 +1,4 @@
-"""What another program writes while it is read: whoever waits for its bytes can be called away."""
+"""Read what another program writes at the same time; waiting for its bytes can be interrupted."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-HOLDS = 1 << 16  # bytes that wait in a pipe, at most, unless somebody has made it larger
-BEHIND_S = 10.0  # pictures come in pieces of up to so long; a sender who is ahead for longer has a faster clock
+HOLDS = 1 << 16  # most bytes that wait in a pipe, unless somebody has made it larger
+BEHIND_S = 10.0  # pictures come in bursts of up to this length; a sender that is ahead for longer has a faster clock
 CATCH_UP_S = 0.5  # of pictures are then given at once, at most: no camera's clock is a twentieth too fast
-LOOK_UP_S = 0.1  # how long whoever waits for bytes does not look whether they are still wanted
-FAREWELL_S = 1.0  # for a thread to end whose work is no longer wanted, before its caller goes on
+LOOK_UP_S = 0.1  # between two checks, during a wait, whether the result is still wanted
+FAREWELL_S = 1.0  # that a caller waits for a thread to end whose work is no longer wanted
 
 
 class Pipe:
-    """The bytes of a pipe, which FFmpeg reads through `read`: FFmpeg's own waiting cannot be ended from outside.
+    """A pipe that FFmpeg reads through `read`, because FFmpeg's own waiting cannot be ended from outside.
 
     Attributes:
         name: its path.
-        taken: bytes so far.
-        waits: reads after the first for which there was nothing yet: whoever reads had caught up with whoever writes.
+        taken: bytes read so far.
+        waits: reads after the first that had to wait, because the reader had caught up with the writer.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +35,10 @@ class Pipe:
         self.taken = self.waits = 0
         self._descriptor: int | None = None
         self._stopped = threading.Event()
-        self._lock = threading.Lock()  # of the descriptor's beginning and end
+        self._lock = threading.Lock()  # for opening and closing the descriptor
 
     def open(self) -> None:
-        """Open it, as soon as another program does so from its other end.
+        """Open it; waits until another program opens its other end.
 
         Raises:
             OSError: it cannot be opened.
@@ -51,7 +51,7 @@ class Pipe:
                 self._descriptor = descriptor
 
     def read(self, size: int) -> bytes:
-        """Give what is there, up to so many bytes, waiting for the first; b"" at the end and after `stop`.
+        """Return up to `size` bytes that are there, waiting for the first; b"" at the end and after `stop`.
 
         Raises:
             OSError: it cannot be read.
@@ -67,11 +67,11 @@ class Pipe:
         return b""
 
     def stop(self) -> None:
-        """End the waiting of whoever reads, from any thread."""
+        """End a `read` that waits, from any thread."""
         self._stopped.set()
 
     def close(self) -> None:
-        """Let go of it; nobody may be reading any more."""
+        """Close it; nobody may be reading any more."""
         self.stop()
         with self._lock:
             descriptor, self._descriptor = self._descriptor, None
@@ -80,13 +80,13 @@ class Pipe:
 
 
 class Backlog:
-    """Which pictures have waited in a pipe since they were written, so that all would stay late.
+    """Finds pictures that have waited in a pipe since they were written, and would make all later ones late.
 
-    While FFmpeg found out what they are, and before, the program at the pipe's other end has gone on: the first ones
-    have waited until one has just come, or the pipe cannot have held so many. But who has written more than a pipe
-    holds, and kept nobody waiting, writes what was there already, and is never late.
+    While FFmpeg analysed the stream, and before, the program at the pipe's other end went on writing. So the first
+    pictures have waited, until one has just come, or more has been read than the pipe can have held. But a program that
+    wrote more than a pipe holds, and never kept the reader waiting, sends what existed before, and is never late.
 
-    Later some have where all of `BEHIND_S` were there before they were due: the clock at the other end is faster.
+    Later pictures have waited if all those of `BEHIND_S` came before they were due: then the other clock is faster.
 
     Args:
         pipe: just opened.
@@ -99,11 +99,11 @@ class Backlog:
         self._since_s = math.inf  # by the clock
 
     def holds(self, time_s: float, due_s: float, now_s: float) -> bool:
-        """Whether the next picture is one of them; one call per picture, in order.
+        """Whether the next picture has waited; one call per picture, in order.
 
         Args:
-            time_s: by its stamp.
-            due_s, now_s: when it is due and has been read, by the clock.
+            time_s: its time by its stamp.
+            due_s, now_s: when it is due and when it was read, by the clock.
         """
         has_come, is_early = self._pipe.waits > self._waits, due_s > now_s
         held = self._is_opening or (is_early and time_s < self._until_s)
@@ -118,7 +118,7 @@ class Backlog:
 
 def _is_readable(descriptor: int, patience_s: float) -> bool:
     """Whether bytes, or the end, come within this time."""
-    if hasattr(select, "poll"):  # which, other than select, knows descriptors of any number
+    if hasattr(select, "poll"):  # which, unlike select, takes descriptors of any number
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         return bool(poll.poll(patience_s * 1000))
@@ -126,17 +126,17 @@ def _is_readable(descriptor: int, patience_s: float) -> bool:
 
 
 def beside(work: Callable[[], T], give_up: Callable[[], None], patience_s: float = math.inf) -> T:
-    """Do what may wait for long on a thread of its own: the main thread alone hears signals, and none in C.
+    """Do work that may wait for long on a thread of its own: only the main thread handles signals, and not within C.
 
     Args:
         work: what to do; what it raises is raised here.
-        give_up: called when a signal ends the waiting, or it takes too long; makes the work end soon, if it can.
+        give_up: called when a signal ends the wait, or it takes too long; makes the work end soon, if it can.
         patience_s: how long it may take.
     Raises:
         TimeoutError: it takes longer.
     """
     until_s = time.monotonic() + patience_s
-    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()  # whose waiting signals can interrupt
+    done: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()  # signals can interrupt its wait
 
     def run() -> None:
         try:
@@ -151,7 +151,7 @@ def beside(work: Callable[[], T], give_up: Callable[[], None], patience_s: float
                 raise TimeoutError(f"nothing came in {patience_s:g} s")
     except BaseException:
         give_up()
-        _outcome(done, FAREWELL_S)  # there may be none: who waits for a pipe's other end does so to the program's end
+        _outcome(done, FAREWELL_S)  # there may be none: a wait for a pipe's other end may last until the program ends
         raise
     answer, error = outcome
     if error is not None:
@@ -160,7 +160,7 @@ def beside(work: Callable[[], T], give_up: Callable[[], None], patience_s: float
 
 
 def _outcome(done: SimpleQueue[T], patience_s: float = LOOK_UP_S) -> T | None:
-    """What comes within a moment: a signal that comes just before the waiting does not end it."""
+    """The outcome, if it comes within a moment: a signal just before the wait does not end it."""
     try:
         return done.get(timeout=patience_s)
     except Empty:

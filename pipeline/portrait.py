@@ -1,4 +1,4 @@
-"""A real face that is always at hand: to warm up on, to measure with, to prove that all is well."""
+"""A picture of a real face that is always available, for warming up, measuring and self-tests."""
 
 from __future__ import annotations
 

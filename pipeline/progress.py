@@ -1,4 +1,4 @@
-"""How far a batch has got: bars on a terminal, plain lines everywhere else."""
+"""The progress of a batch: bars on a terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Task:
         spec: what a user named.
         name: the stem, with "/" where the outputs go to folders of their own.
         decoder: see `open_source`.
-        frame_rate: of the video whose frames are the pictures of a folder or glob; 0: they are pictures by themselves.
+        frame_rate: of the video whose frames are the pictures of a folder or glob; 0: the pictures are unrelated.
     """
 
     spec: str
@@ -41,21 +41,21 @@ class Task:
 
     @property
     def label(self) -> str:
-        """The input's name in messages: in one line, of a URL without its password."""
+        """The input's name in messages: on one line, a URL without its password."""
         return one_line(without_credentials(self.spec))
 
 
 class Reporter(Protocol):
-    """Hears how far a batch has got, of which several tasks may be under way."""
+    """Receives the progress of a batch, in which several tasks may run at a time."""
 
     def began(self, task: Task, frames: int | None) -> None:
-        """A task begins; it should have so many frames."""
+        """A task begins, with the expected number of frames."""
 
     def advanced(self, task: Task, frames: int = 1) -> None:
-        """So many more frames are written."""
+        """This many more frames have been written."""
 
     def ended(self, task: Task, line: str, how: Ending = "done") -> None:
-        """A task is over: how, and the same in words."""
+        """A task is over: `how`, and the same as text."""
 
 
 @contextmanager
@@ -72,39 +72,39 @@ def open_progress(tasks: int, stream: TextIO | None) -> Iterator[Reporter]:
 
 
 class NoProgress:
-    """Says nothing."""
+    """Prints nothing."""
 
     def began(self, task: Task, frames: int | None) -> None:
-        """Nothing is said."""
+        """Print nothing."""
 
     def advanced(self, task: Task, frames: int = 1) -> None:
-        """Nothing is said."""
+        """Print nothing."""
 
     def ended(self, task: Task, line: str, how: Ending = "done") -> None:
-        """Nothing is said."""
+        """Print nothing."""
 
 
 class LineProgress:
-    """One line for each task that is over; of several with its number, and at the end one for all of them."""
+    """Prints a line for each task that is over; if there are several, numbers them and ends with a summary."""
 
     def __init__(self, stream: TextIO, tasks: int = 1) -> None:
         self._stream, self._tasks = stream, tasks
         self._over: Counter[Ending] = Counter()
 
     def began(self, task: Task, frames: int | None) -> None:
-        """Nothing is said yet."""
+        """Print nothing yet."""
 
     def advanced(self, task: Task, frames: int = 1) -> None:
-        """Nothing is said yet."""
+        """Print nothing yet."""
 
     def ended(self, task: Task, line: str, how: Ending = "done") -> None:
-        """Say how it went."""
+        """Print how it went."""
         self._over[how] += 1
         of = f"[{self._over.total()}/{self._tasks}] " if self._tasks > 1 else ""
         self._say(f"{of}{task.label}: {line}")
 
     def close(self) -> None:
-        """Say how many are done, where there are several and one of them has begun to be."""
+        """Print how many are done, if there are several tasks and one of them is over."""
         if self._tasks > 1 and self._over:
             done, failed = self._over["done"], self._over["failed"]
             self._say(f"{done} done, {failed} failed, {self._tasks - done - failed} left")
@@ -114,7 +114,7 @@ class LineProgress:
 
 
 def one_line(text: str) -> str:
-    """Text in which the line feeds and other control characters that names of files may have are told as escapes."""
+    """Escape line feeds and other control characters, which names of files may have."""
     return CONTROL.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
 
 
@@ -129,12 +129,12 @@ class _Row:
 
     @property
     def share(self) -> float:
-        """Done of the whole, as far as its length is known."""
+        """Share that is done; 0 if the length is unknown."""
         return min(1.0, self.done / self.frames) if self.frames else 0.0
 
 
 class BarProgress:
-    """A bar for each task under way, below one for all of them; above, the finished ones pile up, one line each."""
+    """A bar for each task in progress, below one for all tasks; finished ones are listed above, one line each."""
 
     def __init__(self, tasks: int, stream: TextIO) -> None:
         from rich.console import Console
@@ -142,7 +142,7 @@ class BarProgress:
         from rich.table import Column
 
         console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=True)
-        columns = (  # a name is no markup, whatever brackets it has
+        columns = (  # a name is not markup, whatever brackets it has
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, max_width=40)),
             BarColumn(),
             MofNCompleteColumn(),
@@ -169,7 +169,7 @@ class BarProgress:
         self._show_all()
 
     def ended(self, task: Task, line: str, how: Ending = "done") -> None:
-        """Say how it went, above the bars."""
+        """Print how it went, above the bars."""
         row = self._rows.pop(task, None)
         if row:
             self._bars.remove_task(row.bar)
@@ -181,7 +181,7 @@ class BarProgress:
         self._bars.console.print(one_line(f"{task.label}: {line}"))
 
     def _show_all(self) -> None:
-        """Move the bar of all tasks, in steps that the estimate of the time left can digest."""
+        """Move the bar of all tasks, in steps large enough for the estimate of the time left."""
         done = self._ended + sum(row.share for row in self._rows.values())
         if done - self._shown >= LEAST_STEP:
             self._shown = done

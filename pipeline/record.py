@@ -1,4 +1,4 @@
-"""Sinks that are written together: complete together, or together left as they are."""
+"""Sinks that are written together: either all are completed, or all are left as they are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .timing import StageTimes
 
 @dataclass(slots=True)
 class Tally:
-    """What went through, in a fixed amount of memory.
+    """Statistics of the results, in a fixed amount of memory.
 
     Attributes:
         counts: of the results written.
@@ -45,12 +45,12 @@ class Record:
         self._table: CsvSink | None = None
 
     def add_table(self, table: CsvSink) -> None:
-        """Take a newly opened table as `add` does; in the end, what it holds is what counts."""
+        """Add a newly opened table as `add` does; at the end, its counts replace those of the tally."""
         self._table = table
         self.add(table)
 
     def add(self, sink: Sink) -> None:
-        """Take a newly opened sink; it is closed with the others."""
+        """Add a newly opened sink; it is closed with the others."""
         self._sinks.append(sink)
 
     def write(self, result: Result) -> None:
@@ -64,9 +64,9 @@ class Record:
         self.tally.add(result)
 
     def finish(self) -> None:
-        """Bring all sinks to their ends; only then do files get their names.
+        """Finish all sinks; only then do files get their names.
 
-        After an interruption in the middle of `write` the table may have a frame that has not been counted.
+        After an interruption in the middle of `write`, the table may have a frame that the tally has not counted.
 
         Raises:
             SinkError: the end of one of them cannot be written, and no file gets its name; or one cannot be renamed,

@@ -1,4 +1,4 @@
-"""What an earlier run has left where a table is to be written, and what that means for `--resume`."""
+"""What an earlier run has left at the path of a table, and what that means for `--resume`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .sidecar import Origin
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A table, its sidecar and its video, as far as they are there.
+    """A table, its sidecar and its video, as far as they exist.
 
     Attributes:
         table, sidecar: where they would be.
-        video: None where none is to be written.
+        video: where it would be; None if none is to be written.
         state: of the sidecar.
-        found: what it says, if it is read and says something; else empty.
+        found: the sidecar's content, if it could be read and is an object; else empty.
     """
 
     table: Path
@@ -33,7 +33,7 @@ class Earlier:
     def read(cls, table: Path, sidecar: Path, video: Path | None) -> Self:
         """Read the sidecar, once."""
         try:
-            if sidecar.is_fifo():  # who reads it waits until somebody writes
+            if sidecar.is_fifo():  # reading would wait until somebody writes
                 return cls(table, sidecar, video, "unreadable", {})
             found = json.loads(sidecar.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -44,9 +44,9 @@ class Earlier:
 
     @property
     def strangers(self) -> list[Path]:
-        """Those of the files that are there and that no run of ours has left.
+        """The existing files that no run of ours has left.
 
-        An interruption may leave a video, or a sidecar that cannot be read, beside a table alone. An empty file holds
+        An interruption leaves a video, or a sidecar that cannot be read, only beside a table. An empty file holds
         nothing that could be lost.
         """
         ours = _begins_as_ours(self.table)
@@ -77,10 +77,10 @@ class Earlier:
         return [(entry["place"], entry["reason"]) for entry in self.found["failed"]]
 
     def other_input(self, origin: Origin, input_path: str) -> str:
-        """The path of the other input that a complete table is of; "" where it is of this one.
+        """The path of the other input that a complete table was made from; "" if it was made from this one.
 
-        An input that has changed where it was is no other one. Sidecars that have no path, or cannot be read, tell
-        nothing.
+        An input that has changed in place is not another one. A sidecar without a path, or one that cannot be read,
+        says nothing about this.
         """
         path = self.found.get("path")
         if self.found.get("complete") is not True or not isinstance(path, str):
@@ -89,7 +89,7 @@ class Earlier:
         return "" if same else path
 
     def why_not_finished(self, origin: Origin) -> str:
-        """Say why the files are not the whole answer to the same question; "" where they are."""
+        """Say why the files are not the complete results of the same origin; "" if they are."""
         not_finished, unreadable = "it was not finished", f"{self.sidecar.name} cannot be read"
         if self.state != "read":
             return not_finished if self.state == "missing" else unreadable
@@ -113,7 +113,7 @@ class Earlier:
 
 
 def _are_failures(found: Any) -> bool:
-    """Whether a sidecar's "failed" is what `Earlier.failures` reads."""
+    """Whether a sidecar's "failed" has the form that `Earlier.failures` reads."""
     return isinstance(found, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("place", "reason"))
         for entry in found
@@ -121,7 +121,7 @@ def _are_failures(found: Any) -> bool:
 
 
 def _begins_as_ours(table: Path) -> bool | None:
-    """Whether a table is one of ours; None where there is none."""
+    """Whether a table is one of ours; None if there is none."""
     try:
         return is_table(table) if table.is_file() else None
     except OSError:

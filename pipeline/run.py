@@ -1,11 +1,11 @@
-"""capture -> detect -> align -> smooth: who runs where, and how frames pass from thread to thread.
+"""capture -> detect -> align -> smooth: which thread runs what, and how frames pass between threads.
 
-One thread per stage; the caller's own `for` loop is the fifth and writes. What a frame's answer depends on (the last
-frame's landmarks) never leaves the align stage, so the threads change nothing but the speed: `Pipeline.serial` and
+Each stage has its own thread; the caller's `for` loop is the fifth and writes. What a frame's result depends on (the
+last frame's landmarks) never leaves the align stage, so threads change only the speed: `Pipeline.serial` and
 `Pipeline.run` give the same results for a file.
 
-An error travels behind the frames before it: the stage that fails abandons its inbox, so that nobody waits for it,
-and ends its outbox with a `_Fault`; the later stages pass that on, and the caller's loop raises what it carries.
+An error travels behind the frames before it. The stage that fails abandons its inbox, so that nobody waits for it, and
+ends its outbox with a `_Fault`. The later stages pass the fault on, and the caller's loop raises the error it carries.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .search import FaceDetector
 from .stages import AlignStage, DetectStage, Job, PipelineSettings, SmoothStage, Stage
 from .threads import Permits, ProgramEnds, RunThreads, stay_if_daemon
 
-FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the delay that one slot per hand-off would cost
-# A search holds the detect stage up for as long as the align stage takes for several frames: so many lie ready (six
-# take 5 % longer, twelve as long). Each waiting frame is a picture in memory, and the other stages keep pace with two.
+FRAMES_IN_FLIGHT = 2  # live; full throughput at two thirds of the latency of one slot per hand-off
+# A search occupies the detect stage for as long as the align stage takes for several frames, so nine wait between them
+# (six slots take 5 % longer, twelve as long). Each waiting frame is a picture in memory; elsewhere two slots suffice.
 BATCH_SLOTS = {"capture": 2, "detect": 9, "align": 2, "smooth": 2}
-IDLE_S = 0.05  # a window that answers within 50 ms feels alive; Windows hears Ctrl-C between two waits alone
+IDLE_S = 0.05  # a window that responds within 50 ms feels alive; Windows handles Ctrl-C only between two waits
 
 
 class Pipeline:
     """A detector, an aligner and a smoother over one video at a time.
 
-    The engines belong to the caller, who opened them; each `run` or `serial` starts with an empty memory. What a
-    verifier does not take for a face, too, is not taken in as one.
+    The engines belong to the caller, who opened them. Each `run` or `serial` starts with an empty memory. With a
+    verifier, a new face is accepted only if the verifier recognises it as well.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Pipeline:
 
     @property
     def dropped(self) -> int:
-        """Frames that the present or last `run` dropped so far, because newer ones came before they were wanted."""
+        """Frames that the current or last `run` has dropped because a newer one arrived before they were processed."""
         return 0 if self._captured is None else self._captured.dropped
 
     def _stages(self) -> list[tuple[str, Stage]]:
@@ -63,7 +63,7 @@ class Pipeline:
         ]
 
     def serial(self, frames: Iterable[Frame]) -> Generator[Result, None, None]:
-        """Everything on the caller's thread, frame by frame: the reference for `run`."""
+        """Track on the caller's thread, frame by frame: the reference for `run`."""
         stages = self._stages()
         for job in _foreseen(_jobs(frames), self.aligner.preferred_batch):
             for name, work in stages:
@@ -73,18 +73,18 @@ class Pipeline:
     def run(
         self, frames: Iterable[Frame], *, live: bool = False, idle: Callable[[], bool] | None = None
     ) -> Generator[Result, None, None]:
-        """Track on four threads; iterate to receive, leave the loop or close the iterator to stop.
+        """Track on four threads; iterate for the results, leave the loop or close the iterator to stop.
 
         Args:
             frames: taken one after the other on the capture thread.
             live: False: every frame, in order. True: while the stages are busy only the newest frame waits, older
-                ones are dropped and counted in `dropped`, and at most `FRAMES_IN_FLIGHT` are on their way.
-            idle: called on the caller's thread every `IDLE_S` seconds in which no result comes, so that a window
-                can answer its user while a camera is silent; False ends the run.
+                ones are dropped and counted in `dropped`, and at most `FRAMES_IN_FLIGHT` are being processed.
+            idle: called on the caller's thread every `IDLE_S` seconds without a result, so that a window stays
+                responsive while a camera is silent; returning False ends the run.
         Raises:
             Whatever the source or a stage raised, after all results of the frames before it, with a note naming
             stage and frame.
-            ValueError: what came is no `Frame`.
+            ValueError: an item of `frames` is not a `Frame`.
             BackendError: the engines were closed meanwhile; see `threads`, also for how runs end with the program.
         """
         capture: Channel[Job] = Channel(1, "drop-oldest") if live else Channel(BATCH_SLOTS["capture"])
@@ -108,8 +108,8 @@ class Pipeline:
             threads.end()
 
 
-class _Fault(Exception):  # noqa: N818 - not raised to anybody: a parcel for an error of any kind
-    """An error on its way through the channels; none of them can mistake it for one of its own."""
+class _Fault(Exception):  # noqa: N818 - never raised to a caller: a wrapper for any error
+    """Carries an error through the channels, which cannot mistake it for one of their own."""
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(error)
@@ -124,7 +124,7 @@ def _permits(count: int) -> Permits:
 
 
 def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[Job]:
-    """The jobs that come out of the last stage, and after them the error that stopped a stage."""
+    """Yield the jobs that leave the last stage, then raise the error that stopped a stage."""
     fault: BaseException | None = None
     while fault is None:
         try:
@@ -146,7 +146,7 @@ def _arrivals(inbox: Channel[Job], idle: Callable[[], bool] | None) -> Iterator[
 
 
 def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
-    """A job for each frame of a source; its errors learn which frame they followed."""
+    """A job for each frame of a source; an error gets a note that names the frame before it."""
     last = "before the first frame"
     began = time.perf_counter()
     try:
@@ -175,7 +175,7 @@ def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
 def _stage(
     name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: Permits | None, lookahead: int
 ) -> None:
-    """Main function of a stage's thread: work on each job of the inbox, `lookahead` of them known; see `_foreseen`."""
+    """Main function of a stage's thread: work on the inbox's jobs, with `lookahead` of them known; see `_foreseen`."""
     try:
         with inbox:
             for job in _foreseen(_permitted(inbox, gate), lookahead):
@@ -201,9 +201,9 @@ def _permitted(inbox: Channel[Job], gate: Permits | None) -> Iterator[Job]:
 
 
 def _foreseen(jobs: Iterator[Job], lookahead: int) -> Iterator[Job]:
-    """The jobs with the frames ahead of them: each as soon as `lookahead` jobs have come, itself included, or the last.
+    """The jobs with the frames ahead of them: each once `lookahead` jobs, itself included, or the last have arrived.
 
-    An error of `jobs` is raised behind all that came before it.
+    An error of `jobs` is raised after all the jobs before it.
     """
     waiting: deque[Job] = deque()
     end: BaseException | None = None
@@ -223,7 +223,7 @@ def _foreseen(jobs: Iterator[Job], lookahead: int) -> Iterator[Job]:
 
 
 def _do(name: str, work: Stage, job: Job) -> None:
-    """Let a stage work on a job and note the time; its errors learn where they happened."""
+    """Run a stage on a job and record the time; an error gets a note that says where it happened."""
     began = time.perf_counter()
     try:
         work(job)

@@ -1,4 +1,4 @@
-"""How thoroughly a video is searched for faces: the smallest ones take three quarters of a search's time."""
+"""How thoroughly to search a video for faces: the smallest ones take three quarters of a search's time."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..tracker.types import Float32, Proposals, UInt8
 
 SMALL_EVERY = 4  # searches
 EQUALISED, FAINT = 0, 4
-# Upright with more contrast or by faint answers, and quarters of a circle: a face on either side is likelier than one
+# Upright with more contrast or with faint detections, and quarter turns: a face on either side is likelier than one
 # upside down.
 FIRST, LATER = (1, 3, 2, EQUALISED, FAINT), (EQUALISED, 1, FAINT, 3, EQUALISED, 2)
-EVERY_WAY = SMALL_EVERY * len(LATER)  # searches, after which a picture that stays has been searched in each way
+EVERY_WAY = SMALL_EVERY * len(LATER)  # searches after which an unchanging picture has been searched in each way
 CELL_PX, CHANGED = 16, 4  # half of the smallest face; grey levels, ten times what a camera's noise does to a cell
 CLIP, TILES = 4.0, 4  # of the equalisation
-REACH, NEAR_PX = 4.0, 224  # round a missing face: the square's side over the face's, and what it is shrunk to
+REACH, NEAR_PX = 4.0, 224  # around a missing face: the square's side over the face's, and the size it is shrunk to
 CROWD = 3  # small faces
-MOST_PLACES = 6  # so many cost as much as a search of a whole frame of 640x480
+MOST_PLACES = 6  # as many cost the same as a search of a whole frame of 640x480
 
 
 class FaceDetector(Protocol):
-    """What the pipeline needs of a detector: the same answer to the same picture, from two threads at once."""
+    """What the pipeline needs of a detector: the same result for the same picture, from two threads at once."""
 
     def detect(self, bgr: UInt8, *, small: bool = True, faint: bool = False) -> Proposals:
         """Faces of one (H, W, 3) picture; without `small`, those under `min_reliable_face` may be missing.
 
-        With `faint` also what hardly looks like one.
+        With `faint`, also what hardly looks like a face.
         """
         ...
 
@@ -41,7 +41,7 @@ class FaceDetector(Protocol):
 
 
 class Standstill:
-    """Notices that nothing moves where nobody is: to search such pictures again would find nobody again."""
+    """Notices that nothing moves in pictures without faces: to search them again would find nobody again."""
 
     def __init__(self) -> None:
         self._cells: NDArray[np.int16] | None = None
@@ -50,8 +50,8 @@ class Standstill:
     def worth_searching(self, bgr: UInt8) -> bool:
         """Whether a picture (H, W, 3) without known faces may show somebody.
 
-        False once `EVERY_WAY` pictures that look the same were worth it, until one looks otherwise: until the mean
-        colour of a part of it, `CELL_PX` wide and high, is more than `CHANGED` levels off.
+        False once `EVERY_WAY` pictures that look the same have been searched, until one looks different: until the mean
+        colour of a cell, `CELL_PX` wide and high, differs by more than `CHANGED` levels.
         """
         height, width = bgr.shape[:2]
         size = -(-width // CELL_PX), -(-height // CELL_PX)
@@ -63,34 +63,34 @@ class Standstill:
         return self._searches <= EVERY_WAY
 
     def is_over(self) -> None:
-        """Somebody is there."""
+        """Reset, because somebody is there."""
         self._cells = None
 
 
 class Search:
     """The searches that one stage makes in one video.
 
-    The first looks for faces of every size and so does every `SMALL_EVERY`th after it; the others too where small
-    faces are to be expected: the last search for them found one that nobody knows.
+    The first search looks for faces of every size, and so does every `SMALL_EVERY`th after it. The others do so too
+    where small faces are to be expected: if the last search for them found one that is not known.
 
     Attributes:
-        crowded: the last search for small faces found `CROWD` or more, so that others will come soon.
+        crowded: the last search for small faces found `CROWD` or more, so that more will come soon.
     """
 
     def __init__(self, detector: FaceDetector) -> None:
         self.crowded = False
         self._detector = detector
-        self._spared = 0  # searches to come without small faces
-        self._fruitless = 0  # times that harder searches were asked for
+        self._spared = 0  # coming searches that skip small faces
+        self._fruitless = 0  # calls of `harder`
 
     def __call__(self, bgr: UInt8, missing: Iterable[Float32] = (), *, beside: bool = False) -> Proposals:
         """Search a picture (H, W, 3).
 
         Args:
             bgr: the picture.
-            missing: boxes (4,) of faces that were lost and may come back: a search without small faces looks for
-                small ones there.
-            beside: there are known faces in the picture, so that small ones that are found need not be new.
+            missing: boxes (4,) of lost faces that may come back: a search that skips small faces looks for small ones
+                there.
+            beside: there are known faces in the picture, so small faces found need not be new.
         """
         sure = self._detector.min_reliable_face(bgr)
         if self._spared:
@@ -104,10 +104,10 @@ class Search:
         return found
 
     def near(self, bgr: UInt8, missing: Sequence[Float32]) -> Proposals:
-        """Search a picture (H, W, 3) round the boxes (4,) of missing faces alone, the first `MOST_PLACES` of them.
+        """Search a picture (H, W, 3) only around the boxes (4,) of missing faces, the first `MOST_PLACES` of them.
 
-        Each surrounding is shrunk to one size, so that a place costs the same in every video: at 1920x1080, a
-        thirtieth of the whole frame's search.
+        Each surrounding area is shrunk to the same size, so that its cost is the same in every video: at 1920x1080, a
+        thirtieth of the search of the whole frame.
         """
         return Proposals.joined([self._near(bgr, box) for box in missing[:MOST_PLACES]])
 
@@ -117,14 +117,15 @@ class Search:
         return _in_frame(self._detector.detect(part.crop(bgr), small=False), part)
 
     def harder(self, bgr: UInt8) -> Iterator[tuple[int, Proposals]]:
-        """Search a picture (H, W, 3) in which nobody was surely found for faces that are hard to see, that lie or hang.
+        """Search a picture (H, W, 3) without a certain face for faces that are hard to see, on their side or inverted.
 
-        What is found comes with the way: `EQUALISED`, `FAINT` or the quarters by which the picture was turned.
+        Each result comes with the way of the search: `EQUALISED`, `FAINT`, or the quarter turns of the picture.
 
-        Fog, the dark and coloured light hide faces from the detector; in the shade of leaves and behind fences it
-        answers faintly; and it knows those turned by up to 55 degrees to either side. The first time the picture is
-        searched as thoroughly as it can be in each way of `FIRST`, until the caller has seen enough; later, as videos
-        often show nobody at all, every `SMALL_EVERY`th time in one of `LATER` and not for the smallest faces.
+        Fog, darkness and coloured light hide faces from the detector; in the shade of leaves and behind fences it
+        detects them only faintly; and it knows faces rotated in-plane by up to 55 degrees to either side. The first
+        time, the picture is searched as thoroughly as possible in each way of `FIRST`, until the caller stops. Later,
+        as videos often show nobody at all, every `SMALL_EVERY`th call searches in one way of `LATER`, and not for the
+        smallest faces.
         """
         times, self._fruitless = self._fruitless, self._fruitless + 1
         if not times:
@@ -149,16 +150,16 @@ class Search:
 
 
 def _in_frame(found: Proposals, seen: CropTransform) -> Proposals:
-    """What was found in a part or a turned copy of a frame, in pixels of the frame."""
+    """Convert what was found in a part or a turned copy of a frame to pixels of the frame."""
     corners = seen.to_frame(found.boxes.reshape(-1, 2, 2))
     boxes = np.concatenate((corners.min(1), corners.max(1)), 1)
     return Proposals(boxes, found.scores, seen.to_frame(found.points))
 
 
 def equalised(bgr: UInt8) -> UInt8:
-    """A picture (H, W, 3) in grey whose contrast is as large in fog, in the dark and under coloured light as elsewhere.
+    """A grey picture (H, W, 3) with as much contrast in fog, in the dark and under coloured light as elsewhere.
 
-    Contrast-limited adaptive histogram equalisation of the largest of the three colours.
+    Contrast-limited adaptive histogram equalisation of the largest of the three colour channels.
     Source: Zuiderveld, "Contrast limited adaptive histogram equalization", Graphics Gems IV, 1994.
     """
     blue, green, red = cv2.split(bgr)

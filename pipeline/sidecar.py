@@ -1,4 +1,4 @@
-"""NAME.json beside NAME.csv: what made the table, from what, how far it got and how long it took."""
+"""NAME.json beside NAME.csv: what made the table and from what, how far the run got and how long it took."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Origin:
         input: what identifies the input.
         settings: all choices.
         models: what identifies the weights.
-        libraries: that compute, each with its version.
+        libraries: those that compute, each with its version.
     """
 
     input: dict[str, Any]
@@ -52,7 +52,7 @@ class Origin:
         return {"schema": SCHEMA, "facetrack": __version__} | asdict(self)
 
     def what_differs(self, found: Mapping[str, Any]) -> str:
-        """Say what a sidecar has otherwise, of settings and libraries which ones; "" where all is the same."""
+        """Say what differs in a sidecar, and which settings or libraries; "" if nothing does."""
         for key, wanted in json.loads(json.dumps(self.table())).items():
             if found.get(key) != wanted:
                 return _in_words(key, wanted, found.get(key))
@@ -60,7 +60,7 @@ class Origin:
 
 
 def _in_words(key: str, wanted: Any, found: Any) -> str:
-    """A part of two sidecars that differs."""
+    """A message about a part that differs between two sidecars."""
     if key == "settings" and isinstance(found, dict):
         names = [name for name in wanted | found if wanted.get(name, ...) != found.get(name, ...)]
         return f"settings differ: {', '.join(names)}"
@@ -71,17 +71,17 @@ def _in_words(key: str, wanted: Any, found: Any) -> str:
 
 
 def where(spec: str) -> str:
-    """The one path of an input by whatever path it is named, or its URL without credentials."""
+    """The canonical path of an input, or its URL without credentials."""
     return without_credentials(spec) if is_url(spec) else printable(os.path.realpath(spec))
 
 
 def identify_input(spec: str) -> dict[str, Any]:
-    """What tells whether an input is still the same: its name, the number and bytes of its files, and a digest.
+    """What shows whether an input is still the same: its name, the number and bytes of its files, and a digest.
 
-    The digest, 16 hexadecimal digits of a SHA-256, is of the files' names, sizes and times of their last change, in
-    whole seconds: archives, `scp -p` and some file systems keep no more. The names are those below the folder, or the
-    part of a glob without wildcards: the same wherever it is named from. Of a URL it is of the URL, without
-    credentials: nothing tells whether what lies there has changed.
+    The digest, 16 hexadecimal digits of a SHA-256, covers the files' names, sizes and modification times in whole
+    seconds: archives, `scp -p` and some file systems keep no more. The names are relative to the folder, or to the part
+    of a glob without wildcards, so they do not depend on where the input is named from. For a URL, the digest is of the
+    URL without credentials: nothing shows whether its content has changed.
     """
     if is_url(spec):
         url = without_credentials(spec)
@@ -109,7 +109,7 @@ def _digest(text: str) -> str:
 
 
 def models_that_run(engines: Engines) -> list[dict[str, Any]]:
-    """Names of the networks in use and, by role, the files that run and what is computed in, in JSON's types."""
+    """Names of the networks in use and, by role, the files that run and their precision, in JSON's types."""
     kind, computes_in = engines.choices.backend, engines.aligner.backend.precision
     if kind == "auto":
         kind = "tensorrt" if engines.backend.startswith("TensorRT") else "onnx"
@@ -129,14 +129,14 @@ def models_that_run(engines: Engines) -> list[dict[str, Any]]:
 
 
 def libraries_that_run(engines: Engines) -> list[str]:
-    """The runtime of the network for the landmarks, and OpenCV, with their versions: with others landmarks move."""
+    """The runtime of the network for the landmarks, and OpenCV, with their versions: other versions move landmarks."""
     return [engines.backend.partition(",")[0], f"OpenCV {cv2.__version__}"]
 
 
 def describe_source(source: Source) -> dict[str, Any]:
-    """What relates a table to its recording, once that has been read, in JSON's types; null for what is not known.
+    """What relates a table to its recording, after that has been read, in JSON's types; None for what is unknown.
 
-    The recording's own time stamp at `timestamp` 0 in seconds, [width, height] in pixels, frames per second.
+    The recording's own timestamp at `timestamp` 0 in seconds, [width, height] in pixels, frames per second.
     """
     return {
         "start_s": None if source.start_s is None else round(source.start_s, 6),
@@ -146,7 +146,7 @@ def describe_source(source: Source) -> dict[str, Any]:
 
 
 def when_started(frame: Frame) -> str:
-    """The time of day, UTC, in ISO 8601, at which a live source's time was 0, by a frame that has just come."""
+    """When a live source's time was 0, from a frame that has just arrived: UTC, in ISO 8601."""
     now, age_s = datetime.now(UTC), time.perf_counter() - frame.taken_s
     started = now - timedelta(seconds=age_s + frame.time_s)
     return started.isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -157,13 +157,13 @@ class Outcome:
     """How a run over one input ended.
 
     Attributes:
-        error: why it broke off; "" where everything was read.
+        error: why it broke off; "" if everything was read.
         failed: (place, reason) of what could not be read, wholly or in part.
-        dropped: frames that were never looked at, live.
+        dropped: frames that a live run did not process.
         wall_s: from opening the source to the last row.
         backend: what the network for the landmarks ran on, in words.
-        source: of `describe_source`.
-        started: when the time 0 was, in words, live; "": unknown.
+        source: from `describe_source`.
+        started: from `when_started`, for a live source; "": unknown.
     """
 
     error: str
@@ -176,13 +176,13 @@ class Outcome:
 
 
 def note_origin(sidecar: Path, origin: Origin) -> None:
-    """Write beside a table's part, as far as that is possible, what it depends on; the sidecar takes its place."""
+    """Write what a table depends on beside its part file, if possible; the sidecar later replaces it."""
     with suppress(OSError):
         part_of(sidecar).write_text(json.dumps(origin.table()), encoding="utf-8")
 
 
 def noted_origin(sidecar: Path) -> dict[str, Any] | None:
-    """What `note_origin` has noted; None where that cannot be read."""
+    """What `note_origin` has written; None if that cannot be read."""
     try:
         noted = json.loads(part_of(sidecar).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -202,8 +202,9 @@ def write_sidecar(
     """Write the sidecar.
 
     Args:
-        path, origin, tally, outcome: where, and what it tells.
-        input_path: where the input is, which does not have to be the same for the table to be the same; "": unknown.
+        path: where to write it.
+        origin, tally, outcome: its content.
+        input_path: where the input is, which may change without changing the table; "": unknown.
         sizes: of the files beside it, by the names that `resume.Earlier` looks for.
     Raises:
         SinkError: it cannot be written.

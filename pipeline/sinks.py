@@ -28,7 +28,7 @@ class Sink(Protocol):
         ...
 
     def finish(self) -> None:
-        """Write what is left to be written, short of a file's name; after it only `close` may follow.
+        """Write what is left to be written, without renaming the file yet; only `close` may follow.
 
         Raises:
             SinkError: it cannot be written.
@@ -40,7 +40,7 @@ class Sink(Protocol):
 
         Args:
             complete: every result has been written; a file then gets its name. Otherwise it stays behind as
-                NAME.part with what it holds, or goes away if that is nothing.
+                NAME.part with what it holds, or is removed if that is nothing.
         Raises:
             SinkError: the end cannot be written, or the file not renamed.
         """
@@ -57,18 +57,18 @@ def pose_of(face: Face, size: tuple[int, int], intrinsics: Intrinsics | None) ->
 
 
 class JsonLinesSink:
-    """One JSON object a frame and line, for programs that listen while a video runs.
+    """One JSON object per frame, each on a line, for programs that read along while a video runs.
 
     {"frame": 1, "timestamp": 0.033333, "faces": [
         {"face_id": 0, "state": "tracked", "success": 1, "confidence": 0.987, "box": [x, y, w, h],
          "pose_T": [x, y, z], "pose_R": [x, y, z], "ear": [left, right], "xy": [[x, y], ...]}]}
 
-    written without spaces. Names, units and decimals are those of the CSV file; what a face has not is null. Frames
-    of single pictures have the picture's name under "input" first.
+    It is written without spaces. Names, units and decimals are those of the CSV file; what a face lacks is null. Frames
+    of single pictures begin with the picture's name under "input".
 
     Args:
-        stream: each line is flushed, so that listeners are as current as the video; stays open. A reader that falls
-            behind, of a pipe, keeps nobody waiting: see `line_writer`. A file gets every line.
+        stream: each line is flushed, so that readers are as current as the video; stays open. A pipe's reader that
+            falls behind does not hold up the tracking: see `line_writer`. A file gets every line.
         intrinsics: of the camera; default: OpenFace's.
     """
 
@@ -105,13 +105,13 @@ class JsonLinesSink:
         """Wait until all lines are read, or nobody reads them any more; nothing may be written after.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C, or a signal that the command line takes for one.
+            KeyboardInterrupt: Ctrl-C, or a signal that the command line treats alike.
         """
         if self._writer is not None:
             self._writer.drain()
 
     def finish(self) -> None:
-        """Wait for lines that are still to be read, while any are.
+        """Wait for the remaining lines as long as their reader takes any.
 
         Raises:
             SinkError: one could not be written.
@@ -147,7 +147,7 @@ def _face_object(face: Face, size: tuple[int, int], intrinsics: Intrinsics | Non
 
 
 def _rounded(values: Any, decimals: int) -> Any:
-    """Give (nested) lists of rounded numbers, null where there is none."""
+    """(Nested) lists of rounded numbers, None for those that are not finite."""
     numbers = np.round(np.asarray(values, np.float64), decimals).astype(object)
     numbers[~np.isfinite(np.asarray(values, np.float64))] = None
     return numbers.tolist()

@@ -1,4 +1,4 @@
-"""What every source of frames is, whatever it reads: this needs no FFmpeg."""
+"""The interface of every source of frames, and what a source's name means; needs no FFmpeg."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ Decoder = Literal["cpu", "cuda"]
 STDIN = Path("/dev/stdin")
 SENT = "tcp://127.0.0.1:9000"
 
-NOTED = 100  # faults of what is live that are listed one by one: it may run for days
+NOTED = 100  # faults of a live source that are listed one by one: it may run for days
 DAMAGED = "damaged, decoded as far as it goes"
 
-_URL = re.compile(r"\w\w://")  # one letter is a drive of Windows: C://clip.mp4
+_URL = re.compile(r"\w\w://")  # a single letter is a Windows drive: C://clip.mp4
 _FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
 _CREDENTIALS = (
     re.compile(r"(\w\w://)[^/?#]*@"),  # user:password@host
-    # the same where the password holds one of these signs as it is, or the URL has lost a slash: nothing else has
-    # letters behind its colon
+    # the same where the password contains one of these characters unescaped, or the URL has lost a slash: nothing else
+    # has letters after its colon
     re.compile(r"(\w\w://?)[^/?#@\[]*:(?!\d*(?:[/?#]|$)).*@"),
-    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as of SRT, and of cameras
+    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as for SRT and cameras
 )
 
 
 class Source(Protocol):
-    """Frames in the order of their taking, once; a context manager that closes itself.
+    """Frames in the order in which they were taken, once; a context manager that closes itself.
 
     Attributes:
         name: stem for the names of output files.
         kind: camera, video (a file), stream (a URL) or images.
-        live: frames come by the clock, whether or not anybody is ready for them.
+        live: frames arrive by the clock, whether or not the reader is ready for them.
         size: (height, width) of the first frame after rotation; None for images, whose sizes differ.
         rate: mean frames per second; None where unknown.
-        start_s: what the recording's own time stamps say, in seconds, where the frames' times are 0; right from the
-            first frame on. None where frames are timed otherwise, or it has none.
+        start_s: the recording's own timestamp, in seconds, at which the frames' times are 0; correct from the first
+            frame on. None where it has no timestamps, or frames are timed otherwise.
         frames: how many to expect, for a progress bar; None where unknown.
-        failed: (place, reason) of what could not be read, wholly or in part, or was lost for a while, so far.
+        failed: (place, reason) of what so far could not be read, wholly or in part, or was lost for a while.
     """
 
     name: str
@@ -68,8 +68,8 @@ class Source(Protocol):
         """Give the frames.
 
         Raises:
-            SourceError: the source broke off; every frame before has been given. Names frame and time. Or they have
-                been given before, in part or all: another reading takes another source.
+            SourceError: the source broke off, after all frames before the break; the message names frame and time. Or
+                it has been read before, even in part: to read it again, open it again.
         """
         ...
 
@@ -80,12 +80,12 @@ class Source(Protocol):
     ) -> None: ...
 
     def close(self) -> None:
-        """Stop, from any thread, and let go of file or device."""
+        """Stop, from any thread, and release the file or device."""
         ...
 
 
 class ReadOnce:
-    """Frames that are given to one reader: threads read ahead of it, so that a second one would miss some unawares."""
+    """Frames for one reader: threads read ahead, so a second reader would miss some without noticing."""
 
     def __init__(self, frames: Iterator[Frame], label: str) -> None:
         self._frames, self._label, self._spent = frames, label, False
@@ -102,23 +102,23 @@ class ReadOnce:
         return self._frames
 
     def close(self) -> None:
-        """Give no frames to whoever has not begun to read; who has keeps them.
+        """Refuse later readers; a reader that has already started keeps its frames.
 
-        They are let go of: they are read from the source, so that both would stay until a collection of garbage.
+        Drops the iterator, which refers to the source: the cycle would keep both alive until a garbage collection.
         """
         self._spent = True
         self._frames = iter(())
 
 
 class Faults:
-    """What failed, as a source tells it: all, or of what is live the first hundred, then the last."""
+    """The faults of a source: all of them, or for a live source the first hundred and the latest."""
 
     def __init__(self, *, live: bool) -> None:
         self.listed: list[tuple[str, str]] = []
         self._live, self._unlisted = live, 0
 
     def note(self, place: str, reason: str) -> None:
-        """Take in one more, by its place in the source."""
+        """Add a fault with its place in the source."""
         if self._live and len(self.listed) > NOTED:
             self._unlisted += 1
             self.listed[NOTED:] = [(place, f"{reason}; {counted(self._unlisted, 'other')} before it not listed")]
@@ -127,15 +127,15 @@ class Faults:
 
 
 def is_url(spec: str) -> bool:
-    """Whether a name is an address and no path."""
+    """Whether a name is a URL rather than a path."""
     return bool(_URL.search(spec))
 
 
 def meant_by(spec: str) -> str:
-    """What a user's name for a source stands for; all else stays as it is.
+    """Resolve the names that stand for a path; return any other unchanged.
 
-    "-" is standard input, where that has a path, and an address of this machine, such as file:///videos/a%20b.mp4, the
-    path that it names.
+    "-" becomes the path of standard input, where it has one. A file URL of this machine, such as
+    file:///videos/a%20b.mp4, becomes the path that it names.
     """
     if spec == "-" and STDIN.exists():
         return str(STDIN)
@@ -144,36 +144,36 @@ def meant_by(spec: str) -> str:
 
 
 def handing_over() -> str:
-    """What a program is to do whose stream is to be read here; Windows' standard input has no path."""
+    """How another program can hand its stream to this one; on Windows, standard input has no path."""
     if STDIN.exists():
         return "pipe it in: ... | facetrack live --camera -"
     return f'send it: ffmpeg -i IN -f mpegts "{SENT}?listen=1"; and name {SENT}'
 
 
 def is_pipe(spec: str) -> bool:
-    """Whether a name is that of what another program writes while it is read, such as /dev/stdin behind a "|"."""
+    """Whether a name is that of something written while it is read, such as /dev/stdin after a "|"."""
     path = Path(spec)
     return not is_url(spec) and (path.is_fifo() or path.is_char_device())
 
 
 def is_same_file(spec: str, file: Path) -> bool:
-    """Whether a user's name for a source is that of this file, in whatever way both are written.
+    """Whether a user's name for a source refers to this file, however both are spelled.
 
-    Windows and macOS do not tell GX01.MP4, as cameras write it, from gx01.mp4.
+    Windows and macOS do not distinguish GX01.MP4, as cameras write it, from gx01.mp4.
     """
-    # a URL may be longer than a path can be, which is an error
+    # a URL may be too long for a path, which would be an error
     return not is_url(spec) and file.exists() and Path(spec).is_file() and file.samefile(spec)
 
 
 def counted(count: int, noun: str) -> str:
-    """Such as "1 frame" and "2 frames"."""
+    """A count with its noun, such as "1 frame" and "2 frames"."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def without_credentials(url: str) -> str:
-    """A URL without the name and the password that may stand before its host, and without passwords in its query.
+    """Remove the user name and password before a URL's host, and passwords in its query.
 
-    Every other text stays as it is.
+    Any other text is returned unchanged.
     """
     for secret in _CREDENTIALS:
         url = secret.sub(r"\1", url)

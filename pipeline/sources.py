@@ -1,4 +1,4 @@
-"""Where frames come from: finds the right source for what a user wrote, and has FFmpeg open it."""
+"""Find the right source for what a user named, and have FFmpeg open it."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
 MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
-PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats, and how the names of such lists usually end
-PLAYLIST_TIMEOUT_S = 30.0  # a live list gives nothing until its next piece is complete, of 2 to 10 s
-RTP_OF_FILE = {"protocol_whitelist": "file,udp,rtp"}  # which FFmpeg else allows no file to lead to
-TEXT_BYTES = 512  # of a file that is no video, to tell whether it is a text
+PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats of playlists and the usual suffixes of their names
+PLAYLIST_TIMEOUT_S = 30.0  # a live playlist gives nothing until its next segment, of 2 to 10 s, is complete
+RTP_OF_FILE = {"protocol_whitelist": "file,udp,rtp"}  # FFmpeg otherwise lets no file refer to these protocols
+TEXT_BYTES = 512  # of a file that is not a video, to tell whether it is text
 _TEXT = frozenset(range(32, 127)) | frozenset(b"\t\n\f\r")
 
 
@@ -51,26 +51,27 @@ def open_source(
     frame_rate: float | Fraction | None = None,
     camera_mode: CameraMode | None = None,
 ) -> Source:
-    """Open what a user named.
+    """Open the source that a user named.
 
     Args:
         spec: a camera's index ("0"), a video, a picture, a folder of pictures, a glob of pictures ("shots/*.png"),
             a URL that FFmpeg opens (rtsp, http, udp, ...; file:// names a path), an .sdp file that describes a stream
-            (RTP) or "lavfi:" and a filter graph that makes pictures.
-            Digits name a camera, unless there is a file or folder of that name and `realtime` is not wanted; "./0" is
-            always a path and "/dev/video0" always a camera.
-        realtime: give the frames of a recording when their time has come, as a camera would.
-        retry: how often a lost camera or stream is opened again; default `Retry()`.
-        decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras have nothing to
-            gain from it.
-        frame_rate: a folder, or what a glob matches, holds the frames of a video, so many to the second; None: its
-            pictures have nothing to do with each other. Other sources have a clock of their own.
-        camera_mode: what a camera is asked for; None: what it gives by itself.
+            (RTP), or "lavfi:" followed by a filter graph that generates pictures.
+            Digits name a camera, unless a file or folder of that name exists and `realtime` is False; "./0" is always
+            a path and "/dev/video0" always a camera.
+        realtime: give the frames of a recording at their own times, as a camera would.
+        retry: how often a lost camera or stream is reopened; default `Retry()`.
+        decoder: "cuda" decodes recordings and streams on an NVIDIA GPU (NVDEC); pictures and cameras, which would gain
+            nothing, ignore it.
+        frame_rate: frames per second of the video whose frames are the pictures of a folder or glob; None: the pictures
+            are unrelated. Other sources have a clock of their own.
+        camera_mode: the mode to request from a camera; None: its default.
     Returns:
-        the source with its first frame already read, so that what cannot be opened fails here.
+        the source with its first frame already read, so that one that cannot be opened fails here.
     Raises:
-        SourceError: in one line, what is wrong with it.
-        ConfigError: an argument is none of those told here, or there is a frame rate and `spec` names no pictures.
+        SourceError: it cannot be opened; the message says why in one line.
+        ConfigError: an argument is invalid, or there is a frame rate and `spec` is neither a folder nor a glob of
+            pictures.
     """
     for name, value, kind in (("retry", retry, Retry), ("camera_mode", camera_mode, CameraMode)):
         if not isinstance(value, kind | None):
@@ -100,7 +101,7 @@ def open_source(
             address = Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
             return beside(lambda: _open_live(address, retry or Retry(), realtime=realtime), lambda: None)
         return _open_path(text, decoder, rate, realtime=realtime)
-    except OSError as error:  # as of a folder that may not be entered, or a name longer than one can be
+    except OSError as error:  # such as a folder without permission, or a name that is too long
         raise SourceError(f"{without_credentials(text)}: cannot be read: {error.strerror or error}") from error
 
 
@@ -123,11 +124,11 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
     """The rate as containers write it, such as 30000/1001.
 
     Raises:
-        ConfigError: it is none, or not several pictures are named.
+        ConfigError: it is not a valid rate, or `spec` is neither a folder nor a glob of pictures.
     """
     rate = Fraction(0)
     if isinstance(frame_rate, Real) and 0 < frame_rate <= FASTEST:
-        exact = frame_rate if isinstance(frame_rate, Rational) else float(frame_rate)  # as of NumPy's float32
+        exact = frame_rate if isinstance(frame_rate, Rational) else float(frame_rate)  # such as NumPy's float32
         rate = Fraction(exact).limit_denominator(1_000_000)
     if not rate:
         raise ConfigError(f"frame_rate: wanted frames per second, at most {FASTEST:,}, got {frame_rate!r}")
@@ -170,7 +171,10 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 
 def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
-    """A recording that another program writes while it is read; what is live and has no time stamps is as a camera."""
+    """Open a recording that another program writes while it is read.
+
+    With `realtime`, one without timestamps is treated like a camera.
+    """
     pipe = Pipe(path)
     try:
         return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
@@ -215,7 +219,7 @@ def _tell_unknown_rate(source: VideoSource, container: InputContainer, label: st
 
 
 def _advice_on_file(path: Path) -> str:
-    """What to do about a file that FFmpeg takes for nothing it knows."""
+    """What to do about a file whose format FFmpeg does not recognise."""
     with path.open("rb") as file:
         begin = file.read(TEXT_BYTES)
     if begin.isascii() and all(byte in _TEXT for byte in begin):
@@ -225,10 +229,10 @@ def _advice_on_file(path: Path) -> str:
 
 
 def _refusal(container: InputContainer) -> str:
-    """Why a file is not read although FFmpeg makes pictures of it, and what to do; "" for all others."""
-    if container.format.name == "tty":  # FFmpeg's player of text as pictures takes every .txt
+    """Why a file is refused although FFmpeg decodes pictures from it, and what to do; "" if it is not refused."""
+    if container.format.name == "tty":  # FFmpeg's renderer of text as pictures, which accepts every .txt
         return "it is a text, not a video; name a video or a picture"
-    if container.format.name in PLAYLISTS and not _has_an_end(container):  # FFmpeg would wait for more without end
+    if container.format.name in PLAYLISTS and not _has_an_end(container):  # FFmpeg would wait for more forever
         return (
             "it is a list of pieces to which more may come; where that is all, add a line #EXT-X-ENDLIST "
             '(DASH: make its type "static"), or name its pieces'
@@ -251,14 +255,14 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
     address = Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
-    return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg gives up by itself
+    return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg times out by itself
 
 
 def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:
     name = f"camera{index}"
     if sys.platform == "darwin":
         _refuse_screen(index)
-        # the default of 29.97 frames a second is refused by the built-in cameras
+        # the built-in cameras refuse the default of 29.97 frames per second
         options = {"framerate": "30"} | mode.options("avfoundation")
         address = Address(f"{index}:none", label, name, "camera", "avfoundation", options)
     elif sys.platform == "win32":
@@ -266,7 +270,7 @@ def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Sour
     else:
         address = Address(f"/dev/video{index}", label, name, "camera", "v4l2", mode.options("v4l2"))
     source = _open_live(address, retry, asked_for=str(mode))
-    if mode.size not in (None, source.size):  # drivers of Linux take the nearest size that there is
+    if mode.size not in (None, source.size):  # Linux drivers choose the nearest size that the camera has
         source.close()
         height, width = source.size or (0, 0)
         raise SourceError(f"{label}: gives {width}x{height} where it is asked for {mode}; {MODE_ADVICE}")
@@ -274,7 +278,7 @@ def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Sour
 
 
 def _refuse_screen(index: int) -> None:
-    """AVFoundation goes on counting with the screens behind the cameras."""
+    """Refuse the index of a screen: AVFoundation numbers the screens after the cameras."""
     seen = [d.description for d in av.enumerate_input_devices("avfoundation") if "video" in d.media_types]
     cameras = [name for name in seen if not name.startswith("Capture screen")]
     if len(cameras) <= index < len(seen):
@@ -302,7 +306,7 @@ def _open_live(address: Address, retry: Retry | None, *, realtime: bool = False,
         container = address.open()
         in_pieces = container.format.name in PLAYLISTS
         if in_pieces and address.read_timeout_s < PLAYLIST_TIMEOUT_S and not _has_an_end(container):
-            container.close()  # its name did not say that it is a list
+            container.close()  # its name did not show that it is a playlist
             address = replace(address, read_timeout_s=PLAYLIST_TIMEOUT_S)
             container = address.open()
     except av.FFmpegError as error:
@@ -330,15 +334,15 @@ def _open_live(address: Address, retry: Retry | None, *, realtime: bool = False,
 
 
 def _has_an_end(container: InputContainer) -> bool:
-    """Whether what lies on a server is a recording, by what the server and the container's header say of it.
+    """Whether what a server sends is a recording, judging by the server and the container's header.
 
-    What has bytes that are counted is one, but for a list, which may grow. Where the server does not say how many there
-    are, as it cannot of what is live, the header must say how long it is, and not 0 as FLV's has it live. FFmpeg takes
-    the length of the fragments that have come for that of an MP4 in fragments: whole ones have counted their pictures.
+    Anything with a known size in bytes is a recording, except a playlist, which may grow. Where the server gives no
+    size, as it cannot for a live stream, the header must give a duration, and not 0 as that of live FLV. FFmpeg reports
+    the duration of the fragments received so far for a fragmented MP4, which, unlike a whole one, has no frame count.
     """
     if container.format.name in PLAYLISTS:
         return bool(container.duration)
-    if container.format.name == "sdp":  # has a size of its own, and describes a stream by RTP
+    if container.format.name == "sdp":  # the file has a size, but it describes an RTP stream
         return False
     if container.size > 0:
         return True

@@ -1,4 +1,4 @@
-"""What is done to each frame, stage by stage: search, align, smooth. `run` says on which threads."""
+"""The stages that each frame passes through: search, align, smooth. `run` assigns them to threads."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
 from .search import EQUALISED, FAINT, FaceDetector, Search, Standstill
 
-CROWD_SEARCHES = 3  # in a crowd, in place of one elsewhere
-SLOWEST = 25.0  # frames per second; with fewer, newcomers would wait for longer than a second by default
-# Least presence of a face in a harder search, in turned pictures and others, if no other is there for sure: most false
-# faces are among those that lie and those that the detector answers faintly to.
+CROWD_SEARCHES = 3  # in a crowd for each one elsewhere
+SLOWEST = 25.0  # frames per second; with fewer, new faces would by default wait longer than a second
+# Least presence of a face that a harder search finds, in turned pictures and in others, if none is certain: most false
+# positives lie on their side or come from faint detections.
 LYING, LEAST = 0.999995, {EQUALISED: 0.0, FAINT: 0.9999}
-ROUGH_PRESENCE = 0.5  # of a proposal's first crop, which seldom sits well; the last must convince
-CONVINCED = 0.985  # least presence by the network alone: cats' faces are proposed as surely as people's
-PROPOSAL = 20.0  # most odds of a proposal: 19 of 20 faces have them, and hardly one of those that are none
-REFINEMENTS = 2  # rounds after that one; the second of them takes a face upside down from 3.30 to 3.24 % (LFPW test)
+ROUGH_PRESENCE = 0.5  # least presence in a proposal's first crop, which seldom fits well; the last one decides
+CONVINCED = 0.985  # least presence by the network alone: the detector is as sure of cats' faces as of people's
+PROPOSAL = 20.0  # cap on the odds of a proposal: 19 of 20 faces reach it, and hardly any false positive
+REFINEMENTS = 2  # rounds after the first; the second lowers the error upside down from 3.30 to 3.24 % (LFPW test)
 
 Stage = Callable[["Job"], None]
-OnTheWay = Literal["kalman", "oneeuro", "none"]  # what smooths without knowing what follows
+OnTheWay = Literal["kalman", "oneeuro", "none"]  # smoothers that need no later frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class PipelineSettings:
     """How a video is tracked.
 
     Attributes:
-        detect_every: frames between two searches while every known face is tracked, and no longer than they last at
-            `SLOWEST` per second; a frame without any face, or in which one was just lost, is searched at once, unless
-            nothing moves in it (`search.Standstill`). How thoroughly, `search.Search` decides.
+        detect_every: frames between two searches while every known face is tracked, but no longer than they take at
+            `SLOWEST` per second. A frame without any face, or in which one was just lost, is searched at once, unless
+            nothing moves in it (`search.Standstill`). `search.Search` decides how thoroughly.
         smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, also for `hindsight.look_back`, which
-            is done to the results.
-        tracks, smoother: see there.
+            smooths the results.
+        tracks, smoother: see their classes.
     Raises:
         ConfigError: smooth is none of these.
     """
@@ -67,7 +67,7 @@ class Job:
 
     Attributes:
         ahead: the frames that come next, where the align stage wants them.
-        seen: copies of the tracks as the align stage leaves them, for the tracks themselves go on changing.
+        seen: copies of the tracks as the align stage leaves them, because the tracks themselves keep changing.
     """
 
     frame: Frame
@@ -79,9 +79,10 @@ class Job:
 
 
 class DetectStage:
-    """Searches for faces ahead of the align stage, in the first frame and once `detect_every` frames have gone by.
+    """Searches for faces ahead of the align stage, in the first frame and then every `detect_every` frames.
 
-    Or the time that they take at `SLOWEST` per second. In a crowd faces come and go: there, once a third of them has.
+    At the latest, it searches after the time that these take at `SLOWEST` per second. In a crowd, where faces come and
+    go, it searches after a third of either.
     """
 
     def __init__(self, detector: FaceDetector, settings: PipelineSettings) -> None:
@@ -98,13 +99,13 @@ class DetectStage:
             return True
         index, time_s = self._last
         every = -(-self._every // CROWD_SEARCHES) if self._search.crowded else self._every
-        # indices have gaps where frames were dropped: no multiple of anything need ever come; and a program's own, or
-        # its times, may begin anew
+        # dropped frames leave gaps in the indices, so that no multiple need ever occur; and a caller's own indices or
+        # times may start again
         return abs(frame.index - index) >= every or abs(frame.time_s - time_s) >= every / SLOWEST
 
 
 class AlignStage:
-    """Follows known faces by their landmarks and takes in new ones; the only stage with a memory of places."""
+    """Tracks known faces by their landmarks and admits new ones; the only stage that looks where faces were before."""
 
     def __init__(
         self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None
@@ -133,7 +134,7 @@ class AlignStage:
         job.seen = tuple(map(replace, book.live))
 
     def _looked_for(self, bgr: UInt8) -> Proposals | None:
-        """What a search finds, if the frame wants one although it is not `detect_every`'s turn."""
+        """What a search finds, if the frame needs one although `detect_every` does not schedule it; else None."""
         book = self.book
         if not book.wants_whole:
             return self._search.near(bgr, book.missing) if book.wants_detection else None
@@ -142,11 +143,11 @@ class AlignStage:
         return self._search(bgr, book.missing, beside=book.in_sight)
 
     def _harder(self, bgr: UInt8, found: list[Landmarks]) -> list[Landmarks]:
-        """What was found and what harder searches find, until they find a face whose landmarks are likely to be right.
+        """Add the finds of harder searches, until one finds a face whose landmarks are likely to be right.
 
-        A face that lies may be taken for another one upright, with its hair as the mouth: where one is surely found in
-        the turned picture, the rest is none. And where none is, only what is very clear in there is a face; so it is
-        with faint answers.
+        A face on its side may be mistaken for another, upright one, with its hair as the mouth: where a turned picture
+        certainly shows a face, the earlier finds are dropped. Where it does not, only very clear faces in it count; the
+        same holds for faint detections.
         """
         for way, proposals in self._search.harder(bgr):
             more = self._found(bgr, proposals)
@@ -164,9 +165,9 @@ class AlignStage:
         return any(face.presence >= birth and face.confidence >= SURE for face in faces)
 
     def _found(self, bgr: UInt8, proposals: Proposals) -> list[Landmarks]:
-        """Align what was proposed beside the known faces, and again in the crop that follows these landmarks.
+        """Align the proposals that no known face claims, then again in the crops around the landmarks found.
 
-        Their presence is what network and detector together make of them.
+        The presence of the result combines the network's judgement with the detector's.
         """
         chosen = self.book.unclaimed(proposals.boxes)
         crops = [self.aligner.crop_around(*box_of_five(proposals.points[i])) for i in chosen]
@@ -179,7 +180,7 @@ class AlignStage:
         return [replace(face, presence=_altogether(face, score)) for face, score in seen if face.presence >= CONVINCED]
 
     def _verified(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
-        """The faces, none of them more likely to be one than the verifier finds."""
+        """The faces, each with a presence no higher than the verifier gives it."""
         if self._verifier is None:
             return faces
         boxes = [rotated_face_box(face.xy, self.aligner.markup.subset("five5", face.xy)) for face in faces]
@@ -196,10 +197,10 @@ def _is_likely(face: Landmarks) -> bool:
 
 
 def _altogether(face: Landmarks, score: float) -> float:
-    """What is known of a face that was proposed with this score, as if each who judges knew nothing of the others.
+    """The probability of a face that was proposed with this score, as if all evidence were independent.
 
-    The odds are multiplied that it is one, that its landmarks are right, and that the detector is. Poor landmarks say
-    nothing: profiles have them.
+    Multiplies the odds that it is a face, that its landmarks are right, and that the detector is right. Poor landmarks
+    are no evidence against it: profiles have them.
     """
     odds = _odds(face.presence) * max(_odds(face.confidence), 1.0) * min(_odds(score), PROPOSAL)
     return odds / (1 + odds)
@@ -210,7 +211,7 @@ def _odds(probability: float) -> float:
 
 
 class SmoothStage:
-    """One smoother per track; turns what was seen into faces."""
+    """Smooths each track with its own smoother and turns the tracks into faces."""
 
     def __init__(self, settings: PipelineSettings, points: int) -> None:
         self.settings, self.points = settings, points

@@ -28,12 +28,12 @@ def columns(rows: Sequence[Sequence[str]], *, numbers_from: int | None = None) -
 
 
 def file_bytes(card: ModelCard) -> int:
-    """Bytes of a card's weights; those that are missing count as none."""
+    """Bytes of a card's weights; missing files count as 0."""
     return sum(weights.path.stat().st_size for weights in card.files.values() if weights.path.is_file())
 
 
 def cards_as_table(cards: Sequence[ModelCard]) -> str:
-    """One line a card, and below each the figures, the data and the terms."""
+    """One line per card, and below each its figures, data and terms."""
     if not cards:
         return "no models are installed"
     head = ["MODEL", "NETWORK", "TASK", "MARKUP", "PARAMETERS", "FILE", "GMAC"]
@@ -76,7 +76,7 @@ def cards_as_json(cards: Sequence[ModelCard]) -> list[dict[str, Any]]:
 
 
 def check_as_lines(check: Check) -> str:
-    """One line, and one more with what to do where something can be done."""
+    """One line, and a second one with the remedy if there is one."""
     line = f"{MARKS[check.status]}  {check.subject}: {check.detail}"
     return f"{line}\n    -> {check.remedy}" if check.remedy else line
 

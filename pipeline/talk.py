@@ -1,4 +1,4 @@
-"""What the program tells its user: on stderr, for stdout is for data."""
+"""Messages to the user: on stderr, because stdout is for data."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ log = logging.getLogger("facetrack")  # of all modules
 
 
 class Talk(logging.Handler):
-    """Log lines to wherever stderr is now: a progress bar takes it over for a while."""
+    """Writes log lines to the current stderr, which a progress bar takes over for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say a line."""
+        """Print a log line."""
         say(self.format(record))
 
 
 def say(line: str) -> None:
-    """Tell the user something."""
+    """Print a line for the user."""
     click.echo(line, err=True)
 
 
 def show_progress(tasks: int = 1) -> AbstractContextManager[Reporter]:
-    """How far these tasks have got, on stderr; nothing where the user wants errors alone."""
+    """Show the progress of these tasks on stderr; show nothing if the user wants only errors."""
     from .progress import open_progress
 
     return open_progress(tasks, sys.stderr if log.isEnabledFor(logging.WARNING) else None)

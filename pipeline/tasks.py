@@ -1,4 +1,4 @@
-"""From what a user names to tasks: which inputs there are, and which files each of them is going to have."""
+"""Turn what a user names into tasks: which inputs there are, and which files each of them gets."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Outputs:
     """What is written, and where.
 
     Attributes:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         video: also NAME.mp4, with the faces drawn.
         columns: what the tables hold.
-        existing: what to do about tables that are there already.
+        existing: what to do about tables that already exist.
     """
 
     folder: Path
@@ -62,22 +62,22 @@ def tasks_for(
     decoder: Decoder = "cpu",
     frame_rate: float = 0.0,
 ) -> list[Task]:
-    """Turn what a user named into tasks, and find out beforehand what could not end well.
+    """Turn what a user named into tasks, and refuse beforehand what could not succeed.
 
-    A folder, or a glob that matches pictures alone, is one task; any other glob is a task for each match. What is named
+    A folder, or a glob that only matches pictures, is one task; any other glob is a task for each match. What is named
     twice is done once.
 
     Args:
         inputs: files, folders, globs, URLs.
         outputs: what is to be written.
-        shard: (i, n) leaves the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
-            tasks in the order of their names.
-        keep_folders: matches of a glob keep their place below its part without wildcards.
-        decoder: of all.
+        shard: (i, n) keeps the i-th, from 1, of n shares, which together are everything; each takes every n-th of the
+            tasks in the order of their inputs' names.
+        keep_folders: matches of a glob keep their folders below its part without wildcards.
+        decoder: for all tasks.
         frame_rate: of folders and globs of pictures, which it makes videos; other inputs have a clock of their own.
     Raises:
-        ConfigError: two inputs would write the same files, or one would be written over, is a camera or is no name;
-            or there is a frame rate and nothing that it could be of.
+        ConfigError: two inputs would write the same files, or one would be overwritten, is a camera or has an empty
+            name; or there is a frame rate and nothing that it applies to.
         SinkError: outputs of this share exist that must not be overwritten.
     """
     found: dict[tuple[str, str], Task] = {}
@@ -110,10 +110,10 @@ def tasks_for(
 
 
 def _refuse_lone_pictures(tasks: Sequence[Task]) -> None:
-    """See that a frame rate has pictures that it is of.
+    """Check that a frame rate has pictures to apply to.
 
     Raises:
-        ConfigError: a picture is named by itself, as by a shell that has expanded a glob; or there is none.
+        ConfigError: a single picture is named, as by a shell that has expanded a glob; or there is none.
     """
     if alone := next((t for t in tasks if holds_pictures(t.spec) and not names_several_pictures(t.spec)), None):
         raise ConfigError(
@@ -151,9 +151,10 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
 
 
 def _name_of_url(url: str) -> str:
-    """The stem of its file; where it names none, what is behind the last slash tells it from others.
+    """The stem of the URL's file; if it names none, what follows the last slash, to distinguish it from others.
 
-    Signs that no file of Windows may have in its name become "_"; of what stands before a colon it would make a file.
+    Characters that Windows does not allow in file names become "_": of a name with a colon, Windows would create a file
+    named by the text before it.
     """
     file = Path(re.split("[?#]", url, maxsplit=1)[0])
     return re.sub(r'[<>:"\\|?*]', "_", (file if file.suffix else Path(url)).stem) or "input"

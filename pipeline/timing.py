@@ -62,7 +62,7 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def measure(work: Callable[[], object], most: int, longest_s: float, *, before: int = 1) -> Percentiles:
-    """Do a piece of work again and again, until so many times or seconds are measured; the first runs do not count."""
+    """Repeat a piece of work until `most` runs or `longest_s` seconds are measured, after `before` unmeasured runs."""
     for _ in range(before):
         work()
     times = Percentiles()

@@ -1,4 +1,4 @@
-"""What FFmpeg decodes, made ready: pictures one by one, upright in BGR."""
+"""What FFmpeg decodes: pictures one by one, upright in BGR."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .machine import usable_cores
 from .pipe import Pipe
 
 DECODE_THREADS = 4  # each holds a picture; four decode faster than anything here can track
-PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take the networks' time
+PIXELS_A_THREAD = 500_000  # 640x480 decodes in 0.6 ms; more threads would only take time from the networks
 BAD_PACKETS = 300  # in a row; longer than the wait for a key frame after joining a broadcast
 ASPECT_TOLERANCE = 0.01  # encoders round: 3416:3417 is meant to be square
 WIDEST_PIXEL = 4
-WITH_LENGTH = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})  # containers whose header has it
-CAMERA_NAP_S = 0.005  # between two looks at a camera that answers "nothing yet" instead of waiting
+WITH_LENGTH = frozenset({"avi", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"})  # containers that state their length
+CAMERA_NAP_S = 0.005  # between two reads of a camera that answers "nothing yet" instead of waiting
 CAMERA_NAPS = 1000  # after five seconds such a camera counts as silent
 
 
@@ -44,21 +44,21 @@ class Reader:
 
     Attributes:
         stream: the video stream that is read.
-        first: the first picture, decoded at once; None where there is none, and after `close`.
-        damaged: packets so far that could not be decoded and were left out.
-        damaged_in_a_row: those of them that no good picture has followed yet.
+        first: the first picture, decoded at once; None if there is none, and after `close`.
+        damaged: packets so far that could not be decoded and were skipped.
+        damaged_in_a_row: those of them since the last good picture.
         reason: why the last damaged packet could not be decoded.
-        read_to: byte of the file behind the last packet.
+        read_to: position in the file, in bytes, after the last packet.
 
     Args:
         container: will be closed by the reader.
         label: the source's name in messages.
-        live: prefer little delay to speed.
-        cut: the file is known to break off, so that a half packet at its end is to be left out.
-        pipe: that the container is read from; will be closed, too.
+        live: prefer low latency to speed.
+        cut: the file is known to be truncated, so an incomplete packet at its end is skipped.
+        pipe: the one that the container is read from; will be closed, too.
     Raises:
-        SourceError: there is no video in it that can be decoded, or none that the GPU decodes which it was opened with;
-            or reading failed at the first picture.
+        SourceError: it holds no video that can be decoded, or none that the GPU with which it was opened can decode; or
+            reading failed at the first picture.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Reader:
         self._ahead: list[VideoFrame] = []  # pictures that were peeked at
         try:
             self.stream = _video_stream(container, label)
-            # Threads over frames are the faster ones, but each of them delays the picture by a frame.
+            # Threading over frames is faster, but each thread delays the picture by a frame.
             self.stream.thread_type = "SLICE" if live else "AUTO"
             self.stream.codec_context.thread_count = _decode_threads(self.stream)
             self._pictures = self._decode()
@@ -97,13 +97,13 @@ class Reader:
 
     @property
     def knows_size(self) -> bool:
-        """Whether it is known how many bytes there are; of what a server sends it need not be."""
+        """Whether the size in bytes is known; for what a server sends it need not be."""
         with self._lock:
             return not self._closed and self._container.size > 0
 
     @property
     def unread(self) -> float:
-        """Share of the file behind the last packet, where no other stream can account for it; else 0."""
+        """Share of the file after the last packet; 0 if unknown or if another stream may account for it."""
         with self._lock:
             if self._closed or len(self._container.streams) > 1 or self._container.size <= 0:
                 return 0.0
@@ -121,7 +121,7 @@ class Reader:
             return self._ahead.pop(0) if self._ahead else next(self._pictures, None)
 
     def peek(self, ahead: int = 0) -> VideoFrame | None:
-        """The picture that `read` gives after so many others; None also where it cannot be read: `read` says that."""
+        """The picture that `read` gives after `ahead` others; None also if it cannot be read, which `read` reports."""
         with self._lock:
             if self._closed:
                 return None
@@ -133,7 +133,7 @@ class Reader:
             return self._ahead[ahead] if ahead < len(self._ahead) else None
 
     def close(self) -> None:
-        """Let go of the file or device; waits for a read that is under way in another thread."""
+        """Release the file or device; waits for a read in progress in another thread."""
         if self._pipe is not None:
             self._pipe.stop()  # or that read would wait for its next bytes
         with self._lock:
@@ -150,7 +150,7 @@ class Reader:
         try:
             for packet in self._packets():
                 if self._cut and packet.is_corrupt:
-                    continue  # the half packet at the break would give half a picture
+                    continue  # the incomplete packet at the break would give half a picture
                 yield from self._decoded(packet)
         except av.FFmpegError:
             yield from self._held()
@@ -171,9 +171,9 @@ class Reader:
         return pictures
 
     def _held(self) -> list[VideoFrame]:
-        """The pictures that the decoder still holds; none of what is live, whose time is past, nor of a GPU's.
+        """The pictures that the decoder still holds; [] for a live source or on a GPU.
 
-        A GPU may have refused them.
+        Those of a live source are outdated, and a GPU may have refused them.
         """
         if not self._live and not self.stream.codec_context.is_hwaccel:
             with suppress(av.FFmpegError):
@@ -190,12 +190,12 @@ class Reader:
                         self.read_to = packet.pos + packet.size
                     yield packet
                 return
-            except av.BlockingIOError:  # how a camera of macOS or Windows says: nothing yet
+            except av.BlockingIOError:  # how a camera on macOS or Windows says: nothing yet
                 naps += 1
                 if naps > CAMERA_NAPS:
                     raise
                 time.sleep(CAMERA_NAP_S)
-            except IndexError:  # PyAV's own, behind the last packet of an input in which streams have come up meanwhile
+            except IndexError:  # PyAV's own, after the last packet of an input in which streams have appeared meanwhile
                 return
             except av.FFmpegError as error:
                 forget_address(error)
@@ -203,7 +203,7 @@ class Reader:
 
 
 def _broken(error: av.FFmpegError) -> Generator[VideoFrame, None, None]:
-    """Pictures the first of which cannot be read."""
+    """A generator of pictures that raises this error at the first one."""
     raise error
     yield
 
@@ -211,18 +211,18 @@ def _broken(error: av.FFmpegError) -> Generator[VideoFrame, None, None]:
 class ToBgr:
     """Turns decoded pictures of one stream into upright, read-only BGR arrays with square pixels, all of one size.
 
-    A call that is filmed changes its pictures' size with the line (WebRTC), and a table has one scale. Pictures of
-    another size are made as large as the first; those of another aspect, too, as far as they fit in, with black beside.
+    A recorded call (WebRTC) changes the size of its pictures with the connection, but a table has one scale. Pictures
+    of another size are scaled to that of the first. Those of another aspect are fitted into it, with black borders.
 
     Attributes:
-        changed: in words, that the last picture has another aspect than the first, where the one before it had not its
-            size; "" otherwise.
+        changed: a message that the last picture has another aspect than the first, if its size differs from that of the
+            one before it; "" otherwise.
 
     Args:
         first: the first picture.
-        aspect: width over height of the stored pixels. Where they are not square (PAL and DV, anamorphic films), the
-            shorter way is stretched: faces would be too narrow, and no angle nor the eyes' opening right.
-        size: (height, width) of the arrays; None: as the first picture has it.
+        aspect: width over height of the stored pixels. If they are not square (PAL and DV, anamorphic films), their
+            shorter side is stretched: otherwise faces would be too narrow, and all angles and eye openings wrong.
+        size: (height, width) of the arrays; None: that of the first picture.
     """
 
     def __init__(self, first: VideoFrame, aspect: Fraction, size: tuple[int, int] | None) -> None:
@@ -235,7 +235,7 @@ class ToBgr:
         self.changed = ""
 
     def __call__(self, picture: VideoFrame) -> UInt8:
-        """Convert to (H, W, 3) uint8; colour matrix and range as the stream says, else BT.601, limited."""
+        """Convert to (H, W, 3) uint8; colour matrix and range as the stream declares, else BT.601, limited."""
         size = self._square(picture)
         fits = abs(size[0] * self._room[1] / (size[1] * self._room[0]) - 1) <= ASPECT_TOLERANCE
         self.changed = "" if fits or size == self._last else self._told(size)
@@ -259,13 +259,13 @@ class ToBgr:
 
 
 def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
-    """Give whether to transpose and then which way to flip (cv2.flip's code, None: not) to set a picture upright.
+    """Whether to transpose and then how to flip (cv2.flip's code, None: not at all) to set a picture upright.
 
     The display matrix maps stored (p, q) to shown (x, y) = (a p + c q, b p + d q).
     """
     try:
         matrix = cast(Buffer | None, picture.side_data.get("DISPLAYMATRIX"))
-    except ValueError:  # PyAV gives none where one has a kind that it does not know, such as a camera's EXIF
+    except ValueError:  # PyAV raises this if any has a kind that it does not know, such as a camera's EXIF
         return {90: (True, 0), 180: (False, -1), 270: (True, 1)}.get(picture.rotation % 360, (False, None))
     if matrix is None:
         return False, None
@@ -276,11 +276,11 @@ def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
 
 
 def first_picture(reader: Reader, label: str, size: tuple[int, int] | None = None) -> tuple[ToBgr, UInt8]:
-    """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR; without one the reader is closed.
+    """The converter of a stream, and its first picture, (H, W, 3) uint8 BGR; the reader is closed if there is none.
 
     Args:
         reader, label: of the stream.
-        size: (height, width) that its pictures are to have; None: their own.
+        size: (height, width) to convert its pictures to; None: their own.
     Raises:
         SourceError: there is no picture, or it cannot be converted.
     """
@@ -299,7 +299,7 @@ def first_picture(reader: Reader, label: str, size: tuple[int, int] | None = Non
 
 
 def _decode_threads(stream: VideoStream) -> int:
-    """One thread for small pictures, more for large ones, as far as there are cores; one where a GPU decodes."""
+    """One thread for small pictures, more for large ones if there are enough cores; one if a GPU decodes."""
     if stream.codec_context.is_hwaccel:
         return 1
     wanted = 1 + stream.codec_context.width * stream.codec_context.height // PIXELS_A_THREAD
@@ -322,20 +322,20 @@ def _video_stream(container: InputContainer, label: str) -> VideoStream:
 
 
 def streams_left_out(container: InputContainer) -> str:
-    """In words, that others than the first video stream are not looked at; "" where there is none."""
+    """A message that video streams other than the first are ignored; "" if there are none."""
     count = len(_moving(container))
     return f"{count} video streams, the first is tracked" if count > 1 else ""
 
 
 def _moving(container: InputContainer) -> list[VideoStream]:
-    """The video streams but cover pictures."""
+    """The video streams, except cover pictures."""
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
 def demand_gpu(container: InputContainer, label: str) -> None:
-    """Refuse a container, and close it, whose video the GPU that it was opened with will not decode.
+    """Close and refuse a container whose video the GPU with which it was opened will not decode.
 
-    PyAV itself refuses those alone of which no stream is decoded there.
+    PyAV itself only refuses containers of which no stream is decoded there.
 
     Raises:
         SourceError: the CPU would decode it.
@@ -347,7 +347,7 @@ def demand_gpu(container: InputContainer, label: str) -> None:
 
 
 def not_on_gpu(label: str, reason: str) -> SourceError:
-    """The refusal to decode on the CPU what was to be decoded on a GPU."""
+    """The error for a video that cannot be decoded on the GPU as requested."""
     return SourceError(
         f"{label}: cannot be decoded with cuda here ({reason}): wanted an NVIDIA GPU, its driver, and a codec that it "
         "decodes; see `facetrack doctor`, or leave --decoder away"
@@ -355,14 +355,14 @@ def not_on_gpu(label: str, reason: str) -> SourceError:
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
-    """Width over height of the stored pixels; 1 where it is unknown, absurd, or not worth a stretched picture."""
+    """Width over height of the stored pixels; 1 if it is unknown, absurd, or too close to 1 to stretch pictures."""
     aspect = stream.sample_aspect_ratio or Fraction(1)
     odd = abs(aspect - 1) > ASPECT_TOLERANCE and 1 / WIDEST_PIXEL <= aspect <= WIDEST_PIXEL
     return aspect if odd else Fraction(1)
 
 
 def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
-    """How many frames there are, by the file's count or else its length and rate; None where these are not known."""
+    """How many frames there are, by the file's count or else its length and rate; None if these are unknown."""
     if stream.frames:
         return stream.frames
     if rate is None:
@@ -374,10 +374,10 @@ def expected_frames(stream: VideoStream, rate: Fraction | None) -> int | None:
 
 
 def declared_length_s(stream: VideoStream) -> float | None:
-    """Seconds from the first picture to the end of the last, as the file's own header has them; None where it has none.
+    """Seconds from the first picture to the end of the last, as the file's own header states; None if it does not.
 
-    A list of pieces (HLS) tells how long each is. Elsewhere FFmpeg estimates: from the first packets' bytes a second,
-    or by what is found at the file's end.
+    An HLS playlist states the length of each segment. For other formats FFmpeg only estimates the length: from the byte
+    rate of the first packets, or from what it finds at the end of the file.
     """
     container = cast(InputContainer, stream.container)
     if container.format.name == "hls":
@@ -388,7 +388,7 @@ def declared_length_s(stream: VideoStream) -> float | None:
     if stream.duration:
         return float(stream.duration * base)
     end_s = _tagged_end_s(stream)
-    if end_s is None and container.duration and len(container.streams) == 1:  # else it may be the sound's
+    if end_s is None and container.duration and len(container.streams) == 1:  # else it may be that of the sound
         end_s = container.duration / av.time_base
     return None if end_s is None else end_s - float((stream.start_time or 0) * base)
 
@@ -400,14 +400,14 @@ def _tagged_end_s(stream: VideoStream) -> float | None:
 
 
 def forget_address(error: Exception) -> None:
-    """Take what was opened out of an error of FFmpeg's: it may be an address with a password, which tracebacks show."""
+    """Remove the opened address from an error of FFmpeg's: it may hold a password, which tracebacks would show."""
     if isinstance(error, av.FFmpegError):
         error.args = error.args[:2]
 
 
 def why(error: Exception) -> str:
     """Say in one line what FFmpeg, or the operating system, found wrong."""
-    # how FFmpeg's waiting ends when PyAV's time is up, and ours for a camera
+    # how FFmpeg's wait ends at PyAV's time limit, and ours for a camera
     if isinstance(error, av.error.ExitError | av.BlockingIOError):
         return "nothing came in time"
     return (getattr(error, "strerror", None) or str(error)).strip()

@@ -20,23 +20,23 @@ from ..tracker.types import Result, UInt8
 from .draw import draw_faces, fitted
 from .part_file import PartFile
 
-# libx264's: no loss to be seen, faster than tracking. Without B frames the file's length is right to the tick, with
-# them the mp4 writer gets it wrong where the frame rate varies.
+# For libx264: no visible loss, faster than tracking. Without B-frames the file's length is exact to the tick; with them
+# the mp4 writer gets it wrong if the frame rate varies.
 QUALITY = {"preset": "veryfast", "crf": "20", "bf": "0"}
-# A file of fragments, of a second each, until it is finished: then it is an ordinary one.
+# The file consists of fragments of a second each until it is finished; then it is an ordinary one.
 FRAGMENTED = {"movflags": "hybrid_fragmented", "frag_duration": "1000000"}
-LONGEST_SIDE = 16_384  # libx264's, of an encoder's input
+LONGEST_SIDE = 16_384  # libx264's limit for its input
 FALLBACK_RATE = Fraction(30)
-SLOWEST_RATE = Fraction(1, 65_536)  # at 20,000 ticks a second a frame of it lasts almost as long as an mp4 can tell
-FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # of the file's clock, a second
-LONGEST_WAIT = 2**30  # ticks from frame to frame; an mp4 loses its times at twice as many
+SLOWEST_RATE = Fraction(1, 65_536)  # at 20,000 ticks per second its frames last almost as long as an mp4 can express
+FEWEST_TICKS, MOST_TICKS = 10_000, 1_000_000  # per second, of the file's clock
+LONGEST_WAIT = 2**30  # ticks from frame to frame; with twice as many, an mp4 loses its times
 _BT709_MATRIX = 1  # AVCOL_SPC_BT709; PyAV names only swscale's numbers
 
 
 class _Unfailing:
-    """A file for FFmpeg, in which writing does not fail: the first failure is kept, and what follows is thrown away.
+    """A file for FFmpeg in which writing never fails: the first failure is kept, and what follows is discarded.
 
-    Between two looks of PyAV's FFmpeg writes several times. Of failures PyAV keeps one; others it prints with their
+    FFmpeg writes several times before PyAV checks for failures. PyAV keeps one of them and prints the others with their
     tracebacks.
 
     Attributes:
@@ -49,11 +49,11 @@ class _Unfailing:
 
     @property
     def closed(self) -> bool:
-        """Which PyAV asks for."""
+        """Whether the file is closed, which PyAV asks."""
         return self._out.closed
 
     def write(self, content: bytes) -> int:
-        """Write, as far as nothing has failed."""
+        """Write, unless something has failed."""
         try:
             if self.error is None:
                 self._out.write(content)
@@ -62,7 +62,7 @@ class _Unfailing:
         return len(content)
 
     def seek(self, place: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, to which everything is written before."""
+        """Go to a position, after writing what is buffered."""
         try:
             if self.error is None:
                 return self._out.seek(place, whence)
@@ -71,21 +71,21 @@ class _Unfailing:
         return place
 
     def tell(self) -> int:
-        """The present place."""
+        """The current position."""
         return self._out.tell()
 
 
 class VideoSink:
     """Writes an H.264 mp4 with the faces drawn on the frames.
 
-    Each frame keeps its time stamp relative to the first one written, so variable frame rates and dropped frames
-    stay true; in a pause of more than 18 minutes, at the finest clock, the frame before it is repeated. H.264 in its
-    common 4:2:0 form has even sizes only: an odd last row or column is doubled. Frames of another size than the first
+    Each frame keeps its timestamp relative to the first one written, so variable frame rates and dropped frames are
+    preserved. In a pause of more than 18 minutes, at the finest clock, the frame before it is repeated. H.264 in its
+    common 4:2:0 form only has even sizes: an odd last row or column is doubled. Frames of another size than the first
     are fitted into it.
 
     Args:
-        path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played,
-            and that of a killed one, without its last second and the ten to thirty frames that the encoder still held.
+        path: NAME.mp4; it is NAME.mp4.part until it is complete. The part of an interrupted run can be played. So can
+            that of a killed one, except its last second and the ten to thirty frames that the encoder still held.
         rate: the source's mean frames per second, from which the clock of the file is chosen; None: unknown.
         size: (height, width) of the frames, so that those that are too large are refused before anything is written;
             None: unknown until the first one.
@@ -120,8 +120,8 @@ class VideoSink:
         self.size_bytes = 0
         self._stream: VideoStream | None = None
         try:
-            # A file of our own: FFmpeg would open its only at the first frame, and crashes when it has to finish a
-            # file that could not be written; PyAV leaves one alone that has been closed.
+            # Opened here, because FFmpeg would open its own file only at the first frame, and crashes when it has to
+            # finish one that could not be written. PyAV leaves a closed file alone.
             self._out = self._file.open()
         except OSError as error:
             raise self._file.error(error) from error
@@ -168,12 +168,12 @@ class VideoSink:
             if complete:
                 raise
         if self._stream is None:
-            self._file.discard()  # a video without a frame is none
+            self._file.discard()  # without a frame it is not a video
         elif complete:
             self._file.publish()
 
     def _refuse_too_large(self, size: tuple[int, int]) -> None:
-        """Before libx264 does, whose only word is "generic error"."""
+        """Refuse frames that libx264 would refuse with only "generic error"."""
         if max(size) > LONGEST_SIDE:
             raise SinkError(
                 f"{self._path}: cannot be written: wanted frames of at most {LONGEST_SIDE} pixels a side, for libx264 "

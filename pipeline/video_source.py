@@ -1,4 +1,4 @@
-"""Frames from recordings of every kind that FFmpeg opens: they go by their own clock."""
+"""Frames from any recording that FFmpeg opens, timed by the recording's own clock."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from .source import DAMAGED, Faults, Kind, ReadOnce
 from .video_clock import UNKNOWN_RATE, MediaClock, Pace, lasts_s, mean_rate
 from .video_reader import Reader, declared_length_s, expected_frames, first_picture, why
 
-MISSING_S, MISSING = 1.0, 0.1  # a recording that ends so much, and such a share, before its length breaks off
-PIECE_S = 0.9  # pieces of a list are longer
+MISSING_S, MISSING = 1.0, 0.1  # a recording that ends early by this much, and by this share of its length, is truncated
+PIECE_S = 0.9  # segments of a playlist are longer
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
 _KEPT = "the frames before are good, copy or record it again for the rest"
 
 
 class VideoSource:
-    """A recording: every frame, timed by its presentation time stamps.
+    """A recording: every frame, timed by its presentation timestamps.
 
-    `time_s` is seconds since the start of the video stream, where its first frame usually is, and always rises:
+    `time_s` is seconds since the start of the video stream, where its first frame usually is, and always increases:
 
-    - A frame without a time stamp comes one frame period after the one before it.
-    - Frames of one stamp are spread over the time up to the next, where that is long enough.
-    - Else they, as any stamp that does not rise, are moved one tick behind the last.
+    - A frame without a timestamp comes one frame period after the one before it.
+    - Frames with the same stamp are spread over the time up to the next stamp, if that is long enough.
+    - Otherwise they are placed one tick after the last, as is any stamp that does not increase.
     - A stamp that falls back to the second newest or further, or leaps ahead by half a day, starts a new clock that
-      goes on where the old one ended.
-    - One that leaps ahead, and is taken back by the next, counts as none; so does a first one half a day before all
-      others. `video_clock.MediaClock` has the details.
+      continues where the old one ended.
+    - A stamp that leaps ahead, and from which the next one returns, counts as missing. A first one half a day before
+      all others is corrected. `video_clock.MediaClock` has the details.
 
-    Alpha is left out, 10 bits become 8, pixels that are not square are made so, and the container's display matrix is
-    applied (the nearest of its eight right-angled turns and mirrorings): faces are as the photographer saw them.
+    Alpha is dropped, 10 bits become 8, pixels that are not square are made square, and the container's display matrix
+    is applied (the nearest of its eight right-angled rotations and reflections): faces look as they did to the
+    photographer.
 
     Attributes:
-        failed: (place, reason) of each damaged packet, which was left out, of each damaged picture, which was not, of
-            the pictures from there to the next key frame, which are built on what was lost, of each picture from
-            which on they have another aspect, and of each before which pieces of a list seem to be missing; in real
-            time the first hundred, then the last, with how many there are between.
+        failed: (place, reason) of each damaged packet, which was skipped; of each damaged picture, which was kept; of
+            the pictures from there to the next key frame, which depend on what was lost; of each picture from which on
+            the aspect differs; and of each picture before which segments of a playlist seem to be missing. In real
+            time, the first hundred and the latest, with the number of those between.
         See `source.Source` for the rest.
     """
 
@@ -68,14 +69,13 @@ class VideoSource:
             container: will be closed by the source.
             label: the source's name in messages.
             name: the stem of output files.
-            kind: what it is.
-            realtime: deliver each frame when its time has come, as a camera would; a leap of the stamps is not waited
-                for.
-            shortage: how many bytes are missing at the file's end, in words; "" where it is whole.
-            pipe: that the container is read from; will be closed, too. In real time the pictures that wait in it are
-                given at once, and those that follow when they are due.
+            kind: see `source.Source`.
+            realtime: deliver each frame at its own time, as a camera would; a leap of the stamps is not waited for.
+            shortage: a message about bytes missing at the file's end; "" if it is complete.
+            pipe: the one that the container is read from; will be closed, too. In real time, pictures that wait in it
+                are given at once, and those that follow when they are due.
         Raises:
-            SourceError: there is no video in it, or not one frame.
+            SourceError: it holds no video, or not a single frame.
         """
         self.name, self.kind, self.live = name, kind, realtime
         self._faults = Faults(live=realtime)
@@ -91,7 +91,7 @@ class VideoSource:
         self._length_s, self._in_pieces = declared_length_s(self._reader.stream), self._reader.format == "hls"
         self._doubtful: tuple[tuple[int, float], ...] = ()  # numbers and times of the first and last since damage
         self._met_damage = self._is_doubtful = self._reader.damaged > 0
-        self._damaged = self._reader.damaged  # of its packets, those that are noted or came before the first picture
+        self._damaged = self._reader.damaged  # damaged packets that are noted or came before the first picture
         self._backlog = Backlog(pipe) if pipe is not None else None
         self._frames = ReadOnce(self._deliver(first_bgr), label)
 
@@ -112,13 +112,13 @@ class VideoSource:
         return self._clock.start_s
 
     def close(self) -> None:
-        """Stop the iteration, in whichever thread it runs, and let go of the file."""
+        """Stop the iteration, in whichever thread it runs, and release the file."""
         self._stopped.set()
         self._frames.close()
         self._reader.close()
 
     def _deliver(self, bgr: UInt8) -> Generator[Frame, None, None]:
-        self._reader.peek(1)  # the clock asks for it at the first picture, which must not be late for that
+        self._reader.peek(1)  # the clock needs it at the first picture, which must not be late because of that
         pace = Pace(backlog=self._backlog)
         index, end_s = 0, 0.0
         picture = self._reader.first
@@ -152,16 +152,17 @@ class VideoSource:
             self._check_whole(index, time_s, end_s)
 
     def _is_closed_for_end(self, end_s: float) -> bool:
-        """Whether an error is the end, which a server that tells no size tells by closing the connection.
+        """Whether an error is the end, which a server that gives no size marks by closing the connection.
 
-        All that the header or the list declares must have come, and not more: it may declare the first fragment alone.
+        Exactly what the header or the playlist declares must have arrived. If more has, it may declare only the first
+        fragment.
         """
         if self._length_s is None or (self._reader.knows_size and not self._in_pieces):
             return False
         return abs(self._length_s - end_s) < 1 / (self.rate or UNKNOWN_RATE)
 
     def _doubt(self, picture: VideoFrame, index: int, time_s: float) -> None:
-        """Keep in mind which pictures are built on what was lost: those after damage that are none of their own."""
+        """Remember which pictures depend on what was lost: those after damage, up to the next key frame."""
         if picture.key_frame:
             self._name_doubtful()
         elif self._is_doubtful:
@@ -194,9 +195,10 @@ class VideoSource:
     def _ends_early(self, end_s: float) -> bool:
         """Whether pictures are missing at the end.
 
-        A length alone is no proof: some recorders write what they please, and the last picture may stand
-        still for long. Damage must have been met, or much of the file behind the last picture not been understood. But
-        in a list of pieces what cannot be fetched is left out without a word, and each piece has its length.
+        The declared length alone is no proof: some recorders write arbitrary ones, and the last picture may be shown
+        for long. In addition, there must have been damage, or much of the file after the last picture must have been
+        left unread. In a playlist the length suffices: each segment states its own, and FFmpeg silently skips those
+        that it cannot fetch.
         """
         if self._length_s is None or self._length_s - end_s <= max(MISSING_S, MISSING * self._length_s):
             return False

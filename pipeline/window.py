@@ -15,15 +15,15 @@ from .draw import DARK, draw_faces, draw_text, fit_scale, resized
 LARGEST_SHARE = 0.85  # of the desktop's sides that a new window may take
 TEXT_PX = 11  # height of the text
 SMOOTHING = 0.1  # weight of the newest frame in the exponential averages, which keeps them legible
-_HEADLESS_DRIVERS = ("offscreen", "dummy")  # of SDL, which takes one where it finds no display
+_HEADLESS_DRIVERS = ("offscreen", "dummy")  # SDL chooses one of them if it finds no display
 _REMEDY = "use --no-window, or run it where there is a screen"
 
 
 class LiveWindow:
-    """Shows results in a window that can be resized, on SDL by way of pygame-ce.
+    """Shows results in a resizable window, on SDL through pygame-ce.
 
-    q, Escape and the close button set `closed`; the loop that writes should then end. All methods, the constructor
-    too, must be called on the program's main thread: operating systems allow windows on no other.
+    q, Escape and the close button set `closed`; the loop that writes should then end. All methods, including the
+    constructor, must be called on the program's main thread: operating systems allow windows on no other.
 
     Attributes:
         closed: whether the user has closed the window.
@@ -101,7 +101,7 @@ class LiveWindow:
         pygame.display.flip()
 
     def _figures(self, result: Result) -> str:
-        """Averages of frames a second and of milliseconds since capture, and the number of faces."""
+        """Average frames per second, average milliseconds since capture, and the number of faces."""
         now_s = self._clock()
         latency_s = now_s - result.frame.taken_s
         if self._last_s is None:

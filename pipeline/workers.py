@@ -1,4 +1,4 @@
-"""A pool of worker processes, in which the crash of a worker fails its job alone.
+"""A pool of worker processes, in which the crash of a worker fails only its own job.
 
 Workers are spawned, as threads and networks do not survive a fork. A worker opens its work once, then does one job
 after the other and reports its progress through a pipe of its own. Nothing is shared, so a crash leaves no lock held.
@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 0.1  # between a worker's messages about its progress
 GRACE_S = 10.0  # for an interrupted worker to save its results
-MOST_ON_WINDOWS = 60  # whose `wait` takes 63 handles; `concurrent.futures` stops at 61
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+MOST_ON_WINDOWS = 60  # where `wait` takes 63 handles; `concurrent.futures` stops at 61
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _DIED_OPENING = (
     "a worker process died while it opened the networks ({}), perhaps for want of memory; give fewer --workers"
 )
@@ -66,7 +66,7 @@ def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, w
     Args:
         jobs: picklable, as are their answers and the work.
         work: how they are done. An error that a job raises ends the pool and is raised here.
-        reporter: is told the progress of all jobs. Workers log through the loggers of this process.
+        reporter: receives the progress of all jobs. Workers log through the loggers of this process.
         workers: number of processes; a single one is this process, and Windows has at most `MOST_ON_WINDOWS`.
     Raises:
         BackendError: every worker exited while it opened its work.
@@ -110,7 +110,7 @@ class _Worker:
 
 
 def _signal_name(number: int) -> str:
-    """Such as "SIGKILL"; real-time signals, most of which Python has no names for, by their number."""
+    """A signal's name, such as "SIGKILL", or its number: Python has no names for most real-time signals."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -131,7 +131,7 @@ class _WorkerPool(Generic[Job, Answer]):
     def run(self) -> list[Answer]:
         """Do all jobs; the answers are in their order."""
         try:
-            self._start_worker()  # one alone: it fails early where all would, and fills Numba's cache for the others
+            self._start_worker()  # one first: it fails early if all would, and fills Numba's cache for the others
             while self._workers:
                 for worker in self._wait_for_messages():
                     self._handle(worker, worker.receive())
@@ -161,7 +161,7 @@ class _WorkerPool(Generic[Job, Answer]):
         self._to_start = 1
 
     def _wait_for_messages(self, timeout_s: float | None = None) -> list[_Worker]:
-        """The workers with a message or an exit to handle; none if there is none until the timeout."""
+        """The workers that have sent a message or exited; none if the timeout comes first."""
         ready = wait([worker.pipe for worker in self._workers], timeout_s)
         return [worker for worker in self._workers if worker.pipe in ready]
 
@@ -229,7 +229,7 @@ class _WorkerPool(Generic[Job, Answer]):
         end_s = time.monotonic() + GRACE_S
         try:
             for worker in self._workers:
-                if worker.job is None:  # nothing to save; while Numba compiles, it would not hear an interruption
+                if worker.job is None:  # nothing to save; while Numba compiles, it would not notice an interrupt
                     worker.process.kill()
             if os.name == "posix":  # elsewhere Ctrl-C reaches every process of the console
                 for process in self._processes:
@@ -298,7 +298,7 @@ def _run_jobs(pipe: Connection, work: Work[Any, Any], reporter: _PipeReporter) -
 
 def _handle_termination(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> None:
     """Set the handler of the signals that end a process."""
-    # Windows has no SIGHUP, and it alone SIGBREAK; under nohup SIGHUP is ignored and stays so
+    # Windows has no SIGHUP, and only Windows has SIGBREAK; under nohup SIGHUP is ignored and stays so
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
@@ -321,7 +321,7 @@ def _picklable(error: Exception) -> Exception:
 
 
 class _PipeReporter:
-    """A reporter that sends all it is told to the parent process."""
+    """A reporter that forwards everything to the parent process."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe, self._lock = pipe, threading.Lock()  # several threads may log
@@ -393,5 +393,5 @@ class _PipeLogHandler(logging.handlers.QueueHandler):
         self._reporter = reporter
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Send a record, which is prepared for pickling, in place of putting it into a queue."""
+        """Send a record, already prepared for pickling, instead of putting it into a queue."""
         self._reporter.send("log", record)
