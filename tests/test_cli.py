@@ -176,7 +176,7 @@ def test_an_output_folder_that_is_a_file_exits_with_1(
 ) -> None:
     (tmp_path / "out").touch()
     assert run("batch", video, "--out", tmp_path / "out") == 1
-    assert "cannot be made" in only_line(capsys)
+    assert "cannot be created" in only_line(capsys)
 
 
 def test_ctrl_c_exits_with_130_and_keeps_complete_rows(
@@ -213,7 +213,7 @@ def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
     damage(path, 4)
     for again in ((), ("--resume",)):
         assert run("batch", path, "--out", tmp_path / "out", *again) == 0
-        assert "a.mov: flawed in 1 place, at first packet after frame" in capsys.readouterr().err
+        assert "a.mov: problems in 1 place, first: packet after frame" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("batch", "", "--out"), ("live", "--no-window", "--camera", "", "--csv")])
@@ -375,7 +375,7 @@ def test_a_file_that_is_taken_for_an_option_is_told_to_be_named_otherwise(
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(video.read_bytes())
     assert run("batch", name, "--out", "out") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"Write ./{name} for the file of that name, or -- before it."
+    assert capsys.readouterr().err.splitlines()[-1] == f"To name the file {name}, write ./{name} or put -- before it."
     assert run("batch", "--out", "out", f"./{name}") == 0
     assert run("batch", "--out", "out", "--overwrite", "--", name) == 0
 
@@ -385,7 +385,7 @@ def test_options_before_the_command_are_sent_behind_it(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words) == 2
-    assert f"Error: options go behind the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
+    assert f"Error: options go after the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_ctrl_c_while_the_program_is_being_loaded_is_quiet() -> None:
@@ -427,7 +427,7 @@ def test_a_broken_picture_is_one_line_without_a_word_of_opencvs(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"facetrack: {broken.name}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"
+        f"facetrack: {broken.name}: is not a complete picture in a format that can be decoded; save it as PNG or JPEG"
     ]
 
 
@@ -749,7 +749,7 @@ def test_the_doctor_doubts_a_folder_of_models_that_was_named_and_does_not_exist(
 ) -> None:
     named = Path(os.environ["FACETRACK_HOME"])
     assert models_folder() == Check(
-        "your models", "absent", f"FACETRACK_HOME is {named}, which does not exist", "correct it, or make that folder"
+        "your models", "absent", f"FACETRACK_HOME is {named}, which does not exist", "correct it, or create that folder"
     )
     named.mkdir()
     assert models_folder() == Check("your models", "ok", str(named))
@@ -786,7 +786,7 @@ def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[st
     run("doctor")
     out = capsys.readouterr().out
     assert "NO  pebble-68" in out
-    assert "    -> write that model anew, or remove its card" in out
+    assert "    -> write that model again, or remove its card" in out
 
 
 def test_training_without_a_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -827,11 +827,11 @@ def test_a_recording_that_would_not_be_an_mp4_is_bad_usage(capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--networks", "clip.mp4"), "leave the video out"),
-        (("--networks", "--faces", "4"), "--faces and --frames are of the made video"),
-        (("clip.mp4", "--frames", "20"), "--faces and --frames are of the made video"),
-        (("--batch", "2"), "give --networks, too"),
-        (("--precision", "fp16"), "give --networks, too"),
+        (("--networks", "clip.mp4"), "leave VIDEO out"),
+        (("--networks", "--faces", "4"), "--faces and --frames apply only to the generated video"),
+        (("clip.mp4", "--frames", "20"), "--faces and --frames apply only to the generated video"),
+        (("--batch", "2"), "add --networks"),
+        (("--precision", "fp16"), "add --networks"),
     ],
 )
 def test_what_a_bench_would_not_heed_is_bad_usage(

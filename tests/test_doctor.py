@@ -73,7 +73,7 @@ def test_onnx_runtime_may_come_with_or_without_gpus_but_not_both(
 
 def test_what_is_needed_is_not_known_where_facetrack_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DISTRIBUTION", "no-such-distribution")
-    assert "what it needs is not known" in check_of("packages").detail
+    assert "its requirements are unknown" in check_of("packages").detail
 
 
 @pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])

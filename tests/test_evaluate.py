@@ -273,7 +273,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
     words = ["evaluate", "300w", str(tmp_path / "data"), "--out", str(tmp_path / name)]
     assert main(words, PaintedEngines(backend)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"facetrack: {tmp_path / name}: cannot be made")
+    assert line.startswith(f"facetrack: {tmp_path / name}: cannot be created")
     assert backend.calls == 0
 
 

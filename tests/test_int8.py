@@ -261,7 +261,7 @@ def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it_where_that
 
 
 def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'net' is of 8 bits already"):
+    with pytest.raises(ConfigError, match="'net' is in 8 bits already"):
         quantise_card(card(tmp_path, "int8"), {"net": proof()}, Int8Settings(), tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_read(
 ) -> None:
     (shipped / "file").touch()
     crops = () if "noise" in words else ("--crops", str(shipped / "nowhere"))
-    with pytest.raises(SinkError, match=f"{name}.*: cannot be made: .*; choose another folder"):
+    with pytest.raises(SinkError, match=f"{name}.*: cannot be created: .*; choose another folder"):
         invoke(*words, *crops, "--out", str(shipped / name))
 
 
@@ -373,5 +373,5 @@ def test_batches_that_an_onnx_file_of_8_bits_would_not_be_judged_in_are_bad_usag
     words = ("export", "gv", "--to", "onnx", "--precision", "int8", "--out", str(shipped / "out"))
     done = invoke(*words, "--batch", "1,8")
     assert done.exit_code == 2
-    assert "picture by picture; leave it out" in " ".join(done.stderr.split())
+    assert "one picture at a time; leave it out" in " ".join(done.stderr.split())
     assert not (shipped / "out").exists()

@@ -35,7 +35,7 @@ def test_a_reader_that_stops_reading_keeps_nobody_waiting(pipe: list[int], caplo
     writer.finish()
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
-    assert "the oldest ones are left out" in told[0]
+    assert "the oldest lines are left out" in told[0]
     assert told[1].endswith(f"of {2 * LINES} were not read and are left out")
 
 

@@ -329,7 +329,7 @@ def test_what_one_cards_weights_are_worth_is_not_written_into_another_card_of_it
     write_card(replace(card, weights={"net": retrained}), tmp_path / "out")
     before = card_path(card.name, tmp_path / "out").read_bytes()
     with pytest.raises(
-        SinkError, match=r"68\.toml: is of other weights than .*choose another --out, or set FACETRACK_HOME"
+        SinkError, match=r"68\.toml: belongs to other weights than .*choose another --out, or set FACETRACK_HOME"
     ):
         write_calibration(card, LEARNED, tmp_path / "out")
     words = ("noise", card.name, "--faces", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
@@ -347,7 +347,7 @@ def test_photographs_with_other_points_than_the_models_are_refused_before_anythi
     done = CliRunner().invoke(calibrate, words)
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception).endswith(
-        "1.png: wanted all 68 points of ibug68, which the model has, got 29; choose photographs that are annotated so"
+        "1.png: wanted all 68 points of ibug68, the model's markup, got 29; choose photographs annotated with it"
     )
     assert not (tmp_path / "out").exists()
 

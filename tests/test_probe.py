@@ -285,7 +285,7 @@ def test_the_command_goes_on_only_when_it_is_told_to(
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match=f"{name}: cannot be made"):
+    with pytest.raises(SinkError, match=f"{name}: cannot be created"):
         next(make_probe(tmp_path / name, Recipe(tmp_path / "nowhere"), SHORT))
 
 

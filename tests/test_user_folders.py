@@ -97,7 +97,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
     assert "set NUMBA_CACHE_DIR" in caplog.text
     check = next(check for check in examine(PaintedEngines()) if check.subject == "compiled code")
     assert check.status == "absent"
-    assert "every start compiles anew" in check.detail
+    assert "every start compiles again" in check.detail
     assert check.remedy == "set NUMBA_CACHE_DIR to a folder of yours"
 
 

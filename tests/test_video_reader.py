@@ -309,16 +309,14 @@ class OnGpu:
 def test_a_stream_that_the_gpu_does_not_decode_says_so(tmp_path: Path, pictures: int, source: Any) -> None:
     """As FFmpeg refuses every packet of H.264 in 10 bits, where it must not turn to the CPU."""
     container = OnGpu(av.open(unreadable(tmp_path / "a.mov", pictures)))
-    with pytest.raises(
-        SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder away"
-    ):
+    with pytest.raises(SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder out"):
         source(container, label="a", name="a")
 
 
 def test_a_stream_that_the_cpu_would_decode_is_refused_where_a_gpu_was_asked_for(clip: Path) -> None:
     """PyAV is content if any stream of the file is decoded on the GPU."""
     container = av.open(clip)
-    with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder away"):
+    with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder out"):
         demand_gpu(container, "clip")
     with pytest.raises(AssertionError, match="not open"):
         next(container.demux())

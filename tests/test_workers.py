@@ -89,7 +89,7 @@ def test_windows_which_waits_for_63_handles_gets_no_more_workers_and_that_is_tol
     run_jobs(["a"] * jobs, Errands(Path()), Notes(), wanted)
     assert started == [got]
     wanted = min(wanted, jobs)
-    told = f"60 worker processes instead of {wanted}: Windows waits for no more at a time"
+    told = f"60 worker processes instead of {wanted}: Windows cannot wait for more at a time"
     assert caplog.messages == [told] * (got < wanted)
 
 
@@ -132,7 +132,7 @@ def test_where_no_worker_can_open_its_work_that_is_an_error(tmp_path: Path) -> N
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process is still known")
 def test_workers_that_cannot_open_their_work_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert run_jobs(["mourn", "a", "b"], Errands(tmp_path, may_open=1), Notes(), 2) == ["MOURN", "A", "B"]
-    assert "going on with 1 worker process: a worker process died while it opened" in caplog.text
+    assert "continuing with 1 worker process: a worker process died while it opened" in caplog.text
 
 
 def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
