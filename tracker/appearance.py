@@ -33,7 +33,7 @@ LINEAR = np.where(np.arange(256) <= 10, np.arange(256) / 3294.6, ((np.arange(256
 def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
     """Describe the face in an upright crop of a picture as a unit vector; dot products give the similarity of two.
 
-    It holds lightness, without its mean and contrast, and chroma relative to usual skin. It is cheap (30 microseconds)
+    It has lightness, without its mean and contrast, and chroma relative to typical skin. It is cheap (30 microseconds)
     and good for minutes of one video. Pixels that are black or outside the picture are ignored. On 3,462 YouTube frames
     of 350 persons, with crops off by 4 %, 99 % of the similarities within a shot exceed 0.45 and 95 % exceed 0.61 (0.32
     and 0.53 with a third of the crop outside the picture). Of the similarities between two persons, half are under
@@ -153,7 +153,7 @@ def known_cells(appearance: Float32) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def blended(appearance: Float32, newest: Float32, weight: float) -> Float32:
-    """Blend the newest appearance into a face's by a weight in [0, 1]; cells known in one alone are taken from it."""
+    """Blend the newest appearance into a face's by a weight in [0, 1]; cells known in only one keep its values."""
     blend = np.empty_like(appearance)
     _blend(appearance, newest, weight, blend)
     return blend

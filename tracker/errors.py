@@ -6,7 +6,7 @@ FacetrackError
 ├── CardError       a model card or its weights are missing, broken or altered
 ├── BackendError    a requested runtime or device is not available
 ├── MarkupError     points do not fit the landmark markup they should follow
-└── ConfigError     a setting is unknown or has a value that cannot work
+└── ConfigError     a setting is unknown or has an invalid value
 
 A caller's mistake (a wrong shape, a negative size) is a plain ValueError. Every message says what was wanted,
 what was found and what to do about it.
@@ -42,7 +42,7 @@ class MarkupError(FacetrackError):
 
 
 class ConfigError(FacetrackError):
-    """A setting is unknown or has a value that cannot work."""
+    """A setting is unknown or has an invalid value."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -115,7 +115,7 @@ def update(
     """Take a measurement: everything that one frame needs, in one call.
 
     Args:
-        state: the state at the last frame; changes.
+        state: the state at the last frame; changed in place.
         measured: (N, 2) px.
         score: (N,), at least one above 0.
         dt: seconds since the last frame.

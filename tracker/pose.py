@@ -64,7 +64,7 @@ _NOT_FAR_LEFT = np.flatnonzero((_RIGID < 13) | (_RIGID > 16))
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
 BESIDE = 0.25  # distance of pixels from a fitted model, over their spread; usually 0.15, for no labelled face over 0.3
-FLATTEST = 0.02  # width over length of the points' cloud below which they are a line, not a face
+FLATTEST = 0.02  # width over length of the points' cloud below which the points are a line, not a face
 NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; an eye seen from the front has 0.18
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
 

@@ -10,7 +10,7 @@ import numpy as np
 from .geometry import bounding_box, iou, longer_side
 from .types import Float32, Landmarks, State
 
-OWN_PLACE_IOU = 0.2  # a box with more IoU than this is at the expected place of a lost face
+OWN_PLACE_IOU = 0.2  # IoU with the expected box of a lost face above which a box is at the same place
 FORESIGHT_S = 0.21  # motion older than this does not predict where a face is now; 5 frames/s are still fast enough
 LONGEST_STEP = 0.25  # of the box's side: how far a crop moves ahead of the last measurement at most
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
