@@ -1,4 +1,4 @@
-"""`facetrack export` and `calibrate`. Imports wait until a command runs: --help is quick."""
+"""`facetrack export` and `calibrate`. Imports wait until a command runs, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def _proofs(card: ModelCard, crops: Path | None) -> dict[str, Proof]:
 
 
 def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
-    """Print which card was written, and what its networks have to say."""
+    """Print which card was written, and the reports of its networks."""
     click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
 
 
 def _prove_room(out: Path) -> None:
-    """Find out before the work whether a card and its weights can be written to OUT.
+    """Check before the work that a card and its weights can be written to OUT.
 
     Raises:
         SinkError: they cannot.
@@ -50,15 +50,15 @@ def _prove_room(out: Path) -> None:
 
 
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
-    """Keep a card in OUT, unless it is the very one that the new card is made of.
+    """Refuse to replace a card in OUT, unless it is the one from which the new card is made.
 
     Args:
         name: of the new card.
-        source: what it is made of.
+        source: the card from which it is made.
         out: where it goes.
-        overwrite: the user allows it.
+        overwrite: whether the user allows it.
     Raises:
-        SinkError: it is there.
+        SinkError: there is such a card.
     """
     from ..engines.card_text import card_path
     from ..tracker.errors import SinkError
@@ -81,11 +81,11 @@ def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: boo
 def export(
     model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None, overwrite: bool
 ) -> None:
-    """Write a model for another precision or runtime, and how far its landmarks are from the fp32 ones, in pixels.
+    """Convert a model to another precision or runtime, and print how far its landmarks are from the fp32 ones.
 
-    ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept where `--backend
-    tensorrt` finds them; of one model's it takes the one exported last. ONNX files of 8 bits are judged picture by
-    picture: `--batch` has no say there.
+    Distances are in pixels. ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept
+    where `--backend tensorrt` finds them; it takes the model's plan that was exported last. 8-bit ONNX files are judged
+    picture by picture, so that `--batch` cannot be used with them.
     """
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name, export_onnx_card, export_plans
@@ -119,7 +119,7 @@ def export(
 
 @click.group()
 def calibrate() -> None:
-    """Measure constants and write them into a card, or into the file of a camera."""
+    """Measure constants and write them into a card or a camera file."""
 
 
 @calibrate.command("int8")
@@ -142,10 +142,10 @@ def calibrate_int8(
     for_cpu: bool,
     overwrite: bool,
 ) -> None:
-    """Write a model in 8 bits; layers that move the landmarks too far stay in 32.
+    """Quantise a model to 8 bits; layers that move the landmarks too far stay in 32 bits.
 
-    Set FACETRACK_HOME to DIR to use it. With --for-cpu steps are finer, and TensorRT and torch go on using the model's
-    own files; without it the result is a model NAME-int8 for both.
+    Set FACETRACK_HOME to DIR to use it. With --for-cpu the quantisation steps are finer, and TensorRT and torch go on
+    using the model's own files. Without it the result is a model NAME-int8 for ONNX Runtime and TensorRT.
     """
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name
@@ -178,8 +178,8 @@ def calibrate_int8(
 def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> int:
     """Measure a camera's focal lengths, optical axis and distortion, so that head poses are true.
 
-    SOURCE is a camera, a video or a folder of pictures of a flat chessboard that is shown as a whole, tilted to all
-    sides, near and far, in the middle and in the corners.
+    SOURCE is a camera, a video or a folder of pictures of a flat chessboard. Show the whole board, tilted to all sides,
+    near and far, in the middle and in the corners.
     """
     from .camera import Board, calibrate_source
 
@@ -207,7 +207,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 @click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
-    """Learn what scores are worth, confidence and noise; set FACETRACK_HOME to DIR to use it."""
+    """Calibrate a model's confidence and noise on photographs; set FACETRACK_HOME to DIR to use the result."""
     from ..engines.card import find_card
     from ..engines.fit import demand_fit
     from ..engines.onnx_backend import OnnxBackend
