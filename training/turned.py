@@ -161,7 +161,7 @@ class Relief:
     points: Float64
 
     def __init__(self, xy: Float64, head: Head) -> None:
-        """Give (68, 2) annotated landmarks, upright camera millimetres of that head, the mean face's depths."""
+        """Build the relief of annotated landmarks (68, 2), upright camera millimetres, from the mean face's depths."""
         attitude = head.attitude()
         mean = MEAN_FACE_MM @ attitude.T
         depth = mean[:, 2].copy()

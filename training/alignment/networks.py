@@ -239,7 +239,7 @@ def open_alignment(config: Config, data: Path) -> Alignment:
 
     Raises:
         ConfigError: no objective trains this network, or something that it needs is not configured.
-        MarkupError: no markup has so many landmarks.
+        MarkupError: no markup has this number of landmarks.
         SourceError: a folder of data is missing or broken.
     """
     name, marks = config.network.name, markup.for_points(config.network.landmarks)

@@ -44,7 +44,7 @@ def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
     Returns:
         One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
-        SourceError: none of them holds an annotated picture, or one of them is there several times.
+        SourceError: none of them holds an annotated picture, or one of them is found several times.
     """
     entries: list[Entry] = []
     pictures = 0
@@ -92,7 +92,7 @@ def list_wflw(folder: Path, part: str = "test") -> list[Entry]:
     Returns:
         One entry per face; a face belongs to the subset "test" and to those of its attributes.
     Raises:
-        SourceError: the list or the folder of the pictures is missing, empty or there several times.
+        SourceError: the list or the folder of the pictures is missing, empty or found several times.
     Source: Wu et al., CVPR 2018; the README inside WFLW_annotations.tar.gz.
     """
     name = f"{WFLW_LISTS}/list_98pt_rect_attr_{part}.txt"

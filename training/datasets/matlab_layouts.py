@@ -37,7 +37,7 @@ def list_cofw(folder: Path, part: str = "test") -> list[Entry]:
             depth.
         part: "test" or "train".
     Raises:
-        SourceError: the file is missing or there several times, or its variables do not match.
+        SourceError: the file is missing or found several times, or its variables do not match.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Burgos-Artizzu et al., ICCV 2013: IsT, phisT and bboxesT (IsTr, phisTr, bboxesTr for training).
     """
@@ -65,7 +65,7 @@ def list_cofw68(folder: Path) -> list[Entry]:
     Returns:
         One entry per picture, also for one without annotation, which raises when it is read.
     Raises:
-        SourceError: the file or the folder is missing or there several times.
+        SourceError: the file or the folder is missing or found several times.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Ghiasi and Fowlkes, arXiv 1506.08347: Points (68, 2) and Occ. Its boxes are a detector's and are not used.
     """
@@ -133,7 +133,7 @@ def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
         folder: holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images, at any depth.
         part: "test" (4,386 faces; the 1,314 of them with all points visible are "frontal") or "train" (20,000).
     Raises:
-        SourceError: the file or the folder of the pictures is missing or there several times, or the file's variables
+        SourceError: the file or the folder of the pictures is missing or found several times, or the file's variables
             do not match.
         BackendError: SciPy is not installed.
     Source: Zhu et al., CVPR 2016: nameList, bbox (left, right, top, bottom), data (19 x, then 19 y), mask_new and ra.
@@ -190,7 +190,7 @@ def list_aflw2000(folder: Path) -> list[Entry]:
     Returns:
         One entry per annotation, also for image*.mat without a picture, which raise when they are read.
     Raises:
-        SourceError: no picture has its .mat, or the folder is there several times.
+        SourceError: no picture has its .mat, or the folder is found several times.
     Source: Zhu et al. (3DDFA), CVPR 2016; the bins of yaw are those of its evaluation.
     """
     direct = next((home for home in (folder / "AFLW2000", folder) if _holds_pictures_with_mat(home)), None)
