@@ -1,4 +1,4 @@
-"""facetrack: real-time face landmark tracking. What a program needs of it is below and in docs/python.md."""
+"""facetrack: real-time face landmark tracking. The public names are below; docs/python.md describes them."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # for whom any misspelled name would be there
+if not TYPE_CHECKING:  # type checkers would accept any misspelled name
 
     def __getattr__(name: str) -> Any:
-        """Import a name where it is asked for: `facetrack --help` waits for no library."""
+        """Import a public name on first use, so that `facetrack --help` waits for no library."""
         if name not in _HOME:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(_HOME[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    """The public names, imported or not, beside those that are there."""
+    """The public names, imported or not, and the names that are already defined."""
     return sorted({*globals(), *__all__})

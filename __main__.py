@@ -1,4 +1,4 @@
-"""`python -m facetrack` is the program `facetrack`."""
+"""`python -m facetrack` runs the program `facetrack`."""
 
 import sys
 

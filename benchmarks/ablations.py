@@ -1,11 +1,11 @@
-"""What the parts of the decoding are worth: every alternative from the same network outputs, on photographs.
+"""What the parts of the decoding are worth: every alternative applied to the same network outputs, on photographs.
 
     python benchmarks/ablations.py FOLDER [--card NAME ...]
 
 FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts). Every face is cropped by its annotated box, and by that box
-shrunk to nine, eight and seven tenths, so that the crop cuts some landmarks off. The tables give the inter-ocular NME
-in percent; the last column is of the landmarks alone that lie outside the smallest crops. Networks that were trained
-otherwise come in by their cards: one --card for each.
+shrunk to 0.9, 0.8 and 0.7 of its side, so that the crop cuts off some landmarks. The tables give the inter-ocular NME
+in percent; the last column counts only the landmarks outside the smallest crops. To measure other networks than the
+four default ones, name their cards, with one --card for each.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from facetrack.tracker.geometry import CropTransform, bounding_box, box_centre_s
 from facetrack.tracker.types import Float32, Float64, Int64, UInt8
 from facetrack.training.datasets import Sample, read_pts_folder
 
-BOXES = (1.0, 0.9, 0.8, 0.7)  # of the crop that the card asks for
-TAUS = (0.25, 0.5, 0.75, 1.25)  # of the height of a whole Gaussian; the paper has 0.25 to 0.625 of its 1 + theta = 4
+BOXES = (1.0, 0.9, 0.8, 0.7)  # shares of the crop that the card prescribes
+TAUS = (0.25, 0.5, 0.75, 1.25)  # shares of a whole Gaussian's height; the paper has 0.25 to 0.625 of its 1 + theta = 4
 REACHES = (1, 2, 3, 4)
 Bool = NDArray[np.bool_]
 Decode = Callable[[Outputs], Float32]
@@ -39,18 +39,18 @@ Decode = Callable[[Outputs], Float32]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one network says of all faces in boxes of one size.
+    """One network's outputs for all faces in boxes of one size.
 
     Attributes:
         crops: of the faces.
-        outputs: batches of the network's.
+        outputs: of the network, in batches.
     """
 
     crops: list[CropTransform]
     outputs: list[Outputs]
 
     def errors(self, decode: Decode, samples: list[Sample], aligner: Aligner) -> tuple[Float64, Bool]:
-        """Distances of all landmarks over the faces' inter-ocular distance, and whether each is outside its crop.
+        """Errors of all landmarks over the faces' inter-ocular distance, and whether each is outside its crop.
 
         Returns:
             (F, N) fractions and (F, N) booleans.
@@ -65,7 +65,7 @@ class View:
 
 
 def views(samples: list[Sample], aligner: Aligner) -> list[View]:
-    """The network's outputs for every size of box, each picture read once."""
+    """The network's outputs for every box size; each picture is read once."""
     crops: list[list[CropTransform]] = [[] for _ in BOXES]
     pictures: list[list[UInt8]] = [[] for _ in BOXES]
     for sample in samples:
@@ -88,8 +88,8 @@ def place_in_vectors(vectors: Float32, reach: int, power: float) -> tuple[Float3
 
     Args:
         vectors: (F, N, w, 2).
-        reach: 0 for a quarter of a cell towards the higher neighbour (the paper's Eq. 5), -1 for the maximum itself,
-            more for the centroid of the values to `power` within so many cells.
+        reach: -1 for the maximum itself, 0 for a shift by a quarter of a cell towards the higher neighbour (the paper's
+            Eq. 5), above 0 for the centroid of the values ** `power` within this many cells.
         power: of the values.
     Returns:
         place, height and index of the maximum, each (F, N, 2).
@@ -127,7 +127,7 @@ def decode_vectors(
 
 
 def decode_heatmaps(outputs: Outputs, stride: float, reach: int) -> Float32:
-    """Landmarks from heat maps; reach -1 for the peak itself, else as `codecs.decode_heatmaps`."""
+    """Landmarks from heat maps; reach -1 for the peak itself, otherwise as in `codecs.decode_heatmaps`."""
     maps = outputs[0]
     if reach >= 0:
         return codecs.decode_heatmaps(maps, stride, reach)[0]
@@ -137,7 +137,7 @@ def decode_heatmaps(outputs: Outputs, stride: float, reach: int) -> Float32:
 
 
 def decode_fields(outputs: Outputs, stride: float, lines: Int64, reach: int, share: float = 1.0) -> Float32:
-    """Landmarks by SPAN's Eq. 5; a share of 0 leaves the field out of it."""
+    """Landmarks by SPAN's Eq. 5; with a share of 0 the field is left out."""
     field = outputs[1] if share == 1.0 else outputs[1] * np.float32(share)
     return codecs.decode_fields(outputs[0], field, lines, stride, reach)[0]
 

@@ -1,9 +1,9 @@
-"""How far the landmarks are off on annotated photographs, with given boxes and fully automatically.
+"""Error of the landmarks on annotated photographs, in given boxes and fully automatic.
 
     python benchmarks/alignment.py FOLDER [--model gv]
 
 FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts). The table gives the inter-ocular NME in percent, the share
-of faces above 8 %, and the faces that were not found.
+of faces above 8 %, and the number of faces that were not found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from facetrack.training.evaluation.locate import ByDetector, InGivenBox, Locate
 
 
 def twice(locate: Locate, aligner: Aligner) -> Locate:
-    """A second look, in the crop round what the first one found."""
+    """Locate, then locate again in the crop round the first result."""
 
     def locate_twice(bgr: UInt8, truth: Float32) -> Landmarks | None:
         first = locate(bgr, truth)
@@ -37,7 +37,7 @@ def twice(locate: Locate, aligner: Aligner) -> Locate:
 
 
 def guessed(aligner: Aligner) -> Locate:
-    """In a box that is guessed from the annotation's five points, as where a data set draws no outline."""
+    """Locate in a box estimated from the annotation's five points, as for data sets without the face's outline."""
 
     def locate_guessed(bgr: UInt8, truth: Float32) -> Landmarks | None:
         box = face_box(aligner.markup.subset("five5", truth))
@@ -47,7 +47,7 @@ def guessed(aligner: Aligner) -> Locate:
 
 
 def turned(locate: Locate, quarters: int) -> Locate:
-    """The same for pictures that are turned by quarters of a circle; the landmarks come back as in the picture."""
+    """Locate in the picture turned by quarters of a circle; the landmarks are returned in the original picture."""
 
     def locate_turned(bgr: UInt8, truth: Float32) -> Landmarks | None:
         turn = CropTransform.quarter_turns(quarters, bgr.shape[:2])
@@ -68,7 +68,7 @@ def measure(samples: list[Sample], locate: Locate, aligner: Aligner) -> tuple[fl
 
 
 def asked(description: str | None) -> tuple[str, Aligner, list[Sample]]:
-    """The model that the command line asks for, opened, and the annotated faces, both of which are printed."""
+    """Read the command line; return the model's name, the opened aligner and the annotated faces, and print them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="gv")

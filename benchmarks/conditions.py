@@ -1,11 +1,11 @@
-"""How many faces the program finds, and how exactly, in photographs that are spoilt as cameras and scenes spoil them.
+"""How many faces the program finds, and how exactly, in photographs disturbed as by real cameras and scenes.
 
     python benchmarks/conditions.py FOLDER [--model gv] [--only NAME ...]
 
-FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts), with one annotated face to a picture. Each is spoilt in each
-of the ways below and searched by itself, as `facetrack batch` does. A face counts as found if its landmarks are off by
-less than a quarter of the distance of the eyes' outer corners; the error is the mean over those that are found. Lengths
-are shares of the face's side, the longer one of its landmarks' box.
+FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts), with one annotated face per picture. Each picture is disturbed
+in each of the ways in this file and searched on its own, as `facetrack batch` does. A face counts as found if the mean
+error of its landmarks is less than a quarter of the distance between the outer eye corners; the error in the table is
+the mean over the faces found. Lengths are shares of the face's side, the longer side of its landmarks' box.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from facetrack.tracker.geometry import bounding_box, box_centre_side
 from facetrack.tracker.types import Float32, Float64, UInt8
 from facetrack.training.datasets import Sample, read_pts_folder
 
-FOUND = 0.25  # of the eyes' distance
+FOUND = 0.25  # of the distance between the outer eye corners
 EYES, MOUTH, NOSE, JAW, OUTER = (slice(36, 42), slice(42, 48)), slice(48, 68), 30, slice(2, 15), (36, 45)
 
 
@@ -57,12 +57,12 @@ Spoil = Callable[[Scene], UInt8]
 
 
 def levels(values: Float64) -> UInt8:
-    """Rounded down to bytes."""
+    """Values as bytes, clipped and rounded down."""
     return np.asarray(np.clip(values, 0, 255), np.uint8)
 
 
 def light(*bgr: float, seen_as: str = "colours") -> Spoil:
-    """So much of the blue, green and red, or of the brightness alone where the light has one wavelength."""
+    """These factors of blue, green and red; of the brightness alone if the light has one wavelength."""
 
     def spoil(scene: Scene) -> UInt8:
         grey = cv2.cvtColor(scene.bgr, cv2.COLOR_BGR2GRAY)[..., None]
@@ -72,7 +72,7 @@ def light(*bgr: float, seen_as: str = "colours") -> Spoil:
 
 
 def linear(gain: float, offset: float, noise: float = 0.0) -> Spoil:
-    """Levels times a gain plus an offset, with the sensor's noise."""
+    """Levels times a gain plus an offset, with sensor noise."""
     return lambda scene: levels(scene.bgr * gain + offset + scene.rng.normal(0, noise, scene.bgr.shape))
 
 
@@ -102,7 +102,7 @@ def defocus(sigma: float) -> Spoil:
 
 
 def motion_blur(scene: Scene) -> UInt8:
-    """Horizontal, over a fifth of the face."""
+    """Horizontal blur over a fifth of the face."""
     length = int(0.2 * scene.side) | 1
     return np.asarray(cv2.blur(scene.bgr, (length, 1)), np.uint8)
 
@@ -114,7 +114,7 @@ def jpeg(scene: Scene) -> UInt8:
 
 
 def low_resolution(pixels: int) -> Spoil:
-    """As if the face had been filmed with so many pixels."""
+    """As if the face had been filmed with this many pixels."""
 
     def spoil(scene: Scene) -> UInt8:
         height, width = scene.bgr.shape[:2]
@@ -126,7 +126,7 @@ def low_resolution(pixels: int) -> Spoil:
 
 
 def mask(scene: Scene) -> UInt8:
-    """Cloth of one colour from the nose down."""
+    """A cloth of one colour from the nose down."""
     bgr = scene.bgr.copy()
     outline = cv2.convexHull(np.concatenate((scene.xy[JAW], scene.xy[[NOSE - 1]])).astype(np.int32))
     cv2.fillPoly(bgr, [outline], tuple(int(v) for v in scene.rng.integers(60, 250, 3)))
@@ -170,7 +170,7 @@ def writing(scene: Scene) -> UInt8:
 
 
 def fence(scene: Scene) -> UInt8:
-    """Upright grey bars and crossbars."""
+    """Vertical grey bars and crossbars."""
     bgr, side = scene.bgr.copy(), scene.side
     height, width = bgr.shape[:2]
     thickness = max(1, int(0.05 * side))
@@ -182,7 +182,7 @@ def fence(scene: Scene) -> UInt8:
 
 
 def wire(scene: Scene) -> UInt8:
-    """Bright wire mesh, aslant."""
+    """A bright diagonal wire mesh."""
     bgr, side = scene.bgr.copy(), scene.side
     height, width = bgr.shape[:2]
     thickness = max(1, int(0.02 * side))
@@ -193,7 +193,7 @@ def wire(scene: Scene) -> UInt8:
 
 
 def rain(scene: Scene) -> UInt8:
-    """A hundred and fifty bright strokes."""
+    """150 bright strokes."""
     bgr = scene.bgr.copy()
     for x, y in scene.rng.uniform(0, 1, (150, 2)) * bgr.shape[1::-1]:
         end = (int(x + 0.024 * scene.side), int(y + 0.12 * scene.side))
@@ -236,7 +236,7 @@ CLOSE_UPS = {f"close-up, {closer:g} of the picture": closer for closer in (1.0, 
 
 
 def close_up(scene: Scene, closer: float) -> tuple[UInt8, Float64]:
-    """What a square window shows that is so many times smaller than the face, and its first pixel (x, y)."""
+    """A square window `closer` times smaller than the face, and its first pixel (x, y)."""
     half = scene.side / closer / 2
     x1, y1 = (max(int(v - half), 0) for v in scene.centre)
     x2, y2 = (int(v + half) for v in scene.centre)
@@ -244,7 +244,7 @@ def close_up(scene: Scene, closer: float) -> tuple[UInt8, Float64]:
 
 
 def main() -> None:
-    """Read the arguments, spoil, search and print."""
+    """Read the arguments, disturb, search and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", default="gv")

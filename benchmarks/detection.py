@@ -1,13 +1,14 @@
-"""How many faces the detector finds, how often it sees one where there is none, and how long it takes.
+"""How many faces the detector finds, how many false positives it has, and how long it takes.
 
     python benchmarks/detection.py DATA [--portraits FOLDER ...] [--min-face PX] [--pictures] [--recall]
 
-DATA is the data root of training/configs/bbfcn-5.toml; only pictures that were kept out of the training and out of the
-fit of the score count. FOLDERs hold pictures of one face each without annotation; a proposal anywhere counts as found.
-Times are CPU time of one thread, the median of 20 runs, on the first annotated picture enlarged to the size.
+DATA is the data root of training/configs/bbfcn-5.toml; only pictures that were held out of the training and of the fit
+of the score count. FOLDERs hold pictures of one face each without annotation; a proposal anywhere counts as found.
+Times are CPU time of one thread, the median of 20 runs, on the first annotated picture resized to each size.
+
 --recall measures as BB-FCN's paper does instead, with a pyramid of its step (needs the `train` extra): how many of the
-annotated landmarks lie within so much of the eyes' distance from one of the 15 or 30 loudest candidates of their type,
-and how many faces are among a picture's first proposals; in photographs, not in their turned copies.
+annotated landmarks lie within a share of the eye distance of one of the 15 or 30 candidates of their type with the
+highest responses, and how many faces are among a picture's first proposals; in photographs, not in their turned copies.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def annotated_rows(looking: Detector, faces: list[Sample], empty: list[Sample]) 
 
 
 def recall_rows(faces: list[Sample], min_face: float) -> list[str]:
-    """The paper's table I, and its recall of face proposals."""
+    """The paper's table I, and its recall of face proposals, measured here."""
     from facetrack.engines.nets.bbfcn import BBFCN
     from facetrack.engines.torch_backend import load_net, torch_file
     from facetrack.training.detection import recall

@@ -1,15 +1,15 @@
-"""Build, prove and measure TensorRT engines of every network and precision on a GPU machine; one JSON and one page.
+"""Build, verify and measure TensorRT engines of every network and precision on a GPU; write a JSON file and a page.
 
     python benchmarks/gpu_engines.py --out DIR [--work DIR] [--python PYTHON] [--minutes 8] [--only gv,tab]
 
-Networks with a card are taken with their trained weights, full-size ones without a card with random ones, for their
-speed and their numbers. Every step that is done is kept in `work` (OUT/work), which must last from one call to the
-next: when the time is up, the step that was under way is given up, the report names what was not run, and the same
-command goes on from there. The report is written anew after every job. PYTHON runs `gpu_worker.py`, for TensorRT whose
-bindings want another release of Python; `gpu_engines.sh` prepares one.
+Networks with a card have their trained weights. Full-size ones without a card have random weights, to measure their
+speed and their numerical error. Every finished step is kept in --work (default: OUT/work), which must be kept from one
+call to the next. When the time is up the running step is aborted and the report names what was not run; the same
+command then resumes from there. The report is rewritten after every job. PYTHON runs `gpu_worker.py`, for a TensorRT
+whose bindings need another release of Python; `gpu_engines.sh` prepares one.
 
 fp16 comes first, then fp32 and int8. Parity is the distance of the landmarks from those of the fp32 graph on ONNX
-Runtime, crop pixels, in batches of every size; of networks with random weights, whose landmarks mean nothing, it is
+Runtime, in crop pixels, in batches of every size. For networks with random weights, whose landmarks mean nothing, it is
 the largest relative difference of the outputs.
 """
 
@@ -48,7 +48,7 @@ from facetrack.tracker.errors import BackendError, told
 from facetrack.tracker.types import UInt8
 
 PACKAGE = Path(__file__).parent.parent
-CHECKOUT = PACKAGE / ".typecheck"  # where the sources are called facetrack
+CHECKOUT = PACKAGE / ".typecheck"  # here the sources can be imported as facetrack
 WORKER = Path(__file__).with_name("gpu_worker.py")
 BATCHES = (1, 8, 32)  # of crops; pictures are scanned one at a time
 CROPS = 32
@@ -56,15 +56,15 @@ LEVELS = ((224, 296), (116, 152), (64, 80), (36, 44), (24, 28))  # of a 640x480 
 PRECISIONS = ("fp16", "fp32", "int8")
 JOB_LIMIT_S = 420  # of each of a job's two steps
 NOT_RUN = "not run: no time was left"
-LEAST_S = 20.0  # a job that has less time left is not begun
-# name -> network, landmarks, options: those that the papers time. The shipped ones are compact.
+LEAST_S = 20.0  # with less time left no job is begun
+# name -> network, landmarks, options: the full-size networks that the papers time; the shipped ones are compact
 UNTRAINED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "tab-full": ("tab", 68, {}),
     "propnet-full": ("propnet", 98, {}),
     "gv-resnet50": ("gv", 68, {"encoder": "resnet50v2"}),
     "span-full": ("span", 68, {}),
 }
-UNTRAINED_SIZE = (256, 256)  # of the crop; that of all full-size networks and of no compact one
+UNTRAINED_SIZE = (256, 256)  # crop of all full-size networks and of no compact one
 MATRIX, COPY_BYTES = 8192, 1 << 32
 
 
@@ -74,13 +74,13 @@ class Network:
 
     Attributes:
         name: of the card or network, and role.
-        read: gives its fp32 graph.
-        weights: sha256 of the file that this is made of; "" where they are random.
-        pictures: (32, h, w, 3) that prove it.
-        proof: decodes; None where the weights are random.
+        read: returns its fp32 graph.
+        weights: sha256 of the file that the graph is made from; "" if the weights are random.
+        pictures: (32, h, w, 3) to verify it with.
+        proof: decodes the outputs; None if the weights are random.
         timed: (h, w) at which it is timed.
-        batches: in which it is run.
-        levels: (h, w) of a pyramid that is also scanned, one level after the other and all in one atlas.
+        batches: sizes of the batches in which it is run.
+        levels: (h, w) of a pyramid that is also scanned, level by level and in one atlas.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Network:
 
 
 def networks() -> Iterator[Network]:
-    """Those with cards, then the full-size ones of which there is no card."""
+    """The networks with cards, then the full-size ones without a card."""
     cards = all_cards()
     for card in cards:
         for role, weights in card.weights.items():
@@ -115,7 +115,7 @@ def _fp32_graph(weights: Weights) -> bytes:
 
 
 def _export(recipe: tuple[str, int, dict[str, Any]], pictures: UInt8) -> bytes:
-    """The ONNX file of a network with random weights and normalisations that fit real crops."""
+    """The ONNX file of a network with random weights, whose normalisation layers are fitted to real crops."""
     from tempfile import TemporaryDirectory
 
     import torch
@@ -128,7 +128,7 @@ def _export(recipe: tuple[str, int, dict[str, Any]], pictures: UInt8) -> bytes:
     net = nets.FromBytes(nets.build(name, landmarks, **options)).train()
     for layer in net.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
-            layer.momentum = None  # the plain mean over what follows
+            layer.momentum = None  # the plain mean over the crops below
     with torch.no_grad():
         net(torch.from_numpy(pictures[:8]))
         outputs = net.eval()(torch.from_numpy(pictures[:2]))
@@ -148,9 +148,9 @@ class Call:
     """One call of this command.
 
     Attributes:
-        folder: of everything that must last from one call to the next.
+        folder: of everything that must be kept from one call to the next.
         python: runs the worker.
-        ends: on the monotonic clock, when its last step must be over.
+        ends: when its last step must be over, on the monotonic clock.
     """
 
     folder: Path
@@ -159,15 +159,15 @@ class Call:
 
     @property
     def has_time(self) -> bool:
-        """Whether another job is worth beginning."""
+        """Whether there is enough time to begin another job."""
         return self.ends - time.monotonic() >= LEAST_S
 
     def run(self, *words: str) -> None:
-        """Run a step in a process of its own, which can be given up at any time.
+        """Run a step in a process of its own, which can be aborted at any time.
 
         Raises:
             OutOfTimeError: the call ends first.
-            BackendError: the step failed, or takes longer than any may.
+            BackendError: the step failed, or took longer than `JOB_LIMIT_S`.
         """
         limit_s = min(JOB_LIMIT_S, self.ends - time.monotonic())
         search = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
@@ -183,13 +183,13 @@ class Call:
 
 
 class OutOfTimeError(Exception):
-    """A step was given up because the call ends; the next one begins it anew."""
+    """A step was aborted because the call ends; the next call starts it again."""
 
 
 def prepare(network: Network, precision: str, folder: Path) -> Path:
-    """Write the graph, the pictures, the reference's outputs and the job, each whole or not at all, each once.
+    """Write the graph, the pictures, the reference's outputs and the job; each once, completely or not at all.
 
-    What this network's jobs have of another checkout or of other weights is made anew, but for verdicts.
+    Files of this network from another checkout or with other weights are made again, except verdicts.
 
     Returns:
         The job's path.
@@ -231,7 +231,7 @@ def prepare(network: Network, precision: str, folder: Path) -> Path:
 
 @cache
 def _sources() -> str:
-    """A hash of the code that prepares and runs jobs; a copy of a checkout has no commit to tell."""
+    """A hash of the code that prepares and runs jobs, because a copied checkout has no commit."""
     code = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(path for name in ("engines", "pipeline", "tracker") for path in (PACKAGE / name).rglob("*.py")):
         code.update(path.read_bytes())
@@ -248,13 +248,13 @@ def _origin_file(network: Network, folder: Path) -> Path:
 
 
 def _is_current(network: Network, folder: Path) -> bool:
-    """Whether what is prepared of a network is what this checkout would prepare."""
+    """Whether the prepared files of a network are those that this checkout would prepare."""
     file = _origin_file(network, folder)
     return file.exists() and json.loads(file.read_text(encoding="utf-8")) == _origin(network)
 
 
 def _forget(network: Network, folder: Path) -> None:
-    """Remove what is prepared of a network and what came of it, but verdicts and what is told of failures."""
+    """Remove the prepared files and the results of a network, except verdicts and error messages."""
     for stem in (network.name, *(f"{network.name}-{precision}" for precision in PRECISIONS)):
         for path in folder.glob(f"{glob.escape(stem)}.*"):
             if not path.name.endswith((".verdict.json", ".error.txt")):
@@ -262,7 +262,7 @@ def _forget(network: Network, folder: Path) -> None:
 
 
 def _reference(full: bytes, pictures: UInt8) -> bytes:
-    """What the fp32 graph gives for each picture by itself, as an archive of arrays "0", "1", ..."""
+    """Outputs of the fp32 graph for each picture on its own, as an archive of arrays "0", "1", ..."""
     with closing(OnnxBackend(full, threads=usable_cores())) as backend:
         outputs = [backend.run(picture[None]) for picture in pictures]
     content = BytesIO()
@@ -271,14 +271,14 @@ def _reference(full: bytes, pictures: UInt8) -> bytes:
 
 
 def preparing(network: Network, precision: str, folder: Path) -> tuple[str, ...]:
-    """The command that prepares a job: torch's exporter and the quantiser cannot be stopped in time otherwise."""
+    """The command that prepares a job: in the same process torch's exporter and the quantiser cannot be aborted."""
     return sys.executable, str(Path(__file__)), "--out", str(folder), "--prepare", network.name, precision
 
 
 def do_job(network: Network, precision: str, call: Call) -> None:
-    """Prepare a job, run it and judge it, unless it is done; what goes wrong is kept beside it.
+    """Prepare a job, run it and judge it, unless it is done; an error message is kept beside it.
 
-    A job that failed is prepared anew when it is tried again: the fault may have been that of its graph.
+    A job that failed is prepared again when it is retried: its graph may have been at fault.
     """
     job = _job(network, precision, call.folder)
     if _verdict(job).exists():
@@ -306,7 +306,7 @@ def do_job(network: Network, precision: str, call: Call) -> None:
 
 
 def outcome(network: Network, precision: str, folder: Path) -> dict[str, Any]:
-    """The verdict on a job; what went wrong with it; or that it waits."""
+    """The verdict on a job, its error message, or that it was not run yet."""
     job = _job(network, precision, folder)
     if _verdict(job).exists():
         verdict: dict[str, Any] = json.loads(_verdict(job).read_text(encoding="utf-8"))
@@ -324,7 +324,7 @@ def _head(network: Network, precision: str) -> dict[str, Any]:
 
 
 def judge(network: Network, precision: str, folder: Path) -> dict[str, Any]:
-    """The result of a job that has run, with parity and what its runs cost at least."""
+    """The result of a finished job, with parity and the least cost of its runs."""
     job = _job(network, precision, folder)
     verdict = _head(network, precision) | json.loads(job.with_suffix(".result.json").read_text(encoding="utf-8"))
     with (
@@ -362,7 +362,7 @@ def _acceptable(entry: dict[str, Any], precision: str) -> bool:
 
 
 def known_peaks(call: Call) -> dict[str, Peaks]:
-    """What the GPU does at best, by precision, measured once; empty where it cannot be measured, which is told."""
+    """Peak rates of the GPU by precision, measured once; empty, with a message, if they cannot be measured."""
     file = call.folder / "peaks.json"
     try:
         if not file.exists():
@@ -374,7 +374,7 @@ def known_peaks(call: Call) -> dict[str, Peaks]:
 
 
 def gpu_peaks() -> dict[str, Peaks]:
-    """Measured with torch, by precision; empty where there is none that sees the GPU."""
+    """Peak rates by precision, measured with torch; empty if torch is missing or sees no GPU."""
     try:
         import torch
     except ImportError:
@@ -408,7 +408,7 @@ def _gpu_seconds(torch: Any, work: Callable[[], object]) -> float:
 
 
 def write_report(results: list[dict[str, Any]], peaks: dict[str, Peaks], out: Path, page: Path) -> None:
-    """Write everything as JSON and the essence as a page."""
+    """Write everything as JSON and a summary as a page."""
     for result in results:
         for run in result.get("runs", ()):
             if result["precision"] in peaks:
@@ -464,7 +464,7 @@ def page_text(report: dict[str, Any]) -> str:
 
 
 def _scan_line(engine: dict[str, Any]) -> str:
-    """What is gained by one atlas."""
+    """Time of a scan level by level and in one atlas."""
     scan = engine["scan"]
     largest, atlas = ("x".join(map(str, reversed(size))) for size in (scan["levels"][0], scan["atlas"]))
     return (
@@ -474,7 +474,7 @@ def _scan_line(engine: dict[str, Any]) -> str:
 
 
 def _has_failed(network: Network, precision: str, folder: Path) -> bool:
-    """Such a job is tried again after all others, for it may fail again and take as long."""
+    """Whether a job has failed; it is retried after all others, because it may fail again and take as long."""
     return _job(network, precision, folder).with_suffix(".error.txt").exists()
 
 
@@ -483,7 +483,7 @@ def _outcome(result: dict[str, Any]) -> str:
 
 
 def check_worker(call: Call) -> None:
-    """Find out, before minutes go into preparing, that the worker has a GPU and TensorRT.
+    """Check that the worker has a GPU and TensorRT, before minutes are spent on preparing jobs.
 
     Raises:
         SystemExit: it has not; says why.
@@ -495,7 +495,7 @@ def check_worker(call: Call) -> None:
 
 
 def do_jobs(wanted: Sequence[tuple[Network, str]], call: Call, out: Path, page: Path) -> None:
-    """Go on until all is done or the time is up, with a report after every job."""
+    """Do jobs until all are done or the time is up, with a report after every job."""
     waiting = [(network, p) for network, p in wanted if not _verdict(_job(network, p, call.folder)).exists()]
     peaks: dict[str, Peaks] = {}
     if waiting and call.has_time:
@@ -512,7 +512,7 @@ def do_jobs(wanted: Sequence[tuple[Network, str]], call: Call, out: Path, page: 
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Read the arguments and do one call's share, or one step of it."""
+    """Read the arguments and do the work of one call, or one step of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="gets gpu_engines.json and gpu.md")
     parser.add_argument("--work", type=Path, help="lasts from one call to the next; default: OUT/work")

@@ -1,9 +1,9 @@
-"""Build one TensorRT plan, run it and measure it, in a process of its own: what goes wrong ends this job alone.
+"""Build one TensorRT plan, run it and measure it, in a process of its own, so that a crash ends this job alone.
 
     python benchmarks/gpu_worker.py JOB.json | --check
 
-Started by `gpu_engines.py`, perhaps by another Python than the one that facetrack runs on: TensorRT's bindings exist
-for single releases of Python, and this needs 3.10 with numpy and pycuda or cuda-bindings, nothing else.
+`gpu_engines.py` starts it, perhaps with another Python than the one that facetrack runs on, because TensorRT's bindings
+exist only for certain releases of Python. It needs 3.10 with numpy and pycuda or cuda-bindings, nothing else.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def measure(job: dict[str, Any], trt: Any, hold: Callable[[], Cuda]) -> dict[str
 
     Args:
         job: "graph", "pictures", "outputs", "timings" (paths), "output_names" (in the graph's order), "precision",
-            "batches", "sizes", "timed" (shapes), "levels" (sizes; of networks that scan).
+            "batches", "sizes", "timed" (shapes), "levels" (sizes; only for networks that scan).
         trt: TensorRT's bindings.
         hold: retains the GPU's context.
     Returns:
-        Seconds of the build, size of the plan and times of each shape and of a scan, milliseconds. The outputs of all
-        pictures, in batches of every size, are in the file "outputs".
+        Build time in seconds, size of the plan, and times of each shape and of a scan in milliseconds. The outputs for
+        all pictures, in batches of every size, are written to the file "outputs".
     """
     sizes = tuple(tuple(size) for size in job["sizes"])
     request = PlanRequest(job["precision"], tuple(job["batches"]), sizes)
@@ -64,7 +64,7 @@ def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRe
     pictures, kept = np.load(job["pictures"]), {}
     for batch in request.proved:
         parts = []
-        # the first batch is run twice, for its first run is recorded and all others are replayed
+        # the first batch is run twice, because its first run is recorded and all others are replayed
         for start in (0, *range(0, len(pictures), batch)):
             index = np.arange(start, start + batch) % len(pictures)
             parts.append([output.copy() for output in backend.run(pictures[index])])
@@ -74,7 +74,7 @@ def _keep_outputs(backend: TensorRTBackend, job: dict[str, Any], request: PlanRe
 
 
 def _scan_times(backend: TensorRTBackend, sizes: list[tuple[int, int]]) -> dict[str, Any]:
-    """Both ways through a pyramid, with what they do in main memory."""
+    """Times of both ways to scan a pyramid, including their work in main memory."""
     rng = np.random.default_rng(0)
     levels = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     largest, layout = backend.max_atlas, pack_levels(tuple(sizes))
@@ -105,8 +105,8 @@ def _median_ms(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Do the job and write its result beside it; or find out that jobs could be done."""
-    gpu = find_gpu()  # before TensorRT: its runtime ends the process where there is no driver
+    """Do the job and write its result beside it; or check that jobs could be done."""
+    gpu = find_gpu()  # before TensorRT, whose runtime ends the process if there is no driver
     trt = import_tensorrt()
     if sys.argv[1] == "--check":
         open_cuda().close()

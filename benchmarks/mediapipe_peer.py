@@ -1,10 +1,10 @@
-"""What MediaPipe's face mesh takes for a video: the reference of `benchmarks/pipeline.py --peer`.
+"""Time that MediaPipe's face mesh takes for a video: the reference of `benchmarks/pipeline.py --peer`.
 
     python benchmarks/mediapipe_peer.py VIDEO FACES
 
-prints JSON: frames, frames with a face, milliseconds per frame after the first (decoding by OpenCV included), and from
-the start of this file to the first result. This file stands alone, for MediaPipe 0.10.21, which wants NumPy 1: run it
-in an environment of its own, made by `pip install mediapipe==0.10.21`.
+prints JSON: the number of frames, of frames with a face, milliseconds per frame after the first (decoding by OpenCV
+included), and milliseconds from the start of this file to the first result. The file imports nothing from facetrack:
+MediaPipe 0.10.21 needs NumPy 1. Run it in an environment of its own, made by `pip install mediapipe==0.10.21`.
 """
 
 from __future__ import annotations

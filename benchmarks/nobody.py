@@ -1,9 +1,10 @@
-"""How many pictures that show nobody have a face, as the program sees it.
+"""In how many pictures of nobody the program finds a face.
 
     python benchmarks/nobody.py FOLDER... [--every N] [--model gv]
 
-searches every Nth picture below the FOLDERs by itself, as `facetrack batch` does, and prints how many have a face, and
-how many one with a confidence of at least a half. Names are printed with `--names`: some may show somebody.
+searches every Nth picture below the FOLDERs on its own, as `facetrack batch` does, and prints how many have a face, and
+how many have one with a confidence of at least 0.5. `--names` prints the names of pictures with a face, because some
+may show somebody.
 """
 
 from __future__ import annotations

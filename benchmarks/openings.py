@@ -1,10 +1,10 @@
-"""How well closed eyes and open mouths are read from annotated photographs.
+"""How well closed eyes and open mouths are measured on annotated photographs.
 
     python benchmarks/openings.py FOLDER [--model gv]
 
-FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts). Eyes: mean gap of the lids over the eye's width, as they are,
-by what is annotated, and with eyes closed by drawing (`training.expressions`) to a share of their opening. Mouths: mean
-gap of the inner lips over the mouth's width.
+FOLDER is in the 300-W layout (NAME.jpg beside NAME.pts). Eyes: mean gap of the lids over the eye's width, annotated and
+found, for eyes as they are (also grouped by the annotated gap), and for eyes closed by drawing (`training.expressions`)
+to a share of their opening. Mouths: mean gap of the inner lips over the mouth's width, grouped by the annotated gap.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ MOUTH_STEPS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 
 
 def find(samples: list[Sample], given: InGivenBox, opening: float) -> tuple[Float32, Float32]:
-    """Points as they are and as they are found, (F, N, 2) each, with the eyes closed to a share of their opening."""
+    """True and found points, (F, N, 2) each, with the eyes closed to a share of their opening."""
     drawn = [close_eyes(s.bgr(), s.points[0], opening) if opening < 1 else (s.bgr(), s.points[0]) for s in samples]
     return np.stack([xy for _, xy in drawn]), np.stack([given(bgr, xy).xy for bgr, xy in drawn])
 
 
 def print_steps(wanted: Float64, found: Float64, steps: tuple[float, ...]) -> None:
-    """Mean opening found by what is annotated."""
+    """Print the mean annotated and found openings, grouped by the annotated one."""
     for low, high in pairwise(steps):
         inside = (wanted >= low) & (wanted < high)
         if inside.any():
@@ -47,7 +47,7 @@ def main() -> None:
     for opening in OPENINGS:
         pair = find(samples, given, opening)
         wanted, found = (np.array([eye_aspect_ratio(xy) for xy in points]).ravel() for points in pair)
-        both = np.isfinite(wanted) & np.isfinite(found)  # not where an eye's width vanishes
+        both = np.isfinite(wanted) & np.isfinite(found)  # not if an eye's width is 0
         wanted, found = wanted[both], found[both]
         name = "as they are" if opening == 1 else f"closed to {100 * opening:.0f} % by drawing"
         print(f"{name:40}{len(wanted):7}{wanted.mean():10.3f}{found.mean():8.3f}")

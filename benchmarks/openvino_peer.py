@@ -2,11 +2,11 @@
 
     python benchmarks/openvino_peer.py [FILE.onnx] [--size 240 320] [--runs 100] [--rounds 9]
 
-runs both in turn, the former with the program's settings, and prints JSON: versions, the median milliseconds of either,
-the ratio of ONNX Runtime's to OpenVINO's (the median of the rounds, the least and the largest), and by how much their
-answers differ at most. Both compute in fp32. Answers that are not the same network's are an error. FILE is GV's unless
-one is given, and --size counts for networks that take any. This file stands alone: run it in an environment of its own,
-made by `pip install numpy onnxruntime openvino`. (OpenVINO reports its use to Intel.)
+runs both in turn, ONNX Runtime with the program's settings, and prints JSON: the versions, the median milliseconds of
+each, the ratio of ONNX Runtime's to OpenVINO's (median, smallest and largest of the rounds), and the largest difference
+of their outputs. Both compute in fp32. It is an error if the outputs differ too much to be the same network's. FILE
+defaults to GV; --size is used only for networks that take any size. The file imports nothing from facetrack: run it in
+an environment of its own, made by `pip install numpy onnxruntime openvino`. (OpenVINO reports its use to Intel.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the import, which reads it
 
 import numpy as np
 import onnxruntime
@@ -28,7 +28,7 @@ import openvino
 
 SHIPPED = Path(__file__).parent.parent / "engines" / "weights" / "gv-mobilenetv3-68.onnx"
 WARM_UPS = 30
-TOLERANCE = 1e-3  # of the largest number of an output
+TOLERANCE = 1e-3  # share of the largest absolute value of an output
 
 Run = Callable[[Any], list[Any]]
 
@@ -38,7 +38,7 @@ def with_onnxruntime(file: Path, size: tuple[int, int]) -> tuple[Run, tuple[int,
 
     Args:
         file: with the network.
-        size: (h, w), where the network takes any.
+        size: (h, w), used if the network takes any size.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -51,7 +51,7 @@ def with_onnxruntime(file: Path, size: tuple[int, int]) -> tuple[Run, tuple[int,
 
 
 def with_openvino(file: Path, shape: tuple[int, ...]) -> Run:
-    """The same network, compiled for this very shape, in fp32; inputs and outputs are not copied."""
+    """The same network, compiled for exactly this shape, in fp32; inputs and outputs are not copied."""
     model = openvino.Core().read_model(file)
     model.reshape(list(shape))
     settings = {
@@ -75,7 +75,7 @@ def median_ms(run: Run, images: Any, runs: int) -> float:
 
 
 def largest_difference(answers: list[Any], others: list[Any]) -> float:
-    """Between two runtimes' outputs, each as a share of its largest number."""
+    """The largest difference between two runtimes' outputs, as a share of each output's largest absolute value."""
     if [a.shape for a in answers] != [b.shape for b in others]:
         raise SystemExit(f"other outputs: {[a.shape for a in answers]} and {[b.shape for b in others]}")
     return float(np.max([np.abs(a - b).max() / np.abs(a).max() for a, b in zip(answers, others, strict=True)]))

@@ -3,10 +3,10 @@
     facetrack batch VIDEO... --out RESULTS --raw
     python benchmarks/outlines.py RESULTS/NAME.csv...
 
-A point's bend is where it lies from the middle between its neighbours on the line. Frames are counted in which a bend
-differs from its median over the seven frames before and after by more than 8 % of the distance of the eyes' outer
-corners (outline) or 6 % (brows), of the face that is seen longest; as measured, and smoothed. No truth is needed: lines
-move as a whole.
+A point's bend is its offset from the middle between its neighbours on the line. The table counts the frames in which a
+bend differs from its median over the seven frames before and after by more than 8 % (outline) or 6 % (brows) of the
+distance between the outer eye corners, for the face with most rows, as measured and smoothed. No ground truth is
+needed, because lines move as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ EYES, REACH = (36, 45), 7
 
 
 def faces(table: Path, kind: str) -> Float64:
-    """The face that is in most rows, (frames, 68, 2) pixels; of `kind` "r" as measured, "" smoothed."""
+    """The face with most rows, (frames, 68, 2) pixels; `kind` "r": as measured, "": smoothed."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["success"] == "1"]
     number = Counter(row["face_id"] for row in rows).most_common(1)[0][0]
@@ -35,7 +35,7 @@ def faces(table: Path, kind: str) -> Float64:
 
 
 def jumps(xy: Float64, first: int, end: int, most: float) -> int:
-    """Frames in which a point of the line leaves it."""
+    """Number of frames in which a point leaves the line."""
     line = xy[:, first:end]
     bends = line[:, 1:-1] - (line[:, :-2] + line[:, 2:]) / 2
     usual = np.stack([np.median(bends[max(0, i - REACH) : i + REACH + 1], 0) for i in range(len(bends))])

@@ -1,19 +1,20 @@
-"""Speed, memory and start of the installed program, each run in a process of its own.
+"""Speed, memory and start-up time of the installed program, with each run in a process of its own.
 
     python benchmarks/pipeline.py [--videos FILE...] [--minutes 10] [--repeats 3] [--peer PYTHON] [--json FILE]
 
-Measures on a moving portrait (one face, four faces, 640x480; nothing else is needed) and on the videos given:
+measures on a moving portrait (one face, four faces, 640x480; no other data is needed) and on the given videos:
 
     ms/frame   wall time of `facetrack batch` over the number of frames, decoding and writing included, start excluded
     cpu        processor time of the whole process, start included, over the number of frames
     peak MB    largest resident set of the process
     first ms   from starting `facetrack live --jsonl` to its first line, with a warm Numba cache
 
-    peer       ms/frame of MediaPipe's face mesh for as many faces (one in the videos given), run in turn with this
-               program by the PYTHON of an environment of its own (`mediapipe_peer.py`); the last column is the ratio
+    peer       ms/frame of MediaPipe's face mesh for the same number of faces (one in the given videos), run in turn
+               with this program by PYTHON, from an environment of its own (`mediapipe_peer.py`); the last column is the
+               ratio
 
-and the peak memory of a long video beside that of a ten-second one. The best of the repeats counts: on a shared
-machine everything else is somebody else's time.
+and the peak memory of a long video beside that of a ten-second one. The best of the repeats counts, because on a shared
+machine other programs take the rest of the time.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ PEER = Path(__file__).with_name("mediapipe_peer.py")
 PROGRAM = (sys.executable, "-m", "facetrack")
 SHORT_S = 10
 FIGURES = ("wall_ms", "cpu_ms", "peak_mb", "first_ms", "peer_ms")
-# With this set, which developers do, every start compiles all of Python's modules anew: nothing that users wait for.
+# Developers set this variable; with it every start compiles all Python modules again, which users do not wait for.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One video: milliseconds per frame, megabytes (10^6), milliseconds to the first result and of the peer."""
+    """Figures of one video: milliseconds per frame, megabytes (10^6), milliseconds to the first result, the peer's."""
 
     video: str
     frames: int
@@ -77,7 +78,7 @@ def run_batch(video: Path, folder: Path) -> Measured:
 
 
 def first_result_ms(video: Path) -> float:
-    """From starting the program to its first JSON line."""
+    """Milliseconds from starting the program to its first JSON line."""
     command = [*PROGRAM, "live", "--camera", str(video), "--jsonl", "--no-window"]
     began = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=ENVIRONMENT) as process:
@@ -90,14 +91,14 @@ def first_result_ms(video: Path) -> float:
 
 
 def peer_ms(python: Path, video: Path, faces: int) -> float:
-    """Milliseconds that MediaPipe takes for a frame, by the interpreter of its own environment."""
+    """Milliseconds per frame of MediaPipe, run by the interpreter of its own environment."""
     command = [str(python), str(PEER), str(video), str(faces)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
     return float(json.loads(answer.splitlines()[-1])["wall_ms"])
 
 
 def measure(video: Path, faces: int, folder: Path, wanted: argparse.Namespace) -> Measured:
-    """All repeats of one video, in turn with the peer's, if there is one."""
+    """Measure all repeats of one video, in turn with the peer if there is one."""
     runs = []
     for _ in range(wanted.repeats):
         run = run_batch(video, folder)
@@ -106,14 +107,14 @@ def measure(video: Path, faces: int, folder: Path, wanted: argparse.Namespace) -
 
 
 def best(runs: list[Measured]) -> Measured:
-    """The least of each figure over the repeats."""
+    """The smallest value of each figure over the repeats."""
     first = asdict(runs[0])
     least = {name: min(getattr(run, name) for run in runs) for name in FIGURES}
     return Measured(**(first | least))
 
 
 def table(measured: list[Measured]) -> str:
-    """All figures as text."""
+    """All figures as a text table."""
     head = ["video", "frames", "with face", "ms/frame", "cpu", "peak MB", "first ms", "peer", "ratio"]
     rows = [
         [
@@ -132,7 +133,7 @@ def table(measured: list[Measured]) -> str:
 
 
 def main() -> None:
-    """Measure everything that was asked for, print the table, write the JSON."""
+    """Measure everything that was requested, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, nargs="*", default=[])
     parser.add_argument("--minutes", type=float, default=10.0, help="length of the long video; 0 leaves it out")

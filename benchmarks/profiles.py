@@ -1,10 +1,10 @@
-"""Are heads followed into profile, where are their landmarks, what yaw is read: photographs turned out of the plane.
+"""Tracking, landmark error and yaw of heads that turn into profile, on photographs turned out of the picture's plane.
 
     python benchmarks/profiles.py lfpw/testset [--model gv] [--heads 12] [--most 80]
 
-Nearly frontal annotated faces become clips (`facetrack.training.turned`) in which the head turns by 2 degrees a frame
-to one side and back. The truth is the landmarks' place on the turned relief: beyond 70 degrees, which the relief was
-not made for, less a truth than a trend. Wants `pip install "facetrack[eval]"`.
+makes clips of nearly frontal annotated faces (`facetrack.training.turned`) in which the head turns by 2 degrees per
+frame to one side and back. The ground truth is the landmarks' place on the turned relief; beyond 70 degrees, for which
+the relief was not made, it is only a trend. Needs `pip install "facetrack[eval]"`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Seen:
 
     Attributes:
         yaw_deg: of the head.
-        track: the number of the face found, -1 for none.
+        track: track ID of the face found, -1 for none.
         error: mean distance of the landmarks from the truth over the face's side; NaN without a face.
         confidence: of the face.
-        read_deg: its yaw as `head_pose` reads it from afar, for the clips are drawn without perspective.
+        read_deg: its yaw by `head_pose`, seen from far away, because the clips are drawn without perspective.
     """
 
     yaw_deg: float
@@ -48,7 +48,7 @@ class Seen:
 
 
 def straight_heads(folder: Path, count: int) -> Iterator[tuple[Sample, Head]]:
-    """Nearly frontal faces, in an order that mixes the folder."""
+    """Up to `count` nearly frontal faces of a folder, in random order."""
     samples = list(read_pts_folder(folder))
     for i in np.random.default_rng(0).permutation(len(samples)):
         head = fit_head(samples[i].points[0])

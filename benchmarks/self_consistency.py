@@ -1,14 +1,15 @@
-"""What self-consistency is worth where labels are few: the same training with and without it.
+"""What self-consistency is worth when there are few labels: the same training with and without it.
 
     python benchmarks/self_consistency.py --data DATA --out FOLDER [--seeds 0 1 2] [--labels 0.1 0.25 1.0]
 
 For every share of the labels and every seed a compact TAB on small crops is trained from scratch on the labelled
-photographs alone, then trained on twice for the same number of steps: once on the same photographs, once with as many
-again in every step of which no label is used: the photographs whose labels are kept back, further faces
-(DATA/pseudo/unlabelled, made from DATA/unlabelled by `training.relabel`), and turned ones (DATA/turned; for the test
-DATA/lfpw-turned, both by `training.turned`). Their labels are the landmarks that the network's average finds in calmer
-crops (`consistency.teacher`). Annotations are mirrored as they are (`geometry.asymmetry` 0). Runs go on where they
-stopped; the table is printed and written to FOLDER/table.md after each of them.
+photographs alone. It is then trained further twice, for the same number of steps: once on the same photographs, and
+once with as many more pictures in every step whose labels are not used. These are the photographs whose labels are held
+out, further faces (DATA/pseudo/unlabelled, made from DATA/unlabelled by `training.relabel`), and turned ones
+(DATA/turned; the test uses DATA/lfpw-turned; both are made by `training.turned`). Their labels are the landmarks that
+the network's average finds in calmer crops (`consistency.teacher`). Annotations are mirrored as they are
+(`geometry.asymmetry` 0). Interrupted runs resume. The table is written to FOLDER/table.md after each run, and printed
+at the end.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ SIDE, PAIRS = 64, 24
 NETWORK = {"stacks": 1, "width": 32, "finest": 32, "face_score": True}
 STEPS = {"base": 2000, "without": 1000, "with": 1000}
 RATE = {"base": 2.5e-3, "without": 1.5e-3, "with": 1.5e-3}
-WEIGHT = 1.0  # of a label of the average's against an annotator's
+WEIGHT = 1.0  # of one of the average's labels relative to an annotator's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ def configuration(cell: Cell, out: Path) -> Config:
 
 
 def table(figures: dict[Cell, Figures]) -> str:
-    """Means and standard deviations over the seeds, and what is gained."""
+    """Means and standard deviations over the seeds, and the gain."""
     lines = ["| labels | test | seeds | without | with | gain |", "|---|---|---|---|---|---|"]
     for labels, test in product(sorted({cell.labels for cell in figures}), TESTS):
         seeds = [

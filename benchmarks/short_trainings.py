@@ -1,4 +1,4 @@
-"""What the tables of short trainings share: each run is trained to its end, measured once, and goes into the table."""
+"""Shared by the benchmarks with short trainings: train each run to its end, measure it once, add it to the table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Cell = TypeVar("Cell")
 
 
 def asking(description: str | None, seeds: list[int]) -> argparse.ArgumentParser:
-    """What the command line of every such table asks for: data, a folder for the runs, and seeds, by default these."""
+    """The options that all these benchmarks share: data, a folder for the runs, and seeds, by default these."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -31,12 +31,12 @@ def asking(description: str | None, seeds: list[int]) -> argparse.ArgumentParser
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where everything is.
+    """Folders and test sets.
 
     Attributes:
         data: root of the data sets.
         out: gets a folder for every run, and table.md.
-        tests: what a test set is called -> its folder below `data`.
+        tests: name of a test set -> its folder below `data`.
     """
 
     data: Path
@@ -44,7 +44,7 @@ class Bench:
     tests: Mapping[str, str]
 
     def fill(self, runs: Iterable[tuple[Cell, str, Config]], table: Callable[[dict[Cell, Figures]], str]) -> None:
-        """Do what is missing of the runs (cell, folder's name, settings); write the table anew after each of them."""
+        """Do the missing ones of the runs (cell, name of the folder, settings); rewrite the table after each run."""
         figures: dict[Cell, Figures] = {}
         for cell, name, config in runs:
             figures[cell] = self.measured(name, config)
@@ -53,7 +53,7 @@ class Bench:
         print(table(figures))
 
     def measured(self, name: str, config: Config) -> Figures:
-        """Train one run to its end and measure it on every test set; done before, read what was measured."""
+        """Train one run to its end and measure it on every test set; if that was done before, read the figures."""
         folder = self.out / name
         file = folder / "measured.json"
         if not file.exists():

@@ -1,11 +1,12 @@
-"""Who is who after a cut: two people shown in turn in the same place, and one person before and after a jump cut.
+"""Re-identification after cuts: two people shown in turn in the same place, and one person before and after jump cuts.
 
     python benchmarks/shots.py YT68 [--films 200] [--seed 0] [--model gv]
 
-YT68 is a folder of frames of videos of many people, NAME_VF.jpg (person, video, frame) with NAME_VF.pts beside. Each
-film has four shots of 15 frames: of a talk A, B, A, B, all with the face in the middle and of one size, which is the
-worst case; of a jump cut frames of one video of A. A shot is one frame, swaying, with sensor noise. Counted are the
-cuts between two people after which the number stayed, the returns under the old number, and the jump cuts that kept it.
+YT68 is a folder of frames of videos of many people, NAME_VF.jpg (person, video, frame) with NAME_VF.pts beside it. Each
+film has four shots of 15 frames. A film of a talk shows A, B, A, B, always with the face in the middle and of the same
+size, which is the worst case. A film of jump cuts shows frames of one video of A. A shot is one frame, swaying, with
+sensor noise. Three things are counted: cuts between two people after which the track ID stayed, returns of a person
+under the old track ID, and jump cuts after which the track ID stayed.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from facetrack.tracker.types import Frame, UInt8
 from facetrack.training.datasets import Sample, read_faces
 
 SHOT, SIDE, FACE, RATE = 15, 256, 100.0, 25.0  # frames; pixels of the picture and of the face in it; frames per second
-SETTLED = 3  # frames of a shot after which its number is looked at
+SETTLED = 3  # frames of a shot after which its track ID counts
 
 
 def film(shots: Sequence[Sample], rng: np.random.Generator) -> Iterator[Frame]:
-    """The shots, one after the other."""
+    """The frames of the shots, one shot after the other."""
     for index in range(SHOT * len(shots)):
         bgr, xy = shots[index // SHOT].bgr(), shots[index // SHOT].points[0]
         low, high = np.nanmin(xy, 0), np.nanmax(xy, 0)
@@ -42,7 +43,7 @@ def film(shots: Sequence[Sample], rng: np.random.Generator) -> Iterator[Frame]:
 
 
 def numbers(engines: Engines, shots: Sequence[Sample], rng: np.random.Generator) -> list[int | None]:
-    """The number of the face in each shot; None where there is none, or more than one."""
+    """The track ID of the face in each shot; None if there is none, or more than one."""
     seen: list[set[int]] = [set() for _ in shots]
     for index, result in enumerate(engines.pipeline(engines.choices).serial(film(shots, rng))):
         if index % SHOT >= SETTLED:
@@ -51,12 +52,12 @@ def numbers(engines: Engines, shots: Sequence[Sample], rng: np.random.Generator)
 
 
 def share(matches: Sequence[bool]) -> str:
-    """How many are so."""
+    """How many are true, as text."""
     return f"{sum(matches)} of {len(matches)} ({100 * np.mean(matches):.1f} %)"
 
 
 def main() -> None:
-    """Make the films, track them, count."""
+    """Read the arguments, make the films, track them and count."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--films", type=int, default=200)

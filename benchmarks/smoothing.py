@@ -1,19 +1,19 @@
-"""What the smoothers do to a synthetic face: jitter, lag, overshoot, blinks.
+"""Jitter, lag, overshoot and blinks of the smoothers on a synthetic face.
 
     python benchmarks/smoothing.py [--plot FILE] [--repeats 10]
 
-A mean face of 150 px is moved in a known way at 30 frames a second and measured with 0.3 px of noise on every
-coordinate plus 0.15 px that all points of a frame have in common. These tracks are compared with the truth:
+A mean face of 150 px is moved in a known way at 30 frames per second and measured with 0.3 px of noise on every
+coordinate plus 0.15 px of noise that all points of a frame share. These tracks are compared with the truth:
 
     measured   the measurements
     fixed      the Kalman filter with its adaptation turned off
-    alone      the Kalman filter of each point for itself, without the motion that all share
+    alone      a Kalman filter for each point, without the motion that all points share
     oneeuro    the One-Euro filter
-    kalman     the Kalman filter as it is
-    rts        the same in hindsight, with a look ahead of two seconds
+    kalman     the Kalman filter as shipped
+    rts        the same filter with RTS smoothing, which looks ahead by two seconds
 
-The plot shows the jitter of a resting face against the lag of one that starts suddenly, for each of them over a range
-of its main setting, with the defaults marked.
+The plot shows the jitter of a resting face against the lag of one that starts suddenly: each smoother over a range of
+its main setting, with the defaults marked.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from facetrack.tracker.types import Float32, Float64
 FPS = 30.0
 SIZE_PX = 150.0
 OWN_NOISE_PX, SHARED_NOISE_PX = 0.3, 0.15
-SCORE = np.full(68, 0.65, np.float32)  # what the GV network says of a clear face
+SCORE = np.full(68, 0.65, np.float32)  # the GV network's scores on a clear face
 
 UPPER_LIDS = [37, 38, 43, 44]
 LOWER_LIP_AND_JAW = [5, 6, 7, 8, 9, 10, 11, 55, 56, 57, 58, 59, 65, 66, 67]
@@ -48,11 +48,11 @@ DISTANCE_MM = 600.0
 
 KALMAN = SmootherSettings()
 FIXED = replace(KALMAN, maneuver=np.inf, noisiest=1.0)
-Track = Callable[[Float32], Float32]  # (T, 68, 2) measurements -> what a smoother makes of them
+Track = Callable[[Float32], Float32]  # (T, 68, 2) measurements -> smoothed points
 
 
 def face(rotation_rad: tuple[float, float, float] = (0, 0, 0)) -> Float64:
-    """Give (68, 2) pixels of the mean face, 150 px wide when it is frontal, seen from 600 mm."""
+    """The mean face, (68, 2) pixels, 150 px wide when it is frontal, seen from 600 mm."""
     seen = MEAN_FACE_MM @ rotation_matrix(np.array(rotation_rad)).T + [0, 0, DISTANCE_MM]
     widest = MEAN_FACE_MM[[0, 16]]
     focal_px = SIZE_PX * (DISTANCE_MM + widest[0, 2]) / np.ptp(widest[:, 0])
@@ -60,18 +60,18 @@ def face(rotation_rad: tuple[float, float, float] = (0, 0, 0)) -> Float64:
 
 
 def still(frames: int) -> Float64:
-    """Give (T, 68, 2) of a face that does not move."""
+    """(T, 68, 2) a face that does not move."""
     return np.repeat(face()[None], frames, 0)
 
 
 def ride(px_per_frame: float) -> Float64:
-    """Give (120, 68, 2) of a face that rests for 40 frames, moves for 40 at full speed, and rests again."""
+    """(120, 68, 2) a face that rests for 40 frames, moves for 40 at full speed, and rests again."""
     way = np.clip(np.arange(120) - 40, 0, 40) * px_per_frame
     return still(120) + np.stack((way, np.zeros(120)), -1)[:, None]
 
 
 def blink(depth_px: float = 8.0, length_s: float = 0.15, phase: float = 0.0) -> Float64:
-    """Give (60, 68, 2) of upper lids that fall and rise once, as a squared sine."""
+    """(60, 68, 2) a face whose upper lids fall and rise once, as a squared sine."""
     t = (np.arange(60) - 30 + phase) / FPS / length_s
     fall = np.where((t > 0) & (t < 1), np.sin(np.pi * t) ** 2, 0) * depth_px
     truth = still(60)
@@ -80,7 +80,7 @@ def blink(depth_px: float = 8.0, length_s: float = 0.15, phase: float = 0.0) -> 
 
 
 def mouth(depth_px: float = 15.0, length_s: float = 0.2) -> Float64:
-    """Give (60, 68, 2) of a lower lip and a jaw that go down evenly and stay."""
+    """(60, 68, 2) a face whose lower lip and jaw go down at constant speed and stay."""
     t = np.clip((np.arange(60) - 30) / FPS / length_s, 0, 1)
     truth = still(60)
     truth[:, LOWER_LIP_AND_JAW, 1] += depth_px * t[:, None]
@@ -88,7 +88,7 @@ def mouth(depth_px: float = 15.0, length_s: float = 0.2) -> Float64:
 
 
 def shake(degrees: float, hertz: float, axis: int) -> Float64:
-    """Give (240, 68, 2) of a head that swings about one axis (0 nods, 1 says no, 2 rolls) for eight seconds."""
+    """(240, 68, 2) a head that swings about one axis (0 nods, 1 says no, 2 rolls) for eight seconds."""
     swings = np.radians(degrees) * np.sin(2 * np.pi * hertz * np.arange(240) / FPS)
     return np.stack([face(tuple(swing * np.eye(3)[axis])) for swing in swings])
 
@@ -101,18 +101,18 @@ def measured(truth: Float64, rng: np.random.Generator, louder: float = 1.0) -> F
 
 
 def as_measured(seen: Float32) -> Float32:
-    """Nothing."""
+    """The measurements, unchanged."""
     return seen
 
 
 def by_kalman(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
-    """The filter of all points together."""
+    """The Kalman filter of all points together."""
     smoother = Smoother(settings, 68)
     return np.stack([smoother.update(i / FPS, xy, SCORE, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
 def by_point(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
-    """A filter for each point."""
+    """A Kalman filter for each point."""
     alone = [Smoother(settings, 1) for _ in range(68)]
     score = SCORE[:1]
     track = np.empty_like(seen)
@@ -129,7 +129,7 @@ def by_one_euro(seen: Float32, settings: OneEuroSettings | None = None) -> Float
 
 
 def by_rts(seen: Float32, settings: SmootherSettings = KALMAN) -> Float32:
-    """The filter in hindsight, as a batch runs it."""
+    """The RTS smoother, as a batch runs it."""
     smoother, out = RtsSmoother(settings, 68), []
     for i, xy in enumerate(seen):
         smoother.update(i / FPS, xy, SCORE, SIZE_PX)
@@ -154,7 +154,7 @@ def jitter_px(track: Track, rng: np.random.Generator, louder: float) -> float:
 
 
 def ride_px(track: Track, rng: np.random.Generator, part: slice) -> float:
-    """Lag of a face that moves 8 px a frame, over part of its way."""
+    """Lag of a face that moves 8 px per frame, over part of its way."""
     truth = ride(8.0)
     return lag(track(measured(truth, rng))[part], truth[part])
 
@@ -166,23 +166,23 @@ def overshoot_px(track: Track, rng: np.random.Generator) -> float:
 
 
 def lost_part(track: Track, rng: np.random.Generator, truth: Float64, points: list[int]) -> float:
-    """Part of the points' largest downward way that the track does not show."""
+    """Share of the points' largest downward movement that is missing in the track."""
     way = (track(measured(truth, rng)) - truth[0])[:, points, 1].mean(1)
     return 1 - float(way.max() / (truth - truth[0])[:, points, 1].mean(1).max())
 
 
 def blink_part(track: Track, rng: np.random.Generator) -> float:
-    """Part of a blink that is lost, in per cent; it begins anywhere between two frames."""
+    """Share of a blink that is lost, in per cent; the blink begins at a random time between two frames."""
     return 100 * lost_part(track, rng, blink(phase=rng.random()), UPPER_LIDS)
 
 
 def mouth_part(track: Track, rng: np.random.Generator) -> float:
-    """Part of an opening mouth that is lost, in per cent."""
+    """Share of an opening mouth's movement that is lost, in per cent."""
     return 100 * lost_part(track, rng, mouth(), LOWER_LIP_AND_JAW)
 
 
 def brow_drag_px(track: Track, rng: np.random.Generator) -> float:
-    """How far the opening mouth drags the brows along, at most."""
+    """How far an opening mouth drags the brows along, at most."""
     truth = mouth()
     error = (track(measured(truth, rng)) - truth)[30:45, 17:27, 1].mean(1)
     return float(np.abs(error).max())
@@ -208,13 +208,13 @@ def rows() -> Iterator[tuple[str, str, Callable[[Track, np.random.Generator], fl
 
 
 def mean_of(measure: Callable[[Track, np.random.Generator], float], track: Track, repeats: int) -> float:
-    """The mean over repeats that differ in their noise."""
+    """The mean over repeats with different noise."""
     rng = np.random.default_rng(0)
     return float(np.mean([measure(track, rng) for _ in range(repeats)]))
 
 
 def microseconds(track: Track) -> float:
-    """Time of one frame of 68 points."""
+    """Time per frame of 68 points."""
     seen = measured(still(1000), np.random.default_rng(0))
     start = time.perf_counter()
     track(seen)
@@ -222,7 +222,7 @@ def microseconds(track: Track) -> float:
 
 
 def start_lag_px(track: Track, rng: np.random.Generator) -> float:
-    """Mean lag over the first third of a second of a sudden start to 8 px a frame."""
+    """Mean lag over the first third of a second after a sudden start to 8 px per frame."""
     return ride_px(track, rng, slice(40, 51))
 
 
@@ -269,7 +269,7 @@ def plot(path: Path, repeats: int) -> None:
 
 
 def refuse_plot(path: Path, parser: argparse.ArgumentParser) -> None:
-    """Find out before anything is measured whether the plot can be written; else end as for bad usage."""
+    """Check before anything is measured that the plot can be written; otherwise exit as for bad usage."""
     if path.suffix.lower() not in (".png", ".svg"):
         parser.error(f"argument --plot: wanted a name that ends in .png or .svg, got {path}")
     try:
@@ -279,7 +279,7 @@ def refuse_plot(path: Path, parser: argparse.ArgumentParser) -> None:
 
 
 def main() -> None:
-    """Print the table, and draw the plot if asked."""
+    """Print the table, and draw the plot if requested."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="PNG or SVG; needs matplotlib")
     parser.add_argument("--repeats", type=int, default=10)

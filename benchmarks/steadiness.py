@@ -2,9 +2,10 @@
 
     python benchmarks/steadiness.py [PICTURE] [--model gv] [--face 150] [--noise 4]
 
-The picture (default: scikit-image's public-domain astronaut) is scaled until its face is as wide as asked. Still: 120
-frames of it, each with fresh sensor noise. Moving: it rests for 20 frames, glides at 8 px per frame, then stops. The
-truth is what the network sees in the clean picture, moved along, so that the network's own bias cancels.
+The picture (default: scikit-image's public-domain astronaut) is scaled so that its face has the given width. Still: 120
+frames of the picture, each with new sensor noise. Moving: the picture rests for 20 frames, moves at 8 px per frame for
+40, then stops. The truth is what the network finds in the clean picture, moved along, so that the network's own bias
+cancels.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ def picture_with_face(path: Path | None) -> UInt8:
 
 
 def noisy(bgr: UInt8, sigma: float, rng: np.random.Generator) -> UInt8:
-    """The picture under independent Gaussian noise in every channel."""
+    """The picture with independent Gaussian noise in every channel."""
     return np.clip(bgr + rng.normal(0, sigma, bgr.shape), 0, 255).astype(np.uint8)
 
 
 def shifted(bgr: UInt8, dx: float) -> UInt8:
-    """The picture moved to the right with sub-pixel interpolation, its border continued."""
+    """The picture moved to the right with sub-pixel interpolation and its border replicated."""
     matrix = np.array([[1, 0, dx], [0, 1, 0]], np.float64)
     size = (bgr.shape[1], bgr.shape[0])
     return np.asarray(cv2.warpAffine(bgr, matrix, size, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
 def frames(pictures: Iterator[UInt8]) -> Iterator[Frame]:
-    """Pictures as frames at a steady rate."""
+    """Pictures as frames at a constant rate."""
     for index, bgr in enumerate(pictures):
         yield Frame(index, index / RATE, 0.0, bgr)
 

@@ -2,13 +2,13 @@
 
     python benchmarks/trained_ablations.py --data DATA --out FOLDER [--only tab bbfcn] [--seeds 0] [--fp32]
 
-Compact networks on crops of 64 pixels (of 128 for SPAN, which halves them seven times), 600 steps from scratch on the
-annotated photographs of 300-W's training sets alone: less than they need, enough to compare. SPAN sees every face
-twice, calm and disturbed, and in the second of its runs must answer both alike. BB-FCN's branches have 200 steps more,
-on its finished backbone; that sees 32 of the 64 pixels, as the regression network does. The tests are DATA/lfpw/testset
-and DATA/lfpw-turned (by `training.turned`). Runs go on where they stopped; the table, inter-ocular NME in percent
-beside what the papers report of their own networks on their own test sets, is printed and written to FOLDER/table.md
-after each of them.
+trains compact networks on crops of 64 pixels (128 for SPAN, which halves them seven times), for 600 steps from scratch,
+on the annotated photographs of 300-W's training sets alone. That is less than they need, but enough to compare. SPAN
+sees every face twice, calm and disturbed, and in the second of its runs both answers must agree. BB-FCN's branches have
+200 more steps on the finished backbone, which sees 32 of the 64 pixels, as the regression network does. The tests are
+DATA/lfpw/testset and DATA/lfpw-turned (made by `training.turned`). Interrupted runs resume. The table gives the
+inter-ocular NME in percent beside what the papers report of their own networks on their own test sets. It is written to
+FOLDER/table.md after each run, and printed at the end.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Variant:
 
     Attributes:
         network: of the row.
-        name: what it is like; also its folder's name.
+        name: description of the variant; part of its folder's name.
         settings: overrides of the configuration, as `facetrack train --set` takes them; {out} and {seed} are the run's.
-        published: the paper's figure for its own networks on its own data.
+        published: the paper's figure for its own network on its own data.
         side: of the crops, pixels.
         steps: of the run.
     """

@@ -28,16 +28,16 @@ from ..tracker.errors import ConfigError
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.types import Float32, Float64, Frame, UInt8
 
-FEWEST = 8  # views; with fewer the coefficients of the lens hang in the air
+FEWEST = 8  # views; fewer do not determine the coefficients of the lens
 ENOUGH = 30  # views of a live camera, which has no end; more hardly help
 STEP_S = 0.2  # of media time between two searches: a board moves little in less
-APART = 0.04  # mean shift of the corners between two views, share of the picture's diagonal, to tell something new
-TILTED = 0.04  # the same of their shape alone, share of its radius: 20 degrees against a frontal board
-STRAY = 3.0  # times the median error, from which on a view's corners count as misplaced
-STRAY_PX = 1.0  # and never below
+APART = 0.04  # mean shift of the corners from which a view adds something new, share of the picture's diagonal
+TILTED = 0.04  # the same for their shape alone, share of its radius: a tilt of 20 degrees from a frontal board
+STRAY = 3.0  # times the median error: above it, a view's corners count as misplaced
+STRAY_PX = 1.0  # but never below this error
 LOOSE = 0.02  # standard deviation of a focal length, share of it, above which it is not known
 FLATTEST_DEG = 5.0  # root mean square angle between boards and their mean; without tilts any focal length fits (Zhang)
-LENS = cv2.CALIB_FIX_K3  # Zhang's two radial coefficients; a third runs wild beyond the outermost corners seen
+LENS = cv2.CALIB_FIX_K3  # Zhang's two radial coefficients; a third diverges beyond the outermost corners seen
 _FIND = cv2.CALIB_CB_NORMALIZE_IMAGE | cv2.CALIB_CB_ACCURACY
 
 
@@ -56,10 +56,10 @@ class Board:
 
     @classmethod
     def parse(cls, text: str, square_mm: float) -> Self:
-        """Read "9x6".
+        """Parse a text such as "9x6".
 
         Raises:
-            ValueError: it is something else, or less than 3x3 or more than 999x999.
+            ValueError: it has another form, or is less than 3x3 or more than 999x999.
         """
         match = re.fullmatch(r"([0-9]{1,3})x([0-9]{1,3})", text)
         if match is None or min(int(match[1]), int(match[2])) < 3:
@@ -70,13 +70,13 @@ class Board:
         return f"{self.columns}x{self.rows}"
 
     def corners_mm(self) -> Float32:
-        """(columns * rows, 3) in the order in which they are found."""
+        """The corners (columns * rows, 3) in the order in which `find` returns them."""
         grid = np.zeros((self.rows, self.columns, 3), np.float32)
         grid[..., 1], grid[..., 0] = np.mgrid[: self.rows, : self.columns]
         return grid.reshape(-1, 3) * np.float32(self.square_mm)
 
     def find(self, bgr: UInt8) -> Float32 | None:
-        """(columns * rows, 2) pixels of the corners; None where not all of them are seen."""
+        """(columns * rows, 2) pixels of the corners; None if not all of them are seen."""
         grey = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
         found, corners = cv2.findChessboardCornersSB(grey, (self.columns, self.rows), flags=_FIND)
         return np.asarray(corners, np.float32).reshape(-1, 2) if found else None
@@ -87,7 +87,7 @@ class View:
     """A picture in which the whole board was found.
 
     Attributes:
-        place: which one, in words.
+        place: its file name, or its time in the video.
         size: (height, width) of the picture.
         xy: (columns * rows, 2) pixels.
     """
@@ -97,7 +97,7 @@ class View:
     xy: Float32
 
     def is_like(self, other: View) -> bool:
-        """Whether the board is where and as it is in another view, so that one of them tells nothing new."""
+        """Whether the board has nearly the same place and tilt in another view, so that one of them adds nothing."""
         near = APART * float(np.hypot(*self.size))
         return any(
             _shift(self.xy, xy) < near and _bent(self.xy, xy) < TILTED
@@ -107,15 +107,15 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class CalibratedCamera:
-    """What was learned.
+    """The result of a camera calibration.
 
     Attributes:
         intrinsics: of the camera.
-        deviation: standard deviations of fx, fy, cx, cy in pixels, as the scatter of the corners leaves them.
-        rms_px: distance between the corners as seen and as the camera would show them, root mean square.
-        views: how many it rests on.
-        strays: places of views that were left out because their corners fit to nothing.
-        distance_mm: nearest and farthest of the boards' centres, to be compared with what was done.
+        deviation: standard deviations of fx, fy, cx, cy in pixels, estimated from the scatter of the corners.
+        rms_px: root mean square reprojection error of the corners.
+        views: number of views that were used.
+        strays: places of views that were left out because their corners are misplaced.
+        distance_mm: nearest and farthest of the boards' centres, to compare with the real distances.
         unread: pictures of the folder that could not be read.
     """
 
@@ -128,7 +128,7 @@ class CalibratedCamera:
     unread: int = 0
 
     def as_text(self) -> str:
-        """It in lines."""
+        """Format the result as lines of text."""
         camera, (height, width) = self.intrinsics, self.intrinsics.size
         values = zip(("fx", "fy", "cx", "cy"), self.deviation, strict=True)
         lines = [f"RMS reprojection error {self.rms_px:.3f} px, {self.views} views of {width}x{height}"]
@@ -145,16 +145,16 @@ class CalibratedCamera:
 
 
 def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = False) -> CalibratedCamera:
-    """Calibrate the camera that a camera, stream, video or folder of pictures shows, and write its file.
+    """Calibrate a camera from a camera, stream, video or folder of pictures, and write its file.
 
-    Pictures of a folder that cannot be read are left out, each with a line.
+    Pictures of a folder that cannot be read are left out; a line names each of them.
 
     Raises:
         SourceError: the source cannot be opened or read.
         SinkError: the file cannot be written.
-        ConfigError: the views are too few, or too much alike.
+        ConfigError: the views are too few or too similar.
     """
-    PartFile(out, overwrite=overwrite).prove()  # refuses now what could not be written after minutes of waving a board
+    PartFile(out, overwrite=overwrite).prove()  # fail now rather than after minutes of waving a board
     with open_source(spec) as source:
         views = collect_views(source, board)
     unread = failures_in(Task(spec, source.name), source.failed)
@@ -167,7 +167,7 @@ def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = Fa
 
 
 def collect_views(source: Source, board: Board, enough: int = ENOUGH) -> list[View]:
-    """Give all distinct views of a recording, or, with a line for each, enough of what has no end.
+    """Collect all distinct views of a recording, or `enough` from a live source, with a line on stderr for each.
 
     Raises:
         SourceError: the source broke off.
@@ -184,7 +184,7 @@ def collect_views(source: Source, board: Board, enough: int = ENOUGH) -> list[Vi
 
 
 def distinct_views(frames: Iterable[Frame], board: Board) -> Iterator[View]:
-    """Look for the board, a few times a second, and give each view that differs from all before.
+    """Look for the board a few times per second, and yield each view that differs from all before.
 
     Raises:
         ConfigError: the pictures are not all of one size.
@@ -211,10 +211,10 @@ def distinct_views(frames: Iterable[Frame], board: Board) -> Iterator[View]:
 
 
 def calibrate_camera(views: list[View], board: Board) -> CalibratedCamera:
-    """Fit a camera to views of a board; those whose corners fit to nothing are left out.
+    """Fit a camera to views of a board; views with misplaced corners are left out.
 
     Raises:
-        ConfigError: the views are too few, or too much alike to tell the focal length.
+        ConfigError: the views are too few, or too similar to determine the focal length.
     """
     _refuse_few(views, board)
     fit = _Fit(views, board)
@@ -273,13 +273,13 @@ def _shift(xy: Float32, other: Float32) -> float:
 
 
 def _bent(xy: Float32, other: Float32) -> float:
-    """Root mean square shift that is left when place, size and turn in the picture are made the same, per radius."""
+    """Root mean square shift that remains after aligning place, size and rotation in the picture, over the radius."""
     first, second = (_unit(points) for points in (xy, other))
     return float(np.sqrt(max(2 - 2 * abs(complex(np.vdot(first, second))), 0)))
 
 
 def _unit(xy: Float32) -> NDArray[np.complex128]:
-    """Corners about their mean as complex numbers x + iy, of length 1 altogether."""
+    """Corners relative to their mean as complex numbers x + iy, as a vector of norm 1."""
     centred = (xy - xy.mean(0)).astype(np.float64) @ np.array([1, 1j])
     return np.asarray(centred / np.linalg.norm(centred), np.complex128)
 

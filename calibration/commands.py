@@ -1,4 +1,4 @@
-"""`facetrack export` and `calibrate`. Imports wait until a command runs: --help is quick."""
+"""`facetrack export` and `calibrate`. Imports wait until a command runs, so that --help is quick."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def _proofs(card: ModelCard, crops: Path | None) -> dict[str, Proof]:
 
 
 def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
-    """Print which card was written, and what its networks have to say."""
+    """Print which card was written, and the reports of its networks."""
     click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
 
 
 def _prove_room(out: Path) -> None:
-    """Find out before the work whether a card and its weights can be written to OUT.
+    """Check before the work that a card and its weights can be written to OUT.
 
     Raises:
         SinkError: they cannot.
@@ -52,15 +52,15 @@ def _prove_room(out: Path) -> None:
 
 
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
-    """Keep a card in OUT, unless it is the very one that the new card is made of.
+    """Refuse to replace a card in OUT, unless it is the one from which the new card is made.
 
     Args:
         name: of the new card.
-        source: what it is made of.
+        source: the card from which it is made.
         out: where it goes.
-        overwrite: the user allows it.
+        overwrite: whether the user allows it.
     Raises:
-        SinkError: it is there.
+        SinkError: there is such a card.
     """
     from ..engines.card_text import card_path
     from ..tracker.errors import SinkError
@@ -89,7 +89,7 @@ def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: boo
 def export(
     model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None, overwrite: bool
 ) -> None:
-    """Write a model for another precision or runtime.
+    """Convert a model to another precision or runtime.
 
     Print how far its landmarks are from those of the fp32 model, in pixels.
 
@@ -168,7 +168,7 @@ def calibrate_int8(
     for_cpu: bool,
     overwrite: bool,
 ) -> None:
-    """Write a model in 8 bits.
+    """Quantise a model to 8 bits.
 
     Layers that move the landmarks too far stay in 32 bits. Set FACETRACK_HOME to DIR to use the result: a model
     NAME-int8 for TensorRT and CPUs alike. With --for-cpu the quantisation is finer and the result is for CPUs only:
@@ -247,7 +247,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 @click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Crops per photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
-    """Measure how a model's scores relate to confidence and noise.
+    """Calibrate a model's confidence and noise on photographs.
 
     Set FACETRACK_HOME to DIR to use the result.
     """

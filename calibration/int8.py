@@ -1,6 +1,6 @@
-"""8-bit networks by real crops: ranges by onnxruntime's quantiser, layers that cannot bear it kept in 32 bits.
+"""Quantise networks to 8 bits on real crops: onnxruntime finds the ranges, and sensitive layers stay in 32 bits.
 
-The files hold Q/DQ pairs, so that ONNX Runtime on a CPU and TensorRT compute the same.
+The files have Q/DQ pairs, so that ONNX Runtime on a CPU and TensorRT compute the same.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from ..tracker.errors import BackendError, ConfigError
 from ..tracker.types import UInt8
 from ..training.evaluation.card_figures import EIGHT_BITS
 
-# Mean shift of the landmarks over the crop's width. 0.3 px in 128: added in quadrature to an error of 1.6 px, which
-# the default network has, it costs 1.7 % of it; the project ships nothing that costs 2 %.
+# Largest mean shift of the landmarks over the crop's width: 0.3 px in 128. Added in quadrature to 1.6 px, the error of
+# the default network, it raises that by 1.7 %; the project ships nothing that raises it by 2 %.
 LIMIT = 0.3 / 128
 REPEATS = 50
-CPU_FILE, OWN_FILE = "int8", "int8-symmetric"  # at the end of a file's name: in a card of fp32 or fp16, of its own
-RANGES_BATCH = 8  # pictures whose activations are looked at together
+CPU_FILE, OWN_FILE = "int8", "int8-symmetric"  # at the end of file names: in an fp32 or fp16 card, in one of its own
+RANGES_BATCH = 8  # pictures whose activations are measured together
 
 
 @dataclass(frozen=True, slots=True)
 class Int8Settings:
-    """What is aimed at.
+    """How to quantise, and how much it may cost.
 
     Attributes:
         quant: how ranges are found.
-        for_cpu: the card keeps its name and its files, and ONNX Runtime on a CPU takes the new ones beside them; else
-            the new ones get a card of their own.
+        for_cpu: if True, the card keeps its name and its files, and ONNX Runtime on a CPU uses the new ones beside
+            them; if False, the new ones get a card of their own.
         limit: largest mean shift of the landmarks over the crop's width.
-        most_kept: share of these convolutions that may stay in 32 bits before it is given up.
+        most_kept: largest share of the convolutions that may stay in 32 bits; if more are needed, quantising fails.
     """
 
     quant: QuantSettings = field(default_factory=lambda: QuantSettings(symmetric=True))
@@ -58,8 +58,8 @@ class Found:
     Attributes:
         content: the 8-bit file.
         kept: names of the convolutions that stay in 32 bits.
-        layers: dense convolutions of the wanted size, all of them.
-        judged: what the landmarks' shift was measured on, which had no part in the ranges.
+        layers: number of all dense convolutions of the wanted size.
+        judged: the pictures on which the landmarks' shift was measured, which did not set the ranges.
     """
 
     content: bytes
@@ -73,11 +73,12 @@ class Quantised:
     """One network in 8 bits.
 
     Attributes:
-        role: of the card.
+        role: its role in the card.
         weights: the file.
-        layers: dense convolutions of the wanted size. kept: names of those that stay in 32 bits.
+        layers: number of dense convolutions of the wanted size.
+        kept: names of those that stay in 32 bits.
         parity: distance to the fp32 network, crop pixels, on pictures that did not set the ranges.
-        fp32_ms, int8_ms: median of one picture on one thread of this CPU.
+        fp32_ms, int8_ms: median time of one picture on one thread of this CPU.
     """
 
     role: str
@@ -89,7 +90,7 @@ class Quantised:
     int8_ms: float
 
     def report(self) -> dict[str, object]:
-        """In JSON's types."""
+        """The result in JSON's types."""
         return {
             "role": self.role,
             "file": self.weights.path.name,
@@ -108,20 +109,20 @@ def quantise_card(
     """Write a card and its networks in 8 bits so that `$FACETRACK_HOME` may point at `out`.
 
     Args:
-        card: of fp32 or fp16 files.
+        card: with fp32 or fp16 files.
         proofs: role -> real crops and their decoding; half of the crops set the ranges, the others judge.
-        settings: what is aimed at.
-        out: `cards` and `weights` are made in it.
+        settings: how to quantise.
+        out: folder in which `cards` and `weights` are made.
     Raises:
-        BackendError: the landmarks stay off with as many layers in 32 bits as are allowed.
+        BackendError: the landmarks are too far off even with as many layers in 32 bits as are allowed.
         ConfigError: the card is of 8 bits already, or there are fewer than two crops.
-        SinkError: a file cannot be written, or is another card's.
+        SinkError: a file cannot be written, or belongs to another card.
     """
     for role, weights in card.weights.items():
         if weights.precision == "int8":
             raise ConfigError(f"{card.name}: its network {role!r} is in 8 bits already; wanted an fp32 or fp16 file")
     searches, costs = {}, {}
-    for role, weights in card.weights.items():  # all are judged before one is written: a refusal leaves no file
+    for role, weights in card.weights.items():  # all are judged before any is written: a refusal leaves no file
         full = graph.as_fp32(weights.read())
         found = quantise(full, proofs[role], settings)
         searches[role] = replace(found, content=graph.store_fp16(found.content))
@@ -144,15 +145,15 @@ def quantise_card(
 
 
 def _stem(full: Weights, *, for_cpu: bool) -> str:
-    """Name of the 8-bit file of a network; the two kinds lie in one folder and must not replace each other."""
+    """Name of the 8-bit file of a network; the two kinds share a folder and must not replace each other."""
     stem = full.path.stem
     return f"{stem}-{CPU_FILE}" if for_cpu else derived_name(stem, OWN_FILE)
 
 
 def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelCard:
-    """The card with the 8-bit files beside its own, which go to the same folder.
+    """The card with the 8-bit files beside its own, which are copied to the same folder.
 
-    Figures of former 8-bit files do not hold for these; `training.publish` measures them.
+    Figures of former 8-bit files do not apply to these and are dropped; `training.publish` measures new ones.
     """
     weights, measured = {}, {name: value for name, value in card.measured.items() if not name.endswith(EIGHT_BITS)}
     for entry in done:
@@ -166,7 +167,7 @@ def _with_cpu_files(card: ModelCard, done: list[Quantised], out: Path) -> ModelC
 
 
 def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Found:
-    """Quantise a network; where its landmarks shift too far, keep 1, 2, 4, ... of the worst layers in 32 bits.
+    """Quantise a network; if its landmarks shift too far, keep 1, 2, 4, ... of the worst layers in 32 bits.
 
     Raises:
         BackendError: too many would have to be kept.
@@ -199,12 +200,12 @@ def quantise(full: bytes, proof: parity.Proof, settings: Int8Settings) -> Found:
 
 
 def _counts(most: int) -> list[int]:
-    """0, then powers of two up to a number, and that number."""
+    """0, the powers of two up to `most`, and `most` itself."""
     return sorted({0, *(2**i for i in range(most.bit_length()) if 2**i <= most), most})
 
 
 def _batches(pictures: UInt8) -> list[UInt8]:
-    """Whole batches, filled up from the first: onnxruntime's entropy calibration wants them of one size."""
+    """Full batches, the last filled up with the first pictures: onnxruntime's entropy calibration needs equal sizes."""
     size = min(RANGES_BATCH, len(pictures))
     starts = range(0, len(pictures), size)
     return [np.take(pictures, range(start, start + size), 0, mode="wrap") for start in starts]
@@ -215,15 +216,15 @@ def _shift(full: bytes, other: bytes, proof: parity.Proof) -> float:
 
 
 def layers_by_harm(full: bytes, quantised: bytes, proof: parity.Proof, layers: list[str]) -> list[str]:
-    """The convolutions of an 8-bit network, those first whose return to 32 bits helps most when done alone."""
+    """The convolutions of an 8-bit network, sorted by how much it helps to return each alone to 32 bits, best first."""
     left = {name: _shift(full, restored(full, quantised, (name,)), proof) for name in layers}
     return sorted(layers, key=lambda name: left[name])
 
 
 def restored(full: bytes, quantised: bytes, layers: Sequence[str]) -> bytes:
-    """An 8-bit network with some convolutions in 32 bits again: what goes in, their weights, and what comes out.
+    """An 8-bit network with some convolutions in 32 bits again: their inputs, weights and outputs.
 
-    A convolution of 8 bits behind one of them still gets its input in 8 bits.
+    An 8-bit convolution behind one of them still gets its input in 8 bits.
     """
     import onnx
 
@@ -250,7 +251,7 @@ def restored(full: bytes, quantised: bytes, layers: Sequence[str]) -> bytes:
 
 
 def _take_unquantised(node: Any, makers: dict[str, Any], originals: dict[str, Any]) -> None:
-    """Give a node that is no convolution the outputs of restored ones as they are."""
+    """Connect a node that is not a convolution directly to the outputs of restored ones."""
     for index, name in enumerate(node.input):
         before = _before_quantising(name, makers)
         if before in makers and makers[before].name in originals:
@@ -258,7 +259,7 @@ def _take_unquantised(node: Any, makers: dict[str, Any], originals: dict[str, An
 
 
 def _before_quantising(name: str, makers: dict[str, Any]) -> str:
-    """What a pair of Q and DQ was made of."""
+    """The name of the tensor before Q/DQ pairs."""
     maker = makers.get(name)
     while maker is not None and maker.op_type in graph.QUANTISERS:
         name = maker.input[0]
@@ -267,7 +268,7 @@ def _before_quantising(name: str, makers: dict[str, Any]) -> str:
 
 
 def _cost(full: bytes, found: Found) -> tuple[parity.Parity, float, float]:
-    """Distance to the fp32 network, and how long that one and this one take, ms."""
+    """Distance to the fp32 network, and the times of the fp32 and of the 8-bit network, ms."""
     reference, backend = OnnxBackend(full), OnnxBackend(found.content)
     measured = parity.measure(reference, backend, found.judged, (1,))[0]
     picture = found.judged.pictures[:1]

@@ -2,15 +2,15 @@
 
 Two things are learned from photographs with annotated landmarks that the network was not trained on.
 
-Confidence: the chance that a face's error is under `metrics.GOOD_NME` of the distance of its outer eye corners, or of
-its box where the markup has no such points (AFLW's 19). Crops are shifted, turned, scaled, covered, blurred and spoilt
-by noise, from as mild as in tracking to hopeless; a logistic regression on the network's own logit (Platt's scaling:
-two numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on photographs that
-it was not fitted to.
+Confidence: the probability that a face's error is under `metrics.GOOD_NME` of the distance between its outer eye
+corners, or of its box if the markup has no such points (AFLW's 19). Crops are shifted, turned, scaled, covered, blurred
+and degraded by noise, from as mild as in tracking to hopeless. A logistic regression on the network's own logit (Platt
+scaling: two numbers, monotone) is fitted to which of them went well. How well it is calibrated is measured on
+photographs that it was not fitted to.
 
-Noise: the same photographs under fresh sensor noise, in crops that differ as those of successive frames do. What
-changes from one to the next is noise for the Kalman filter; what is wrong in all of them is not. It is split, as the
-filter splits it, into what all points have in common and each point's own, whose sigma is a power of its score.
+Noise: the same photographs with fresh sensor noise, in crops that differ as those of successive frames do. What changes
+from one crop to the next is noise for the Kalman filter; an error that all of them share is not. As in the filter, the
+noise is split into what all points have in common and each point's own, whose sigma is a power of its score.
 
 Source: Platt, "Probabilistic outputs for support vector machines", 1999; Guo et al., "On calibration of modern neural
 networks", ICML 2017 (expected calibration error).
@@ -41,7 +41,7 @@ from ..training.evaluation.card_figures import usual_normaliser
 BINS = 10
 FOLDS = 5
 NEWTON_STEPS = 50
-RIDGE = 1e-6  # keeps the fit finite where the logit separates good from bad without an error
+RIDGE = 1e-6  # keeps the fit finite if the logit separates good from bad without an error
 LARGEST_LOGIT = 15.0  # beyond this a float32 confidence is 0 or 1
 # crops as in tracking, and crops of which half go wrong
 MILD = Geometry(log_scale=0.13, shift=0.05)
@@ -52,10 +52,10 @@ SENSOR_NOISE = 4.0  # grey levels
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Crops and what became of them.
+    """Crops and how well they were aligned.
 
     Attributes:
-        picture: (M,) number of the photograph.
+        picture: (M,) index of the photograph.
         logit: (M,) of the network's own confidence.
         nme: (M,) error, a fraction of the normalising length.
     """
@@ -66,13 +66,13 @@ class Judged:
 
     @property
     def good(self) -> Float64:
-        """(M,) 1 where the error is small enough, else 0."""
+        """(M,) 1 if the error is small enough, else 0."""
         return (self.nme < metrics.GOOD_NME).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Noise of landmarks in face sizes, as `SmootherSettings` wants it.
+    """Noise of landmarks in face sizes, as in `SmootherSettings`.
 
     Attributes:
         own: sigma of one coordinate of a point of score 1; that of a score s is own * s ** -power.
@@ -86,7 +86,7 @@ class Noise:
     bins: tuple[tuple[float, float], ...]
 
     def sigma(self, score: float) -> float:
-        """That of one coordinate of a point."""
+        """Sigma of one coordinate of a point with this score."""
         return float(self.own * score**-self.power)
 
 
@@ -99,7 +99,7 @@ class Calibration:
         noise: of landmarks.
         errors: data -> expected calibration error, on photographs that the fit did not see.
         before: the same without the fit.
-        reliability: (lower edge, crops, mean confidence, part that was right) of each bin of confidence, unseen data.
+        reliability: (lower edge, crops, mean confidence, share that was right) of each bin of confidence, unseen data.
     """
 
     confidence: tuple[float, float]
@@ -118,17 +118,17 @@ class Calibration:
 
 
 def plain_aligner(card: ModelCard, net: Backend) -> Aligner:
-    """The aligner without what an earlier calibration said of its confidence."""
+    """The aligner of a card without its earlier calibration of the confidence."""
     rest = {name: value for name, value in card.calibration.items() if name != "confidence"}
     return Aligner(replace(card, calibration=rest), net)
 
 
 def annotated_faces(folder: Path, marks: Markup) -> list[Sample]:
-    """All faces of a folder of pictures with a .pts beside each, one to a sample.
+    """All faces of a folder of pictures with a .pts file beside each, one per sample.
 
     Raises:
-        ConfigError: a face has not all points of the markup.
-        SourceError: no picture has its .pts, or one of the files is broken.
+        ConfigError: a face lacks points of the markup.
+        SourceError: no picture has a .pts file, or one of the files is broken.
     """
     samples = one_face_each(read_pts_folder(folder))
     for sample in samples:
@@ -146,13 +146,13 @@ def calibrate(
     """Learn everything about an aligner; the same photographs give the same numbers.
 
     Args:
-        aligner: of `plain_aligner`.
-        faces: one annotated face each, none of them of the network's training.
-        tests: further data, only to be measured on.
-        crops: of each photograph.
+        aligner: from `plain_aligner`.
+        faces: one annotated face each, none of them from the network's training.
+        tests: further data, used for measuring only.
+        crops: number per photograph.
     Raises:
         CardError: the network does not score faces.
-        ConfigError: the photographs are too few, or all crops went well, or none.
+        ConfigError: the photographs are too few, or all crops went well, or none did.
     """
     aligner.demand_face_score()
     judged = judge(aligner, faces, crops, np.random.default_rng([0, 0]))
@@ -173,7 +173,7 @@ def calibrate(
 
 
 def judge(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.Generator) -> Judged:
-    """Align spoilt crops of photographs, half of them mild and half wild, and compare with the annotation."""
+    """Align disturbed crops of photographs, half of them `MILD` and half `WILD`, and compare with the annotation."""
     rows, kind = [], usual_normaliser(aligner.markup)
     still = CropTransform(np.eye(2, 3), aligner.card.size)
     for number, sample in enumerate(faces):
@@ -191,7 +191,7 @@ def judge(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.
 
 
 def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np.random.Generator) -> Noise:
-    """How much landmarks change between crops of one photograph that differ as those of successive frames do.
+    """Measure how much landmarks change between crops of one photograph that differ as those of successive frames do.
 
     Raises:
         ConfigError: there are too few photographs on which the aligner does well.
@@ -228,7 +228,7 @@ def split_noise(places: Float64) -> tuple[float, Float64]:
     Args:
         places: (K, N, 2) of one face.
     Returns:
-        Variance of a coordinate of the shift that all points have in common, and (N,) that of each point beside the
+        Variance of a coordinate of the shift that all points have in common, and (N,) that of each point beyond the
         affine motion of all.
     """
     repeats, points = places.shape[:2]
@@ -245,7 +245,7 @@ def split_noise(places: Float64) -> tuple[float, Float64]:
 def fit_noise(score: Float64 | Float32, variance: Float64, shared: float) -> Noise:
     """Fit own * score ** -power to the sigmas of points: a straight line through the logarithms of their tenths.
 
-    Where it does not fall, a level one is fitted instead: a high score is no reason to trust a point less.
+    If the line does not fall, a level one is fitted instead: a high score is no reason to trust a point less.
 
     Args:
         score: (M,) in (0, 1].
@@ -270,7 +270,7 @@ def fit_logistic(logits: Float64, good: Float64) -> tuple[float, float]:
     Returns:
         slope and offset.
     Raises:
-        ConfigError: all went well, or none, or a higher logit means a worse crop.
+        ConfigError: all crops went well, or none did, or a higher logit means a worse crop.
     """
     rights, wrongs = good.sum(), (1 - good).sum()
     if not rights or not wrongs:
@@ -294,7 +294,7 @@ def fit_logistic(logits: Float64, good: Float64) -> tuple[float, float]:
 
 
 def _misfit(logits: Float64, target: Float64) -> float:
-    """Negative logarithm of the likelihood."""
+    """Negative log-likelihood."""
     return float((np.logaddexp(0, logits) - target * logits).sum())
 
 
@@ -310,7 +310,7 @@ def chance(logits: Float64, fitted: tuple[float, float]) -> Float64:
 
 
 def reliability(confidence: Float64, good: Float64) -> tuple[tuple[float, int, float, float], ...]:
-    """Give (lower edge, count, mean confidence, part that was right) of each bin of equal width that is not empty."""
+    """Return (lower edge, count, mean confidence, share that was right) of each non-empty bin, all of equal width."""
     number = np.minimum((confidence * BINS).astype(int), BINS - 1)
     rows = []
     for k in range(BINS):
@@ -321,7 +321,7 @@ def reliability(confidence: Float64, good: Float64) -> tuple[tuple[float, int, f
 
 
 def calibration_error(confidence: Float64, good: Float64) -> float:
-    """Give the expected calibration error: mean distance of confidence and part that was right, over `BINS` bins.
+    """Return the expected calibration error: mean distance of confidence and share that was right, over `BINS` bins.
 
     Source: Guo et al. 2017, Eq. 3.
     """

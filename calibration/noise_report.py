@@ -1,4 +1,4 @@
-"""Where a calibration goes: the card's own table, a plot, and words."""
+"""The outputs of a calibration: the card's own table, a plot and a report in text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from .noise import Calibration
 def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> Path:
     """Write OUT/cards/NAME.toml with the new [calibration] table, and its weights to OUT/weights.
 
-    A card that is there keeps everything else as it is, comments among it, and its weights.
+    An existing card keeps everything else as it is, including comments, and its weights.
 
     Raises:
-        CardError: the weights are missing or altered, or the card that is there cannot be read.
-        SinkError: a file cannot be written, or is another card's; or the card that is there is of other weights.
+        CardError: the weights are missing or altered, or the existing card cannot be read.
+        SinkError: a file cannot be written or belongs to another card, or the existing card has other weights.
     """
     refuse_other_weights(card, out)
     path = card_path(card.name, out)
@@ -42,11 +42,11 @@ def write_calibration(card: ModelCard, calibration: Calibration, out: Path) -> P
 
 
 def refuse_other_weights(card: ModelCard, out: Path) -> None:
-    """See that a card of this name in OUT is of the weights that are measured; their files for CPUs do not count.
+    """Check that an existing card of this name in OUT has the weights that are measured; files for CPUs do not count.
 
     Raises:
         CardError: it cannot be read.
-        SinkError: it is of others.
+        SinkError: it has other weights.
     """
     path = card_path(card.name, out)
     if not path.exists():
@@ -62,7 +62,7 @@ def refuse_other_weights(card: ModelCard, out: Path) -> None:
 
 
 def as_text(calibration: Calibration) -> str:
-    """What was learned, in lines."""
+    """Format what was learned as lines of text."""
     slope, offset = calibration.confidence
     lines = [f"confidence = sigmoid({slope:.3f} logit {offset:+.3f})"]
     for name, error in calibration.errors.items():
@@ -81,7 +81,7 @@ def plot(calibration: Calibration, path: Path) -> None:
 
     Args:
         calibration: what was learned.
-        path: of a .png or .svg, which is replaced if it is there.
+        path: of a .png or .svg file, which is replaced if it exists.
     Raises:
         ImportError: matplotlib is not installed.
         SinkError: the file cannot be written.

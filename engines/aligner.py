@@ -24,23 +24,23 @@ from .shape import shape_model
 Real = TypeVar("Real", np.float32, np.float64)
 
 View = tuple[UInt8, CropTransform]  # a picture and the crop of it
-LARGEST_BATCH = 8  # faces in one run; more than this is split, so that memory stays bounded in a crowd
-SMALLEST_FACE = 1.0  # frame pixels; a dead network may put all points on one place, and that has no crop
+LARGEST_BATCH = 8  # faces in one run; more than this are split, so that memory stays bounded in a crowd
+SMALLEST_FACE = 1.0  # frame pixels; a broken network may put all points in one place, which has no crop
 
 
 class Aligner:
     """Finds the landmarks of faces whose rough place is known. Calls from several threads wait for each other.
 
     Attributes:
-        scores_faces: whether the network says if a crop shows a face; of a backend without `shapes` True until it has
-            run.
+        scores_faces: whether the network says if a crop shows a face; for a backend without `shapes`, True until it
+            has run.
     """
 
     def __init__(self, card: ModelCard, backend: Backend) -> None:
         """Take a card and its loaded network.
 
         Raises:
-            CardError: the card's outputs cannot be decoded, or nothing is known of its markup's shapes.
+            CardError: the card's outputs cannot be decoded, or there is no shape model of its markup.
         """
         self.card, self.backend = card, backend
         self.markup = markup.load(card.markup)
@@ -50,14 +50,14 @@ class Aligner:
         self._trust: tuple[float, float] = tuple(card.calibration.get("confidence", (1.0, 0.0)))
         self._crops = np.empty((LARGEST_BATCH, *card.size, 3), np.uint8)
         self.scores_faces = scores_faces(backend)
-        self._lock = threading.Lock()  # of the crops, and of what the backend gave until it is decoded
+        self._lock = threading.Lock()  # for the crops, and for the backend's outputs until they are decoded
 
     def crop_around(self, centre: tuple[float, float], side: float, angle: float = 0.0) -> CropTransform:
-        """The crop that the network wants for a face.
+        """The crop that the network expects for a face.
 
         Args:
             centre: (x, y) of the face's upright box, frame pixels.
-            side: its longer side; faces under `SMALLEST_FACE` get the crop of one as small as that.
+            side: its longer side; faces smaller than `SMALLEST_FACE` get the crop of a face of that size.
             angle: roll in radians, positive clockwise.
         """
         side = max(side, SMALLEST_FACE) * self.card.box_scale
@@ -73,10 +73,10 @@ class Aligner:
         return min(self.backend.preferred_batch, LARGEST_BATCH)
 
     def demand_face_score(self) -> None:
-        """See that faces can be told from all else, for tracking.
+        """Check that the network scores faces, as tracking needs.
 
         Raises:
-            CardError: the network does not tell.
+            CardError: it does not.
         """
         if not self.scores_faces:
             raise CardError(
@@ -91,10 +91,10 @@ class Aligner:
             bgr: (H, W, 3) uint8.
             crops: one per face, of the card's size.
         Returns:
-            One Landmarks per crop, in frame pixels. Of a network that does not score faces the confidence is the mean
-            score of the landmarks, and the presence 1: it is told where the faces are.
+            One Landmarks per crop, in frame pixels. If the network does not score faces, the confidence is the mean
+            score of the landmarks and the presence is 1, because the caller says where the faces are.
         Raises:
-            ValueError: bgr is no such array, or a crop of another size.
+            ValueError: bgr is not such an array, or a crop has another size.
         """
         return self.align_views([(bgr, crop) for crop in crops])
 
@@ -106,12 +106,12 @@ class Aligner:
         Returns:
             One Landmarks per view, in its picture's pixels.
         Raises:
-            ValueError: a picture is no such array, or a crop of another size.
+            ValueError: a picture is not such an array, or a crop has another size.
         """
         self._demand_views(views)
         found: list[Landmarks] = []
         runs = math.ceil(len(views) / LARGEST_BATCH)
-        for i in range(runs):  # of equal lengths: nine faces are five and four
+        for i in range(runs):  # of nearly equal lengths: nine faces are four and five
             found += self._align(views[len(views) * i // runs : len(views) * (i + 1) // runs])
         return found
 
@@ -134,7 +134,7 @@ class Aligner:
             if self._shape is not None:
                 for points in xy:
                     points[:] = self._shape.set_right(points, self._reach)
-            self.scores_faces = outputs[-1].ndim == 2  # (B, 2) behind maps, vectors or corners, which have more axes
+            self.scores_faces = outputs[-1].ndim == 2  # (B, 2); the maps, vectors or corners before have more axes
             if self.scores_faces:
                 probabilities = [self._probabilities(*logits) for logits in outputs[-1].tolist()]
             else:
@@ -145,17 +145,17 @@ class Aligner:
         ]
 
     def _probabilities(self, face: float, right: float) -> tuple[float, float]:
-        """Confidence and presence of a crop from its two logits, that it shows a face and that its landmarks are right.
+        """Confidence and presence of a crop from its two logits: that it shows a face, that its landmarks are right.
 
-        Both must agree for the confidence: the probability, by the card's calibration, of an NME under 8 %.
-        The presence is the probability of a face at all: profiles have faces and no good landmarks.
+        The confidence is the probability, by the card's calibration, of an NME under 8 %; it takes the lower logit. The
+        presence is the probability of a face at all: profile views show faces, but may not have good landmarks.
         """
         slope, offset = self._trust
         return _probability(slope * min(face, right) + offset), _probability(face)
 
 
 def _probability(logit: float) -> float:
-    """`sigmoid` of one number, without NumPy, whose code is cold after a run of the network."""
+    """`sigmoid` of one number, without NumPy, whose code a run of the network evicts from the processor's cache."""
     return 0.5 + 0.5 * math.tanh(0.5 * logit)
 
 

@@ -1,6 +1,6 @@
-"""The seam between networks and runtimes: pictures in, raw arrays out.
+"""The interface between networks and runtimes: pictures in, raw arrays out.
 
-Each runtime is a module of its own beside this one and is imported when it is asked for.
+Each runtime has a module of its own beside this one, which is imported only when that runtime is requested.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ CLOSED = "this network was closed: use engines inside their `with` block, or ope
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What a network takes and gives, as its graph says; None for an axis that may vary.
+    """The shapes of a network's input and outputs according to its graph; None for an axis that may vary.
 
     Attributes:
         input: (B, h, w, 3).
-        outputs: of each output, in order.
+        outputs: the shape of each output, in order.
     """
 
     input: tuple[int | None, ...]
@@ -44,7 +44,7 @@ class Shapes:
 
 
 class Backend(Protocol):
-    """One loaded network on one device. One thread at a time; whoever opens a backend closes it."""
+    """One loaded network on one device. Use it from one thread at a time; whoever opens a backend closes it."""
 
     @property
     def description(self) -> str:
@@ -53,37 +53,37 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> str | None:
-        """What it computes in, "fp32", "fp16" or "int8"; None: in the precision of its file's graph."""
+        """The precision in which it computes, "fp32", "fp16" or "int8"; None: that of its file's graph."""
         ...
 
     @property
     def shapes(self) -> Shapes | None:
-        """Those of its graph; None: it has none that could be asked."""
+        """The shapes in its graph; None if it has no graph that says."""
         ...
 
     @property
     def max_atlas(self) -> tuple[int, int] | None:
-        """Largest (h, w) of an atlas that it runs faster than the levels packed into it one after the other.
+        """Largest (h, w) of an atlas that it runs faster than the levels in it one after the other.
 
-        Backends on a GPU have one; None: every level is run by itself. See packed.py.
+        Backends on a GPU have one. None: every level is run by itself. See packed.py.
         """
         ...
 
     @property
     def preferred_batch(self) -> int:
-        """Pictures in a run that is worth waiting for: 1 on a CPU; on a GPU a few take little longer than one."""
+        """How many pictures are worth collecting for a run: 1 on a CPU; on a GPU a few take little longer than one."""
         ...
 
     def run(self, images: UInt8) -> Outputs:
-        """Give the network's outputs, which are valid until the next run, for (B, h, w, 3) uint8 BGR pictures.
+        """Return the network's outputs for (B, h, w, 3) uint8 BGR pictures; they are valid until the next run.
 
         Raises:
-            BackendError: it was closed.
+            BackendError: the backend was closed.
         """
         ...
 
     def close(self) -> None:
-        """Free the device; the backend cannot run any more."""
+        """Free the device; the backend cannot run afterwards."""
         ...
 
 
@@ -91,13 +91,13 @@ def open_backend(weights: Weights, kind: str = "auto", threads: int = 1, proof: 
     """Load weights into a runtime.
 
     Args:
-        weights: the file and its hash, from a card; `weights_for` chooses between it and its form for CPUs.
-        kind: one of `KINDS`: a runtime, and the device or provider that it uses. "auto" takes TensorRT where the plan
+        weights: the file and its hash, from a card; `weights_for` chooses between it and its version for CPUs.
+        kind: one of `KINDS`: a runtime, and the device or provider that it uses. "auto" takes TensorRT if the plan
             cache has a plan of this network for this machine, else ONNX Runtime on the CPU; it never builds a plan.
-        threads: that one run may use, on the CPU.
-        proof: pictures and decoding that a newly built TensorRT plan is judged by; without them none is built.
+        threads: how many one run may use on the CPU.
+        proof: pictures and decoding by which a newly built TensorRT plan is judged; without them none is built.
     Raises:
-        BackendError: the runtime is not one of ours, cannot be had (what is missing and the line that installs it),
+        BackendError: the runtime is unknown, is not available (the message says what is missing and how to install it),
             or cannot load the network.
         CardError: the weights are missing or altered.
     """
@@ -124,7 +124,7 @@ def weights_for(kind: str, weights: Weights) -> Weights:
 
     Args:
         kind: see `open_backend`.
-        weights: from a card. On a CPU that is faster in 8 bits, ONNX Runtime takes its 8-bit file, if there is one.
+        weights: from a card. On a CPU that is faster in 8 bits, ONNX Runtime runs its 8-bit file, if there is one.
     """
     if kind != "onnx" or weights.cpu is None:
         return weights
@@ -135,8 +135,8 @@ def weights_for(kind: str, weights: Weights) -> Weights:
 def has_int8_dot_product() -> bool:
     """Whether this CPU has an 8-bit dot product: VNNI on x86, SDOT on ARM.
 
-    Without it networks are slower in 8 bits than in 32 (the detector's scan by a fifth on a first-generation EPYC), and
-    sums of products overflow 16 bits.
+    Without one, networks are slower in 8 bits than in 32 (the detector's scan by a fifth on a first-generation EPYC),
+    and sums of products overflow 16 bits.
     """
     from llvmlite import binding  # Numba's, which every run loads anyway
 
@@ -144,7 +144,7 @@ def has_int8_dot_product() -> bool:
         features = binding.get_host_cpu_features()
     except RuntimeError:  # LLVM cannot tell on this system
         features = {}
-    # on macOS it tells no feature of ARM; every processor of Apple's for Macs has SDOT
+    # on macOS LLVM reports no ARM features; all of Apple's processors for Macs have SDOT
     return any(features.get(name, False) for name in INT8_DOT_FEATURES) or binding.get_host_cpu_name().startswith(
         "apple-m"
     )

@@ -1,7 +1,7 @@
-"""Model cards: what a weight file is, how it must be used, where it comes from and how well it does.
+"""Model cards: what a weight file is, how it must be used, where it comes from and how well it performs.
 
-A card is one TOML file. Those that ship are in `engines/cards` with their weights in `engines/weights`; further ones
-are found in `$FACETRACK_HOME/cards` and `$FACETRACK_HOME/weights` (default: the user's data folder).
+A card is one TOML file. Those that ship are in `engines/cards` with their weights in `engines/weights`; users' own are
+in `$FACETRACK_HOME/cards` and `$FACETRACK_HOME/weights` (default: the user's data folder).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ SHIPPED = Path(__file__).parent
 ROLES = {"align": ("net",), "detect": ("scan", "refine")}  # the networks of each task
 TASKS = tuple(ROLES)
 CALIBRATION = {"align": ("confidence", "noise", "confidence_ece", "shape"), "detect": ("scan", "refine", "second_look")}
-TABLES = ("input", "codec", "weights", "measured", "calibration")  # codec.py knows the names in the codec's
+TABLES = ("input", "codec", "weights", "measured", "calibration")  # codec.py knows the keys of the codec
 FIELDS = ("name", "network", "task", "markup", "parameters", "gmac", "data", "licence", *TABLES)
 LISTS = {"input.size": 2, "calibration.confidence": 2, "calibration.noise": 3}  # -> how many numbers
 LISTS |= {"calibration.scan": 9, "calibration.refine": 13}
 ABOVE_0 = ("input.box_scale", *(f"codec.{name}" for name in ("stride", "sigma", "peak", "pixels", "face_px")))
-LARGEST = 2.0**63  # of TOML's whole numbers; also finds NaN and infinity
+LARGEST = 2.0**63  # limit of TOML's integers; it also rejects NaN and infinity
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -40,7 +40,7 @@ class Weights:
         path: where it should be.
         sha256: of the whole file; checked at every load.
         precision: "fp32", "fp16" or "int8": how the numbers are stored.
-        cpu: the same network as a CPU that multiplies bytes computes it faster, if there is such a file.
+        cpu: the same network in a form that is faster on CPUs with an 8-bit dot product, if there is such a file.
     """
 
     path: Path
@@ -50,11 +50,11 @@ class Weights:
 
     @classmethod
     def of(cls, path: Path, precision: str, cpu: Weights | None = None) -> Weights:
-        """A file of weights as it is now."""
+        """Describe a file of weights as it is now."""
         return cls(path, hashlib.sha256(path.read_bytes()).hexdigest(), precision, cpu)
 
     def read(self) -> bytes:
-        """The file's bytes, once their hash is the card's.
+        """Read the file and check that its hash is the card's.
 
         Raises:
             CardError: the file is missing, unreadable or not the one that the card describes.
@@ -88,8 +88,8 @@ class ModelCard:
         parameters: number of trained values that the deployed network has.
         gmac: its billions of multiplications for one crop (one megapixel for a detector).
         data: what it was trained on.
-        licence: the terms that follow from that.
-        measured: figure -> value, each with the data named in the key.
+        licence: the terms that follow from the data.
+        measured: name of a figure -> value; the name says on which data it was measured.
         calibration: constants measured after the training.
     """
 
@@ -110,13 +110,13 @@ class ModelCard:
 
     @property
     def files(self) -> dict[str, Weights]:
-        """Every file of weights by what it is for: the roles, and "ROLE on a CPU" where there are such."""
+        """Every file of weights by its purpose: the roles, and "ROLE on a CPU" where there is such a file."""
         on_cpu = {f"{role} on a CPU": weights.cpu for role, weights in self.weights.items() if weights.cpu}
         return {**self.weights, **on_cpu}
 
 
 def home() -> Path:
-    """Give the user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
+    """Return the user's own folder of cards and weights: `$FACETRACK_HOME`, else the platform's data folder."""
     configured = os.environ.get("FACETRACK_HOME")
     if configured:
         return Path(configured)
@@ -126,10 +126,10 @@ def home() -> Path:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read one card; its weights are looked for in the folder `weights` beside the card's own folder.
+    """Read one card; its weights are expected in the folder `weights` beside the card's own folder.
 
     Raises:
-        CardError: unreadable, or a field is missing, unknown or of the wrong kind; says which.
+        CardError: the card is unreadable, or a field is missing, unknown or of the wrong type; the message says which.
     """
     try:
         return _card(tomllib.loads(path.read_text(encoding="utf-8")), path.parent.parent / "weights")
@@ -190,14 +190,14 @@ def _task(name: str) -> str:
 
 
 def _refuse_unknown(table: Iterable[str], known: tuple[str, ...], where: str = "") -> None:
-    """A name that nobody reads is a mistyped one, whose setting would silently not count."""
+    """Refuse names that nobody reads: they are probably mistyped, and their settings would be ignored silently."""
     for key in table:
         if key not in known:
             raise ValueError(f"unknown key {where}{key}; {suggestion(key, known)}")
 
 
 def _numbers(table: dict[str, Any], where: str = "", but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The table, once its values, but for some, are finite numbers: above 0, or in a list, where they must be."""
+    """Check that all values except `but` are finite numbers, above 0 or in lists as needed; return the table."""
     for key, value in table.items():
         if key in but:
             continue
@@ -221,11 +221,11 @@ def _field(table: dict[str, Any], key: str, kind: type[T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """What a folder of cards holds.
+    """The contents of a folder of cards.
 
     Attributes:
         cards: those that can be read, by their names.
-        broken: the file's name without its end, which should be the card's, -> what is wrong with it.
+        broken: file name without suffix, which should be the card's name -> what is wrong with the file.
     """
 
     cards: Mapping[str, ModelCard]
@@ -233,7 +233,7 @@ class Folder:
 
     @classmethod
     def read(cls, folder: Path) -> Folder:
-        """Read all cards of a folder; of two with one name the first counts."""
+        """Read all cards of a folder; of two with the same name the first counts."""
         cards: dict[str, ModelCard] = {}
         broken: dict[str, CardError] = {}
         for path in sorted(folder.glob("*.toml")):
@@ -247,7 +247,7 @@ class Folder:
 
 
 def _folders() -> tuple[Folder, Folder]:
-    """The user's own and the shipped ones."""
+    """The user's own folder and the shipped one."""
     return Folder.read(home() / "cards"), Folder.read(SHIPPED / "cards")
 
 
@@ -258,7 +258,7 @@ def all_cards() -> list[ModelCard]:
 
 
 def broken_cards() -> dict[str, CardError]:
-    """What is wrong with each card that cannot be read, by its file's name without the end."""
+    """What is wrong with each card that cannot be read, by its file name without suffix."""
     own, shipped = _folders()
     return {**shipped.broken, **own.broken}
 
@@ -276,14 +276,14 @@ def broken_weights(cards: Iterable[ModelCard]) -> list[CardError]:
 
 
 def find_card(name: str, *tasks: str) -> ModelCard:
-    """The card of this name, or the default card of the network of this name, that does one of these tasks.
+    """Find the card of this name, or the default card of the network of this name, for one of these tasks.
 
-    A user's own card goes before a shipped one of its name. A network's default is the shipped card, or the user's own
-    of just that name; only of a network without a shipped card it is the user's first. Cards that cannot be read and
-    are not asked for are told in the log and left out.
+    A user's own card takes precedence over a shipped card of the same name. A network's default is its shipped card, or
+    the user's own of the same name as that; if the network has no shipped card, it is the first of the user's own.
+    Cards that cannot be read and are not requested are logged and left out.
 
     Raises:
-        CardError: nothing of that name does such a task, or its card cannot be read.
+        CardError: there is no such card for these tasks, or it cannot be read.
     """
     folders = own, shipped = _folders()
     cards = [card for folder in (shipped, own) for card in folder.cards.values() if card.task in tasks]
@@ -310,5 +310,5 @@ def _tell_broken(*folders: Folder) -> None:
 
 @cache
 def _warn(line: str) -> None:
-    """Tell something once: a start looks for several cards."""
+    """Log a line only once, because several cards are looked for at the start."""
     log.warning("%s", line)

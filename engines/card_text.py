@@ -1,4 +1,4 @@
-"""Model cards written as TOML, the way `card.read_card` reads them, and the files of weights beside them."""
+"""Write model cards as TOML that `card.read_card` reads, and the files of weights beside them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .files import replace_file
 
 
 def write_card(card: ModelCard, out: Path, text: str | None = None) -> ModelCard:
-    """Write OUT/cards/NAME.toml, whole or not at all; gives the card back.
+    """Write OUT/cards/NAME.toml, completely or not at all, and return the card.
 
     Args:
-        card: what is written.
+        card: the card to write.
         out: folder of `cards` and `weights`.
-        text: of the card, if not that of `card_text`.
+        text: the text to write; default: `card_text` of the card.
     Raises:
         SinkError: it cannot be written.
     """
@@ -33,14 +33,14 @@ def card_path(name: str, out: Path) -> Path:
 
 
 def refuse_files_of_others(out: Path, name: str, contents: Mapping[str, bytes]) -> None:
-    """Make sure that no other card in OUT loses a file of weights, before anything is written.
+    """Check, before anything is written, that no other card in OUT would lose a file of weights.
 
     Args:
         out: folder of `cards` and `weights`.
-        name: of the card that is to be written.
-        contents: name of each of its files without the end -> bytes.
+        name: name of the card to write.
+        contents: name of each of its files without suffix -> bytes.
     Raises:
-        SinkError: another card there names one of these files, with other content.
+        SinkError: another card there has a file of the same name with other content.
     """
     hashes = {f"{stem}.onnx": hashlib.sha256(content).hexdigest() for stem, content in contents.items()}
     others = [card for card in Folder.read(out / "cards").cards.values() if card.name != name]
@@ -54,7 +54,7 @@ def refuse_files_of_others(out: Path, name: str, contents: Mapping[str, bytes]) 
 
 
 def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weights:
-    """Write OUT/weights/NAME.onnx, whole or not at all.
+    """Write OUT/weights/NAME.onnx, completely or not at all.
 
     Raises:
         SinkError: it cannot be written.
@@ -65,14 +65,14 @@ def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weigh
 
 
 def put_in_place(card: ModelCard, folder: Path, out: Path) -> ModelCard:
-    """Put what was made and measured elsewhere into OUT: the files into OUT/weights, then OUT/cards/NAME.toml.
+    """Put a card that was made and measured elsewhere into OUT: its files into OUT/weights, then OUT/cards/NAME.toml.
 
     Args:
-        card: finished; gives the names of its files.
-        folder: of all its files, and of no others.
+        card: the finished card.
+        folder: has all files of the card, and no others.
         out: folder of `cards` and `weights`.
     Returns:
-        The card, given back.
+        The card.
     Raises:
         SinkError: a file cannot be written.
     """
@@ -83,7 +83,7 @@ def put_in_place(card: ModelCard, folder: Path, out: Path) -> ModelCard:
 
 
 def card_text(card: ModelCard) -> str:
-    """A card as TOML; its weights are named by their files alone, for they lie in the folder beside the cards'."""
+    """A card as TOML; weights are named without a folder, because they are always in `weights` beside the cards."""
     head = {
         "name": card.name,
         "network": card.network,
@@ -123,4 +123,4 @@ def _key(name: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(_lines(value)) + " }"
-    return json.dumps(value, ensure_ascii=False)  # TOML writes texts, numbers, truths and lists as JSON does
+    return json.dumps(value, ensure_ascii=False)  # TOML writes strings, numbers, booleans and lists as JSON does

@@ -1,4 +1,4 @@
-"""A card's networks for another precision or runtime, each proved against its fp32 form."""
+"""Convert a card's networks to another precision or runtime, and prove each against its fp32 form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Exported:
     """One network that was written.
 
     Attributes:
-        role: of the card.
+        role: its role in the card.
         file: what was written.
         runtime: what it was proved on.
         parity: distance to the fp32 network at each batch size, crop pixels.
@@ -36,7 +36,7 @@ class Exported:
     parity: tuple[parity.Parity, ...]
 
     def report(self) -> dict[str, object]:
-        """In JSON's types."""
+        """The result in JSON's types."""
         return {
             "role": self.role,
             "file": self.file.name,
@@ -55,17 +55,17 @@ def export_onnx_card(
         precision: "fp32" or "fp16", in which the graph computes.
         batches: sizes to prove.
         proofs: role -> what it is judged by.
-        out: `cards` and `weights` are made in it.
+        out: folder in which `cards` and `weights` are made.
     Raises:
-        BackendError: the new file's landmarks are off.
-        ConfigError: int8 is wanted, which needs calibration.
-        SinkError: a file cannot be written, or is another card's.
+        BackendError: the new file's landmarks are too far off.
+        ConfigError: int8 is requested, which needs calibration.
+        SinkError: a file cannot be written, or belongs to another card.
     """
     if precision not in ("fp32", "fp16"):
         raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
     stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
     contents, proved = {}, {}
-    for role, stored in card.weights.items():  # all are proved before one is written: a refusal leaves no file
+    for role, stored in card.weights.items():  # all are proved before any is written: a refusal leaves no file
         full = graph.as_fp32(stored.read())
         contents[role] = graph.in_precision(full, precision)
         proved[role] = _measure(full, contents[role], proofs[role], batches)
@@ -82,12 +82,12 @@ def export_onnx_card(
 def export_plans(
     card: ModelCard, request: PlanRequest, proofs: Mapping[str, parity.Proof], out: Path, toolkit: Toolkit | None = None
 ) -> list[Exported]:
-    """Build the TensorRT plans of a card where the program will look for them, and copy them to a folder.
+    """Build the TensorRT plans of a card in the plan cache, and copy them to a folder.
 
-    From now on the program runs these, whatever it ran before.
+    From then on facetrack runs these plans, whatever it ran before.
 
     Raises:
-        BackendError: no GPU, no TensorRT, or a plan's landmarks are off.
+        BackendError: there is no GPU or no TensorRT, or a plan's landmarks are too far off.
     """
     toolkit, cache = toolkit or find_toolkit(), PlanCache()
     out.mkdir(parents=True, exist_ok=True)
@@ -108,14 +108,14 @@ def export_plans(
 def open_in(
     request: PlanRequest, weights: Weights, kind: str, threads: int, proof: parity.Proof | None
 ) -> tuple[Backend, bytes]:
-    """A network in another precision than a backend would run it in, and the ONNX file that it was made of.
+    """Open a network in a given precision, whatever the backend's default; also return the ONNX file that it came from.
 
     Args:
-        request: the precision, and of a TensorRT plan what else it shall be good for.
+        request: the precision and, for a TensorRT plan, its batches and sizes.
         weights: from a card.
         kind, threads, proof: see `backend.open_backend`; not "auto".
     Raises:
-        BackendError: the backend cannot be had, or the network not in this precision.
+        BackendError: the backend is not available, or not with this network in this precision.
     """
     runtime, _, device = kind.partition(":")
     if runtime == "torch":
@@ -129,7 +129,7 @@ def open_in(
 
 
 def _in_precision(precision: str, weights: Weights) -> bytes:
-    """An ONNX file that computes so."""
+    """An ONNX file that computes in this precision."""
     if precision == "int8":
         for stored in (weights, weights.cpu):
             if stored is not None and stored.precision == "int8":
@@ -148,7 +148,7 @@ def derived_name(name: str, precision: str) -> str:
 def derived_card(
     card: ModelCard, precision: str, weights: Mapping[str, Weights], moved: Mapping[str, parity.Parity]
 ) -> ModelCard:
-    """A card for the same networks in another precision; what was measured on the old files does not hold for it."""
+    """A card for the same networks in another precision, without the figures that were measured on the old files."""
     measured = {
         f"{role}: landmarks moved against {card.name}, mean px": round(p.mean_px, 4) for role, p in moved.items()
     }
@@ -158,6 +158,6 @@ def derived_card(
 def _measure(
     full: bytes, content: bytes, proof: parity.Proof, batches: tuple[int, ...]
 ) -> tuple[str, tuple[parity.Parity, ...]]:
-    """What ran an exported network, and its distance to the full one."""
+    """The backend that ran an exported network, in words, and the network's distance to the full one."""
     backend: Backend = OnnxBackend(content)
     return backend.description, parity.measure(OnnxBackend(full), backend, proof, batches)

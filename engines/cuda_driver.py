@@ -1,6 +1,6 @@
-"""What an engine needs of CUDA: context, stream, pinned buffers, copies, graphs.
+"""What an engine needs from CUDA: context, stream, pinned buffers, copies, graphs.
 
-On pycuda, or on cuda-bindings where pycuda cannot be built. Both retain the device's primary context, which torch and
+It uses pycuda, or cuda-bindings where pycuda cannot be built. Both retain the device's primary context, which torch and
 the CUDA runtime use too, so that all of them work in one process.
 """
 
@@ -41,7 +41,7 @@ class Buffer:
 
 
 class Cuda(Protocol):
-    """One GPU. All methods but `current` and `close` need the context to be current."""
+    """One GPU. All methods except `current` and `close` need the context to be current."""
 
     name: str
 
@@ -70,7 +70,7 @@ class Cuda(Protocol):
         ...
 
     def capture(self, work: Callable[[], None], stream: int) -> int:
-        """Handle of a graph of all that `work` enqueues on the stream, which does not run meanwhile."""
+        """Capture all that `work` enqueues on the stream, without running it, and return the graph's handle."""
         ...
 
     def launch(self, graph: int, stream: int) -> None:
@@ -90,7 +90,7 @@ def open_cuda() -> Cuda:
     """The first visible GPU, through pycuda or else cuda-bindings.
 
     Raises:
-        BackendError: no driver, no GPU, or neither package.
+        BackendError: there is no driver, no GPU, or neither package.
     """
     library = load_driver()
     try:
@@ -103,7 +103,7 @@ def open_cuda() -> Cuda:
 
 
 class _Graphs:
-    """Graphs by the driver's C interface, which pycuda does not cover."""
+    """Graphs through the driver's C interface, because pycuda does not cover them."""
 
     def __init__(self, library: Any) -> None:
         self._cuda = library
@@ -132,10 +132,10 @@ class _Graphs:
 
 
 class PyCuda:
-    """`Cuda` by pycuda."""
+    """`Cuda` with pycuda."""
 
     def __init__(self, library: Any) -> None:
-        """Retain the primary context; ImportError without pycuda."""
+        """Retain the primary context; raise ImportError without pycuda."""
         import pycuda
         import pycuda.driver as driver
 
@@ -149,7 +149,7 @@ class PyCuda:
 
     @contextmanager
     def _in_words(self) -> Iterator[None]:
-        """Raise pycuda's errors, of which even MemoryError is a class of its own, as a BackendError."""
+        """Raise pycuda's errors, including its own MemoryError class, as a BackendError."""
         try:
             yield
         except self._driver.MemoryError as error:
@@ -209,8 +209,8 @@ class PyCuda:
     def close(self) -> None:
         """See `Cuda`.
 
-        pycuda's `detach` wants the context to be current, releases it, and expects CUDA to pop it as when a context is
-        destroyed. CUDA does not pop a primary context that is released, so it is popped here.
+        pycuda's `detach` requires the context to be current, releases it, and expects CUDA to pop it as when a context
+        is destroyed. CUDA does not pop a primary context that is released, so it is popped here.
         """
         with self._in_words():
             self._context.push()
@@ -219,10 +219,10 @@ class PyCuda:
 
 
 class CudaBindings:
-    """`Cuda` by NVIDIA's cuda-bindings."""
+    """`Cuda` with NVIDIA's cuda-bindings."""
 
     def __init__(self, library: Any) -> None:
-        """Retain the primary context; ImportError without cuda-bindings."""
+        """Retain the primary context; raise ImportError without cuda-bindings."""
         from importlib.metadata import version
 
         from cuda.bindings import driver
@@ -235,7 +235,7 @@ class CudaBindings:
         self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """The result of one of the driver's calls, which answers with its status and, some of them, a result."""
+        """Make a driver call, check the status that it returns, and return its result if it has one."""
         status, *results = getattr(self._driver, name)(*arguments)
         check(int(status), name)
         return results[0] if results else None

@@ -1,6 +1,6 @@
-"""Finds the NVIDIA driver and GPU, or the reason why there is none, through the driver's C interface alone.
+"""Find the NVIDIA driver and GPU, or the reason why there is none, using only the driver's C interface.
 
-TensorRT's runtime ends the process where there is no driver, so this is called first.
+TensorRT's runtime ends the process if there is no driver, so this is called first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..tracker.errors import BackendError
 
 DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
-# CUresult, cuda.h; TOO_OLD is cudaError_t's, driver_types.h, which has the other numbers, too
+# CUresult in cuda.h; TOO_OLD is from cudaError_t in driver_types.h, which has the other numbers, too
 OUT_OF_MEMORY, TOO_OLD, NO_DEVICE, UNKNOWN, MISMATCH, TOO_NEW, NOT_READY = 2, 35, 100, 999, 803, 804, 802
 REASONS = {
     OUT_OF_MEMORY: "the GPU's memory is full; end what else uses it (nvidia-smi tells), or take smaller batches",
@@ -38,7 +38,7 @@ class Gpu:
         name: trade name.
         capability: "major.minor" of its compute capability.
         memory_gb: 10^9 bytes.
-        driver: version of the driver, e.g. "580.159.03"; "" where it is not known.
+        driver: version of the driver, e.g. "580.159.03"; "" if it is not known.
         cuda: the newest CUDA that the driver supports, e.g. "13.0".
     """
 
@@ -91,7 +91,7 @@ def load_driver(library: str = DRIVER) -> Any:
 
 
 def check(status: int, call: str) -> None:
-    """Check the status of a call of the driver.
+    """Check the status of a driver call.
 
     Raises:
         BackendError: it is not 0 (CUDA_SUCCESS).
@@ -101,14 +101,14 @@ def check(status: int, call: str) -> None:
 
 
 def explained(text: str) -> str:
-    """What another one says of CUDA, with the reason where it names the number of an error alone."""
+    """Add the reason to another library's message about CUDA if the message names a known error number."""
     number = re.search(r"\berror:? ([0-9]+)\b", text)
     reason = REASONS.get(int(number[1])) if number else None
     return f"{text}: {reason}" if reason else text
 
 
 def _driver_version() -> str:
-    """The driver's version from NVML; "" where that is missing, as in some containers."""
+    """The driver's version from NVML; "" if that is missing, as in some containers."""
     try:
         nvml = ctypes.CDLL(MANAGEMENT)
     except OSError:

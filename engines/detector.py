@@ -24,11 +24,11 @@ from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
 GREY = 127
-LAST_LEVEL = 16.0  # pixels of the shorter side; so a face that is twice as large as the picture still fits
+LAST_LEVEL = 16.0  # pixels of the shorter side, so that a face twice as large as the picture still fits
 MOST_PEAKS = 64  # per landmark type and level
-STILL_SHARE = 0.5  # smallest face in a picture, which is searched once, over that in a video's frame
+STILL_SHARE = 0.5  # smallest face in a single picture, which is searched once, over that in a video frame
 MOST_RESPONSE = 1.2  # responses are clipped here; a landmark's is about 1
-FAINT_PEAK, FAINT_CHANCE = 0.2, 0.001  # in place of the card's and the settings', where faint answers count
+FAINT_PEAK, FAINT_CHANCE = 0.2, 0.001  # replace the card's and the settings' values where faint responses count
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class DetectorSettings:
     """What is searched for, and how thoroughly.
 
     Attributes:
-        min_face: longer side of the smallest face's landmark box, frame pixels; 0 takes `share` times
+        min_face: longer side of the smallest face's landmark box, frame pixels; 0 means `share` times
             `adaptive_min_face`.
         share: factor on the adaptive size.
         step: ratio of the sizes of neighbouring pyramid levels.
         threshold: lowest probability of a proposal.
-        most: largest number of candidates that are refined; the most probable ones are.
+        most: largest number of candidates that are refined, the most probable ones.
     """
 
     min_face: float = 0.0
@@ -52,10 +52,10 @@ class DetectorSettings:
 
 
 def adaptive_min_face(height: int, width: int) -> float:
-    """Longer side in pixels of the smallest face that is searched for in a frame of this size, pixels.
+    """Longer side of the smallest face that is searched for in a frame of this size, pixels.
 
-    14 + 0.041 s of the shorter side s, or 30 + 0.01 s where that is less, from s = 516 on: 24 in 320x240, where a
-    search costs little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160, for crowds are filmed in high resolution.
+    14 + 0.041 s for a shorter side s, or 30 + 0.01 s where that is less, from s = 516 on: 24 in 320x240, where a search
+    costs little, 34 in 640x480, 41 in 1920x1080, 52 in 3840x2160, because crowds are filmed in high resolution.
     """
     shorter = min(height, width)
     return min(14.0 + 0.041 * shorter, 30.0 + 0.01 * shorter)
@@ -93,7 +93,7 @@ class Detector:
             refine: its network for crops of faces.
             settings: default: for frames of a video.
         Raises:
-            CardError: the card is of another codec kind, or a number of codec or calibration is missing or unknown.
+            CardError: the card has another codec kind, or a number of codec or calibration is missing or unknown.
         """
         if card.codec.get("kind") != "discs":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
@@ -106,7 +106,7 @@ class Detector:
         self._lock = threading.Lock()
 
     def for_pictures(self) -> Detector:
-        """A detector for single pictures, with faces of half the size, on the same networks and the same lock."""
+        """A detector for single pictures, which finds faces of half the size, with the same networks and lock."""
         other = copy.copy(self)
         other.settings = replace(self.settings, share=STILL_SHARE)
         return other
@@ -116,13 +116,13 @@ class Detector:
 
         Args:
             bgr: the picture.
-            small: False leaves out the finest level of the pyramid, which takes three quarters of the time; faces of
-                less than `min_reliable_face` may then be missed.
-            faint: also what answers faintly, however improbable; ten times as many, of which hardly one is a face.
+            small: False leaves out the finest level of the pyramid, which takes three quarters of the time; faces
+                smaller than `min_reliable_face` may then be missed.
+            faint: also return faint responses, however improbable; ten times as many, of which hardly one is a face.
         Returns:
             Tight boxes, probabilities and five5 points, in frame pixels.
         Raises:
-            ValueError: it is no such array.
+            ValueError: bgr is not such an array.
         """
         checked_picture(bgr, "detect")
         second_look, threshold = self.card.calibration["second_look"], self.settings.threshold
@@ -164,12 +164,12 @@ class Detector:
         return found.take(order), probability[order]
 
     def levels(self, bgr: UInt8) -> list[tuple[tuple[int, int], UInt8, Float32]]:
-        """The pyramid as the backbone sees it and answers, the largest level first: to look into, not for use.
+        """The pyramid as the backbone sees it, and its responses, the largest level first: for inspection only.
 
         Args:
             bgr: (H, W, 3) uint8 picture.
         Returns:
-            Of each level its size (h, w) without margins, the level with them, (h', w', 3) uint8, and the responses
+            For each level its size (h, w) without margins, the level with them, (h', w', 3) uint8, and the responses
             (5, h', w') float32 to it.
         """
         sizes = self._level_sizes(bgr, small=True)
@@ -196,7 +196,7 @@ class Detector:
         Args:
             bgr: (H, W, 3) uint8 picture.
             candidates: C of them, at least one, in frame pixels.
-            probability: (C,) float32 that `scan` gave them.
+            probability: (C,) float32 from `scan`.
         Returns:
             points: (C, 5, 2) float32 refined five5 points, frame pixels.
             features: (C, 12) float32 for the score.
@@ -231,10 +231,10 @@ def _candidates(maps: Float32, peak: float, size: tuple[int, int], frame: tuple[
 
 
 def scan_features(candidates: Candidates) -> Float32:
-    """What tells a face from peaks that fit together by accident.
+    """Features that distinguish a face from peaks that fit together by accident.
 
     Returns:
-        (C, 8) float32: responses as `_response_features` has them (5), misfit, inliers, what their sum lacks to 3.
+        (C, 8) float32: responses as in `_response_features` (5), misfit, inliers, min(sum of the responses - 3, 0).
     """
     clipped = np.clip(candidates.responses, 0.0, MOST_RESPONSE)
     misfit, inliers = candidates.residual * 10, (clipped > 0).sum(1)
@@ -276,7 +276,7 @@ def logistic(features: Float32, weights: list[float]) -> Float32:
     Returns:
         (F,) float32 in (0, 1).
     """
-    # clipped so that no probability is rounded to 0 or 1, whose logit `Detector.refine` could not take
+    # clipped so that no probability is rounded to 0 or 1, of which `Detector.refine` could not compute the logit
     z = features @ np.asarray(weights[:-1], np.float32) + np.float32(weights[-1])
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -15, 15))), np.float32)
 

@@ -1,4 +1,4 @@
-"""From torch to ONNX, with proof that ONNX Runtime computes the same; needs the `train` extra."""
+"""Export networks from torch to ONNX and check that ONNX Runtime computes the same; needs the `train` extra."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def export_onnx(
         path: the file to write.
         example: pictures (B >= 2, h, w, 3) to trace with.
         outputs: names of the outputs, in order.
-        dynamic: axis of the input -> its name, for axes that may vary; default: the batch alone.
-        multiple: axis -> a number that its length is always a multiple of.
+        dynamic: axis of the input -> its name, for axes that may vary; default: only the batch.
+        multiple: axis -> a number of which its length is always a multiple.
     """
     multiple = multiple or {}
     shape = {
@@ -69,7 +69,7 @@ def export_onnx(
 
 
 def check_parity(net: nn.Module, path: Path, images: UInt8, tolerance: float) -> None:
-    """See that torch and ONNX Runtime agree.
+    """Check that torch and ONNX Runtime agree.
 
     Raises:
         BackendError: an output differs by more than `tolerance`, or in its shape.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Files that are complete or absent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ..tracker.errors import BackendError, FacetrackError
 
 
 def replace_file(path: Path, content: bytes, failure: type[FacetrackError] = BackendError) -> None:
-    """Write a file atomically, by renaming a temporary one; creates the folder if need be.
+    """Write a file atomically, by renaming a temporary one; create its folder if needed.
 
     Args:
         path: of the file.
         content: its new bytes.
-        failure: class of the error that is raised.
+        failure: class of the error to raise.
     Raises:
         BackendError, or another `failure`: it cannot be written.
     """

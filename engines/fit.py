@@ -1,4 +1,4 @@
-"""Whether a card's numbers fit its networks: found when a network is opened, not at the first face."""
+"""Check that a card's numbers fit its networks when a network is opened, not at the first face."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .backend import Backend
 from .card import ModelCard, Weights
 from .codec import decoder
 
-PLACES = {"discs-in-windows": 1}  # codec kind -> the output with the landmarks, where it is not the first
-PLANES = {"cells": 3}  # codec kind -> planes of a landmark, where it is not one
+PLACES = {"discs-in-windows": 1}  # codec kind -> index of the output with the landmarks, if it is not the first
+PLANES = {"cells": 3}  # codec kind -> planes per landmark, if there are several
 
 
 def demand_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
@@ -19,10 +19,10 @@ def demand_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
 
     Args:
         card: its size, markup and codec kind.
-        weights: of the network, for the error.
+        weights: of the network, for the error message.
         backend: runs it.
     Raises:
-        CardError: the network takes crops of another size, or gives another number of landmarks.
+        CardError: the network takes crops of another size, or returns another number of landmarks.
         MarkupError: there is no such markup.
     """
     if backend.shapes is None:
@@ -42,7 +42,7 @@ def demand_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
 
 
 def _landmarks(card: ModelCard, backend: Backend) -> int | None:
-    """How many a network gives; None where its graph does not say."""
+    """Number of landmarks that a network returns; None if its graph does not say."""
     kind = str(card.codec.get("kind"))
     outputs = backend.shapes.outputs[PLACES.get(kind, 0) :] if backend.shapes else ()
     planes = outputs[0][1] if outputs and len(outputs[0]) > 1 else None
@@ -50,7 +50,7 @@ def _landmarks(card: ModelCard, backend: Backend) -> int | None:
 
 
 def scores_faces(backend: Backend) -> bool:
-    """Whether an alignment network says if a crop shows a face, as far as its shapes are known: its last output."""
+    """Whether an alignment network scores faces, in its last output; True if its shapes are not known."""
     return backend.shapes is None or len(backend.shapes.outputs[-1]) == 2
 
 
@@ -70,7 +70,7 @@ def can_track(card: ModelCard) -> bool:
 
 
 def demand_files_fit(card: ModelCard) -> None:
-    """Open every file of a card on ONNX Runtime, and compare.
+    """Open every file of a card on ONNX Runtime, and compare the card with it.
 
     Raises:
         BackendError: ONNX Runtime cannot be imported, or cannot load a file.

@@ -1,6 +1,6 @@
-"""Passes over ONNX graphs, which make their precision explicit and readable for TensorRT from 8.6 on; need onnx.
+"""Passes over ONNX graphs that make their precision explicit and readable for TensorRT from 8.6 on; they need onnx.
 
-Functions of a `model` change it in place; those of a `content` take a file's bytes.
+Functions of a `model` change it in place; functions of `content` take a file's bytes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .graph_opset import lower_opset
 
 INSTALL = "pip install onnx"
 QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
-MIN_FP16_VALUES = 256  # of a weight that is stored in 16 bits; smaller ones save nothing
+MIN_FP16_VALUES = 256  # of a weight to be stored in 16 bits; smaller ones save nothing
 
 
 def for_tensorrt(content: bytes, precision: str) -> bytes:
     """The graph that a TensorRT plan is built from.
 
     Args:
-        content: an ONNX file of ours.
+        content: one of facetrack's ONNX files.
         precision: "fp32", "fp16", or "int8" for a file with symmetric Q/DQ pairs.
     Raises:
-        BackendError: int8 is wanted of a file without such pairs, or an operator has no equal in opset 17.
+        BackendError: int8 is requested for a file without such pairs, or an operator has no equivalent in opset 17.
     """
     model = _load(content)
     if precision == "int8" and not _symmetric(model):
@@ -46,14 +46,14 @@ def in_precision(full: bytes, precision: str) -> bytes:
     """The graph that computes in another precision, on any runtime.
 
     Args:
-        full: an ONNX file of `as_fp32`.
+        full: an ONNX file from `as_fp32`.
         precision: "fp32" or "fp16".
     """
     return full if precision == "fp32" else for_tensorrt(full, precision)
 
 
 def as_fp32(content: bytes) -> bytes:
-    """The same network in 32 bits, with its weights as they are rounded, without Q/DQ pairs: the reference for parity.
+    """The same network in 32 bits, with its rounded weights, without Q/DQ pairs: the reference for parity.
 
     Args:
         content: an ONNX file of any precision.
@@ -66,7 +66,7 @@ def as_fp32(content: bytes) -> bytes:
 
 
 def is_symmetric_int8(content: bytes) -> bool:
-    """Whether a file has Q/DQ pairs, all of them of signed bytes with zero point 0, as TensorRT demands."""
+    """Whether a file has Q/DQ pairs, all of them of signed bytes with zero point 0, as TensorRT requires."""
     return _symmetric(_load(content))
 
 
@@ -75,7 +75,7 @@ def precision_of(content: bytes) -> str:
 
     Weights that are stored in 16 bits and cast before they are used count as fp32.
     """
-    model = _load(content)  # tells where there is no onnx
+    model = _load(content)  # first, for its error if onnx is missing
 
     from onnx import TensorProto
 
@@ -93,7 +93,7 @@ def takes_any_size(content: bytes) -> bool:
 
 
 def output_names(content: bytes) -> tuple[str, ...]:
-    """Names of a file's outputs in their order, which `for_tensorrt` keeps and a TensorRT plan need not keep."""
+    """Names of a file's outputs in their order, which `for_tensorrt` keeps but a TensorRT plan may change."""
     return tuple(output.name for output in _load(content).graph.output)
 
 
@@ -103,7 +103,7 @@ def store_fp16(content: bytes) -> bytes:
     Each is followed by a cast to 32 bits, which runtimes fold when they load the file; the arithmetic stays fp32.
     Biases, scales and small constants are not changed.
     """
-    model = _load(content)  # tells where there is no onnx
+    model = _load(content)  # first, for its error if onnx is missing
 
     from onnx import TensorProto, helper, numpy_helper
 
@@ -122,7 +122,7 @@ def store_fp16(content: bytes) -> bytes:
 
 
 def inline_fp16(model: Any) -> None:
-    """Replace 16-bit weights and their casts by 32-bit weights, as TensorRT takes no casts for weights."""
+    """Replace 16-bit weights and their casts by 32-bit weights, because TensorRT does not accept casts of weights."""
     from onnx import TensorProto, numpy_helper
 
     stored = {weight.name: weight for weight in model.graph.initializer}
@@ -135,7 +135,7 @@ def inline_fp16(model: Any) -> None:
 
 
 def to_fp32(model: Any) -> None:
-    """Compute in 32 bits what `to_fp16` has made compute in 16, too; weights stay rounded."""
+    """Compute everything in 32 bits, also what `to_fp16` has converted to 16; weights stay rounded."""
     from onnx import TensorProto
 
     inline_fp16(model)
@@ -171,7 +171,7 @@ def remove_quantisers(model: Any) -> None:
 
 
 def _rename_inputs(model: Any, renamed: dict[str, str]) -> None:
-    """Let every node take the tensors that others, which are gone, were made of."""
+    """Replace the names of removed tensors in the inputs of all nodes."""
     for node in model.graph.node:
         for i, name in enumerate(node.input):
             while name in renamed:
@@ -191,7 +191,7 @@ def _dequantised(node: Any, stored: dict[str, Any]) -> Any:
 
 
 def cast_first(model: Any) -> None:
-    """Cast the uint8 input before all else: TensorRT takes uint8 inputs, but only casts may read them (its issue 3985).
+    """Cast the uint8 input before all else: TensorRT takes uint8 inputs, but only casts may read them (issue 3985).
 
     Raises:
         BackendError: the graph computes with bytes, before they are cast or without a cast.
@@ -213,7 +213,7 @@ def cast_first(model: Any) -> None:
 
 
 def _measure_the_cast(graph: Any, picture: str) -> None:
-    """Let what asks for the picture's shape ask its cast."""
+    """Let nodes that read the picture's shape read that of its cast instead."""
     takers = [node for node in graph.node if picture in node.input]
     casts, others = ([n for n in takers if (n.op_type == "Cast") is is_cast] for is_cast in (True, False))
     for node in others:
@@ -247,7 +247,7 @@ def to_fp16(model: Any) -> None:
 
 
 def _resize_scales(graph: Any) -> set[str]:
-    """Names of the tensors that say by how much Resize scales."""
+    """Names of the tensors with the scales of Resize."""
     scales = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
     shared = scales & {n for node in graph.node for n in node.input[: 1 if node.op_type == "Resize" else None]}
     if shared:
@@ -256,7 +256,7 @@ def _resize_scales(graph: Any) -> set[str]:
 
 
 def _retype(graph: Any, old: int, new: int, but: Set[str] = frozenset()) -> None:
-    """Convert weights, constants and casts of one of ONNX's types to another, but for the tensors with these names."""
+    """Convert weights, constants and casts from one ONNX type to another, except the tensors with these names."""
     for weight in graph.initializer:
         if weight.data_type == old and weight.name not in but:
             _convert(weight, new)
@@ -269,7 +269,7 @@ def _retype(graph: Any, old: int, new: int, but: Set[str] = frozenset()) -> None
 
 
 def _convert(tensor: Any, kind: int) -> None:
-    """Give a tensor of floats another of ONNX's types, 16 or 32 bits."""
+    """Convert a tensor of floats to another ONNX type, 16 or 32 bits."""
     from onnx import TensorProto, numpy_helper
 
     values = numpy_helper.to_array(tensor)
@@ -278,13 +278,13 @@ def _convert(tensor: Any, kind: int) -> None:
 
 
 def _as_fp16(values: Any) -> Any:
-    """Round values to 16 bits; those beyond the range become the largest of it."""
+    """Round values to 16 bits; those beyond the range are clipped to it."""
     most = np.finfo(np.float16).max
     return np.clip(values, -most, most).astype(np.float16)
 
 
 def _cast_outputs(graph: Any) -> None:
-    """Cast the outputs of a graph to 32 bits, under the names that they had."""
+    """Cast the outputs of a graph to 32 bits and keep their names."""
     from onnx import TensorProto, helper
 
     for output in graph.output:
@@ -329,7 +329,7 @@ def _symmetric(model: Any) -> bool:
 
 
 def _takes_signed_bytes(node: Any, stored: dict[str, Any]) -> bool:
-    """Whether a quantiser's bytes are signed, and its zero is 0. Without one, Q makes unsigned bytes, DQ takes any."""
+    """Whether a quantiser's bytes are signed and its zero point is 0. Without one, Q makes unsigned, DQ takes any."""
     from onnx import TensorProto, numpy_helper
 
     if len(node.input) > 2 and node.input[2]:

@@ -21,7 +21,7 @@ WEIGHT_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Of one run of a batch.
+    """The cost of one run of a batch.
 
     Attributes:
         gmac: 10^9 multiplications of convolutions and linear layers.
@@ -37,9 +37,9 @@ class Peaks:
     """Peak rates of a device.
 
     Attributes:
-        gmac_per_s: 10^9 multiplications and additions a second, in a large fp32 matrix product.
-        gb_per_s: 10^9 bytes read and written a second, in a large copy.
-        how: how that was measured.
+        gmac_per_s: 10^9 multiply-adds per second, in a large fp32 matrix product.
+        gb_per_s: 10^9 bytes read and written per second, in a large copy.
+        how: how these were measured.
     """
 
     gmac_per_s: float
@@ -55,13 +55,13 @@ def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
     """Count the cost of a graph.
 
     Args:
-        content: an ONNX file of ours.
+        content: one of facetrack's ONNX files.
         shape: (B, h, w, 3) of the input.
         precision: of the weights in memory: "fp32", "fp16" or "int8".
     Raises:
         BackendError: onnx is not installed, or the shape of a product is not known.
     """
-    model = _with_input(as_fp32(content), shape)  # tells where there is no onnx
+    model = _with_input(as_fp32(content), shape)  # raises if onnx is missing
     weights = sum(prod(weight.dims) for weight in model.graph.initializer) * WEIGHT_BYTES[precision]
     graph = _with_shapes(model).graph
     known = _Shapes(_told(value) for value in (*graph.value_info, *graph.output, *graph.input) if _is_told(value))
@@ -79,7 +79,7 @@ class _Shapes(dict[str, tuple[int, ...]]):
 
 
 def _with_input(content: bytes, shape: tuple[int, ...]) -> Any:
-    """The model for an input of this shape, without a word of the shapes that follow from it."""
+    """The model for an input of this shape, without the stored shapes that depend on it."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -92,9 +92,9 @@ def _with_input(content: bytes, shape: tuple[int, ...]) -> Any:
 
 
 def _with_shapes(model: Any) -> Any:
-    """The model with the shapes of all values, also of those whose sizes the graph calculates.
+    """The model with the shapes of all values, including those whose sizes the graph calculates.
 
-    Onnx does not follow a division of sizes: ONNX Runtime first puts constants in their place.
+    onnx does not follow a division of sizes, so ONNX Runtime first replaces such sizes by constants.
     """
     import onnx
 
@@ -118,7 +118,7 @@ def _told(value: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def _macs(node: Any, known: _Shapes) -> int:
-    """Multiplications of a convolution (of its outputs, or inputs where it is transposed), or of a matrix product."""
+    """Multiplications of a convolution (by its outputs, or by its inputs if transposed), or of a matrix product."""
     weight = known[node.input[1]]
     if node.op_type == "Conv":
         return prod(known[node.output[0]]) * prod(weight[1:])

@@ -1,4 +1,4 @@
-"""ONNX graphs in an operator set that TensorRT 8.6 reads; needs onnx."""
+"""Convert ONNX graphs to an operator set that TensorRT 8.6 reads; needs onnx."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def lower_opset(model: Any) -> None:
     Constants that became attributes stay in the graph, unused.
 
     Raises:
-        BackendError: the opset is above 18, or an operator has no equal in 17.
+        BackendError: the opset is above 18, or an operator has no equivalent in 17.
     """
     standard = next(entry for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if standard.version <= OPSET:
@@ -71,7 +71,7 @@ def _constant(model: Any, name: str) -> Any:
     """The values of a constant: of an initializer or a Constant node.
 
     Raises:
-        BackendError: there is none of this name.
+        BackendError: there is none with this name.
     """
     from onnx import helper, numpy_helper
 

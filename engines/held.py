@@ -1,4 +1,4 @@
-"""Settings of the whole process, such as how many threads a library takes, held while ours need them so."""
+"""Process-wide settings, such as a library's number of threads, held at a value while facetrack needs it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Value = TypeVar("Value")
 
 
 class Held(Generic[Value]):
-    """Holds a setting at a value until the last who entered has left; then it is what it was before the first."""
+    """Holds a setting at a value from the first entry to the last exit, then restores what it was before."""
 
     def __init__(self, read: Callable[[], Value], write: Callable[[Value], object], value: Value) -> None:
-        """Take what reads the setting and what writes it."""
+        """Take a function that reads the setting, one that writes it, and the value to hold."""
         self._read, self._write, self._value = read, write, value
         self._lock, self._inside, self._before = threading.Lock(), 0, value
 

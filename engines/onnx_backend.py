@@ -27,14 +27,14 @@ PROVIDERS = {
     "cuda": "CUDAExecutionProvider",
     "tensorrt": "TensorrtExecutionProvider",
 }
-# fp32 with 23 bits of mantissa; by default the CUDA provider takes TF32's 10. TensorRT's provider has no such option.
+# fp32 with 23 bits of mantissa; by default the CUDA provider uses TF32's 10. TensorRT's provider has no such option.
 PROVIDER_OPTIONS = {"cuda": {"use_tf32": "0"}}
 GPU_PACKAGE = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
 CPP_RUNTIME = "install the Microsoft Visual C++ Redistributable (x64): https://aka.ms/vs/17/release/vc_redist.x64.exe"
 
 
 def import_onnxruntime() -> Any:
-    """ONNX Runtime, with its telemetry off, also where it does not heed `ORT_DISABLE_TELEMETRY`: on Windows.
+    """Import ONNX Runtime with its telemetry off, also on Windows, where it ignores `ORT_DISABLE_TELEMETRY`.
 
     Raises:
         BackendError: not installed, or its libraries do not load.
@@ -48,16 +48,16 @@ def import_onnxruntime() -> Any:
 
 
 def import_remedy(error: ImportError) -> str:
-    """What to do where ONNX Runtime cannot be imported."""
+    """What to do if ONNX Runtime cannot be imported."""
     if isinstance(error, ModuleNotFoundError):
         return "pip install onnxruntime"
     return CPP_RUNTIME if sys.platform == "win32" else "pip install --force-reinstall onnxruntime"
 
 
 class OnnxBackend:
-    """ONNX Runtime.
+    """`Backend` on ONNX Runtime.
 
-    One thread without spinning is the default: small networks lose more to waking and waiting threads than they
+    The default is one thread without spinning: small networks lose more to waking and waiting threads than they
     gain, and the pipeline keeps the other cores busy.
     """
 
@@ -67,8 +67,8 @@ class OnnxBackend:
         """Load a network.
 
         Args:
-            network: an ONNX file, from a card or as it is.
-            threads: that one run may use on the CPU.
+            network: an ONNX file, as weights of a card or as bytes.
+            threads: how many one run may use on the CPU.
             provider: one of `PROVIDERS`.
         Raises:
             BackendError: ONNX Runtime cannot be imported, cannot load it, or lacks the provider.
@@ -114,7 +114,7 @@ _backends: WeakSet[OnnxBackend] = WeakSet()
 
 
 def _keep_sessions() -> None:
-    """In a forked process: for ever, for each ends by waiting for its threads, which the parent alone has."""
+    """Keep sessions alive in a forked process: their end would wait for threads that only the parent has."""
     for backend in _backends:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(backend._session))
 
@@ -124,12 +124,12 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 
 
 def _lengths(node: Any) -> tuple[int | None, ...]:
-    """Of the axes of an input or output; those that may vary have a name in place of a length, or nothing."""
+    """Lengths of the axes of an input or output; None for those that may vary, which have a name or nothing instead."""
     return tuple(length if isinstance(length, int) else None for length in node.shape)
 
 
 def _checked_path(weights: Weights) -> str:
-    """The path of weights that are the card's; a session that is given their bytes keeps these as well."""
+    """Check the hash of weights and return their path; a session that is given bytes keeps them in memory."""
     weights.read()
     return str(weights.path)
 
@@ -140,7 +140,7 @@ def _options(ort: Any, threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.enable_mem_pattern = False  # would keep a second set of buffers for each size of picture, 15 MB in all
+    options.enable_mem_pattern = False  # it would keep a second set of buffers for each picture size, 15 MB in all
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.use_env_allocators", "1")
     _share_memory(ort)
@@ -149,9 +149,9 @@ def _options(ort: Any, threads: int) -> Any:
 
 @cache
 def _share_memory(ort: Any) -> None:
-    """Let all networks of the process work in one arena that grows by what is asked for.
+    """Let all networks of the process share one memory arena that grows by what is requested.
 
-    By default each has its own and doubles it: 16 MB more for the three networks of a video, none of them faster.
+    By default each has its own arena and doubles it: 16 MB more for the three networks of a video, and none is faster.
     """
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     as_asked = ort.OrtArenaCfg(
@@ -164,7 +164,7 @@ def _share_memory(ort: Any) -> None:
 def _load_libraries(ort: Any) -> None:
     """Load CUDA and cuDNN from pip's packages, where the system's loader does not look (onnxruntime's issue 23643).
 
-    What cannot be loaded from there is printed, and may yet be found elsewhere.
+    ONNX Runtime prints what cannot be loaded from there; it may still be found elsewhere.
     """
     preload = getattr(ort, "preload_dlls", None)  # from 1.21 on
     if preload is not None:
@@ -174,7 +174,7 @@ def _load_libraries(ort: Any) -> None:
 
 
 def _refuse_another_provider(ort: Any, session: Any, wanted: str) -> None:
-    """A provider whose libraries are missing is replaced by the CPU's with no more than a line in the log."""
+    """Raise an error if ONNX Runtime has replaced a provider whose libraries are missing, which it only logs."""
     found = session.get_providers()
     if found[0] != wanted:
         raise BackendError(

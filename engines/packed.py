@@ -1,8 +1,8 @@
-"""The levels of a pyramid packed into one atlas: one run of the network in place of one for each level.
+"""The levels of a pyramid packed into one atlas: one run of the network instead of one for each level.
 
 Meant for GPUs, where the fixed cost of a run (launches, copies, a new shape) should exceed that of the pixels of a
-small picture; no GPU has run it yet. A CPU's time is proportional to the pixels, of which an atlas has more: there the
-levels run one after the other.
+small picture; it has not been run on a GPU yet. On a CPU the time is proportional to the number of pixels, of which an
+atlas has more, so there the levels run one after the other.
 
 Source: Dubout and Fleuret, "Exact acceleration of linear object detectors", ECCV 2012 (patchworks of pyramid levels).
 """
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 Size = tuple[int, int]
 
-# Pixels between levels, so that none influences the responses to another. 32 would do, as all levels begin and end with
-# a cell of the pooling; see `HALO`.
+# Pixels between levels, so that none influences the responses to another. 32 would be enough, because all levels begin
+# and end with a pooling cell; see `HALO`.
 GUTTER = HALO
 # (h, w) on GPUs. It holds the atlas of a 4K frame, and the finest level of 4K pictures and of photographs of 12
 # megapixels in either orientation. Larger atlases are not packed, larger levels run in tiles.
 LARGEST_ATLAS = 2304, 2304
-# Beyond a picture every layer sees zeros (its padding). Grey is about zero for the first layer, and for it alone.
+# Beyond a picture every layer sees zeros (its padding). Grey is about zero for the first layer, but only for that one.
 FILL = 127
 
 
@@ -54,7 +54,7 @@ class AtlasLayout:
 
 @lru_cache(256)
 def pack_levels(sizes: tuple[Size, ...]) -> AtlasLayout:
-    """Pack levels into an atlas: each to the left of all smaller ones or above them, as the area is smallest.
+    """Pack levels into an atlas: each to the left of all smaller ones or above them, whichever gives the smallest area.
 
     Args:
         sizes: (h, w) of each level (at least one), divisible by 4, the largest first.
@@ -74,12 +74,12 @@ def _layouts(sizes: tuple[Size, ...]) -> Iterator[AtlasLayout]:
 
 
 def _offset(rest: AtlasLayout, down: int, right: int) -> tuple[Size, ...]:
-    """The corners of the first level and of the others, which are moved by so many pixels."""
+    """The corners of the first level and of the others, which are moved down and right by these many pixels."""
     return ((0, 0), *((y + down, x + right) for y, x in rest.corners))
 
 
 def run_levels(backend: Backend, levels: Iterable[UInt8]) -> Iterator[Float32]:
-    """Response maps of every level, each valid until the next one is asked for.
+    """Yield the response maps of every level; each is valid until the next one is requested.
 
     Args:
         backend: a fully convolutional network. It runs once if all levels fit into its `max_atlas`.

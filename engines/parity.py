@@ -1,7 +1,7 @@
 """How far apart two backends are: in pixels, after decoding, on real crops.
 
-Raw outputs that differ in the fifth digit say nothing, and builds that are wrong only when batched have been shipped
-(TensorRT issues 1697 and 4813); so landmarks are compared, at every batch size that a plan has kernels for.
+A difference in the fifth digit of raw outputs says nothing, and builds that are wrong only when batched have been
+shipped (TensorRT issues 1697 and 4813). So landmarks are compared, at every batch size for which a plan has kernels.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from .backend import Backend, Outputs
 from .card import ModelCard
 from .codec import DISC, decoder
 
-# Mean distance in crop pixels that a backend may be off. fp32 and fp16: the project's figures; int8 is a matter of the
-# network's error and reported with it, so that this bound only catches what is broken.
+# Largest mean distance of a backend in crop pixels. Those for fp32 and fp16 are the project's; int8 is judged by the
+# network's error and reported with it, so that this limit only catches what is broken.
 LIMITS_PX = {"fp32": 0.01, "fp16": 0.1, "int8": 1.0}
 
 
@@ -29,7 +29,7 @@ class Proof:
     """What a backend is judged by.
 
     Attributes:
-        pictures: (B, h, w, 3) uint8 BGR, real crops; repeated where a batch is larger.
+        pictures: (B, h, w, 3) uint8 BGR, real crops; repeated if a batch is larger.
         decode: outputs -> landmarks (B, N, 2) in the pictures' pixels.
     """
 
@@ -53,10 +53,10 @@ class Parity:
 
 
 def proof_for(card: ModelCard, role: str, pictures: UInt8) -> Proof:
-    """How the outputs of one of a card's networks become landmarks.
+    """The pictures, and how the outputs of one of a card's networks become landmarks.
 
     Raises:
-        CardError: the card's codec is unknown.
+        CardError: the card's codec or the role is unknown.
     """
     kind = card.codec.get("kind")
     if kind != "discs":
@@ -72,10 +72,11 @@ def proof_for(card: ModelCard, role: str, pictures: UInt8) -> Proof:
 def measure(reference: Backend, other: Backend, proof: Proof, batches: Sequence[int]) -> tuple[Parity, ...]:
     """Compare two backends, at each batch size over all pictures.
 
-    The other runs each batch size once before it is judged: TensorRT's first run is recorded, later ones are replayed.
+    `other` runs each batch size once before it is judged, because TensorRT replays a recording after its first run.
+    Landmarks that are not finite are infinitely far off.
 
     Raises:
-        BackendError: the other's landmarks are no numbers.
+        BackendError: the landmarks of the two differ in shape.
     """
     wanted = _landmarks(reference, proof, 1)
     measured = []
@@ -89,7 +90,7 @@ def demand(parities: Sequence[Parity], precision: str, what: str) -> None:
     """Refuse a backend that is too far off.
 
     Raises:
-        BackendError: some mean is above `LIMITS_PX`.
+        BackendError: a mean is above `LIMITS_PX`.
     """
     limit = LIMITS_PX[precision]
     for parity in parities:
@@ -101,14 +102,14 @@ def demand(parities: Sequence[Parity], precision: str, what: str) -> None:
 
 
 def _landmarks(backend: Backend, proof: Proof, batch: int) -> Float32:
-    """Landmarks (B, N, 2) of all pictures; the last batch is filled up from the first."""
+    """Landmarks (B, N, 2) of all pictures; the last batch is filled up with the first pictures."""
     count = len(proof.pictures)
     places = [proof.decode(backend.run(_batch(proof, start, batch))) for start in range(0, count, batch)]
     return np.concatenate(places)[:count]
 
 
 def _batch(proof: Proof, start: int, size: int) -> UInt8:
-    """So many pictures from one on; the first ones come again after the last."""
+    """`size` pictures from `start` on; after the last one the first ones follow again."""
     return proof.pictures[np.arange(start, start + size) % len(proof.pictures)]
 
 

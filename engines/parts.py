@@ -1,4 +1,4 @@
-"""Inputs that are larger than a runtime takes: batches are split, pictures are cut into overlapping tiles."""
+"""Inputs that are too large for a runtime: batches are split, pictures are cut into overlapping tiles."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Run = Callable[["UInt8"], "Outputs"]
 # Border pixels of a tile whose responses are discarded. The receptive field of BB-FCN's backbone reaches 35 pixels to
-# either side: 4 by its convolutions at full size, 12 at half, 16 at a quarter, 3 within a cell of its pooling. Rounded
-# up to a multiple of 4, so that all tiles have the same pooling cells.
+# either side: 4 from its convolutions at full size, 12 at half, 16 at a quarter, 3 within a pooling cell. Rounded up to
+# a multiple of 4, so that all tiles have the same pooling cells.
 HALO = 36
 
 
@@ -35,7 +35,7 @@ def run_in_tiles(run: Run, images: UInt8, most: tuple[int, int]) -> Outputs:
     """Run a network in tiles; the outputs are those of the whole pictures, up to rounding.
 
     Args:
-        run: a fully convolutional network that gives maps (B, C, h, w), with a receptive field of at most `HALO`
+        run: a fully convolutional network that returns maps (B, C, h, w), with a receptive field of at most `HALO`
             pixels to either side.
         images: (B, h, w, 3) uint8, h and w divisible by 4.
         most: (h, w) of a tile, divisible by 4 and more than twice `HALO`.

@@ -1,6 +1,6 @@
 """TensorRT plans that were built on this machine, each with a sidecar file that holds its key and its parity.
 
-A plan is valid for one graph, GPU, driver and TensorRT version. If any of them differs it is built anew, and the log
+A plan is valid for one graph, GPU, driver and TensorRT version. If any of them differs, it is built again, and the log
 says what differs. A lock between processes keeps them from building the same plan twice.
 """
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SCHEMA = 3
-DIGITS = 16  # hexadecimal, of a hash in a file's name
+DIGITS = 16  # hexadecimal digits of a hash in a file name
 INSTALL = "pip install filelock"
 
 
 @dataclass(frozen=True, slots=True)
 class PlanKey:
-    """All that a plan depends on.
+    """Everything that a plan depends on.
 
     Attributes:
         onnx_sha256: of the network's file, before `graph.for_tensorrt`.
         tensorrt: version.
-        gpu, capability, driver, cuda: as `cuda_probe.Gpu` has them.
+        gpu, capability, driver, cuda: as in `cuda_probe.Gpu`.
         precision: of the graph.
         profile: batches and sizes, as text.
     """
@@ -110,8 +110,8 @@ class PlanCache:
     def latest(self, name: str, key: PlanKey) -> PlanKey:
         """The key of the plan of this graph for this machine that was exported last; `key` itself if there is none.
 
-        It may have another precision and profile: a backend runs in parts what is more than its plan takes. Plans that
-        were built for another reason, as those that were measured, do not count.
+        It may have another precision and profile: a backend splits inputs that are too large for its plan. Plans that
+        were built for other reasons, such as measurements, do not count.
         """
         exported: dict[PlanKey, int] = {}
         for sidecar in self._files(name, ".json"):
@@ -122,9 +122,9 @@ class PlanCache:
         return max(exported, key=exported.__getitem__, default=key)
 
     def mark_exported(self, name: str, key: PlanKey) -> None:
-        """Note in the sidecar of a plan, which is there, that of its network it is the one that was exported last.
+        """Record in the sidecar of an existing plan that it is the one of its network that was exported last.
 
-        Exports are counted: some clocks are too coarse to tell which was later.
+        Exports are counted, because some clocks are too coarse to tell which was later.
 
         Raises:
             BackendError: the sidecar cannot be written.
@@ -138,10 +138,10 @@ class PlanCache:
 
         Args:
             name: of the network's file.
-            key: all that the plan depends on.
+            key: everything that the plan depends on.
             build: builds a plan and checks its parity; raises if it fails.
         Raises:
-            BackendError: the folder cannot be written, or the build's own.
+            BackendError: the folder cannot be written, or the build failed.
         """
         plan, reason = self.find(name, key)
         if plan is not None:
@@ -163,7 +163,7 @@ class PlanCache:
         return tuple(Parity(**entry) for entry in report.get("parity", ()))
 
     def timing_cache(self, key: PlanKey) -> Path:
-        """The file of kernels' measured times on this GPU, which the builds of all networks share."""
+        """The file of kernel timings measured on this GPU, which the builds of all networks share."""
         machine = hashlib.sha256(json.dumps([key.tensorrt, key.gpu, key.capability, key.driver]).encode())
         return self.folder / f"timings-{machine.hexdigest()[:DIGITS]}.cache"
 
@@ -205,11 +205,11 @@ class PlanCache:
         replace_file(plan.with_suffix(".json"), (json.dumps(report, indent=2) + "\n").encode())
 
     def _files(self, name: str, suffix: str) -> list[Path]:
-        """A network's files of this suffix, but not those of a network whose name begins alike."""
+        """A network's files with this suffix, but not those of a network whose name begins with the same text."""
         return sorted(self.folder.glob(f"{glob.escape(name)}-{'[0-9a-f]' * DIGITS}{suffix}"))
 
     def _read_sidecar(self, plan: Path) -> dict[str, Any] | None:
-        """The sidecar of a plan; None where there is none or it is no JSON object."""
+        """The sidecar of a plan; None if there is none or it is not a JSON object."""
         try:
             report = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -217,17 +217,17 @@ class PlanCache:
         return report if isinstance(report, dict) else None
 
     def _key_of(self, plan: Path) -> dict[str, Any]:
-        """The key in a plan's sidecar; {} where there is none or it is damaged."""
+        """The key in a plan's sidecar; {} if there is none or it is damaged."""
         key = (self._read_sidecar(plan) or {}).get("key")
         return key if isinstance(key, dict) else {}
 
     def _export_of(self, plan: Path) -> int:
-        """The number in a plan's sidecar of its last export, counted from 1; 0 where it was not exported."""
+        """The number of a plan's last export in its sidecar, counted from 1; 0 if it was not exported."""
         number = (self._read_sidecar(plan) or {}).get("exported")
         return number if isinstance(number, int) else 0
 
     def _nearest(self, name: str, key: PlanKey) -> str:
-        """Why no plan has this key: in what the most similar one of this network differs."""
+        """Why no plan has this key: how the most similar plan of this network differs."""
         wanted = asdict(key)
         differing: list[list[str]] = []
         for path in self._files(name, ".plan"):

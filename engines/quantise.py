@@ -23,10 +23,10 @@ class QuantSettings:
 
     Attributes:
         method: "minmax" takes the activations' whole range, "entropy" cuts it where the least information is lost.
-        symmetric: signed activations with the zero point 0, which TensorRT wants and ONNX Runtime takes too; else
-            unsigned ones, which give the outputs of a rectifier twice the resolution, and weights of 7 bits, whose
-            products CPUs without VNNI can add up in 16.
-        least_weights: convolutions of fewer stay fp32: on a CPU they lose more to changing formats than they gain.
+        symmetric: signed activations with the zero point 0, which TensorRT requires and ONNX Runtime accepts, too; else
+            unsigned ones, which give the outputs of a ReLU twice the resolution, and weights of 7 bits, whose products
+            CPUs without VNNI can add up in 16 bits.
+        least_weights: convolutions with fewer stay fp32: on a CPU they lose more to format conversions than they gain.
     """
 
     method: str = "minmax"
@@ -35,7 +35,7 @@ class QuantSettings:
 
 
 def convolutions(source: Path, least_weights: int = 0) -> tuple[list[str], list[str]]:
-    """Names of a graph's convolutions, in its order: the dense ones of at least so many weights, and the others."""
+    """Names of a graph's convolutions, in its order: the dense ones with at least this many weights, and the others."""
     import onnx
 
     graph = onnx.load(source).graph
@@ -56,10 +56,10 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
     8 bits than in 32.
 
     Args:
-        source: an fp32 file by `export_onnx`.
+        source: an fp32 file from `export_onnx`.
         target: the file to write.
-        batches: real pictures (B, h, w, 3) whose activations set the ranges; the entropy method wants all of one size.
-        settings: default: unsigned activations by their whole range.
+        batches: real pictures (B, h, w, 3) whose activations set the ranges; "entropy" needs batches of equal size.
+        settings: default: unsigned activations with their whole range.
     Raises:
         ValueError: the method is unknown.
     """
@@ -90,7 +90,7 @@ def quantise_onnx(source: Path, target: Path, batches: Iterable[UInt8], settings
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Onnxruntime prints how a calibration goes, and advises its preprocessing on the root logger at every call."""
+    """Silence onnxruntime: it prints a calibration's progress, and logs advice on preprocessing at every call."""
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -102,9 +102,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _restore_rectifiers(source: Path, target: Path) -> None:
-    """Put back the rectifiers that onnxruntime's quantiser leaves out, for unsigned bytes begin at 0 as well.
+    """Put back the ReLUs that onnxruntime's quantiser leaves out because unsigned bytes begin at 0 anyway.
 
-    At run time they cost nothing; whoever takes the bytes away, for a layer or for all, needs them.
+    They cost nothing at run time, and they are needed when the quantisation of a layer, or of all, is removed.
     """
     import onnx
 

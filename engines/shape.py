@@ -1,8 +1,8 @@
-"""Points of outline and brows that the rest of the face does not bear out, set right by a linear model of faces.
+"""Correct points of the outline and brows that do not fit the rest of the face, by a linear model of faces.
 
-A network answers for each landmark by itself. Along an outline or a brow it is often unsure of the place and not of the
-line, and then a single point may jump along it or off it. What a point's place is expected to be follows from the
-other points: faces have few modes of variation (Cootes et al., "Active shape models", 1995).
+A network places each landmark by itself. On an outline or a brow it is often sure of the line but not of the place
+along it, and then a single point may jump along the line or off it. The expected place of a point follows from the
+other points, because faces have few modes of variation (Cootes et al., "Active shape models", 1995).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from ..tracker.errors import CardError
 from ..tracker.types import Float32, Float64, Int64
 
 FILES = {"ibug68": "shape-68.npz"}  # by markup
-MOST = 8  # points that are set right in a face
-LEAST = 1e-9  # lengths of a face below which there is none
-PARTS = ("contour", "brow_right", "brow_left")  # eyes and mouths open and close: theirs stay as they are measured
+MOST = 8  # corrections of single points in a face
+LEAST = 1e-9  # lower bound of lengths, for points that do not make a face
+PARTS = ("contour", "brow_right", "brow_left")  # eyes and mouths open and close: their points stay as measured
 
 
 class ShapeModel:
     """How the points of a face depend on each other.
 
     Attributes:
-        modes: (2 N, K) orthonormal columns: moving, growing and turning the mean face, and how faces differ from it.
+        modes: (2 N, K) orthonormal columns: shift, scaling and rotation of the mean face, and how faces differ from it.
     """
 
     def __init__(self, mean: Float64, modes: Float64, free: list[int]) -> None:
-        """Take a mean face and what varies.
+        """Take a mean face and its modes of variation.
 
         Args:
-            mean: (N, 2) about 0, of length 1.
-            modes: (2 N, M) directions in which faces of that place, size and roll differ from it.
-            free: indices of the points that may be set right.
+            mean: (N, 2) centred at 0, of norm 1.
+            modes: (2 N, M) directions in which faces of the same place, size and roll differ from it.
+            free: indices of the points that may be corrected.
         """
         self._mean, self._free = mean, np.array(free)
         still = np.zeros((2 * len(mean), 4))
@@ -47,29 +47,29 @@ class ShapeModel:
         self.modes = _orthonormal(np.hstack((still, modes)))
         rows = self.modes.reshape(len(mean), 2, -1)[self._free].reshape(2 * len(free), -1)
         blocks = (np.eye(len(rows)) - rows @ rows.T).reshape(len(free), 2, len(free), 2)
-        self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals, if one point moves
-        self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with it left out
+        self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals per move of a point
+        self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with the point left out
 
     def set_right(self, xy: Float32, reach: float) -> Float32:
-        """Bring each free point that lies farther off to within `reach` of where it is expected, the farthest first.
+        """Move free points that are too far off to within `reach` of their expected places, the farthest first.
 
         Args:
             xy: (N, 2) of a face, any pixels.
             reach: share of the longer side of the points' box.
         Returns:
-            The points. Their scores stay: the place that is left is as good as others.
+            The points. Their scores need no change: a corrected place is as good as others.
         """
         mended = np.array(xy, np.float32, order="C")
         _set_right(mended, self._mean, self.modes, self._free, self._answer, self._alone, reach)
         return mended
 
 
-# It keeps Python's lock: it is over sooner than another thread would give it back.
+# It keeps the GIL: it finishes sooner than another thread would give it back.
 @njit(cache=True)
 def _set_right(
     xy: Float32, mean: Float64, modes: Float64, free: Int64, answer: Float64, alone: Float64, reach: float
 ) -> None:
-    """Set the points of one face right in their place; see `ShapeModel`."""
+    """Correct the points of one face in place; see `ShapeModel`."""
     apart, turn_x, turn_y = _apart_from(xy, mean)
     known = np.zeros(modes.shape[1])
     for row in range(len(modes)):
@@ -91,7 +91,7 @@ def _set_right(
             x = alone[i, 0, 0] * residual[i, 0] + alone[i, 0, 1] * residual[i, 1]
             y = alone[i, 1, 0] * residual[i, 0] + alone[i, 1, 1] * residual[i, 1]
             distance = math.hypot(x, y)
-            if distance > farthest:  # which no number that is none is
+            if distance > farthest:  # False for NaN
                 worst, farthest, off_x, off_y = i, distance, x, y
         if worst < 0:
             break
@@ -101,7 +101,7 @@ def _set_right(
         for i in range(len(free)):
             for axis in range(2):
                 residual[i, axis] += answer[worst, i, axis, 0] * x + answer[worst, i, axis, 1] * y
-    for i in range(len(free)):  # divided by the turn, as complex numbers are
+    for i in range(len(free)):  # complex division by the turn
         x, y = moves[i]
         if x != 0.0 or y != 0.0:
             xy[free[i], 0] += np.float32((x * turn_x + y * turn_y) / square)
@@ -110,9 +110,9 @@ def _set_right(
 
 @njit(cache=True)
 def _apart_from(xy: Float32, mean: Float64) -> tuple[Float64, float, float]:
-    """What a face (N, 2) in the place, size and roll of the mean face differs from it by (2 N,).
+    """Bring a face (N, 2) to the place, size and roll of the mean face and return how it differs from that (2 N,).
 
-    And the turn to these from pixels, by least squares, as the two parts of a complex number.
+    Also return the rotation and scaling that this takes, fitted by least squares, as the two parts of a complex number.
     """
     centre_x, centre_y = 0.0, 0.0
     for x, y in xy:
@@ -135,12 +135,12 @@ def _apart_from(xy: Float32, mean: Float64) -> tuple[Float64, float, float]:
 
 @njit(cache=True)
 def _longer_side(xy: Float32) -> float:
-    """Of the box round points (N, 2)."""
+    """Longer side of the box round points (N, 2)."""
     return float(max(xy[:, 0].max() - xy[:, 0].min(), xy[:, 1].max() - xy[:, 1].min()))
 
 
 def _orthonormal(columns: Float64) -> Float64:
-    """Gram and Schmidt, each column twice: nothing else in tracking needs LAPACK, which would be loaded for it."""
+    """Gram-Schmidt, each column twice: nothing else in tracking needs LAPACK, which would be loaded for this alone."""
     columns = columns.copy()
     for i in range(columns.shape[1]):
         for _ in range(2):
@@ -150,17 +150,17 @@ def _orthonormal(columns: Float64) -> Float64:
 
 
 def _inverse(matrices: Float64) -> Float64:
-    """Of each of (P, 2, 2)."""
+    """The inverses of matrices (P, 2, 2)."""
     (a, b), (c, d) = matrices.transpose(1, 2, 0)
     return np.asarray((np.array([[d, -b], [-c, a]]) / (a * d - b * c)).transpose(2, 0, 1))
 
 
 @cache
 def shape_model(name: str) -> ShapeModel:
-    """The model of a markup, as `training.shape_model` has made it.
+    """Load the model of a markup that `training.shape_model` has made.
 
     Raises:
-        CardError: there is none.
+        CardError: there is none for this markup.
     """
     if name not in FILES:
         raise CardError(f"calibration.shape: there is no model of shapes for {name}; wanted {', '.join(FILES)}")

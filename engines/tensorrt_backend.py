@@ -1,4 +1,4 @@
-"""A TensorRT plan at work: one stream, page-locked buffers, a CUDA graph for each usual batch size."""
+"""A running TensorRT plan: one stream, page-locked buffers, a CUDA graph for each usual batch size."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class _BoundContext:
 class TensorRTBackend:
     """`Backend` on a plan. Any thread may run it, one at a time: each run pushes the CUDA context and pops it again.
 
-    Batches above the plan's largest are split; pictures above its largest run in tiles if the network takes any size.
+    Batches that are too large for the plan are split; pictures that are too large run in tiles if the network takes any
+    size.
     """
 
     def __init__(
@@ -53,13 +54,13 @@ class TensorRTBackend:
 
         Args:
             trt: TensorRT's bindings.
-            cuda: the GPU, which this closes in the end.
-            plan: by `build_plan`, on the same machine.
+            cuda: the GPU; the backend closes it in the end.
+            plan: built by `build_plan` on the same machine.
             outputs: names of the graph's outputs, in its order (`graph.output_names`).
             precision: of its graph.
             graphs: False launches kernel by kernel, to measure what CUDA graphs save.
         Raises:
-            BackendError: TensorRT refuses the plan, the plan is another graph's, or the GPU's memory is full.
+            BackendError: TensorRT refuses the plan, the plan is for another graph, or the GPU's memory is full.
         """
         self._cuda, self._graphs, self.precision = cuda, graphs, precision
         self._outputs = tuple(outputs)
@@ -102,7 +103,7 @@ class TensorRTBackend:
         try:
             return run_in_batches(self._run_batch, images, self._largest[0])
         except BaseException as error:
-            let_go(error)  # whoever catches it may close this meanwhile
+            let_go(error)  # whoever catches it may close the backend and still hold the error
             raise
 
     def _run_batch(self, images: UInt8) -> Outputs:
@@ -121,7 +122,7 @@ class TensorRTBackend:
                 self._enqueue(bound, images.nbytes)
             self._cuda.synchronize(self._stream)
             if self._graphs and not bound.graph and images.shape in self._bound:
-                # the first run has set up whatever the context defers, which must not end up in the graph
+                # the first run has done the setup that the context defers, which must not end up in the graph
                 bound.graph = self._cuda.capture(partial(self._enqueue, bound, images.nbytes), self._stream)
         return tuple(self._output(name, shape) for name, shape in zip(self._outputs, bound.shapes, strict=True))
 
@@ -130,7 +131,7 @@ class TensorRTBackend:
         return self._buffers[name].host[:size].view(np.float32).reshape(shape)
 
     def _enqueue(self, bound: _BoundContext, size: int) -> None:
-        """Copy in, compute, copy out: all in order on the stream, none waited for."""
+        """Copy in, compute, copy out: all in order on the stream, without waiting."""
         self._cuda.upload(self._buffers[self._input], size, self._stream)
         if not bound.context.execute_async_v3(self._stream):
             raise BackendError(_CANNOT_RUN)
@@ -138,7 +139,7 @@ class TensorRTBackend:
             self._cuda.download(self._buffers[name], 4 * int(np.prod(shape)), self._stream)
 
     def _context_for(self, shape: Shape) -> _BoundContext:
-        """A context of its own for each of the plan's batch sizes; for other shapes one per profile, bound anew."""
+        """A separate context for each of the plan's batch sizes; for other shapes one per profile, bound each time."""
         if shape in self._bound:
             return self._bound[shape]
         profile = profile_index(self._batches, shape[0])
@@ -185,7 +186,7 @@ class TensorRTBackend:
             self._buffers[name] = self._cuda.buffer(size)
 
     def compute_s(self, images: UInt8, repeats: int) -> float:
-        """Mean seconds of a run on the GPU without its copies, of `repeats` that are enqueued at once."""
+        """Mean seconds of a run on the GPU without its copies, over `repeats` runs that are enqueued at once."""
         self.run(images)
         with self._cuda.current():
             context = self._context_for(images.shape).context
@@ -217,13 +218,13 @@ class TensorRTBackend:
 
 
 def _input_name(trt: Any, engine: Any, wanted: tuple[str, ...]) -> str:
-    """The input's name, where the plan's outputs are those that are wanted.
+    """Check that the plan has the wanted outputs and return the input's name.
 
-    Outputs are known by their names alone: the order in which an engine lists them need not be the graph's (TensorRT's
-    issue 1042).
+    Outputs are identified by their names alone: the order in which an engine lists them need not be the graph's
+    (TensorRT issue 1042).
 
     Raises:
-        BackendError: the plan is not one of ours, or of another graph.
+        BackendError: the plan was not built by facetrack, or is for another graph.
     """
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]

@@ -1,7 +1,7 @@
-"""From an ONNX graph to a TensorRT plan, with the calls that TensorRT 8.6, 10 and 11 have in common.
+"""Build a TensorRT plan from an ONNX graph, with the calls that TensorRT 8.6, 10 and 11 have in common.
 
-Precision lives in the graph (16-bit casts, Q/DQ pairs): TensorRT 11 has no flags for it any more, and strongly typed
-networks of 10 and 11 keep to the graph. 8.6 is only allowed to use the types that the graph has.
+The graph sets the precision (16-bit casts, Q/DQ pairs): TensorRT 11 has no flags for it any more, and strongly typed
+networks of 10 and 11 follow the graph. 8.6 is only allowed to use the types that the graph has.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INSTALL = 'pip install "facetrack[gpu]" (the libraries come from https://pypi.nvidia.com)'
-WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is made and run
+WORKSPACE = 2 << 30  # bytes that one layer may use while the plan is built and run
 TACTICS = ("EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")  # others need cuBLAS and cuDNN, which may be missing
-# (h, w) for networks that take any size. A picture of one pixel has 12 with its margins; 396x296 is the atlas of a
-# 640x480 frame.
+# (h, w) for networks that take any size. A picture of one pixel is 12 pixels wide with its margins; 396x296 is the
+# atlas of a 640x480 frame.
 SMALLEST, USUAL, LARGEST = (12, 12), (396, 296), LARGEST_ATLAS
 
 
@@ -44,7 +44,7 @@ class PlanRequest:
             exactly these sizes it is one CUDA graph. Batches above the largest are split.
         sizes: smallest, usual and largest (h, w), for graphs that take pictures of any size.
     Raises:
-        ValueError: another precision, or batches that do not ascend from 1 on.
+        ValueError: the precision is unknown, or the batches are not ascending numbers from 1 on.
     """
 
     precision: str
@@ -59,12 +59,12 @@ class PlanRequest:
 
     @property
     def proved(self) -> tuple[int, ...]:
-        """Batch sizes, ascending, at which a plan must give the right answers: each profile has its own kernels."""
+        """Batch sizes, ascending, at which a plan must give the right results: each profile has its own kernels."""
         return tuple(sorted({1, *self.batches}))
 
 
 def import_tensorrt() -> ModuleType:
-    """TensorRT's bindings.
+    """Import TensorRT's bindings.
 
     Raises:
         BackendError: not installed, or its libraries do not load.
@@ -98,10 +98,10 @@ def make_logger(trt: Any) -> Any:
 
 @contextmanager
 def made(trt: Any, logger: Any) -> Iterator[None]:
-    """Where objects of TensorRT's are made: there its bindings raise what pybind11 does, and the log alone says why.
+    """Wrap the creation of TensorRT's objects, whose bindings raise pybind11's errors and only log the reason.
 
     Raises:
-        BackendError: one was not made; says what TensorRT complained of last.
+        BackendError: an object was not created; the message has TensorRT's last complaint.
     """
     try:
         yield
@@ -117,10 +117,10 @@ def build_plan(
 
     Args:
         trt: TensorRT's bindings.
-        logger: by `make_logger`.
+        logger: from `make_logger`.
         graph: ONNX of one input (B, h, w, 3) uint8, prepared by `graph.for_tensorrt`.
         request: precision, batches and sizes of the plan.
-        timing_cache: kernels' times that an earlier build on this GPU measured, which shorten this one.
+        timing_cache: kernel timings that an earlier build on this GPU measured, which shorten this one.
     Returns:
         The plan and the new timing cache.
     Raises:
@@ -148,13 +148,13 @@ def build_plan(
 
 
 def build_with_timings(trt: Any, cuda: Cuda, graph: bytes, request: PlanRequest, timings: Path) -> bytes:
-    """Build a plan with the kernels' times of earlier builds, to which it adds its own.
+    """Build a plan with the kernel timings of earlier builds, and add its own to them.
 
     Args:
         trt: TensorRT's bindings.
-        cuda: the GPU, which this closes.
+        cuda: the GPU; it is closed afterwards.
         graph, request: see `build_plan`.
-        timings: file of the timing cache, which need not be there.
+        timings: file of the timing cache, which need not exist.
     Raises:
         BackendError: TensorRT cannot build it, or the file cannot be written.
     """
@@ -172,7 +172,7 @@ def build_with_timings(trt: Any, cuda: Cuda, graph: bytes, request: PlanRequest,
 
 
 def let_go(error: BaseException) -> None:
-    """Let an error forget what TensorRT has made: its frames hold that, and it must go before the CUDA context."""
+    """Clear an error's frames, which hold TensorRT's objects: these must be freed before the CUDA context."""
     each: BaseException | None = error
     while each is not None:
         clear_frames(each.__traceback__)
@@ -180,7 +180,7 @@ def let_go(error: BaseException) -> None:
 
 
 def _set_timing_cache(config: Any, content: bytes) -> None:
-    """Start from a timing cache; from an empty one where it is damaged or of another GPU or release."""
+    """Start from a timing cache, or from an empty one if it is damaged or from another GPU or release."""
     for known in (content, b""):
         cache = config.create_timing_cache(known)
         if cache is not None and config.set_timing_cache(cache, False):
@@ -189,7 +189,7 @@ def _set_timing_cache(config: Any, content: bytes) -> None:
 
 
 def _network_flags(trt: Any) -> int:
-    """Explicit batch for 8.6, the graph's own types from 10 on."""
+    """Explicit batch for 8.6; the graph's own types from 10 on."""
     names = trt.NetworkDefinitionCreationFlag
     known = (getattr(names, name, None) for name in ("EXPLICIT_BATCH", "STRONGLY_TYPED"))
     return sum(1 << int(flag) for flag in known if flag is not None)
@@ -214,7 +214,7 @@ def _share_profiles(trt: Any, config: Any) -> None:
 
 
 def _profiles(builder: Any, picture: Any, request: PlanRequest) -> list[Any]:
-    """An optimisation profile up to each batch size, from the one before plus 1; they cover 1 to the largest."""
+    """One optimisation profile per batch size, for the batches above the previous one; they cover 1 to the largest."""
     shape, profiles = tuple(picture.shape), []
     for least, most in zip((1, *(b + 1 for b in request.batches)), request.batches, strict=False):
         profile = builder.create_optimization_profile()
@@ -229,5 +229,5 @@ def _profiles(builder: Any, picture: Any, request: PlanRequest) -> list[Any]:
 
 
 def profile_index(batches: Sequence[int], batch: int) -> int:
-    """Number of the first profile that covers a batch, which is at most the largest of `batches`."""
+    """Index of the first profile that covers a batch, which is at most the largest of `batches`."""
     return next(index for index, most in enumerate(batches) if batch <= most)

@@ -1,4 +1,4 @@
-"""From a card's weights to a running TensorRT engine: cached, or built, proved and cached."""
+"""From a card's weights to a running TensorRT engine: from the plan cache, or built, proved and cached."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ class Toolkit:
 
 
 def find_toolkit() -> Toolkit:
-    """Find the GPU, then TensorRT, whose runtime ends the process where there is no driver.
+    """Find the GPU, then TensorRT, whose runtime ends the process if there is no driver.
 
     Raises:
-        BackendError: driver, GPU or TensorRT is missing; says which and what to do.
+        BackendError: driver, GPU or TensorRT is missing; the message says which and what to do.
     """
     gpu = find_gpu()
     return Toolkit(import_tensorrt(), gpu, open_cuda)
 
 
 def default_request(weights: Weights) -> PlanRequest:
-    """The default plan: int8 where the file has symmetric Q/DQ pairs, else fp16."""
+    """The default plan: int8 if the file has symmetric Q/DQ pairs, else fp16."""
     quantised = weights.precision == "int8" and graph.is_symmetric_int8(weights.read())
     return fitted(PlanRequest("int8" if quantised else "fp16"), weights)
 
 
 def fitted(request: PlanRequest, weights: Weights) -> PlanRequest:
-    """The request with batches of 1 alone for a network that takes any size: it scans one picture at a time.
+    """Limit the request to batches of 1 for a network that takes any size: it scans one picture at a time.
 
     Raises:
         BackendError: onnx is not installed.
@@ -92,11 +92,11 @@ def open_tensorrt(
     Args:
         weights: an ONNX file of a card.
         proof: what a new plan is judged by; None forbids building.
-        request: what the plan is for; default: what the plan exported last is for, else `default_request`.
+        request: precision, batches and sizes; default: those of the plan exported last, else `default_request`.
         toolkit: default: `find_toolkit`.
         cache: default: the user's.
     Raises:
-        BackendError: no driver, GPU or TensorRT, nothing to prove a new plan with, or the new plan is wrong.
+        BackendError: there is no driver, GPU or TensorRT, no proof for a new plan, or the new plan is wrong.
         CardError: the weights are missing or altered.
     """
     toolkit, cache = toolkit or find_toolkit(), cache or PlanCache()
@@ -115,7 +115,7 @@ def open_tensorrt(
 
 
 def _engine(toolkit: Toolkit, plan: bytes, content: bytes, precision: str) -> TensorRTBackend:
-    """A plan at work; the ONNX file that it was made of knows the order of its outputs."""
+    """Load a plan; the order of its outputs comes from the ONNX file that it was built from."""
     outputs = graph.output_names(content)
     return TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, outputs, precision)
 
@@ -123,7 +123,7 @@ def _engine(toolkit: Toolkit, plan: bytes, content: bytes, precision: str) -> Te
 def build_and_prove(
     toolkit: Toolkit, weights: Weights, request: PlanRequest, proof: parity.Proof, timing_cache: Path
 ) -> Built:
-    """Build a plan and compare its landmarks with the fp32 graph's on ONNX Runtime, alone and in every batch it is for.
+    """Build a plan and compare its landmarks with the fp32 graph's on ONNX Runtime, at every batch size in `proved`.
 
     Raises:
         BackendError: it cannot be built, or its landmarks are off.

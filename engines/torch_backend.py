@@ -1,8 +1,8 @@
-"""Torch at run time, for research and as the reference: the network itself, rebuilt from its training's weights.
+"""Torch at run time, for research and as the reference: the network itself, rebuilt from its trained weights.
 
-ONNX files cannot give them back (the exporter folds normalisation into convolutions), so they are kept as
-NAME.torch.npz beside NAME.onnx or in `$FACETRACK_HOME/weights`: plain arrays, never pickles, with what builds the
-network and the hash of the ONNX file that was exported from it.
+They cannot be recovered from ONNX files (the exporter folds normalisation into convolutions), so they are kept as
+NAME.torch.npz beside NAME.onnx or in `$FACETRACK_HOME/weights`: plain arrays, never pickles, with the arguments that
+build the network and the hash of the ONNX file that was exported from it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ RECIPE = "recipe"
 
 
 def torch_file(onnx: Path) -> Path:
-    """Where the torch weights of an ONNX file are: beside it, else in the user's own folder."""
+    """The file of an ONNX file's torch weights: beside it, else in the user's own folder."""
     beside = onnx.with_suffix(".torch.npz")
     return beside if beside.exists() else home() / "weights" / beside.name
 
@@ -48,7 +48,7 @@ def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int,
         net: in `nets.FromBytes`.
         onnx: the published file, whose hash is saved too.
         network: name, for `nets.build`.
-        landmarks: how many, for `nets.build`.
+        landmarks: number of them, for `nets.build`.
         options: for `nets.build`.
     Returns:
         The file's path.
@@ -67,15 +67,15 @@ def save_torch_weights(net: nn.Module, onnx: Path, network: str, landmarks: int,
 
 
 def _stored(values: NDArray[Any]) -> NDArray[Any]:
-    """Weights of layers in 16 bits, as in the ONNX file; biases and all else unchanged."""
+    """Convert weights of layers to 16 bits, as in the ONNX file; leave biases and everything else unchanged."""
     return values.astype(np.float16) if values.dtype == np.float32 and values.ndim > 1 else values
 
 
 def read_state(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The arrays of a file of torch weights, in 32 bits, and how to build their network.
+    """Read the arrays of a file of torch weights, in 32 bits, and the recipe that builds their network.
 
     Raises:
-        OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: the file is missing or not one of ours.
+        OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile: the file is missing or not one of facetrack's.
     """
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: a.astype(np.float32) if a.dtype == np.float16 else a for name, a in archive.items()}
@@ -86,7 +86,7 @@ def open_torch(weights: Weights, device: str = "cpu", threads: int = 1) -> Torch
     """Rebuild the network of an ONNX file.
 
     Raises:
-        BackendError: torch, its GPU, or the torch weights are missing, or belong to another ONNX file.
+        BackendError: torch, its GPU or the torch weights are missing, or the weights belong to another ONNX file.
         CardError: the card's weights are missing or altered.
     """
     try:
@@ -139,7 +139,7 @@ def _let_round_to_tf32(allowed: bool) -> None:
     cudnn.allow_tf32 = allowed
 
 
-# cuDNN's default, of the whole process, is off while any network of ours runs in torch
+# TF32, cuDNN's default for the whole process, is off while a network of facetrack runs in torch
 _without_tf32 = Held(_rounds_to_tf32, _let_round_to_tf32, False)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of several test modules."""
+"""Fixtures shared by several test modules."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Threads of a network so small only wait for each other; for `pytestmark = pytest.mark.usefixtures(...)`."""
+    """Use one torch thread: in small networks threads only wait for each other. For `pytest.mark.usefixtures(...)`."""
     torch = pytest.importorskip("torch", reason="needs the train extra")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -21,7 +21,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def as_talkative_as_before() -> Iterator[None]:
-    """A command leaves the level and the handlers of the log for the tests after it as it found them."""
+    """Restore the log's level and handlers after each test, because commands change them."""
     log = logging.getLogger("facetrack")
     level, handlers = log.level, log.handlers
     yield
@@ -31,7 +31,7 @@ def as_talkative_as_before() -> Iterator[None]:
 
 @pytest.fixture
 def ctrl_c_interrupts() -> Iterator[None]:
-    """Python's own handler for Ctrl-C, also where the shell started the tests in the background, deaf to it."""
+    """Install Python's own handler for Ctrl-C; a shell that runs the tests in the background makes them ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

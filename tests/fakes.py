@@ -1,4 +1,4 @@
-"""Stand-ins with a known truth: faces painted so that they can be read back from pixels, and videos made of them."""
+"""Fakes with a known ground truth: painted faces that can be read back from pixels, and videos made of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.tracker.types import Face, Float32, Float64, Frame, Landmarks, Result, State, UInt8
 from facetrack.tracker.views import VIEWS
 
-_MARGIN = 0.15  # of the face's width, painted round its landmarks
+_MARGIN = 0.15  # painted round a face's landmarks, as a share of the face's width
 _BACKGROUND = (48, 40, 32)
 
 
@@ -43,7 +43,7 @@ UNIT_FACE = _unit_face()
 
 @dataclass(frozen=True)
 class PaintedFace:
-    """A face that moves steadily.
+    """A face that moves at constant speed.
 
     Attributes:
         start: (x, y) of the landmarks' box centre at time 0, pixels.
@@ -51,7 +51,7 @@ class PaintedFace:
         width: of the landmarks' box, pixels.
         angle: tilt at time 0 in radians, positive clockwise.
         spin: radians per second.
-        seen: the range of frame numbers in which it is there.
+        seen: range of frame numbers in which the face is shown.
     """
 
     start: tuple[float, float] = (160.0, 120.0)
@@ -74,7 +74,7 @@ class PaintedFace:
         return (UNIT_FACE @ matrix[:, :2].T + matrix[:, 2]).astype(np.float32)
 
     def paint(self, bgr: UInt8, time_s: float) -> None:
-        """Draw it as a chart: red is full, blue rises to the face's right side, green towards its chin."""
+        """Draw it as a colour chart: red is full, blue rises with x in the face's own frame, green towards its chin."""
         matrix, size = self.matrix(time_s), bgr.shape[1::-1]
         reach = _HALF * np.abs(matrix[:, :2]).sum(1)  # of the turned square, along x and y
         left, top = np.clip(np.floor(matrix[:, 2] - reach), 0, size).astype(int)
@@ -96,10 +96,10 @@ def _level(place: Float64) -> Float64:
 
 
 def read_landmarks(bgr: UInt8) -> Float32 | None:
-    """Read the painted face at or nearest to the middle of a picture back from its pixels.
+    """Read the landmarks of the painted face nearest to the middle of a picture back from its pixels.
 
-    Works in any crop, however scaled, turned or blurred, even if most of the face is outside; between faces that
-    touch it cannot tell.
+    Works in any crop, however scaled, turned or blurred, even if most of the face is outside. Faces that touch each
+    other cannot be told apart.
 
     Returns:
         (68, 2) float32 pixels of this picture; None if no face is painted in it.
@@ -120,12 +120,12 @@ def read_landmarks(bgr: UInt8) -> Float32 | None:
 
 @dataclass
 class PaintedSource:
-    """A `pipeline.source.Source` of painted faces; iterate it as often as you like.
+    """A `pipeline.source.Source` of painted faces, which can be iterated any number of times.
 
     Attributes:
-        count: frames.
+        count: number of frames.
         shape: (height, width).
-        faces: what is painted.
+        faces: the faces to paint.
         rate: frames per second.
         The rest as in `Source`.
     """
@@ -153,7 +153,7 @@ class PaintedSource:
         return index / float(self.rate or 1)
 
     def truth(self, index: int) -> list[Float32]:
-        """(68, 2) landmarks of each face that is there in a frame."""
+        """(68, 2) landmarks of each face shown in a frame."""
         return [face.landmarks(self.time_of(index)) for face in self.faces if index in face.seen]
 
     def picture(self, index: int) -> UInt8:
@@ -182,7 +182,7 @@ class PaintedSource:
 
 
 def quadrants(height: int = 64, width: int = 96) -> UInt8:
-    """Red, green over blue, white."""
+    """A picture in four colours: red and green above blue and white."""
     bgr = np.zeros((height, width, 3), np.uint8)
     half_y, half_x = height // 2, width // 2
     bgr[:half_y, :half_x], bgr[:half_y, half_x:] = (0, 0, 255), (0, 255, 0)
@@ -191,7 +191,7 @@ def quadrants(height: int = 64, width: int = 96) -> UInt8:
 
 
 def jpeg_with_orientation(bgr: UInt8, orientation: int) -> bytes:
-    """A JPEG whose EXIF says how it lies: 1 upright, 3 upside down, 6 to be turned clockwise, 8 counter-clockwise."""
+    """A JPEG with this EXIF orientation: 1 upright, 3 upside down, 6 to be turned clockwise, 8 counter-clockwise."""
     jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
     exif = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 3, 1, orientation) + bytes(4)
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]
@@ -217,10 +217,10 @@ class VideoRecipe:
     """How `write_video` encodes.
 
     Attributes:
-        codec, pix_fmt, rate, options: as FFmpeg names them; the default keeps painted faces readable.
+        codec, pix_fmt, rate, options: as FFmpeg names them; with the default painted faces stay readable.
         times_s: one per picture; None spaces them by the rate.
         turn: degrees counter-clockwise by which a player has to turn the pictures, then whether to mirror them
-            left to right and upside down.
+            horizontally and vertically.
         mux: options of the container.
         tags: attributes of the codec context, such as colorspace.
     """
@@ -264,7 +264,7 @@ def write_video(path: Path, pictures: Iterable[UInt8 | av.VideoFrame], recipe: V
 
 
 def damage(path: Path, *numbers: int, part: slice = slice(None), byte: bytes = b"\0") -> None:
-    """Write one byte over the packets of a video with these numbers, or over a part of each, in percent."""
+    """Overwrite packets of a video, by number, with one byte value; `part` is the part of each packet in percent."""
     with av.open(path) as container:
         packets = [(p.pos or 0, p.size) for p in container.demux(video=0) if p.size]
     data = bytearray(path.read_bytes())
@@ -275,7 +275,7 @@ def damage(path: Path, *numbers: int, part: slice = slice(None), byte: bytes = b
 
 
 def two_in_one(path: Path, first: tuple[int, int], then: tuple[int, int], source: PaintedSource) -> Path:
-    """A recording of a source whose size, (height, width), changes from one to the other after half of its frames."""
+    """A recording of a source whose size, (height, width), changes after half of its frames."""
     half = source.count // 2
     parts = []
     for (height, width), frames in ((first, range(half)), (then, range(half, source.count))):
@@ -286,7 +286,7 @@ def two_in_one(path: Path, first: tuple[int, int], then: tuple[int, int], source
 
 
 def grey(height: int = 120, width: int = 160) -> UInt8:
-    """A picture of one grey, read-only."""
+    """A uniformly grey picture, read-only."""
     bgr = np.full((height, width, 3), 90, np.uint8)
     bgr.flags.writeable = False
     return bgr
@@ -299,7 +299,7 @@ def make_face(
     raw: Float32 | None = None,
     confidence: float = 0.98765,
 ) -> Face:
-    """A face with raw points beside smoothed ones; by default 60 pixels wide round (80, 60)."""
+    """A face with raw and smoothed points; by default 60 pixels wide, centred on (80, 60)."""
     xy = PaintedFace((80, 60), width=60).landmarks(0) if xy is None else xy.astype(np.float32)
     raw = xy if raw is None else raw
     score = np.linspace(0, 1, len(xy))
@@ -310,36 +310,36 @@ def make_face(
 def make_result(
     *faces: Face, index: int = 0, time_s: float | None = None, size: tuple[int, int] = (120, 160), name: str = ""
 ) -> Result:
-    """A result of a grey picture."""
+    """A result for a grey picture."""
     return Result(Frame(index, index / 30 if time_s is None else time_s, 0.0, grey(*size), name), faces)
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """The rows of a table by their columns' names."""
+    """The rows of a table, by column name."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file, strict=True))
 
 
 def search_path() -> str:
-    """PYTHONPATH of a program that imports modules of the tests, and the same facetrack as they do."""
+    """PYTHONPATH for a program that imports modules of the tests, and the same facetrack as they do."""
     return os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Sends files, whole ones alone."""
+    """Serves whole files, without logging."""
 
     sizes = True
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {".php": "application/vnd.apple.mpegurl"}
 
     def log_message(self, *arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def send_header(self, keyword: str, value: str) -> None:
         if self.sizes or keyword != "Content-Length":
             super().send_header(keyword, value)
 
     def copyfile(self, source: Any, outputfile: Any) -> None:
-        with suppress(ConnectionError):  # the reader has seen enough
+        with suppress(ConnectionError):  # the reader has closed the connection
             super().copyfile(source, outputfile)
 
 
@@ -349,10 +349,10 @@ class _Sizeless(_Quiet):
 
 @contextmanager
 def serving(folder: Path, *, sizes: bool = True) -> Iterator[str]:
-    """A server of this machine for the files of a folder, which tells their sizes or not; gives its address."""
+    """Serve the files of a folder on this machine, with or without their sizes; yields the address."""
     handler = partial(_Quiet if sizes else _Sizeless, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("no_proxy", "127.0.0.1")  # which FFmpeg heeds
+        patch.setenv("no_proxy", "127.0.0.1")  # FFmpeg reads it
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -366,7 +366,7 @@ def feeding(pipe: Path, content: bytes) -> Iterator[Path]:
     os.mkfifo(pipe)
 
     def write() -> None:
-        with suppress(BrokenPipeError):  # the reader has seen enough
+        with suppress(BrokenPipeError):  # the reader has closed the pipe
             pipe.write_bytes(content)
 
     writer = threading.Thread(target=write, daemon=True)
@@ -384,7 +384,7 @@ def hidden(appearance: Float32) -> Float32:
 
 
 def placed(view: int, centre: tuple[float, float], side: float, roll_deg: float) -> np.ndarray:
-    """Five points (5, 2) of a mean face in the plane, in one of the views of `tracker.views`."""
+    """Five points (5, 2) of a mean face, in one of the views of `tracker.views`, placed, scaled and turned."""
     angle = np.deg2rad(roll_deg)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return VIEWS[view] @ turn * side + centre

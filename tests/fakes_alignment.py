@@ -1,4 +1,4 @@
-"""Painted corpora for alignment networks, small networks of every kind, and what they answer that know the labels."""
+"""Painted corpora for alignment networks, small networks of every kind, and the outputs that fit the labels exactly."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ OPTIONS = {
 
 
 def write_corpora(root: Path) -> Path:
-    """Write the corpora and backgrounds of `configuration` below a folder; give the folder."""
+    """Write the corpora and backgrounds of `configuration` below a folder; return the folder."""
     write_faces(root / "train", 4)
     write_faces(root / "weak", 3, first=4)
     write_faces(root / "held", 3, first=7)
     (root / "grass").mkdir()
     for i in range(3):
         green = np.random.default_rng(i).integers(0, 120, (150, 160, 3), np.uint8)
-        green[..., 2] = 0  # no red: nothing in it can be taken for paint
+        green[..., 2] = 0  # no red, so that nothing in it is read as a painted face
         (root / "grass" / f"{i}.png").write_bytes(cv2.imencode(".png", green)[1].tobytes())
     return root
 
@@ -52,7 +52,7 @@ def configuration(**changes: object) -> Config:
 
 
 def perfect(name: str, xy: Tensor) -> Supervision:
-    """What a network in training mode answers that knows the labels."""
+    """The output of a network in training mode that knows the labels."""
     gaussians = gaussian_maps(xy, (32, 32), 4, 1.0)
     if name == "tab":
         return Supervision((gaussians,), (with_union(curve_maps(xy, IBUG, (32, 32), 4)),))

@@ -1,4 +1,4 @@
-"""An annotator who reads painted faces."""
+"""An annotator that reads painted faces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IBUG = markup.load("ibug68")
 
 
 class Annotator:
-    """In place of a network: reads painted faces and marks every point `asymmetry` of the face's side to the right."""
+    """Replaces a network: reads painted faces and marks every point `asymmetry` of the face's side to the right."""
 
     markup = IBUG
 

@@ -1,4 +1,4 @@
-"""Small copies of published data sets, painted, in exactly their layouts."""
+"""Small painted copies of published data sets, in exactly their layouts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOBODY = PaintedSource(faces=(), shape=SIZE)
 
 
 def face_number(number: int) -> PaintedFace:
-    """Every number has another place, width and tilt, so that no two faces are alike."""
+    """A face with its own position, width and tilt for each number, so that no two faces are alike."""
     place = 150.0 + 5 * (number % 5), 115.0 + 4 * (number % 3)
     return PaintedFace(place, width=90.0 + 6 * (number % 4), angle=0.05 * (number % 3 - 1))
 
@@ -28,7 +28,7 @@ def picture_of(face: PaintedFace) -> UInt8:
 
 
 def write_image(path: Path, bgr: UInt8) -> Path:
-    """Encode by the suffix, without loss: painted faces are read back from their colours."""
+    """Encode by the suffix, without loss if possible: painted faces are read back from their colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     options = [cv2.IMWRITE_JPEG_QUALITY, 100] if path.suffix == ".jpg" else []
     path.write_bytes(cv2.imencode(path.suffix, bgr, options)[1].tobytes())
@@ -42,7 +42,7 @@ def pts_text(xy: Float32) -> str:
 
 
 def write_300w(folder: Path, names: Sequence[str], shift: tuple[float, float] = (0.0, 0.0)) -> list[Float32]:
-    """Write painted faces as 300-W does, each annotated beside its true place by `shift` pixels.
+    """Write painted faces as 300-W does, each annotated with an error of `shift` pixels.
 
     Args:
         folder: of the data set.
@@ -61,7 +61,7 @@ def write_300w(folder: Path, names: Sequence[str], shift: tuple[float, float] = 
 
 
 def wflw_line(points: Float32, flags: str, name: str) -> str:
-    """What WFLW's table says of a face: points, their box, attributes as six digits, picture."""
+    """A face's line in WFLW's table: points, their box, attributes as six digits, picture."""
     box = [points[:, 0].min(), points[:, 1].min(), points[:, 0].max(), points[:, 1].max()]
     return " ".join([*(f"{v:.6f}" for v in points.ravel()), *(f"{v:.0f}" for v in box), *flags, name])
 
@@ -75,7 +75,7 @@ def write_wflw(folder: Path, part: str, *lines: str) -> Path:
 
 
 def eye_distance(xy: Float32) -> float:
-    """Between the outer corners of the eyes, computed from their indices alone."""
+    """Distance between the outer eye corners, computed from their indices alone."""
     return float(np.hypot(*(xy[36] - xy[45])))
 
 
@@ -84,15 +84,15 @@ def five_of(xy: Float32) -> Float32:
     return markup.load("ibug68").subset("five5", xy)
 
 
-AVI = VideoRecipe(options={"crf": "10", "bf": "0"})  # frames in the order of their showing: .avi knows no other
+AVI = VideoRecipe(options={"crf": "10", "bf": "0"})  # frames in display order: .avi has no other
 
 
 def write_300vw_video(folder: Path, source: PaintedSource, shifts: Sequence[tuple[float, float]]) -> list[Float32]:
-    """Write a video and its annotations as 300VW does, each annotated beside its true place.
+    """Write a video and its annotations as 300VW does, each annotated with an error.
 
     Args:
-        folder: that of the video, such as DIR/114.
-        source: of one face; it is annotated in all frames, also where it is not seen.
+        folder: of the video, such as DIR/114.
+        source: of one face, which is annotated in all frames, also where it is not shown.
         shifts: (x, y) for each frame.
     Returns:
         The annotations, (68, 2) each.
@@ -107,7 +107,7 @@ def write_300vw_video(folder: Path, source: PaintedSource, shifts: Sequence[tupl
 
 
 def lose_a_packet(folder: Path, pictures: Iterable[UInt8]) -> None:
-    """Replace a video of 300VW's layout by one of these pictures, of which the fifth cannot be decoded."""
+    """Replace a video in 300VW's layout by one of these pictures whose fifth frame cannot be decoded."""
     lossless = VideoRecipe("png", "rgb24", options={})
     video = write_video(folder / "vid.mov", pictures, lossless).rename(folder / "vid.mp4")
     (folder / "vid.avi").unlink()

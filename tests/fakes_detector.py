@@ -1,4 +1,4 @@
-"""The detector on painted faces: networks that answer to colours stand in for the trained ones."""
+"""The detector on painted faces: networks that respond to colours replace the trained ones."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ CARD = ModelCard(
 
 
 def answers(pictures: np.ndarray) -> np.ndarray:
-    """Maps (B, 5, h, w): how much each pixel has of each type's colour."""
+    """Maps (B, 5, h, w): how close each pixel is to each type's colour."""
     away = np.linalg.norm(pictures[:, None].astype(np.float32) - COLOURS[None, :, None, None], axis=-1)
     return np.clip(1.2 - away / 150, 0, 1).astype(np.float32)
 
 
 class PaintedScan:
-    """Stands in for the backbone."""
+    """Replaces the backbone."""
 
     description = "painted"
     precision = max_atlas = None
@@ -54,7 +54,7 @@ class PaintedScan:
 
 
 class PaintedRefine:
-    """Stands in for backbone and branches: the same answers at half and at full size, the latter in windows."""
+    """Replaces backbone and branches: the same responses at half size, and at full size in windows."""
 
     description = "painted"
     precision = max_atlas = None
@@ -77,12 +77,12 @@ class PaintedRefine:
 
 
 def detector(scan: PaintedScan | None = None, **settings: float) -> Detector:
-    """The detector with its stand-ins."""
+    """The detector with these fake networks."""
     return Detector(CARD, scan or PaintedScan(), PaintedRefine(), DetectorSettings(**settings))
 
 
 def painted(size: tuple[int, int], faces: list[tuple[float, float, float, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """A picture of faces (x, y, side, roll in degrees), each five soft spots, and their points (F, 5, 2)."""
+    """A picture of faces (x, y, side, roll in degrees) of five soft spots each, and their points (F, 5, 2)."""
     picture = np.full((*size, 3), SHADE, np.float32)
     points = np.empty((len(faces), 5, 2))
     for i, (x, y, side, roll_deg) in enumerate(faces):

@@ -1,4 +1,4 @@
-"""A network of a few numbers that fits a line: whole runs of the training loop in no time."""
+"""A tiny network that fits a line: whole runs of the training loop in no time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from facetrack.training.config import Config, Schedule
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing in the loop may catch it."""
+    """Simulates a kill: nothing in the loop may catch it."""
 
 
 class Fit:
     """Fits a noisy line; its loss draws random numbers, as dropout and random negatives do.
 
     Attributes:
-        kill_at: the loss that is killed, counted from 0.
-        validations: what `validate` answers, one after the other; then the true error.
+        kill_at: number of the call of `loss` that is killed, counted from 0.
+        validations: what `validate` returns, one after the other; then the true error.
     """
 
     def __init__(self, width: int = 4, kill_at: int | None = None, validations: tuple[float, ...] = ()) -> None:
@@ -71,7 +71,7 @@ def config(**changes: Any) -> Config:
 
 
 class Clockwork(Fit):
-    """Fit on a clock of its own: a step lasts half a second, the first ones, set-up and validation far longer."""
+    """Fit with its own clock: a step takes half a second; the first ones, set-up and validation far longer."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

@@ -1,10 +1,10 @@
-"""A GPU and a TensorRT that are not there: memory is arrays, and an engine computes with ONNX Runtime.
+"""A fake GPU and a fake TensorRT: memory is arrays, and an engine computes with ONNX Runtime.
 
-They hold their caller to the order that the real ones want: nothing without a current context, addresses and shapes
-before a run, all of TensorRT's objects and all memory freed before the context is released. An optimisation profile of
-release 8 belongs to one execution context at a time, unless the plan was built with the preview feature that shares
-profiles. An engine names its outputs in an order of its own. What fails raises what the bindings raise, where these do
-not give False or None.
+They check that callers keep to the order that the real ones require: no call without a current context, addresses and
+shapes before a run, all of TensorRT's objects and all memory freed before the context is released. An optimisation
+profile of release 8 belongs to one execution context at a time, unless the plan was built with the preview feature that
+shares profiles. An engine lists its outputs in an order of its own. Failures raise what the bindings raise, or return
+False or None where the bindings do.
 """
 # ruff: noqa: ARG001, ARG002, ARG005 - the arguments are those of the real ones
 
@@ -31,7 +31,7 @@ H200 = Gpu("NVIDIA H200", "9.0", 143.8, "580.159.03", "13.0")
 
 
 class Memory:
-    """Everything on the fake GPU: blocks by address, who holds its context, and TensorRT's objects that live."""
+    """Everything on the fake GPU: blocks by address, the number of holds on its context, TensorRT's live objects."""
 
     def __init__(self) -> None:
         self.blocks: dict[int, UInt8] = {}
@@ -46,7 +46,7 @@ class Memory:
 
 
 class FakeCuda:
-    """`cuda_driver.Cuda` on arrays."""
+    """`cuda_driver.Cuda` with arrays as memory."""
 
     name = "fake CUDA"
 
@@ -128,17 +128,17 @@ class FakeCuda:
 
 @dataclass
 class Wishes:
-    """What the fake TensorRT shall do wrong, and what it saw.
+    """What the fake TensorRT shall do wrong, and a record of its use.
 
     Attributes:
         version: of TensorRT; from 10 on networks are strongly typed, from 11 on there are no precision flags.
-        distort: changes the outputs of a run, given the batch.
-        unreadable: reasons of a parser that refuses.
-        unbuildable: the builder gives nothing.
-        refuse: name of a context's method that says no, or of a class of which no object is made.
+        distort: changes the outputs of a run, given the batch size.
+        unreadable: reasons for which the parser refuses the graph.
+        unbuildable: the builder returns no plan.
+        refuse: name of a context's method that fails, or of a class that cannot be constructed.
         flags: names of builder flags that were set.
-        profiles: the shapes of each profile. builds: how many plans were made. timings: seen at each build.
-        damaged_timings, foreign_timings: those of which no cache can be made, and those that are another GPU's.
+        profiles: the shapes of each profile. builds: number of plans built. timings: timing cache given to each build.
+        damaged_timings, foreign_timings: timings that cannot be read as a cache, and timings of another GPU.
     """
 
     version: str = "10.16.1"
@@ -156,7 +156,7 @@ class Wishes:
 
 
 def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit, list[FakeCuda]]:
-    """A toolkit, and the list of all holds on its GPU that will be taken."""
+    """A toolkit, and the list to which all holds on its GPU will be added."""
     memory, holds = Memory(), []
 
     def open_cuda() -> FakeCuda:
@@ -167,7 +167,7 @@ def fake_toolkit(wishes: Wishes | None = None, gpu: Gpu = H200) -> tuple[Toolkit
 
 
 class PyCudaError(Exception):
-    """`pycuda.driver.Error`, of which the others are kinds; none is one of Python's own."""
+    """`pycuda.driver.Error`, base class of the others; none is derived from one of Python's own errors."""
 
 
 class PyCudaMemoryError(PyCudaError):
@@ -179,7 +179,7 @@ class PyCudaLogicError(PyCudaError):
 
 
 def fake_pycuda(failing: str = "", error: PyCudaError | None = None) -> Any:
-    """A module like `pycuda`, which computes nothing; the call that is named raises an error."""
+    """A module like `pycuda` that computes nothing; the call named `failing` raises an error."""
 
     def call(name: str, answer: Any = None) -> Callable[..., Any]:
         def does(*arguments: Any) -> Any:
@@ -208,7 +208,7 @@ def fake_pycuda(failing: str = "", error: PyCudaError | None = None) -> Any:
 
 
 def fake_cuda_bindings(failing: str = "", status: int = 0) -> Any:
-    """A package like `cuda.bindings`: calls give a status and perhaps an answer; the one that is named fails."""
+    """A package like `cuda.bindings`: calls return a status and perhaps a value; the one named `failing` fails."""
     page = np.zeros(16, np.uint8)
     answers = {"cuStreamCreate": 7, "cuMemAlloc": 1 << 40, "cuMemHostAlloc": page.ctypes.data}
     silent = ("cuInit", "cuCtxPushCurrent", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize")
@@ -225,7 +225,7 @@ def fake_cuda_bindings(failing: str = "", status: int = 0) -> Any:
 
 
 class _Calls:
-    """A module whose every name is a call."""
+    """A module in which every name is a function."""
 
     def __init__(self, call: Callable[[str], Any]) -> None:
         self._call = call
@@ -235,15 +235,15 @@ class _Calls:
 
 
 class OnnxRuntimeOnGpu:
-    """The module `onnxruntime` with a provider more, which computes on the CPU.
+    """The module `onnxruntime` with one more provider, which computes on the CPU.
 
-    Its libraries are pip's, which are not found before they are loaded: until then a session is one of the CPU, without
-    a word. What is `older` has no function for that, and finds them.
+    Its libraries are installed by pip and are not found until they are loaded: before that a session silently uses the
+    CPU. An `older` release has no function to load them, but finds them.
     """
 
     def __init__(self, provider: str, *, older: bool = False) -> None:
         self.provider, self.older, self.loaded = provider, older, older
-        self.options: dict[str, str] = {}  # that the last session's provider was given
+        self.options: dict[str, str] = {}  # options of the last session's provider
         self.telemetry = True
 
     def __getattr__(self, name: str) -> Any:
@@ -254,7 +254,7 @@ class OnnxRuntimeOnGpu:
         return getattr(ort, name)
 
     def _preload(self) -> None:
-        print("Failed to load libcufft.so.12: no such file")  # as the real one does
+        print("Failed to load libcufft.so.12: no such file")  # like the real one
         self.loaded = True
 
     def disable_telemetry_events(self) -> None:
@@ -414,8 +414,8 @@ class _Engine:
         self.contexts: WeakSet[_Context] | None = None if head["shared"] else WeakSet()
         self.session = _session(graph)
         self.inputs = [tensor.name for tensor in self.session.get_inputs()]
-        self.outputs = [tensor.name for tensor in self.session.get_outputs()]  # as the graph has them
-        self.names = [*self.inputs, *reversed(self.outputs)]  # TensorRT promises no order
+        self.outputs = [tensor.name for tensor in self.session.get_outputs()]  # in the graph's order
+        self.names = [*self.inputs, *reversed(self.outputs)]  # TensorRT guarantees no order
         self.num_io_tensors = len(self.names)
 
     def get_tensor_name(self, i: int) -> str:
@@ -444,7 +444,7 @@ class _Context:
         engine.memory.objects.add(self)
         self.outputs: Any = None
         if engine.contexts is not None:
-            self.profile = -1 if self._taken(0) else 0  # as release 8 does by itself
+            self.profile = -1 if self._taken(0) else 0  # release 8 chooses profile 0 by itself
             engine.contexts.add(self)
 
     def _taken(self, profile: int) -> bool:

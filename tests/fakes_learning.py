@@ -25,11 +25,11 @@ def drawn_face(index: int, side: int) -> tuple[UInt8, Float32]:
     width, angle = side * rng.uniform(0.6, 0.7), rng.uniform(-0.2, 0.2)
     face = PaintedFace((float(middle[0]), float(middle[1])), width=width, angle=angle)
     source = PaintedSource(shape=(side, side), faces=[face])
-    return source.picture(0).copy(), source.truth(0)[0]  # a tensor wants bytes that it may write to
+    return source.picture(0).copy(), source.truth(0)[0]  # tensors need writable memory
 
 
 def settings() -> Config:
-    """Of a short run of a small GV; the one corpus, "faces", is never drawn from."""
+    """Settings of a short run of a small GV; no item is drawn from its one corpus, "faces"."""
     return Config(
         network=Network("gv", 68, {"encoder": "mobilenetv3-small", "width": 8, "face_score": True}),
         corpora=(Corpus("faces"),),
@@ -49,10 +49,10 @@ def settings() -> Config:
 
 
 class DrawnAlignment(VectorAlignment):
-    """GV's objective on drawn faces, which keeps every step's terms in `curve`."""
+    """GV's objective on drawn faces; it keeps every step's terms in `curve`."""
 
     def __init__(self, folder: Path) -> None:
-        """Take a folder for the one picture that the objective insists on."""
+        """Take a folder for the one picture that the objective needs."""
         write_faces(folder / "faces", 1)
         super().__init__(settings(), folder)
         self.curve: list[dict[str, float]] = []
@@ -73,7 +73,7 @@ class DrawnAlignment(VectorAlignment):
 
 
 def loss_curve(folder: Path, *ends: int) -> list[dict[str, float]]:
-    """Terms of the loss in every step of the trainer's run, which stops at each of `ends` and is started anew."""
+    """Loss terms of every step of a run that stops at each of `ends` and is resumed by a new trainer."""
     curve: list[dict[str, float]] = []
     for end in ends:
         objective = DrawnAlignment(folder)
@@ -83,5 +83,5 @@ def loss_curve(folder: Path, *ends: int) -> list[dict[str, float]]:
 
 
 def as_table(curve: list[dict[str, float]]) -> dict[str, Any]:
-    """A curve by the names of its terms, five digits each."""
+    """A curve by the names of its terms, with five significant digits."""
     return {name: [float(f"{terms[name]:.5g}") for terms in curve] for name in curve[0]}

@@ -13,18 +13,18 @@ from facetrack.engines.card import ModelCard
 from facetrack.tracker.types import UInt8
 from facetrack.training.alignment.targets import gaussian_vectors
 
-# Of the 68 painted points those that stand for brows, eyes, nose, mouth and chin; a lid's point for the eye's centre.
+# The painted points, of 68, used for brows, eyes, nose, mouth and chin; a lid's point is used for the eye's centre.
 OF_68 = [17, 19, 21, 22, 24, 26, 36, 37, 39, 42, 44, 45, 31, 30, 35, 48, 51, 54, 8]
 
 
 def nineteen_card() -> ModelCard:
-    """As `painted_card`."""
+    """Like `painted_card`, for 19 points."""
     return replace(painted_card("painted-19"), markup="aflw19")
 
 
 @dataclass
 class NineteenBackend(PaintedBackend):
-    """Answers `OF_68` of a painted face, `right` crop pixels beside the truth."""
+    """Outputs the points `OF_68` of a painted face, `right` crop pixels to the right of the truth."""
 
     right: float = 0.0
 

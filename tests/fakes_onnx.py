@@ -1,4 +1,4 @@
-"""Small ONNX networks whose answers are known, and their weights files."""
+"""Small ONNX networks with known outputs, and their weight files."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def weights_of(content: bytes, folder: Path, name: str = "small", precision: str
 def small_net(size: tuple[int, int] | None = None, opset: int = 18, *, half: bool = False) -> bytes:
     """Pictures -> planes (B, 3, h, w) in [-1, 1] and, through a convolution of ones, means (B, 6).
 
-    Written as the exporter writes: the bytes are transposed before they are cast.
+    Like the exporter's graphs it transposes the bytes before casting them.
 
     Args:
-        size: (h, w), where it is fixed.
-        opset: 17 or 18: how a reduction is told its axes.
-        half: store the convolution's weights in 16 bits behind a cast.
+        size: (h, w), if it is fixed.
+        opset: 17 or 18, which differ in how a reduction gets its axes.
+        half: store the convolution's weights in 16 bits, followed by a cast.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -68,7 +68,7 @@ def small_net(size: tuple[int, int] | None = None, opset: int = 18, *, half: boo
 
 
 def scan_net() -> bytes:
-    """Pictures of any size -> maps (B, 2, h, w): sums of the 5x5 pixels round each, zero beyond the picture."""
+    """Pictures of any size -> maps (B, 2, h, w): weighted sums of 5x5 pixels, with zeros beyond the picture."""
     from onnx import TensorProto, helper, numpy_helper
 
     kernel = np.linspace(-1, 1, 2 * 3 * 25, dtype=np.float32).reshape(2, 3, 5, 5)

@@ -1,4 +1,4 @@
-"""Engines that answer `encode(truth)`: the whole program runs on painted faces, without weights."""
+"""Engines that output `encode(truth)`: the whole program runs on painted faces, without weights."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from facetrack.training.alignment.targets import gaussian_vectors
 
 SIDE, STRIDE, SIGMA, PEAK = 128, 4, 1.2, 3.0
 SURE = 6.0  # logit
-REACH = 1.6  # side of the square that is read round a painted face, in widths of its paint
+REACH = 1.6  # side of the square that is read round a painted face, over the width of its paint
 
 
 def painted_card(name: str = "painted-68", task: str = "align") -> ModelCard:
-    """A card for the painted networks; its weights exist nowhere."""
+    """A card for the painted networks; its weights do not exist."""
     return ModelCard(
         name=name,
         network="painted",
@@ -52,9 +52,9 @@ class PaintedBackend:
     """An alignment network that reads painted faces.
 
     Attributes:
-        failing: call number (from 0) -> what is raised then.
-        endless: number of the call that goes on until it is interrupted.
-        calls: so far.
+        failing: call number (from 0) -> the exception that it raises.
+        endless: number of the call that blocks until it is interrupted.
+        calls: number of calls so far.
     """
 
     failing: dict[int, BaseException] = field(default_factory=dict)
@@ -89,8 +89,8 @@ class PaintedDetector:
     """Finds painted faces that do not touch each other.
 
     Attributes:
-        searched: how many pictures it was shown.
-        deadly_height: pictures as high as this end the process, as a fault in a library would.
+        searched: number of pictures searched.
+        deadly_height: a picture of this height ends the process, as a crash in a library would.
     """
 
     searched: int = 0
@@ -126,11 +126,11 @@ class PaintedDetector:
 
 @dataclass
 class PaintedEngines:
-    """Stands in for `pipeline.open.open_engines`.
+    """Replaces `pipeline.open.open_engines`.
 
     Attributes:
         backend: of the aligner.
-        opened: with which choices it was called.
+        opened: the choices of each call.
     """
 
     backend: PaintedBackend = field(default_factory=PaintedBackend)
@@ -151,7 +151,7 @@ class PaintedEngines:
 
 
 def paint_video(path: Path, source: PaintedSource | None = None) -> Path:
-    """Encode a painted source."""
+    """Encode a painted source as a video."""
     source = source or PaintedSource()
     return write_video(path, (source.picture(index) for index in range(source.count)))
 

@@ -1,4 +1,4 @@
-"""A stream that a server on this machine gives once."""
+"""A stream that a server on this machine sends once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 
 def served_once(content: bytes) -> str:
-    """The address at which the first to ask gets this, and nobody after."""
+    """Address of a server that sends this content to the first client, and nothing to later ones."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -1,4 +1,4 @@
-"""A corpus of painted faces on the disk, to train on."""
+"""A corpus of painted faces on disk, to train on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fakes import PaintedFace, PaintedSource
 
 
 def write_faces(folder: Path, count: int, first: int = 0) -> None:
-    """Write pictures of one face each with their 68 points, 300-W layout; every number has another face."""
+    """Write pictures of one face each with 68 points in the 300-W layout; every number gives a different face."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(first, first + count):
         face = PaintedFace((100 + 5 * i, 110), width=90 + 4 * i, angle=0.1 * i)

@@ -1,4 +1,4 @@
-"""Work for worker processes that imports nothing heavy, so that they start at once."""
+"""Work for worker processes that imports nothing heavy, so that they start quickly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger("facetrack.fake")
 
 
 class CannotBePickled(Exception):  # noqa: N818
-    """An error whose class wants more than its message."""
+    """An error whose constructor needs more than its message."""
 
     def __init__(self, message: str, *, more: int) -> None:
         super().__init__(message)
@@ -28,9 +28,9 @@ class Errands:
     """Does jobs that are words; some of them end badly.
 
     Attributes:
-        folder: where each opening, and what is kept after an interruption, leaves a file.
-        may_open: how many processes can open the work; the next die while they do.
-        deaf: the next never get it open instead, and hear no interruption, as in Numba's compiler.
+        folder: gets a file for each opening, and one if a job was interrupted and kept its results.
+        may_open: how many processes can open the work; further ones die while opening it.
+        deaf: further ones instead never finish opening it and ignore interruptions, as in Numba's compiler.
     """
 
     folder: Path
@@ -83,7 +83,7 @@ class Errands:
             raise
 
     def _until_a_death_is_known(self) -> None:
-        """The parent has heard of a death when it has let go of the process."""
+        """Wait until the parent has noticed a death, which it has once it has reaped the process."""
         with suppress(ProcessLookupError):
             while True:
                 for file in self.folder.glob("died-*"):

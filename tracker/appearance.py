@@ -1,7 +1,7 @@
 """A face's appearance in 192 numbers: enough to tell the faces of one video apart, not to recognise people.
 
-It is a thumbnail of the face's upright crop as a unit vector, three numbers for each cell. Cells of which nothing
-is known, for they lie outside the picture, are zero; two are compared over the cells that both know.
+It is a thumbnail of the face's upright crop as a unit vector, three numbers per cell. Cells outside the picture are
+unknown and zero; two appearances are compared over the cells that are known in both.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from .geometry import CropTransform
 from .types import Float32, Float64, UInt8
 
 DESCRIPTOR_SIDE = 8  # cells of the thumbnail
-SAMPLES = 6  # of the picture on each side of a cell
+SAMPLES = 6  # of the picture along each side of a cell
 SKIN_CHROMA = (12.0, 13.0)  # a, b of CIELAB: mean of the 300-W training faces
 CHROMA_SPREAD = 12.0  # chroma that counts as much as one standard deviation of the thumbnail's lightness
-COLOURLESS, COLOURED = 1.5, 4.5  # chroma of half the thumbnail: a grey picture, one in colour; between them it fades
-BLACK = 0.25  # of a cell: with more black than this it lies outside the picture, and nothing is known of it
-TINY = np.float32(1e-3)  # lightness of a known cell that is as light as the mean: 0 would say that it is not known
-LEAST_KNOWN = 0.25  # of the cells that both know; of less than that nothing follows
+# median chroma of a grey thumbnail and of one in colour; between the two, `SKIN_CHROMA` fades in
+COLOURLESS, COLOURED = 1.5, 4.5
+BLACK = 0.25  # of a cell: with more black than this it counts as outside the picture and is unknown
+TINY = np.float32(1e-3)  # lightness of a known cell that is as light as the mean: 0 would mark it as unknown
+LEAST_KNOWN = 0.25  # share of the cells that must be known in both; with fewer, similarity means nothing
 SAME_SHOT = 0.75  # similarity of two successive pictures: 0.84 and more on clips, 0.68 and less where they are cut
-HALF_COSTS = 0.1  # of similarity: half a face is less proof than a whole one, see `similarity_in_part`
+HALF_COSTS = 0.1  # taken off the similarity: half a face proves less than a whole one, see `similarity_in_part`
 # Linear light of an sRGB byte. Source: IEC 61966-2-1.
 LINEAR = np.where(np.arange(256) <= 10, np.arange(256) / 3294.6, ((np.arange(256) / 255 + 0.055) / 1.055) ** 2.4)
 
 
 def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
-    """What the face in an upright crop of a picture looks like, as a unit vector; dot products tell their similarity.
+    """Describe the face in an upright crop of a picture as a unit vector; dot products give the similarity of two.
 
-    Lightness, without its mean and contrast, and chroma, as it differs from the usual skin's: cheap (30 microseconds)
-    and good for minutes of one video. What is black or outside the picture says nothing. On 3,462 YouTube frames of 350
-    persons, crops off by 4 %, 99 % of the similarities within a shot exceed 0.45 and 95 % exceed 0.61 (0.32 and 0.53
-    with a third of the crop outside the picture); of those between two persons half are under 0.24, 95 % under 0.60 and
-    99 % under 0.71 (0.26, 0.65, 0.75).
+    It has lightness, without its mean and contrast, and chroma relative to typical skin. It is cheap (30 microseconds)
+    and good for minutes of one video. Pixels that are black or outside the picture are ignored. On 3,462 YouTube frames
+    of 350 persons, with crops off by 4 %, 99 % of the similarities within a shot exceed 0.45 and 95 % exceed 0.61 (0.32
+    and 0.53 with a third of the crop outside the picture). Of the similarities between two persons, half are under
+    0.24, 95 % under 0.60 and 99 % under 0.71 (0.26, 0.65, 0.75).
 
     Args:
         bgr: (H, W, 3) uint8.
         crop: a square of it in which the face stands upright.
     Returns:
-        (192,): lightness and both chromas of 8 x 8 cells; three zeros for a cell of which nothing is known.
+        (192,): lightness and both chromas of 8 x 8 cells; three zeros for an unknown cell.
     """
     described = np.empty(3 * DESCRIPTOR_SIDE**2, np.float32)
     _describe(np.ascontiguousarray(bgr), crop.matrix, crop.size[0], described)
@@ -50,7 +51,7 @@ def describe_appearance(bgr: UInt8, crop: CropTransform) -> Float32:
 
 
 def begins_shot(before: UInt8 | None, now: UInt8) -> bool:
-    """Whether a (H, W, 3) uint8 picture is of another shot than the one before; the first one (None) begins none."""
+    """Whether a (H, W, 3) uint8 picture is of another shot than the one before; False if there is none before."""
     return before is not None and similarity(_describe_whole(before), _describe_whole(now)) < SAME_SHOT
 
 
@@ -61,7 +62,7 @@ def _describe_whole(bgr: UInt8) -> Float32:
     return describe_appearance(bgr, CropTransform(matrix, (side, side)))
 
 
-# The kernels of this file keep Python's lock: each is over sooner than another thread would give it back.
+# The kernels of this file keep the GIL: each finishes sooner than another thread would give it back.
 @njit(cache=True)
 def _describe(bgr: UInt8, matrix: Float64, size: int, described: Float32) -> None:
     cells = DESCRIPTOR_SIDE * DESCRIPTOR_SIDE
@@ -75,7 +76,7 @@ def _describe(bgr: UInt8, matrix: Float64, size: int, described: Float32) -> Non
         if known[cell]:
             chroma[seen] = abs(a) + abs(b)
             seen, mean, square = seen + 1, mean + light, square + light * light
-    # in a grey video the same distance from skin in every face would make all faces alike
+    # in a grey video every face is equally far from the colour of skin, which would make all faces alike
     middle = np.sort(chroma[:seen])[seen // 2] / 2 if seen else 0.0
     colour = min(max((middle - COLOURLESS) / (COLOURED - COLOURLESS), 0.0), 1.0)
     mean /= max(seen, 1)
@@ -91,7 +92,7 @@ def _describe(bgr: UInt8, matrix: Float64, size: int, described: Float32) -> Non
 
 @njit(cache=True)
 def _from_samples(matrix: Float64, step: float) -> tuple[float, float, float, float, float, float]:
-    """Where in the frame sample (i, j) of a crop is, by this distance: x = x_j * j + x_i * i + x_0, y likewise."""
+    """Map sample (i, j), at intervals of `step` in the crop, to the frame: x = x_j * j + x_i * i + x_0, y likewise."""
     (a, b, left), (c, d, top) = matrix[0], matrix[1]
     determinant = a * d - b * c
     u, v = 0.5 * step - 0.5 - left, 0.5 * step - 0.5 - top
@@ -132,7 +133,7 @@ def _lab(blue: float, green: float, red: float) -> tuple[float, float, float]:
 
 @njit(cache=True)
 def _cube_root(share: float) -> float:
-    """CIELAB's: linear near black."""
+    """CIELAB's cube root, linear near black."""
     return float(np.cbrt(share)) if share > 0.008856 else 7.787 * share + 16 / 116
 
 
@@ -152,7 +153,7 @@ def known_cells(appearance: Float32) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def blended(appearance: Float32, newest: Float32, weight: float) -> Float32:
-    """A face's appearance with the newest counted in by a weight in [0, 1]; of a new cell wholly."""
+    """Blend the newest appearance into a face's by a weight in [0, 1]; cells known in only one keep its values."""
     blend = np.empty_like(appearance)
     _blend(appearance, newest, weight, blend)
     return blend
@@ -164,13 +165,13 @@ def _blend(appearance: Float32, newest: Float32, weight: float, blend: Float32) 
         cell = i - i % 3
         if appearance[cell] != 0 and newest[cell] != 0:
             blend[i] = (1 - weight) * appearance[i] + weight * newest[i]
-        else:  # of a cell that one of them does not know, its is 0
+        else:  # the one in which the cell is unknown has 0 there
             blend[i] = appearance[i] + newest[i]
     _make_unit(blend)
 
 
 def similarity(one: Float32, other: Float32) -> float:
-    """How alike two appearances are, in [-1, 1]: the cosine over what both know; 0 where that is too little."""
+    """Similarity of two appearances in [-1, 1]: the cosine over the cells known in both; 0 if these are too few."""
     return float(_similarity(one, other))
 
 
@@ -192,17 +193,17 @@ def _similarity(one: Float32, other: Float32) -> float:
 
 
 def similarity_in_part(one: Float32, other: Float32) -> float:
-    """How alike two appearances are where something may cover a part of one: the whole, or the best half less a cost.
+    """Similarity of two appearances of which one may be partly covered: of the whole, or of the best half less a cost.
 
-    With a third of the crop covered (same frames as above), 81 % of the similarities within a shot exceed 99 % of those
-    between persons, 38 % without halves; of whole faces 89 % both ways.
+    With a third of the crop covered (same frames as in `describe_appearance`), 81 % of the similarities within a shot
+    exceed 99 % of those between persons, and 38 % without halves. For whole faces it is 89 % either way.
     """
     return max(similarity(one, other), float(_half_similarity(one, other)) - HALF_COSTS)
 
 
 @njit(cache=True)
 def _half_similarity(one: Float32, other: Float32) -> float:
-    """Likeness of the best half (left, right, upper or lower), -1 where too little of each is known."""
+    """Similarity of the best half (left, right, upper or lower); -1 if too little of each is known."""
     side = int(math.sqrt(len(one) // 3))
     half, best = side // 2, -1.0
     for rows, columns in (
@@ -217,7 +218,7 @@ def _half_similarity(one: Float32, other: Float32) -> float:
 
 @njit(cache=True)
 def _similarity_in(one: Float32, other: Float32, rows: tuple[int, int], columns: tuple[int, int], side: int) -> float:
-    """Likeness of some cells of two thumbnails, the mean lightness of each taken off; -1 where too few are known."""
+    """Similarity of some cells of two thumbnails, less the mean lightness of each; -1 if too few are known."""
     known, mean_one, mean_other = 0, 0.0, 0.0
     for row in range(rows[0], rows[1]):
         for i in range(3 * (side * row + columns[0]), 3 * (side * row + columns[1]), 3):
@@ -238,7 +239,7 @@ def _similarity_in(one: Float32, other: Float32, rows: tuple[int, int], columns:
 
 
 def warm_up() -> None:
-    """Compile the kernels, or load them from Numba's cache: for pictures that may be written to, and for others."""
+    """Compile the kernels, or load them from Numba's cache, for writeable and for read-only pictures."""
     picture = np.full((8, 8, 3), 127, np.uint8)
     one = describe_appearance(picture, CropTransform.around((4.0, 4.0), 8.0, 8))
     picture.flags.writeable = False

@@ -1,6 +1,6 @@
 """From network outputs to landmarks: the decoding halves of the codecs, as Numba kernels.
 
-The encoding halves are the targets in `training.alignment.targets` and `.maps`; tests hold the two against each other.
+The encoding halves are the targets in `training.alignment.targets` and `.maps`; tests check that the two agree.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from numba import njit
 from .markup import Markup
 from .types import Float32, Float64, Int64
 
-REACH = 4  # cells on either side of the maximum that vote for its place; where a network is unsure its bell has
-# shoulders: 2 cells with squared values, which suffice for a clean bell, gave 3.72 % on LFPW test, these 3.63 %
-LOWEST = 1e-6  # floor of a vector's maximum, so that a dead vector has a logarithm
-FARTHEST = 6.0  # sigmas: how far beyond the box a landmark may be placed; a guard, not from the paper
+REACH = 4  # cells on either side of the maximum that enter the centroid; where a network is unsure, its bell has
+# shoulders: 2 cells with squared values, which suffice for a clean bell, gave 3.72 % on LFPW test; this gives 3.63 %
+LOWEST = 1e-6  # floor of a vector's maximum, so that an all-zero vector has a logarithm
+FARTHEST = 6.0  # sigmas: how far beyond the crop a landmark may be placed; a guard, not from the paper
 SHIFT = 0.25  # cells towards the higher neighbour; Newell et al., ECCV 2016
 
 
 @njit(cache=True, nogil=True)
 def _positive(value: float) -> float:
-    """The value if it is positive and finite, else 0; what a broken runtime gives has no say."""
+    """The value if it is positive and finite, else 0, so that invalid outputs of a broken runtime do not count."""
     return value if 0.0 < value < np.inf else 0.0
 
 
@@ -57,10 +57,10 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
     """Place each landmark where its two vectors have their maximum, inside the crop or beyond it.
 
     Inside, the place is the centroid of the values to the power 1.5 round the maximum. If the maximum is an end cell,
-    the bell stands outside, and its distance follows from that height (Eqs. 6 and 7): none for a whole bell's.
+    the bell's centre is outside, at a distance that follows from that maximum (Eqs. 6 and 7): 0 if it equals `peak`.
 
     Args:
-        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; what is negative or not finite counts as 0.
+        vectors: (F, N, w, 2) float32, [..., 0] for x and [..., 1] for y; negative and non-finite values count as 0.
         stride: crop pixels per cell.
         sigma: width of the bell, cells.
         peak: height of a whole bell, tau in the paper.
@@ -76,7 +76,7 @@ def decode_vectors(vectors: Float32, stride: float, sigma: float, peak: float) -
     xy = np.empty((*vectors.shape[:2], 2), np.float32)
     score = np.empty(vectors.shape[:2], np.float32)
     vectors = np.ascontiguousarray(vectors, np.float32)
-    _decode_vectors(vectors, float(stride), float(sigma), float(peak), xy, score)  # one compilation for all numbers
+    _decode_vectors(vectors, float(stride), float(sigma), float(peak), xy, score)  # floats only: compiled once
     return xy, score
 
 
@@ -119,9 +119,9 @@ def decode_heatmaps(maps: Float32, stride: float, reach: int = 0) -> tuple[Float
     Args:
         maps: (F, N, h, w) float32; a whole bell has height 1.
         stride: crop pixels per cell.
-        reach: 0 for PropNet's way, a quarter cell from the peak towards the higher neighbour on each axis, which
-            leaves up to a quarter cell of error; more for the centroid of the squared values within so many cells,
-            which is ours and has no such grain (2 for bells of sigma 1, 3 for 1.5).
+        reach: 0 for PropNet's decoding, a quarter cell from the peak towards the higher neighbour on each axis, which
+            leaves an error of up to a quarter cell; above 0 for the centroid of the squared values within this many
+            cells, which is ours and has no such quantisation (2 for bells of sigma 1, 3 for 1.5).
     Returns:
         xy: (F, N, 2) float32 crop pixels.
         score: (F, N) float32, height of the peak, clipped to [0, 1].
@@ -141,13 +141,13 @@ def _highest(maps: Float32) -> Int64:
         raise ValueError(f"heat maps: wanted (F, N, h, w) with cells in them, got {maps.shape}")
     flat = maps.reshape(*maps.shape[:2], -1)
     tops = flat.argmax(2)
-    if not np.isfinite(np.take_along_axis(flat, tops[..., None], 2)).all():  # NaN and infinity win, if there are any
+    if not np.isfinite(np.take_along_axis(flat, tops[..., None], 2)).all():  # argmax prefers NaN and infinity
         tops = np.where(np.isfinite(flat), flat, -np.inf).argmax(2)
     return np.asarray(tops, np.int64)
 
 
 def field_lines(marks: Markup, fields: int) -> list[tuple[int, ...]]:
-    """The landmarks that each channel of an offset field points to: a boundary line's, or one landmark each.
+    """The landmarks that each channel of an offset field points to: those of a boundary line, or one per channel.
 
     Raises:
         ValueError: `fields` is neither the number of the markup's lines nor that of its points.
@@ -162,7 +162,7 @@ def field_lines(marks: Markup, fields: int) -> list[tuple[int, ...]]:
 
 
 def lines_of_points(marks: Markup, fields: int) -> Int64:
-    """The channels of an offset field that point to each landmark, (N, M), -1 where there are fewer than M.
+    """The channels of an offset field that point to each landmark, (N, M); rows with fewer than M end in -1.
 
     Raises:
         ValueError: as `field_lines`.
@@ -216,15 +216,15 @@ def decode_fields(
 ) -> tuple[Float32, Float32]:
     """Place each landmark where the cells round its heat map's peak point to, weighted by their heat (Eq. 5).
 
-    A landmark on several lines (a corner of eye or mouth) takes the mean of their fields, one on no line (a pupil)
-    the plain centroid.
+    A landmark on several lines (a corner of an eye or of the mouth) uses the mean of their fields; a landmark on no
+    line (a pupil) is placed at the plain centroid.
 
     Args:
         maps: (F, N, h, w) float32 probabilities, each map's sum is 1.
-        field: (F, B, 2, h, w) float32, for each line the way to its nearest landmark, (x, y), cells.
-        lines: (N, M) as `lines_of_points` gives them.
+        field: (F, B, 2, h, w) float32, for each line the offset to its nearest landmark, (x, y), cells.
+        lines: (N, M) from `lines_of_points`.
         stride: crop pixels per cell.
-        reach: r; cells on either side of the peak that have a say, cut off at the map's border.
+        reach: r; cells on either side of the peak that are used, clipped at the map's border.
     Returns:
         xy: (F, N, 2) float32 crop pixels.
         score: (F, N) float32 in [0, 1], the probability within reach of the peak.
@@ -251,7 +251,7 @@ def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
 
     Args:
         maps: (B, K, h, w) float32.
-        count: of responses, 1 or more; all where a map has fewer.
+        count: 1 or more; all responses of a map that has fewer.
     Returns:
         xy: (B, K, 2) float32 pixels.
         response: (B, K) float32.
@@ -274,7 +274,7 @@ def mean_of_highest(maps: Float32, count: int) -> tuple[Float32, Float32]:
 
 @njit(cache=True, nogil=True)
 def _select_highest(plane: Float32, top: Float64) -> int:
-    """Fill `top` (n, 3) with value, x, y of the highest pixels, descending; gives how many there are."""
+    """Fill `top` (n, 3) with value, x, y of the highest pixels, descending; return how many there are."""
     height, width = plane.shape
     held = 0
     for y in range(height):
@@ -292,15 +292,15 @@ def _select_highest(plane: Float32, top: Float64) -> int:
 
 
 def decode_discs(maps: Float32, stride: float, pixels: int) -> tuple[Float32, Float32]:
-    """Place each landmark at the mean of its map's highest answers, as many as its disc has pixels.
+    """Place each landmark at the mean position of its map's highest responses, as many as a disc has pixels.
 
     Args:
         maps: (F, N, h, w) float32 responses, 1 on a landmark.
         stride: crop pixels per cell.
-        pixels: of a disc.
+        pixels: number of pixels of a disc.
     Returns:
         xy: (F, N, 2) float32 crop pixels.
-        score: (F, N) float32 in [0, 1], the mean of these answers; 0 where it is no number.
+        score: (F, N) float32 in [0, 1], the mean of these responses; 0 if it is not finite.
     Raises:
         ValueError: maps is not (F, N, h, w).
     Source: BB-FCN, section III-E, Ave{M, n}.
@@ -334,8 +334,8 @@ def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
     """Place each landmark where its most likely cell points to.
 
     Args:
-        cells: (F, 3 N, h, w) float32: the probability that the landmark is in a cell, and how far from the cell's
-            middle it is, x and y in cells; what is not finite counts as 0.
+        cells: (F, 3 N, h, w) float32: the probability that the landmark is in a cell, and its offset from the cell's
+            centre, x and y in cells; non-finite values count as 0.
         stride: crop pixels per cell.
     Returns:
         xy: (F, N, 2) float32 crop pixels.
@@ -354,5 +354,5 @@ def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
 
 
 def warm_up() -> None:
-    """Compile the kernel of every start, BB-FCN's; that of the aligner's codec is compiled when it first decodes."""
+    """Compile BB-FCN's kernel, which every run needs; that of the aligner's codec is compiled when it first decodes."""
     mean_of_highest(np.zeros((1, 5, 8, 8), np.float32), 13)

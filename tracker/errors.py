@@ -1,12 +1,12 @@
-"""What can go wrong, as one small tree.
+"""The exceptions that facetrack raises, as one small tree.
 
 FacetrackError
 ├── SourceError     a camera, video, stream or folder cannot be opened or read
 ├── SinkError       an output cannot be written
 ├── CardError       a model card or its weights are missing, broken or altered
-├── BackendError    a runtime or device that was asked for cannot be had
+├── BackendError    a requested runtime or device is not available
 ├── MarkupError     points do not fit the landmark markup they should follow
-└── ConfigError     a setting is unknown or has a value that cannot work
+└── ConfigError     a setting is unknown or has an invalid value
 
 A caller's mistake (a wrong shape, a negative size) is a plain ValueError. Every message says what was wanted,
 what was found and what to do about it.
@@ -34,7 +34,7 @@ class CardError(FacetrackError):
 
 
 class BackendError(FacetrackError):
-    """A runtime or device that was asked for cannot be had."""
+    """A requested runtime or device is not available."""
 
 
 class MarkupError(FacetrackError):
@@ -42,12 +42,12 @@ class MarkupError(FacetrackError):
 
 
 class ConfigError(FacetrackError):
-    """A setting is unknown or has a value that cannot work."""
+    """A setting is unknown or has an invalid value."""
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """What an unknown name may stand for: the nearest of the known ones, else all of them."""
-    import difflib  # only where something is wrong
+    """Suggest the known name closest to an unknown one, or list all known names if none is close."""
+    import difflib  # needed only when something is wrong
 
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
@@ -55,13 +55,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def told(error: Exception) -> str:
-    """An error in one line; those that are not ours with their type and place."""
+    """Describe an error in one line; errors other than facetrack's own include their type and notes."""
     if isinstance(error, FacetrackError):
         return str(error)
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
 
 
 def shortened(text: object, most: int = 100) -> str:
-    """The beginning of what may quote a damaged file, of which a word can be as long as the file."""
+    """Shorten a text that may quote a damaged file, where one word can be as long as the file."""
     whole = str(text)
     return whole if len(whole) <= most else f"{whole[:most]}..."

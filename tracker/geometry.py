@@ -1,7 +1,7 @@
-"""Crops that move pixels and points alike, boxes, roll, overlap, similarity fits.
+"""Crops that move pixels and points alike, boxes, roll, overlap.
 
-What runs once a face and frame is plain arithmetic on a few numbers: between two runs of a network every NumPy function
-that is called must first come back into the cache, and a 2x2 inverse by LAPACK then takes 50 us instead of 5.
+Code that runs once per face and frame is plain arithmetic on a few numbers. A run of a network evicts NumPy's functions
+from the processor's cache, and a 2x2 inverse by LAPACK then takes 50 us instead of 5.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class CropTransform:
 
         Args:
             bgr: (H, W, 3) uint8.
-            out: contiguous array of the crop's size that takes it.
+            out: contiguous array of the crop's size to write to.
         Raises:
-            ValueError: out is of another size or kind than the crop of this picture.
+            ValueError: out differs from the crop of this picture in shape or dtype.
         """
         matrix = self.matrix
         halvings = int(math.log2(1.0 / max(self.scale, 1e-6)))
@@ -78,14 +78,14 @@ class CropTransform:
             bgr, matrix = self._reduced(bgr, halvings)
         height, width = self.size
         sampled = cv2.warpAffine(bgr, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
-        if out is not None and sampled is not out:  # OpenCV has taken an array of its own
+        if out is not None and sampled is not out:  # OpenCV has allocated its own array
             raise ValueError(f"crop: wanted out of {sampled.shape} and {sampled.dtype}, got {out.shape} of {out.dtype}")
         return np.asarray(sampled, np.uint8)
 
     def _reduced(self, bgr: UInt8, halvings: int) -> tuple[UInt8, Float64]:
-        """The part of the picture that the crop sees, halved so many times, and its own matrix.
+        """Return the part of the picture that the crop sees, halved `halvings` times, and its matrix to the crop.
 
-        By halves because OpenCV averages over 2x2 pixels five times as fast as over 3x3 or 4x4.
+        It is halved step by step because OpenCV averages over 2x2 pixels five times as fast as over 3x3 or 4x4.
         """
         reduction = 2**halvings
         height, width = self.size
@@ -113,7 +113,7 @@ class CropTransform:
         return math.sqrt(abs(a * d - b * c))
 
     def off(self, other: CropTransform) -> float:
-        """How far the corners of another crop of the same size are from this one's at most, in sides of this one."""
+        """Largest distance between this crop's corners and those of another crop of its size, in sides of this one."""
         height, width = self.size
         corners = np.array([[0, 0], [width, 0], [0, height], [width, height]], np.float32)
         return float(np.hypot(*(self.to_crop(other.to_frame(corners)) - corners).T).max()) / width
@@ -130,13 +130,13 @@ class CropTransform:
 
 
 def _own(xy: Float32) -> Float32:
-    """A copy, for kernels: one that may be written to is another type for Numba, to be compiled and held apart."""
+    """Copy points for a kernel: Numba compiles writeable and read-only arrays separately, as different types."""
     return np.array(xy, np.float32, order="C")
 
 
 @njit(cache=True)
 def _move_back(xy: Float32, matrix: Float64, moved: Float32) -> None:
-    """Write where points (P, 2) were before an affine map (2, 3)."""
+    """Write to `moved` where points (P, 2) were before an affine map (2, 3)."""
     (a, b, left), (c, d, top) = matrix[0], matrix[1]
     determinant = a * d - b * c
     for i in range(len(xy)):
@@ -146,7 +146,7 @@ def _move_back(xy: Float32, matrix: Float64, moved: Float32) -> None:
 
 
 def bounding_box(xy: Float32) -> Float32:
-    """Tight box (x1, y1, x2, y2) of points (..., N, 2); where a coordinate is NaN, so are its edges.
+    """Tight box (x1, y1, x2, y2) of points (..., N, 2); a NaN coordinate makes both edges of its axis NaN.
 
     Raises:
         ValueError: there are no points.
@@ -161,7 +161,7 @@ def bounding_box(xy: Float32) -> Float32:
 
 @njit(cache=True)
 def _bound(faces: Float32, boxes: Float32) -> None:
-    """Write the boxes (F, 4) of faces (F, N, 2)."""
+    """Write the tight boxes (F, 4) of faces (F, N, 2)."""
     for face in range(len(faces)):
         for axis in range(2):
             least, most = faces[face, 0, axis], faces[face, 0, axis]
@@ -199,8 +199,8 @@ def iou(a: Float32, b: Float32) -> Float32:
 def roll(five: Float32) -> float:
     """In-plane rotation in radians of a face from its five5 points (5, 2); 0 is upright, positive clockwise.
 
-    The line between the eyes and the line from the eyes to the mouth vote with their lengths, so that a profile,
-    whose eyes fall together, keeps a stable answer.
+    The line between the eyes and the line from the eyes to the mouth are weighted by their lengths, so that the roll
+    of a profile view, in which the eyes coincide, stays stable.
     """
     (left_x, left_y), (right_x, right_y), _, (x3, y3), (x4, y4) = five.tolist()
     down_x, down_y = (x3 + x4 - left_x - right_x) / 2, (y3 + y4 - left_y - right_y) / 2
@@ -213,7 +213,7 @@ def rotated_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float,
 
     Args:
         xy: (N, 2) landmarks.
-        five: (5, 2) the same face's five5 points, which tell its roll.
+        five: (5, 2) the same face's five5 points, which give its roll.
     Returns:
         centre (x, y) and longer side of the tight box round the landmarks after turning the face upright, both
         in frame pixels, and the roll in radians: the arguments of `CropTransform.around`.
@@ -227,7 +227,7 @@ def rotated_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float,
 
 @njit(cache=True)
 def _turned_box(xy: Float32, cos: float, sin: float) -> tuple[float, float, float, float]:
-    """Left, right, top and bottom of points (N, 2) turned by the angle whose cosine and negative sine these are."""
+    """Left, right, top and bottom of points (N, 2) turned back by the angle with this cosine and sine."""
     left = top = math.inf
     right = bottom = -math.inf
     for i in range(len(xy)):
@@ -236,8 +236,8 @@ def _turned_box(xy: Float32, cos: float, sin: float) -> tuple[float, float, floa
     return left, right, top, bottom
 
 
-# Mean five5 points of 11,354 training faces of all yaws (300-W, InfAnFace, YouTube, each with its mirror picture), from
-# the centre of the 68 landmarks' tight box, in units of its longer side. Symmetric.
+# Mean five5 points of 11,354 training faces of all yaws (300-W, InfAnFace, YouTube, each with its mirror picture),
+# relative to the centre of the 68 landmarks' tight box, in units of its longer side. Symmetric.
 MEAN_FIVE = np.array(
     [[-0.2124, -0.3048], [0.2124, -0.3048], [0.0, -0.0665], [-0.1861, 0.1489], [0.1861, 0.1489]], np.float32
 )

@@ -1,4 +1,4 @@
-"""How a camera turns directions into pixels, as its calibration has measured it."""
+"""How a camera maps directions to pixels, as measured by a calibration."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from .errors import ConfigError
 from .types import Float64, whole_size
 
-_COEFFICIENTS = (0, 4, 5, 8, 12, 14)  # what OpenCV's model of a lens can have
-_ROUNDED_PX = 1.0  # sizes are whole numbers: 1920x1080 made smaller is 854x480
-# OpenCV's 5 rounds leave a pixel in the corners of a wide lens; these leave a thousandth at most.
+_COEFFICIENTS = (0, 4, 5, 8, 12, 14)  # how many OpenCV's lens model can have
+_ROUNDED_PX = 1.0  # sizes are rounded to whole pixels: 1920x1080 scaled down may be 854x480
+# OpenCV's 5 iterations leave an error of a pixel in the corners of a wide lens; these leave a thousandth at most.
 _UNDISTORT = (cv2.TERM_CRITERIA_MAX_ITER + cv2.TERM_CRITERIA_EPS, 100, 1e-4)
 
 
@@ -25,13 +25,13 @@ class Intrinsics:
         size: (height, width) of the pictures.
         fx, fy: focal lengths.
         cx, cy: where the optical axis meets the picture; (0, 0) is the centre of the top left pixel.
-        distortion: (k1, k2, p1, p2[, k3[, k4, k5, k6[, s1, s2, s3, s4[, tx, ty]]]]), as OpenCV counts them; () is none.
+        distortion: (k1, k2, p1, p2[, k3[, k4, k5, k6[, s1, s2, s3, s4[, tx, ty]]]]), in OpenCV's order; () is none.
 
-    Sizes and coefficients may come as lists or arrays, as OpenCV has them.
+    Sizes and coefficients may be lists or arrays, as in OpenCV.
 
     Raises:
-        ValueError: a length is not above 0, a size not of whole pixels, a number not finite, or the coefficients are of
-            another number.
+        ValueError: a focal length is not above 0, the size is not in whole pixels above 0, a value is not finite, or
+            there is another number of coefficients.
     """
 
     size: tuple[int, int]
@@ -60,23 +60,23 @@ class Intrinsics:
         return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
 
     def scaled(self, size: tuple[int, int]) -> Intrinsics:
-        """The same camera in pictures that were made larger or smaller as a whole.
+        """The same camera for pictures that were scaled as a whole.
 
         Args:
             size: (height, width) of these pictures.
         Raises:
-            ValueError: that is no size.
-            ConfigError: they have another aspect: they were cut, squeezed, turned or taken by another camera.
+            ValueError: size is not (height, width) in whole pixels above 0.
+            ConfigError: the aspect differs: the pictures were cropped, squeezed, turned or taken by another camera.
         """
         return _scaled(self, whole_size(size, "intrinsics"))
 
     def undistort(self, xy: Float64) -> Float64:
-        """Give the pixels in which the same camera with a perfect lens would see points.
+        """Return the pixels in which the same camera with a perfect lens would see points.
 
         Args:
             xy: (N, 2) pixels.
         Returns:
-            (N, 2); not finite, or far away, where no direction is seen in a pixel.
+            (N, 2); not finite, or far away, for a pixel that sees no direction.
         """
         if not any(self.distortion):
             return xy
@@ -96,5 +96,5 @@ def _scaled(camera: Intrinsics, size: tuple[int, int]) -> Intrinsics:
             f"intrinsics: the camera was calibrated at {own_width}x{own_height}, and these pictures are "
             f"{width}x{height}: they show another part of its view; calibrate it with pictures of this aspect"
         )
-    cx, cy = ((value + 0.5) * scale - 0.5 for value in (camera.cx, camera.cy))  # pixels grow about their corners
+    cx, cy = ((value + 0.5) * scale - 0.5 for value in (camera.cx, camera.cy))  # scaled about the picture's corner
     return Intrinsics(size, camera.fx * scale, camera.fy * scale, cx, cy, camera.distortion)

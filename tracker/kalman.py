@@ -1,8 +1,8 @@
 """The compiled arithmetic of `smooth`: constant-velocity Kalman filters, and the affine motion that points share.
 
-Everything here runs once a frame and is plain loops, which Numba compiles faster than array expressions. All kernels
-live in this one file because Numba's cache does not see changes in another one. Letters as in the literature: pp, pv
-and vv are the three different numbers of a 2x2 covariance of position and velocity.
+Everything here runs once per frame and is written as plain loops, which Numba compiles faster than array expressions.
+All kernels live in this one file because Numba's cache does not notice changes in other files. Letters follow the
+literature: pp, pv and vv are the three different entries of a 2x2 covariance of position and velocity.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard norma
 STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
 ROBUST_ROUNDS = 4
 BISECTIONS = 12
-LEAST_STEP_S = 0.004  # no velocity is estimated over a shorter step: bursts of stamps, not camera frames
-FLAT = 1e-9  # determinant over squared trace of a scatter matrix that is a line
+LEAST_STEP_S = 0.004  # no velocity is estimated over a shorter step: a burst of time stamps, not camera frames
+FLAT = 1e-9  # determinant over squared trace below which a scatter matrix is that of a line
 
 
 class FilterState(NamedTuple):
-    """What is known of N points; row N of `covariance` and `moving` belongs to the motion that they share."""
+    """The state of N points; row N of `covariance`, `moving` and `prior` belongs to the motion that they share."""
 
     position: Float64  # (N, 2) px
     velocity: Float64  # (N, 2) px/s
     covariance: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
     moving: Float64  # (N + 1,) 1 at a movement, fading to 0
-    unbelieved_s: Float64  # (N,) since the last measurement of a point that was believed
-    doubted_s: Float64  # (N,) what that was when a point was first an outlier; 0 if it is none
+    unbelieved_s: Float64  # (N,) seconds since a measurement of the point was last believed
+    doubted_s: Float64  # (N,) `unbelieved_s` when the point became an outlier; 0 if it is not one
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
     prior: Float64  # (N + 1, 3) `covariance` before the last measurement; infinite at a start
-    shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y, and their speeds
-    own_step: Float64  # (N, 4) what it changed beside that; 0 for a point that was not seen, or not believed
+    shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y and their speeds
+    own_step: Float64  # (N, 4) what else it changed; 0 for a point that was not seen or not believed
 
 
 def blank(points: int) -> FilterState:
-    """Give room for the state of N points; `begin` fills it."""
+    """Allocate the state of N points; `begin` fills it."""
     return FilterState(
         position=np.zeros((points, 2)),
         velocity=np.zeros((points, 2)),
@@ -76,7 +76,7 @@ class Tuning(NamedTuple):
 
 @njit(cache=True, nogil=True)
 def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
-    """Give the variance of position, the covariance and the variance of velocity that one step adds.
+    """Return the variance of position, the covariance and the variance of velocity that one step adds.
 
     Args:
         acceleration: variance of an acceleration that is constant within a step and independent between steps.
@@ -112,17 +112,17 @@ def begin(state: FilterState, measured: Float64, score: Float64, speed: float, t
 def update(
     state: FilterState, measured: Float64, score: Float64, dt: float, share: float, tuning: Tuning
 ) -> tuple[bool, float]:
-    """Take a measurement: all that one frame needs, in one call.
+    """Take a measurement: everything that one frame needs, in one call.
 
     Args:
-        state: what was known at the last frame; changes.
+        state: the state at the last frame; changed in place.
         measured: (N, 2) px.
         score: (N,), at least one above 0.
         dt: seconds since the last frame.
         share: see `noise_level`; 0 if there were fewer than two measurements before this one.
         tuning: of this face.
     Returns:
-        Whether the face could be followed (else `begin` anew), and the noise over the expected one.
+        Whether the face could be followed (if not, call `begin`), and the variance of the noise over the expected one.
     """
     noise = noise_level(state, measured, score, share, tuning) if share > 0 else 1.0
     followed = predict_and_correct(state, measured, score, dt, tuning)
@@ -135,9 +135,9 @@ def update(
 
 @njit(cache=True, nogil=True)
 def predict_and_correct(state: FilterState, measured: Float64, score: Float64, dt: float, tuning: Tuning) -> bool:
-    """Predict over dt seconds, take the measurement; False if the face as a whole jumped too far for that."""
+    """Predict over dt seconds and take the measurement; False if the face as a whole jumped too far for that."""
     start = state.position.copy()
-    carried = affine_part(start, state.velocity, np.ones(len(start)))  # by the face; becomes where each point would be
+    carried = affine_part(start, state.velocity, np.ones(len(start)))  # a velocity; after the loop a place
     for i in range(len(start)):
         for axis in range(2):
             carried[i, axis] = start[i, axis] + dt * carried[i, axis]
@@ -156,7 +156,7 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
         moved_px2 += (shared[i, 0] ** 2 + shared[i, 1] ** 2) / points
     if moved_px2 > tuning.jump_px2:
         return False
-    shared_variance = tuning.shared_noise + min(3, points) / precision  # 3 coefficients of a motion on each axis
+    shared_variance = tuning.shared_noise + min(3, points) / precision  # an affine motion has 3 coefficients per axis
     step = dt if dt >= tuning.least_step_s else 0.0
     _follow_maneuver(state, points, moved_px2, shared_variance, step, tuning.maneuver)
     gains = _gains(state, points, shared_variance)
@@ -179,7 +179,7 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
 
 @njit(cache=True, nogil=True)
 def coast(state: FilterState, dt: float, fading_s: float, tuning: Tuning) -> None:
-    """Move the points over dt seconds by the mean of the speed that they share, fading; the face keeps its size."""
+    """Move the points for dt seconds at the mean of their shared velocity, which fades; the face keeps its size."""
     points = len(state.position)
     speeds, shared = affine_part(state.position, state.velocity, np.ones(points)), np.zeros(2)
     for i in range(points):
@@ -218,14 +218,14 @@ def _predict(state: FilterState, dt: float, tuning: Tuning) -> None:
 def _follow_maneuver(
     state: FilterState, row: int, innovation_px2: float, variance: float, step: float, maneuver: float
 ) -> None:
-    """Widen one prior covariance until an innovation that is no noise is expected, and note that the row moves.
+    """If an innovation is not noise, widen the row's prior covariance until it is expected, and mark the row as moving.
 
     Args:
         state: its `covariance`, `prior` and `moving` change.
         row: the point; N for the shared motion.
         innovation_px2: squared length of the innovation.
         variance: that of one coordinate of the measurement, px^2.
-        step: seconds since the last frame; 0 where these are too few to say how fast a movement was.
+        step: seconds since the last frame; 0 if that is too short to estimate the speed of a movement.
         maneuver: the largest `innovation_px2` over its expected variance that passes for noise.
     """
     pp, pv, vv = state.covariance[row, 0], state.covariance[row, 1], state.covariance[row, 2]
@@ -242,7 +242,7 @@ def _follow_maneuver(
 
 @njit(cache=True, nogil=True)
 def _gains(state: FilterState, row: int, variance: float) -> tuple[float, float]:
-    """Turn one prior covariance into the posterior one and give the Kalman gains of position and velocity."""
+    """Turn one prior covariance into the posterior one and return the Kalman gains of position and velocity."""
     pp, pv, vv = state.covariance[row, 0], state.covariance[row, 1], state.covariance[row, 2]
     of_position, of_velocity = pp / (pp + variance), pv / (pp + variance)
     state.covariance[row, 0] = (1 - of_position) * pp
@@ -253,7 +253,7 @@ def _gains(state: FilterState, row: int, variance: float) -> tuple[float, float]
 
 @njit(cache=True, nogil=True)
 def _correct(state: FilterState, step: Float64, i: int, x: float, y: float, gains: tuple[float, float]) -> None:
-    """Move point i by its gains times an innovation (x, y), and note in its row of `step` what that changed."""
+    """Move point i by its gains times an innovation (x, y), and record the change in its row of `step`."""
     step[i, 0], step[i, 1] = gains[0] * x, gains[0] * y
     step[i, 2], step[i, 3] = gains[1] * x, gains[1] * y
     for axis in range(2):
@@ -263,10 +263,10 @@ def _correct(state: FilterState, step: Float64, i: int, x: float, y: float, gain
 
 @njit(cache=True, nogil=True)
 def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -> None:
-    """Let the points that were not seen, or not believed, make the motion that the others made since `start`.
+    """Move the points that were not seen or not believed as the others have moved since `start`.
 
-    Nobody measured that: it is a displacement of the prediction, as in `coast`, and no part of `own_step`, which tells
-    a smoother about earlier frames.
+    This motion was not measured: it displaces the prediction, as in `coast`, and is not part of `own_step`, by which
+    the RTS smoother corrects earlier frames.
     """
     points = len(start)
     moved, unseen = np.empty((points, 2)), 0
@@ -287,10 +287,10 @@ def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -
 
 @njit(cache=True, nogil=True)
 def _disbelieve(state: FilterState, off_px2: Float64, variance: Float64, tuning: Tuning) -> None:
-    """Give the points that cannot be where they were measured an infinite variance: they are as good as unseen.
+    """Gate outliers: give points that cannot be where they were measured an infinite variance, as if unseen.
 
     Args:
-        state: tells how long ago each was last believed.
+        state: `unbelieved_s` is read; `doubted_s` changes.
         off_px2: (N,) squared distances from where their face would have carried them.
         variance: (N,) of a coordinate of the measurement; changes.
         tuning: of this face.
@@ -323,7 +323,7 @@ def _variance(score: float, tuning: Tuning) -> float:
 
 @njit(cache=True, nogil=True)
 def noise_level(state: FilterState, measured: Float64, score: Float64, share: float, tuning: Tuning) -> float:
-    """Give the variance of the noise over the expected one, the median over the points.
+    """Return the variance of the noise over the expected one, as the median over the points.
 
     Args:
         state: its `recent` measurements.
@@ -344,11 +344,11 @@ def noise_level(state: FilterState, measured: Float64, score: Float64, share: fl
 
 @njit(cache=True, nogil=True)
 def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
-    """Fit an affine motion to the moves of points and give each point's part in it.
+    """Fit an affine motion to the moves of points and return the move that it gives each point.
 
-    Iteratively reweighted least squares, from the median move, with the redescending weights of Geman and McClure: an
-    opening mouth, which is a fifth of the points, hardly changes it (with Cauchy's weights it drags the brows by
-    0.5 px, with these by 0.05). Where the points lie on one line, the motion is a shift.
+    Iteratively reweighted least squares, started from the median move, with the redescending weights of Geman and
+    McClure. An opening mouth, which is a fifth of the points, hardly changes the fit: it drags the brows by 0.05 px
+    (with Cauchy's weights by 0.5). If the points lie on one line, the motion is a translation.
 
     Args:
         at: (N, 2) places of the points.
@@ -376,7 +376,7 @@ def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
 
 @njit(cache=True, nogil=True)
 def _misfit(move: Float64, fitted: Float64, variance: Float64, scratch: Float64) -> float:
-    """Median over the points that count of the squared misfit over its variance; about 1 for normal noise."""
+    """Median, over the points that count, of the squared misfit over its variance; about 1 for normal noise."""
     count = 0
     for i in range(len(move)):
         if variance[i] < np.inf:
@@ -418,10 +418,10 @@ def _fit_affine(at: Float64, move: Float64, variance: Float64, scale: float, fit
 
 @njit(cache=True, nogil=True)
 def median(values: Float64, count: int) -> float:
-    """Median of the first `count` values by bisection, to 1/4096 of their range; 0 of none.
+    """Median of the first `count` values by bisection, to 1/4096 of their range; 0 if there are none.
 
-    The lower middle one of an even number. Counting is free of branches: five times as fast as selection here, and
-    `np.median` takes seconds to compile.
+    For an even count, the lower of the two middle values. Counting has no branches: it is five times as fast as
+    selection here, and `np.median` takes seconds to compile.
     """
     if count == 0:
         return 0.0

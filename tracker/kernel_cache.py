@@ -1,4 +1,4 @@
-"""Where Numba keeps what it compiled."""
+"""Where Numba caches its compiled kernels."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 from zlib import crc32
 
-# that define types which kernels take
+# the files that define types which kernels take
 TYPES = tuple(Path(__file__).with_name(name) for name in ("kalman.py", "proposals.py"))
-PASSING = "facetrack-numba-"  # begins the name of a folder that lasts as long as its process
+PASSING = "facetrack-numba-"  # prefix of a temporary cache folder, deleted when its process ends
 NOT_KEPT, KEEP = "your cache folder (HOME) cannot be written", "set NUMBA_CACHE_DIR to a folder of yours"
 
 
 def choose_kernel_cache() -> None:
-    """Let Numba, which reads it when first imported, use the user's cache folder, unless the user has chosen one.
+    """Point NUMBA_CACHE_DIR to the user's cache folder, unless the user has set it.
 
-    Its own choice is beside the sources: there it would outlive an uninstall and hide an editable install.
+    Numba reads the variable when it is first imported. Its default is a folder beside the sources, which would outlive
+    an uninstall and hide an editable install.
     """
     if "NUMBA_CACHE_DIR" in os.environ:
         return
@@ -28,20 +29,20 @@ def choose_kernel_cache() -> None:
 
 
 def is_passing() -> bool:
-    """Whether what is compiled is lost at the end, because the user's cache folder cannot be written."""
+    """Whether compiled kernels are lost when the process ends, because the user's cache folder cannot be written."""
     return Path(os.environ.get("NUMBA_CACHE_DIR", "")).name.startswith(PASSING)
 
 
 def _types() -> str:
-    """A name that changes with the types that kernels take.
+    """Return a folder name that changes with the types that kernels take.
 
-    A cache names its kernels' types: Numba cannot even open one of an earlier version if one of them is gone.
+    A cache refers to these types by name. Numba cannot open the cache of an earlier version if one of them is gone.
     """
     return f"{crc32(b''.join(map(Path.read_bytes, TYPES))):08x}"
 
 
 def _writable(folder: Path) -> Path:
-    """The folder; one that lasts as long as this process where that cannot be written."""
+    """Return the folder, or a temporary one that is deleted with this process if the folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):

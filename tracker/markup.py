@@ -1,4 +1,4 @@
-"""Landmark markups as data: which point is where, what mirrors to what, what errors are divided by.
+"""Landmark markups as data: which point is where, which points mirror each other, what normalises errors.
 
 Each markup is one TOML file in `markups/`. Left and right are the subject's: the picture's left eye is the
 subject's right eye.
@@ -28,7 +28,7 @@ class Markup:
         parts: indices of each facial part, e.g. parts["eye_left"].
         boundaries: point sequences of the 15 boundary lines in channel order; empty where a markup has none.
         mirror: (N,) the point that takes each point's place in a mirrored picture; an involution.
-        normalisers: name -> two groups of points; errors are divided by the distance of the groups' means.
+        normalisers: name -> two groups of points; errors are divided by the distance between the groups' means.
         subsets: name -> groups of points whose means form another set ("five5", "inner49").
     """
 
@@ -41,7 +41,7 @@ class Markup:
     subsets: dict[str, tuple[tuple[int, ...], ...]]
 
     def subset(self, name: str, xy: Float32) -> Float32:
-        """Give the points of a named subset, (..., N, 2) -> (..., M, 2); a group of points becomes its mean."""
+        """Return the points of a named subset, (..., N, 2) -> (..., M, 2); a group of points becomes its mean."""
         if name == self.name:
             return xy
         if name not in self.subsets:
@@ -52,7 +52,7 @@ class Markup:
 
 @cache
 def _flat(groups: tuple[tuple[int, ...], ...]) -> tuple[Int64, Int64, Float32]:
-    """All members of groups in a row, where each group starts in it, and their sizes (M, 1)."""
+    """Return the members of all groups in one array, where each group starts in it, and the group sizes (M, 1)."""
     sizes = np.array([len(group) for group in groups], np.float32)
     starts = np.cumsum([0, *map(len, groups[:-1])])
     return np.concatenate(groups).astype(np.int64), starts, sizes[:, None]

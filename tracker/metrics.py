@@ -1,7 +1,7 @@
 """How wrong landmarks are in a picture (NME, failures, AUC, CED) and how they behave over time (jitter, lag).
 
-Errors are fractions of a normalising length (0.035 is "3.5 %"); a lost face has the error infinity, so that
-no measure can forget it. Points are frame pixels.
+Errors are fractions of a normalising length (0.035 is "3.5 %"). The error of a lost face is infinity, so that no
+metric can overlook it. Points are frame pixels.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from .types import Float32, Float64
 
 Normaliser = Literal["io", "ip", "box", "diag", "edge", "face"]
 OF_BOXES = ("box", "diag", "edge", "face")
-GOOD_NME = 0.08  # below it landmarks count as right: the failure threshold of 300-W and 300VW
+GOOD_NME = 0.08  # landmarks below it count as right: the failure threshold of 300-W and 300VW
 
 
 def normalising_lengths(
     truth: Float32, markup: Markup, kind: Normaliser = "io", boxes: Float32 | None = None
 ) -> Float64:
-    """Give the length by which each face's error is divided.
+    """Return the length by which each face's error is divided.
 
     Args:
         truth: (F, N, 2) annotated points.
         markup: their markup.
-        kind: "io" outer eye corners, "ip" pupils or eye centres; of the points' tight box "box" sqrt(width * height),
-            "diag" its diagonal, "edge" (width + height) / 2; "face" sqrt(width * height) of the annotated box.
-        boxes: (F, 4) annotated boxes for "face", as AFLW has them; without them the points' tight ones.
+        kind: "io": between the outer eye corners; "ip": between the pupils or eye centres; of the points' tight box,
+            "box": sqrt(width * height), "diag": diagonal, "edge": (width + height) / 2; "face": sqrt(width * height) of
+            the annotated box.
+        boxes: (F, 4) annotated boxes for "face", as AFLW has them; default: the points' tight boxes.
     Returns:
         (F,) pixels.
     Raises:
-        ValueError: truth is not (F, N, 2) of this markup, the markup has no such normaliser, or a length is
-            0.
+        ValueError: truth is not (F, N, 2) of this markup, the markup has no such normaliser, or a length is 0.
     Source: Sagonas et al., 2013 (io), Kumar et al., CVPR 2020 (box, diag), Chrysos et al., IJCV 2018 (edge), Zhu et
         al., CVPR 2016 (face, of AFLW).
     """
@@ -56,7 +56,7 @@ def normalising_lengths(
 def nme(
     predicted: Float32, truth: Float32, markup: Markup, kind: Normaliser = "io", boxes: Float32 | None = None
 ) -> Float64:
-    """Give the normalised mean error of each face: mean distance of its points over its normalising length.
+    """Return the normalised mean error of each face: mean distance of its points over its normalising length.
 
     Args:
         predicted: (F, N, 2) points; a face with any point that is not finite counts as lost.
@@ -77,10 +77,10 @@ def nme(
 
 
 def normalised_errors(predicted: Float32 | Float64, truth: Float32 | Float64, lengths: Float64) -> Float64:
-    """Give the mean distance of each face's points over a length of its own.
+    """Return the mean distance of each face's points over a length of its own.
 
-    Where `nme` takes both from whole faces of one markup, this takes any part of a face with the length that the
-    whole of it gave, as the 49 points of 300VW want it.
+    While `nme` takes both from whole faces of one markup, this takes any part of a face with the length of the whole
+    face, as needed for the 49 points of 300VW.
 
     Args:
         predicted, truth: (F, M, 2) points; a face with any predicted point that is not finite counts as lost.
@@ -98,7 +98,7 @@ def normalised_errors(predicted: Float32 | Float64, truth: Float32 | Float64, le
 
 
 def mean_of_found(errors: Float64) -> tuple[float, float]:
-    """Give the mean error of the faces that were found and the fraction that were lost.
+    """Return the mean error of the faces that were found and the fraction that were lost.
 
     Returns:
         (mean, lost); the mean is NaN when nothing was found.
@@ -112,7 +112,7 @@ def mean_of_found(errors: Float64) -> tuple[float, float]:
 
 
 def failure_rate(errors: Float64, threshold: float) -> float:
-    """Give the fraction of (F,) errors above the threshold; a lost face fails at every threshold.
+    """Return the fraction of (F,) errors above the threshold; a lost face fails at every threshold.
 
     Raises:
         ValueError: there are no errors.
@@ -121,7 +121,7 @@ def failure_rate(errors: Float64, threshold: float) -> float:
 
 
 def auc(errors: Float64, threshold: float) -> float:
-    """Give the area under the cumulative error curve up to the threshold, over the threshold; 1 is perfect.
+    """Return the area under the cumulative error curve up to the threshold, over the threshold; 1 is perfect.
 
     This is the exact integral, mean(max(0, 1 - e / threshold)), not a sum over a grid.
 
@@ -134,8 +134,7 @@ def auc(errors: Float64, threshold: float) -> float:
 
 
 def ced(errors: Float64, thresholds: Float64) -> Float64:
-    """Give the cumulative error distribution: the fraction of (F,) errors at or below each of (T,)
-    thresholds.
+    """Return the cumulative error distribution: the fraction of (F,) errors at or below each of (T,) thresholds.
 
     Raises:
         ValueError: there are no errors.
@@ -146,10 +145,10 @@ def ced(errors: Float64, thresholds: Float64) -> Float64:
 
 
 def jitter(track: Float32 | Float64) -> float:
-    """Give how much a still face's points wander: the RMS deviation of a coordinate from its mean over time.
+    """Return how much a still face's points wander: the RMS deviation of a coordinate from its mean over time.
 
-    It is taken per coordinate and averaged over all of them, so for white noise it is the noise's sigma. Use
-    it only where the truth stands still; of a moving face subtract the truth first.
+    It is the RMS over all coordinates, so for white noise it is the noise's sigma. Use it only where the truth stands
+    still; for a moving face, subtract the truth first.
 
     Args:
         track: (T, N, 2) the points in T >= 2 frames.
@@ -163,9 +162,9 @@ def jitter(track: Float32 | Float64) -> float:
 
 
 def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
-    """Give how far a track stays behind the true points along their motion; negative where it runs ahead.
+    """Return how far a track stays behind the true points along their motion; negative if it runs ahead.
 
-    Each point's error counts by its part along the true step to this frame; points that rest do not count.
+    Each point's error is projected onto its true step to this frame; points at rest do not count.
 
     Args:
         track: (T, N, 2) the points in T >= 2 frames.

@@ -1,7 +1,8 @@
 """The One-Euro filter: a low pass whose cutoff rises with the speed; the usual choice elsewhere, here for comparison.
 
-Simple and cheap, but each point is on its own: what 68 points have in common is not used, and a cutoff that lets a
-start or a blink through lets the noise of that moment through, too. `docs/smoothing.md` compares it with the others.
+It is simple and cheap, but it filters each point on its own: it does not use the motion that 68 points share, and a
+cutoff that passes a start or a blink also passes the noise of that moment. `docs/smoothing.md` compares it with the
+others.
 
 Source: Casiez, Roussel and Vogel, "1 Euro filter: a simple speed-based low-pass filter for noisy input in interactive
 systems", CHI 2012, algorithm 1.
@@ -23,12 +24,12 @@ class OneEuroSettings:
     """When to follow and when to rest; lengths are in face sizes, so that one setting fits near and far faces.
 
     Raises:
-        ConfigError: a value cannot work.
+        ConfigError: a value is out of range.
     Attributes:
-        cutoff_hz: of a point at rest; lower is steadier.
-        beta: how much the cutoff rises with the speed, Hz per face size a second; higher is prompter.
+        cutoff_hz: cutoff of a point at rest; lower is steadier.
+        beta: how much the cutoff rises with the speed, Hz per face size per second; higher reacts faster.
         speed_cutoff_hz: cutoff of the speed itself.
-        restart_gap_s: a face that was not measured for longer than this is a new start.
+        restart_gap_s: if a face was not measured for longer than this, the filter restarts.
     """
 
     cutoff_hz: float = 0.05
@@ -47,8 +48,9 @@ class OneEuroSettings:
 class OneEuro:
     """The One-Euro filter of all points of one face, one object per track.
 
-    The cutoff of a point follows the length of its velocity, not each axis alone, so that turning the picture turns the
-    answer. Times are media times in seconds; one that does not come after the last one, or long after it, starts anew.
+    The cutoff of a point depends on the length of its velocity, not on each axis alone, so that rotating the picture
+    rotates the result. Times are media times in seconds. A time that is not after the last one, or is long after it,
+    restarts the filter.
     """
 
     def __init__(self, settings: OneEuroSettings, points: int) -> None:
@@ -70,7 +72,7 @@ class OneEuro:
         Args:
             time_s: media time of the frame.
             xy: (N, 2) measured points, frame pixels.
-            score: (N,) in [0, 1]; a point with 0 stays where it is, else scores do not matter.
+            score: (N,) in [0, 1]; a point with 0 stays where it is, otherwise scores do not matter.
             size_px: longer side of the face's box.
         Returns:
             smoothed: (N, 2) frame pixels.
@@ -86,7 +88,7 @@ class OneEuro:
         ):
             raise ValueError("One-Euro filter: wanted finite points, scores and time and a size above 0 px")
         passed_s = time_s - self._time_s
-        if not 0 < passed_s <= self._settings.restart_gap_s:  # NaN at the very first
+        if not 0 < passed_s <= self._settings.restart_gap_s:  # NaN at the first update
             self._position, self._velocity = xy.astype(np.float64), np.zeros_like(self._position)
         else:
             self._filter(xy.astype(np.float64), score > 0, passed_s, size_px)
@@ -105,7 +107,7 @@ class OneEuro:
         """Leave the face where it is: the filter has no model of its motion.
 
         Returns:
-            smoothed, speed: as `update` gives them; the speed is 0.
+            smoothed, speed: as in `update`; the speed is 0.
         Raises:
             ValueError: there was no measurement yet, or time_s is not finite.
         """
@@ -118,5 +120,5 @@ class OneEuro:
 
 
 def _smoothing_factor(cutoff_hz: Float64 | float, dt: float) -> Float64:
-    """The part of a step that a low pass of this cutoff follows within dt seconds."""
+    """The share of a step that a low pass with this cutoff follows within dt seconds."""
     return np.asarray(1 / (1 + 1 / (2 * np.pi * np.asarray(cutoff_hz) * dt)), np.float64)

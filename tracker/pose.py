@@ -22,11 +22,11 @@ from .intrinsics import Intrinsics
 from .markup import for_points
 from .types import Float32, Float64, Int64, frozen_array, whole_size
 
-# Mean face of the ibug68 markup in millimetres, four points (x y z) to a line. Own non-rigid factorisation
+# Mean face of the ibug68 markup in millimetres, four points (x y z) to a line. Our non-rigid factorisation
 # (Torresani et al., PAMI 2008: weak perspective, 8 modes, mirrored copies added) of the 2,012 annotations of
 # AFW, HELEN train and LFPW train, scaled to 63.4 mm between the eye centres (Dodgson, "Variation and extrema
-# of human interpupillary distance", 2004). The origin is the mean of the points; level is the mean attitude
-# of those photographs.
+# of human interpupillary distance", 2004). The origin is the mean of the points; the mean attitude of those
+# photographs counts as level.
 _MEAN_FACE = """
 -69.9 -35.4  49.7   -69.0 -17.1  48.1   -66.7   1.3  47.3   -63.2  19.2  46.5
 -56.7  35.9  42.7   -46.1  50.4  35.4   -32.8  62.6  24.2   -17.5  72.4  11.8
@@ -50,22 +50,22 @@ MEAN_FACE_MM: Float64 = frozen_array(
     np.array(_MEAN_FACE.split(), np.float64).reshape(-1, 3), (68, 3), "mean face", np.float64
 )
 
-# What no blink, raised brow, smile or open mouth moves: upper contour, nose, eye corners. With all 68 points
-# a jaw opened by 20 degrees passes for 3 degrees of pitch and 23 mm of depth at 600 mm, with these for none.
+# Points that no blink, raised brow, smile or open mouth moves: upper contour, nose, eye corners. With all 68 points
+# a jaw opened by 20 degrees is mistaken for 3 degrees of pitch and 23 mm of depth at 600 mm, with these for none.
 _RIGID: Int64 = np.array([0, 1, 2, 3, 13, 14, 15, 16, *range(27, 36), 36, 39, 42, 45])
 _RIGID_MM: Float64 = MEAN_FACE_MM[_RIGID]
-_RvecTvec = tuple[Float64, Float64]  # of a head, each (3, 1), as OpenCV has them
+_RvecTvec = tuple[Float64, Float64]  # rotation and translation of a head, each (3, 1), as OpenCV has them
 
-# Of a turned head annotators and networks mark the outline that is seen, not the jaw behind it: with the far side's
-# contour a yaw of 65 degrees passes for 45. Up to the first of these yaws all of `_RIGID` count, from the second on
-# none of the far side's contour, and between them the attitude goes over from one fit to the other.
+# On a turned head, annotators and networks mark the visible outline, not the jaw behind it: with the far side's contour
+# a yaw of 65 degrees is measured as 45. Up to the first of these yaws all of `_RIGID` count, from the second on none of
+# the far side's contour, and between them the pose is interpolated between the two fits.
 _NOT_FAR_RIGHT = np.flatnonzero(_RIGID > 3)  # what counts of a head turned to its right (a positive yaw)
 _NOT_FAR_LEFT = np.flatnonzero((_RIGID < 13) | (_RIGID > 16))
 _TURNING_RAD = np.deg2rad(20), np.deg2rad(40)
 
-BESIDE = 0.25  # distance of the pixels from a fitted model, over their spread; usual 0.15, of no labelled face over 0.3
-FLATTEST = 0.02  # width over length of the points' cloud below which a line, not a face, was given
-NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; seen from the front an eye has 0.18
+BESIDE = 0.25  # distance of pixels from a fitted model, over their spread; usually 0.15, for no labelled face over 0.3
+FLATTEST = 0.02  # width over length of the points' cloud below which the points are a line, not a face
+NARROWEST_EYE = 0.03  # share of the longer side of the landmarks' box; an eye seen from the front has 0.18
 SMALLEST_PX = 2.0  # standard deviation along the cloud's longer axis
 
 
@@ -89,7 +89,7 @@ class Pose:
 
 
 def camera_matrix(size: tuple[int, int]) -> Float64:
-    """Give the (3, 3) matrix of the camera that OpenFace assumes when it knows nothing about it.
+    """Return the (3, 3) matrix that OpenFace assumes for an unknown camera.
 
     Args:
         size: (height, width) of the frame in pixels.
@@ -103,23 +103,23 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
 
 
 def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None = None) -> Pose | None:
-    """Fit the mean face to 68 landmarks and give the head's place and attitude.
+    """Fit the mean face to 68 landmarks and return the head's position and rotation.
 
-    Fitted to the points that no expression moves, without a starting guess, so it depends on this frame alone. Of a
-    head turned by 40 degrees and more the far side's contour does not count. Against MediaPipe's face mesh on AFW,
-    HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40, 3.3 beyond.
+    The fit uses the points that no expression moves, and no initial guess, so it depends on this frame alone. For a
+    head turned by 40 degrees or more, the far side's contour does not count. Compared with MediaPipe's face mesh on
+    AFW, HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40, 3.3 beyond.
 
     Args:
         xy: (68, 2) ibug68 points in frame pixels; they may lie outside the frame.
         size: (height, width) of the frame in pixels.
         intrinsics: of the camera, at this size or another of the same aspect; default: `camera_matrix`, no distortion.
     Returns:
-        The pose, or None where the points say nothing about a head: one of them is not finite, they fall
-        together or on one line, or only a head behind the camera would fit.
+        The pose, or None if the points do not determine a head: one of them is not finite, they coincide or lie on
+        one line, or only a head behind the camera would fit.
     Raises:
-        ValueError: xy is not (68, 2), size not (height, width) in whole pixels above 0, or the intrinsics are
-            something else.
-        ConfigError: the frame has another aspect than the intrinsics.
+        ValueError: xy is not (68, 2), size is not (height, width) in whole pixels above 0, or intrinsics is not an
+            `Intrinsics`.
+        ConfigError: the aspect of the frame differs from that of the intrinsics.
     Source: Terzakis and Lourakis, "A consistently fast and globally optimal solution to the
         perspective-n-point problem", ECCV 2020.
     """
@@ -145,11 +145,12 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
 
 
 def _fit(model_mm: Float64, pixels: Float64, camera: Float64) -> Pose | None:
-    """The pose that lays a model (P, 3) over pixels (P, 2); None where it would be behind the camera.
+    """Fit a model (P, 3) to pixels (P, 2); None if it would be behind the camera.
 
-    SQPNP needs no start, but the error that it minimises shrinks with the distance. No face is just the mean face, and
-    mostly the camera is only assumed: then its minimum is now and then a head turned away at arm's length. What it
-    lays far beside the pixels is fitted in the picture instead, from the pose that it would have from afar.
+    SQPNP needs no initial guess, but the error that it minimises shrinks as the head comes closer. No face equals the
+    mean face, and the camera is usually only assumed, so the minimum is now and then a head turned away at arm's
+    length. If the result is far from the pixels, the reprojection error is minimised instead, starting from the pose
+    under weak perspective.
     """
     fitted = _solved(model_mm, pixels, camera, cv2.SOLVEPNP_SQPNP)
     error = math.inf if fitted is None else _error(fitted, model_mm, pixels, camera)
@@ -167,7 +168,7 @@ def _fit(model_mm: Float64, pixels: Float64, camera: Float64) -> Pose | None:
 def _solved(
     model_mm: Float64, pixels: Float64, camera: Float64, method: int, start: _RvecTvec | None = None
 ) -> _RvecTvec | None:
-    """What one of OpenCV's methods finds; SQPNP refuses points that span less than a hundredth of the focal length."""
+    """Solve with one of OpenCV's methods; SQPNP refuses points that span less than a hundredth of the focal length."""
     turn, shift = (None, None) if start is None else start
     try:
         found, turned, moved = cv2.solvePnP(model_mm, pixels, camera, None, turn, shift, start is not None, method)
@@ -179,35 +180,35 @@ def _solved(
 
 
 def _error(fitted: _RvecTvec, model_mm: Float64, pixels: Float64, camera: Float64) -> float:
-    """Root of the mean squared distance of the model from the pixels in the picture, px."""
+    """Root mean square reprojection error, px."""
     seen, _ = cv2.projectPoints(model_mm, *fitted, camera, None)
     return float(cv2.norm(seen[:, 0], pixels)) / math.sqrt(len(pixels))
 
 
 def _spread(pixels: Float64) -> float:
-    """Root of the mean squared distance from their mean, px."""
+    """Root mean square distance of the pixels from their mean, px."""
     apart = pixels - pixels.mean(0)
     return math.sqrt(float(np.vdot(apart, apart)) / len(pixels))
 
 
 def _from_afar(model_mm: Float64, pixels: Float64, camera: Float64) -> _RvecTvec:
-    """The pose under weak perspective: to a camera far away a picture has no depth.
+    """The pose under weak perspective, in which all points have the same depth, as for a distant camera.
 
     Source: Horaud et al., "Object pose: the link between weak perspective, paraperspective, and full perspective",
         IJCV 1997.
     """
     middle = model_mm.mean(0)
     seen = (pixels - camera[:2, 2]) / camera[[0, 1], [0, 1]]  # at depth 1
-    _, moves = cv2.solve(model_mm - middle, seen - seen.mean(0), flags=cv2.DECOMP_QR)  # 3, 2: by a millimetre each
-    scales, left, right = cv2.SVDecomp(moves.T)  # OpenCV's, for the memory that LAPACK takes at its first call
-    across = left @ right  # 2, 3: the nearest two of length 1 at right angles
+    _, moves = cv2.solve(model_mm - middle, seen - seen.mean(0), flags=cv2.DECOMP_QR)  # 3, 2: per millimetre
+    scales, left, right = cv2.SVDecomp(moves.T)  # OpenCV's, to avoid the memory that LAPACK takes at its first call
+    across = left @ right  # 2, 3: the nearest orthonormal rows
     matrix = np.vstack((across, np.cross(across[0], across[1])))
     place = np.append(seen.mean(0), 1.0) / scales.mean() - matrix @ middle
     return cv2.Rodrigues(matrix)[0].astype(np.float64), place[:, None]
 
 
 def _between(straight: Pose, turned: Pose) -> Pose:
-    """A part of the way from one pose to the other, all of it where the second one is turned far enough."""
+    """Interpolate from one pose to the other; the second one itself if it is turned far enough."""
     begin, end = _TURNING_RAD
     share = float(np.clip((abs(turned.rotation_rad[1]) - begin) / (end - begin), 0.0, 1.0))
     start = rotation_matrix(straight.rotation_rad)
@@ -218,13 +219,13 @@ def _between(straight: Pose, turned: Pose) -> Pose:
 
 
 def euler_angles(matrix: Float64) -> Float64:
-    """Give (Rx, Ry, Rz) in radians of a (3, 3) rotation matrix R = Rx Ry Rz; Ry lies within +-pi/2."""
+    """Return (Rx, Ry, Rz) in radians of a (3, 3) rotation matrix R = Rx Ry Rz; Ry lies within +-pi/2."""
     (xx, xy, xz), (_, _, yz), (_, _, zz) = matrix.tolist()
     return np.array([math.atan2(-yz, zz), math.asin(min(max(xz, -1.0), 1.0)), math.atan2(-xy, xx)])
 
 
 def rotation_matrix(rotation_rad: Float64) -> Float64:
-    """Give the (3, 3) matrix R = Rx Ry Rz of three Euler angles in radians, the inverse of `euler_angles`."""
+    """Return the (3, 3) matrix R = Rx Ry Rz of three Euler angles in radians, the inverse of `euler_angles`."""
     (sx, sy, sz), (cx, cy, cz) = np.sin(rotation_rad), np.cos(rotation_rad)
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -234,7 +235,7 @@ def rotation_matrix(rotation_rad: Float64) -> Float64:
 
 
 def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
-    """Give how open the subject's left and right eyes are: mean gap of the lids over the eye's width.
+    """Return how open the subject's left and right eyes are: mean gap of the lids over the eye's width.
 
     About 0.3 for an open eye and below 0.15 for a closed one. With the six points that ibug68 has for an eye
     this is Eq. 1 of the source; wflw98 has three pairs of lid points instead of two, cofw29 one.
@@ -242,8 +243,8 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
     Args:
         xy: (N, 2) points of a known markup.
     Returns:
-        (left, right); NaN where the markup does not tell the upper lid from the lower one (aflw19, five5),
-        where the corners nearly fall together, as in profile, or where a point is not finite.
+        (left, right); NaN if the markup does not distinguish the upper lid from the lower one (aflw19, five5), if the
+        corners nearly coincide, as in profile, or if a point is not finite.
     Raises:
         ValueError: xy is not (N, 2).
         MarkupError: no markup has N points.
@@ -259,20 +260,20 @@ def eye_aspect_ratio(xy: Float32) -> tuple[float, float]:
 
 
 def _eye_openness(points: Float64, upper: Int64, lower: Int64, least: float) -> float:
-    """As `openness`; NaN also where the eye is less than so many pixels wide."""
+    """As `openness`; NaN also if the eye is less than `least` pixels wide."""
     if upper.size and math.dist(points[upper[0]].tolist(), points[upper[-1]].tolist()) < least:
         return math.nan
     return openness(points, upper, lower)
 
 
 def lids(count: int) -> tuple[tuple[Int64, Int64], ...]:
-    """Upper and lower lid of the left and the right eye, corner to corner; empty where they are one line."""
+    """Upper and lower lid of the left and the right eye, corner to corner; empty if both are one line."""
     return facing(count)[:2]
 
 
 @cache
 def facing(count: int) -> tuple[tuple[Int64, Int64], ...]:
-    """Upper and lower edge of the left eye, the right eye and the mouth's opening; empty where they are one line."""
+    """Upper and lower edge of the left eye, the right eye and the mouth's opening; empty if both are one line."""
     lines = for_points(count).boundaries
     edges = []
     for part in ("eye_left", "eye_right", "lip_inner"):
@@ -283,7 +284,7 @@ def facing(count: int) -> tuple[tuple[Int64, Int64], ...]:
 
 
 def openness(points: Float64, upper: Int64, lower: Int64) -> float:
-    """Mean gap between two of the `facing` edges of points (N, 2), over their width; NaN where that tells nothing."""
+    """Mean gap between two of the `facing` edges of points (N, 2), over their width; NaN if it is undefined."""
     if not upper.size:
         return math.nan
     (begin, *above, end), below = points[upper].tolist(), points[lower[1:-1]].tolist()

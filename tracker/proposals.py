@@ -1,9 +1,9 @@
-"""From BB-FCN's response maps to faces: peaks per landmark type, peaks grouped to candidates, boxes.
+"""From BB-FCN's response maps to faces: peaks per landmark type, peaks grouped into candidates, duplicates dropped.
 
-A single response proves little: leaves answer like eyes, knuckles like mouths. A face is proposed where peaks of at
-least three types stand to each other as in a mean face that was shifted, scaled and turned. Two peaks of different
-types fix such a similarity; every pair is tried with seven views (frontal, and three of a head turned to each side),
-its inliers are counted and the similarity is fitted to them again: RANSAC with all samples in place of random ones.
+A single response proves little: leaves can respond like eyes, knuckles like mouths. A face is proposed where peaks of
+at least three types are arranged as in a mean face that was shifted, scaled and rotated. Two peaks of different types
+determine such a similarity transform. Every pair is tried with seven views (frontal, and three of a head turned to each
+side), its inliers are counted and the similarity is refitted to them: RANSAC with all samples instead of random ones.
 
 Source: Fischler and Bolles, "Random sample consensus", CACM 1981.
 """
@@ -19,13 +19,13 @@ from numba import njit
 from .types import Float32, Float64, Int64
 from .views import VIEWS
 
-OVERLAP = 0.5  # share of the smaller square's area above which the worse of two faces is dropped
-MAX_SIDE_RATIO = 1.5  # a face that is larger than a better one by more than this is no duplicate of it
+OVERLAP = 0.5  # shared part of the smaller square's area above which the worse of two faces is dropped
+MAX_SIDE_RATIO = 1.5  # a face larger than a better one by more than this factor is not a duplicate of it
 RESPONSES, POINTS, COLUMNS = 5, 10, 20  # columns of a grouped face: centre 2, side, roll, residual come first
 
 
 class Limits(NamedTuple):
-    """When peaks of different landmark types make a face. For whole numbers in place of floats kernels compile anew.
+    """When peaks of different landmark types make a face. An int for a float makes Numba compile the kernels again.
 
     Attributes:
         min_side, max_side: smallest and largest longer side of a face's landmark box, pixels of the map.
@@ -56,7 +56,7 @@ class Candidates:
         roll: (C,) float32 radians.
         responses: (C, 5) float32 response of each type's inlier, 0 where there is none.
         residual: (C,) float32 root mean square misfit over the side.
-        points: (C, 5, 2) float32 pixels; of a type without inlier, its place in the fitted mean face.
+        points: (C, 5, 2) float32 pixels; for a type without an inlier, its place in the fitted mean face.
     """
 
     centre: Float32
@@ -70,11 +70,11 @@ class Candidates:
         return len(self.side)
 
     def to_frame(self, factor: tuple[float, float], margin: int) -> Candidates:
-        """The same faces in pixels of the frame, of which the level is a smaller copy.
+        """Convert the faces from pixels of a pyramid level, a smaller copy of the frame, to frame pixels.
 
         Args:
             factor: frame pixels per level pixel, x and y.
-            margin: pixels of border that were added round the level.
+            margin: width of the border that was added round the level, pixels.
         """
         scale, shift = np.asarray(factor, np.float32), np.float32(margin - 0.5)
         return Candidates(
@@ -87,7 +87,7 @@ class Candidates:
         )
 
     def take(self, index: Int64) -> Candidates:
-        """The candidates with these numbers, in this order."""
+        """The candidates with these indices, in this order."""
         return Candidates(*(values[index] for values in self._arrays()))
 
     @classmethod
@@ -103,15 +103,15 @@ class Candidates:
 def find_peaks(maps: Float32, threshold: float, most: int) -> tuple[Int64, Float32, Float32]:
     """Local maxima of every map: non-maximum suppression per landmark type.
 
-    A peak is finite, exceeds `threshold` and is the largest within two pixels; of equals the first in reading order
-    counts. Its place is the centroid of the positive responses of the disc of 13 pixels around it.
+    A peak is finite, exceeds `threshold` and is the largest within two pixels; of equal values, the first in reading
+    order is the peak. Its place is the centroid of the positive responses in the disc of 13 pixels around it.
 
     Args:
         maps: (K, h, w) float32 responses.
-        threshold: that a peak's response must exceed.
-        most: peaks per type, 1 or more; the highest are kept.
+        threshold: a peak's response must exceed it.
+        most: most peaks per type, 1 or more; the highest are kept.
     Returns:
-        kind: (P,) int64 landmark type; in each the highest come first.
+        kind: (P,) int64 landmark type; within each type the highest peaks come first.
         xy: (P, 2) float32 pixels.
         response: (P,) float32.
     """
@@ -147,12 +147,12 @@ def _is_peak(plane: Float32, y: int, x: int) -> bool:
 
 @njit(cache=True, nogil=True)
 def _make_room(response: Float32, xy: Float32, value: float, first: int, end: int, limit: int) -> tuple[int, int]:
-    """Shift the lower peaks of a descending list down, so that one of this value can be inserted.
+    """Shift the lower peaks of a descending list down to make room for one of this value.
 
     Args:
-        response, xy: the list, in the rows from `first` to before `end`; no row from `limit` on is used.
+        response, xy: the list, in rows `first` to `end - 1`; rows from `limit` on are not used.
     Returns:
-        The free row and the new end; both the old end where the list is full of peaks that are not lower.
+        The free row and the new end; twice the old end if the list is full of peaks that are not lower.
     """
     if end == limit:
         if value <= response[end - 1]:
@@ -179,10 +179,10 @@ def _disc_centroid(plane: Float32, y: int, x: int) -> tuple[float, float]:
 
 
 def group_peaks(kind: Int64, xy: Float32, response: Float32, limits: Limits = LIMITS) -> Candidates:
-    """Faces that have inliers of at least `limits.min_inliers` types; at most one per peak, the best of its pairs.
+    """Group peaks into faces with inliers of at least `limits.min_inliers` types; at most one per peak, its best.
 
     Args:
-        kind: (P,) int64 landmark type, as `find_peaks` gives it.
+        kind: (P,) int64 landmark type, as returned by `find_peaks`.
         xy: (P, 2) float32 pixels.
         response: (P,) float32.
         limits: when peaks make a face.
@@ -209,7 +209,7 @@ def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, li
         best = 0.0
         for j in range(peaks):
             dx, dy = xy[j, 0] - xy[i, 0], xy[j, 1] - xy[i, 1]
-            # points of one face are never 0.9 of its side apart
+            # two points of one face are always less than 0.9 of its side apart
             if kind[i] == kind[j] or not 1.0 <= dx * dx + dy * dy <= (0.9 * limits.max_side) ** 2:
                 continue
             for view in views:
@@ -232,7 +232,7 @@ def _group_peaks(kind: Int64, xy: Float64, response: Float64, views: Float64, li
 
 @njit(cache=True, nogil=True)
 def _turn_of_pair(view: Float64, first: int, second: int, dx: float, dy: float) -> tuple[float, float]:
-    """Side * (cos, sin) of the roll that brings two points of a view (5, 2) to a distance of (dx, dy)."""
+    """Side * (cos, sin) of the roll that turns the vector between two points of a view (5, 2) into (dx, dy)."""
     tx, ty = view[second, 0] - view[first, 0], view[second, 1] - view[first, 1]
     norm = tx * tx + ty * ty
     return (dx * tx + dy * ty) / norm, (dy * tx - dx * ty) / norm
@@ -240,7 +240,7 @@ def _turn_of_pair(view: Float64, first: int, second: int, dx: float, dy: float) 
 
 @njit(cache=True, nogil=True)
 def _may_be_face(cos: float, sin: float, limits: Limits) -> bool:
-    """Whether size and roll are near their limits or within: two points fix them less exactly than the fit does."""
+    """Whether size and roll are within or near their limits: two points determine them less exactly than the fit."""
     side = np.sqrt(cos * cos + sin * sin)
     if side < 0.8 * limits.min_side or side > 1.25 * limits.max_side:
         return False
@@ -249,7 +249,7 @@ def _may_be_face(cos: float, sin: float, limits: Limits) -> bool:
 
 @njit(cache=True, nogil=True)
 def _place(view: Float64, x: float, y: float, cos: float, sin: float, row: Float64) -> None:
-    """Write to the row where the five points of a view lie in a face of this centre, turned and scaled by cos, sin."""
+    """Write the five points of a view, rotated and scaled by cos and sin and moved to this centre, to the row."""
     for k in range(5):
         row[POINTS + 2 * k] = x + cos * view[k, 0] - sin * view[k, 1]
         row[POINTS + 2 * k + 1] = y + sin * view[k, 0] + cos * view[k, 1]
@@ -257,10 +257,10 @@ def _place(view: Float64, x: float, y: float, cos: float, sin: float, row: Float
 
 @njit(cache=True, nogil=True)
 def _find_inliers(kind: Int64, xy: Float64, response: Float64, row: Float64, radius: float, inliers: Int64) -> int:
-    """Find and count the types' highest peaks within a radius of their places in the row; near counts more than far.
+    """Find and count each type's best peak within a radius of its place in the row: high, and close to that place.
 
     Args:
-        inliers: (5,) int64, filled with the peaks' numbers, -1 for a type that has none.
+        inliers: (5,) int64, filled with the peaks' indices, -1 for a type that has none.
     """
     inliers[:] = -1
     worth = np.zeros(5)
@@ -278,7 +278,7 @@ def _find_inliers(kind: Int64, xy: Float64, response: Float64, row: Float64, rad
 
 @njit(cache=True, nogil=True)
 def _refit(xy: Float64, response: Float64, view: Float64, inliers: Int64, limits: Limits, row: Float64) -> float:
-    """Fit the view to the inliers by least squares; fills the row and gives its score, or 0 if it is no face."""
+    """Fit the view to the inliers by least squares; fill the row and return its score, or 0 if it is not a face."""
     x, y, cos, sin = _similarity(xy, view, inliers)
     side, roll = np.sqrt(cos * cos + sin * sin), np.arctan2(sin, cos)
     if side < limits.min_side or side > limits.max_side or abs(roll) > limits.max_roll:
@@ -326,14 +326,14 @@ def _similarity(xy: Float64, view: Float64, inliers: Int64) -> tuple[float, floa
 def suppress(centre: Float32, side: Float32, score: Float32) -> Int64:
     """Non-maximum suppression by intersection over the smaller area, so that no part of a face survives inside it.
 
-    A face that is larger by more than `MAX_SIDE_RATIO` than a better one stays: the better one may be a part of it.
+    A face larger than a better one by more than the factor `MAX_SIDE_RATIO` stays: the better one may be a part of it.
 
     Args:
         centre: (F, 2) float32 pixels, of the faces' squares.
         side: (F,) float32 pixels.
         score: (F,) float32.
     Returns:
-        (K,) int64 numbers of the faces that stay, best first.
+        (K,) int64 indices of the faces that stay, best first.
     """
     order = np.argsort(-score, kind="stable")
     keep = _suppress(centre[order].astype(np.float64), side[order].astype(np.float64))

@@ -1,9 +1,9 @@
-"""The smoother for recorded video: what comes later tells, too, where a face was.
+"""The smoother for recorded video: it also uses the frames that come later.
 
 A Rauch-Tung-Striebel smoother over the filter of `smooth`: the filter runs forward as it does in live use, and a
-second pass runs backward over what it noted. The result has no lag, neither where a movement starts nor where it stops,
-and half the jitter. The filter's split into the motion that all points share and what each does beyond it is kept: each
-part goes back with a gain of its own. Where a face was out of sight for a moment, it is placed between the measurements
+second pass runs backward over the states that it recorded. The result has no lag, neither where a movement starts nor
+where it stops, and half the jitter. The filter's split into the shared motion and each point's own is kept: each part
+is smoothed with a gain of its own. A face that was out of sight for a moment is interpolated between the measurements
 before and after.
 
 Source: Rauch, Tung and Striebel, "Maximum likelihood estimates of linear dynamic systems", AIAA Journal 1965;
@@ -24,7 +24,7 @@ from .types import Float32, Float64
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What the filter knew at one time."""
+    """The filter's state at one time."""
 
     time_s: float
     measured: bool
@@ -32,15 +32,15 @@ class _Note:
 
     @property
     def starts(self) -> bool:
-        """Whether nothing before this time bears on it."""
+        """Whether the filter restarted here, so that nothing before this time affects it."""
         return bool(self.state.prior[0, 0] == np.inf)
 
 
 class RtsSmoother:
-    """The smoother of one face in a recording, one object per track and stay in the picture.
+    """The smoother of one face in a recording: one object for each stay of a track in the picture.
 
-    Give it frame after frame with `update` and `coast`, take them back in the same order with `take`. What came after a
-    frame until it was taken is used for it; two seconds are nearly as good as all.
+    Pass it frame after frame with `update` and `coast`, and take them back in the same order with `take`. All frames
+    passed before a frame is taken contribute to it; two seconds of them are nearly as good as all.
     """
 
     def __init__(self, settings: SmootherSettings, points: int) -> None:
@@ -73,7 +73,7 @@ class RtsSmoother:
             self._note(time_s, measured=False)
 
     def take(self, count: int) -> tuple[Float32, Float32]:
-        """Give the oldest frames that wait, and forget them.
+        """Return the oldest frames that wait, and forget them.
 
         Args:
             count: how many.
@@ -104,12 +104,12 @@ def smooth_backward(run: FilterState, time_s: Float64) -> None:
     """Turn the filtered positions and velocities of a run into smoothed ones, in place.
 
     Args:
-        run: of T frames, one below the other in each of its arrays.
+        run: of T frames, stacked along the first axis of each array.
         time_s: (T,)
     Source: Bar-Shalom et al. 2001, Eq. 8.6.2-9 and 8.6.2-12, once for each of the two parts.
     """
     frames, points, _ = run.position.shape
-    shared, own = run.shared_step[frames - 1].copy(), run.own_step[frames - 1].copy()  # smoothed less predicted
+    shared, own = run.shared_step[frames - 1].copy(), run.own_step[frames - 1].copy()  # smoothed minus predicted
     for t in range(frames - 2, -1, -1):
         dt = time_s[t + 1] - time_s[t]
         for i in range(points):
@@ -125,11 +125,11 @@ def smooth_backward(run: FilterState, time_s: Float64) -> None:
 
 @njit(cache=True, nogil=True)
 def _carry_back(change: Float64, covariance: Float64, prior: Float64, dt: float) -> None:
-    """Replace a change (x, y, and their speeds) of one state by what it says of the state dt seconds before."""
+    """Replace a change of one state (x, y and their speeds) by what follows from it for the state dt seconds before."""
     if prior[0] == np.inf:
         change[:] = 0.0
         return
-    pp, pv = covariance[0] + dt * covariance[1], covariance[1]  # the covariance of this state with the predicted one
+    pp, pv = covariance[0] + dt * covariance[1], covariance[1]  # covariance of this state with the predicted one
     vp, vv = covariance[1] + dt * covariance[2], covariance[2]
     determinant = prior[0] * prior[2] - prior[1] * prior[1]
     for axis in range(2):

@@ -1,19 +1,19 @@
 """A Kalman smoother for all landmarks of one face: still when the face rests, without lag when it moves.
 
-Every coordinate has a constant-velocity model with white-noise acceleration. One noise level cannot serve it: strong
-enough for a resting face, it trails a starting head by a tenth of the face and swallows blinks. Three things decide,
-from the data alone, how far each measurement is trusted.
+Every coordinate has a constant-velocity model with white-noise acceleration. No single noise level is enough: smoothing
+that is strong enough for a resting face trails a starting head by a tenth of the face and swallows blinks. Three
+mechanisms decide, from the data alone, how far each measurement is trusted.
 
-1. Shared and own motion. What a measurement adds to the prediction, the innovation, is split into an affine motion of
-   the whole face, fitted robustly to all points, and what each point does beyond it. A motion averaged over 68 points
-   has little noise and may be followed at once, while the wobble of single points is smoothed away. Each part has a
-   covariance and a gain of its own.
+1. Shared and own motion. The innovation, measurement minus prediction, is split into an affine motion of the whole
+   face, fitted robustly to all points, and the remainder of each point. A motion averaged over 68 points has little
+   noise and may be followed at once, while the wobble of single points is smoothed away. Each part has a covariance and
+   a gain of its own.
 2. Maneuvers. An innovation of more than `maneuver` standard deviations is a movement, not noise: the variance of the
    velocity before the step is raised until each coordinate's variance is the innovation's squared length, so that the
-   same frame is followed nearly in full. What moved counts as moving for a while. Over a step of less than half the
-   usual one (a frame that came late, a doubled time stamp) only the position is followed: speed would be far too high.
+   same frame is followed nearly in full. What has moved counts as moving for a while. Over a step of less than half the
+   usual length (a late frame, a duplicate time stamp) only the position is followed: the speed would be far too high.
 3. Noise level. A point's distance from the straight line between its neighbours in time shows the noise of this
-   video; where the median over the points exceeds the expected noise, all measurement variances grow with it.
+   video; if the median over the points exceeds the expected noise, all measurement variances grow with it.
 
 `benchmarks/smoothing.py`, a face of 150 px at 30 frames/s with 0.3 px of noise per point and 0.15 px common to all:
 
@@ -27,9 +27,9 @@ from the data alone, how far each measurement is trusted.
 | drag of the brows by an opening mouth, px (measured: the noise) | 0.40 | 0.09 | 0.09 |
 | RMS error while the head says no, px | 0.33 | 6.58 | 0.34 |
 
-Tried and left out: evidence summed over several innovations follows slow accelerations a little better (0.32 px in the
-last row), but takes noise that is correlated in time, which an aligner may well have, for movement (jitter 0.20 instead
-of 0.13 px at a correlation of 0.5 from frame to frame).
+Tried and rejected: evidence summed over several innovations follows slow accelerations a little better (0.32 px in the
+last row), but mistakes noise that is correlated in time, which an aligner may well have, for movement (jitter 0.20
+instead of 0.13 px at a correlation of 0.5 from frame to frame).
 
 Source: Bar-Shalom, Li and Kirubarajan, "Estimation with Applications to Tracking and Navigation", 2001, sections 6.3.2
 (the model) and 11.2 (adjustable process noise).
@@ -47,11 +47,11 @@ from .errors import ConfigError
 from .kalman import LEAST_STEP_S, FilterState, Tuning, begin, blank, coast, update
 from .types import Float32, Float64
 
-# "kalman" is this module, "oneeuro" and "rts" are the modules of these names, "none" leaves points as measured
+# "kalman" is this module, "oneeuro" is `one_euro`, "rts" is `rts`, "none" leaves points as measured
 Smoothing = Literal["kalman", "oneeuro", "rts", "none"]
-LEAST = {"noisiest": 1.0, "shared_noise": 0.0, "score_power": 0.0}  # of settings; the others must be above 0
-PACE = 0.1  # weight of the last step in the mean of steps
-HURRIED = 0.5  # of that mean: a shorter step is a late frame's or a doubled stamp's, and tells no speed
+LEAST = {"noisiest": 1.0, "shared_noise": 0.0, "score_power": 0.0}  # smallest values; other settings must be above 0
+PACE = 0.1  # weight of the last step in the running mean of steps
+HURRIED = 0.5  # of that mean: a shorter step is due to a late frame or a duplicate time stamp and gives no speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class SmootherSettings:
     were chosen with `benchmarks/smoothing.py`.
 
     Raises:
-        ConfigError: a value cannot work.
+        ConfigError: a value is out of range.
     Attributes:
-        noise: sigma of one coordinate of a point of score 1; at 0.65, what GV says of a clear face, it is 0.002
+        noise: sigma of one coordinate of a point of score 1; at 0.65, the score that GV gives a clear face, it is 0.002
             (0.3 px on a face of 150 px; 0.0011 for eyelids to 0.0033 for the contour on clips of talking heads).
         shared_noise: sigma of the error that all points have in common (0.15 px on a face of 150 px), 0 or more.
         score_floor: sigma grows with a falling score down to this score; a score of 0 means "not seen at all".
-        score_power: sigma is proportional to score ** -score_power; 0: scores say nothing but which points were seen.
-        noisiest: the largest factor by which a noisy video may raise both; 1 turns it off.
+        score_power: sigma is proportional to score ** -score_power; with 0, scores only say which points were seen.
+        noisiest: the largest factor by which a noisy video may raise both sigmas; 1 turns it off.
         noise_memory_s: time constant with which that factor follows the video.
         rest_shared: sigma of the acceleration of a face at rest, sizes / s^2.
         rest_own: sigma of the acceleration of a point at rest in its face, sizes / s^2.
@@ -77,17 +77,17 @@ class SmootherSettings:
         moving_s: time constant with which it comes to rest.
         maneuver: innovations of more standard deviations than this are movements; infinity turns it off.
         first_speed: sigma of the speed of a face that was just found, sizes / s.
-        outlier: a point that is farther than this from where its face would carry it is not believed, but carried on,
-            sizes. In nine clips of 24 to 30 frames/s only errors were.
-        outlier_speed: a point that could have come there at this speed since it was last believed is no outlier,
-            sizes / s. In the same clips with frames left out, down to 2 frames/s, what was farther and no error had 2.1
-            at most.
-        outlier_spread: a point that is at most so many times as far off as half of the points are is no outlier, for at
-            a cut to another attitude of the same face all of them disagree: there the farthest were off by up to 9
-            times the median, errors by 14 times and more.
+        outlier: a point that is farther than this from where its face would carry it is not believed, but carried
+            along, sizes. In nine clips of 24 to 30 frames/s only errors were that far off.
+        outlier_speed: a point that could have got there at this speed since it was last believed is not an outlier,
+            sizes / s. In the same clips with frames left out, down to 2 frames/s, points that were farther off without
+            being errors had a speed of 2.1 at most.
+        outlier_spread: a point that is off by at most this many times the median over the points is not an outlier,
+            because at a cut to another attitude of the same face all points disagree: there the farthest were off by up
+            to 9 times the median, errors by 14 times and more.
         outlier_s: a point that has been an outlier for this long is believed again.
-        restart_jump: a face that jumps by more than this in one step is a new start without speed, sizes.
-        restart_gap_s: so is a face that was not measured for longer than this.
+        restart_jump: if a face jumps by more than this in one step, the filter restarts without speed, sizes.
+        restart_gap_s: if a face was not measured for longer than this, the filter restarts, too.
         coast_s: time constant with which the speed of an unmeasured face fades.
     """
 
@@ -122,9 +122,8 @@ class SmootherSettings:
 class Smoother:
     """The smoother of one face, one object per track.
 
-    Times are media times in seconds. A measurement at a time that does not come after the last one, or comes
-    long after it, starts the filter anew at that measurement: a stream that was rewound or looped goes on at
-    once.
+    Times are media times in seconds. A measurement at a time that is not after the last one, or is long after it,
+    restarts the filter there, so that a stream that was rewound or looped goes on at once.
     """
 
     def __init__(self, settings: SmootherSettings, points: int) -> None:
@@ -175,12 +174,12 @@ class Smoother:
         return self._answer()
 
     def coast(self, time_s: float) -> tuple[Float32, Float32]:
-        """Carry the face on without a measurement: as a rigid whole, with a fading speed.
+        """Extrapolate the face without a measurement: as a rigid whole, with a fading speed.
 
-        A time that does not come after the last one changes nothing.
+        A time that is not after the last one changes nothing.
 
         Returns:
-            smoothed, speed: as `update` gives them.
+            smoothed, speed: as in `update`.
         Raises:
             ValueError: there was no measurement yet, or time_s is not finite.
         """
@@ -193,7 +192,7 @@ class Smoother:
 
     @property
     def state(self) -> FilterState:
-        """What is known after the last update or coast; the next one changes it in place."""
+        """The filter's state after the last update or coast; the next one changes it in place."""
         return self._state
 
     def _checked(self, time_s: float, xy: Float32, score: Float32, size_px: float) -> tuple[Float64, Float64]:
@@ -202,7 +201,7 @@ class Smoother:
         if measured.shape != (self._points, 2) or trust.shape != (self._points,):
             wanted = f"({self._points}, 2) points and ({self._points},) scores"
             raise ValueError(f"smoother: wanted {wanted}, got {measured.shape} and {trust.shape}")
-        # one bad number spoils the sum of squares, which is faster than asking each
+        # one bad number spoils the sum of squares, which is faster than checking each
         if not math.isfinite(time_s + np.vdot(measured, measured) + np.vdot(trust, trust)):
             raise ValueError("smoother: wanted finite points and scores at a finite time, got some that are not")
         if not 0 < size_px < math.inf:

@@ -1,4 +1,4 @@
-"""One face through time: where it was measured last, and where it may be by now."""
+"""One face through time: where it was last measured, and where it may be by now."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from .geometry import bounding_box, iou, longer_side
 from .types import Float32, Landmarks, State
 
-OWN_PLACE_IOU = 0.2  # a lost face that shows up again this near to where it was seen last has not moved away
-FORESIGHT_S = 0.21  # motion older than this says nothing about where a face is now; at 5 frames/s it is followed
-LONGEST_STEP = 0.25  # of the box's side: how far a crop goes ahead of the last measurement at most
+OWN_PLACE_IOU = 0.2  # IoU with the expected box of a lost face above which a box is at the same place
+FORESIGHT_S = 0.21  # motion older than this does not predict where a face is now; 5 frames/s are still fast enough
+LONGEST_STEP = 0.25  # of the box's side: how far a crop moves ahead of the last measurement at most
 HOLD = 0.012  # of the box's side: smaller changes do not move the crop
-SEEK_S = 2.0  # for so long after a loss a face is looked for where it was and where its way led
-FASTEST = 6.0  # of its sides: what a face moves in a second at most
+SEEK_S = 2.0  # how long a lost face is searched for where it was and where its motion led
+FASTEST = 6.0  # of the box's side: how far a face moves in a second at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class TrackSettings:
     Attributes:
         birth: least presence of a new face.
         keep: least presence for a known face to go on (lower: a known face deserves more trust than a new one).
-        coast_s: how long a face that was lost is carried on before it is taken off the picture.
-        memory_s: how long a face that left may come back under its old number.
+        coast_s: how long a lost face coasts before it disappears from the results.
+        memory_s: how long a face that left may come back under its old track ID.
         same_appearance: least similarity in [-1, 1] for a face that returns at another place.
-        other_appearance: under this similarity to itself and to the last frame a track's face is not there any more
-            (a cut).
-        jump: largest move between two frames as a share of the face's box side; more is not a motion.
-        duplicate_iou: two tracks that overlap more than this are one face; one of them ends.
-        most_faces: faces measured at the same time; further ones are not taken in.
+        other_appearance: below this similarity to its learnt appearance, and below `tracks.STEADY` to the last frame,
+            a track's face is no longer there (a cut).
+        jump: largest move between two frames as a share of the face's box side; a larger one is not a motion.
+        duplicate_iou: two tracks whose boxes have this IoU or more are one face; one of them ends.
+        most_faces: faces measured at the same time; further ones are not tracked.
     """
 
     birth: float = 0.9975
@@ -51,21 +51,21 @@ class Track:
     """One face through time.
 
     Attributes:
-        number: its identity, never reused.
+        number: track ID, never reused.
         state: in the last frame.
         landmarks: as last measured.
         box: (4,) of these landmarks, frame pixels, see `views.face_box`.
         seen_s: media time of that measurement.
-        appearance: unit vector, what the face looks like when it is plain to see: the mean of such frames.
-        last_appearance: unit vector, what it looked like in that measurement.
-        velocity: (2,) mean speed of the landmarks between the last two measurements, pixels per second; None where
-            these are none or too far apart.
-        mean_velocity: (2,) the same while the face was plain to see, evened out: what it is taken to keep where it is
-            hidden; None where it is not known.
-        behind: it was lost behind another face.
-        cut: it was lost because something else altogether was in its place.
-        learnt: it has been plain to see; before that, its appearance tells little.
-        aimed: (N, 2) the landmarks that the last crop was laid round, if there was one.
+        appearance: unit vector, the learnt appearance: a running mean over frames with the face clearly visible.
+        last_appearance: unit vector, the appearance in the last measurement.
+        velocity: (2,) mean velocity of the landmarks between the last two measurements, pixels per second; None if
+            there were no two, or if they are too far apart.
+        mean_velocity: (2,) the same, smoothed over frames in which the face was clearly visible: a hidden face is
+            assumed to keep it; None if it is not known.
+        behind: whether it was lost behind another face.
+        cut: whether it was lost because something else altogether was in its place.
+        learnt: whether it has been clearly visible; before that, its appearance is of little use.
+        aimed: (N, 2) the landmarks round which the last crop was placed, if there was one.
     """
 
     number: int
@@ -83,17 +83,17 @@ class Track:
     aimed: Float32 | None = None
 
     def aim(self, time_s: float) -> Float32:
-        """Which landmarks (N, 2) the next crop is laid round, at a media time soon after the last measurement.
+        """The landmarks (N, 2) round which the next crop is placed, at a media time soon after the last measurement.
 
-        Those that the motion leads to: a crop that lags behind a moving face draws its landmarks back, at 8 pixels a
-        frame by almost one. While these stay where the last crop was aimed at, so does the crop: one that follows its
-        own noise adds to it.
+        They are moved ahead with the face: a crop that lags behind a moving face pulls its landmarks back, at 8 pixels
+        per frame by almost one pixel. While they stay within `HOLD` of where the last crop was aimed, the crop does not
+        move: a crop that follows its own noise adds to it.
         """
         self.aimed = self.aim_from_here(time_s)
         return self.aimed
 
     def aim_from_here(self, time_s: float) -> Float32:
-        """What `aim` would give, were nothing measured until then; the track is left as it is."""
+        """What `aim` would return if nothing were measured until then; does not change the track."""
         ahead = time_s - self.seen_s
         xy = self.landmarks.xy
         side = longer_side(self.box)
@@ -106,7 +106,7 @@ class Track:
         return np.asarray(xy, np.float32)
 
     def place(self, time_s: float) -> Float32:
-        """The box (4,) where the face should be, out of sight since the last measurement: it goes on as it went."""
+        """Predict the box (4,) of a face that is out of sight: it is assumed to keep its mean velocity."""
         if self.mean_velocity is None:
             return self.box
         step = self.mean_velocity * min(max(time_s - self.seen_s, 0.0), SEEK_S)
@@ -114,25 +114,25 @@ class Track:
 
     @property
     def measured(self) -> bool:
-        """Whether the landmarks are of the last frame."""
+        """Whether the landmarks are from the last frame."""
         return self.state is not State.COASTING
 
     def may_be_at(self, time_s: float, box: Float32) -> bool:
-        """Whether it may be the face at this place (4,), lost a moment ago there or on the way there."""
+        """Whether it may be the face in a box (4,): it was lost a moment ago at that place, or its motion led there."""
         if self.cut or abs(time_s - self.seen_s) > SEEK_S:
             return False
         places = np.stack([self.box, self.place(time_s)])
         return bool(iou(box[None], places).max() > OWN_PLACE_IOU)
 
     def can_reach(self, time_s: float, box: Float32) -> bool:
-        """Whether, known by its appearance, it may be anywhere else (4,), and of that size, by now."""
+        """Whether the face, if its appearance is learnt, can have reached the place and size of a box (4,) by now."""
         side = max(longer_side(self.box), longer_side(box))
         farthest = (1 + FASTEST * abs(time_s - self.seen_s)) * side
         return self.learnt and shift(self.box, box) <= farthest and as_large(self.box, box)
 
 
 def shift(old: Float32, new: Float32) -> float:
-    """How far the centre of a box (4,) has moved, along the axis along which it moved more."""
+    """How far the centre of a box (4,) has moved along x or y, whichever is more."""
     return float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
 
 

@@ -1,8 +1,9 @@
 """Identity: which face of this frame is which face of the last one.
 
-A track follows its own landmarks: the next crop is where they were last measured, and one step farther. The book
-keeps the states, decides what ends a track, and gives a face that comes back its old number. Who it is it tells by
-its appearance, learnt while the face was plain to see, and by the place where it was lost or where its way led.
+A track follows its own landmarks: the next crop is placed where they were last measured, moved on by one step. The
+track book keeps the states, decides when a track ends, and gives a returning face its old track ID. It re-identifies a
+face by its appearance, learnt while the face was clearly visible, and by the place where the face was lost or where its
+motion led.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from .track import FORESIGHT_S, OWN_PLACE_IOU, SEEK_S, Track, TrackSettings, as_
 from .types import Float32, Landmarks, State
 from .views import face_box
 
-COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face overlap at least so much
-SEEK_EVERY = 5  # for `SEEK_S` after a loss one frame in so many is searched, also beside other faces
-SURE = 0.8  # confidence from which a face is learnt by heart
-LEARN_S = 1.5  # time constant of what is learnt: longer than a hand or a passer-by is in front of a face
-DRIFT_S = 0.2  # time constant of the speed that a hidden face is taken to keep
-BEHIND = 0.5  # of its box: a face so much covered by another is not found
-CLEARLY = 0.15  # more similarity than another track by so much makes a face its own; less is noise
+COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face have at least this IoU
+SEEK_EVERY = 5  # for `SEEK_S` after a loss one frame in this many is searched, even if other faces are in sight
+SURE = 0.8  # confidence from which the appearance of a face is learnt
+LEARN_S = 1.5  # time constant of the learnt appearance: longer than a hand or a passer-by hides a face
+DRIFT_S = 0.2  # time constant of the velocity that a hidden face is assumed to keep
+BEHIND = 0.5  # of its box: a face is not found if another one covers this much of it
+CLEARLY = 0.15  # a face belongs to the track that is more similar to it by this much; smaller differences are noise
 STEADY = 0.6  # least similarity of a face's appearances in two successive frames: 0.66 or more on clips, 0.46 at a cut
-EXPECTED = 0.25  # similarity of a face that comes out from behind another where one should; half of strangers have less
-CROP = 1.2  # the picture that an appearance is taken of, over the box
-WAIT_S = 0.5  # how long a face that is half in sight may go without a number, so that it gets the right one
+EXPECTED = 0.25  # least similarity of a face that emerges from behind another as expected; half of strangers have less
+CROP = 1.2  # side of the crop from which an appearance is computed, over the box
+WAIT_S = 0.5  # how long a half-visible face may wait for its track ID, so that it gets the right one
 
 
 class TrackBook:
     """All tracks of one video. Call `observe` once per frame, then `admit` for every new face.
 
-    `live` are the tracks on the picture, by number: measured in the last frame, or coasting.
+    `live` holds the tracks of the last frame, sorted by ID: measured in it, or coasting.
     """
 
     def __init__(self, settings: TrackSettings | None = None) -> None:
@@ -45,7 +46,7 @@ class TrackBook:
         self._begins_shot: Callable[[], bool] = lambda: False
         self._now_s = 0.0
         self._missed = self._cut = self._emerges = self._seeks = False
-        self._pending: list[tuple[Float32, float]] = []  # faces without a number yet: box, since when
+        self._pending: list[tuple[Float32, float]] = []  # faces without a track ID yet: box, since when
         self._frames = 0
         self._born = 0
 
@@ -56,7 +57,7 @@ class TrackBook:
 
     @property
     def _measured_boxes(self) -> Float32:
-        """Theirs (M, 4)."""
+        """Boxes (M, 4) of the tracks whose faces were measured in this frame."""
         return _stacked([track.box for track in self._measured])
 
     @property
@@ -66,14 +67,14 @@ class TrackBook:
 
     @property
     def wants_detection(self) -> bool:
-        """Nobody is in sight; somebody was just lost, may come into sight or is to be looked for once more."""
+        """Whether to run the detector: no face is in sight, or one was just lost, may emerge or is due for a search."""
         return self.wants_whole or self._missed or self._emerges
 
     @property
     def wants_whole(self) -> bool:
-        """Whether to look for faces everywhere and not round `missing` alone.
+        """Whether to search for faces everywhere and not only round `missing`.
 
-        Nobody is in sight, this is another shot, or it is time to look for somebody lost a moment ago.
+        True if no face is in sight, this is another shot, or the next search for a recently lost face is due.
         """
         return self._cut or self._seeks or not self.in_sight
 
@@ -81,8 +82,8 @@ class TrackBook:
     def missing(self) -> list[Float32]:
         """Boxes (4,) where faces may be that are not measured.
 
-        Those that have no number yet; and those that were lost a moment ago, the last first, where their way led and
-        where they were.
+        First the faces that have no track ID yet, then the recently lost ones, the latest first: where their motion led
+        and where they were.
         """
         away = sorted(self._away(), key=lambda track: -track.seen_s)
         places = [box for track in away for box in (track.place(self._now_s), track.box)]
@@ -95,19 +96,20 @@ class TrackBook:
         appearances: list[Float32],
         begins_shot: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take what was measured in the crops of `live`, in the same order, and settle every track's state.
+        """Take what was measured in the crops of `live`, in the same order, and update every track's state.
 
-        A face is lost in the very frame in which its measurement fails; it coasts for `coast_s` and then leaves. Where
-        its crop shows something else altogether (a cut, or somebody in front), it leaves at once. Of two tracks that
-        claim the same face the one that looks like it keeps it, of two that do the older. Where nothing was seen for
-        more than `SEEK_S` (a camera was away), a face must be as like as elsewhere; after `memory_s` all begin anew.
+        A face is lost in the frame in which its measurement fails; it coasts for `coast_s` and then leaves. If its crop
+        shows something else altogether (a cut, or somebody in front), it leaves at once. Of two tracks that claim the
+        same face, the one that is clearly more similar keeps it, otherwise the older one. If nothing was seen for more
+        than `SEEK_S` (a camera was away), a face must be as similar as one that returns elsewhere; after `memory_s` all
+        tracks begin anew.
 
         Args:
             time_s: media time of the frame.
             found: one per track.
-            appearances: `describe_appearance` at what was found, sure or not; at a lost face it tells a blur from a
-                cut.
-            begins_shot: whether the frame is of another shot than the one before; asked only where it matters.
+            appearances: `describe_appearance` of what was found, however uncertain; for a lost face it distinguishes a
+                blur from a cut.
+            begins_shot: whether the frame is of another shot than the one before; called only if it matters.
         """
         self._begins_shot = begins_shot
         claims = [
@@ -121,7 +123,7 @@ class TrackBook:
         kept.sort(key=lambda claim: claim.track.number)
         for claim in kept[: self.settings.most_faces]:
             self._take(claim, time_s)
-        for claim in kept[self.settings.most_faces :]:  # somebody had taken the place of one that coasted
+        for claim in kept[self.settings.most_faces :]:  # others took their places while they coasted
             claim.track.state = State.COASTING
             self._lost.append(claim.track)
         for claim in lost:
@@ -129,7 +131,7 @@ class TrackBook:
         self._missed, self._cut = bool(lost), any(claim.track.cut for claim in lost)
         self._now_s = time_s
         self._frames += 1
-        # a stream that starts again has times before those remembered
+        # after a restart of the stream, times are before the remembered ones
         self._lost = [t for t in self._lost if abs(time_s - t.seen_s) <= self.settings.memory_s]
         self._pending = [(box, since) for box, since in self._pending if abs(time_s - since) <= 2 * WAIT_S]
         away = self._away()
@@ -137,7 +139,7 @@ class TrackBook:
         self._seeks = bool(away) and self._frames % SEEK_EVERY == 0
 
     def _contest(self, claims: list[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
-        """Who goes on, and who is lost: their face is not there, or it is another track's."""
+        """Split the claims into those that go on and those that are lost: no face, or it is another track's."""
         kept: list[_Claim] = []
         lost: list[_Claim] = []
         for claim in claims:
@@ -155,12 +157,12 @@ class TrackBook:
         return kept, lost
 
     def _rival(self, claim: _Claim, kept: list[_Claim]) -> _Claim | None:
-        """Who of those that go on has claimed the same face."""
+        """The claim among those that go on that is to the same face."""
         best = self._duplicate(claim.box, _stacked([other.box for other in kept]))
         return None if best is None else kept[best]
 
     def _duplicate(self, box: Float32, others: Float32) -> int | None:
-        """Which of the boxes (M, 4) overlaps most with one (4,), where so much that both are of one face."""
+        """Index of the box (M, 4) that overlaps most with one (4,), if it is enough for both to be of one face."""
         if not len(others):
             return None
         overlap = iou(box[None], others)[0]
@@ -188,10 +190,10 @@ class TrackBook:
         return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and as_large(old, new)
 
     def _unlike(self, claim: _Claim) -> bool:
-        """Whether something else is in the face's place: somebody else, or unlike itself and unlike a moment ago.
+        """Whether something else is in the face's place: somebody else, or unlike both the face and the last frame.
 
-        While a face is lost, the previous frame proves nothing (the picture may have dissolved into another); compare
-        only the part that is not covered.
+        For a lost face the last frame proves nothing (the picture may have dissolved into another); only the part that
+        is not covered is compared with the learnt appearance.
         """
         limit = self.settings.other_appearance
         if (claim.track.measured or claim.unwatched) and self._is_somebody_else(claim):
@@ -203,10 +205,11 @@ class TrackBook:
         return similarity_in_part(claim.track.appearance, claim.appearance) < limit
 
     def _is_somebody_else(self, claim: _Claim) -> bool:
-        """Whether a new shot shows somebody else in the face's place: where two people talk, each is in the middle.
+        """Whether somebody else is in the face's place after a cut or a gap.
 
-        Or somebody else has sat down there while nobody watched. Nothing but its appearance speaks for a face then: it
-        must be as like as elsewhere, and no lost one's likelier.
+        A cut between two people who talk shows each in the same place, and somebody else may have sat down during a
+        gap. Only appearance counts then: the face must be as similar as one that returns elsewhere, and not clearly
+        more similar to a lost one.
         """
         if claim.similarity >= 1 - CLEARLY or not (claim.unwatched or self._begins_shot()):
             return False
@@ -220,7 +223,7 @@ class TrackBook:
         return hidden and similarity_in_part(track.appearance, claim.appearance) >= self.settings.other_appearance
 
     def _take(self, claim: _Claim, time_s: float) -> None:
-        """Put a known track, measured in this frame, on the picture, and learn from it where it is plain to see."""
+        """Make a known track, measured in this frame, live, and learn from it if the face is clearly visible."""
         track, landmarks, appearance = claim.track, claim.landmarks, claim.appearance
         elapsed = claim.elapsed_s
         if 0 < elapsed <= FORESIGHT_S:
@@ -232,7 +235,7 @@ class TrackBook:
             if track.velocity is not None:
                 mean = track.velocity if track.mean_velocity is None else track.mean_velocity
                 track.mean_velocity = mean + np.float32(min(elapsed / DRIFT_S, 1.0)) * (track.velocity - mean)
-            # an unusual appearance is more often an obstacle than a change
+            # an unusual appearance is more often an occlusion than a change
             weight = min(elapsed / LEARN_S, 1.0) * max(claim.similarity, 0.0) ** 2 if track.learnt else 1.0
             track.appearance, track.learnt = blended(track.appearance, appearance, weight), True
         track.state, track.landmarks, track.box, track.seen_s = State.TRACKED, landmarks, claim.box, time_s
@@ -243,7 +246,7 @@ class TrackBook:
         self.live = sorted([*self.live, track], key=lambda t: t.number)
 
     def _release(self, claim: _Claim) -> None:
-        """Let a lost track coast, or take it off the picture: its time is up, or something else is in its place."""
+        """Let a lost track coast, or end it: its time is up, or something else is in its place."""
         track = claim.track
         was_measured, unlike = track.measured, self._unlike(claim)
         follower, track.state = self._follower(track.box), State.COASTING
@@ -253,7 +256,7 @@ class TrackBook:
             self._show(track)
         elif follower is None or similarity(track.appearance, follower.appearance) < self.settings.same_appearance:
             self._lost.append(track)
-        # else it was the follower's own face under a second number, which nobody will miss
+        # else it was the follower's own face under a second ID, which can be forgotten
 
     def _beside(self, box: Float32) -> bool:
         """Whether the crop round a box (4,) touches a face that was measured in this frame."""
@@ -265,17 +268,17 @@ class TrackBook:
         return None if best is None else self._measured[best]
 
     def unclaimed(self, boxes: Float32) -> list[int]:
-        """Indices of detected boxes (F, 4), best first, that no measured track covers, at most what fits in."""
+        """Indices of detected boxes (F, 4), best first, that no measured track covers, up to `most_faces` in all."""
         measured = self._measured_boxes
         free = max(self.settings.most_faces - len(measured), 0)
         uncovered = np.flatnonzero((iou(boxes, measured) < COVERED_IOU).all(1))
         return [int(i) for i in uncovered[:free]]
 
     def admit(self, time_s: float, landmarks: Landmarks, appearance: Float32) -> Track | None:
-        """Take in a face found by detection: a coasting or remembered one under its number, else a new one.
+        """Track a detected face: under its old ID if it continues a coasting or remembered track, else under a new one.
 
         Returns:
-            The track, or None if the face is too uncertain, is already followed or is one too many.
+            The track, or None if the face is too uncertain, is already followed, is one too many or waits for its ID.
         """
         box = face_box(landmarks.xy)
         full = len(self._measured) >= self.settings.most_faces
@@ -297,9 +300,9 @@ class TrackBook:
         return track
 
     def _waits(self, time_s: float, box: Float32, appearance: Float32) -> bool:
-        """Whether to wait and see who this is: half behind another face or half outside, and somebody is missing.
+        """Whether to wait until it is clear who this is: half hidden or half outside, and a known face is missing.
 
-        A new number now would stay.
+        A new ID, once given, would stay.
         """
         missing = any(not track.measured for track in (*self.live, *self._lost))
         if not missing or not (self._beside(box) or not known_cells(appearance).all()):
@@ -311,12 +314,12 @@ class TrackBook:
         return abs(time_s - since) < WAIT_S
 
     def _returning(self, time_s: float, box: Float32, appearance: Float32) -> Track | None:
-        """The lost track that this face continues: alike enough, and the most alike of those.
+        """The lost track that this face continues: similar enough, and the most similar of those.
 
-        Where a face reappears soon where it was lost or where its way led, the place speaks for it and less similarity
-        will do; not so if it was lost to a cut, after which no half of it is proof either. Elsewhere it must be as near
-        and as large as it can be by now (what can be seen of a small face is like many a large one), and like no other
-        known face.
+        If a face soon reappears where it was lost or where its motion led, the place is evidence, and less similarity
+        is enough. Not so if it was lost at a cut, after which a match of half the face is no proof either. Elsewhere,
+        the place and size must be within reach by now (the little that a small face shows is like many a large one),
+        and the face must be clearly more similar to this track than to any other known one.
         """
         best, best_score = None, -np.inf
         known = (*self.live, *self._lost)
@@ -338,7 +341,7 @@ class TrackBook:
         return best
 
     def _needed(self, track: Track, *, near: bool) -> float:
-        """Least similarity for a face that may be a lost track's."""
+        """Least similarity for a face to continue a lost track."""
         if not near:
             return self.settings.same_appearance
         return EXPECTED if track.behind else self.settings.other_appearance
@@ -346,11 +349,11 @@ class TrackBook:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Claim:
-    """What was measured in the crop of a track, and how like it that is.
+    """What was measured in the crop of a track, and how similar it is to the track.
 
     Attributes:
-        alone: there, or with a part of another face.
-        elapsed_s: since the track was measured.
+        alone: whether no other track's box was in the crop.
+        elapsed_s: seconds since the track was last measured.
     """
 
     track: Track
@@ -371,12 +374,12 @@ class _Claim:
 
 
 def _stacked(boxes: list[Float32]) -> Float32:
-    """Boxes (4,) as an array (M, 4), of none, too."""
+    """Stack boxes (4,) into an array (M, 4); there may be none."""
     return np.asarray(boxes, np.float32).reshape(-1, 4)
 
 
 def _apart(boxes: list[Float32]) -> list[Float32]:
-    """Boxes (4,) without those that overlap much with one before them."""
+    """Boxes (4,) without those that overlap much with an earlier one."""
     kept: list[Float32] = []
     for box in boxes:
         if (iou(box[None], _stacked(kept)) <= COVERED_IOU).all():
@@ -385,7 +388,7 @@ def _apart(boxes: list[Float32]) -> list[Float32]:
 
 
 def _alone(tracks: list[Track]) -> list[bool]:
-    """Which tracks had no other one's box in their crop when they were last measured."""
+    """Which tracks had no other track's box in their crop when they were last measured."""
     if len(tracks) < 2:
         return [True] * len(tracks)
     boxes = np.stack([track.box for track in tracks])
@@ -393,6 +396,6 @@ def _alone(tracks: list[Track]) -> list[bool]:
 
 
 def _crop(boxes: Float32) -> Float32:
-    """Boxes (F, 4) as large as what appearances are taken of."""
+    """Enlarge boxes (F, 4) to the crops from which appearances are computed."""
     margin = (CROP - 1) / 2 * (boxes[:, 2:] - boxes[:, :2]).max(1, keepdims=True)
     return np.asarray(np.hstack((boxes[:, :2] - margin, boxes[:, 2:] + margin)), np.float32)

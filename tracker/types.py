@@ -1,9 +1,9 @@
-"""The values that travel through the pipeline: frozen, shape-checked at the door, arrays read-only.
+"""The values that travel through the pipeline: frozen, with shapes checked on construction and read-only arrays.
 
 One convention everywhere: points are (x, y) float32 in frame pixels, x to the right, y down, and (0, 0) is the
 centre of the top-left pixel. Boxes are (x1, y1, x2, y2). Sizes are (height, width). Pictures are uint8 BGR. `repr`
-leaves pixels and points out. A value equals itself alone, whatever its arrays hold, so that it can be looked for in
-tuples and kept in sets.
+omits pixels and points. Values compare by identity, not by the contents of their arrays, so that they can be searched
+for in tuples and kept in sets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UInt8 = NDArray[np.uint8]
 
 
 class State(StrEnum):
-    """What a face of a track is in this frame: just born, measured, or carried on without a measurement."""
+    """The state of a track's face in this frame: new, measured, or extrapolated without a measurement."""
 
     NEW = "new"
     TRACKED = "tracked"
@@ -33,13 +33,13 @@ class State(StrEnum):
 
 
 def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: Any = np.float32) -> NDArray[Any]:
-    """Give a read-only array of the wanted dtype; None in `shape` stands for any length.
+    """Return a read-only array of the given dtype; None in `shape` stands for any length.
 
     Raises:
         ValueError: the shape differs; the message names wanted and got.
     """
     array = np.ascontiguousarray(values, dtype)
-    if (array is values or array.base is not None) and _may_change(array):  # of a memory map it may be a view
+    if (array is values or array.base is not None) and _may_change(array):  # a memory map gives a view
         array = array.copy()
     fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape, strict=False))
     if not fits:
@@ -50,7 +50,7 @@ def frozen_array(values: Any, shape: tuple[int | None, ...], what: str, dtype: A
 
 
 def _may_change(array: Any) -> bool:
-    """Whether an array, or one that it is a view of, can be written to."""
+    """Whether an array, or an array that it is a view of, is writeable."""
     while isinstance(array, np.ndarray):
         if array.flags.writeable:
             return True
@@ -59,7 +59,7 @@ def _may_change(array: Any) -> bool:
 
 
 def checked_picture(bgr: Any, what: str) -> UInt8:
-    """Give back what is a picture.
+    """Return `bgr` unchanged if it is a picture.
 
     Raises:
         ValueError: it is not; the message says what was wanted.
@@ -73,10 +73,10 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
 
 
 def _whole(value: SupportsIndex, what: str) -> int:
-    """A whole number of any type as an int.
+    """Convert a whole number of any type to an int.
 
     Raises:
-        ValueError: it is none.
+        ValueError: value is not a whole number.
     """
     try:
         return operator.index(value)
@@ -85,10 +85,10 @@ def _whole(value: SupportsIndex, what: str) -> int:
 
 
 def whole_size(size: Iterable[SupportsIndex], what: str, remedy: str = "") -> tuple[int, int]:
-    """A (height, width) of any kind as a tuple of ints.
+    """Convert a (height, width) of any kind to a tuple of ints.
 
     Raises:
-        ValueError: it is none, or not above 0; the message ends with the remedy.
+        ValueError: size is not a pair of whole numbers above 0; the message ends with `remedy`.
     """
     try:
         height, width = map(operator.index, size)
@@ -100,10 +100,10 @@ def whole_size(size: Iterable[SupportsIndex], what: str, remedy: str = "") -> tu
 
 
 def _real(value: SupportsFloat, what: str) -> float:
-    """A number of any type, such as a Fraction, as a float; a text is none.
+    """Convert a number of any type, such as a Fraction, to a float; a string is not a number.
 
     Raises:
-        ValueError: it is none.
+        ValueError: value is not a number.
     """
     try:
         return math.fsum((value,))
@@ -112,7 +112,7 @@ def _real(value: SupportsFloat, what: str) -> float:
 
 
 def _remedy(array: NDArray[Any]) -> str:
-    """How what is no picture may become one; OpenCV's conversions change channels and keep the dtype."""
+    """How to turn an array that is not a picture into one; OpenCV's conversions change channels and keep the dtype."""
     depth = "" if array.dtype == np.uint8 else "; scale it to 0 .. 255, then .astype(np.uint8)"
     if array.ndim > 3:
         return f"{depth}; one picture at a time"
@@ -126,24 +126,24 @@ class Frame:
     Attributes:
         index: 0-based number of the decoded frame; a gap means that frames were dropped.
         time_s: media time: seconds since the start of a recording, by its time stamps, or since the first frame of a
-            camera or stream, by the clock; of pictures 0, 1, 2, ...
+            camera or stream, by the clock; 0, 1, 2, ... for single pictures.
         taken_s: time.perf_counter() at capture.
         bgr: (H, W, 3) uint8.
         name: the file's name where the frames are single pictures, else "".
 
     Raises:
-        ValueError: bgr is no picture, time_s not finite, taken_s no number or index no whole one.
+        ValueError: bgr is not a picture, time_s is not finite, taken_s is not a number or index is not a whole number.
     """
 
     index: int
     time_s: float
     taken_s: float
-    bgr: NDArray[Any] = field(repr=False)  # of uint8, which is checked: what OpenCV gives has no other type
+    bgr: NDArray[Any] = field(repr=False)  # uint8, which is checked; OpenCV's type stubs are no more specific
     name: str = ""
 
     def __post_init__(self) -> None:
         checked_picture(self.bgr, "Frame.bgr")
-        # compiled arithmetic takes these types alone, or is compiled for another one between two frames
+        # with any other type, Numba would compile its kernels again between two frames
         object.__setattr__(self, "index", _whole(self.index, "Frame.index"))
         object.__setattr__(self, "time_s", _real(self.time_s, "Frame.time_s"))
         object.__setattr__(self, "taken_s", _real(self.taken_s, "Frame.taken_s"))
@@ -192,7 +192,7 @@ class Proposals:
 
     @classmethod
     def joined(cls, parts: Iterable[Proposals]) -> Proposals:
-        """The faces of several searches of one frame, best first; one that two of them found is there twice."""
+        """Join the faces of several searches of one frame, best first; a face that two of them found is there twice."""
         boxes, scores, points = zip(*((p.boxes, p.scores, p.points) for p in (cls.none(), *parts)), strict=True)
         order = np.argsort(-np.concatenate(scores), kind="stable")
         return cls(*(np.concatenate(arrays)[order] for arrays in (boxes, scores, points)))
@@ -226,9 +226,9 @@ class Face:
     """One tracked face in one frame.
 
     Attributes:
-        track: identity, counted from 0, never reused.
+        track: track ID, counted from 0, never reused.
         state: new, tracked or coasting.
-        box: (4,) float32, tight round the smoothed landmarks; of five, see `views.face_box`.
+        box: (4,) float32, tight round the smoothed landmarks; for five landmarks see `views.face_box`.
         measured: what the network saw in this frame; None while coasting.
         smoothed: (N, 2) float32 frame pixels after the smoother.
         speed: (N, 2) float32 pixels per second.
@@ -255,7 +255,7 @@ class Result:
 
     Attributes:
         frame: the picture and its times.
-        faces: in the order of their track numbers.
+        faces: in the order of their track IDs.
         spans_s: seconds spent by each stage on this frame.
     """
 

@@ -1,4 +1,4 @@
-"""A mean face's five points in seven views, and what faces they make of five points that were seen."""
+"""A mean face's five points in seven views, and the faces that they give when fitted to observed points."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HALF_EXTENT = np.array(((0.5, 0.462), *_TURNED_EXTENT, *_TURNED_EXTENT))  # of e
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Mean faces laid over observed five5 points, F of them.
+    """Mean faces fitted to the observed five5 points of F faces.
 
     Attributes:
         centre: (F, 2) float32 pixels, of the landmarks' box before its roll.
@@ -48,7 +48,7 @@ class Fit:
 
 
 def fit_views(points: Float32) -> Fit:
-    """Lay the best of the seven views over each face's points by a least-squares similarity.
+    """Fit the best of the seven views to each face's points by a least-squares similarity.
 
     Args:
         points: (F, 5, 2) float32 pixels.
@@ -82,7 +82,7 @@ def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
     """Guess a face's box from its five5 points (5, 2) alone: the box of the view that fits them best.
 
     Returns:
-        centre (x, y) and longer side in frame pixels and roll in radians, as `geometry.rotated_box` gives them.
+        centre (x, y) and longer side in frame pixels and roll in radians, as in `geometry.rotated_box`.
     """
     fit = fit_views(five[None])
     x, y = fit.centre[0].tolist()
@@ -90,9 +90,9 @@ def box_of_five(five: Float32) -> tuple[tuple[float, float], float, float]:
 
 
 def face_box(xy: Float32) -> Float32:
-    """The box of a face: tight round its landmarks; of five, which span only its middle, that of the whole face.
+    """The box of a face: tight round its landmarks; for five, which span only its middle, that of the whole face.
 
-    Crops, tracks and errors in training, in use and in evaluation all go by this box, or by `rotated_face_box`.
+    Crops, tracks and errors all use this box or `rotated_face_box`, in training, inference and evaluation.
 
     Args:
         xy: (N, 2) pixels.
@@ -103,7 +103,7 @@ def face_box(xy: Float32) -> Float32:
 
 
 def rotated_face_box(xy: Float32, five: Float32) -> tuple[tuple[float, float], float, float]:
-    """The `face_box` in the face's own upright frame; arguments and answer are those of `geometry.rotated_box`."""
+    """The `face_box` in the face's own upright frame; arguments and result are those of `geometry.rotated_box`."""
     return box_of_five(five) if len(xy) == len(five) else rotated_box(xy, five)
 
 
@@ -111,7 +111,7 @@ def fit_mean_face(points: Float32, template: Float32 = MEAN_FIVE) -> tuple[Float
     """Least-squares similarity from the mean face to observed points.
 
     Args:
-        points: (N, 2) float32 frame pixels; NaN points do not take part, two others must be there.
+        points: (N, 2) float32 frame pixels; NaN points are left out, at least two must remain.
         template: (N, 2) float32 the same points of the mean face.
     Returns:
         centre: (2,) float32 frame pixels, of the face's box.

@@ -1,1 +1,1 @@
-"""What is run and set stands in this folder; what it is made of, in the folders below; see docs/architecture.md."""
+"""Commands and settings of the training are in this folder, their parts in the folders below; docs/architecture.md."""

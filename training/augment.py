@@ -1,6 +1,6 @@
 """Augmentation on the CPU: random crops that move pixels and points together, and what cameras do to pixels.
 
-Every function takes its own `numpy.random.Generator`, so that sample i of a run is the same whoever draws it.
+Every function is given a `numpy.random.Generator`, so that item i of a run is the same whichever process draws it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ Fill = Callable[[tuple[int, ...], np.random.Generator], UInt8]  # what an occlud
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How far a training crop may stray from the face's own box.
+    """How far a training crop may stray from the face's box.
 
     Attributes:
         box_scale: side of the square crop over the longer side of the face's box, see `views.face_box`.
         roll_deg: standard deviation of the usual roll.
         wide_roll_deg, wide_share: this share of the crops has a roll uniform within +- wide_roll_deg instead.
-        log_scale: standard deviation of the logarithm of the scale, clipped at 2.5 of them.
-        shift: standard deviation of the shift over the crop's side, clipped at 2.5 of them.
+        log_scale: standard deviation of the logarithm of the scale, clipped at 2.5 standard deviations.
+        shift: standard deviation of the shift over the crop's side, clipped likewise.
         stretch: standard deviation of the logarithm of the aspect ratio.
         flip: probability of a mirror picture.
-        asymmetry: how far the annotations lie to the right of where a mirror-symmetric eye sees the same points, over
-            the longer side of their box (300-W: 0.006). Mirrored annotations are moved by twice as much, so
-            that they are what the same annotators would have marked in the mirror picture.
+        asymmetry: how far the annotations lie to the right of where a mirror-symmetric observer would put the points,
+            over the longer side of their box (300-W: 0.006). Mirrored annotations are moved by twice as much, to
+            where the same annotators would have marked them in the mirror picture.
     """
 
     box_scale: float = 1.25
@@ -61,7 +61,7 @@ class Geometry:
 
 
 def random_crop(points: Float32, size: int, geometry: Geometry, rng: np.random.Generator) -> CropTransform:
-    """Give a disturbed square crop round one face.
+    """Draw a random square crop round one face.
 
     Args:
         points: (N, 2) of the face, picture pixels; NaN where a point is not annotated.
@@ -90,12 +90,12 @@ def _clipped(rng: np.random.Generator, sigma: float) -> float:
 
 
 def crop_over_background(bgr: UInt8, transform: CropTransform, background: UInt8, rng: np.random.Generator) -> UInt8:
-    """Crop a picture; what lies outside it is filled so that the picture's edge does not betray the face's box.
+    """Crop a picture and fill what lies outside it, so that the picture's edge does not reveal the face's box.
 
-    Training pictures are often face crops themselves: without this a network learns to read the position of
-    the black border. Three in ten are mirrored at the edge, three in ten have a border of one colour (half of
-    those black), the rest show `background`. Pictures that must shrink below half their size are averaged over
-    the area first; they show `background` in place of a colour.
+    Training pictures are often face crops themselves: without this a network learns to read the position of the black
+    border. Three crops in ten are filled by reflection, three in ten with one colour (half of those with black), the
+    rest with `background`. Pictures that must shrink below half their size are averaged over the area first; their
+    crops are filled with `background` in place of a colour.
 
     Args:
         bgr: (H, W, 3) uint8.
@@ -121,12 +121,12 @@ def crop_over_background(bgr: UInt8, transform: CropTransform, background: UInt8
 
 
 def thumbnail(bgr: UInt8) -> UInt8:
-    """A picture (H, W, 3) as it is kept for a background or an occluder, (BACKGROUND, BACKGROUND, 3)."""
+    """A picture (H, W, 3) at the size kept for backgrounds and occluders, (BACKGROUND, BACKGROUND, 3)."""
     return _uint8(cv2.resize(bgr, (BACKGROUND, BACKGROUND), interpolation=cv2.INTER_AREA))
 
 
 def _shrunk(bgr: UInt8, transform: CropTransform) -> tuple[UInt8, Float64]:
-    """The picture made smaller by the whole factor that brings the transform's scale above a half, and its matrix."""
+    """The picture shrunk by a whole factor that brings the transform's scale above a half, and the matrix for it."""
     height, width = bgr.shape[:2]
     factor = min(int(1 / transform.scale), height, width)
     small = (width // factor, height // factor)
@@ -142,13 +142,13 @@ def _uint8(picture: Any) -> UInt8:
 
 
 def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: Collection[str] = DISTURBANCES) -> UInt8:
-    """Spoil a crop (h, w, 3), in the order of `DISTURBANCES`, each with its own probability.
+    """Disturb a crop in the order of `DISTURBANCES`, each with its own probability.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         patches: pieces of other pictures, for the occluders; may be empty.
         rng: the item's own.
-        kinds: those of the `DISTURBANCES` that may happen; of the others nothing is drawn.
+        kinds: which of the `DISTURBANCES` may happen; for the others no random number is drawn.
     """
     if "occluders" in kinds and rng.random() < 0.35:
         bgr = occlude(bgr, patches, rng)
@@ -178,11 +178,11 @@ def disturb(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator, kinds: C
 def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
     """SPAN's texture disturbances and more: occluders of every kind, blur through its four sizes, and other light.
 
-    Source: SPAN, section IV-A, whose own are `disguise_as_published`; which of them, and how strong, is drawn for each
-    picture.
+    Which of them happen, and how strongly, is drawn for each picture. Source: SPAN, section IV-A; the paper's own are
+    in `disguise_as_published`.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         patches: other pictures, faces among them; may be empty.
         rng: the item's own.
     """
@@ -200,11 +200,11 @@ def disguise(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt
 def disguise_as_published(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     """SPAN's texture disturbances alone: occlusion by black or by a part of the picture, blur, noise and salt.
 
-    Which of them happen, how large an occluder is and how strong the noise are drawn for each picture; the paper does
-    not say.
+    Which of them happen, the occluders' sizes and the noise's strength are drawn for each picture; the paper does not
+    state them.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         rng: the item's own.
     Source: SPAN, section IV-A and figure 4.
     """
@@ -231,9 +231,9 @@ def _speckled(bgr: UInt8, rng: np.random.Generator, *, gaussian: bool, salt: boo
 
 
 def resize_bicubic(bgr: UInt8, size: tuple[int, int]) -> UInt8:
-    """Resize (h, w, 3) to (height, width) by bicubic interpolation that does not alias, as super-resolution degrades.
+    """Resize (h, w, 3) to (height, width) by antialiased bicubic interpolation, as super-resolution degrades pictures.
 
-    OpenCV's own looks at 16 pixels however much it shrinks.
+    OpenCV's bicubic interpolation uses 16 pixels however much it shrinks.
     """
     down, across = (_bicubic_weights(old, new) for old, new in zip(bgr.shape[:2], size, strict=True))
     resized = np.einsum("yh,hwc,xw->yxc", down, bgr.astype(np.float32), across, optimize=True)
@@ -242,7 +242,7 @@ def resize_bicubic(bgr: UInt8, size: tuple[int, int]) -> UInt8:
 
 @cache
 def _bicubic_weights(old: int, new: int) -> Float32:
-    """What each of `old` pixels of a row gives to each of `new`, (new, old).
+    """Weight of each of `old` pixels of a row in each of `new` ones, (new, old).
 
     Source: Keys, "Cubic convolution interpolation for digital image processing", 1981, with a = -0.5; widened by the
     factor where the row shrinks.
@@ -256,7 +256,7 @@ def _bicubic_weights(old: int, new: int) -> Float32:
 
 
 def relight(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """Gain, offset, gamma and a colour cast through one table, and sometimes a ramp of light from one side."""
+    """Change gain, offset, gamma and colour cast through one table, and sometimes add a ramp of light from one side."""
     levels = np.arange(256, dtype=np.float32) / 255
     gamma, gain, offset = np.exp(rng.normal(0, 0.3)), np.exp(rng.normal(0, 0.2)), rng.normal(0, 0.08)
     cast = np.exp(rng.normal(0, 0.06, 3))
@@ -278,7 +278,7 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
         return _uint8(cv2.GaussianBlur(bgr, (0, 0), rng.uniform(0.5, 2.0)))
     if kind == 1:
         length = int(rng.integers(3, 10))
-        side = length | 1  # of an even one the middle would lie beside a pixel, and the picture beside its points
+        side = length | 1  # odd: the middle of an even kernel is no pixel, and would shift the picture off its points
         kernel = np.zeros((side, side), np.float32)
         middle, turn = (side - 1) / 2, rng.uniform(0, np.pi)
         step = (length - 1) / 2 * np.array([np.cos(turn), np.sin(turn)])
@@ -292,12 +292,12 @@ def blur(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def occlude(bgr: UInt8, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
-    """One or two rectangles or ellipses filled with a colour, noise or a piece of another picture."""
+    """Cover one or two rectangles or ellipses with a colour, noise or a piece of another picture."""
     return _covered(bgr, lambda size, own: filling(size, patches, own), rng)
 
 
 def _covered(bgr: UInt8, fill: Fill, rng: np.random.Generator) -> UInt8:
-    """One or two rectangles or ellipses filled with what `fill` gives."""
+    """Cover one or two rectangles or ellipses with what `fill` gives."""
     bgr = bgr.copy()
     height, width = bgr.shape[:2]
     for _ in range(int(rng.integers(1, 3))):
@@ -321,7 +321,7 @@ def _black(size: tuple[int, ...], _: np.random.Generator) -> UInt8:
 
 
 def _piece(bgr: UInt8, size: tuple[int, ...], rng: np.random.Generator) -> UInt8:
-    """A piece of (h, w) pixels of the picture, from anywhere in it."""
+    """A piece of (h, w) pixels from a random place in the picture."""
     y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(bgr.shape, size, strict=False))
     return bgr[y : y + size[0], x : x + size[1]]
 
@@ -338,16 +338,16 @@ def filling(size: tuple[int, ...], patches: list[UInt8], rng: np.random.Generato
 
 
 def mirror(bgr: UInt8, xy: Float32, marks: Markup) -> tuple[UInt8, Float32]:
-    """The mirror picture of (h, w, 3) and what becomes of its points (..., N, 2)."""
+    """The mirror picture of (h, w, 3) and its points (..., N, 2) in it."""
     return np.ascontiguousarray(bgr[:, ::-1]), mirror_points(xy, marks, bgr.shape[1])
 
 
 def annotators_shift(xy: Float32, transform: CropTransform, asymmetry: float) -> Float32:
-    """What to add to a mirrored crop's points to follow annotators who are not mirror-symmetric themselves.
+    """What to add to a mirrored crop's points because annotators are not mirror-symmetric.
 
     Args:
         xy: (N, 2) pixels of the mirrored crop.
-        transform: from the picture to the crop as it was before it was mirrored.
+        transform: from the picture to the crop before it was mirrored.
         asymmetry: see `Geometry`.
     Returns:
         (2,) pixels of the mirrored crop.
@@ -358,7 +358,7 @@ def annotators_shift(xy: Float32, transform: CropTransform, asymmetry: float) ->
 
 
 def mirror_points(xy: Float32, marks: Markup, width: int) -> Float32:
-    """Points (..., N, 2) in the mirror picture of one `width` pixels wide, each under the index of its new side."""
+    """Points (..., N, 2) in the mirror picture, `width` pixels wide, each under the index of its new side."""
     mirrored = xy[..., marks.mirror, :].copy()
     mirrored[..., 0] = width - 1 - mirrored[..., 0]
     return mirrored
@@ -367,7 +367,7 @@ def mirror_points(xy: Float32, marks: Markup, width: int) -> Float32:
 def written_on(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     """A copy with a few random words of letters and digits on it, over the picture or one colour.
 
-    Thin as handwriting or fat as a title's, often outlined, often shaded from top to bottom.
+    The letters are thin like handwriting or bold like a title's, often outlined, often shaded from top to bottom.
     """
     bgr = bgr.copy() if rng.random() < 0.5 else np.broadcast_to(rng.integers(0, 256, 3, np.uint8), bgr.shape).copy()
     height, width = bgr.shape[:2]

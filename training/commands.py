@@ -1,4 +1,4 @@
-"""`facetrack models`, `train`, `evaluate` and `probe`. Imports wait until a command runs: --help is quick."""
+"""`facetrack models`, `train`, `evaluate` and `probe`. Commands import their parts when they run: --help is quick."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...], *, sk
     from .config import load
 
     overrides += ("skip_broken=true",) if skip_broken else ()
-    load(config, overrides)  # a mistake in the settings is told before torch is missed
+    load(config, overrides)  # report a mistake in the settings before a missing torch
     try:
         from .objectives import run_config
     except ModuleNotFoundError as error:
         raise BackendError(f'training needs {error.name}; run: pip install "facetrack[train]"') from error
     if log.isEnabledFor(logging.WARNING):  # not with -q
-        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run of hours says how far it is
+        log.setLevel(min(log.getEffectiveLevel(), logging.INFO))  # a run takes hours: log its progress
     run_config(config, data, out, overrides)
 
 
@@ -84,7 +84,7 @@ _evaluation = opt.chain(
 
 
 def _add_evaluation(name: str, told: str) -> None:
-    """Add `facetrack evaluate NAME` for a data set of pictures."""
+    """Add `facetrack evaluate NAME` for a picture data set."""
 
     @evaluate.command(name, help=told)
     @_evaluation

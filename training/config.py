@@ -1,6 +1,6 @@
-"""The trainer's settings: frozen dataclasses as the schema, TOML as the file, unknown keys refused.
+"""The trainer's settings: frozen dataclasses as the schema, TOML files, unknown keys refused.
 
-Every default is a working one; a TOML file names only what its run changes.
+Every default works; a TOML file contains only what its run changes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NORMALISERS = typing.get_args(Normaliser)
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What `engines.nets.build` is called with."""
+    """The arguments of `engines.nets.build`."""
 
     name: str = "gv"
     landmarks: int = 68
@@ -38,10 +38,10 @@ class Corpus:
     Attributes:
         path: folder below the data root.
         layout: one of `datasets.LAYOUTS`: "pts" for pictures with a .pts file each, "wflw-train", ...
-        weight: share of the mixture at the start, relative to the other corpora.
-        late_weight: the same at the end; weights move linearly over the run. Negative: as at the start.
-        held_out: the pictures of it that a detector's training keeps out are among those that the detector is measured
-            on (`detection.score.kept_out`); false for labels made by machine.
+        weight: share of the mixture at the start of the run, relative to the other corpora.
+        late_weight: the same at the end; weights change linearly over the run. Negative: as at the start.
+        held_out: whether a detector is also measured on the pictures of this corpus that its training holds out
+            (`detection.score.kept_out`); false for machine-made labels.
     """
 
     path: str
@@ -53,16 +53,17 @@ class Corpus:
 
 @dataclass(frozen=True, slots=True)
 class Expressions:
-    """What photographs seldom show (`training.expressions`). For alignment networks of markups with lids.
+    """Expressions that photographs seldom show (`training.expressions`), for alignment networks of markups with lids.
 
-    Of pairs (`Consistency`) it is the faces with labels whose shares these are.
+    In training with pairs (`Consistency`) the shares are those of the labelled faces.
 
     Attributes:
-        closed: share of the faces that is drawn from those of a corpus with an eye as good as closed, if it has any.
+        closed: share of the faces that are drawn from the faces of a corpus with a closed or nearly closed eye, if it
+            has any.
         blinks: share of the faces whose open eyes are closed by drawing.
         grimaces: share of the faces whose mouth, eyes and brows are stretched by drawing.
-        gap: weight of the error of the openings of eyes and mouth: of the offset from each point of an upper lid, or
-            of the upper lip's inner edge, to the one below it, in pixels of the crop.
+        gap: weight of the error in how far eyes and mouth are open: the error of the offset from each point of an
+            upper lid, or of the upper lip's inner edge, to the point below it, in crop pixels.
     """
 
     closed: float = 0.0
@@ -76,12 +77,13 @@ class Vectors:
     """Labels and losses of GV.
 
     Attributes:
-        label: "bell", a whole Gaussian at the exact place, or "quasi", the paper's Eq. 2: one of height 1 on the
-            nearest cell, which itself is `peak`.
+        label: "bell", a whole Gaussian at the exact place, or "quasi", the paper's Eq. 2: a Gaussian of height 1 on the
+            nearest cell, where the label itself is `peak`.
         sigma: width of the Gaussian, cells.
         peak: height of the label.
-        tau: height of a vector's end under which the landmark is taken to lie beyond it; 0: `peak`.
-        mse, coordinate: weights of the two terms for the landmarks.
+        tau: if a vector has its maximum at an end and below this height, the landmark is taken to lie beyond that end;
+            0: `peak`.
+        mse, coordinate: weights of the two landmark terms.
     """
 
     label: str = "bell"
@@ -98,14 +100,14 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Maps:
-    """Labels and losses of the heat-map networks: TAB, PropNet and SPAN; of BB-FCN `frozen` alone.
+    """Labels and losses of the heat-map networks TAB, PropNet and SPAN; BB-FCN uses `frozen` alone.
 
     Attributes:
         sigma: width of the landmarks' Gaussians, cells; SPAN's own are in `training.alignment.span_loss`.
-        landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the distance
-            of the decoded place, which small maps need; the papers of TAB and PropNet have none.
-        frozen: the second of TAB's and BB-FCN's two runs: the boundary network, the backbone, keeps what it was
-            started with.
+        landmarks, boundaries, coordinate: weights of the terms; 0 leaves one out. The coordinate term is the error
+            of the decoded place. Small maps need it; the papers of TAB and PropNet have none.
+        frozen: true for the second of TAB's and BB-FCN's two runs: TAB's boundary network or BB-FCN's backbone keeps
+            the weights it started with.
         reach: of the decoding, cells; 0 for PropNet's quarter-cell shift.
     """
 
@@ -119,24 +121,26 @@ class Maps:
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
-    """SPAN's self-calibration for any alignment network: a picture and its disturbed self must get the same answer.
+    """SPAN's self-calibration for any alignment network: a picture and its disturbed copy must get the same answer.
 
     Attributes:
-        weight: of the divergence between the two answers: the paper's eta in Eq. 19, where the terms with labels are
-            added up over both crops of a face; it means the same for every `share`, and weighs the pairs without
-            labels, too, which Eq. 20 prints without it. 0 trains on labels alone.
-        labels: share of the annotated pictures whose annotation is used; the others only say where the face is.
+        weight: of the divergence between the two answers, the paper's eta in Eq. 19, where the terms with labels are
+            summed over both crops of a face. It means the same for every `share`. It also weighs the pairs without
+            labels, which Eq. 20 prints without it. 0 trains on labels alone.
+        labels: share of the annotated pictures whose annotation is used; of the others only the face's place is.
         unlabelled: further pictures; of their points, too, only the face's place is used (`training.relabel`).
         share: of the items, drawn from pictures without labels; below 1.
-        roll_deg, scale, flip: how the disturbed picture is turned (uniform to both sides), shrunk (at most to this)
-            and mirrored (how often) against the other.
-        texture: how its pixels are spoilt: "varied", with occluders of every kind, other faces among them, and always
-            in another light, or "paper", SPAN's four alone (`augment.disguise`, `augment.disguise_as_published`).
-        stop_gradient: the undisturbed picture's answer teaches and does not learn from the other.
-        teacher: whose answer to the undisturbed picture is meant: "itself" of the network (the paper), or "average", of
-            its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola, NIPS 2017). The
-            average's landmarks are labels of the disturbed pictures that have none; `weight` 1 makes such a label count
-            as much as an annotator's. Pairs with labels are then not compared, and `stop_gradient` changes nothing.
+        roll_deg, scale, flip: the disturbed picture's largest turn relative to the other one (uniform in both
+            directions), its smallest scale, and how often it is mirrored.
+        texture: how its pixels are disturbed: "varied", with occluders of every kind, other faces among them, and
+            always in another light, or "paper", SPAN's four alone (`augment.disguise`,
+            `augment.disguise_as_published`).
+        stop_gradient: no gradient flows into the undisturbed picture's answer; only the other one learns.
+        teacher: which network's answer to the undisturbed picture is used: "itself", the network's own (the paper), or
+            "average", that of its average over the steps (`schedule.ema`; the mean teacher of Tarvainen and Valpola,
+            NIPS 2017). The average's landmarks are the labels of the disturbed pictures that have none; with `weight` 1
+            such a label counts as much as an annotator's. Pairs with labels are then not compared, and `stop_gradient`
+            has no effect.
     """
 
     weight: float = 0.0
@@ -164,19 +168,21 @@ class Consistency:
 
 @dataclass(frozen=True, slots=True)
 class Discs:
-    """Labels and negatives of BB-FCN as a detector; `random_share` also of BB-FCN and its rival as aligners.
+    """Labels and negatives of BB-FCN as a detector; `random_share` applies to BB-FCN and its rival as aligners, too.
 
     Attributes:
-        face_px: smallest and largest side of a face's landmark box that the backbone must answer to, pixels; they fit
-            into the crops of `Schedule.sizes`.
+        face_px: smallest and largest side of a face's landmark box that the backbone must respond to, pixels; they must
+            fit into the crops of `Schedule.sizes`.
         radius: of the discs, pixels.
         ring: width of the band round a disc that is left out of the loss, pixels.
-        random_share: for this share of the run negative pixels are drawn at random, later the loudest are taken.
-        chip_px: the faces in memory are shrunk to boxes of this side.
-        shift: how far a face's centre may be from the window's, over the face's side; large: anywhere in it.
+        random_share: during this first share of the run negative pixels are drawn at random; later those with the
+            highest responses are taken.
+        chip_px: the faces in memory are shrunk to boxes of this side, pixels.
+        shift: how far a face's centre may be from the window's, over the face's side; large: anywhere in the window.
         positives: share of the pictures that show a face.
         hard_share: share of the negative pictures that come from mined false alarms, once there are any.
-        covered, veiled, cut: shares of the disturbed pictures that are spoilt as `detection.hidden` says.
+        covered, veiled, cut: shares of the disturbed pictures with a covered face, with little contrast, and with a
+            face cut by the picture's edge (`detection.hidden`).
     """
 
     face_px: tuple[float, float] = (14.0, 32.0)
@@ -194,30 +200,30 @@ class Discs:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast.
+    """Length, optimiser and learning rate of a run.
 
     Attributes:
         steps: optimiser steps of the whole run.
         batch: pictures per step over all processes.
         optimiser: "adamw", or "sgd" with a momentum of 0.9.
-        learning_rate: peak of its rate; linear warm-up, then a cosine to zero.
-        drops: (share of the run, divisor): the papers' way instead of the cosine, the rate falls in steps.
+        learning_rate: peak of the learning rate; linear warm-up, then a cosine to zero.
+        drops: (share of the run, divisor) pairs: as in the papers, the rate falls in steps instead of as a cosine.
         weight_decay: for everything but biases and normalisation; 0 makes AdamW Adam.
         warm_up: steps until the peak.
         ema: share of itself that the averaged network keeps in a step.
         clip: largest norm of the gradient; inf for no limit.
-        sizes: (share of the run below 1, crop side): crops grow during training, small ones are cheap.
-        validate_every: steps between two validations, each with a line in the log. If it is above 20, there is one
-            after 20 steps, too, by which nothing is chosen: one that cannot be made is known early.
-        keep: which average best.pt holds and is published: "best", that of the lowest validation error, or "last",
-            the newest: where validation is on the test pictures, choosing the best would be choosing on them. A run
-            that goes on with "best" after "last" keeps the last one of before until another is better.
-        checkpoint_every: steps that a kill may cost.
+        sizes: (share of the run below 1, crop side): crops grow during training, because small ones are cheap.
+        validate_every: steps between two validations, each of which writes a line to the log. If it is above 20, there
+            is one after 20 steps, too: it selects no weights, but shows early if validation fails.
+        keep: which average is stored in best.pt and published: "best", that of the lowest validation error, or "last",
+            the newest. Use "last" if validation is on the test pictures: choosing the best would be choosing on them. A
+            run that resumes with "best" after "last" keeps the last average until a better one comes.
+        checkpoint_every: steps between two checkpoints, the most that are lost if the run is killed.
         workers: processes that draw items, for each training process; 0 draws them in the training process.
-        bf16: compute layers in bfloat16 (autocast): on CPUs that multiply it (AMX) twice as fast for wide dense
-            networks, a third faster for MobileNetV3; on others slower.
-        only: what the names of the trained parameters begin with, "net.score" for the face score alone; all others,
-            and their normalisation layers' statistics, stay as they are. "" for the whole network.
+        bf16: compute layers in bfloat16 (autocast): on CPUs with bfloat16 multiplication (AMX) twice as fast for wide
+            dense networks and a third faster for MobileNetV3; slower on other CPUs.
+        only: prefix of the names of the parameters to train: "net.score" for the face score alone, "" for the whole
+            network. All other parameters, and the statistics of their normalisation layers, stay as they are.
         seed: of the weights and of every item.
     """
 
@@ -249,7 +255,7 @@ class Schedule:
             raise ConfigError(f"schedule.keep: wanted 'best' or 'last', got {self.keep!r}")
 
     def size(self, progress: float) -> int:
-        """Side of the crops in pixels when this share of the run is over."""
+        """Side of the crops in pixels after this share of the run."""
         return next(side for start, side in reversed(self.sizes) if progress >= start)
 
 
@@ -259,10 +265,10 @@ class Publication:
 
     Attributes:
         name, data, licence: the card's.
-        box_scale: of the crops in use, where another one does better than the training's middle one; 0: the latter.
-        shape: how far a point of outline or brows may lie from where the others let it be expected, as a share of the
-            face's side (`engines.shape`); 0: anywhere.
-        published: what the paper reports for this network on this data: figure -> value, to hold a result against.
+        box_scale: scale of the crops at inference, if another one than `geometry.box_scale` works better; 0: that one.
+        shape: how far a point of outline or brows may lie from where the other points predict it, as a share of the
+            face's side (`engines.shape`); 0: no limit.
+        published: what the paper reports for this network on this data: figure -> value, for comparison.
     """
 
     name: str = "unnamed"
@@ -278,29 +284,30 @@ class Config:
     """One training run.
 
     Attributes:
-        network: what is trained.
+        network: the network to train.
         start: what to begin from instead of random weights: best.pt of an earlier run of this network, a file of
             published weights NAME.torch.npz, or the name of a model whose weights are published; "" for none.
-        start_parts: (part, file) pairs, taken after `start`: all of the network whose names begin with `part`
-            ("net.scbe.") begins as in the file, one of those of `start`, a checkpoint.pt, or torchvision's published
-            weights of an encoder (`engines.nets.imagenet`).
+        start_parts: (part, file) pairs, loaded after `start`: the weights whose names begin with `part` ("net.scbe.")
+            are taken from the file, which is one of those that `start` takes, a checkpoint.pt, or torchvision's
+            published weights of an encoder (`engines.nets.imagenet`).
         corpora: annotated pictures.
-        negatives: folders of pictures without faces, below the data root; backgrounds and occluders too.
+        negatives: folders of pictures without faces, below the data root; backgrounds and occluders are taken from
+            them, too.
         people: "folder/name" of pictures among the negatives that show people; they are left out.
         negative_share: share of an alignment network's training pictures that show no face.
-        validation: folder below the data root; "" for objectives that hold some back themselves.
-        validation_layout: as a corpus's.
+        validation: folder below the data root; "" for objectives that hold out pictures themselves.
+        validation_layout: its layout, as for a corpus.
         normaliser: what errors are divided by, in validation and where the face score learns which landmarks are right:
-            "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`), which in training crops is "box".
-        geometry: how far training crops stray.
-        skip_broken: broken files of corpora, negatives and validation are named and left out, instead of refused; for
-            an alignment network faces that lack points, too. Where nothing is left the run is refused all the same.
+            "io", "ip", "box", "diag", "edge" or "face" (`tracker.metrics`); in training crops "face" means "box".
+        geometry: how far training crops stray from the face's box.
+        skip_broken: report broken files of corpora, negatives and validation and leave them out, instead of stopping;
+            for an alignment network faces that lack points, too. If nothing is left the run stops all the same.
         disturbances: what may be done to the pixels of training crops, see `augment.disturb`; [] for nothing.
-        expressions: how often eyes are closed and faces made.
+        expressions: how often eyes are closed and faces stretched.
         consistency: learning without labels.
-        vectors, maps, discs: of the three kinds of labels; only the network's own counts.
-        schedule: how long and how fast.
-        card: what is said of the result.
+        vectors, maps, discs: settings of the three kinds of labels; only the network's own kind is used.
+        schedule: length, optimiser and learning rate.
+        card: what the card will say.
     """
 
     network: Network = field(default_factory=Network)
@@ -339,27 +346,27 @@ class Config:
 
     @property
     def detects(self) -> bool:
-        """True for BB-FCN as a detector, which holds pictures back itself; as an aligner it has a validation set."""
+        """True for BB-FCN as a detector, which holds out pictures itself; as an aligner it has a validation set."""
         return self.network.name in DETECTORS and not self.validation
 
     @property
     def broken(self) -> Literal["refuse", "skip"]:
-        """What becomes of broken files, as the readers of `datasets` take it."""
+        """How the readers of `datasets` should treat broken files."""
         return "skip" if self.skip_broken else "refuse"
 
     @property
     def box_scale(self) -> float:
-        """Side of the crops in use over the longer side of the landmarks' box."""
+        """Side of the crops at inference over the longer side of the landmarks' box."""
         return self.card.box_scale or self.geometry.box_scale
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Read a TOML file and apply overrides, see `config_file.read_as`.
 
-    Where there is no file configs/NAME.toml, the one that ships with the package is meant.
+    If configs/NAME.toml does not exist, the file of that name in the package is read.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest known one) or a value of the wrong type.
+        ConfigError: unreadable file, unknown key (names the nearest known one) or a value of the wrong type.
     """
     shipped = Path(__file__).parent / path
     if not path.exists() and path.parts[:1] == (CONFIGS,) and shipped.exists():

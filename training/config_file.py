@@ -1,4 +1,4 @@
-"""TOML files as dataclasses: unknown keys are refused, a file may change another, and `a.b=value` goes before both."""
+"""TOML files as dataclasses: unknown keys are refused, a file may build on another, `a.b=value` overrides both."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Kind = TypeVar("Kind")
 
 
 def read_as(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind:
-    """Read a TOML file as a dataclass and apply `a.b=value` overrides, whose values are TOML too.
+    """Read a TOML file as a dataclass and apply `a.b=value` overrides, whose values are TOML, too.
 
-    A file that says `base = "other.toml"` changes that one, which lies beside it: tables are joined, values replaced.
+    A file with `base = "other.toml"` builds on that file in the same folder: tables are merged, values replaced.
 
     Raises:
-        ConfigError: unreadable file, unknown key (with the nearest known one) or a value of the wrong type.
+        ConfigError: unreadable file, unknown key (names the nearest known one) or a value of the wrong type.
     """
     table = _read(path)
     of_base = [override for override in overrides if override.partition("=")[0].strip() == BASE]
@@ -40,7 +40,7 @@ def read_as(kind: type[Kind], path: Path, overrides: Sequence[str] = ()) -> Kind
 
 
 def _read(path: Path, asker: str = "") -> dict[str, Any]:
-    """One file's own settings; `asker` says who wants them."""
+    """One file's own settings; error messages name `asker`, which wants them."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -50,7 +50,10 @@ def _read(path: Path, asker: str = "") -> dict[str, Any]:
 
 
 def _with_base(table: dict[str, Any], *paths: Path) -> dict[str, Any]:
-    """The settings of the last of these files, each the base of the one before, over those of its base, and so on."""
+    """The settings `table` of the last of `paths`, merged over those of its base, and so on.
+
+    Each path is the base of the one before it.
+    """
     if BASE not in table:
         return table
     base = paths[-1].parent / str(table.pop(BASE))
@@ -75,7 +78,7 @@ def _override(table: dict[str, Any], text: str) -> None:
         raise ConfigError(f"--set {text}: wanted key.key=value")
     try:
         parsed = tomllib.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError):  # no TOML, or none that can be held
+    except (ValueError, RecursionError):  # not TOML, or nested too deeply: a plain string
         parsed = value
     *path, last = key.strip().split(".")
     for name in path:
@@ -86,7 +89,7 @@ def _override(table: dict[str, Any], text: str) -> None:
 
 
 def _build(kind: Any, value: Any, where: str) -> Any:
-    """Make a value of an annotated kind of what TOML gave; `where` is the setting's dotted name."""
+    """Convert a TOML value to an annotated type; `where` is the setting's dotted name."""
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where)
     if typing.get_origin(kind) is tuple:

@@ -1,10 +1,10 @@
-"""A picture of its own for each annotated face of whole photographs.
+"""Cut each annotated face out of whole photographs, into a picture of its own.
 
     python -m facetrack.training.cut_faces FOLDER OUT [--layout table]
 
-cuts, between pixels and without resampling, squares of 4.2 times the points' tight box, as far as the photograph
-reaches: where the points are centres of eyes, nose and mouth, that shows the head and some background. What needs one
-face per picture can then use them.
+cuts squares of 4.2 times the points' tight box, clipped to the photograph, at pixel boundaries and without resampling.
+Where the points are the centres of eyes, nose and mouth, such a square shows the head and some background. The results
+suit whatever needs one face per picture.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .command_line import errors_in_one_line
 from .datasets import LAYOUTS, one_face_each, read_faces
 from .datasets.point_files import write_jpeg
 
-LEAST_SIDE = 15.0  # pixels of the points' box: smaller faces teach nothing about landmarks
+LEAST_SIDE = 15.0  # pixels of the points' box: nothing about landmarks can be learnt from smaller faces
 ROOM = 4.2  # side of the square over that of the box
 
 
@@ -28,10 +28,10 @@ def cut_faces(folder: Path, out: Path, layout: str) -> int:
 
     Args:
         folder: a data set.
-        out: flat folder for the cut pictures, made if need be.
-        layout: name of its layout, see `datasets`.
+        out: flat folder for the cut pictures, created if missing.
+        layout: name of the data set's layout, see `datasets`.
     Returns:
-        How many there are: those that have points, are large enough and not wholly outside their picture.
+        Number of faces written: those that have points, are large enough and not wholly outside their picture.
     Raises:
         OSError: a picture cannot be written.
         SourceError: the folder does not have this layout, or a file is broken.

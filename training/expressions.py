@@ -1,8 +1,8 @@
-"""Expressions by drawing: a network that has hardly seen closed eyes leaves them open, and photographs seldom show any.
+"""Draw expressions: photographs seldom show closed eyes, and a network that has hardly seen any finds them open.
 
-Blinks: the upper lid is drawn down over the eye, its lashes with it, and the skin below the brow is stretched after it;
-the lower lid comes a little to meet it. Grimaces: mouth, eyes and brows are stretched, pressed and moved as if the face
-were of rubber. The points go with the pixels.
+Blinks: the upper lid is drawn down over the eye with its lashes, the skin below the brow is stretched after it, and the
+lower lid rises a little to meet it. Grimaces: mouth, eyes and brows are stretched, pressed and moved as if the face
+were rubber. The points move with the pixels.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from ..tracker.pose import facing, lids, openness
 from ..tracker.types import Float32, Float64, Int64, UInt8
 
 CLOSED = 0.15  # opening over width under which an eye counts as closed
-LEAST_WIDTH = 6.0  # pixels of an eye that can be closed, of a part that can be stretched
-SKIN, CHEEK = 0.33, 0.3  # how far above and below the lids skin gives way, over the eye's width
-LASHES = 0.04  # on either side of the lid's line, over the eye's width, what moves with it unchanged
-INVERSION_STEPS = 20  # of the fixed-point search for where a pixel goes; each removes a third of the error at least
+LEAST_WIDTH = 6.0  # pixels: narrower eyes are not closed, narrower parts are not stretched
+SKIN, CHEEK = 0.33, 0.3  # how far above and below the lids the skin stretches, over the eye's width
+LASHES = 0.04  # width of the strip on either side of the lid's line that moves unchanged, over the eye's width
+INVERSION_STEPS = 20  # of the fixed-point search for where a pixel goes; each removes at least a third of the error
 DEGREE = 3  # of the polynomial through a lid's points
-GRID = 4  # pixels between the places for which it is computed how far a pixel moves
-MARGIN = 2  # pixels round what changes
+GRID = 4  # pixels between the places where the displacement is computed
+MARGIN = 2  # pixels round the area that changes
 STILL = 0.3  # share of the parts that a grimace leaves as they are
-# Of each part, over its width: the ellipse's radii, bounds of the logarithms of its scales, largest shifts.
+# For each part, over its width: the ellipse's radii, bounds of the logarithms of its scales, largest shifts.
 GRIMACES = {
     "mouth_outer": ((1.4, 1.1), ((-0.5, 0.15), (-0.15, 0.3)), (0.12, 0.08)),
     "eye_left": ((0.9, 0.6), ((-0.1, 0.1), (-0.1, 0.3)), (0.0, 0.0)),
@@ -37,7 +37,7 @@ GRIMACES = {
 
 @dataclass(frozen=True, slots=True)
 class Eye:
-    """One eye in a frame of its own: origin in one corner, x to the other one, y from the upper to the lower lid.
+    """One eye in its own coordinate frame: origin in one corner, x to the other, y from the upper to the lower lid.
 
     Attributes:
         origin: (2,) pixels.
@@ -54,7 +54,7 @@ class Eye:
 
     @classmethod
     def of(cls, upper: Float64, lower: Float64) -> Eye | None:
-        """The eye between two lids (P, 2), corner to corner; None where it is closed, too small or seen from aside."""
+        """The eye between two lids (P, 2), corner to corner; None if it is closed, too small or seen from the side."""
         along = upper[-1] - upper[0]
         width = float(np.linalg.norm(along))
         if not width >= LEAST_WIDTH:
@@ -80,19 +80,19 @@ class Eye:
         return np.asarray(xy @ self.axes + self.origin)
 
     def lines(self, x: Float64) -> tuple[Float64, Float64]:
-        """Height of both lids at `x`; beyond the corners they meet on the line through them."""
+        """Height of both lids at `x`; beyond the corners both are 0, the line through the corners."""
         upper, lower = np.polyval(self.upper, x), np.polyval(self.lower, x)
         inside = (x > 0) & (x < self.width) & (lower > upper)
         return np.where(inside, upper, 0.0), np.where(inside, lower, 0.0)
 
 
 def close_eye(bgr: UInt8, eye: Eye, opening: float, rise: float) -> None:
-    """Draw an eye with less of an opening into a picture.
+    """Draw an eye less open, in place.
 
     Args:
         bgr: (H, W, 3) uint8, changed.
-        eye: in it.
-        opening: share of its own that is left.
+        eye: the eye in it.
+        opening: share of its own opening that is left.
         rise: share of the lost opening by which the lower lid comes up.
     """
     width = eye.width
@@ -114,7 +114,7 @@ def close_eye(bgr: UInt8, eye: Eye, opening: float, rise: float) -> None:
 
 
 def _source(eye: Eye, x: Float64, y: Float64, opening: float, rise: float) -> Float64:
-    """Height in the open eye of what is seen at (x, y) of the one that is being closed."""
+    """Height in the open eye of what is seen at (x, y) of the eye as it is being closed."""
     upper, lower = eye.lines(x)
     closed = (1 - opening) * (lower - upper)
     new_lower = lower - rise * closed
@@ -135,14 +135,14 @@ def close_eyes(
     """Draw a face with its eyes less open.
 
     Args:
-        bgr: (H, W, 3) uint8, left as it is.
+        bgr: (H, W, 3) uint8, not changed.
         xy: (N, 2) points of a known markup, pixels.
         opening: share of their own opening that is left, 0 to 1.
         rise: share of the lost opening by which the lower lids come up.
-        chosen: whether it happens to the left and the right eye, the subject's.
+        chosen: whether to close the subject's left eye and right eye.
     Returns:
-        Picture and points of the face as it is then. Eyes that are closed, hidden in a profile, or not told by the
-        markup stay as they are.
+        Picture and points of the changed face. Eyes that are closed already, hidden in a profile, or without lids in
+        the markup stay as they are.
     """
     points = xy.astype(np.float64)
     drawn = bgr
@@ -157,7 +157,7 @@ def close_eyes(
 
 
 def blink(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-    """`close_eyes` by a random amount: half of the times wholly, one time in five a single eye."""
+    """`close_eyes` by a random amount: half of the time completely, one time in five a single eye."""
     opening = rng.uniform(0, 0.08) if rng.random() < 0.5 else rng.uniform(0.08, 0.8)
     rise = rng.uniform(0, 0.3)
     chosen = (True, True) if rng.random() < 0.8 else (True, False) if rng.random() < 0.5 else (False, True)
@@ -165,7 +165,7 @@ def blink(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, Flo
 
 
 def _closed(eye: Eye, upper: Float64, lower: Float64, opening: float, rise: float) -> tuple[Float64, Float64]:
-    """Where the points (P, 2) of both lids go; corners stay."""
+    """Where the points (P, 2) of both lids move to; the corners stay."""
     moved = []
     for points, share in ((upper, 1 - rise), (lower, -rise)):
         place = eye.to_frame(points)
@@ -183,8 +183,8 @@ class Rubber:
         centre: (2,) pixels.
         axes: (2, 2), the ellipse's unit vectors as rows, pixels.
         radii: (2,) pixels.
-        scale: (2,) along the axes, of the middle; above 0.5, or pixels fold over each other.
-        shift: (2,) along the axes, pixels, of the middle.
+        scale: (2,) of the middle along the axes; above 0.5, or pixels fold over each other.
+        shift: (2,) of the middle along the axes, pixels.
     """
 
     centre: Float64
@@ -194,7 +194,7 @@ class Rubber:
     shift: Float64
 
     def away(self, xy: Float64) -> Float64:
-        """From pixels (..., 2) of the drawn picture to where they come from, as a difference."""
+        """Offset from pixels (..., 2) of the drawn picture to where they come from."""
         place = (xy - self.centre) @ self.axes.T
         weight = np.maximum(1 - np.square(place / self.radii).sum(-1, keepdims=True), 0) ** 2
         return np.asarray(weight * ((1 / self.scale - 1) * place - self.shift / self.scale) @ self.axes)
@@ -204,11 +204,11 @@ def stretch(bgr: UInt8, xy: Float32, parts: list[Rubber]) -> tuple[UInt8, Float3
     """Draw a face with some of its parts stretched.
 
     Args:
-        bgr: (H, W, 3) uint8, left as it is.
+        bgr: (H, W, 3) uint8, not changed.
         xy: (N, 2) pixels.
-        parts: which; where ellipses overlap, differences add up.
+        parts: the parts; where ellipses overlap, their offsets add up.
     Returns:
-        Picture and points of the face as it is then.
+        Picture and points of the changed face.
     """
 
     def away(place: Float64) -> Float64:
@@ -235,7 +235,7 @@ def stretch(bgr: UInt8, xy: Float32, parts: list[Rubber]) -> tuple[UInt8, Float3
 
 
 def _taken(bgr: UInt8, source: Float32) -> UInt8:
-    """The pixels of a picture that lie at some places (h, w, 2), (h, w, 3)."""
+    """The pixels (h, w, 3) of a picture at some places (h, w, 2)."""
     x, y = source[..., 0], source[..., 1]
     return np.asarray(cv2.remap(bgr, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
@@ -244,8 +244,8 @@ def grimace(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, F
     """Stretch mouth, eyes and brows of a face by random amounts, along the line of its eyes and across it.
 
     Args:
-        bgr: (H, W, 3) uint8, left as it is.
-        xy: (N, 2) points of a known markup with eyes, pixels; parts that it does not have stay.
+        bgr: (H, W, 3) uint8, not changed.
+        xy: (N, 2) points of a known markup with eyes, pixels; parts that the markup lacks are not stretched.
         rng: the item's own.
     """
     marks = for_points(len(xy))
@@ -267,7 +267,7 @@ def grimace(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, F
 
 
 def has_closed_eye(xy: Float32) -> bool:
-    """Whether an eye of (N, 2) points is as good as closed."""
+    """Whether an eye of a face (N, 2) is closed or nearly closed."""
     points = xy.astype(np.float64)
     return any(
         np.linalg.norm(points[upper[-1]] - points[upper[0]]) >= LEAST_WIDTH and openness(points, upper, lower) < CLOSED
@@ -277,5 +277,5 @@ def has_closed_eye(xy: Float32) -> bool:
 
 
 def facing_points(count: int) -> Int64:
-    """The points of a markup of `count` that face each other across the openings of eyes and mouth, (P, 2)."""
+    """Pairs (P, 2) of a markup's `count` points that face each other across the openings of eyes and mouth."""
     return np.concatenate([np.stack([upper[1:-1], lower[1:-1]], 1) for upper, lower in facing(count)])

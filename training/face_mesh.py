@@ -1,13 +1,14 @@
-"""Finds MediaPipe's face mesh in pictures, for `mesh_labels` to learn landmarks from.
+"""Find MediaPipe's face mesh in pictures, for `mesh_labels` to learn landmarks from.
 
     python training/face_mesh.py DATA MESHES.npz FOLDER...
 
-goes through the pictures of each FOLDER below DATA that show one face, and looks at each of them and at its mirror
-picture. MESHES.npz gets `names` (P,), their paths below DATA, and `meshes` (P, 2, 478, 3) float32: x and y in pixels of
-the picture and of its mirror picture, pixel centres on whole numbers, and the depth in the same unit.
+looks for a face mesh in every picture of each FOLDER below DATA and in its mirror picture; the pictures should show one
+face each. MESHES.npz gets `names` (P,), the paths below DATA of the pictures with a mesh in both, and `meshes`
+(P, 2, 478, 3) float32: x and y in pixels of the picture and of its mirror picture, with pixel centres at whole numbers,
+and the depth in the same unit.
 
-This file stands alone, for MediaPipe 0.10.21, the last release that carries its networks (Apache-2.0), wants NumPy 1:
-run it in an environment of its own, made by `pip install mediapipe==0.10.21`.
+This file imports nothing from facetrack: MediaPipe 0.10.21, the last release that includes its networks (Apache-2.0),
+needs NumPy 1. Run it in an environment of its own, made by `pip install mediapipe==0.10.21`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-BORDERS = (0.25, 0.6, 0.0)  # tried in turn: a face that fills its picture is found when there is room round it
+BORDERS = (0.25, 0.6, 0.0)  # tried in turn: a face that fills its picture is found if there is room round it
 LEAST_SCORE = 0.3
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -32,11 +33,11 @@ def find_mesh(finder: Any, bgr: np.ndarray) -> np.ndarray | None:
         finder: a `mediapipe.solutions.face_mesh.FaceMesh` for single pictures.
         bgr: (H, W, 3) uint8.
     Returns:
-        (478, 3) float32, pixels; None where no face is found.
+        (478, 3) float32, pixels; None if no face is found.
     """
     height, width = bgr.shape[:2]
     for border in BORDERS:
-        side = int(max(height, width) * (1 + 2 * border))  # square: MediaPipe's projection is exact for squares alone
+        side = int(max(height, width) * (1 + 2 * border))  # square: MediaPipe's projection is exact only for squares
         left, top = (side - width) // 2, (side - height) // 2
         room = (top, side - height - top, left, side - width - left)
         square = cv2.copyMakeBorder(bgr, *room, cv2.BORDER_REPLICATE)
@@ -48,7 +49,7 @@ def find_mesh(finder: Any, bgr: np.ndarray) -> np.ndarray | None:
 
 
 def find_meshes(finder: Any, data: Path, folders: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and (2, 478, 3) meshes of every picture below the folders in which both looks find a face."""
+    """Name and meshes (2, 478, 3) of every picture below the folders in which both looks find a face."""
     for folder in folders:
         for path in sorted(p for p in (data / folder).rglob("*") if p.suffix.lower() in SUFFIXES):
             encoded = np.fromfile(path, np.uint8)  # not cv2.imread: on Windows it reads ASCII paths only

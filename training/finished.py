@@ -1,4 +1,4 @@
-"""What a run has left, for those who use its network: published, or mined with."""
+"""Read the files of a run, to publish its network or to mine false alarms with it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .start import BROKEN, refuse_others
 
 ADVICE = "repeat the run's --set, or name the configuration that it was begun with"
 NETWORK = ("network.name", "network.landmarks", "network.options")
-# how an answer is decoded, and that the second of two runs was made; not the weights of the losses
+# how the output is decoded, and whether the second of two runs was done; not the loss weights
 DECODING = ("vectors.label", "vectors.sigma", "vectors.peak", "vectors.tau", "maps.sigma", "maps.reach", "maps.frozen")
 
 
 def load_average(net: nn.Module, path: Path) -> None:
-    """Give a network on the CPU the averaged weights in a best.pt or checkpoint.pt, wherever the run computed.
+    """Load the averaged weights of a best.pt or checkpoint.pt into a network on the CPU, whatever device trained them.
 
     Raises:
-        ConfigError: the file is missing, none of a run, or of another network.
+        ConfigError: the file is missing, was not written by a run, or belongs to another network.
     """
     average = _read(path, "average")
     try:
@@ -34,12 +34,12 @@ def load_average(net: nn.Module, path: Path) -> None:
 
 
 def demand_own_settings(config: Config, run: Path) -> None:
-    """See that a run was of this network and would get this card, as far as its folder says: by its checkpoint.pt.
+    """Check by a run's checkpoint.pt, if there is one, that it trained this network and would get this card.
 
-    How long, how fast, on what and by which losses it was trained is not compared, nor what `card` says.
+    Schedule, training data, loss weights and the texts in `card` are not compared.
 
     Raises:
-        ConfigError: it was another; names what differs.
+        ConfigError: the run had other settings; names those that differ.
     """
     path = run / "checkpoint.pt"
     if not path.is_file():
@@ -49,10 +49,10 @@ def demand_own_settings(config: Config, run: Path) -> None:
 
 
 def _read(path: Path, part: str) -> dict[str, Any]:
-    """A part of what a run has written into a file.
+    """One part of a file that a run has written.
 
     Raises:
-        ConfigError: it is missing, or none of a run.
+        ConfigError: the file is missing, or was not written by a run.
     """
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True)[part])
@@ -61,7 +61,7 @@ def _read(path: Path, part: str) -> dict[str, Any]:
 
 
 def _of_card(settings: dict[str, Any], config: Config) -> dict[str, Any]:
-    """Those settings of a run on which the card that `config` asks for depends; of a detector the network alone."""
+    """The settings of a run that the card for `config` depends on; for a detector those of the network alone."""
     crops = () if config.card.box_scale else ("geometry.box_scale",)
     names = NETWORK if config.detects else (*NETWORK, *DECODING, *crops)
     wanted = {name: settings[name] for name in names if name in settings}

@@ -1,12 +1,13 @@
-"""Frames of videos as training pictures: those of 300VW with their annotation, those of any other videos alone.
+"""Extract frames of videos as training pictures: of 300VW with annotations, of any other videos without.
 
     python -m facetrack.training.frames FOLDER OUT [--layout 300vw|videos] [--every 10] [--first 1]
 
-gives each video a folder below OUT with every tenth frame: NNNNNN.jpg, counted from 1; of an annotated frame only the
-part round the face, with NNNNNN.pts beside it. That is the layout "pts" of a corpus. `--layout 300vw`
-takes the 50 training videos of 300VW without the frames whose annotation is known to be inaccurate, `--layout videos`
-every video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in those. A video that
-cannot be taken is named, and the exit code is 3. Called again, it goes on with the videos that are not done.
+makes a folder below OUT for each video, with every tenth frame as NNNNNN.jpg, counted from 1. Of an annotated frame it
+writes only the part round the face, with NNNNNN.pts beside it: the layout "pts" of a corpus. `--layout 300vw` takes the
+50 training videos of 300VW without the frames whose annotation is known to be inaccurate. `--layout videos` takes every
+video below FOLDER; `python -m facetrack.training.relabel` then finds the faces in the frames. If a video cannot be used
+the command prints its name and the reason, and exits with code 3. Called again, it resumes with the videos that are not
+done.
 """
 
 from __future__ import annotations
@@ -42,18 +43,18 @@ from .evaluation.video_benchmark import (
 )
 
 LAYOUTS = ("300vw", "videos")
-SHOWN = 3.0  # sides of the face's box: a training crop shows 2.5 at most, turned and shifted a little more
+SHOWN = 3.0  # sides of the face's box: a training crop shows at most 2.5, and a little more if turned and shifted
 ABOUT = "frames.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which frames of every video.
+    """Which frames to take of every video.
 
     Attributes:
         layout: one of `LAYOUTS`.
-        every: frames from one to the next.
-        first: number of the first one, counted from 1.
+        every: step from one frame to the next.
+        first: number of the first frame, counted from 1.
     """
 
     layout: str = "300vw"
@@ -67,13 +68,13 @@ class Selection:
             raise ConfigError(f"frames: wanted every and first of at least 1, got {self.every} and {self.first}")
 
     def has(self, number: int) -> bool:
-        """Whether frame `number`, counted from 1, is one of them."""
+        """Whether frame `number`, counted from 1, is selected."""
         return number >= self.first and (number - self.first) % self.every == 0
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """One video, the name of its folder of pictures, and the frames, from 1, that are not to be taken."""
+    """One video, the name of its picture folder, and the numbers, from 1, of the frames to leave out."""
 
     name: str
     video: AnnotatedVideo
@@ -82,13 +83,13 @@ class Footage:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of one video.
+    """The result of one video.
 
     Attributes:
         name: of its folder.
-        pictures, annotated: that were written, and those of them with points.
-        before: a former call has done it.
-        reason: why it was left out, "" where it was not.
+        pictures, annotated: number of pictures written, and of those with points.
+        before: whether an earlier call has done it.
+        reason: why it was left out; "" if it was not.
     """
 
     name: str
@@ -109,9 +110,9 @@ def list_footage(folder: Path, layout: str) -> tuple[list[Footage], list[Taken]]
     """The videos of a folder: the training part of 300VW, or every video at any depth, also in linked folders.
 
     Returns:
-        The videos, and those of 300VW that are left out as they lack the video itself or its annotation.
+        The videos, and those of 300VW that are left out because the video file or its annotation is missing.
     Raises:
-        SourceError: there is none that can be used.
+        SourceError: no video can be used.
     """
     if layout == "300vw":
         excluded = excluded_frames(folder)
@@ -128,14 +129,14 @@ def list_footage(folder: Path, layout: str) -> tuple[list[Footage], list[Taken]]
 
 
 def take_frames(footage: Iterable[Footage], out: Path, selection: Selection) -> Iterator[Taken]:
-    """Write the pictures, video after video; one that is broken is left out as a whole.
+    """Write the pictures, video by video; a broken video is left out completely.
 
     Args:
         footage: from `list_footage`.
         out: gets a folder for each video, complete or not at all.
-        selection: the same as in a call that this one goes on from.
+        selection: the same as in earlier calls with this folder.
     Yields:
-        What came of each video.
+        The result of each video.
     Raises:
         SinkError: the folder cannot be written, or holds another selection.
     """
@@ -151,7 +152,7 @@ def take_frames(footage: Iterable[Footage], out: Path, selection: Selection) -> 
 
 
 def _claim(out: Path, selection: Selection) -> None:
-    """Note what a folder holds; half a selection and half another would be neither."""
+    """Record a folder's selection of frames, and refuse to mix it with another one."""
     about, wanted = out / ABOUT, asdict(selection)
     make_folder(out)
     try:
@@ -182,10 +183,11 @@ def _take(shot: Footage, folder: Path, selection: Selection) -> Taken:
 
 
 def _selected(shot: Footage, selection: Selection) -> Iterator[Frame]:
-    """The frames that are wanted of a video.
+    """The selected frames of a video.
 
     Raises:
-        SourceError: it is broken; annotations also where a frame in its middle is missing, for they go by number.
+        SourceError: the video is broken, or it has annotations and a frame in its middle is missing: annotations are
+            matched by frame number.
     """
     with open_source(shot.video.path) as source:
         for frame in source:
@@ -197,7 +199,7 @@ def _selected(shot: Footage, selection: Selection) -> Iterator[Frame]:
 
 
 def _write(folder: Path, frame: Frame, video: AnnotatedVideo) -> bool | None:
-    """Write a frame; whether it got points, None where its annotation says that no face is in it."""
+    """Write a frame and return whether it has points; None if by its annotation the face is outside the picture."""
     number = frame.index + 1
     stem, bgr = folder / f"{number:06d}", frame.bgr
     if number in video.annotations:
@@ -211,13 +213,13 @@ def _write(folder: Path, frame: Frame, video: AnnotatedVideo) -> bool | None:
 
 
 def cut_out(bgr: UInt8, points: Float32) -> tuple[UInt8, Float32] | None:
-    """The part of a picture round a face, cut between pixels so that nothing is resampled.
+    """The part of a picture round a face, cut at pixel boundaries so that nothing is resampled.
 
     Args:
         bgr: (H, W, 3) uint8.
         points: (N, 2) pixels; some may lie outside.
     Returns:
-        The part, and the points in it; None where the whole face is outside.
+        The part, and the points in it; None if the whole face is outside.
     """
     height, width = bgr.shape[:2]
     box = bounding_box(points)
@@ -231,7 +233,7 @@ def cut_out(bgr: UInt8, points: Float32) -> tuple[UInt8, Float32] | None:
 
 
 def main() -> int:
-    """The command; see the module."""
+    """Run the command; see the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("out", type=Path)

@@ -1,13 +1,13 @@
-"""Everything that a borrowed GPU is for, in one resumable command: from tar files to trained weights and figures.
+"""Train the full-size networks on a borrowed GPU in one resumable command: from tar files to weights and figures.
 
     python -m facetrack.training.full_size --tars DIR --work DIR --out DIR --minutes 9 [NAME ...]
 
 unpacks the data, trains the networks one after the other, publishes each finished one as ONNX with its card, labels
-the unlabelled faces with the best of them and trains the CPU's default on those labels too (distillation). It stops
-when its minutes are over and goes on where it stopped when it is called again with the same --work; what takes long
-and cannot stop half-way, as publishing, is not begun in a call's last minutes. What it made is left in --out in pieces
-that fit through a narrow door; `cat NAME.onnx.* > NAME.onnx` puts them together again. docs/engines.md has the commands
-for half an hour in three calls, with less data than the configurations name.
+the unlabelled faces with the best of them and trains the CPU's default on those labels, too (distillation). It stops
+when its minutes are over and resumes when it is called again with the same --work. Work that takes long and cannot be
+interrupted, such as publishing, is not begun in a call's last minutes. Results are left in --out in pieces small enough
+to transfer; `cat NAME.onnx.* > NAME.onnx` joins them. docs/engines.md has the commands for half an hour in three calls,
+with less data than the configurations name.
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ log = logging.getLogger(__name__)
 CONFIGS = Path(__file__).parent / "configs"
 TEACHERS = ("tab-68", "propnet-68", "gv-resnet50-68", "span-68")  # in this order
 STUDENT = "gv-mobilenetv3-68"
-PSEUDO = ("yt68", "unlabelled")  # folders of data whose labels the best network makes, below `pseudo`
-PSEUDO_SHARE = 0.3  # of their faces in the student's mixture, where its configuration names no such corpus
-PROBE_STEPS = 150  # after which a network's speed is known: a third of them empties what the workers have drawn ahead
-VALIDATIONS = 6  # in a network's training; each takes seconds, in which a GPU waits
+PSEUDO = ("yt68", "unlabelled")  # data folders that the best network labels, into `pseudo`
+PSEUDO_SHARE = 0.3  # of their faces in the student's mixture, if its configuration names no such corpus
+PROBE_STEPS = 150  # to measure a network's speed; the first third uses up what the workers have drawn ahead
+VALIDATIONS = 6  # in a network's training; each takes seconds in which the GPU waits
 PUBLISH_S = 150.0  # exporting and measuring a full-size network: half a minute and 580 runs, estimated for 16 cores
-PROBE_S = 60.0  # with less time left a network's speed is not measured: that cannot be interrupted
-WORKERS = 14  # that draw items, on 16 cores; as in the teachers' configurations
+PROBE_S = 60.0  # with less time left a network's speed is not measured, because that cannot be interrupted
+WORKERS = 14  # processes that draw items, on 16 cores; as in the teachers' configurations
 PIECE = 15 * 2**20  # bytes
-PIECES, TOGETHER = 7, 60 * 2**20  # that leave at a time, and their bytes
+PIECES, TOGETHER = 7, 60 * 2**20  # most pieces per call, and most bytes of them together
 
 
 @dataclass(frozen=True, slots=True)
 class Campaign:
-    """Where things are and how long they may take.
+    """Folders and time limits.
 
     Attributes:
         tars: folder of the data sets' tar files.
-        work: folder of everything that must last from one call to the next.
-        out: folder that is emptied by whoever calls.
-        train_minutes: what one network's training takes, over all calls.
+        work: folder of everything that must be kept from one call to the next.
+        out: folder of the results, which the caller empties.
+        train_minutes: how long one network is trained, over all calls.
         ends: `time.monotonic` when this call must be over.
-        overrides: settings that go before every configuration's.
+        overrides: settings that override those of every configuration.
     """
 
     tars: Path
@@ -96,7 +96,7 @@ def unpack(campaign: Campaign) -> None:
 def train(campaign: Campaign, name: str, config: Config) -> bool:
     """Train one network for its share of the time; True when it is finished.
 
-    Some steps beforehand tell how fast it is and so how many there will be; that number is kept for later calls.
+    A few steps measure its speed first. The number of steps that follows from it is kept for later calls.
     """
     folder = campaign.work / name
     objective = open_objective(config, campaign.data, folder)
@@ -118,13 +118,13 @@ def train(campaign: Campaign, name: str, config: Config) -> bool:
 
 
 def pseudo_labelled(campaign: Campaign) -> list[str]:
-    """Folders of the data, below it, that have labels by the best network."""
+    """Folders below the data, relative to it, that hold labels by the best network."""
     folders = [f"pseudo/{folder}" for folder in PSEUDO]
     return [folder for folder in folders if any((campaign.data / folder).rglob("*.pts"))]
 
 
 def student_config(campaign: Campaign) -> Config:
-    """The default network's configuration with the pseudo-labelled faces in place of the machine-made labels."""
+    """The default network's configuration, with pseudo-labelled faces instead of the machine-made labels."""
     config = load(CONFIGS / f"{STUDENT}.toml", (f"schedule.workers={WORKERS}", *campaign.overrides))
     corpora = tuple(corpus for corpus in config.corpora if corpus.path not in PSEUDO)
     replaced = sum(corpus.weight for corpus in config.corpora if corpus.path in PSEUDO)
@@ -135,13 +135,13 @@ def student_config(campaign: Campaign) -> Config:
 
 
 def best_teacher(campaign: Campaign) -> str:
-    """The published network with the lowest error in the annotations' boxes."""
+    """The published network with the lowest error in ground-truth boxes."""
     cards = [read_card(path) for path in sorted((campaign.work / "published" / "cards").glob("*.toml"))]
     return min(cards, key=lambda card: next(iter(card.measured.values()))).name
 
 
 def teach(campaign: Campaign) -> bool:
-    """Write the pseudo-labels of the best network, each once; True when it has seen all pictures."""
+    """Write the pseudo-labels of the best network, each once; True when all pictures are done."""
     os.environ["FACETRACK_HOME"] = str(campaign.work / "published")
     teacher = best_teacher(campaign)
     choices = Choices(model=teacher, backend="torch:cuda" if torch.cuda.is_available() else "auto")
@@ -159,7 +159,7 @@ def teach(campaign: Campaign) -> bool:
 
 
 def ship(campaign: Campaign) -> None:
-    """Leave the next pieces of what is finished in `out`, each once, and how far the rest is."""
+    """Write the next pieces of finished files into `out`, each once, and the progress of the rest."""
     campaign.out.mkdir(parents=True, exist_ok=True)
     (campaign.work / "shipped").mkdir(parents=True, exist_ok=True)
     count = size = 0
@@ -174,7 +174,7 @@ def ship(campaign: Campaign) -> None:
 
 
 def _pieces(campaign: Campaign) -> Iterator[tuple[str, Path, bytes]]:
-    """Name, mark and content of every piece that has not left yet; its mark is made when it has."""
+    """Name, mark and content of every piece that is still to be written; `ship` creates the mark when it is."""
     for path in sorted((campaign.work / "published").glob("*/*")):
         content = path.read_bytes()
         sha = hashlib.sha256(content).hexdigest()[:16]
@@ -185,7 +185,7 @@ def _pieces(campaign: Campaign) -> Iterator[tuple[str, Path, bytes]]:
 
 
 def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
-    """Do what is left to do; True when nothing more can be done with the data that is there."""
+    """Do what is left to do; True when nothing more can be done with the available data."""
     unpack(campaign)
     for name in (*names, STUDENT):
         card = campaign.work / "published" / "cards" / f"{name}.toml"
@@ -204,7 +204,7 @@ def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
 
 
 def main() -> None:
-    """Read the arguments and do one call's share."""
+    """Read the arguments and do the work of one call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=TEACHERS, metavar="NAME", help=f"of {', '.join(TEACHERS)}")
     for name in ("tars", "work", "out"):

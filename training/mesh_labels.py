@@ -1,15 +1,18 @@
-"""Landmarks from face meshes: what a mesh says about 68 points is learnt from annotated pictures and used on others.
+"""Landmark labels from face meshes: learn the map from mesh to 68 points on annotated pictures, apply it to others.
 
     python training/face_mesh.py DATA meshes.npz FOLDER... (in MediaPipe's own environment, see there)
     python -m facetrack.training.mesh_labels DATA meshes.npz OUT --annotated FOLDER... [--model M]
 
-MediaPipe's mesh follows lips, lids and turned heads closely, but its points are not the markup's. The translation is
-one linear map from the whole mesh, brought into a frame of its own; it is learnt from the pictures of the --annotated
-folders, for pictures and mirror pictures apart, because annotators are not mirror-symmetric (`Geometry.asymmetry`).
-OUT gets every picture whose label can be trusted, in the 300-W layout: the mean of annotation and mesh where there is
-an annotation, else the mesh with some of what the network M finds, if the two agree. With --hard it gets pictures that
-are refused otherwise, because mesh and network disagree by some more: profiles above all, which the network must see
-to learn them. Their labels are good enough to find such faces by, and better than none to draw them by.
+MediaPipe's mesh follows lips, lids and turned heads closely, but its points are not those of the markup. One linear map
+from the whole mesh, normalised to a frame of its own, translates them. It is learnt from the pictures of the
+--annotated folders, separately for pictures and mirror pictures, because annotators are not mirror-symmetric
+(`Geometry.asymmetry`).
+
+OUT gets every picture whose label can be trusted, in the 300-W layout. If there is an annotation the label is the mean
+of annotation and mesh; otherwise it is the mesh mixed with what the network M finds, if the two agree. With --hard OUT
+gets the pictures that are refused otherwise because mesh and network disagree somewhat more. Most are profiles, which
+the network can only learn by seeing them. Their labels are good enough for learning to find such faces, and better than
+none for learning their landmarks.
 """
 
 from __future__ import annotations
@@ -37,21 +40,21 @@ from .datasets.point_files import read_pts, write_pts
 from .datasets.samples import read_bytes
 from .relabel import look_often
 
-COMPONENTS = 150  # of the meshes' variation; with 300 the labels of LFPW test are no better
+COMPONENTS = 150  # principal components of the meshes; with 300 the labels of LFPW test are no better
 RIDGE = 0.1
-ROUNDS = 4  # of weighting: a picture counts by the inverse of its residual, so that poor annotations count little
-EYES = (33, 263)  # the mesh's outer corners of the eyes
-NETWORK_SHARE = 0.35  # of the network in a label without annotation; lids are the mesh's alone, which knows closed ones
-ANNOTATION_SHARE = 0.5  # of the annotation in a label with one
+ROUNDS = 4  # of reweighting by the inverse of a picture's residual, so that poor annotations count little
+EYES = (33, 263)  # the mesh's outer eye corners
+NETWORK_SHARE = 0.35  # network's share of a label without annotation; lids are the mesh's, which knows closed ones
+ANNOTATION_SHARE = 0.5  # annotation's share of a label with one
 NO_FACES = np.zeros((0, 0, 2), np.float32)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far the sources of a label may be apart: mean over the points, over the face's side.
+    """How far the sources of a label may disagree: mean distance of the points, over the face's side.
 
     Attributes:
-        gap: between the labels of a picture and its mirror picture.
+        gap: between the labels of a picture and of its mirror picture.
         disagreement: between mesh and network.
         correction: between mesh and annotation.
     """
@@ -62,12 +65,12 @@ class Limits:
 
 
 STRICT = Limits()
-HARD = Limits(gap=0.08, disagreement=0.1)  # 179 of AFLW2000's 1,680 meshes lie between the two, nearly all profiles
+HARD = Limits(gap=0.08, disagreement=0.1)  # 179 of AFLW2000's 1,680 meshes are between the two, nearly all profiles
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """Similarity from a mesh's own frame to pixels: centre (P, 2), length (P,) of the frame's unit, turn (P, 2, 2)."""
+    """Similarities from the frames of P meshes to pixels: centre (P, 2), unit length (P,), rotation (P, 2, 2)."""
 
     centre: Float64
     unit: Float64
@@ -75,7 +78,7 @@ class Similarity:
 
     @classmethod
     def of(cls, meshes: Float64) -> Similarity:
-        """Where meshes (P, 478, 3) lie: their mean, their size, and the line through the eyes."""
+        """The similarity of meshes (P, 478, 3) by their mean, their size and the line through the eyes."""
         flat = meshes[..., :2]
         centre = flat.mean(1)
         unit = np.sqrt(np.square(flat - centre[:, None]).sum(-1).mean(-1))
@@ -109,7 +112,7 @@ class Translation:
 
     @classmethod
     def learn(cls, meshes: Float64, xy: Float64) -> Translation:
-        """Ridge regression on principal components, robust against single poor annotations.
+        """Ridge regression on principal components, robust to single poor annotations.
 
         Args:
             meshes: (P, M, 3) pixels.
@@ -131,7 +134,7 @@ class Translation:
         return cls(mean, basis, np.asarray(weights, np.float64))
 
     def points(self, meshes: Float64) -> Float64:
-        """The markup's points (P, N, 2), pixels, of meshes (P, M, 3)."""
+        """The markup's points (P, N, 2), pixels, for meshes (P, M, 3)."""
         similarity = Similarity.of(meshes)
         found = _design(_features(meshes, similarity), self.mean, self.basis) @ self.weights
         return similarity.to_pixels(found.reshape(len(found), -1, 2))
@@ -148,10 +151,10 @@ def _design(features: Float64, mean: Float64, basis: Float64) -> Float64:
 
 @dataclass(frozen=True, slots=True)
 class BothWays:
-    """The translations of pictures and of mirror pictures.
+    """The translations for pictures and for mirror pictures.
 
     Attributes:
-        plain, mirrored: each learnt from its own kind.
+        plain, mirrored: each learnt from its own kind of pictures.
         markup: of the points.
     """
 
@@ -174,7 +177,7 @@ class BothWays:
         )
 
     def points(self, meshes: Float64, widths: Float64) -> tuple[Float64, Float64]:
-        """Points (P, N, 2), the mean of both ways, and how far apart the two were (P,), over the face's side."""
+        """Points (P, N, 2), the mean of both translations, and how far those are apart (P,), over the face's side."""
         plain = self.plain.points(meshes[:, 0])
         back = _mirrored(self.mirrored.points(meshes[:, 1]), widths, self.markup)
         mean = (plain + back) / 2
@@ -193,13 +196,13 @@ def distance(first: Float32 | Float64, second: Float32 | Float64) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What to learn from a picture, and how far its sources are apart.
+    """The label of a picture, and how far its sources are apart.
 
     Attributes:
         xy: (N, 2) pixels.
         gap: between picture and mirror picture, as in `Limits`.
-        apart: between the mesh and the annotation, or the network where there is none.
-        annotated: there is an annotation.
+        apart: between the mesh and the annotation, or between mesh and network if there is no annotation.
+        annotated: whether there is an annotation.
     """
 
     xy: Float32
@@ -209,10 +212,10 @@ class Label:
 
     @classmethod
     def of(cls, aligner: Aligner, sample: Sample, mesh: Float64, gap: float, annotation: Float32 | None) -> Label:
-        """Bring the sources together.
+        """Combine the sources.
 
         Args:
-            aligner: the network that is asked where there is no annotation.
+            aligner: the network that is used if there is no annotation.
             sample: the picture.
             mesh: (N, 2) the mesh's points.
             gap: between picture and mirror picture.
@@ -230,7 +233,7 @@ class Label:
         return cls((share * other + (1 - share) * mesh).astype(np.float32), gap, apart, annotation is not None)
 
     def within(self, limits: Limits) -> bool:
-        """Whether the sources agree."""
+        """Whether the sources agree within these limits."""
         return self.gap <= limits.gap and self.apart <= (limits.correction if self.annotated else limits.disagreement)
 
 
@@ -240,8 +243,8 @@ class Pictures:
 
     Attributes:
         samples: P pictures.
-        names: (P,) their paths below the root of the data.
-        meshes: (P, 2, M, 3) of each and of its mirror picture.
+        names: their P paths below the root of the data.
+        meshes: (P, 2, M, 3) of each picture and of its mirror picture.
         widths: (P,) pixels.
     """
 
@@ -252,10 +255,10 @@ class Pictures:
 
     @classmethod
     def read(cls, data: Path, meshes: Path) -> Pictures:
-        """Read what `face_mesh` has written about pictures below `data`.
+        """Read the meshes that `face_mesh` has written, and their pictures below `data`.
 
         Raises:
-            SourceError: a picture is broken or gone.
+            SourceError: a picture is broken or missing.
         """
         with np.load(meshes) as stored:
             names, found = [str(name) for name in stored["names"]], stored["meshes"].astype(np.float64)
@@ -263,10 +266,10 @@ class Pictures:
         return cls(samples, names, found, np.array([sample.bgr().shape[1] for sample in samples], np.float64))
 
     def annotations(self, folders: list[str]) -> dict[int, Float32]:
-        """The annotations (N, 2) of the pictures below some folders, by the picture's number.
+        """The annotations (N, 2) of the pictures below some folders, by picture number.
 
         Raises:
-            ConfigError: no picture lies there.
+            ConfigError: no picture is below them.
             SourceError: a picture has no .pts file, or a broken one.
         """
         chosen = [i for i, name in enumerate(self.names) if any(Path(name).is_relative_to(f) for f in folders)]
@@ -276,16 +279,16 @@ class Pictures:
 
 
 def learn(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> BothWays:
-    """Learn the translation from those pictures that have annotations (N, 2) of a markup."""
+    """Learn the translation from the pictures that have annotations (N, 2) of a markup."""
     chosen = [*annotations]
     xy = np.stack([*annotations.values()]).astype(np.float64)
     return BothWays.learn(pictures.meshes[chosen], xy, pictures.widths[chosen], markup)
 
 
 def asymmetry(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> float:
-    """How far annotations lie to the right of where a mirror-symmetric eye sees the points, see `augment.Geometry`.
+    """How far annotations lie to the right of where a mirror-symmetric observer puts them, see `augment.Geometry`.
 
-    Such an eye is one translation, learnt from pictures and mirror pictures together and asked for both.
+    That observer is one translation, learnt from pictures and mirror pictures together and applied to both.
     """
     chosen = [*annotations]
     xy = np.stack([*annotations.values()]).astype(np.float64)
@@ -298,7 +301,7 @@ def asymmetry(pictures: Pictures, annotations: dict[int, Float32], markup: Marku
 
 
 def error(pictures: Pictures, annotations: dict[int, Float32], translation: BothWays) -> tuple[float, int]:
-    """Inter-ocular NME in percent of the meshes' points where both looks agree: mean, and of how many pictures."""
+    """Mean inter-ocular NME in percent of the meshes' points where both looks agree, and the number of pictures."""
     chosen = [*annotations]
     found, gap = translation.points(pictures.meshes[chosen], pictures.widths[chosen])
     xy, found = np.stack([*annotations.values()])[gap <= STRICT.gap], found[gap <= STRICT.gap]
@@ -314,24 +317,24 @@ def write_labels(
     *,
     hard: bool = False,
 ) -> Counter[str]:
-    """Write the pictures whose label can be trusted, each in its place below `out`.
+    """Write the pictures whose label can be trusted, with the same relative paths below `out`.
 
     Args:
         pictures: with their meshes.
-        annotations: (N, 2) by the picture's number, of those that have one.
+        annotations: (N, 2) by picture number, of those that have one.
         translation: from meshes to points.
         aligner: see `Label.of`.
         out: a folder.
-        hard: write those instead that are within `HARD` and not within `STRICT`.
+        hard: write instead the pictures that are within `HARD` and not within `STRICT`.
     Returns:
-        How many, by folder.
+        Number of pictures by folder.
     """
     written: Counter[str] = Counter()
     labels = zip(*translation.points(pictures.meshes, pictures.widths), strict=True)
     for i, (points, gap) in enumerate(labels):
         sample, name = pictures.samples[i], pictures.names[i]
         if gap > HARD.gap:
-            continue  # nothing would have it
+            continue  # refused with and without `hard`
         found = Label.of(aligner, sample, points, float(gap), annotations.get(i))
         strict = found.within(STRICT)
         if found.within(HARD) and not strict if hard else strict:

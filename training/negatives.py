@@ -1,4 +1,4 @@
-"""The pictures without faces that detectors and landmark networks learn from."""
+"""The pictures without faces that detectors and landmark networks are trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .datasets import Sample, read_images, whole_pictures
 
 
 def faceless(config: Config, data: Path) -> list[Sample]:
-    """The configuration's negatives without those that show people, each decoded once.
+    """The configuration's negatives except those that show people, each decoded once as a check.
 
     Raises:
         SourceError: a folder is missing or empty, or a picture is broken, unless `Config.skip_broken` leaves it out.

@@ -1,4 +1,4 @@
-"""From a configuration to the objective that it names, and to its run: `facetrack train`."""
+"""Open the objective that a configuration names, and run it: `facetrack train`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
 
     Args:
         config_path: TOML file.
-        data: folder that the file's corpora, negatives and validation are below.
-        out: folder of the run, which goes on from a checkpoint in it.
-        overrides: `key.key=value` settings that go before the file's.
+        data: root folder of the file's corpora, negatives and validation.
+        out: folder of the run; a checkpoint in it is resumed.
+        overrides: `key.key=value` settings that override the file's.
     Raises:
-        ConfigError: a setting is unknown, cannot work or is another than that of the checkpoint, something that the
-            network builds on is not there, or another process trains in `out`, which is told before the data is read.
+        ConfigError: a setting is unknown, cannot work or differs from the checkpoint's; a file that the network starts
+            from is missing; or another process trains in `out` (checked before the data is read).
         SourceError: a folder of data is missing or broken.
     """
     config = load(config_path, overrides)
@@ -44,9 +44,9 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
 def open_objective(config: Config, data: Path, out: Path) -> Objective:
     """The objective of the configured network.
 
-    BB-FCN as a detector is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms where
-    some have been mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the
-    branches on top of the best.pt of the first, which it wants as `out`/backbone.pt.
+    BB-FCN as a detector is trained in two runs. The first, of "bbfcn-backbone", also learns from false alarms if some
+    have been mined into `out`/hard*.npz (an array "crops", (n, s, s, 3) uint8). The second, of "bbfcn", trains the
+    branches on top of the first run's best.pt, which it expects as `out`/backbone.pt.
 
     Raises:
         ConfigError: no objective trains this network, or the backbone is missing, broken or another network.

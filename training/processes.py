@@ -19,19 +19,19 @@ from .config import Schedule
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are, as torchrun says."""
+    """This process's number and the number of processes, as torchrun sets them."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 def device() -> torch.device:
-    """What this process trains on: its own GPU where there is one, else the CPU."""
+    """The device that this process trains on: its own GPU if there is one, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("cpu")
 
 
 def set_up_device() -> None:
-    """Let a GPU pick its fastest algorithms and multiply in TF32; give each of several processes on CPUs one thread."""
+    """On a GPU allow TF32 and the search for fast algorithms; on CPUs give each of several processes one thread."""
     if device().type == "cuda":
         torch.cuda.set_device(device())
         torch.backends.cudnn.benchmark = True
@@ -41,10 +41,10 @@ def set_up_device() -> None:
 
 
 def demand_equal_shares(schedule: Schedule) -> None:
-    """See that all processes get equally many pictures: gradients are averaged over processes, not over pictures.
+    """Check that all processes get equally many pictures: gradients are averaged over processes, not over pictures.
 
     Raises:
-        ConfigError: the batch cannot be divided so.
+        ConfigError: the batch cannot be divided equally.
     """
     _, world = rank_and_world()
     if schedule.batch % world:
@@ -55,10 +55,10 @@ def demand_equal_shares(schedule: Schedule) -> None:
 
 
 def demand_one_step(folder: Path, step: int) -> None:
-    """See that all processes go on from the same checkpoint, which the first alone writes.
+    """Check that all processes resume from the same checkpoint, which the first process alone writes.
 
     Raises:
-        ConfigError: they do not: each host has a folder of its own.
+        ConfigError: they do not, because each host has a folder of its own.
     """
     _, world = rank_and_world()
     if world == 1:
@@ -75,7 +75,7 @@ def demand_one_step(folder: Path, step: int) -> None:
 
 
 def is_over(stop: float) -> bool:
-    """Whether time is up, by the first process's clock: one that stopped alone would leave the others waiting."""
+    """Whether time is up by the first process's clock: a process that stopped alone would leave the others waiting."""
     over = time.monotonic() > stop
     if rank_and_world()[1] == 1 or math.isinf(stop):
         return over
@@ -85,7 +85,7 @@ def is_over(stop: float) -> bool:
 
 
 def over_processes(own: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, for which each waits until every one has asked."""
+    """The sum of a tensor over all processes; blocks until every process has called it."""
     if rank_and_world()[1] == 1:
         return own
     together = own.clone()
@@ -95,9 +95,9 @@ def over_processes(own: Tensor) -> Tensor:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, of several processes the first for all: two runs would overwrite each other's checkpoints.
+    """Lock a run's folder, because two runs would overwrite each other's checkpoints.
 
-    The system lets go of it when the process ends, however that is.
+    Of several processes the first one holds the lock for all. The system releases it whenever the process ends.
     """
     rank, _ = rank_and_world()
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""From a finished run to a card and weights that the program can use.
+"""Make a card and weights that facetrack can use from a finished run.
 
     python -m facetrack.training.publish CONFIG.toml RUN_FOLDER --data DIR --out DIR [--set A.B=C]
 
-writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: of an alignment network NAME.onnx and
-NAME.torch.npz, of BB-FCN the same of NAME-scan and NAME-refine. For BB-FCN the run is that of the branches, with the
-best of the backbone's as backbone.pt beside its own best.pt. `--set` changes a setting of the file, as for `facetrack
-train`: a run that was begun with it is published with it.
+writes DIR/cards/NAME.toml and, into DIR/weights, the best average of the run: NAME.onnx and NAME.torch.npz for an
+alignment network, the same two files for each of NAME-scan and NAME-refine for BB-FCN. For BB-FCN, RUN_FOLDER is the
+run of the branches, with the best.pt of the backbone's run as backbone.pt beside its own best.pt. `--set` changes a
+setting of the file, as for `facetrack train`; repeat here what the run was started with.
 
     python -m facetrack.training.publish CONFIG.toml --data DIR --out DIR
 
-without a run measures the card that is there already once more, with the files in 8 bits that `facetrack calibrate int8
---for-cpu` has added to it since; nothing but its figures changes.
+without a run measures an existing card again, including the 8-bit files that `facetrack calibrate int8 --for-cpu` has
+added to it since. Nothing but its figures changes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
         config: of the run.
         run: its folder.
         data: root of the data sets, for the pictures that the card's figures are measured on.
-        out: `cards` and `weights` are made in it.
+        out: gets the folders `cards` and `weights`.
     Returns:
         The card's path.
     Raises:
         BackendError: an exported network does not compute what torch does.
-        ConfigError: this network is not published, as BB-FCN's backbone alone; or the run is of another, or would get
-            another card.
+        ConfigError: this network cannot be published (BB-FCN's backbone alone), or the run belongs to another network
+            or card.
     """
     if config.detects:
         return publish_detector(config, run, data, out)
@@ -48,16 +48,16 @@ def publish(config: Config, run: Path, data: Path, out: Path) -> Path:
 
 
 def measure_again(config: Config, data: Path, out: Path) -> Path:
-    """Measure the files of a card that is published, and write its figures anew.
+    """Measure the files of a published card again, and replace its figures.
 
     Args:
-        config: of its run.
+        config: of the card's run.
         data: root of the data sets.
         out: folder of `cards` and `weights`.
     Returns:
         The card's path.
     Raises:
-        CardError: the card is not there, or its weights are not.
+        CardError: the card or its weights are missing.
         SourceError: the pictures are missing or broken.
     """
     card = read_card(card_path(config.card.name, out))

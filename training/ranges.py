@@ -1,4 +1,4 @@
-"""What values the trainer's settings may have: one table, and one place that looks."""
+"""The values that the trainer's settings may have: one table, and one function that checks it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Range(NamedTuple):
-    """Which values a setting may have, in words and as a test; what is no number passes none."""
+    """Which values a setting may have, in words and as a test. NaN passes none of the tests."""
 
     wanted: str
     holds: Callable[[float], bool]
@@ -23,7 +23,7 @@ class Range(NamedTuple):
 ABOVE_0 = Range("a number above 0", lambda value: value > 0 and isfinite(value))
 FROM_0 = Range("a number of at least 0", lambda value: value >= 0 and isfinite(value))
 WHOLE = Range("at least 0", lambda value: value >= 0)
-SEED = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)  # times the steps it is torch's, of 64 bits
+SEED = Range("0 to 4294967295", lambda value: 0 <= value < 2**32)  # times the steps it must fit torch's 64-bit seed
 COUNT = Range("at least 1", lambda value: value >= 1)
 SHARE = Range("0 to 1", lambda value: 0 <= value <= 1)
 NOT_ALL = Range("at least 0 and below 1", lambda value: 0 <= value < 1)
@@ -31,7 +31,7 @@ SOME = Range("above 0 and at most 1", lambda value: 0 < value <= 1)
 NORM = Range("a number above 0, or inf for no limit", lambda value: value > 0)
 FINITE = Range("a number", isfinite)
 
-LARGEST_FACE = 0.9  # of a crop's side: a detector's training shows no larger ones (`detection.objectives`)
+LARGEST_FACE = 0.9  # of a crop's side: a detector is trained on no larger faces (`detection.objectives`)
 
 RANGES = {
     "network.landmarks": COUNT,
@@ -67,10 +67,10 @@ RANGES = {
 
 
 def refuse_out_of_range(config: Config) -> None:
-    """See that every number of a configuration can work.
+    """Check that every number of a configuration is in its range.
 
     Raises:
-        ConfigError: one cannot; names the setting, what was wanted and what it is.
+        ConfigError: one is not; names the setting, its range and its value.
     """
     for name, allowed in RANGES.items():
         _demand(allowed, attrgetter(name)(config), name)

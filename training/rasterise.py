@@ -1,4 +1,4 @@
-"""Draws a mesh of triangles over itself: which place of its source every pixel shows."""
+"""Rasterise a mesh of triangles: which source position every pixel of a drawing shows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..tracker.types import Float32, Float64, Int64, UInt8
 
 @cache
 def square_grid(reach: float, step: float) -> tuple[Float64, Int64]:
-    """Places (V, 2) a `step` apart and up to `reach` from the origin, and the triangles (T, 3) between them."""
+    """Grid points (V, 2), `step` apart and up to `reach` from the origin, and the triangles (T, 3) between them."""
     count = int(2 * reach / step) + 1
     line = np.linspace(-reach, reach, count)
     x, y = np.meshgrid(line, line)
@@ -24,16 +24,16 @@ def square_grid(reach: float, step: float) -> tuple[Float64, Int64]:
 
 @njit(cache=True, nogil=True)
 def rasterise(drawn: Float32, source: Float32, triangles: Int64, size: int) -> tuple[Float32, UInt8]:
-    """Find for every pixel of a drawing which place of the source it shows.
+    """Find for every pixel of a drawing which position in the source it shows.
 
     Args:
-        drawn: (V, 3) float32 pixel and depth of the vertices; the nearest (smallest) depth is seen.
+        drawn: (V, 3) float32 pixel and depth of the vertices; the smallest depth is nearest and is seen.
         source: (V, 2) float32 pixel of the vertices in the source.
         triangles: (T, 3) vertices.
         size: side of the drawing.
     Returns:
         lookup: (size, size, 2) float32 source pixels; -1e4 where there is no triangle.
-        spoilt: (size, size) uint8, 1 where a triangle is seen from its back, and where there is none.
+        spoilt: (size, size) uint8, 1 where a triangle is seen from behind, and where there is none.
     """
     lookup = np.full((size, size, 2), -1e4, np.float32)
     nearest = np.full((size, size), np.inf, np.float32)

@@ -1,11 +1,11 @@
-"""Pseudo-labels: what a trained network finds in pictures without labels, or with poor ones, as a new corpus.
+"""Pseudo-labels: make a new corpus of what a trained network finds in pictures without labels, or with poor ones.
 
     python -m facetrack.training.relabel FOLDER OUT [--model M] [--asymmetry A]
 
-writes, for every picture below FOLDER in which the network is sure of one face, the picture and its landmarks in the
-300-W layout below OUT. A student that is trained on such a corpus learns what its teacher knows (distillation), and a
-network that is trained again on better labels than it was given learns from itself. Called again it goes on where it
-stopped: pictures that are in OUT already, or in OUT/refused.txt, are passed over. Another network wants another OUT.
+writes every picture below FOLDER in which the network is sure of one face, with its landmarks, in the 300-W layout
+below OUT. A student that is trained on such a corpus learns what its teacher knows (distillation), and a network that
+is trained again on labels better than those it was given learns from itself. Called again, the command resumes:
+pictures that are already in OUT or listed in OUT/refused.txt are skipped. Use another OUT for another network.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .datasets.point_files import read_pts, write_pts
 
 log = logging.getLogger(__name__)
 
-LEAST_CONFIDENCE = 0.6  # of the mean over all looks
+LEAST_CONFIDENCE = 0.6  # mean over all looks
 WIDEST_SPREAD = 0.03  # of the face's side: mean distance of a look's landmarks from the mean of all looks
 ASYMMETRY = 0.006  # of 300-W: `geometry.asymmetry` of the shipped networks' configurations
-REFUSED = "refused.txt"  # names of the pictures in which the network was not sure of one face, a line each
-TURNS = (-0.12, 0.0, 0.12)  # radians: each look is at a crop turned a little, and at its mirror picture
+REFUSED = "refused.txt"  # names of the pictures in which the network was not sure of one face, one per line
+TURNS = (-0.12, 0.0, 0.12)  # radians: the looks are at crops turned by these, of the picture and its mirror picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ class PseudoLabel:
 
     @property
     def sure(self) -> bool:
-        """Whether the label is worth learning from."""
+        """Whether the label is good enough to learn from."""
         return self.confidence >= LEAST_CONFIDENCE and self.spread <= WIDEST_SPREAD
 
 
 @dataclass(frozen=True, slots=True)
 class Relabelled:
-    """How far a corpus is: pictures that were looked at, those of them that are written, and whether that was all."""
+    """Progress of a corpus: how many pictures were processed, how many of them are written, and whether it is done."""
 
     seen: int
     written: int
@@ -70,13 +70,13 @@ class Relabelled:
 
 
 def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: float = ASYMMETRY) -> PseudoLabel:
-    """Measure a face in turned and mirrored crops, round where a first look finds it.
+    """Measure a face in turned and mirrored crops around the place where a first look finds it.
 
     Args:
         aligner: the teacher.
         bgr: (H, W, 3) uint8.
         start: the crop of the first look.
-        asymmetry: of the annotations that the teacher learnt from, see `augment.Geometry`.
+        asymmetry: of the annotations that the teacher was trained on, see `augment.Geometry`.
     """
     first = aligner.align(bgr, [start])[0].xy
     mirrored, back = mirror(bgr, first, aligner.markup)
@@ -98,10 +98,10 @@ def _turned_crops(aligner: Aligner, xy: Float32) -> list[CropTransform]:
 
 
 def first_crop(detector: FaceDetector, aligner: Aligner, bgr: UInt8, points: Float32) -> CropTransform | None:
-    """Where to look first: round the picture's label, or where the detector sees its best face.
+    """Crop of the first look: round the picture's first label, or round the detector's best face.
 
     Args:
-        points: (F, N, 2) labels, poor as they may be; F = 0 for none.
+        points: (F, N, 2) labels, which may be poor; F = 0 for none.
     """
     if len(points):
         return aligner.crop_around(*box_centre_side(face_box(points[0])))
@@ -112,17 +112,17 @@ def first_crop(detector: FaceDetector, aligner: Aligner, bgr: UInt8, points: Flo
 def relabel(
     folder: Path, out: Path, choices: Choices, asymmetry: float = ASYMMETRY, ends: float = math.inf
 ) -> Relabelled:
-    """Write the corpus, or go on with it; see the module.
+    """Write the corpus, or resume writing it; see the module docstring.
 
     Args:
-        folder: pictures, each with a .pts beside it or without, as in 300-W.
-        out: pictures keep their place below it.
-        choices: which network, on what.
-        asymmetry: of the annotations that the network learnt from, see `augment.Geometry`.
+        folder: pictures, each with or without a .pts beside it, as in 300-W.
+        out: gets the pictures under the same relative paths.
+        choices: the network and its backend.
+        asymmetry: of the annotations that the network was trained on, see `augment.Geometry`.
         ends: `time.monotonic` from which no further picture is begun.
     Raises:
-        CardError, BackendError: the network cannot be had.
-        SourceError: there is no picture, one or its .pts is broken, or two would share a label.
+        CardError, BackendError: the network cannot be opened.
+        SourceError: there is no picture, a picture or its .pts is broken, or two pictures would share a label.
     """
     _demand_own_labels(folder)
     out.mkdir(parents=True, exist_ok=True)
@@ -146,7 +146,7 @@ def relabel(
 
 
 def _demand_own_labels(folder: Path) -> None:
-    """See that no two pictures differ in the suffix alone: their labels would be one file.
+    """Check that no two pictures differ in the suffix alone: they would share one label file.
 
     Raises:
         SourceError: two do; names them.
@@ -161,13 +161,13 @@ def _demand_own_labels(folder: Path) -> None:
 
 
 def _with_its_label(sample: Sample) -> Sample:
-    """A picture without annotation, with that of the .pts beside it if there is one."""
+    """The picture with the annotation of the .pts beside it, if there is one."""
     label = sample.path.with_suffix(".pts")
     return replace(sample, points=read_pts(label)[None]) if label.is_file() else sample
 
 
 def _label(engines: Engines, sample: Sample, asymmetry: float) -> PseudoLabel | None:
-    """What is found in one picture; None where no face is."""
+    """The label found in one picture; None if no face is found."""
     bgr = sample.bgr()
     crop = first_crop(engines.detector, engines.aligner, bgr, sample.points)
     return None if crop is None else look_often(engines.aligner, bgr, crop, asymmetry)
@@ -178,7 +178,7 @@ def _is_written(picture: Path) -> bool:
 
 
 def _write(picture: Path, encoded: bytes, xy: Float32) -> None:
-    """The picture, then its label in one piece: a kill leaves no half of it."""
+    """Write the picture, then its label through a temporary file, so that a kill leaves no incomplete label."""
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_bytes(encoded)
     part = picture.with_suffix(".part")

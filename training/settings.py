@@ -1,4 +1,4 @@
-"""What the curve of a run depends on, and whether two runs agree in it."""
+"""The settings that a run's learning curve depends on, and whether those of two runs agree."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..tracker.errors import ConfigError
 from .config import Config
 
 OTHER_FOLDER = "set them back, or choose another folder (`start` may be this run's best.pt)"
-# settings that may change while a run is under way: its curve does not depend on them
+# settings that may change when a run is resumed: its curve does not depend on them
 FREE = ("schedule.validate_every", "schedule.keep", "schedule.checkpoint_every", "schedule.workers", "card.")
 
 
 def settings_of(config: Config) -> dict[str, Any]:
-    """What the curve of a run depends on, by dotted names, in JSON's types."""
+    """The settings that a run's curve depends on, by dotted name, in JSON types."""
     settings: dict[str, Any] = {}
     table = json.loads(json.dumps(asdict(config)))
     for corpus in (*table["corpora"], *table["consistency"]["unlabelled"]):
@@ -27,15 +27,15 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def refuse_other_settings(path: Path, old: dict[str, Any], new: dict[str, Any], advice: str = OTHER_FOLDER) -> None:
-    """See that settings are those of a run.
+    """Check that settings are those of a run.
 
     Args:
         path: of the run's checkpoint.
-        old: its settings, see `settings_of`.
-        new: those that are asked for now.
-        advice: what to do where they differ.
+        old: the run's settings, see `settings_of`.
+        new: the settings requested now.
+        advice: what to do if they differ, for the error message.
     Raises:
-        ConfigError: they are not; names what differs.
+        ConfigError: they differ; names the settings.
     """
     differing = [name for name in old | new if old.get(name) != new.get(name)]
     if differing:

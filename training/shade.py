@@ -1,7 +1,7 @@
-"""What photographs of faces seldom show and cameras often see: patterned shade, light of one colour, fences and rain.
+"""What cameras often see and photographs of faces seldom show: patterned shade, light of one colour, fences and rain.
 
-A network that has learnt from evenly lit faces loses them behind a fence, in the shade of leaves or blinds, and in the
-coloured light of stages and screens. Sizes are drawn as shares of the crop, so that they fit the face in it.
+A network that was trained on evenly lit faces loses them behind a fence, in the shade of leaves or blinds, and in the
+coloured light of stages and screens. Sizes are random shares of the crop, so that they fit the face in it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ..tracker.types import Float32, UInt8
 
 
 def cast_shade(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """Leave a part of the light on a part of the picture: stripes as of blinds, spots as of leaves, one edge.
+    """Darken part of the picture: in stripes as of blinds, in spots as of leaves, or on one side of an edge.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         rng: the item's own.
     """
     kind = rng.integers(3)
@@ -34,10 +34,10 @@ def cast_shade(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def colour_light(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """Light of one strong colour, or of two from two sides, of which a camera often sees nothing but the brightness.
+    """Light a picture in one strong colour, or in two from two sides; cameras often record only its brightness.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         rng: the item's own.
     """
     colours = np.exp(rng.normal(0, 0.9, (2, 3))).astype(np.float32)
@@ -52,10 +52,10 @@ def colour_light(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def draw_lines(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """Lines before the face: bars or wire mesh of one colour, or short strokes as of rain, snow and scratches.
+    """Draw lines in front of the face: bars or wire mesh of one colour, or short strokes like rain, snow and scratches.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         rng: the item's own.
     """
     bgr = bgr.copy()
@@ -86,7 +86,7 @@ def _draw(bgr: UInt8, starts: Float32, ends: Float32, colour: tuple[int, ...], t
 
 
 def _along(bgr: UInt8, rng: np.random.Generator) -> Float32:
-    """How far each pixel lies along a random direction, (h, w), -0.5 to 0.5 or so."""
+    """How far each pixel lies along a random direction, (h, w), about -0.5 to 0.5."""
     height, width = bgr.shape[:2]
     x, y = (np.linspace(-0.5, 0.5, length, dtype=np.float32) for length in (width, height))
     turn = rng.uniform(0, 2 * np.pi)
@@ -94,7 +94,7 @@ def _along(bgr: UInt8, rng: np.random.Generator) -> Float32:
 
 
 def _spots(bgr: UInt8, rng: np.random.Generator) -> Float32:
-    """Smooth noise (h, w) about 0, whose grain is a third to a fifteenth of the picture."""
+    """Smooth noise (h, w) around 0, with a grain of a third to a fifteenth of the picture."""
     grain = int(rng.integers(3, 16))
     coarse = rng.normal(0.0, 1.0, (grain, grain)).astype(np.float32)
     return np.asarray(cv2.resize(coarse, bgr.shape[1::-1], interpolation=cv2.INTER_CUBIC), np.float32)

@@ -1,10 +1,10 @@
-"""The modes of variation of annotated faces, for `engines.shape`.
+"""Learn the modes of variation of annotated faces, for `engines.shape`.
 
     python -m facetrack.training.shape_model DATA engines/weights
 
-learns from the 68 points of the training photographs, of their copies that were turned out of the picture's plane and
-of faces with a face mesh's labels, each and its mirror picture, and writes shape-68.npz: `mean` (68, 2) and, as
-`ways`, the modes (136, 25), the first principal components, float16.
+learns from 68 points each: the training photographs, their copies turned out of the picture's plane, and faces labelled
+by a face mesh, all with their mirror pictures. It writes shape-68.npz with `mean` (68, 2) and, as `ways`, the modes
+(136, 25), the first principal components, float16.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ FOLDERS = (
     *("turned/helen/trainset", "profiles/helen/trainset", "taught/helen/trainset", "taught/unlabelled/aflw2000"),
 )
 MODES = 25
-ROUNDS = 4  # of fitting all faces to their mean, and taking the mean again
+ROUNDS = 4  # of fitting all faces to their mean and updating the mean
 
 
 def principal_modes(faces: Float64, count: int) -> tuple[Float64, Float64]:
-    """Mean and principal components of faces whose place, size and roll do not count.
+    """Mean and principal components of faces after removing position, size and roll.
 
     Args:
         faces: (F, N, 2)
         count: of the components, fewer than F.
     Returns:
-        mean: (N, 2) about 0, of length 1. modes: (2 N, count), orthonormal, in the order of their variance.
+        mean: (N, 2) about 0, of norm 1. modes: (2 N, count), orthonormal, in descending order of variance.
     """
     points = faces[..., 0] + 1j * faces[..., 1]
     points -= points.mean(1, keepdims=True)

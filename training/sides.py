@@ -1,4 +1,4 @@
-"""Whether a network takes crops of the configured sides, before a run begins."""
+"""Check before a run that the network takes crops of the configured sides."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..engines import nets
 from ..tracker.errors import ConfigError
 from .config import Schedule
 
-STEP, REACH = 8, 128  # pixels: how finely and how far larger sides are tried for one that would do
+STEP, REACH = 8, 128  # pixels: step and range of the search for a larger side that would work
 
 
 def demand_sides(net: nets.FromBytes, schedule: Schedule) -> None:
-    """See that a network answers to crops of every side of the schedule; its weights and counts stay as they are.
+    """Check that a network takes crops of every side in the schedule; its weights and statistics do not change.
 
     Raises:
         ConfigError: it does not; names the side, and the next larger one that it takes.
@@ -30,7 +30,7 @@ def demand_sides(net: nets.FromBytes, schedule: Schedule) -> None:
 
 @torch.inference_mode()
 def _refusal(net: nets.FromBytes, side: int) -> RuntimeError | ValueError | None:
-    """What a network says to an empty crop of this side, if it does not answer."""
+    """The error that a network raises on a black crop of this side, if any."""
     training = net.training
     net.eval()
     try:

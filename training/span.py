@@ -1,10 +1,10 @@
 """SPAN-style self-calibration for every alignment network: labels where there are some, agreement everywhere.
 
-Each face is seen twice, in a calm crop and in one that is disturbed: turned, shrunk, mirrored, and its pixels spoilt.
-Expressions that are drawn are in both crops, and on faces with labels alone: without lids nobody can draw a blink.
-The calm crop's answer, moved as the pixels moved, must be the disturbed one's (Eq. 20); both must fit the label where
-there is one (Eq. 19). Or the average of the network over its steps looks at the calm crop, and where its landmarks come
-to lie in the disturbed one are labels (`Consistency.teacher`).
+The network sees each face twice, in a calm crop and in a disturbed one, which is turned, shrunk and mirrored and whose
+pixels are disturbed. Drawn expressions are in both crops, and on labelled faces alone, because drawing a blink needs
+the lids. The calm crop's answer, moved as the pixels moved, must equal the disturbed crop's (Eq. 20); both must fit the
+label if there is one (Eq. 19). Alternatively the average of the network over its steps looks at the calm crop, and its
+landmarks, moved into the disturbed crop, are the labels there (`Consistency.teacher`).
 
 Source: Wan et al. (SPAN), sections III-D and III-E; Tarvainen and Valpola, "Mean teachers are better role models",
 NIPS 2017.
@@ -43,14 +43,14 @@ from .config import Config
 from .datasets import Sample
 
 NOTHING, UNLABELLED, LABELLED = 0, 1, 2
-COVERING = 200  # faces that may cover others; 10 MB of memory
+COVERING = 200  # faces that may occlude others; 10 MB of memory
 CALM = Geometry(wide_share=0.0, roll_deg=8.0, log_scale=0.06, shift=0.02)  # how far the calm crop strays
 Pair = tuple[UInt8, UInt8, Float32, Float32, Float32, np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One face in one crop: its pixels (s, s, 3), its points (N, 2) and the way (2, 3) from picture to crop pixels."""
+    """One face in one crop: its pixels (s, s, 3), its points (N, 2) and the matrix (2, 3) from picture to crop."""
 
     crop: UInt8
     xy: Float32
@@ -61,9 +61,9 @@ class SelfConsistency:
     """An alignment network's own objective on labelled pairs, and agreement of every pair; see `train.Objective`.
 
     Attributes:
-        teacher: with the configured teacher "average", the average of the network that is trained, in evaluation mode.
-        occluders: pictures (BACKGROUND, BACKGROUND, 3) that cover a face where textures are "varied": those without
-            faces that are behind the crops, too, and other faces.
+        teacher: with the configured teacher "average", the average of the trained network, in evaluation mode.
+        occluders: pictures (BACKGROUND, BACKGROUND, 3) that cover a face with texture "varied": the pictures without
+            faces that also serve as backgrounds, and other faces.
     """
 
     teacher: nn.Module
@@ -72,7 +72,7 @@ class SelfConsistency:
         """Read the pictures; see `Alignment`.
 
         Raises:
-            ConfigError: nothing is left without labels, or something that `Alignment` needs is not configured.
+            ConfigError: no pictures without labels are left, or something that `Alignment` needs is not configured.
             SourceError: a folder is missing or broken.
         """
         self.config, self.inner = config, open_alignment(config, data)
@@ -87,7 +87,7 @@ class SelfConsistency:
         self.occluders = self.inner.patches + (self._some_faces() if rules.texture == "varied" else [])
 
     def _some_faces(self) -> list[UInt8]:
-        """Faces of the training pictures, (BACKGROUND, BACKGROUND, 3) each; the seed says which."""
+        """Faces of the training pictures, (BACKGROUND, BACKGROUND, 3) each, chosen by the seed."""
         faces = [*chain.from_iterable(self.inner.corpora), *self.unlabelled]
         order = np.random.default_rng(self.config.schedule.seed).permutation(len(faces))
         return [_face_alone(faces[i]) for i in order[:COVERING]]
@@ -108,7 +108,7 @@ class SelfConsistency:
         """Pair number `index`.
 
         Returns:
-            calm and disturbed crop (s, s, 3); the points in both (N, 2), crop pixels; the way (2, 3) from the calm
+            calm and disturbed crop (s, s, 3); the points in both (N, 2), crop pixels; the matrix (2, 3) from the calm
             crop's pixels to the disturbed one's; NOTHING, UNLABELLED or LABELLED.
         """
         seed = self.config.schedule.seed
@@ -130,7 +130,7 @@ class SelfConsistency:
         return calm.crop, spoilt, calm.xy, other.xy, way.astype(np.float32), np.int64(LABELLED if known else UNLABELLED)
 
     def _two_crops(self, bgr: UInt8, points: Float32, size: int, rng: np.random.Generator) -> tuple[Seen, Seen]:
-        """A picture's face in a calm crop, and turned, shrunk and perhaps mirrored in another one."""
+        """A picture's face in a calm crop, and in one where it is turned, shrunk and perhaps mirrored."""
         geometry, rules = self.config.geometry, self.config.consistency
         gentle = replace(CALM, box_scale=geometry.box_scale, stretch=geometry.stretch)
         calm = self._seen(bgr, points, random_crop(points, size, gentle, rng), flip=False, rng=rng)
@@ -161,17 +161,17 @@ class SelfConsistency:
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
         """Weighted sum of the terms and each of them by name."""
-        order = torch.argsort(batch[5], descending=True, stable=True)  # with labels, without, no face
+        order = torch.argsort(batch[5], descending=True, stable=True)  # labelled, unlabelled, no face
         pairs = [values[order] for values in batch]
         known, faces = int((pairs[5] == LABELLED).sum()), int((pairs[5] != NOTHING).sum())
         taught = self.config.consistency.teacher == "average"
         return weighted((self._taught if taught else self._agreeing)(net, pairs, known, faces))
 
     def _taught(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
-        """The terms with labels, over both crops of the first `known` faces and the disturbed ones of the others.
+        """The terms with labels, over both crops of the first `known` faces and the disturbed crops of the others.
 
-        All crops' errors are added up, and divided by the 2N crops of N labelled faces: the mean over those that the
-        teacher has labelled has the weight M / 2N, which for M of them is, as they are drawn, share / 2 (1 - share).
+        The errors of all crops are summed and divided by the 2N crops of N labelled faces. The mean over the M crops
+        that the teacher has labelled therefore has the weight M / 2N, which is share / (2 (1 - share)) on average.
         """
         calm, wild, xy_calm, xy_wild, matrices, _ = pairs
         crops = torch.cat((calm[:known], wild[:faces], calm[faces:]))
@@ -188,7 +188,7 @@ class SelfConsistency:
         return terms
 
     def _teachers_points(self, calm: Tensor, matrices: Tensor) -> Tensor:
-        """Where the teacher's landmarks in the calm crops (F, s, s, 3) come to lie in the disturbed ones, (F, N, 2)."""
+        """The teacher's landmarks in the calm crops (F, s, s, 3), moved into the disturbed ones, (F, N, 2)."""
         with torch.no_grad():
             place = torch.from_numpy(self.inner.decoded(self.teacher(calm))).to(matrices)
         return moved_points(place, matrices, self.inner.markup)
@@ -196,10 +196,10 @@ class SelfConsistency:
     def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
         """The terms with labels, and "consistency", the mean over all pairs of faces.
 
-        Terms with labels are means over two crops of each of N faces, 1 / 2N of Eq. 19's sums. So the
-        divergences of N pairs with labels and M without, which Eqs. 19 and 20 add up, are divided by 2N too:
-        their mean has the weight eta (N + M) / 2N: eta is that of Eq. 19; Eq. 20 prints the M without it. N +
-        M over N is 1 / (1 - share), as it is drawn; the N of a small batch may be 0.
+        Terms with labels are means over two crops of each of N faces, 1 / 2N of the sums in Eq. 19. The divergences of
+        N pairs with labels and M without, which Eqs. 19 and 20 sum, are therefore divided by 2N, too: their mean has
+        the weight eta (N + M) / 2N. eta is that of Eq. 19; Eq. 20 prints the M divergences without it. For (N + M) / N
+        its expected value 1 / (1 - share) is used, because the N of a small batch may be 0.
         """
         calm, wild, xy_calm, xy_wild, matrices, _ = pairs
         blank = faces - known
@@ -222,7 +222,7 @@ class SelfConsistency:
 
 
 def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list[Sample], list[Sample]]:
-    """A corpus's pictures with labels and without; the same ones whatever else is configured."""
+    """A corpus's pictures divided into labelled and unlabelled ones, always in the same way."""
     order = np.random.default_rng((7, number)).permutation(len(corpus))
     known = set(order[: max(1, round(labels * len(corpus)))].tolist())
     with_labels = [sample for i, sample in enumerate(corpus) if i in known]
@@ -230,7 +230,7 @@ def _divided(corpus: Sequence[Sample], labels: float, number: int) -> tuple[list
 
 
 def _face_alone(sample: Sample) -> UInt8:
-    """What is in the box of a sample's face, as large as an occluder is kept."""
+    """The box of a sample's face, cut out at the size of an occluder."""
     centre, side = box_centre_side(face_box(sample.points[0]))
     return CropTransform.around(centre, side, BACKGROUND).crop(sample.bgr())
 
@@ -241,7 +241,7 @@ def _inverse(matrix: Float64) -> Float64:
 
 
 def _then(first: Float64, second: Float64) -> Float64:
-    """One affine (2, 3) map after another."""
+    """The affine map (2, 3) that applies `first`, then `second`."""
     joined: Float64 = second[:, :2] @ first
     joined[:, 2] += second[:, 2]
     return joined

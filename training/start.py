@@ -1,6 +1,6 @@
-"""What a training begins from: a whole network, or parts of it from several files.
+"""The weights that a run starts from: a whole network, or parts of it from several files.
 
-Nothing is unpickled but what `torch.load(weights_only=True)` takes for weights.
+Files are unpickled with `torch.load(weights_only=True)` alone, which accepts nothing but weights.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..engines.torch_backend import read_state, torch_file
 from ..tracker.errors import CardError, ConfigError
 from .config import Config
 
-COUNTER = "num_batches_tracked"  # of batch normalisation, which old state dicts lack and which nothing here reads
-# what torch.load says of files of every kind of damage, and reading from what it gives
+COUNTER = "num_batches_tracked"  # of batch normalisation; old state dicts lack it, and nothing here reads it
+# what torch.load raises on all kinds of damaged files, and what reading from its result raises
 BROKEN = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, AssertionError),
     *(BadZipFile, UnpicklingError, struct.error),
@@ -30,10 +30,10 @@ State = dict[str, Tensor]
 
 
 def start_file(start: str) -> Path:
-    """The file that a configuration's `start`, or a part's, means: it is the file's path, or a model's name.
+    """The weight file that a configuration's `start` or `start_parts` names, by its path or by a model's name.
 
     Raises:
-        ConfigError: neither.
+        ConfigError: it is neither.
     """
     path = Path(start)
     if path.suffix in (".pt", ".pth", ".npz"):
@@ -46,10 +46,10 @@ def start_file(start: str) -> Path:
 
 
 def demand_starts(config: Config) -> None:
-    """See that the files are there which a run begins from, before anything else is done.
+    """Check that the files which a run starts from exist, before anything else is done.
 
     Raises:
-        ConfigError: one is not.
+        ConfigError: one does not.
     """
     files = [("start", "the whole network", config.start)] if config.start else []
     files += [("start_parts", part, file) for part, file in config.start_parts]
@@ -62,7 +62,7 @@ def demand_starts(config: Config) -> None:
 
 
 def begin(net: nn.Module, config: Config) -> None:
-    """Give an untrained network what the configuration's `start` and `start_parts` say, the parts last.
+    """Load the weights of the configuration's `start` and then of `start_parts` into an untrained network.
 
     Raises:
         ConfigError: a file is missing or does not fit.
@@ -75,7 +75,7 @@ def begin(net: nn.Module, config: Config) -> None:
 
 
 def _load_whole(net: nn.Module, path: Path) -> None:
-    """Take over the averaged weights of a run, from its best.pt or from published NAME.torch.npz."""
+    """Load the averaged weights of a run, from its best.pt or from a published NAME.torch.npz."""
     try:
         state, ours = _read(path)
         if not ours:
@@ -86,7 +86,7 @@ def _load_whole(net: nn.Module, path: Path) -> None:
 
 
 def _load_part(net: nn.Module, part: str, path: Path) -> None:
-    """Take over all that begins with `part`: from a file of ours what has the same names, else torchvision's layers."""
+    """Load all weights whose names begin with `part`: by name from a file of ours, else from torchvision's layers."""
     own = {name.removeprefix(part): value for name, value in net.state_dict().items() if name.startswith(part)}
     if not own:
         parts = sorted({".".join(name.split(".")[:2]) + "." for name in net.state_dict()})
@@ -102,7 +102,7 @@ def _load_part(net: nn.Module, part: str, path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[State, bool]:
-    """The weights in a file, and whether they are of a network of ours; of a run, the averaged ones."""
+    """The weights in a file, and whether they belong to a network of ours; from a run's file the averaged ones."""
     if path.suffix == ".npz":
         return {name: torch.from_numpy(values) for name, values in read_state(path)[0].items()}, True
     loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -114,15 +114,15 @@ def _same_names(state: Mapping[str, Tensor], part: str) -> State:
 
 
 def _published(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> State:
-    """Torchvision's layers of the names that the part has; of its other layers the part knows nothing."""
+    """Torchvision's layers under the names that the part uses; layers that it does not have are left out."""
     return {name: value for name, value in own.items() if name.endswith(COUNTER)} | layers_of(state, own)
 
 
 def refuse_others(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """See that both have the same names and shapes.
+    """Check that both have the same names and shapes.
 
     Raises:
-        ValueError: they have not; says which.
+        ValueError: they differ; says in which.
     """
     told = {
         "lacks": [name for name in own if name not in found],

@@ -1,4 +1,4 @@
-"""What a run's log tells of the steps between two validations, and which of its lines a resumed run keeps."""
+"""What a run logs about the steps between two validations, and which log lines a resumed run keeps."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from ..pipeline.part_file import atomic_write_text
 
 
 class StepMeans:
-    """Means of the loss's terms over some steps, and how many steps a second; goes on where it was saved."""
+    """Means of the loss terms over some steps, and the steps per second; can be saved and resumed."""
 
     def __init__(self, sums: dict[str, float] | None = None, steps: int = 0, seconds: float = 0.0) -> None:
-        """Take up what `state` gave; the clock stands still until `go_on`."""
+        """Restore what `state` returned; the clock does not run until `go_on`."""
         self._sums, self._steps, self._seconds = dict(sums or {}), steps, seconds
         self._began: float | None = None
 
     def go_on(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         self._seconds, self._began = self._passed(), time.monotonic()
 
     def add(self, terms: dict[str, float]) -> None:
-        """Count a step with these terms."""
+        """Add the terms of one step."""
         self._steps += 1
         for name, value in terms.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
 
     def means(self) -> dict[str, float]:
-        """Of each term, over the steps."""
+        """Mean of each term over the steps."""
         return {name: value / self._steps for name, value in self._sums.items()}
 
     def rate(self) -> float:
-        """Steps a second."""
+        """Steps per second."""
         return self._steps / self._passed()
 
     def state(self) -> dict[str, Any]:
-        """All of it in plain types, the arguments of another one."""
+        """The whole state in plain types, as the arguments of the constructor."""
         return {"sums": dict(self._sums), "steps": self._steps, "seconds": self._passed()}
 
     def _passed(self) -> float:
@@ -45,9 +45,9 @@ class StepMeans:
 
 
 def keep_lines(path: Path, before: int) -> None:
-    """Leave the lines of a log of JSON that are of steps below `before`; what a kill has cut short is none.
+    """Keep the lines of a JSON log whose step is below `before`; a line cut short by a kill is removed, too.
 
-    A run that goes on from a checkpoint writes the later ones again.
+    A run that resumes from a checkpoint writes the later lines again.
     """
     if not path.is_file():
         return

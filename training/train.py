@@ -1,8 +1,8 @@
-"""The one training loop: any objective, resumable to the same curve, one process or several through torchrun.
+"""The training loop: for every objective, resumable to the same curve, with one process or several through torchrun.
 
-Items are drawn by their number and every step starts from its own random seed, so a run that was killed goes on as
-if it had not been. With several processes each takes its share of every batch; gradients are averaged over the
-processes, batch statistics stay those of each share, and the first process alone validates and writes.
+Items are drawn by their number and every step has its own random seed, so a run that was killed resumes as if it had
+not been. With several processes each takes its share of every batch; gradients are averaged over the processes, batch
+statistics are those of each share, and only the first process validates and writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torch.utils.tensorboard import SummaryWriter  # here: where it is missing, that is told before hours of training
+from torch.utils.tensorboard import SummaryWriter  # here: if it is missing, that is reported before hours of training
 
 from ..engines import nets
 from ..tracker.errors import ConfigError, FacetrackError, SinkError
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 LOG = "log.jsonl"
 MOMENTUM = 0.9  # of SGD; BB-FCN, section III-E
-EARLY = 20  # steps after which a long run validates for the first time, to see that it can
-TOLD_EVERY_S = 30.0  # between two lines about how far a run is
+EARLY = 20  # steps after which a long run validates for the first time, to check that it can
+TOLD_EVERY_S = 30.0  # between two progress lines
 
 
 class Objective(Protocol):
@@ -51,7 +51,7 @@ class Objective(Protocol):
         ...
 
     def item(self, index: int, progress: float) -> tuple[Any, ...]:
-        """Training item number `index`, the same whoever draws it, when this share of the run is over."""
+        """Training item number `index` after this share of the run; the same in whichever process it is drawn."""
         ...
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -63,14 +63,15 @@ class Objective(Protocol):
         ...
 
     def picture(self, net: nn.Module) -> UInt8 | None:
-        """What the network finds in some validation pictures, drawn, (H, W, 3) BGR; None: nothing to look at."""
+        """Some validation pictures with the network's results drawn in, (H, W, 3) BGR; None: nothing to look at."""
         ...
 
 
 class Items(Dataset[tuple[Any, ...] | FacetrackError]):
-    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have.
+    """An objective's items by number, so that a resumed run draws what the uninterrupted one would have drawn.
 
-    An error of ours is an item, too: raised in a worker it would arrive with the worker's traceback as its text.
+    A `FacetrackError` is returned as an item: raised in a worker it would arrive with the worker's traceback as its
+    message.
     """
 
     def __init__(self, objective: Objective, schedule: Schedule) -> None:
@@ -85,7 +86,7 @@ class Items(Dataset[tuple[Any, ...] | FacetrackError]):
 
 
 def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> Iterator[list[Tensor]]:
-    """This process's share of every batch from step `start` up to step `end`.
+    """This process's share of every batch from step `start` to step `end`, exclusive.
 
     Raises:
         FacetrackError: an item cannot be made, here or in a worker.
@@ -106,12 +107,12 @@ def batches(objective: Objective, schedule: Schedule, start: int, end: int) -> I
 
 
 def _batch(items: list[tuple[Any, ...] | FacetrackError]) -> Any:
-    """Items as the tensors of a batch; the first error among them."""
+    """The items as the tensors of a batch, or the first error among them."""
     return next((item for item in items if isinstance(item, FacetrackError)), None) or default_collate(items)
 
 
 def learning_rate(step: int, schedule: Schedule) -> float:
-    """Linear warm-up, then half a cosine down to zero; or the schedule's drops, where it has some."""
+    """Linear warm-up, then half a cosine down to zero, or the schedule's drops if it has some."""
     if step < schedule.warm_up:
         return schedule.learning_rate * (step + 1) / schedule.warm_up
     if schedule.drops:
@@ -123,17 +124,18 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 class Run:
     """State of one training run and its folder.
 
-    The folder holds checkpoint.pt, from which the run goes on; best.pt, whose "average" is the best network so far, or
+    The folder holds checkpoint.pt, from which the run resumes; best.pt, whose "average" is the best network so far, or
     the newest (`schedule.keep`); log.jsonl, a line per validation; and the curves for TensorBoard.
     """
 
     def __init__(self, config: Config, objective: Objective, folder: Path) -> None:
-        """Start a run, or go on where the folder's checkpoint was written.
+        """Start a run, or resume it from the folder's checkpoint.
 
         Raises:
-            ConfigError: the checkpoint is broken, of another network or was made with other settings, what `start` or
-                `start_parts` name is missing or does not fit, the network takes no crops of a side in `schedule.sizes`,
-                `schedule.only` names no parameter, or the batch has no equal shares for all processes.
+            ConfigError: the checkpoint is broken, belongs to another network or has other settings; a file named by
+                `start` or `start_parts` is missing or does not fit; the network takes no crops of a side in
+                `schedule.sizes`; `schedule.only` matches no parameter; or the batch cannot be divided equally among
+                the processes.
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
@@ -159,13 +161,13 @@ class Run:
         self.step = 0
         self.best = math.inf
         self._means = StepMeans()
-        self._owed = False  # the validation of this step is still to be made
-        self._purge: int | None = None  # the first step of which TensorBoard may show what is no longer true
+        self._owed = False  # the validation of this step is still to be done
+        self._purge: int | None = None  # from this step on TensorBoard's events are outdated
         self._known: tuple[int, int] | None = None
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """Go on from the folder's checkpoint, unless it is the one that this run read or wrote last."""
+        """Load the folder's checkpoint, unless it is the one that this run read or wrote last."""
         path = self.folder / "checkpoint.pt"
         written = _written(path)
         if written in (None, self._known):
@@ -192,7 +194,7 @@ class Run:
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
-        """Write the checkpoint beside the old one and swap, so that a kill leaves a whole file.
+        """Write the checkpoint to a temporary file and swap, so that a kill leaves a complete file.
 
         Raises:
             SinkError: it cannot be written.
@@ -214,19 +216,20 @@ class Run:
     def train(self, until: int | None = None, seconds: float = math.inf) -> None:
         """Run to the last step; validate, keep the best average, write checkpoints.
 
-        Goes on from what another run has written into the folder since this one was made.
+        Resumes from whatever another run has written into the folder since this object was made.
 
         Args:
-            until: stop at this step already.
-            seconds: stop once they are over, with a checkpoint; of several processes the first one's time counts.
+            until: stop at this step instead of the last one.
+            seconds: stop after this time, with a checkpoint; of several processes the first one's clock counts.
         Raises:
-            ConfigError: another process trains in this folder; not all processes see the same one; or the run diverges.
-            SinkError: a checkpoint cannot be written, as on a disk that is full; the one before it stays.
+            ConfigError: another process trains in this folder; the processes see different folders; or the run
+                diverges.
+            SinkError: a checkpoint cannot be written, for example on a full disk; the one before it stays.
             SourceError: a picture turns out to be broken.
         """
         with alone_in(self.folder):
             if rank_and_world()[1] > 1:
-                dist.barrier()  # the first process has the lock: from here on nobody else writes
+                dist.barrier()  # the first process holds the lock: from here on nobody else writes
             self._catch_up()
             demand_one_step(self.folder, self.step)
             if rank_and_world()[0] == 0:
@@ -236,10 +239,10 @@ class Run:
             self._train(until, seconds)
 
     def pace(self, steps: int, skip: int) -> float:
-        """Run so many steps more and give how many there are a second, from the one after the first `skip` on.
+        """Run `steps` more steps and return the steps per second, not counting the first `skip`.
 
-        What happens only once does not count: processes that start, a GPU that looks for its fastest algorithms,
-        validation, and the checkpoint, which is left to `save`.
+        One-time costs are left out: starting processes, the GPU's search for its fastest algorithms, validation, and
+        the checkpoint, which is left to `save`.
 
         Raises:
             ConfigError: another process trains in this folder.
@@ -254,7 +257,7 @@ class Run:
 
     def _train(self, until: int | None, seconds: float) -> None:
         schedule, (rank, world) = self.config.schedule, rank_and_world()
-        # PropNet's last attention has no part in any loss
+        # PropNet's last attention contributes to no loss
         wrapped = DistributedDataParallel(self.net, find_unused_parameters=True) if world > 1 else self.net
         end = schedule.steps if until is None else min(until, schedule.steps)
         told = time.monotonic()
@@ -266,7 +269,7 @@ class Run:
             if rank == 0:
                 if self._is_early() or self.step == end or self.step % schedule.validate_every == 0:
                     self._owed = True
-                    self.save()  # a validation may fail, and takes long
+                    self.save()  # validation takes long and may fail
                     self._report()
                     told = time.monotonic()
                 elif over or self.step % schedule.checkpoint_every == 0:
@@ -278,7 +281,7 @@ class Run:
                 return
 
     def _step(self, wrapped: nn.Module, batch: list[Tensor]) -> dict[str, float]:
-        """One step of the optimiser; gives the terms of the loss."""
+        """Do one step of the optimiser and return the terms of the loss."""
         schedule, (rank, world) = self.config.schedule, rank_and_world()
         torch.manual_seed((schedule.seed * schedule.steps + self.step) * world + rank)
         wrapped.train()
@@ -305,7 +308,7 @@ class Run:
 
     @torch.no_grad()
     def _follow(self) -> None:
-        """Move the exponential average towards the weights; a young run follows faster."""
+        """Move the exponential average towards the weights, faster at the beginning of a run."""
         keep = min(self.config.schedule.ema, (1 + self.step) / (10 + self.step))
         for old, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
             old.lerp_(new, 1 - keep)
@@ -313,24 +316,24 @@ class Run:
             old.copy_(new)
 
     def _is_early(self) -> bool:
-        """Whether a validation after this step only shows that there can be one, and keeps no average."""
+        """Whether the validation after this step only checks that validation works, and keeps no average."""
         schedule = self.config.schedule
         return self.step == EARLY < min(schedule.validate_every, schedule.steps)
 
     def _rate_and_left(self) -> tuple[float, float]:
-        """Pictures a second since the last validation, and the minutes that the run takes from here at this rate."""
+        """Pictures per second since the last validation, and the minutes left at this rate."""
         schedule, rate = self.config.schedule, self._means.rate()
         return rate * schedule.batch, (schedule.steps - self.step) / rate / 60
 
     def _tell(self) -> None:
-        """Say how far the run is."""
+        """Log the run's progress."""
         steps, (rate, left) = self.config.schedule.steps, self._rate_and_left()
         log.info("step %d of %d, %.1f pictures a second, %.1f minutes left", self.step, steps, rate, left)
 
     def _report(self) -> None:
-        """Validate, write down how it goes since the last time, keep the best average, and save that this is done."""
+        """Validate, log the means since the last validation, keep the best average, and save a checkpoint."""
         schedule, terms = self.config.schedule, self._means.means()
-        rate, left = self._rate_and_left()  # before time passes with the validation
+        rate, left = self._rate_and_left()  # before the validation takes time
         measured = self.objective.validate(self.average)
         first = next(iter(measured.values()))
         line = {
@@ -344,19 +347,19 @@ class Run:
         with (self.folder / LOG).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info("%s", json.dumps(line))
-        # of equals, as where only the face score learns (schedule.only), the newest
+        # of equal ones the newest: if only the face score learns (schedule.only) all are equal
         if not self._is_early() and (first <= self.best or schedule.keep == "last"):
             _save(
                 {"average": self.average.state_dict(), "step": self.step, "val": measured},
                 self.folder / "best.pt",
             )
-            self.best = math.inf if math.isnan(first) else first  # of what lies there now; anything is better than NaN
+            self.best = math.inf if math.isnan(first) else first  # of what best.pt holds; anything is better than NaN
         self._means, self._owed = StepMeans(), False
         self._means.go_on()
         self.save()
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:
-        """Curves and a picture of what the network finds, for TensorBoard."""
+        """Write curves and a picture of what the network finds, for TensorBoard."""
         with SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge) as writer:
             for group, values in (("loss", terms), ("validation", measured)):
                 for name, value in values.items():
@@ -376,10 +379,10 @@ def _optimiser(groups: list[dict[str, Any]], schedule: Schedule) -> torch.optim.
 
 
 def _freeze_all_but(net: nn.Module, only: str) -> None:
-    """Leave the parameters whose names begin with `only` to be trained.
+    """Freeze all parameters except those whose names begin with `only`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: no parameter is left to train.
     """
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and name.startswith(only))
@@ -393,7 +396,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 
 def _written(path: Path) -> tuple[int, int] | None:
-    """What tells one checkpoint of a folder from the next, which is another file; None without one."""
+    """Identity of a checkpoint file, which differs for each one written; None if there is no file."""
     if not path.is_file():
         return None
     stat = path.stat()
@@ -401,10 +404,10 @@ def _written(path: Path) -> tuple[int, int] | None:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
-        SinkError: it cannot be written; of a full disk torch tells as of a mistake, by a RuntimeError.
+        SinkError: it cannot be written; on a full disk torch raises a RuntimeError.
     """
     part = path.with_suffix(".part")
     try:
@@ -418,11 +421,11 @@ def _save(state: dict[str, Any], path: Path) -> None:
 
 
 def train(config: Config, objective: Objective, folder: Path) -> None:
-    """Train to the end, going on from the folder's checkpoint if there is one; under torchrun with all processes.
+    """Train to the end, resuming from the folder's checkpoint if there is one; under torchrun with all processes.
 
     Raises:
-        ConfigError: the folder's checkpoint is of another network or of other settings, or the batch has no equal
-            shares for all processes.
+        ConfigError: the folder's checkpoint belongs to another network or has other settings, or the batch cannot be
+            divided equally among the processes.
     """
     _, world = rank_and_world()
     set_up_device()

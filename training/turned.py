@@ -1,10 +1,10 @@
-"""Faces turned out of the picture's plane: large poses made from nearly frontal annotated photographs.
+"""Turn faces out of the picture's plane: make large poses from nearly frontal annotated photographs.
 
     python -m facetrack.training.turned DATA_FOLDER OUT_FOLDER --per-face 3 --seed 0 [--yaw 25 70]
 
-reads a folder in the 300-W layout (68 points) and writes another one. The mean face gives every landmark, and a table
-of places between and round them, a depth; the photograph becomes a relief, the relief is turned and drawn again. What
-is far from the head stays flat behind it and gives way.
+reads a folder in the 300-W layout (68 points) and writes another one. The mean face gives the landmarks a depth, and a
+table does so for places between and round them. This makes the photograph a relief, which is turned and drawn again.
+The background far from the head stays flat behind it; in between the picture is stretched.
 Source of the idea: Zhu et al., "Face Alignment Across Large Poses: A 3D Solution", CVPR 2016, section 4 (300W-LP).
 """
 
@@ -32,9 +32,9 @@ from .rasterise import rasterise, square_grid
 
 IBUG = markup.load("ibug68")
 
-# One half of the relief between the landmarks, millimetres in the frame of the mean face: cheeks, jaw, chin, eye
-# sockets, temples, forehead, sides of the nose, then the crown. Depths down to the hairline agree with MediaPipe's
-# canonical face, laid on the mean face's eyes and chin, to a few millimetres; the crown is drawn by hand.
+# One half of the relief between the landmarks, millimetres in the mean face's frame: cheeks, jaw, chin, eye sockets,
+# temples, forehead, sides of the nose, then the crown. Up to the hairline the depths agree to a few millimetres with
+# MediaPipe's canonical face, aligned to the mean face's eyes and chin; the crown was drawn by hand.
 _RELIEF = """
  46.6  -6.0   3.9   32.8 -13.5  -2.9   28.0  -5.8  -5.1   37.8   1.7  -1.1   22.8   2.0  -5.6   59.7  -7.6  20.2
  58.9   5.5  24.2   51.0   8.3  12.6   43.2  12.4   5.3   34.4  17.2   1.1   52.4  24.9  22.3   45.2  31.4  14.5
@@ -51,31 +51,31 @@ _RELIEF = """
 _HALF = np.array(_RELIEF.split(), np.float64).reshape(-1, 3)
 RELIEF_MM: Float64 = np.vstack((_HALF, (_HALF * [-1, 1, 1])[_HALF[:, 0] > 0]))
 
-# The mean face's contour is where a frontal outline and a turned one meet half way; the jaw's edge and the ear that
-# annotators follow on the near side lie deeper (measured on annotated faces turned by 18 to 50 degrees).
+# The mean face's contour is half-way between a frontal outline and a turned one; the jaw's edge and the ear, which
+# annotators follow on the near side, lie deeper (measured on annotated faces turned by 18 to 50 degrees).
 BACK_MM = np.array([11.0, 14, 16, 14, 7, 0, 0, 0, 0, 0, 0, 0, 7, 14, 16, 14, 11])
 FACE_MM: Float64 = MEAN_FACE_MM + np.pad(BACK_MM, (0, 51))[:, None] * [0, 0, 1]
 
-# Beyond the contour the head falls back: (share of the contour's distance from the face's middle, mm of depth added).
+# Beyond the contour the head recedes: (share of the contour's distance from the face's middle, mm of depth added).
 RINGS = ((1.1, 14.0), (1.2, 34.0), (1.32, 50.0))
-MIDDLE_MM = np.array([0.0, -10.0])  # what the rings are drawn round
-CLEAR_MM = 5.0  # the table's places keep this far from the contour that the annotator saw
-FARTHEST_MM = 110.0  # depth of the head's turning relief, from the mean face's origin
-SOLID_MM, LOOSE_MM = 12.0, 48.0  # this far outside the face's outline turning fades out
-BACKDROP_MM = 250.0  # depth of what stands still, for the order of drawing only
-PIVOT_MM = 30.0  # the backdrop goes along with a point of the head at this depth
-REACH_MM, STEP_MM = 200.0, 4.0  # half a side and the cells of the grid that is turned
+MIDDLE_MM = np.array([0.0, -10.0])  # centre of the rings
+CLEAR_MM = 5.0  # least distance of the table's places from the contour that the annotator saw
+FARTHEST_MM = 110.0  # greatest depth of the turned relief, from the mean face's origin
+SOLID_MM, LOOSE_MM = 12.0, 48.0  # the turning fades out between these distances outside the face's outline
+BACKDROP_MM = 250.0  # depth of the backdrop, for the order of drawing only
+PIVOT_MM = 30.0  # the backdrop shifts with a point of the head at this depth
+REACH_MM, STEP_MM = 200.0, 4.0  # half the side and the cells of the grid that is turned
 CONTOUR = slice(0, 17)
-INWARDS = np.linspace(0, 0.75, 26)  # where along the way to the middle the outline is looked for
-SEEN = -0.12  # z of the unit normal of what the photograph may still show
-DROOP, LOWEST_DROOP_MM = 0.5, 12.0  # as the contour's end slides inwards annotators lower it, below brow and eye
-SIZE = 256  # pixels of a picture's side
-SHOWN = 1.6  # sides of the landmarks' box that a picture shows
-STRAIGHT_RAD = np.deg2rad(22)  # sources turned more than this are passed over
+INWARDS = np.linspace(0, 0.75, 26)  # shares of the way to the middle where the outline is looked for
+SEEN = -0.12  # largest z of the unit normal of a surface that the photograph still shows
+DROOP, LOWEST_DROOP_MM = 0.5, 12.0  # annotators place the contour's end lower as it slides inwards, below brow and eye
+SIZE = 256  # side of a picture, pixels
+SHOWN = 1.6  # side of the area that a picture shows, over the side of the landmarks' box
+STRAIGHT_RAD = np.deg2rad(22)  # faces turned more than this are skipped
 NODDING_RAD = np.deg2rad(20)
-SPOILT = 0.002  # share of a picture's pixels that may show the relief's back, or nothing
+SPOILT = 0.002  # share of a picture's pixels that may show the relief from behind, or nothing
 TURNED_DEG = (25.0, 70.0)  # yaw of the results
-NODS_RAD, MOST_NOD_RAD = np.deg2rad(8), np.deg2rad(25)  # standard deviation of the pitch added; the most in all
+NODS_RAD, MOST_NOD_RAD = np.deg2rad(8), np.deg2rad(25)  # standard deviation of the added pitch; largest pitch in all
 RELIEFS = (0.8, 1.05)  # depth of a head over the mean face's; children's noses are flatter
 QUALITY = 92  # of the JPEG files
 
@@ -90,8 +90,8 @@ class Head:
         centre: (2,) pixel of the mean face's origin.
         scale: pixels per millimetre.
         roll_rad: how far the head's axis leans clockwise in the picture.
-        pitch_rad, yaw_rad: the attitude of the head set upright, R = Rx(pitch) Ry(yaw).
-        relief: its depth as a share of the mean face's, which no single view tells.
+        pitch_rad, yaw_rad: the attitude of the head after removing the roll, R = Rx(pitch) Ry(yaw).
+        relief: the head's depth as a share of the mean face's, which a single view does not determine.
     """
 
     centre: Float64
@@ -124,8 +124,8 @@ class Turned:
     Attributes:
         bgr: (SIZE, SIZE, 3) uint8.
         points: (68, 2) float32 pixels of `bgr`.
-        yaw_rad: as asked for.
-        spoilt: share of the pixels that show the relief's back, or nothing.
+        yaw_rad: the requested yaw.
+        spoilt: share of the pixels that show the relief from behind, or nothing.
     """
 
     bgr: UInt8
@@ -135,7 +135,7 @@ class Turned:
 
 
 def fit_head(points: Float32) -> Head | None:
-    """Fit the mean face to (68, 2) pixels, as `head_pose` does, seen from so far that perspective hardly matters."""
+    """Fit the mean face to (68, 2) pixels with `head_pose`, from so far away that perspective hardly matters."""
     origin, far = points.mean(0), 10 * float(np.ptp(points, axis=0).max())
     if not far > 0:
         return None
@@ -161,7 +161,7 @@ class Relief:
     points: Float64
 
     def __init__(self, xy: Float64, head: Head) -> None:
-        """Lay the mean face's depths under (68, 2) annotated landmarks, upright camera millimetres of that head."""
+        """Build the relief of annotated landmarks (68, 2), upright camera millimetres, from the mean face's depths."""
         attitude = head.attitude()
         mean = MEAN_FACE_MM @ attitude.T
         depth = mean[:, 2].copy()
@@ -213,10 +213,10 @@ def _outside_mm(xy: Float64, polygon: Float64) -> Float64:
 
 
 def _outline(depth: Depth, points: Float64, turn: Float64) -> Float64:
-    """Turn a contour (17, 3), each point of the far side sliding inwards on the relief to where the outline then is.
+    """Turn a contour (17, 3); points of the far side slide inwards on the relief to the outline that is then visible.
 
-    Annotators mark the visible outline. A point and those of its line towards the middle of the face are turned, and
-    the one that comes out farthest on the point's own side of the picture is it.
+    Annotators mark the visible outline. Each point and the places between it and the middle of the face are turned; the
+    new point is the one that lies farthest out on the point's own side of the picture.
     """
     contour, middle = points[CONTOUR], points[[27, 30, 33, 8]].mean(0)
     ways = np.repeat(contour[:, None, :2], len(INWARDS), 1)
@@ -234,8 +234,8 @@ def _outline(depth: Depth, points: Float64, turn: Float64) -> Float64:
 def turned_landmarks(relief: Relief, turn: Float64) -> Float64:
     """The 68 points (68, 3) after a rotation of the camera's frame, the contour where annotators would mark it.
 
-    Checked against the faces of AFW, HELEN and LFPW that are turned by 18 to 50 degrees: the mean contours of those
-    and of turned ones agree to 4 % of the distance from brow to lower lip, to 23 % where no point may slide.
+    Checked against the faces of AFW, HELEN and LFPW that are turned by 18 to 50 degrees: their mean contour and that of
+    artificially turned faces agree to 4 % of the distance from brow to lower lip, and to 23 % if points may not slide.
     """
     moved = relief.points @ turn.T
     outline = _outline(relief.depth, relief.points, turn)
@@ -247,7 +247,7 @@ def turned_landmarks(relief: Relief, turn: Float64) -> Float64:
 def _spaced(line: Float64, model: Float64) -> Float64:
     """Move the points of a line (V, 3) along it until they divide its length in the picture as a model (V, 2) does.
 
-    Annotators spread the contour's points evenly between ear and chin, however much of it is seen.
+    Annotators spread the contour's points evenly between ear and chin, however much of the contour is visible.
     """
 
     def shares(xy: Float64) -> Float64:
@@ -264,15 +264,15 @@ def turn_face(bgr: UInt8, points: Float32, head: Head, pitch_rad: float, yaw_rad
     Args:
         bgr: (H, W, 3) uint8.
         points: (68, 2) pixels.
-        head: how it is seen now, from `fit_head`.
-        pitch_rad, yaw_rad: the attitude wanted; the roll stays.
+        head: its present pose, from `fit_head`.
+        pitch_rad, yaw_rad: the new attitude; the roll does not change.
     """
     xy = head.to_mm(points.astype(np.float64))
     relief = Relief(xy, head)
     turn = rotation_matrix(np.array([pitch_rad, yaw_rad, 0.0])) @ head.attitude().T
     marks = head.to_pixels(turned_landmarks(relief, turn)[:, :2]).astype(np.float32)
     centre, side = box_centre_side(bounding_box(marks))
-    fine = 2 * SIZE  # drawn twice as large and averaged, so that what shrinks does not alias
+    fine = 2 * SIZE  # drawn twice as large and averaged, so that areas that shrink do not alias
     crop = CropTransform.around(centre, SHOWN * side, fine)
     grid, triangles = square_grid(REACH_MM, STEP_MM)
     moved = _moved(grid, relief, face_outline(xy), turn)
@@ -286,7 +286,7 @@ def turn_face(bgr: UInt8, points: Float32, head: Head, pitch_rad: float, yaw_rad
 
 
 def _moved(grid: Float64, relief: Relief, outline: Float64, turn: Float64) -> Float64:
-    """Where the places (V, 2) come to lie, (V, 3): the head turns, the backdrop shifts, between them it fades."""
+    """New positions (V, 3) of the places (V, 2): the head turns, the backdrop shifts, and the two blend in between."""
     away = (_outside_mm(grid, outline) - SOLID_MM) / (LOOSE_MM - SOLID_MM)
     loose = np.clip(away, 0, 1)
     loose = (loose * loose * (3 - 2 * loose))[:, None]
@@ -301,17 +301,17 @@ def _moved(grid: Float64, relief: Relief, outline: Float64, turn: Float64) -> Fl
 def turned_faces(
     samples: Iterable[Sample], per_face: int, seed: int, yaws_deg: tuple[float, float] = TURNED_DEG
 ) -> Iterator[tuple[Sample, int, Turned]]:
-    """Turn every nearly straight face of 68 points `per_face` times, farther away from the camera.
+    """Turn every nearly frontal face of 68 points away from the camera, `per_face` times.
 
     Args:
-        samples: one or more faces each; those of too large a pose are passed over.
-        per_face: results wanted of each face; ugly ones are left out.
+        samples: one or more faces each; faces that are turned too far already are skipped.
+        per_face: turned copies of each face; those with visible faults are left out.
         seed: makes the choice of angles repeatable.
-        yaws_deg: least and largest yaw of the results, to either side; up to 88 they look like profiles.
+        yaws_deg: smallest and largest yaw of the results, to either side; up to 88 they look like profiles.
     Yields:
         Source, number of the result within it, and the result.
     Raises:
-        SourceError: a face has other points.
+        SourceError: a face does not have 68 points.
     """
     for index, sample in enumerate(samples):
         if sample.points.shape[1] != IBUG.points:
@@ -334,7 +334,7 @@ def turned_faces(
 def _attitudes(
     head: Head, count: int, yaws_deg: tuple[float, float], rng: np.random.Generator
 ) -> Iterator[tuple[float, float]]:
-    """Pitch and yaw of `count` results: yaws spread evenly, to the side that the head has turned to already."""
+    """Pitch and yaw of `count` results: yaws spread evenly, preferably to the side that the head is turned to."""
     low, high = np.deg2rad(yaws_deg)
     for share in (np.arange(count) + rng.random(count)) / count:
         side = np.sign(head.yaw_rad) if rng.random() < abs(head.yaw_rad) / STRAIGHT_RAD else rng.choice([-1, 1])
@@ -343,7 +343,7 @@ def _attitudes(
 
 
 def main() -> None:
-    """The command; see the module."""
+    """Run the command; see the module docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)

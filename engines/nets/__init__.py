@@ -27,7 +27,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-MEAN, STD = 127.5, 128.0  # what `FromBytes` takes from a byte and divides it by
+MEAN, STD = 127.5, 128.0  # `FromBytes` turns a byte into (byte - MEAN) / STD
 
 
 class FromBytes(nn.Module):
@@ -58,15 +58,15 @@ def build(name: str, landmarks: int, **options: Any) -> nn.Module:
 
 
 def parameters(net: nn.Module) -> int:
-    """Number of trainable values, those that only the training needs among them."""
+    """Number of trainable values, including those that only training needs."""
     return sum(p.numel() for p in net.parameters())
 
 
 def deployed_parameters(net: nn.Module, size: tuple[int, int]) -> int:
-    """Number of trained values that a network (without `FromBytes`) computes its deployed answer with.
+    """Number of trained values that a network (without `FromBytes`) uses for its deployed outputs.
 
-    PropNet's last propagation and the like are for the training alone. Counted by what has a gradient, from shapes
-    alone, on one picture of (height, width).
+    Parts such as PropNet's last propagation are for training only. Parameters that get a gradient are counted, from
+    shapes alone, on one picture of (height, width).
     """
     deployed = copy.deepcopy(net).to("meta").eval().requires_grad_()
     answer = deployed(torch.empty(1, 3, *size, device="meta"))
@@ -77,9 +77,9 @@ def deployed_parameters(net: nn.Module, size: tuple[int, int]) -> int:
 def gmac(net: nn.Module, size: tuple[int, int]) -> float:
     """Billions of multiplications that a network (without `FromBytes`) spends on one picture of (height, width).
 
-    In training mode those for what is only supervised count, too.
-    Counted from shapes alone, whatever the network's size; convolutions and linear layers count. Batch normalisations
-    keep the shape and do not count: they are left out, for on "meta" they take most of the time.
+    In training mode, outputs that are only supervised count, too. Convolutions and linear layers are counted, from
+    shapes alone, whatever the network's size. Batch normalisations keep the shape and do not count; they are removed,
+    because on "meta" they take most of the time.
     """
     shapes_only = copy.deepcopy(net).to("meta")
     for module in list(shapes_only.modules()):

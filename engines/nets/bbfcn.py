@@ -1,7 +1,7 @@
 """BB-FCN: a backbone finds all landmark types coarsely, one small branch per type places them finely.
 
 Source: Liu et al., "Facial Landmark Localization in the Wild by Backbone-Branches Representation Learning",
-sections III-A (backbone), III-B (branches), III-E (how they start) and IV-C (the regression baseline).
+sections III-A (backbone), III-B (branches), III-E (initialisation) and IV-C (the regression baseline).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..codec import COARSE, disc_pixels
 from .blocks import FaceScore
 
 WINDOW = 24  # pixels of the window that a branch looks at
-ENCODED = 40  # channels that the encoder gives
+ENCODED = 40  # output channels of the encoder
 
 
 def _conv(inputs: int, outputs: int, groups: int = 1) -> list[nn.Module]:
@@ -24,7 +24,7 @@ def _conv(inputs: int, outputs: int, groups: int = 1) -> list[nn.Module]:
 class Doubling(nn.ConvTranspose2d):
     """A 2x2 deconvolution of stride 2 and its ReLU, computed as four 1x1 convolutions laid out in space.
 
-    The same sums in an order that runtimes do fast and can quantise: no two outputs overlap.
+    It computes the same sums in an order that runtimes run fast and can quantise: no two outputs overlap.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -56,7 +56,7 @@ def _encoder() -> list[nn.Module]:
 
 
 def _start(net: nn.Module, std: float) -> None:
-    """Random weights of this deviation, without bias; 0: so that signals keep their size (He et al., ICCV 2015)."""
+    """Set random weights of this deviation and zero biases; std 0 keeps the size of signals (He et al., ICCV 2015)."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             fan_in = module.weight.numel() / module.out_channels
@@ -77,7 +77,7 @@ class Backbone(nn.Module):
         self.layers = nn.Sequential(
             *encoder,
             Doubling(ENCODED, 30),  # 30 x s/2 x s/2
-            nn.Identity(),  # has the number that its ReLU had, so that stored weights keep theirs
+            nn.Identity(),  # takes the place of a former ReLU, so that stored weights keep their numbers
             *_conv(30, 30),
             Doubling(30, 15),  # 15 x s x s
             nn.Identity(),  # as above
@@ -88,7 +88,7 @@ class Backbone(nn.Module):
         return self.with_features(x)[1]
 
     def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder sees, (B, 40, h/4, w/4), and the maps."""
+        """Return the encoder's features, (B, 40, h/4, w/4), and the maps."""
         features: Tensor = self.layers[: self.encoder](x)
         maps: Tensor = self.layers[self.encoder :](features)
         return features, maps
@@ -113,14 +113,14 @@ class Branches(nn.Module):
 class BBFCN(nn.Module):
     """Face crops (B, 3, s, s), s a multiple of 8 -> coarse maps, fine maps in windows, and where the windows lie.
 
-    Gives coarse (B, K, s/2, s/2); fine (B, K, 24, 24), each branch's answer on its window of the crop; corner
+    Returns coarse (B, K, s/2, s/2); fine (B, K, 24, 24), each branch's response in its window of the crop; corner
     (B, K, 2), x and y of the windows' first pixels in the crop; and, with `face_score`, logits (B, 2). Beyond the crop
     a window is grey. The paper's s is 64 for five landmarks; for more of them its backbone sees 64 pixels, half of
-    128. No gradient goes from the branches into the backbone: the paper trains one after the other.
+    128. No gradient flows from the branches into the backbone: the paper trains one after the other.
 
-    Without `branches` it gives the coarse maps and logits alone: the backbone by itself, and the first of the two runs.
-    `init_std` is the deviation of the weights that it starts with: 0.01 in the paper, which SGD and AdamW do not leave
-    within hundreds of steps, nor torch's own; 0 for He's.
+    Without `branches` it returns only the coarse maps and logits: the backbone by itself, for the first of the two
+    training runs. `init_std` is the standard deviation of the initial weights: 0.01 in the paper, 0 for He's. From
+    0.01, and from torch's own initial weights, SGD and AdamW make no progress for hundreds of steps.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class BBFCN(nn.Module):
 
 
 def mean_of_highest(maps: Tensor, pixels: int) -> Tensor:
-    """Mean place of the `pixels` highest answers of each map, Ave{M, n}: (B, K, h, w) -> (B, K, 2), x and y."""
+    """Mean place of the `pixels` highest responses of each map, Ave{M, n}: (B, K, h, w) -> (B, K, 2), x and y."""
     width = maps.shape[-1]
     highest = maps.flatten(2).topk(pixels, 2).indices
     return torch.stack((highest % width, highest // width), -1).float().mean(2)
@@ -161,7 +161,7 @@ def window_corners(coarse: Tensor) -> Tensor:
 def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
     """Cut window k from planes k: (B, K, C, h, w) -> (B, K, C, 24, 24), `beyond` outside the planes.
 
-    Planes (B, 1, C, h, w) are those of all windows. Corners (B, K, 2) may be up to half a window outside.
+    Planes (B, 1, C, h, w) are shared by all windows. Corners (B, K, 2) may be up to half a window outside.
     """
     width = planes.shape[-1] + WINDOW
     half = WINDOW // 2
@@ -175,16 +175,17 @@ def cut_windows(planes: Tensor, corner: Tensor, beyond: float = 0.0) -> Tensor:
 
 
 class RegressionBaseline(nn.Module):
-    """The paper's comparison: (B, 3, h, w) -> (B, 3K, h/4, w/4), for each type of landmark and cell of 4 x 4 pixels
-    the probability that it is there, and how far from the cell's middle, x and y in cells; with `face_score`, logits
-    (B, 2).
+    """The paper's regression network, for comparison: (B, 3, h, w) -> (B, 3K, h/4, w/4).
+
+    It returns, for each landmark type and each cell of 4 x 4 pixels, the probability that the landmark is there and its
+    offset from the cell's centre, x and y in cells; with `face_score` also logits (B, 2).
     """
 
     def __init__(self, landmarks: int = 5, *, face_score: bool = False, init_std: float = 0.0) -> None:
         super().__init__()
         self.encoder = nn.Sequential(*_encoder())
         self.head = nn.Sequential(
-            nn.ZeroPad2d((0, 1, 0, 1)),  # even kernels keep the size only with one side more
+            nn.ZeroPad2d((0, 1, 0, 1)),  # even kernels keep the size only with more padding on one side
             nn.Conv2d(ENCODED, 30, 2),
             nn.ReLU(inplace=True),
             nn.ZeroPad2d((1, 2, 1, 2)),

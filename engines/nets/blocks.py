@@ -1,6 +1,6 @@
 """Building blocks that several networks share: convolution units, inverted residuals, band pooling.
 
-Shapes stand in end-of-line comments as C x H x W for one picture; `s` is the spatial size of the input.
+End-of-line comments give shapes as C x H x W for one picture; `s` is the spatial size of the input.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 
 class Depthwise(nn.Conv2d):
-    """A convolution of each channel by itself; where autocast has bfloat16 on a CPU, that one stays in float32.
+    """A convolution of each channel by itself, which stays in float32 if autocast uses bfloat16 on a CPU.
 
-    In bfloat16 the gradients of MobileNetV3's take longer there than all of the network's in float32.
+    In bfloat16 the gradients of MobileNetV3's depthwise convolutions take longer there than the whole network's in
+    float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:

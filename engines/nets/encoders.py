@@ -1,6 +1,6 @@
-"""The large picture encoders of GV: ResNetV2-50 and HRNetV2; each gives features at strides 4, 8, 16 and 32.
+"""The large picture encoders of GV: ResNetV2-50 and HRNetV2; each returns features at strides 4, 8, 16 and 32.
 
-Shapes stand in end-of-line comments as C x H x W for one picture; `s` is the side of the input.
+End-of-line comments give shapes as C x H x W for one picture; `s` is the side of the input.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class BasicBlock(nn.Module):
 
 
 class _Sum(nn.ModuleList):
-    """One resolution's sum of what all of them give, each by its own path."""
+    """The sum at one resolution of the features of all resolutions, each through its own path."""
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return F.relu(reduce(torch.add, [path(x) for path, x in zip(self, features, strict=True)]))
 
 
 class Exchange(nn.Module):
-    """HRNet's module: four blocks on each resolution, then every resolution takes in all the others."""
+    """HRNet's module: four blocks on each resolution, then every resolution adds all the others."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class HRNet(nn.Module):
 
 
 class Concatenation(nn.Module):
-    """HRNetV2's own decoder: all branches at the finest size, side by side through one 1x1 convolution."""
+    """HRNetV2's own decoder: all branches at the finest size, concatenated, through one 1x1 convolution."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()

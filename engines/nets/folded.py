@@ -1,7 +1,7 @@
 """BB-FCN's backbone on cells of 2x2 pixels: the same sums at a quarter of the places, with four times the channels.
 
-Runtimes spend their time on fetching pixels where a convolution has 20 channels. One of 5x5 pixels is one of 3x3 cells;
-three tenths of its weights are zeros then, and in 8 bits it takes half the time.
+With only 20 channels, a convolution spends its time on fetching pixels. A convolution of 5x5 pixels equals one of 3x3
+cells, of whose weights three tenths are zeros; in 8 bits it takes half the time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .bbfcn import Backbone, Doubling
 
 
 class FoldedBackbone(nn.Module):
-    """A trained backbone to export: (B, 3, h, w), h and w divisible by 4 -> the response maps (B, K, h, w) it gives.
+    """A trained backbone as it is exported: (B, 3, h, w), h and w divisible by 4 -> the response maps (B, K, h, w).
 
     The channels of a cell are in the order of `pixel_unshuffle`: channel, row, column.
     """
@@ -37,14 +37,14 @@ class FoldedBackbone(nn.Module):
 
 
 def _as_convolution(layer: nn.Conv2d | Doubling) -> nn.Conv2d:
-    """A copy of the layer, of a doubling without its order in space."""
+    """Copy a layer as a convolution; a `Doubling` without its layout in space."""
     if isinstance(layer, Doubling):
         return _convolution(*layer.kernels())
     return _convolution(layer.weight, _bias(layer))
 
 
 def _convolution(kernels: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
-    """With kernels (O, I, k, k), and margins that keep the size or divide it by the stride."""
+    """A convolution with kernels (O, I, k, k), padded so that it keeps the size or divides it by the stride."""
     outputs, inputs, size, _ = kernels.shape
     conv = nn.Conv2d(inputs, outputs, size, stride, padding=(size - 1) // 2)
     conv.load_state_dict({"weight": kernels.detach(), "bias": bias.detach()})
@@ -52,7 +52,7 @@ def _convolution(kernels: Tensor, bias: Tensor, stride: int = 1) -> nn.Conv2d:
 
 
 def _folded(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution of cells that does what one of 1x1 or 5x5 pixels does."""
+    """The convolution of cells that computes the same as one of 1x1 or 5x5 pixels."""
 
     def sums(cells: Tensor) -> Tensor:
         return F.pixel_unshuffle(_sums(conv, F.pixel_shuffle(cells, 2)), 2)
@@ -62,7 +62,7 @@ def _folded(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 def _folded_twice(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution of cells of cells that does what one of 1x1 pixels does, its outputs in the order of 4x4."""
+    """The convolution of cells of cells that computes the same as one of 1x1 pixels; its outputs are in 4x4 order."""
 
     def sums(cells: Tensor) -> Tensor:
         return F.pixel_unshuffle(_sums(conv, F.pixel_shuffle(F.pixel_shuffle(cells, 2), 2)), 4)
@@ -80,14 +80,14 @@ def _bias(conv: nn.Conv2d) -> Tensor:
 
 
 def _kernels(sums: Callable[[Tensor], Tensor], inputs: int, reach: int) -> Tensor:
-    """Kernels (O, I, k, k) of linear sums over cells that are at most `reach` away: their answers to a single 1."""
+    """Kernels (O, I, k, k) of linear sums over cells that are at most `reach` away: their responses to a single 1."""
     ones = torch.zeros(inputs, inputs, 2 * reach + 1, 2 * reach + 1)
     ones[range(inputs), range(inputs), reach, reach] = 1
     return sums(ones).transpose(0, 1).flip(2, 3)
 
 
 def _of_pixels(conv: nn.Conv2d) -> nn.Conv2d:
-    """The convolution that takes pixels for the cells of this one's input."""
+    """The convolution that reads pixels where this one reads cells."""
     return _convolution(F.pixel_shuffle(conv.weight, 2), _bias(conv), stride=2)
 
 
@@ -100,7 +100,8 @@ def _pixel_by_pixel(conv: nn.Conv2d) -> nn.Conv2d:
 def _largest_of_cells(cells: Tensor) -> Tensor:
     """Max-pooling: cells (B, 4 C, h, w) in the order row, column, channel -> (B, C, h, w).
 
-    Their pixels side by side; with the channels innermost, as runtimes have 8-bit numbers, that moves nothing.
+    It lays the pixels of a cell side by side; with the channels innermost, as runtimes store 8-bit numbers, that moves
+    no data.
     """
     batch, channels, height, width = cells.shape
     beside = cells.permute(0, 2, 3, 1).reshape(batch, height, 4 * width, channels // 4)

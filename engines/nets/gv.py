@@ -62,7 +62,7 @@ SMALL = (
 
 
 class MobileNetV3(nn.Module):
-    """MobileNetV3 without its classifier; gives the feature maps at strides 4, 8, 16 and 32."""
+    """MobileNetV3 without its classifier; returns the feature maps at strides 4, 8, 16 and 32."""
 
     def __init__(self, units: tuple[Unit, ...]) -> None:
         super().__init__()
@@ -123,9 +123,9 @@ class FeaturePyramid(nn.Module):
 class GV(nn.Module):
     """Picture (F, 3, s, s) -> vectors (F, L, s/4, 2) and, with `face_score`, logits (F, 2).
 
-    With 68 landmarks: ResNetV2-50 25.096 M parameters, HRNetV2-W32 29.570 M, W18 9.654 M, MobileNetV3-Large and a
-    64-wide pyramid 2.880 M. The paper states none. It names FPN as the decoder; HRNet has fused its resolutions
-    already and keeps its own, so `width`, the pyramid's, has no meaning there.
+    Parameters with 68 landmarks: ResNetV2-50 25.096 M, HRNetV2-W32 29.570 M, W18 9.654 M, MobileNetV3-Large and a
+    64-wide pyramid 2.880 M. The paper states none. It names FPN as the decoder; HRNet has already fused its resolutions
+    and keeps its own decoder, so that `width`, the pyramid's, has no effect there.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What stacked hourglasses are made of: residual blocks, anti-aliased pooling, coordinates, the hourglass itself.
+"""The parts of stacked hourglasses: residual blocks, anti-aliased pooling, coordinates, the hourglass itself.
 
-TAB, PropNet and SPAN build on these. Shapes stand in end-of-line comments as C x H x W for one picture.
+TAB, PropNet and SPAN build on these. End-of-line comments give shapes as C x H x W for one picture.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 
 class Supervision(NamedTuple):
-    """Everything that a heat-map network answers in training mode, first stage first.
+    """All outputs of a heat-map network in training mode, first stage first.
 
-    In eval mode the same networks give a plain tuple: the final landmark maps, SPAN's field, and the logits of
-    `face_score` where there are any; nothing that only training looks at is computed.
+    In eval mode the same networks return a plain tuple: the final landmark maps, SPAN's field, and the logits of
+    `face_score` if there are any; nothing that only training uses is computed.
 
     Attributes:
-        landmarks: one (F, N, h, w) per supervised stage; the last is what the deployed network answers.
+        landmarks: one (F, N, h, w) per supervised stage; the last is the deployed network's output.
         boundaries: one (F, 15 or 16, h, w) per supervised stage.
-        field: (F, B, 2, h, w) offsets in cells, (x, y), of B boundary lines or landmarks; SPAN alone.
+        field: (F, B, 2, h, w) offsets in cells, (x, y), of B boundary lines or landmarks; only SPAN has it.
         logits: (F, 2) of `blocks.FaceScore`.
     """
 
@@ -51,7 +51,7 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int, stride: int = 1) -> lis
 
 
 class HPM(nn.Module):
-    """Hierarchical, parallel and multi-scale block: three 3x3 in a row, all three answers side by side.
+    """Hierarchical, parallel and multi-scale block: three 3x3 convolutions in a row, all three outputs concatenated.
 
     Source: Bulat and Tzimiropoulos, "Binarized Convolutional Landmark Localizers", ICCV 2017, figure 3.
     """
@@ -94,7 +94,7 @@ BINOMIALS = {2: (1.0, 1.0), 3: (1.0, 2.0, 1.0), 5: (1.0, 4.0, 6.0, 4.0, 1.0)}  #
 
 
 class Blur(nn.Module):
-    """Low-pass filter, [1 2 1] x [1 2 1] / 16, and every second cell of the result: C x h x w -> C x h/2 x w/2.
+    """Low-pass filter, [1 2 1] x [1 2 1] / 16, then every second cell of the result: C x h x w -> C x h/2 x w/2.
 
     Source: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019; filter size 3 is PropNet's choice.
     """
@@ -116,7 +116,7 @@ class Blur(nn.Module):
 
 
 class MaxBlur(nn.Module):
-    """Anti-aliased max pooling: the maximum of every 2x2 neighbourhood, blurred before every second is dropped.
+    """Anti-aliased max pooling: the maximum of every 2x2 neighbourhood, blurred before every second one is dropped.
 
     The last row and column are repeated first, so that size and alignment are those of a plain 2x2 pooling.
     """
@@ -145,9 +145,9 @@ def with_coordinates(x: Tensor) -> Tensor:
 
 
 class Hourglass(nn.Module):
-    """Halve `depth` times, then double again, with a block on every way and a skip at every size.
+    """Halve the size `depth` times, then double it again, with a block on every path and a skip at every size.
 
-    Gives the sum at every size, finest first: C x h x w, C x h/2 x w/2, ... `depth` tensors. Holds 3 * depth + 1
+    Returns the sum at every size, finest first: C x h x w, C x h/2 x w/2, ... `depth` tensors. It has 3 * depth + 1
     blocks.
 
     Source: Newell et al., "Stacked Hourglass Networks for Human Pose Estimation", ECCV 2016.
@@ -172,7 +172,7 @@ class Hourglass(nn.Module):
         """Run on (F, C, h, w).
 
         Raises:
-            ValueError: h or w cannot be halved so often.
+            ValueError: h or w cannot be halved that often.
         """
         if x.shape[2] % self.unit or x.shape[3] % self.unit:
             raise ValueError(

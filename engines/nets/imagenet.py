@@ -1,4 +1,4 @@
-"""Encoders that torchvision publishes with ImageNet's weights, as stems of ours behind our own preprocessing."""
+"""Use encoders that torchvision publishes with ImageNet weights as stems behind facetrack's own preprocessing."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from torch import Tensor
 
 from . import MEAN, STD
 
-# What torchvision takes from colours in [0, 1] and divides them by; red, green, blue
+# torchvision turns a colour in [0, 1] into (colour - mean) / std; red, green, blue
 COLOUR_MEAN, COLOUR_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PLACES = ("", "features.")  # where resnet50 and vgg16_bn keep the layers that ResNetStem and vgg_stem are made of
+PLACES = ("", "features.")  # prefixes in resnet50 and vgg16_bn of the layers of ResNetStem and vgg_stem
 
 
 def layers_of(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """The layers with these names in a published state dict, wherever it keeps them; as many as there are."""
+    """The layers with these names in a published state dict, under either prefix; as many as there are."""
     return max(({n: state[p + n] for n in names if p + n in state} for p in PLACES), key=len)
 
 
 def with_our_colours(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same layers for pictures as `FromBytes` gives them, in place of torchvision's normalised ones.
+    """Convert layers for torchvision's normalised pictures to layers for the pictures of `FromBytes`.
 
-    Torchvision's colour is gain * ours + shift. The gain goes into the first convolution; what it makes of the shift,
-    the same everywhere, goes into its bias, or out of the running mean of the normalisation behind it. The answers are
-    the same but near the picture's border: what is padded there is the mean colour for torchvision, grey for us.
+    Torchvision's colour is gain * ours + shift. The gain goes into the first convolution. The convolution's response to
+    the shift, which is the same everywhere, is added to its bias, or subtracted from the running mean of the
+    normalisation behind it. The outputs are the same except near the picture's border: torchvision's padding there is
+    the mean colour, ours is grey.
 
     Args:
         layers: in their order; the first convolution sees red, green and blue.

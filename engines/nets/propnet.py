@@ -21,7 +21,7 @@ BOUNDARY_MAPS = 15  # section 3.1
 
 
 def _pooling(blur: int) -> Callable[[int], nn.Module]:
-    """How a number of channels is halved in size: with a filter of so many cells, or, with 0, by plain means."""
+    """Build the layer that halves the size: max pooling with a blur of this many cells, or, for 0, average pooling."""
     return partial(MaxBlur, size=blur) if blur else lambda _: nn.AvgPool2d(2)
 
 
@@ -63,10 +63,10 @@ def _head(width: int, landmarks: int, hidden: int | None) -> nn.Module:
 
 
 class Propagation(nn.Module):
-    """Landmark maps -> boundary maps; with them an attention map in (0, 1) that the features are multiplied with.
+    """Landmark maps -> boundary maps; from these an attention map in (0, 1) by which the features are multiplied.
 
-    "Two-stage hourglass" is one hourglass of two levels: two of one level each would cost 14 % more parameters and
-    80 % more operations, which the paper's counts leave no room for.
+    The paper's "two-stage hourglass" is one hourglass of two levels: two of one level each would cost 14 % more
+    parameters and 80 % more operations, for which the paper's counts leave no room.
     """
 
     def __init__(self, landmarks: int, width: int, blur: int) -> None:
@@ -91,9 +91,9 @@ class PropNet(nn.Module):
     """Picture (F, 3, s, s), s a multiple of 64 -> landmark maps (F, N, s/4, s/4).
 
     36,139,892 parameters with 98 landmarks (paper: 36.30 M). The last propagation is there for its supervision
-    alone: it changes no landmark, and the deployed network leaves it out. `propagation` and `antialias` are what the
-    paper's Tables 4 and 6 take away; `blur` is the size of Table 6's filters, 2, 3 or 5. `head` gives a narrow network,
-    whose features are fewer than its landmarks, the channels that so many different maps take.
+    alone: it changes no landmark, and the deployed network leaves it out. `propagation` and `antialias` can be turned
+    off for the ablations of the paper's Tables 4 and 6; `blur` is the size of Table 6's filters, 2, 3 or 5. A narrow
+    network has fewer features than landmarks; `head` gives it the channels that so many different maps need.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The papers' networks at their published sizes, to hold ours against: what `facetrack models --published` shows."""
+"""The papers' networks at their published sizes, for comparison: what `facetrack models --published` shows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Published:
 
     Attributes:
         title: as the paper calls it.
-        name, landmarks, options: what `build` is called with.
-        side: of its square input, pixels; 0 where the cost depends on how many candidates are refined.
-        paper: what the paper says of its size and cost, in the paper's units; "" where it says nothing.
+        name, landmarks, options: the arguments of `build`.
+        side: of its square input, pixels; 0 if the cost depends on how many candidates are refined.
+        paper: what the paper says about its size and cost, in the paper's units; "" if it says nothing.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Published:
     def measured(self) -> tuple[int, float, float]:
         """Parameters, billions of multiplications for one picture, MiB of fp32 weights; computed from shapes alone.
 
-        All of the network that is trained: the papers' counts hold what only the training needs, too.
+        Everything that is trained counts, because the papers' counts include what only training needs.
         """
         with torch.device("meta"):
             net = build(self.name, self.landmarks, **self.options)
@@ -59,7 +59,7 @@ PUBLISHED = (
 
 
 def rows() -> list[list[str]]:
-    """A table of all of them, the head first."""
+    """A table of all of them, the header first."""
     head = ["NETWORK", "LANDMARKS", "INPUT", "PARAMETERS", "GMAC", "MiB", "PAPER"]
     table = [head]
     for net in PUBLISHED:

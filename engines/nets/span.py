@@ -1,9 +1,9 @@
 """SPAN (SCPAN): hourglasses with a pose attention mask; landmark heat maps, boundaries and an offset field.
 
 Source: Wan et al., "Robust and Precise Facial Landmark Detection by Self-Calibrated Pose Attention Network", IEEE
-Transactions on Cybernetics. Firm are four stages, unshared weights, bottlenecks of 256 channels and about 17 of them
-per stage; the depth of the hourglass, RB2's second residual and the width of the last deconvolution are choices that
-meet the paper's three parameter counts to 0.6 %.
+Transactions on Cybernetics. Four stages, unshared weights, bottlenecks of 256 channels and about 17 of them per stage
+are certain; the depth of the hourglass, RB2's second residual and the width of the last deconvolution are our choices,
+which meet the paper's three parameter counts to 0.6 %.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _final_head(width: int, outputs: int, middle: int | None = None) -> nn.Seque
 
 
 def spatial_softmax(logits: Tensor) -> Tensor:
-    """Each map of (F, K, h, w) as a probability over its cells."""
+    """Turn each map of (F, K, h, w) into a probability over its cells."""
     return logits.flatten(2).softmax(2).view_as(logits)
 
 
@@ -62,7 +62,7 @@ class SCPA(nn.Module):
         self.rb2 = nn.Sequential(Residual(maps, width), Residual(width, width)) if attention else None
 
     def forward(self, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Next input (F, w, h, w) and logits (F, N + 15, h, w)."""
+        """Return the next stage's input (F, w, h, w) and logits (F, N + 15, h, w)."""
         q = self.hourglass(p)[0]
         logits = self.rb1(q)
         return q if self.rb2 is None else torch.sigmoid(self.rb2(logits)) * q + q, logits
@@ -75,12 +75,13 @@ class SPAN(nn.Module):
     of one. 17,093,212 parameters with 68 landmarks (paper: 16.99 M), 8,767,850 with two stacks (8.73 M). With 19
     landmarks they are 16,992,370 and 8,730,022, the paper's figures to the last printed digit.
 
-    The field points to "the closest landmark in this boundary", as the text says. Where neighbours are nearer to each
-    other than Eq. 5 looks (dense markups, small maps), part of the heat round a landmark then points to another one;
-    `field_per_landmark` gives each landmark its own field, (F, N, 2, s/2, s/2), instead: 17,106,886 parameters.
-    `head` is the width of the last deconvolution, half of `width` otherwise, which is few for a narrow network's maps.
-    `attention` and `field` are what the rows of the paper's Table I take away: without them no stage says where the
-    next one should look (M = 0 in Eq. 10), and there is no offset field, (F, N, s/2, s/2) being all that is answered.
+    The field points to "the closest landmark in this boundary", as the paper says. Where neighbours are closer to each
+    other than the reach of Eq. 5 (dense markups, small maps), part of the heat round a landmark then points to another
+    one. `field_per_landmark` gives each landmark its own field, (F, N, 2, s/2, s/2), instead: 17,106,886 parameters.
+    `head` is the width of the last deconvolution; by default it is half of `width`, which is little for a narrow
+    network's maps. `attention` and `field` can be turned off for the ablations of the paper's Table I: without
+    attention no stage says where the next one should look (M = 0 in Eq. 10), and without the offset field the heat maps
+    (F, N, s/2, s/2) are the only output.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class SPAN(nn.Module):
 class SHN(nn.Module):
     """The paper's baseline: the same stem, hourglasses and head, landmark maps alone, no attention.
 
-    16,042,000 parameters with 68 landmarks and four stacks (paper: 16.05 M). Answers like SPAN, without the field.
+    16,042,000 parameters with 68 landmarks and four stacks (paper: 16.05 M). Its outputs are SPAN's without the field.
     """
 
     def __init__(self, landmarks: int = 68, stacks: int = 4, width: int = 256, *, face_score: bool = False) -> None:

@@ -1,8 +1,8 @@
-"""TAB: stacked hourglasses draw the facial boundaries, a U-Net turns boundary maps into landmark maps.
+"""TAB: stacked hourglasses predict the facial boundaries, a U-Net turns boundary maps into landmark maps.
 
 Source: the TAB paper, sections 3.1 (SCBE, self-calibrated boundary estimation) and 3.2 (BALT, boundary-aware
 landmark transform). The paper states two model sizes and no widths: hourglasses and stem follow from the sizes and
-the text, the widths of the U-Net are a choice that meets both sizes to 0.3 %.
+the text, the widths of the U-Net are our choice, which meets both sizes to 0.3 %.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ResNetStem(nn.Module):
 
 
 def hourglass_stem(width: int) -> nn.Sequential:
-    """The stem that stacked hourglasses of HPM blocks came with; the baseline of the paper's Table 8."""
+    """The original stem of stacked hourglasses of HPM blocks; the baseline of the paper's Table 8."""
     return nn.Sequential(
         *conv_bn_relu(3, width // 4, 7, 2),  # w/4 x s/2 x s/2
         HPM(width // 4, width // 2),
@@ -84,7 +84,7 @@ class SCBE(nn.Module):
         self.heads = nn.ModuleList(nn.Conv2d(width, BOUNDARY_MAPS, 1) for _ in range(stacks))
         self.from_features = nn.ModuleList(nn.Conv2d(width, width, 1) for _ in range(stacks - 1))
         self.from_maps = nn.ModuleList(nn.Conv2d(BOUNDARY_MAPS, width, 1) for _ in range(stacks - 1))
-        self.apply(_narrow_normal)  # all but the stem, which is either loaded or has torch's own start
+        self.apply(_narrow_normal)  # not the stem, which is loaded or keeps torch's initial weights
         self.stem = stems[stem](width)
 
     def forward(self, x: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
@@ -114,14 +114,14 @@ def _double(inputs: int, outputs: int) -> nn.Sequential:
 class BALT(nn.Module):
     """Boundary maps (F, 16, h, w) and SCBE's features -> landmark maps (F, N, h, w), linear.
 
-    `fusion` is the paper's t: each level of the encoder hears the features of its own size and of t - 1 finer ones;
-    0 hears none. Eq. 4 adds max-pooled T(B_j) of finer levels to level i. The widths of the levels differ, so T must
-    be level i's own layer, applied to every B_j and pooled i - j times: no layer depends on t, and the parameters
-    meet the paper's model size; one T per pair of levels would add 1.2 %. Of the features only the `scales` finest are
-    heard: 1 is the paper's "ss" (Table 9), the block before the boundary maps alone; no layer depends on it either.
+    `fusion` is the paper's t: each level of the encoder receives the features of its own size and of t - 1 finer ones;
+    with 0, none. Eq. 4 adds max-pooled T(B_j) of finer levels to level i. The widths of the levels differ, so T must be
+    level i's own layer, applied to every B_j and pooled i - j times: no layer depends on t, and the parameters meet the
+    paper's model size; one T per pair of levels would add 1.2 %. Only the `scales` finest features are used: 1 is the
+    paper's "ss" (Table 9), the block before the boundary maps alone; no layer depends on it either.
 
-    `finest` widens the levels of full and half size, a quarter and a half of `width` otherwise: the landmark maps are
-    linear combinations of the finest level's, so that a narrow network has too few of them for its landmarks.
+    `finest` widens the levels of full and half size, by default a quarter and a half of `width`: the landmark maps are
+    linear combinations of the finest level's channels, of which a narrow network has too few for its landmarks.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""The alignment networks: what they are trained on, labels, losses, publication."""
+"""Training of the alignment networks: items, labels, losses, publication."""

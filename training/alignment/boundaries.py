@@ -1,8 +1,7 @@
 """Boundary maps drawn from landmarks in torch, in the two ways of the papers.
 
-TAB and SPAN interpolate a curve, mark the cells it crosses and let a Gaussian fall off with the exact distance from
-them; PropNet joins landmarks by straight lines and blurs those. Nothing is rounded to whole cells before a line is
-drawn.
+TAB and SPAN interpolate a curve, mark the cells that it crosses and apply a Gaussian of the exact distance from them.
+PropNet joins landmarks by straight lines and blurs those. Nothing is rounded to whole cells before a line is drawn.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from ...tracker.markup import Markup
 from ...tracker.types import Float32, Int64
 from .maps import to_cells
 
-SAMPLES = 1024  # of a curve: at least four per cell for a contour that goes twice round the largest map's width
-FAR = -1e6  # where the samples of a line with an unknown landmark go
+SAMPLES = 1024  # of a curve: at least four per cell for a contour twice as long as the largest map's width
+FAR = -1e6  # position of the samples of a line with an unknown landmark
 BLUR_REACH = 4  # cells that PropNet's lines and their blur (sigma 1) extend to either side
 
 
 def boundary_mirror(marks: Markup) -> Int64:
     """(B,) the line that takes each line's place in a mirrored picture.
 
-    By name, not by points: where a markup lacks a line two of them have the same points.
+    Lines are matched by name, not by points: if a markup lacks a line, two lines have the same points.
     """
     names = list(marks.boundaries)
     swapped = {"right": "left", "left": "right"}
@@ -40,9 +39,8 @@ def boundary_mirror(marks: Markup) -> Int64:
 def curve_weights(name: str, samples: int) -> Float32:
     """Weights (B, samples, N) that turn the landmarks of a markup into points along its boundary lines.
 
-    Splines of order min(3, n - 1) through the n landmarks of a line at equal steps of their parameter, so that a
-    curve is a fixed linear function of its landmarks; a line of one landmark is that point. Landmarks that coincide
-    are no trouble.
+    A curve is a spline of order min(3, n - 1) through the n landmarks of a line at equal parameter steps, and so a
+    fixed linear function of the landmarks. A line of one landmark is that point. Landmarks may coincide.
     """
     marks = markup.load(name)
     weights = np.zeros((len(marks.boundaries), samples, marks.points), np.float32)
@@ -71,8 +69,8 @@ def curve_maps(
 ) -> Tensor:
     """Boundary maps of TAB (`cut` 3) and SPAN (`cut` 2): exp(-D^2 / 2 sigma^2) where D < cut * sigma, else 0.
 
-    D is the exact distance, in cells, to the nearest cell that the curve crosses. SPAN's Eq. 3 prints D instead of
-    its square; with D the map would be no Gaussian, as which the text introduces it. Its xi, a small constant, is 0.
+    D is the exact distance, in cells, to the nearest cell that the curve crosses. SPAN's Eq. 3 prints D instead of its
+    square, but the text introduces the map as a Gaussian, which needs the square. Its xi, a small constant, is 0.
 
     Args:
         xy: (F, N, 2) crop pixels; lines with a NaN point are empty.
@@ -85,7 +83,7 @@ def curve_maps(
         (F, B, h, w), maximum 1.
     """
     reach = ceil(cut * sigma) - 1
-    ring = reach + 1  # cells round the map: lines just outside it are felt inside, those farther away end up here
+    ring = reach + 1  # cells round the map: lines just outside have an effect inside, those farther away end up here
     h, w = size
     curves = to_cells(boundary_curves(xy, marks, SAMPLES), stride).nan_to_num(nan=FAR)
     column = (curves[..., 0].round().clamp(-ring, w - 1 + ring) + ring).long()
@@ -101,7 +99,7 @@ def curve_maps(
 
 
 def _spread(maps: Tensor, sigma: float, reach: int, axis: int) -> Tensor:
-    """Maximum over neighbours along one axis, each weakened by its distance; what wraps round stays in the ring."""
+    """Maximum over neighbours along one axis, each weighted by its distance; what wraps round stays in the ring."""
     widest = maps
     for step in range(1, reach + 1):
         weakened = maps * exp(-0.5 * (step / sigma) ** 2)
@@ -118,8 +116,8 @@ def with_union(maps: Tensor) -> Tensor:
 def segment_maps(xy: Tensor, marks: Markup, size: tuple[int, int], stride: float) -> Tensor:
     """Boundary maps of PropNet: straight anti-aliased lines one cell thick, Gaussian blur (sigma 1), maximum 1.
 
-    The maximum is taken over a canvas somewhat larger than the map, so that a line that the border cuts off keeps
-    the height that it has elsewhere.
+    The maximum is taken over a canvas somewhat larger than the map, so that a line that is cut by the border keeps its
+    height.
 
     Args:
         xy: (F, N, 2) crop pixels; lines with a NaN point are empty.

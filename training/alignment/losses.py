@@ -20,7 +20,7 @@ SEEN_MASS = 0.5  # a target map with less than this, in cells of full height, sh
 def soft_centroid(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Differentiable place of each vector's maximum: the centroid of the values ** 1.5 within `REACH` cells.
 
-    The same arithmetic as `tracker.codecs.decode_vectors`, so that training sees what decoding will give.
+    The same arithmetic as `tracker.codecs.decode_vectors`, so that training sees the result of decoding.
 
     Args:
         vectors: (F, N, w, 2).
@@ -65,7 +65,7 @@ def windows(maps: Tensor, middles: Tensor, reach: int, channels: Tensor | None =
         maps: (F, K, h, w).
         middles: (F, N, 2) int64 cells, (x, y); anywhere.
         reach: cells on either side.
-        channels: (N,) the map that each square is cut out of; without them N = K and each map has its own.
+        channels: (N,) the map that each square is cut out of; None: N = K and one square per map.
     Returns:
         values: (F, N, W); for a cell beyond the map, the value of some cell within.
         cells: (F, N, W, 2) int64. inside: (F, N, W) bool, False for cells beyond the map.
@@ -86,7 +86,7 @@ def adaptive_wing(maps: Tensor, targets: Tensor) -> Tensor:
     """Adaptive Wing loss, mean over the cells of each map: (F, K, h, w) -> (F, K).
 
     Logarithmic for small errors, the more so the brighter the target; linear from `THETA` on, where value and slope
-    are continuous. PropNet's Eq. 1; in print its offset C is called Q.
+    are continuous. This is PropNet's Eq. 1, where the offset C is printed as Q.
 
     Source: Wang et al., "Adaptive Wing Loss for Robust Face Alignment via Heatmap Regression", ICCV 2019.
     """
@@ -103,23 +103,22 @@ def focal_factors(attributes: Tensor) -> Tensor:
     """PropNet's focal factors (Eq. 2): how much each face counts for each attribute, (F, C) bool -> (F, C).
 
     A face with an attribute that n of the batch's N faces have counts N / n; one without it counts 1. The batch is that
-    of all processes, each of which must ask, even if its share has no face. The condition of the printed equation can
-    also be read as one on the whole batch, but such a factor would weigh batches instead of faces, against the text;
-    and unattributed faces would not count at all if theirs were 0.
+    of all processes, each of which must call this function, even if its share has no face. The condition in the printed
+    equation can also be read as one on the whole batch, but that would weigh batches instead of faces, contrary to the
+    text; and with a factor of 0 faces without attributes would not count at all.
     """
-    counts = over_processes(F.pad(attributes.float(), (1, 0), value=1.0).sum(0))  # the faces', each attribute's
+    counts = over_processes(F.pad(attributes.float(), (1, 0), value=1.0).sum(0))  # of faces, then of each attribute
     return torch.where(attributes, counts[0] / counts[1:].clamp(min=1), 1.0)
 
 
 def focal_wing(maps: Tensor, targets: Tensor, factors: Tensor | None = None) -> Tensor:
-    """Adaptive Wing summed over maps, faces weighted by the mean of their focal factors (Eqs. 3 and 4).
+    """Adaptive Wing summed over maps, with faces weighted by the mean of their focal factors (Eqs. 3 and 4).
 
-    The paper sums the C factors; their mean keeps the scale, and with it the learning rate, of data without
-    attributes.
+    The paper sums the C factors. Their mean keeps the scale, and with it the learning rate, of data without attributes.
 
     Args:
         maps: (F, K, h, w). targets: the same.
-        factors: (F, C), see `focal_factors`; without them every face counts the same.
+        factors: (F, C), see `focal_factors`; None: every face counts the same.
     """
     errors = adaptive_wing(maps, targets).sum(1)
     return errors.mean() if factors is None else (factors.mean(1) * errors).mean()
@@ -135,7 +134,7 @@ def jensen_shannon(p: Tensor, q: Tensor) -> Tensor:
 
 
 class _LogitDivergence(torch.autograd.Function):
-    """`jensen_shannon` of softmax(logits) and q, with one logarithm per cell instead of three and a short way back."""
+    """`jensen_shannon` of softmax(logits) and q: one logarithm per cell instead of three, and a short backward pass."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, q: Tensor) -> Tensor:
@@ -156,7 +155,7 @@ class _LogitDivergence(torch.autograd.Function):
 
 
 def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean divergence of the maps' spatial softmax from the targets, scaled to sum to 1; empty ones do not count.
+    """Mean divergence of the maps' spatial softmax from the targets scaled to sum 1; empty targets do not count.
 
     Args:
         logits: (F, K, h, w).
@@ -171,7 +170,7 @@ def map_divergence(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def as_distribution(maps: Tensor) -> Tensor:
-    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without one stays empty."""
+    """The positive part of linear heat maps (F, K, h, w) over its sum; a map without positive values stays empty."""
     positive = maps.clamp(min=0)
     return positive / positive.sum((2, 3), keepdim=True).clamp(min=1e-3)
 
@@ -179,11 +178,11 @@ def as_distribution(maps: Tensor) -> Tensor:
 def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Tensor, stride: float) -> Tensor:
     """Mean Jensen-Shannon divergence of one crop's maps, moved into another crop, from the other crop's own.
 
-    What is moved out of the crop is left out: the rest of a channel counts as a distribution of its own if at least
-    half of it stays.
+    Mass that is moved out of the crop is dropped. The rest of a map counts, as a distribution of its own, if it is more
+    than half of the map.
 
     Args:
-        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, where it says nothing).
+        alpha, beta: (F, K, h, w), each map's sum is 1 (or 0, if it is empty).
         matrices: (F, 2, 3) from the first crops' pixels to the second's.
         mirror: (K,) the channel that takes each channel's place in a mirrored picture.
         stride: crop pixels per cell.
@@ -196,5 +195,5 @@ def divergence_of_maps(alpha: Tensor, beta: Tensor, matrices: Tensor, mirror: Te
 
 
 def known_mean(values: Tensor, known: Tensor) -> Tensor:
-    """Mean of the values that are known; 0, with a gradient, if none is."""
+    """Mean of the known values; 0, still with a gradient, if none is known."""
     return (values * known).sum() / known.sum().clamp(min=1)

@@ -1,7 +1,7 @@
-"""Map targets drawn from landmarks in torch, on whatever device the landmarks are: heat maps and BALI fields.
+"""Map targets drawn from landmarks in torch, on the landmarks' device: heat maps and BALI fields.
 
-And what moves landmarks and maps from one crop into another. Boundary maps are in `boundaries`. A cell u of a map
-stands for the crop pixel stride * (u + 0.5) - 0.5.
+Also functions that move landmarks and maps from one crop into another. Boundary maps are in `boundaries`. A cell u of a
+map corresponds to the crop pixel stride * (u + 0.5) - 0.5.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def to_cells(xy: Tensor, stride: float) -> Tensor:
 
 
 def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float) -> Tensor:
-    """One Gaussian of height 1 per landmark, its middle at the exact, fractional place.
+    """One Gaussian of height 1 per landmark, centred at the exact, fractional place.
 
     Args:
-        xy: (F, N, 2) crop pixels; a NaN point has an empty map, one beyond the crop leaves its tail.
+        xy: (F, N, 2) crop pixels; a NaN point has an empty map, one beyond the crop leaves the Gaussian's tail.
         size: (h, w) of the maps, cells.
         stride: crop pixels per cell.
-        sigma: width of the Gaussian, cells. The papers do not state theirs; 1 on 64 cells is the field's custom.
+        sigma: width of the Gaussian, cells. The papers do not state theirs; 1 on 64 cells is usual in the field.
     Returns:
         (F, N, h, w).
     """
@@ -43,7 +43,7 @@ def gaussian_maps(xy: Tensor, size: tuple[int, int], stride: float, sigma: float
 def bali_fields(
     xy: Tensor, lines: Sequence[Sequence[int]], size: tuple[int, int], stride: float
 ) -> tuple[Tensor, Tensor]:
-    """Offsets to the nearest landmark of each line, in squares of 2 `FIELD_REACH` + 1 cells round its landmarks.
+    """Offsets to the nearest landmark of each line, in squares of 2 * `FIELD_REACH` + 1 cells round its landmarks.
 
     Args:
         xy: (F, N, 2) crop pixels.
@@ -78,7 +78,7 @@ def moved_points(xy: Tensor, matrices: Tensor, marks: Markup) -> Tensor:
 
     Args:
         xy: (F, N, 2) crop pixels.
-        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges landmarks.
+        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also swaps landmarks.
         marks: the markup of the N points.
     """
     moved = torch.einsum("fij,fnj->fni", matrices[:, :, :2], xy) + matrices[:, None, :, 2]
@@ -87,11 +87,11 @@ def moved_points(xy: Tensor, matrices: Tensor, marks: Markup) -> Tensor:
 
 
 def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> Tensor:
-    """What maps of one crop become in another crop of the same picture: D of Eq. 7.
+    """Maps of one crop, moved into another crop of the same picture: D of SPAN's Eq. 7.
 
     Args:
         maps: (F, K, h, w).
-        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also exchanges channels.
+        matrices: (F, 2, 3) from the first crop's pixels to the second's; one that mirrors also swaps channels.
         stride: crop pixels per cell.
         mirror: (K,) the channel that takes each channel's place in a mirrored picture.
     Returns:
@@ -111,12 +111,12 @@ def warp_maps(maps: Tensor, matrices: Tensor, stride: float, mirror: Tensor) -> 
 
 
 def _mirrors(matrices: Tensor) -> Tensor:
-    """Which of the ways (F, 2, 3) from crop to crop mirror, (F,) bool."""
+    """Which of the matrices (F, 2, 3) from crop to crop mirror, (F,) bool."""
     mirrored: Tensor = torch.linalg.det(matrices[:, :, :2]) < 0
     return mirrored
 
 
 def _of_nearest(values: Tensor, nearest: Tensor) -> Tensor:
-    """Pick (F, n, 1, 1) by (F, h, w)."""
+    """Values (F, h, w) picked from (F, n, 1, 1) by indices (F, h, w)."""
     flat = values[:, :, 0, 0].gather(1, nearest.flatten(1))
     return flat.view_as(nearest)

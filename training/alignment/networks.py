@@ -1,6 +1,6 @@
-"""What the answer of each alignment network should be: GV's vectors; TAB's, PropNet's, SPAN's and SHN's maps.
+"""Losses of each alignment network's output: GV's vectors; TAB's, PropNet's, SPAN's and SHN's maps.
 
-BB-FCN's and its rival's are in `selective`.
+Those of BB-FCN and its rival are in `selective`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .selective import CellAlignment, DiscAlignment
 from .targets import gaussian_vectors, quasi_gaussian_vectors
 
 STRIDE = 4  # crop pixels per cell of GV's vectors, TAB's and PropNet's maps
-NEAR = 3  # cells; the centroid round a peak that is farther off teaches nothing
+NEAR = 3  # cells; a landmark farther from its peak has no coordinate error, because the centroid could not reach it
 SMOOTH = 0.3  # cells; the coordinate term is quadratic below
 
 
@@ -59,7 +59,7 @@ class VectorAlignment(Alignment):
         return answer[1] if len(answer) > 1 else None
 
     def wanted(self, xy: Float32, cells: int) -> Float32:
-        """What vectors of so many cells should be for points (F, N, 2) in crop pixels, (F, N, cells, 2)."""
+        """Target vectors of `cells` cells for points (F, N, 2) in crop pixels, (F, N, cells, 2)."""
         label = self.config.vectors
         if label.label == "quasi":
             return quasi_gaussian_vectors(xy, cells, STRIDE, label.sigma, label.peak - 1)
@@ -71,7 +71,7 @@ class VectorAlignment(Alignment):
         cells = to_cells(xy, STRIDE)
         gaussians = torch.from_numpy(self.wanted(xy.cpu().numpy(), vectors.shape[2])).to(xy.device)
         place, top = soft_centroid(vectors)
-        # a centroid cannot leave its vector: pulled at from outside it would only deform the tail of the Gaussian
+        # a centroid cannot leave its vector: a target outside would only deform the tail of the Gaussian
         reachable = ((cells - top).abs() <= NEAR) & (cells >= 0) & (cells <= vectors.shape[2] - 1)
         return _pixels(place, STRIDE), {
             "mse": (weights.mse, F.mse_loss(vectors, gaussians)),
@@ -81,8 +81,8 @@ class VectorAlignment(Alignment):
     def divergence(self, alpha: tuple[Tensor, ...], beta: tuple[Tensor, ...], matrices: Tensor) -> Tensor:
         """See `Alignment`.
 
-        Vectors cannot be turned: the first crop's landmarks are moved into the second, and Gaussians round them are
-        what its vectors should be. No gradient flows back through those places.
+        Vectors cannot be rotated. Instead the first crop's landmarks are moved into the second crop, and Gaussians
+        round them are the targets of its vectors. No gradient flows back through those places.
         """
         with torch.no_grad():
             place = _pixels(soft_centroid(alpha[0].float())[0], STRIDE)
@@ -99,7 +99,7 @@ class VectorAlignment(Alignment):
 
 
 class MapAlignment(Alignment):
-    """What TAB's and PropNet's objectives share: landmark maps of stride 4."""
+    """Common part of TAB's and PropNet's objectives: landmark maps of stride 4."""
 
     def __init__(self, config: Config, data: Path) -> None:
         """See `Alignment`."""
@@ -111,11 +111,11 @@ class MapAlignment(Alignment):
         return answer.logits
 
     def gaussians(self, answer: Supervision, xy: Tensor) -> Tensor:
-        """What the landmark maps should be, (F, N, h, w)."""
+        """Target landmark maps, (F, N, h, w)."""
         return gaussian_maps(xy, _size(answer.landmarks[-1]), STRIDE, self.config.maps.sigma)
 
     def divergence(self, alpha: Supervision, beta: Supervision, matrices: Tensor) -> Tensor:
-        """See `Alignment`: every supervised stage's positive part, as distributions."""
+        """See `Alignment`: the positive part of every supervised stage's maps, as distributions."""
         points = torch.tensor(self.markup.mirror, device=matrices.device)
         lines = torch.tensor(boundary_mirror(self.markup), device=matrices.device)
         union = torch.tensor([len(lines)], device=lines.device)
@@ -145,9 +145,9 @@ class MapAlignment(Alignment):
 class BoundaryAlignment(MapAlignment):
     """TAB's objective: squared errors of every stack's boundary maps and of the landmark maps.
 
-    Errors are summed over a map's cells and averaged over maps and faces, which does not depend on the maps' size.
-    With `maps.frozen` this is the paper's second stage (section 4.3), else both parts learn together; the first stage
-    is a run with `maps.landmarks = 0`.
+    Errors are summed over a map's cells and averaged over maps and faces, so that they do not depend on the maps' size.
+    With `maps.frozen` this is the paper's second stage (section 4.3), otherwise both parts learn together. The first
+    stage is a run with `maps.landmarks = 0`.
     """
 
     def build(self) -> FromBytes:
@@ -172,7 +172,7 @@ class BoundaryAlignment(MapAlignment):
 class PropagationAlignment(MapAlignment):
     """PropNet's objective: Focal Wing on every stack's landmark and boundary maps (Eq. 4).
 
-    Of our data sets WFLW alone carries attributes; elsewhere, and in pairs (`consistency`), every face counts the same.
+    Of the data sets only WFLW has attributes; with others, and in pairs (`consistency`), every face counts the same.
     """
 
     def landmark_terms(self, answer: Supervision, labels: Labels) -> tuple[Tensor, Terms]:
@@ -185,14 +185,14 @@ class PropagationAlignment(MapAlignment):
             ("maps", weights.landmarks, answer.landmarks, gaussians),
             ("boundaries", weights.boundaries, answer.boundaries, lines),
         ):
-            if stages:  # without propagation there are no boundaries
+            if stages:  # without propagation there are no boundary maps
                 errors = torch.stack([focal_wing(maps.float(), wanted, factors) for maps in stages])
                 terms[name] = (weight, errors.sum())
         return place, terms
 
 
 class FieldAlignment(Alignment):
-    """SPAN's supervised objective (Eq. 19), and that of its baseline, which has neither boundaries nor a field."""
+    """SPAN's supervised objective (Eq. 19), and that of its baseline without boundaries and field."""
 
     def __init__(self, config: Config, data: Path) -> None:
         """See `Alignment`."""
@@ -239,7 +239,7 @@ def open_alignment(config: Config, data: Path) -> Alignment:
 
     Raises:
         ConfigError: no objective trains this network, or something that it needs is not configured.
-        MarkupError: no markup has so many landmarks.
+        MarkupError: no markup has this number of landmarks.
         SourceError: a folder of data is missing or broken.
     """
     name, marks = config.network.name, markup.for_points(config.network.landmarks)
@@ -254,7 +254,7 @@ def open_alignment(config: Config, data: Path) -> Alignment:
 
 
 def _coordinate(place: Tensor, cells: Tensor, reachable: Tensor) -> Tensor:
-    """Mean over all coordinates of the distance in cells, where the decoded place can move to the wanted one."""
+    """Mean error over all coordinates, in cells; those whose decoded place cannot reach the target count as 0."""
     return (F.smooth_l1_loss(place, cells, reduction="none", beta=SMOOTH) * reachable).mean()
 
 

@@ -1,4 +1,4 @@
-"""What every alignment network is trained on and validated with; `networks` says how each answer is judged."""
+"""Training items, face score and validation of all alignment networks; the losses of each are in `networks`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from .losses import focal_factors
 log = logging.getLogger(__name__)
 
 FACE, QUALITY = 0.3, 0.15  # weights of the two scores' cross-entropies
-WRITTEN = 0.25  # of the pieces without faces: to a small network round letters side by side are eyes
+WRITTEN = 0.25  # share of the pieces without faces with writing: small networks take round letters for eyes
 GAP_SMOOTH = 0.3  # pixels; the error of an opening is quadratic below
 BLACK = np.zeros((BACKGROUND, BACKGROUND, 3), np.uint8)
 Terms = dict[str, tuple[float, Tensor]]  # name -> (weight, term)
@@ -53,12 +53,12 @@ Item = tuple[UInt8, Float32, np.float32, *tuple[NDArray[np.bool_], ...]]
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is annotated of F faces.
+    """The annotations of F faces.
 
     Attributes:
         xy: (F, N, 2) crop pixels.
         factors: (F, C) how much a face counts for each of the corpora's attributes, see `losses.focal_factors`; None
-            where no corpus says which a face has.
+            if no corpus has attributes.
     """
 
     xy: Tensor
@@ -66,11 +66,11 @@ class Labels:
 
 
 class Alignment(ABC):
-    """Items, face scores and validation of every alignment network; a subclass says what its answers should be.
+    """Items, face score and validation of every alignment network; subclasses define the losses of the outputs.
 
     Attributes:
-        codec: how the network's deployed outputs are decoded, as a card says it.
-        attributes: names of what the corpora say of their faces, mostly nothing.
+        codec: how the network's deployed outputs are decoded, in the form of a card.
+        attributes: names of the attributes that the corpora give their faces; usually none.
     """
 
     codec: dict[str, Any]
@@ -81,10 +81,10 @@ class Alignment(ABC):
         Each is decoded once, so that none turns out to be broken in the middle of the run.
 
         Raises:
-            ConfigError: something that is needed is not configured, a corpus has other points, or the configured
-                normaliser does not fit the markup or a face.
-            MarkupError: no markup has so many landmarks.
-            SourceError: a folder is missing or broken, or a file in it, unless `Config.skip_broken` leaves it out.
+            ConfigError: a required setting is missing, a corpus has other points, or the configured normaliser does not
+                fit the markup or a face.
+            MarkupError: no markup has this number of landmarks.
+            SourceError: a folder is missing or broken, or a file in it is, unless `Config.skip_broken` leaves it out.
         """
         if not (config.corpora and config.validation and (config.negatives or not config.negative_share)):
             raise ConfigError(
@@ -106,23 +106,23 @@ class Alignment(ABC):
         self.patches = [thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
     def learn_from(self, corpora: list[list[Sample]]) -> None:
-        """Take these faces of the configured corpora, in their order, to be all that have labels."""
+        """Set the labelled faces of the configured corpora, in their order."""
         self.corpora = corpora
         self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in corpora]
 
     def faces(self, folder: Path, layout: str) -> list[Sample]:
-        """All faces of a folder, one to a sample; each must have all points of the markup, and a normalising length.
+        """All faces of a folder, one per sample; each must have all points of the markup and a normalising length.
 
         Raises:
-            ConfigError: one has not, and must not be skipped; or none has.
+            ConfigError: a face has not and must not be skipped, or no face has.
             SourceError: the folder is missing, broken or without faces.
         """
         read = read_faces(folder, layout, self.config.broken)
-        pictures = read if self.config.skip_broken else whole_pictures(read)  # skipping decodes them, too
+        pictures = read if self.config.skip_broken else whole_pictures(read)  # skipping has decoded them already
         samples = [in_markup(sample, self.markup) for sample in one_face_each(pictures)]
         faults = [fault_of(sample, self.markup, self.normaliser) for sample in samples]
         told = [fault for fault in faults if fault]
-        if told and not (self.config.skip_broken and len(told) < len(samples)):  # of all faces it is no broken file
+        if told and not (self.config.skip_broken and len(told) < len(samples)):  # all faces: not a broken file
             raise told[0]
         for fault in told:
             log.warning("%s; left out", fault)
@@ -148,7 +148,7 @@ class Alignment(ABC):
 
         Returns:
             crop (s, s, 3); points (N, 2), crop pixels; 1.0 if it shows a face; and, if the corpora have C attributes,
-            (C,) which of them it has.
+            (C,) bool, which of them it has.
         """
         rng = np.random.default_rng((self.config.schedule.seed, index))
         size = self.config.schedule.size(progress)
@@ -167,7 +167,7 @@ class Alignment(ABC):
         return self._disturbed(crop, rng), xy, np.float32(1), *self._flags(sample.subsets)
 
     def expressive(self, sample: Sample, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-        """Picture and points of a face; some close their eyes, some make faces."""
+        """Picture and points of a face, with eyes closed and a grimace drawn as often as configured."""
         rules = self.config.expressions
         bgr, points = sample.bgr(), sample.points[0]
         if rules.grimaces and rng.random() < rules.grimaces:
@@ -180,11 +180,11 @@ class Alignment(ABC):
         return disturb(crop, self.patches, rng, self.config.disturbances)
 
     def _flags(self, subsets: tuple[str, ...]) -> tuple[NDArray[np.bool_], ...]:
-        """Which attributes a face of these parts of its data set has, (C,); nothing where there are none."""
+        """Which attributes a face of these subsets has, (C,) bool; an empty tuple if the corpora have none."""
         return (np.array([name in subsets for name in self.attributes]),) if self.attributes else ()
 
     def draw(self, progress: float, rng: np.random.Generator) -> Sample:
-        """One face of the mixture as it is when this share of the run is over."""
+        """One face of the mixture as it is after this share of the run."""
         early = np.array([c.weight for c in self.config.corpora])
         late = np.array([c.weight if c.late_weight < 0 else c.late_weight for c in self.config.corpora])
         weights = (1 - progress) * early + progress * late
@@ -196,9 +196,9 @@ class Alignment(ABC):
         return samples[int(rng.integers(len(samples)))]
 
     def negative(self, size: int, progress: float, rng: np.random.Generator) -> Picture:
-        """No face: a piece of a picture without faces or what is beside a face.
+        """A crop without a face: a piece of a picture without faces, or of the area beside or within a face.
 
-        Where pictures are disturbed, some of the former have writing on them.
+        If disturbances are configured, some of the former have writing on them.
         """
         nothing = np.full((self.config.network.landmarks, 2), np.nan, np.float32)
         if rng.random() < 0.8:
@@ -223,24 +223,24 @@ class Alignment(ABC):
         Args:
             net: the network.
             batch: crops (B, s, s, 3) uint8, points (B, N, 2), 1.0 where there is a face (B,), and attributes (B, C)
-                bool where the corpora have some.
+                bool if the corpora have some.
         """
-        order = torch.argsort(batch[2], descending=True, stable=True)  # faces first: their part is then a view
+        order = torch.argsort(batch[2], descending=True, stable=True)  # faces first, so that their part is a view
         crops, xy, is_face, *flags = (values[order] for values in batch)
         faces = int(is_face.sum())
         labels = Labels(xy[:faces], *(focal_factors(values[:faces]) for values in flags))
         return weighted(self.terms(net(crops), labels, is_face))
 
     def terms(self, answer: Any, labels: Labels, is_face: Tensor) -> Terms:
-        """What an answer costs.
+        """The loss terms of the network's output.
 
         Args:
             answer: of the network to B pictures, the L with labels first.
-            labels: of those.
-            is_face: (B,) 1.0 where there is a face. Without labels nothing is said about their quality.
+            labels: of those L.
+            is_face: (B,) 1.0 where there is a face. Faces without labels do not count in the quality term.
         """
         labelled = len(labels.xy)
-        terms: Terms = {"nothing": (0.0, _total(answer))}  # every output has a gradient
+        terms: Terms = {"nothing": (0.0, _total(answer))}  # gives every output a gradient
         quality = torch.zeros_like(is_face)
         if labelled:
             place, terms = self.landmark_terms(part(answer, 0, labelled), labels)
@@ -259,7 +259,7 @@ class Alignment(ABC):
 
     @abstractmethod
     def landmark_terms(self, answer: Any, labels: Labels) -> tuple[Tensor, Terms]:
-        """What the network's answer to F faces costs.
+        """The landmark terms of the network's output for F faces.
 
         Args:
             answer: of the network in training mode.
@@ -270,16 +270,16 @@ class Alignment(ABC):
 
     @abstractmethod
     def divergence(self, alpha: Any, beta: Any, matrices: Tensor) -> Tensor:
-        """How much the answers to the same F faces in two crops differ, once the first is moved into the second.
+        """How much the outputs for the same F faces in two crops differ, after moving the first into the second crop.
 
         Args:
-            alpha, beta: answers in training mode.
+            alpha, beta: outputs in training mode.
             matrices: (F, 2, 3) from the first crops' pixels to the second's; some mirror.
         """
 
     @abstractmethod
     def logits(self, answer: Any) -> Tensor | None:
-        """The face score's logits (B, 2) in the network's answer in training mode, if it has them."""
+        """The face score's logits (B, 2) in the network's output in training mode; None if it has none."""
 
     def _gap_error(self, place: Tensor, xy: Tensor) -> Tensor:
         """Mean error of the offsets (F, P, 2) across the openings of eyes and mouth, crop pixels."""
@@ -288,18 +288,18 @@ class Alignment(ABC):
         return F.smooth_l1_loss(found, wanted, beta=GAP_SMOOTH)
 
     def _quality(self, place: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-        """1.0 where a face's own landmarks are under `metrics.GOOD_NME`, and the mean error."""
+        """(F,) 1.0 for faces whose landmarks have an error under `metrics.GOOD_NME`, and the mean error."""
         lengths = metrics.normalising_lengths(xy.cpu().numpy(), self.markup, self.normaliser)
         nme = (place - xy).norm(dim=-1).mean(1) / torch.from_numpy(lengths).to(xy)
         return (nme < metrics.GOOD_NME).float(), nme.mean()
 
     def validate(self, net: nn.Module) -> dict[str, float]:
-        """NME in percent with ground-truth boxes, plain and turned by 30 degrees; see `Config.normaliser`."""
+        """NME in percent with ground-truth boxes, upright and turned by 30 degrees; see `Config.normaliser`."""
         plain, turned = self._errors(net, 0.0), self._errors(net, np.pi / 6)
         return {"nme": float(plain.mean() * 100), "nme_roll30": float(turned.mean() * 100)}
 
     def picture(self, net: nn.Module) -> UInt8:
-        """The first validation faces with what the network finds, six to a row."""
+        """The first validation faces with the network's landmarks, six per row."""
         samples = self.validation[:18]
         crops, places = self._found(net, samples, [self._upright(s.points[0], 0.0) for s in samples])
         for crop, place in zip(crops, places, strict=True):
@@ -310,7 +310,7 @@ class Alignment(ABC):
         return np.concatenate([np.concatenate(row, 1) for row in rows])
 
     def _errors(self, net: nn.Module, angle: float) -> Float32:
-        """NME of every validation face, in crops of the last size turned by this angle."""
+        """NME of every validation face, in crops of the last configured size, turned by this angle."""
         errors = []
         for start in range(0, len(self.validation), 32):
             samples = self.validation[start : start + 32]
@@ -327,7 +327,7 @@ class Alignment(ABC):
             return crops, self.decoded(net(torch.from_numpy(crops).to(next(net.parameters()).device)))
 
     def decoded(self, outputs: tuple[Tensor, ...]) -> Float32:
-        """The landmarks (B, N, 2), crop pixels, in the network's answer in evaluation mode."""
+        """The landmarks (B, N, 2), crop pixels, decoded from the network's outputs in evaluation mode."""
         decode = decoder(self.codec, self.markup, self.config.card.name)
         return decode(tuple(output.float().cpu().numpy() for output in outputs))[0]
 
@@ -341,7 +341,7 @@ class Alignment(ABC):
 
 
 def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
-    """A sample with the points of a markup, where its own has them as a subset (five5 of aflw19); else as it is."""
+    """The sample in this markup's points, if its own markup has them as a subset (five5 of aflw19); else unchanged."""
     count = sample.points.shape[1]
     if count == marks.points:
         return sample
@@ -353,7 +353,7 @@ def in_markup(sample: Sample, marks: markup.Markup) -> Sample:
 
 
 def fault_of(face: Sample, marks: markup.Markup, normaliser: metrics.Normaliser) -> ConfigError | None:
-    """Why a sample of one face cannot be learnt from or measured: it lacks points, or a length to divide errors by."""
+    """Why one face cannot be trained on or measured: it lacks points, or a length to divide errors by; else None."""
     if face.points.shape[1] != marks.points or np.isnan(face.points).any():
         return ConfigError(f"{face.place}: wanted all {marks.points} points of {marks.name}")
     try:
@@ -364,7 +364,7 @@ def fault_of(face: Sample, marks: markup.Markup, normaliser: metrics.Normaliser)
 
 
 def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:
-    """Refuse a picture that is both learnt from and validated with; who names one folder for both means it.
+    """Refuse a picture that is in both training and validation; naming one folder for both is allowed.
 
     Raises:
         ConfigError: there is one.
@@ -382,7 +382,7 @@ def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:
 
 
 def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, float], float]:
-    """Centre and side of a square that shows a small piece of a face, or what is next to it."""
+    """Centre and side of a square that shows a small piece of a face, or the area next to it."""
     (cx, cy), face = box_centre_side(face_box(points))
     if rng.random() < 0.5:
         side, away = face * rng.uniform(0.15, 0.35), rng.uniform(0.1, 0.5) * face
@@ -393,7 +393,7 @@ def _beside(points: Float32, rng: np.random.Generator) -> tuple[tuple[float, flo
 
 
 def mapped(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """A network's answer, tensors in tuples of tuples, with every tensor changed."""
+    """Apply a function to every tensor of a network's output, which is nested tuples of tensors."""
     if isinstance(answer, Tensor):
         return change(answer)
     if answer is None:
@@ -403,12 +403,12 @@ def mapped(answer: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 
 def part(answer: Any, start: int, end: int) -> Any:
-    """The part of a network's answer that belongs to some neighbouring pictures."""
+    """The part of a network's output for the pictures from `start` to `end`, exclusive."""
     return mapped(answer, lambda tensor: tensor[start:end])
 
 
 def _total(answer: Any) -> Tensor:
-    """The sum of everything that a network answered."""
+    """The sum over all tensors of a network's output."""
     if isinstance(answer, Tensor):
         return answer.float().sum()
     return torch.stack([_total(value) for value in answer if value is not None and len(value)]).sum()

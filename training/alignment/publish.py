@@ -1,4 +1,4 @@
-"""From a finished run of an alignment network to its card and weights; the command is `training.publish`.
+"""Make the card and weights of an alignment network from a finished run; the command is `training.publish`.
 
 The figures on the card are measured on the exported files, with the same code that tracks videos.
 """
@@ -44,13 +44,13 @@ OUTPUTS = {
     "discs-in-maps": ("coarse", "logits"),
     "cells": ("cells", "logits"),
 }
-SETS = {"lfpw/testset": "LFPW test"}  # folders whose figures carry another name on the card
-PARITY_CROPS = 64  # that torch and the stored file are compared on: a full-size network takes seconds for each on CPUs
+SETS = {"lfpw/testset": "LFPW test"}  # folders whose figures have another name on the card
+PARITY_CROPS = 64  # crops to compare torch and the stored file on: on CPUs a full-size network takes seconds for each
 WIDEST_PARITY = 0.05  # pixels after decoding between the stored file and torch; 16-bit weights cost about 0.01
 
 
 def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
-    """Export and measure the best average of a run of an alignment network, then put it into `out`, its card last.
+    """Export and measure the best average of an alignment network's run, then move the files into `out`, the card last.
 
     Until then nothing in `out` changes.
 
@@ -63,7 +63,7 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
         The card's path.
     Raises:
         BackendError: the exported network does not compute what torch does.
-        ConfigError: the network is no alignment network, or the run is not of this network or card.
+        ConfigError: the network is not an alignment network, or the run belongs to another network or card.
         SinkError: a file cannot be written.
     """
     demand_own_settings(config, run)
@@ -85,7 +85,7 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
 
 
 def aligner_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
-    """The errors of each of the card's files on the configuration's validation pictures, as the card names them.
+    """The errors of each of the card's files on the configuration's validation pictures, by their names on the card.
 
     Raises:
         SourceError: the folder is missing or broken.
@@ -106,7 +106,7 @@ def _validation_crops(objective: Alignment) -> UInt8:
 
 
 def _outputs(net: nn.Module, crops: UInt8, kind: str) -> tuple[str, ...]:
-    """Names of a network's outputs; one that does not score faces has no logits."""
+    """Names of a network's outputs; a network without face score has no logits."""
     with torch.inference_mode():
         return OUTPUTS[kind][: len(net(torch.from_numpy(crops)))]
 

@@ -1,7 +1,7 @@
 """BB-FCN as an alignment network, and the regression network that its paper compares with.
 
-Both learn from all pixels of a landmark and as many others, the loudest of them later in the run; what shows no face
-must be answered with silence.
+Both learn from all pixels of a landmark and as many others, later in the run from those with the highest responses. For
+pictures without a face all responses must be 0.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ HALF, CELL = 2, 4  # crop pixels per cell of BB-FCN's coarse maps and of the reg
 
 
 class SelectiveAlignment(Alignment):
-    """What both objectives share; a subclass says what the answers to faces should be.
+    """Common part of both objectives; a subclass defines the loss on faces.
 
     Attributes:
         stride: crop pixels per cell of the maps over the whole crop.
-        hardest: whether the loudest pixels are taken as negatives.
+        hardest: whether the pixels with the highest responses are taken as negatives.
     """
 
     stride: int
-    hardest = True  # in pairs (`consistency`), whose items do not say
+    hardest = True  # in pairs (`consistency`), whose items do not set it
 
     def item(self, index: int, progress: float) -> Item:
-        """See `Alignment`; the last value says whether the loudest pixels are taken as negatives."""
+        """See `Alignment`; the last value is whether the pixels with the highest responses are taken as negatives."""
         return *super().item(index, progress), np.array(progress >= self.config.discs.random_share)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -52,7 +52,7 @@ class SelectiveAlignment(Alignment):
         return answer[-1] if answer[-1].ndim == 2 else None
 
     def terms(self, answer: Any, labels: Labels, is_face: Tensor) -> Terms:
-        """See `Alignment`; a picture without a face (they come last) weighs as much as one with a face."""
+        """See `Alignment`; a picture without a face (these come last) weighs as much as one with a face."""
         terms, faces = super().terms(answer, labels, is_face), int(is_face.sum())
         others = len(is_face) - faces
         if others:
@@ -62,10 +62,10 @@ class SelectiveAlignment(Alignment):
 
     @abstractmethod
     def responses(self, answer: tuple[Tensor, ...]) -> list[Tensor]:
-        """The maps (F, N, h, w) of an answer that are 1 on landmarks, those over the whole crop first."""
+        """The maps (F, N, h, w) of an output that are 1 on landmarks, those over the whole crop first."""
 
     def selected(self, maps: Tensor, targets: Tensor | None = None) -> Tensor:
-        """Selective L2 of maps (F, N, h, w) against targets of their size, or against silence."""
+        """Selective L2 of maps (F, N, h, w) against targets of their size, or against 0."""
         wanted = torch.zeros_like(maps, dtype=torch.uint8) if targets is None else targets
         return selective_l2(maps.float(), wanted, hardest=self.hardest)
 
@@ -77,10 +77,10 @@ class SelectiveAlignment(Alignment):
 
 
 class DiscAlignment(SelectiveAlignment):
-    """BB-FCN's objective: discs in the backbone's maps and, where it has branches, in theirs.
+    """BB-FCN's objective: discs in the backbone's maps and, if it has branches, in theirs.
 
     With `maps.frozen` this is the paper's second run, of the branches alone. The first is a run without
-    `network.options.branches`; in one with them and nothing frozen both learn together.
+    `network.options.branches`. In a run with branches and nothing frozen both learn together.
     """
 
     stride = HALF
@@ -102,7 +102,7 @@ class DiscAlignment(SelectiveAlignment):
         return net
 
     def responses(self, answer: tuple[Tensor, ...]) -> list[Tensor]:
-        """Coarse maps, and fine ones where there are branches."""
+        """Coarse maps, and fine ones if there are branches."""
         return [maps for maps in answer[:2] if maps.ndim == 4]
 
     def landmark_terms(self, answer: tuple[Tensor, ...], labels: Labels) -> tuple[Tensor, Terms]:
@@ -129,11 +129,11 @@ class CellAlignment(SelectiveAlignment):
         self.codec = {"kind": "cells", "stride": CELL}
 
     def responses(self, answer: tuple[Tensor, ...]) -> list[Tensor]:
-        """The chance that each landmark is in each cell."""
+        """The probability that each landmark is in each cell."""
         return [answer[0][:, ::3]]
 
     def landmark_terms(self, answer: tuple[Tensor, ...], labels: Labels) -> tuple[Tensor, Terms]:
-        """See `Alignment`; a landmark's offset within its cell is asked of that cell alone."""
+        """See `Alignment`; a landmark's offset within its cell is trained in that cell alone."""
         (chance,), ways = self.responses(answer), torch.stack((answer[0][:, 1::3], answer[0][:, 2::3]), 2).float()
         exact = to_cells(labels.xy, CELL)
         cell = exact.round().long()
@@ -157,11 +157,11 @@ def _discs(cells: Tensor, size: int, radius: int) -> Tensor:
 
 
 def _flat(cells: Tensor, size: Tensor) -> Tensor:
-    """Number of each cell (F, N, 2) of a map of size (w, h); of one beyond it, some number within."""
+    """Flat index of each cell (F, N, 2) of a map of size (w, h); for a cell beyond the map some index within."""
     x, y = cells.clamp(min=torch.zeros_like(size), max=size - 1).unbind(-1)
     return y * size[0] + x
 
 
 def _at(ways: Tensor, number: Tensor) -> Tensor:
-    """Values (F, N, 2) of maps (F, N, 2, h, w) in the cells of these numbers (F, N)."""
+    """Values (F, N, 2) of maps (F, N, 2, h, w) in the cells with these flat indices (F, N)."""
     return ways.flatten(3).gather(3, number[..., None, None].expand(-1, -1, 2, 1))[..., 0]

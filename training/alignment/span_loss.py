@@ -1,7 +1,7 @@
-"""SPAN's objective: supervised terms of Eq. 19 and the self-calibrated term, which needs no labels.
+"""SPAN's objective: the supervised terms of Eq. 19 and the self-calibrated term, which needs no labels.
 
-Source: Wan et al. (SPAN), sections III-C to III-E. Terms are means over faces and over channels or squares; the
-coordinate term alone is a sum over landmarks, as printed.
+Source: Wan et al. (SPAN), sections III-C to III-E. Terms are means over faces and over channels or squares; only the
+coordinate term is a sum over landmarks, as printed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .losses import (
 )
 from .maps import FIELD_REACH, bali_fields, gaussian_maps, to_cells
 
-STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last answer
+STAGE_STRIDE, FINAL_STRIDE = 4, 2  # crop pixels per cell of the SCPA stages and of the last stage
 STAGE_SIGMA, FINAL_SIGMA = 1.0, 1.5  # cells; not stated in the paper, and nearly the same width in pixels
 CUT = 2.0  # sigmas; Eq. 3
 DECODE_REACH = 3  # 7 x 7 cells (section IV-A)
@@ -38,16 +38,16 @@ Lines = Sequence[Sequence[int]]
 
 
 def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[dict[str, Tensor], Tensor]:
-    """The supervised terms of Eq. 19, unweighted, by the names of `WEIGHTS`; and where the answer points.
+    """The supervised terms of Eq. 19, unweighted, by the names of `WEIGHTS`; and the decoded landmarks.
 
     Args:
-        output: the answer of SPAN or its baseline in training mode; what it has not, as a field, has no term.
+        output: of SPAN or its baseline in training mode; missing parts, such as a field, have no term.
         xy: (F, N, 2) crop pixels; NaN where a landmark is not known.
         marks: the markup of the N points.
     Returns:
         The terms, and the decoded landmarks (F, N, 2) in cells of the last stage.
     """
-    landmarks = [maps.float().contiguous() for maps in output.landmarks]  # once: every use would copy them again
+    landmarks = [maps.float().contiguous() for maps in output.landmarks]  # once here, or every use would copy them
     divergences = []
     for i, maps in enumerate(landmarks):
         last = i == len(landmarks) - 1
@@ -72,7 +72,7 @@ def supervised_terms(output: Supervision, xy: Tensor, marks: Markup) -> tuple[di
 
 
 def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. 5, differentiable: where the cells round each maximum point to, weighted by their heat; r is `DECODE_REACH`.
+    """Eq. 5, differentiable: the heat-weighted mean of where the cells round each maximum point; r is `DECODE_REACH`.
 
     The same arithmetic as `tracker.codecs.decode_fields`.
 
@@ -98,13 +98,13 @@ def field_centroid(heatmaps: Tensor, field: Tensor, members: Tensor) -> tuple[Te
 
 
 def coordinate_error(place: Tensor, top: Tensor, xy: Tensor, width: int) -> Tensor:
-    """Squared distances of the decoded landmarks in widths of the crop, summed over landmarks (Eq. 18).
+    """Squared errors of the decoded landmarks in widths of the crop, summed over landmarks (Eq. 18).
 
-    A landmark whose heat map has its maximum where its field is not even defined (Eq. 2) does not count: from there
-    the field could only learn to point across the face.
+    A landmark does not count if its heat map has its maximum where its field is not defined (Eq. 2): there the field
+    could only learn to point across the face.
 
     Args:
-        place, top: (F, N, 2) cells of maps with FINAL_STRIDE, as `field_centroid` gives them.
+        place, top: (F, N, 2) cells of maps with FINAL_STRIDE, as `field_centroid` returns them.
         xy: (F, N, 2) crop pixels.
         width: of the maps, cells.
     """
@@ -115,11 +115,11 @@ def coordinate_error(place: Tensor, top: Tensor, xy: Tensor, width: int) -> Tens
 
 
 def field_term(field: Tensor, xy: Tensor, lines: Lines) -> Tensor:
-    """How wrong the field is in the squares where it is defined: the paper's divergence and our absolute error.
+    """Error of the field in the squares where it is defined: the paper's divergence plus our absolute error.
 
-    JS(SE(B)) of Eq. 16 compares the squares round the landmarks as distributions. Offsets have signs, so a square
-    becomes one by its softmax, which does not see a constant added to the field. The absolute error, in reaches of
-    the square, does.
+    JS(SE(B)) of Eq. 16 compares the squares round the landmarks as distributions. Offsets have signs, so a softmax
+    turns a square into a distribution; it ignores a constant added to the field. The absolute error, divided by the
+    reach of a square, does not.
 
     Args:
         field: (F, B, 2, h, w) cells.
@@ -150,20 +150,20 @@ def field_divergence(field: Tensor, wanted: Tensor, xy: Tensor, lines: Lines) ->
         squares = [windows(f.flatten(1, 2), near, FIELD_REACH, channels) for f in (field, wanted)]
         inside = squares[0][2]
         known = known & inside.any(2)
-        hidden = ~inside & known[..., None]  # all of a square hidden would be no distribution
+        hidden = ~inside & known[..., None]  # not for squares wholly outside, which would be no distribution
         p, q = (values.masked_fill(hidden, -torch.inf).softmax(2) for values, _, _ in squares)
         divergence = divergence + jensen_shannon(p, q) / 2
     return known_mean(divergence, known)
 
 
 def consistency(alpha: Supervision, beta: Supervision, matrices: Tensor, marks: Markup) -> Tensor:
-    """The self-calibrated loss: a picture and its disturbance must answer alike in every stage but the last.
+    """The self-calibrated loss: outputs for a picture and its disturbed version must agree in every stage but the last.
 
     Eq. 17 prints D on both sides for the boundaries and sums to T; Eqs. 7, 12 and 20 show that D belongs to alpha
     alone, and Eqs. 19 and 20 sum to T - 1, as here.
 
     Args:
-        alpha: SPAN's answer to the pictures. beta: to their disturbed versions.
+        alpha: SPAN's output for the pictures. beta: for their disturbed versions.
         matrices: (F, 2, 3) from the first crops' pixels to the second's.
         marks: the markup.
     """

@@ -1,4 +1,4 @@
-"""GV's vectors drawn from landmarks; the inverse of the codec that decodes them."""
+"""Draw GV's vector labels from landmarks; the inverse of the codec that decodes vectors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ...tracker.types import Float32
 def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak: float) -> Float32:
     """Vector labels with their maximum at the exact, fractional place.
 
-    The paper's label (Eq. 2) puts the peak on the nearest whole cell and raises it there by theta; with 32
-    cells over a face that costs up to half a cell. Here the whole Gaussian stands at the fractional coordinate and is
-    scaled to the same height `peak` = 1 + theta. A point outside the crop leaves its tail, which is what teaches
-    decoding beyond the box.
+    The paper's label (Eq. 2) puts the peak on the nearest whole cell and raises that cell by theta; with 32 cells over
+    a face this costs up to half a cell. Here the whole Gaussian is placed at the fractional coordinate and scaled to
+    the same height `peak` = 1 + theta. A point outside the crop leaves the Gaussian's tail in it, from which the
+    network learns to decode beyond the box.
 
     Args:
         xy: (..., N, 2) crop pixels.
@@ -30,7 +30,7 @@ def gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float, peak:
 
 
 def quasi_gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float = 2.0, theta: float = 3.0) -> Float32:
-    """Vector labels as the paper draws them (Eq. 2): a Gaussian of height 1 with its whole middle cell at 1 + theta.
+    """Vector labels as the paper draws them (Eq. 2): a Gaussian of height 1 whose middle cell is 1 + theta.
 
     The text cuts the Gaussian off where d < 3 sigma, which gives 11 cells of 64; the supplement's "20 % foreground" is
     13, so d = 3 sigma belongs to it.
@@ -40,7 +40,7 @@ def quasi_gaussian_vectors(xy: Float32, cells: int, stride: float, sigma: float 
         cells: length w of a vector.
         stride: crop pixels per cell.
         sigma: width of the Gaussian, cells.
-        theta: how much the middle stands out (Table 7).
+        theta: how much the middle cell is raised (Table 7).
     Returns:
         (..., N, w, 2) float32; [..., 0] for x, [..., 1] for y.
     """

@@ -1,7 +1,7 @@
-"""Readers for the published layouts: pictures with landmark annotations, and pictures alone, by the layout's name.
+"""Readers for published data set layouts, by name: pictures with landmark annotations, and pictures alone.
 
-A listing function finds what a data set holds and gives one `Entry` per picture (per face, where the data set counts
-faces); nothing is read before its turn, and a broken file is refused or skipped, as asked.
+A listing function finds the contents of a data set and returns one `Entry` per picture, or per face if the data set
+counts faces. Files are read one by one when they are needed; a broken file is refused or skipped, as requested.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ LAYOUTS: dict[str, Callable[[Path], list[Entry]]] = {
     "aflw2000": list_aflw2000,
     "300w-lp": list_300w_lp,
 }
-# layout -> what it says of its faces: those of a `Sample`'s subsets that are attributes
+# layout -> attributes of its faces, among a `Sample`'s subsets
 ATTRIBUTES: dict[str, tuple[str, ...]] = {"wflw": WFLW_ATTRIBUTES, "wflw-train": WFLW_ATTRIBUTES}
 
 
 def list_faces(folder: Path, layout: str) -> list[Entry]:
-    """What a folder in one of the `LAYOUTS` holds, in a fixed order, not read yet.
+    """The contents of a folder in one of the `LAYOUTS`, in a fixed order, not read yet.
 
     Raises:
         ConfigError: there is no such layout.
-        SourceError: the folder does not follow it.
+        SourceError: the folder does not have this layout.
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"corpus {folder}: layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
@@ -102,13 +102,13 @@ def read_faces(folder: Path, layout: str, broken: Broken = "refuse") -> Iterator
 
     Raises:
         ConfigError: there is no such layout.
-        SourceError: the folder does not follow it, or a file is broken and must not be skipped.
+        SourceError: the folder does not have this layout, or a file is broken and must not be skipped.
     """
     return read_entries(list_faces(folder, layout), broken)
 
 
 def read_pts_folder(folder: Path) -> Iterator[Sample]:
-    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
+    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are ignored.
 
     Raises:
         SourceError: no picture has its .pts, or one of the files is broken.
@@ -117,7 +117,7 @@ def read_pts_folder(folder: Path) -> Iterator[Sample]:
 
 
 def read_images(folder: Path) -> Iterator[Sample]:
-    """Pictures without any face, or without annotation, as Samples with zero faces.
+    """Pictures without faces, or without annotation, as Samples with zero faces.
 
     Raises:
         SourceError: the folder is missing or holds no picture, or one of them cannot be read.

@@ -1,4 +1,4 @@
-"""300-W and WFLW as they are distributed: text annotations beside or above folders of pictures."""
+"""300-W and WFLW as they are distributed: text annotations beside the pictures or above their folders."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ WFLW_POINTS = 98
 def list_300w(folder: Path, folders: Folders = TEST_300W) -> list[Entry]:
     """300-W: NAME.jpg or NAME.png beside NAME.pts (68 points, 1-based) in folders named after their sources.
 
-    Some copies hold each picture mirrored as well, as NAME_mirror; those are nobody's benchmark and are left out.
+    Some copies also hold each picture mirrored, as NAME_mirror; no benchmark uses those, so they are left out.
 
     Args:
-        folder: what holds lfpw/testset, helen/testset, ibug, 01_Indoor and 02_Outdoor, or some of them, at any depth.
-        folders: which of them, with the subsets that they make up.
+        folder: holds lfpw/testset, helen/testset, ibug, 01_Indoor and 02_Outdoor, or some of them, at any depth.
+        folders: which of them to read, with the subsets that they belong to.
     Returns:
         One entry per annotation, also for those without a picture, which raise when they are read.
     Raises:
-        SourceError: not one annotated picture is in any of them, or one of them is there several times.
+        SourceError: none of them holds an annotated picture, or one of them is found several times.
     """
     entries: list[Entry] = []
     pictures = 0
@@ -74,7 +74,7 @@ def list_300w_train(folder: Path) -> list[Entry]:
 
 
 def list_300w_all(folder: Path) -> list[Entry]:
-    """The training part of 300-W and its full set, all but the competition's test set, see `list_300w`."""
+    """The training part and the full set of 300-W, that is all but the competition's test set, see `list_300w`."""
     return list_300w(folder, ALL_300W)
 
 
@@ -87,12 +87,12 @@ def list_wflw(folder: Path, part: str = "test") -> list[Entry]:
     """WFLW: a line of 98 points, a rectangle, six attributes and the picture's name for every face.
 
     Args:
-        folder: what holds WFLW_annotations and WFLW_images, at any depth.
+        folder: holds WFLW_annotations and WFLW_images, at any depth.
         part: "test" or "train".
     Returns:
         One entry per face; a face belongs to the subset "test" and to those of its attributes.
     Raises:
-        SourceError: the list or the pictures' folder is missing, empty or there several times.
+        SourceError: the list or the folder of the pictures is missing, empty or found several times.
     Source: Wu et al., CVPR 2018; the README inside WFLW_annotations.tar.gz.
     """
     name = f"{WFLW_LISTS}/list_98pt_rect_attr_{part}.txt"

@@ -1,4 +1,4 @@
-"""MATLAB files of both kinds behind one face: up to version 7 through SciPy, version 7.3 (HDF5) through h5py."""
+"""MATLAB files of both kinds behind one interface: up to version 7 through SciPy, version 7.3 (HDF5) through h5py."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ...tracker.errors import BackendError, SourceError, shortened
 from ...tracker.types import Float64
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-USER_BLOCK = 512  # MATLAB's own header stands before the HDF5 file
+USER_BLOCK = 512  # bytes of MATLAB's own header before the HDF5 file
 _HEAD = USER_BLOCK + len(HDF5_MAGIC)
-# what SciPy and h5py raise on damaged files, and NumPy on sizes that these declare
+# what SciPy and h5py raise on damaged files, and NumPy on the sizes declared in them
 _DAMAGE = (
     ArithmeticError,
     AttributeError,
@@ -39,7 +39,7 @@ class MatlabFile:
 
     Args:
         path: the file.
-        content: its bytes where it is not a file of its own but in an archive; `path` is then its name alone.
+        content: its bytes, if it is in an archive; `path` is then used only as its name.
     Raises:
         SourceError: it cannot be read.
         BackendError: the library that reads it is not installed.
@@ -91,7 +91,7 @@ class MatlabFile:
             raise self._lacks(name, error) from error
 
     def cell(self, name: str, index: int) -> NDArray[Any]:
-        """One cell's array, by its 0-based place; only this cell is read from an HDF5 file.
+        """One cell's array, by 0-based index; of an HDF5 file only this cell is read.
 
         Raises:
             SourceError: there is no such variable or cell.
@@ -129,7 +129,7 @@ def _head(path: Path) -> bytes:
 
 
 def _text(cell: NDArray[Any]) -> str:
-    """A string from what SciPy (array of str) or h5py (array of character codes) makes of it."""
+    """A string from SciPy's form (array of str) or h5py's (array of character codes)."""
     if cell.dtype.kind in "US":
         return "".join(map(str, cell.ravel()))
     return "".join(map(chr, cell.ravel("F").tolist()))

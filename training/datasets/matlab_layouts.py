@@ -1,7 +1,7 @@
 """COFW, COFW-68, AFLW, AFLW2000-3D and 300W-LP as they are distributed: annotations in MATLAB files.
 
-MATLAB counts pixels from 1; where a data set's own MATLAB code draws its points on the pictures without a shift, the
-points are taken as counted from 1.
+MATLAB counts pixels from 1. If a data set's own MATLAB code draws the points on the pictures without a shift, they are
+taken as counted from 1.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from .samples import Entry, Sample, coordinates, first_existing, read_bytes
 
 COFW_POINTS, AFLW_POINTS = 29, 19
 COFW68_FOLDERS = "COFW68_Data/test_annotations", "test_annotations"
-AFLW_TRAIN = 20_000  # the first so many of `ra` are for training: Zhu et al., CVPR 2016
-YAW_BINS = {"0-30": 30.0, "30-60": 60.0, "60-90": math.inf}  # up to so many degrees: Zhu et al. (3DDFA), CVPR 2016
+AFLW_TRAIN = 20_000  # number of faces at the beginning of `ra` for training: Zhu et al., CVPR 2016
+YAW_BINS = {"0-30": 30.0, "30-60": 60.0, "60-90": math.inf}  # upper ends in degrees: Zhu et al. (3DDFA), CVPR 2016
 FOLDERS_300W_LP = ("AFW", "HELEN", "IBUG", "LFPW")
 
 
 def list_cofw(folder: Path, part: str = "test") -> list[Entry]:
-    """COFW: pictures, 29 points with occlusion flags and boxes in one MATLAB file.
+    """COFW: pictures, 29 points with occlusion flags, and boxes in one MATLAB file.
 
     Args:
-        folder: what holds COFW_test_color.mat and COFW_train_color.mat, or the grey COFW_test.mat and COFW_train.mat,
-            at any depth.
+        folder: holds COFW_test_color.mat and COFW_train_color.mat, or the grey COFW_test.mat and COFW_train.mat, at any
+            depth.
         part: "test" or "train".
     Raises:
-        SourceError: the file is missing or there several times, or its variables do not fit together.
+        SourceError: the file is missing or found several times, or its variables do not match.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Burgos-Artizzu et al., ICCV 2013: IsT, phisT and bboxesT (IsTr, phisTr, bboxesTr for training).
     """
@@ -61,9 +61,11 @@ def list_cofw68(folder: Path) -> list[Entry]:
     """COFW-68: the test pictures of COFW with 68 points in a MATLAB file each, 1_points.mat to 507_points.mat.
 
     Args:
-        folder: what holds COFW68_Data/test_annotations or test_annotations, and COFW's own test file, at any depth.
+        folder: holds COFW68_Data/test_annotations or test_annotations, and COFW's own test file, at any depth.
+    Returns:
+        One entry per picture, also for one without annotation, which raises when it is read.
     Raises:
-        SourceError: the file or the folder is missing or there several times, or a picture has no annotation.
+        SourceError: the file or the folder is missing or found several times.
         BackendError: h5py (or SciPy, for files of an older version) is not installed.
     Source: Ghiasi and Fowlkes, arXiv 1506.08347: Points (68, 2) and Occ. Its boxes are a detector's and are not used.
     """
@@ -125,14 +127,14 @@ def _as_png(picture: NDArray[Any]) -> bytes:
 def list_aflw(folder: Path, part: str = "test") -> list[Entry]:
     """AFLW with the 19 points that the literature uses, all of them annotated, also the invisible ones.
 
-    The points are taken as counted from 0, as everybody does.
+    The points are taken as counted from 0, as in other code for AFLW.
 
     Args:
-        folder: what holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images, at any depth.
-        part: "test" (4,386 faces, of which 1,314 with all points visible are "frontal") or "train" (20,000).
+        folder: holds AFLWinfo_release.mat and the pictures in data/flickr, flickr or images, at any depth.
+        part: "test" (4,386 faces; the 1,314 of them with all points visible are "frontal") or "train" (20,000).
     Raises:
-        SourceError: the file or the pictures' folder is missing or there several times, or the file's variables do
-            not fit together.
+        SourceError: the file or the folder of the pictures is missing or found several times, or the file's variables
+            do not match.
         BackendError: SciPy is not installed.
     Source: Zhu et al., CVPR 2016: nameList, bbox (left, right, top, bottom), data (19 x, then 19 y), mask_new and ra.
     """
@@ -184,11 +186,11 @@ def list_aflw2000(folder: Path) -> list[Entry]:
     """AFLW2000-3D: NAME.jpg beside NAME.mat with pt3d_68 (its x and y are used) and Pose_Para (yaw second).
 
     Args:
-        folder: what holds them, also in AFLW2000 or AFLW2000-3D at any depth.
+        folder: holds them, directly or in AFLW2000 or AFLW2000-3D at any depth.
     Returns:
         One entry per annotation, also for image*.mat without a picture, which raise when they are read.
     Raises:
-        SourceError: no picture has its .mat, or the folder is there several times.
+        SourceError: no picture has its .mat, or the folder is found several times.
     Source: Zhu et al. (3DDFA), CVPR 2016; the bins of yaw are those of its evaluation.
     """
     direct = next((home for home in (folder / "AFLW2000", folder) if _holds_pictures_with_mat(home)), None)
@@ -216,7 +218,7 @@ def _aflw2000_sample(image: Path, path: Path) -> Sample:
 
 
 def list_300w_lp(folder: Path) -> list[Entry]:
-    """300W-LP: NAME.jpg beside NAME.mat with pt2d (68 points), in AFW, HELEN, IBUG and LFPW and their mirrored _Flip.
+    """300W-LP: NAME.jpg beside NAME.mat with pt2d (68 points), in AFW, HELEN, IBUG, LFPW and their mirrored _Flip.
 
     Returns:
         One entry per annotation, also for those without a picture, which raise when they are read.

@@ -1,4 +1,4 @@
-"""Annotations and the pictures beside them, NAME.pts or NAME.mat and NAME.jpg, none of them passed over in silence."""
+"""Match annotations with the pictures beside them (NAME.pts or NAME.mat with NAME.jpg), and report those without."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ KINDS = ", ".join(sorted(IMAGE_SUFFIXES))
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An annotation with the pictures that have its name: one, if all is well."""
+    """An annotation with the pictures of its name; there should be exactly one."""
 
     annotation: Path
     pictures: tuple[Path, ...]
 
     @property
     def path(self) -> Path:
-        """The picture, or where there is none, the annotation."""
+        """The picture, or the annotation if there is no picture."""
         return self.pictures[0] if self.pictures else self.annotation
 
 
 def pairs_among(paths: Iterable[Path], suffix: str) -> list[Pair]:
-    """The annotations among files, in the order of their pictures; pictures without one are passed over.
+    """The annotations among files, in the order of their pictures; pictures without annotation are ignored.
 
     Args:
-        paths: files; what starts with a dot is somebody's leavings.
-        suffix: of the annotations, in small letters; they may have it in capitals, too.
+        paths: files; hidden ones are ignored.
+        suffix: of the annotations, in lower case; files in upper case match, too.
     """
     paths = sorted(paths)
     told = {path.with_suffix(""): path for path in paths if _is_annotation(path, suffix)}  # NAME.pts before NAME.PTS
@@ -53,8 +53,8 @@ def entries_of(pairs: Iterable[Pair], name: Callable[[Path], str], read: Read) -
 
     Args:
         pairs: from `pairs_among`.
-        name: of an entry, by its picture (or annotation, if it has none).
-        read: reads a picture and the annotation beside it, which it is given in this order.
+        name: gives an entry's name from its picture (or from its annotation, if it has no picture).
+        read: reads a sample; takes the picture and its annotation, in this order.
     """
     return [Entry(name(pair.path), _reader(pair, read)) for pair in pairs]
 

@@ -1,4 +1,4 @@
-"""Where things lie below the folder of a data set: archives are unpacked in many ways, and disks hold links."""
+"""Find the files and folders of a data set: archives are unpacked in many ways, and disks contain links."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ADDED_BY_MACOS = "__MACOSX"  # beside the folders of an archive, with folders of
 
 
 def folders_below(folder: Path) -> Iterator[Path]:
-    """A folder and all below it, each once, in a fixed order; none if there is no such folder.
+    """A folder and all folders below it, each once, in a fixed order; none if the folder does not exist.
 
-    Symbolic links are followed, after everything that they are not needed for, but never up: what leads to a folder
-    that was seen, or to one that the first lies in, would go round for ever. What starts with a dot is somebody's
-    leavings, and so is __MACOSX; a folder that may not be read is passed over.
+    Symbolic links are followed after all real folders. Links to a folder that was visited before, or to one that
+    contains the first folder, are not followed: they would never end. Hidden folders, __MACOSX and folders that may not
+    be read are skipped.
     """
     if not folder.is_dir():
         return
@@ -37,7 +37,7 @@ def folders_below(folder: Path) -> Iterator[Path]:
 
 
 def _leads_on(item: os.DirEntry[str]) -> bool:
-    """Whether it is a folder of somebody's, or a link to one; a link that leads round to itself is not."""
+    """Whether it is a folder to visit, or a link to one; a link that leads back to itself is not."""
     try:
         return item.is_dir() and item.name[0] != "." and item.name != ADDED_BY_MACOS
     except OSError:
@@ -50,27 +50,27 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def paths_below(folder: Path) -> Iterator[Path]:
-    """All that is in a folder and in those below it; see `folders_below`."""
+    """The contents of a folder and of all folders below it; see `folders_below`."""
     return (path for home in folders_below(folder) for path in home.iterdir())
 
 
 def is_there(path: Path) -> bool:
-    """Whether it exists and is not merely the folder that an archive was unpacked into, with the real one inside."""
+    """Whether it exists and is not just the folder into which an archive was unpacked, with the real one inside."""
     return path.exists() and not (path / path.name).exists()
 
 
 def find_place(folder: Path, *places: str, fits: Callable[[Path], bool] = is_there) -> Path | None:
-    """Where one of the files or folders of a data set is.
+    """Find one of the files or folders of a data set.
 
     Args:
         folder: of the data set.
-        places: paths below it, the best first. The first that fits is taken; where none does, the only one that does
-            at any depth, by whatever links.
-        fits: says whether a path is what is looked for.
+        places: paths below it, in order of preference. The first one that fits is returned; if none fits, the only one
+            that does at any depth, also through links.
+        fits: whether a path is the one that is looked for.
     Returns:
-        None where there is none.
+        The path, or None if there is none.
     Raises:
-        SourceError: there are several; names them.
+        SourceError: several fit farther down; names them.
     """
     direct = next((folder / place for place in places if fits(folder / place)), None)
     if direct:

@@ -1,4 +1,4 @@
-"""Landmarks in plain files beside the pictures: `.pts` of 300-W, and tables with a row per face."""
+"""Landmarks in plain files beside the pictures: 300-W's `.pts`, and tables with a row per face."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .samples import Entry, Sample, coordinates, images_below, read_bytes
 
 log = logging.getLogger(__name__)
 
-QUALITY = 95  # of the JPEG files that are made of other pictures
+QUALITY = 95  # of JPEG files made from other pictures
 
 
 def read_pts(path: Path) -> Float32:
     """Read landmarks from a `.pts` file, which counts pixels from 1, as (N, 2) float32 counted from 0.
 
-    Tolerates trailing spaces, "version: 1.0" and a missing last newline. "nan nan" is a point not annotated.
+    Tolerates trailing spaces, "version: 1.0" and a missing last newline. "nan nan" is a point that is not annotated.
 
     Raises:
-        SourceError: the file cannot be read, has no `{ ... }` block of number pairs or another count than it
-            announces, or a point is infinite, or farther away than any picture is large.
+        SourceError: the file cannot be read; it has no `{ ... }` block of number pairs, or another number of points
+            than it announces; or a point is infinite, or farther away than any picture is large.
     """
     text = read_bytes(path).decode("utf-8", "replace")
     head, brace, rest = text.partition("{")
@@ -58,7 +58,7 @@ def write_jpeg(path: Path, bgr: UInt8, quality: int = QUALITY) -> None:
     """Write a picture (H, W, 3) BGR.
 
     Raises:
-        OSError: it cannot be written, of which OpenCV's own writing says nothing.
+        OSError: it cannot be written; `cv2.imwrite` would not report that.
     """
     path.write_bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
 
@@ -73,15 +73,15 @@ def read_pts_sample(image: Path, annotation: Path, subsets: tuple[str, ...] = ()
 
 
 def list_pts_folder(folder: Path) -> list[Entry]:
-    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are passed over.
+    """NAME.jpg (or .png) beside NAME.pts, at any depth; pictures without .pts are ignored.
 
-    Annotations without a picture, as of one in another format, are told of in the log. An annotation with
-    several pictures is a broken file: its face would be there several times.
+    Annotations without a picture, for example because it has another format, are reported by a warning. An annotation
+    with several pictures is a broken file: its face would be there several times.
 
     Raises:
         SourceError: no picture has its .pts.
     """
-    images_below(folder)  # says so where there is none
+    images_below(folder)  # raises if there is none
     pairs = pairs_among(paths_below(folder), ".pts")
     annotated = [pair for pair in pairs if pair.pictures]
     alone = [pair.annotation.stem for pair in pairs if not pair.pictures]
@@ -93,13 +93,13 @@ def list_pts_folder(folder: Path) -> list[Entry]:
 
 
 def list_point_table(folder: Path) -> list[Entry]:
-    """A `labels.csv` beside the pictures: `file` and then x, y of every point, one row per face, 0-based.
+    """A `labels.csv` beside the pictures: `file`, then x and y of every point, one row per face, 0-based.
 
-    Rows of the same picture become one Sample with several faces; an empty cell is a point not annotated.
+    Rows of the same picture become one Sample with several faces; an empty cell is a point that is not annotated.
 
     Raises:
-        SourceError: there is no labels.csv or no face in it, or a row is not made of as many numbers as the first
-            line has names.
+        SourceError: there is no labels.csv or no face in it, or a row has another number of cells than the first line
+            or a cell that is not a number.
     """
     table = folder / "labels.csv"
     try:

@@ -1,6 +1,6 @@
-"""Annotated pictures: what every data set turns into, and how to go through many of them when some are broken.
+"""Annotated pictures: the common form of all data sets, and how to read many of them if some are broken.
 
-Everything is 0-based with pixel centres on whole numbers, whatever the file's own convention.
+Coordinates are 0-based with pixel centres at whole numbers, whatever the file's own convention.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from .places import paths_below
 
 log = logging.getLogger(__name__)
 
-FARTHEST_PX = 2.0**20  # from the corner: no picture is larger (OpenCV reads up to 2**20 pixels a side)
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}  # the data sets'; more would change what `held_out` keeps
+FARTHEST_PX = 2.0**20  # from the corner: no picture is larger (OpenCV reads up to 2**20 pixels per side)
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}  # those of the data sets; another would change what `held_out` keeps
 JPEG_MAGIC = b"\xff\xd8"
-TURNED = "_turned"  # what the name of a copy by `training.turned` has after its photograph's
+TURNED = "_turned"  # follows the photograph's name in the name of a copy by `training.turned`
 Broken = Literal["refuse", "skip"]
 
 
@@ -40,7 +40,7 @@ class Sample:
         hidden: (F, N) bool, which points are annotated as occluded; None where the data set does not say.
         boxes: (F, 4) float32, the data set's own face boxes (x1, y1, x2, y2); None where it has none.
         subsets: names of the parts of the data set that it belongs to.
-        annotation: the file of the points, and where in it, for messages; "" where the picture's path says enough.
+        annotation: the file of the points, and the place in it, for messages; "" if the picture's path is enough.
     Raises:
         SourceError: a point or a box is infinite, or farther away than any picture is large.
     """
@@ -60,7 +60,7 @@ class Sample:
 
     @property
     def place(self) -> str:
-        """Where its annotation is, for messages."""
+        """Where the annotation is, for messages."""
         return self.annotation or str(self.path)
 
     def bgr(self) -> UInt8:
@@ -72,12 +72,12 @@ class Sample:
         return self._decoded(cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
 
     def demand_picture(self) -> None:
-        """See that the picture can be decoded; a JPEG in a third of the time, at an eighth of its size.
+        """Check that the picture can be decoded; a JPEG at an eighth of its size, in a third of the time.
 
         Raises:
             SourceError: the file is not a readable picture.
         """
-        jpeg = self.encoded.startswith(JPEG_MAGIC)  # of others OpenCV refuses an eighth that has no pixel
+        jpeg = self.encoded.startswith(JPEG_MAGIC)  # for other formats OpenCV refuses an eighth that has no pixel
         self._decoded(cv2.IMREAD_REDUCED_GRAYSCALE_8 if jpeg else cv2.IMREAD_GRAYSCALE)
 
     def _decoded(self, kind: int) -> cv2.typing.MatLike:
@@ -92,10 +92,10 @@ class Sample:
 
 
 def coordinates(numbers: Float32 | Float64, annotation: str | Path) -> Float32:
-    """Pixels (...) of an annotation as float32; NaN stays.
+    """Pixels (...) of an annotation as float32; NaN is kept.
 
     Raises:
-        SourceError: some are farther away than `FARTHEST_PX`; it begins with the annotation's place.
+        SourceError: some are farther away than `FARTHEST_PX`; the message begins with the annotation's place.
     """
     if (np.abs(numbers) > FARTHEST_PX).any():
         wanted, farthest = f"wanted coordinates up to {FARTHEST_PX:.0f} pixels", float(np.nanmax(np.abs(numbers)))
@@ -109,7 +109,7 @@ class Entry:
 
     Attributes:
         name: unique in the data set, for tables and messages.
-        read: reads picture and annotation; raises SourceError that names what is broken.
+        read: reads picture and annotation; raises a SourceError that names what is broken.
     """
 
     name: str
@@ -121,8 +121,8 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
 
     Args:
         entries: from one of the listing functions.
-        broken: "refuse" raises at the first broken file; "skip" names it in the log and goes on. Skipping decodes
-            every picture once, so that none turns out to be broken in the middle of a training.
+        broken: "refuse" raises at the first broken file; "skip" logs a warning that names it and continues. Skipping
+            decodes every picture once, so that none turns out to be broken in the middle of a training.
     Raises:
         SourceError: a file is broken and must not be skipped, or all are.
     """
@@ -148,8 +148,8 @@ def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list
     """Decode every picture once, so that none turns out to be broken in the middle of a training.
 
     Args:
-        samples: what was read.
-        broken: "refuse" raises for the first broken picture; "skip" names it in the log and leaves it out.
+        samples: the pictures that were read.
+        broken: "refuse" raises for the first broken picture; "skip" logs a warning that names it and leaves it out.
     Raises:
         SourceError: a picture is broken and must not be skipped, or all are.
     """
@@ -170,7 +170,7 @@ def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list
 
 
 def _fault(sample: Sample) -> SourceError | None:
-    """What is wrong with a picture."""
+    """The error of a broken picture, or None."""
     try:
         sample.demand_picture()
     except SourceError as error:
@@ -202,7 +202,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def images_among(paths: Iterable[Path]) -> list[Path]:
-    """The pictures, sorted; what starts with a dot is somebody's leavings: macOS puts ._1.jpg beside 1.jpg."""
+    """The pictures, sorted, without hidden files: macOS puts ._1.jpg beside 1.jpg."""
     return sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != ".")
 
 

@@ -1,1 +1,1 @@
-"""BB-FCN: chips of faces, disc labels, its two objectives, mined false alarms, scores, publication."""
+"""Training of BB-FCN as a detector: face chips, disc labels, objectives, mined false alarms, scores, publication."""

@@ -1,4 +1,4 @@
-"""Pieces of pictures round annotated faces, kept decoded in memory, and the windows that are drawn from them."""
+"""Pieces of pictures round annotated faces (chips), kept decoded in memory, and the windows drawn from them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .discs import UNKNOWN, disc_maps
 
 FIVE = markup.load("five5")
 MEAN_FOUR = np.vstack((MEAN_FIVE[:3], MEAN_FIVE[3:].mean(0)))
-REACH = 2.2  # a chip shows this many sides round the face's centre
+REACH = 2.2  # a chip extends this many face sides from the face's centre
 
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """A piece of a picture with its faces, the one it was cut for first.
+    """A piece of a picture with its faces; the first one is the face that it was cut for.
 
     Attributes:
         bgr: (h, w, 3) uint8.
@@ -45,10 +45,10 @@ class Chip:
 
 
 def five_points(annotated: Float32) -> tuple[Float32, Float32, Float32]:
-    """Give five5 points (5, 2), mouth centre (2,) and box (x, y, side) from 68, 5 or 4 annotated points.
+    """The five5 points (5, 2), mouth centre (2,) and box (x, y, side) from 68, 5 or 4 annotated points.
 
-    Four points are eyes, base of the nose and mouth centre, as in Caltech WebFaces: the corners stay NaN. Where the
-    68 points are missing the box is that of the mean face.
+    Four points are eyes, base of the nose and mouth centre, as in Caltech WebFaces; the mouth corners are then NaN.
+    From 4 or 5 points the box is that of the mean face fitted to them.
     """
     if len(annotated) == 4:
         eyes_and_nose = np.vstack((annotated[:2], _nose_tip(annotated)))
@@ -64,10 +64,11 @@ def five_points(annotated: Float32) -> tuple[Float32, Float32, Float32]:
 
 
 def _nose_tip(four: Float32) -> Float32:
-    """Guess the tip of the nose from eyes, base of the nose and mouth centre (4, 2).
+    """Estimate the tip of the nose from eyes, base of the nose and mouth centre (4, 2).
 
-    Measured as shares of the way from the eyes to the mouth, the tip of a turned or nodding head leads its base:
-    a linear regression on the 300-W and YouTube faces, which have both (residual 7 % of the eye distance).
+    Measured in shares of the way from the eyes to the mouth, the tip moves farther than the base when the head turns or
+    nods. The coefficients are a linear regression on the 300-W and YouTube faces, which have both points (residual 7 %
+    of the eye distance).
     """
     left, right, base, mouth = four.astype(np.float64) @ np.array([1, 1j])
     eyes = (left + right) / 2
@@ -77,7 +78,7 @@ def _nose_tip(four: Float32) -> Float32:
 
 
 def cut_chips(samples: Iterable[Sample], face_px: float) -> list[Chip]:
-    """One chip per face, shrunk (never enlarged) to a box of `face_px`; faces under a quarter of that are left out."""
+    """One chip per face, shrunk (never enlarged) to a box of `face_px`; faces below a quarter of that are left out."""
     chips = []
     for sample in samples:
         faces = [five_points(annotated) for annotated in sample.points]
@@ -110,7 +111,7 @@ def _chip(bgr: UInt8, faces: list[tuple[Float32, Float32, Float32]], face_px: fl
 def draw_targets(chip: Chip, transform: CropTransform, size: int, discs: Discs) -> UInt8:
     """Disc maps (5, size, size) of the chip's faces seen through a transform onto `size` pixels.
 
-    Faces of a size that the network is not asked for, and mouths whose corners nobody annotated, become UNKNOWN.
+    Faces of a size that the network need not find, and mouths without annotated corners, become UNKNOWN.
     """
     sides = chip.boxes[:, 2] * transform.scale
     asked = (sides >= 0.9 * discs.face_px[0]) & (sides <= 1.1 * discs.face_px[1])
@@ -131,7 +132,7 @@ def _forget(maps: UInt8, centre: Float32, radius: float) -> None:
 
 
 def place_box(box: Float32, face_px: float, roll: float, away: Float64, size: int) -> CropTransform:
-    """Put a box (x, y, side), `face_px` large and turned by `roll` radians, `away` from the middle of a window."""
+    """Transform that puts a box (x, y, side), `face_px` large and turned by `roll` radians, `away` from the middle."""
     upright = CropTransform.around((float(box[0]), float(box[1])), float(box[2]) * size / face_px, size, angle=roll)
     matrix = upright.matrix.copy()
     matrix[:, 2] += away
@@ -146,7 +147,7 @@ def doubled(transform: CropTransform) -> CropTransform:
 
 
 def mirrored(chip: Chip, transform: CropTransform) -> tuple[Chip, CropTransform]:
-    """The mirrored chip, and the transform that shows the mirror picture of the old window."""
+    """The mirrored chip, and the transform that shows the mirror image of the old window."""
     last = chip.bgr.shape[1] - 1
     bgr, points = mirror(chip.bgr, chip.points, FIVE)
     mouths, boxes = chip.mouths.copy(), chip.boxes.copy()

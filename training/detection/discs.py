@@ -1,4 +1,4 @@
-"""BB-FCN's labels, a disc on every landmark, and the loss that selects among the pixels beside them."""
+"""BB-FCN's labels, a disc on every landmark, and its loss, which selects among the other pixels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from torch import Tensor
 
 from ...tracker.types import Float32, UInt8
 
-UNKNOWN = 2  # a pixel of a disc map that says nothing
-WITHOUT_LANDMARK = 13  # pixels that a map without its landmark contributes: as many as a disc of radius 2
+UNKNOWN = 2  # value of a pixel of a disc map that is left out of the loss
+WITHOUT_LANDMARK = 13  # pixels selected in a map without landmark: as many as a disc of radius 2 has
 
 
 def disc_maps(xy: Float32, size: int, radius: float, ring: float = 0.0) -> UInt8:
-    """Response maps of one picture: 1 within `radius` of a landmark of the type, 0 elsewhere.
+    """Response maps of one picture: 1 within `radius` of a landmark of the map's type, 0 elsewhere.
 
     Args:
-        xy: (F, N, 2) pixels of F faces; a NaN point is drawn nowhere.
+        xy: (F, N, 2) pixels of F faces; a NaN point is not drawn.
         size: side of the square picture, pixels.
-        radius: a disc of radius 2 round a whole pixel has 13 ones.
-        ring: pixels this far beyond the disc become UNKNOWN; annotators disagree about them.
+        radius: of the discs, pixels; a disc of radius 2 round a whole pixel has 13 ones.
+        ring: pixels up to this far beyond the disc become UNKNOWN, because annotators disagree about them.
     Returns:
         (N, size, size) of 0, 1 and UNKNOWN.
     Source: BB-FCN, section III-C.
@@ -37,11 +37,12 @@ def disc_maps(xy: Float32, size: int, radius: float, ring: float = 0.0) -> UInt8
 def selective_l2(maps: Tensor, targets: Tensor, *, hardest: bool) -> Tensor:
     """Squared error summed over selected pixels, divided by the number of pictures.
 
-    Selected are all landmark pixels and equally many others: random ones, or those that answer loudest.
+    All landmark pixels are selected, and the same number of others: random ones, or those with the highest responses.
 
     Args:
         maps: (B, K, h, w) responses.
         targets: (B, K, h, w) of 0, 1 and `UNKNOWN`; unknown pixels are never selected.
+        hardest: select the highest responses.
     Source: BB-FCN, section III-D.
     """
     responses, truth = maps.flatten(2), targets.flatten(2)  # B, K, pixels

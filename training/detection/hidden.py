@@ -1,7 +1,7 @@
-"""Faces of which little is to be seen: behind masks and hands, in fog, in the dark, cut by the picture's edge.
+"""Faces that are hard to see: behind masks and hands, in fog, in the dark, cut by the picture's edge.
 
-A detector that has only seen whole, well-lit faces loses these first. Landmarks that are covered are still to
-be answered where the rest of the face says that they are; those beyond an edge are not.
+A detector that was trained on whole, well-lit faces alone loses these first. Covered landmarks must still be found
+where the rest of the face suggests they are; those beyond an edge need not be.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from ...tracker.types import Float32, Int64, UInt8
 from ..augment import filling
 from .discs import UNKNOWN
 
-GREY = 127  # what a pyramid's levels are framed with; crops for the second look are framed with black
-CLOSE_UP = 0.35  # of the cut faces end at all four sides
-UPPER = 0.3  # of the covered faces lose eyes and brow, the others nose, mouth and chin
+GREY = 127  # border of a pyramid's levels; crops for the second look have a black one
+CLOSE_UP = 0.35  # share of the cut faces that are cut at all four sides
+UPPER = 0.3  # share of the covered faces that lose eyes and brow; the others lose nose, mouth and chin
 
 
 def cover(bgr: UInt8, eyes: Float32, mouths: Float32, patches: list[UInt8], rng: np.random.Generator) -> UInt8:
     """Cover half of each face, as a mask, a bottle, a hand, a hat or hair does.
 
     Args:
-        bgr: (h, w, 3) uint8, left as it is.
+        bgr: (h, w, 3) uint8, not changed.
         eyes: (F, 2, 2) pixels. mouths: (F, 2) their centres.
         patches: pieces of other pictures.
     """
@@ -38,7 +38,7 @@ def _outline(eyes: Float32, mouth: Float32, rng: np.random.Generator) -> Int64:
     middle, across = eyes.mean(0), eyes[1] - eyes[0]
     down = mouth - middle
     length = float(np.linalg.norm(across)) + 1e-3
-    across *= max(length, 0.8 * float(np.linalg.norm(down))) / length  # in a profile the eyes are close to each other
+    across *= max(length, 0.8 * float(np.linalg.norm(down))) / length  # in a profile the eyes are close together
     if rng.random() < UPPER:
         top, waist, bottom = rng.uniform(-1.2, -0.5), 0.0, rng.uniform(0.2, 0.45)
     else:
@@ -60,7 +60,7 @@ def _cover_one(bgr: UInt8, outline: Int64, patches: list[UInt8], rng: np.random.
 
 
 def veil(bgr: UInt8, rng: np.random.Generator) -> UInt8:
-    """Leave little contrast, as in fog or in the dark, often in the light of one colour."""
+    """Reduce the contrast, as in fog or in the dark, often with light of one colour."""
     contrast = float(np.exp(rng.uniform(np.log(0.1), 0)))
     lowest = rng.uniform(0, 1 - contrast) * rng.integers(0, 2)  # fog is bright, the dark is dark
     light = np.exp(rng.normal(0, 0.6 * rng.integers(0, 2), 3))
@@ -70,14 +70,14 @@ def veil(bgr: UInt8, rng: np.random.Generator) -> UInt8:
 
 
 def cut(bgr: UInt8, maps: UInt8, box: Float32, rng: np.random.Generator) -> tuple[UInt8, UInt8]:
-    """Let the picture end within a face: at one of its four sides, or as in a close-up at all of them.
+    """Make the picture end within a face: at one of its four sides, or at all of them as in a close-up.
 
     Args:
-        bgr: (2 s, 2 s, 3) uint8, left as it is.
-        maps: (5, s, s) its disc maps, left as they are.
+        bgr: (2 s, 2 s, 3) uint8, not changed.
+        maps: (5, s, s) its disc maps, not changed.
         box: (3,) centre x, y and longer side of the face in `bgr`, pixels.
     Returns:
-        The picture, and its maps, which say nothing beyond the edge.
+        The picture, and its maps, which are UNKNOWN beyond the edge.
     """
     half = len(maps[0])
     low, high = [0, 0], [half, half]  # x and y of what is left of the maps

@@ -1,9 +1,9 @@
-"""What a half-trained backbone takes for faces where there are none: crops for the next part of its training.
+"""Mine hard negatives: crops of what a half-trained backbone takes for faces in pictures without faces.
 
     python -m facetrack.training.detection.mining CONFIG.toml RUN_FOLDER --data DIR [--set A.B=C]
 
-scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, which the run learns from as soon
-as it goes on. Look at the crops: people among the negatives belong in `people` of the configuration.
+scans the configuration's pictures without faces and writes RUN_FOLDER/hardN.npz, from which the run learns as soon as
+it is resumed. Look at the crops: list pictures with people among the negatives in `people` of the configuration.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from ..finished import demand_own_settings, load_average
 from ..negatives import faceless
 from .objectives import held_out
 
-CROP = 128  # pixels of a mined crop
+CROP = 128  # side of a mined crop, pixels
 SHOWN = 3.0  # sides of the supposed face that a crop shows
-LOUD = 1.6  # sum of the five responses, of which a real face has 4 to 5
+LOUD = 1.6  # lowest sum of the five responses; a real face has 4 to 5
 MOST = 6  # crops of one picture
-# Chance of a face before anything was fitted: the sum of the responses, less the misfit.
+# Calibration of the score before anything was fitted: the sum of the responses, less the misfit.
 UNFITTED = {"scan": [1.0] * 5 + [-0.6, 0.0, 0.0, -3.0], "refine": [0.0] * 13, "second_look": 0.0}
 
 
 def draft_card(config: Config) -> ModelCard:
-    """A card for a network that is still being made: how it is used, but no weights and nothing fitted."""
+    """A card for a network that is still being trained: how it is used, but no weights and nothing fitted."""
     return ModelCard(
         name=config.card.name,
         network="bbfcn",
@@ -55,7 +55,7 @@ def draft_card(config: Config) -> ModelCard:
 
 
 def mine(detector: Detector, pictures: Iterable[UInt8]) -> list[UInt8]:
-    """Crops (128, 128, 3), in the middle third of each something that the scan took for a face."""
+    """Crops (128, 128, 3); the middle third of each shows what the scan took for a face."""
     crops = []
     for bgr in pictures:
         found, _ = detector.scan(bgr)
@@ -70,7 +70,7 @@ def mine_for_run(config: Config, run: Path, data: Path) -> Path:
     """Mine with a run's newest average and write the next hardN.npz (array "crops") into its folder.
 
     Raises:
-        ConfigError: the checkpoint is missing, or of another network.
+        ConfigError: the checkpoint is missing, or belongs to another network.
         SourceError: a folder of data is missing or broken.
     """
     demand_own_settings(config, run)

@@ -1,4 +1,4 @@
-"""What BB-FCN's backbone and branches are trained on, judged by and validated with."""
+"""Training items, losses and validation of BB-FCN's backbone and branches."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ Item = tuple[UInt8, UInt8, np.bool_]
 
 
 def held_out(sample: Sample) -> bool:
-    """True for the tenth of the pictures that are kept for validation, by the name's checksum, and their turned copies.
+    """True for the tenth of the pictures, by the checksum of their names, held out for validation, and turned copies.
 
-    A copy by `training.turned` bears its photograph's name without the suffix: it is kept if a photograph of that name
-    and any suffix would be.
+    The name of a copy by `training.turned` contains its photograph's without the suffix: it is held out if a photograph
+    of that name with any suffix would be.
     """
     stem, turned, _ = sample.path.stem.partition(TURNED)
     names = [stem + suffix for suffix in IMAGE_SUFFIXES] if turned else [sample.path.name]
@@ -81,14 +81,15 @@ class Windows:
         return chips[int(rng.integers(len(chips)))]
 
     def on_face(self, chip: Chip, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
-        """A turned, scaled, shifted window with the chip's first face in it."""
+        """A turned, scaled and shifted window that contains the chip's first face."""
         return self._finish(*self._placed(chip, size, rng), rng, disturbed=disturbed)
 
     def measured_face(self, chip: Chip, size: int, rng: np.random.Generator) -> tuple[UInt8, Float32]:
-        """An undisturbed window with the chip's first face, and where its points are annotated.
+        """An undisturbed window with the chip's first face, and its annotated points.
 
         Returns:
-            Crop (size, size, 3), and (5, 2) its pixels; NaN where a point is not annotated, or not in the window.
+            Crop (size, size, 3), and points (5, 2), crop pixels; NaN for a point that is not annotated or not in the
+            window.
         """
         chip, transform = self._placed(chip, size, rng)
         crop, _ = self._finish(chip, transform, rng, disturbed=False)
@@ -97,7 +98,7 @@ class Windows:
         return crop, np.where(inside, xy, np.float32(np.nan))
 
     def _placed(self, chip: Chip, size: int, rng: np.random.Generator) -> tuple[Chip, CropTransform]:
-        """A window on the chip's first face, and the chip, which may have been mirrored for it."""
+        """The chip, perhaps mirrored, and a window on its first face."""
         discs, geometry = self.config.discs, self.config.geometry
         largest = min(discs.face_px[1], LARGEST_FACE * size)
         face = float(np.exp(rng.uniform(np.log(discs.face_px[0]), np.log(largest))))
@@ -110,7 +111,7 @@ class Windows:
         return chip, transform
 
     def on_background(self, bgr: UInt8, size: int, rng: np.random.Generator, *, disturbed: bool) -> Picture:
-        """A piece of any size of a picture without faces."""
+        """A randomly scaled piece of a picture without faces."""
         height, width = bgr.shape[:2]
         middle = np.array([rng.uniform(0, width), rng.uniform(0, height), min(height, width)], np.float32)
         shown = size * float(np.exp(rng.uniform(0, 1.6)))
@@ -118,7 +119,7 @@ class Windows:
         return self._finish(Chip.without_faces(bgr), transform, rng, disturbed=disturbed)
 
     def _on_nothing(self, size: int, rng: np.random.Generator) -> Picture:
-        """Mined false alarms, pieces of pictures without faces, writing, pieces of faces far too large."""
+        """A mined false alarm, a piece of a picture without faces, writing, or a piece of a face far too large."""
         kind = rng.random()
         if self.hard and kind < self.config.discs.hard_share:
             return self._on_false_alarm(self.hard[int(rng.integers(len(self.hard)))], size, rng)
@@ -134,7 +135,7 @@ class Windows:
         return crop, np.zeros_like(maps)
 
     def _on_letters(self, size: int, rng: np.random.Generator) -> Picture:
-        """Writing over anything: round letters side by side are eyes to a small network."""
+        """Writing on any background: small networks take round letters side by side for eyes."""
         bgr = self.patches[int(rng.integers(len(self.patches)))]
         chip = Chip.without_faces(written_on(bgr, rng))
         middle = np.array([(bgr.shape[1] - 1) / 2, (bgr.shape[0] - 1) / 2, bgr.shape[0]], np.float32)
@@ -143,7 +144,7 @@ class Windows:
         return self._finish(chip, transform, rng, disturbed=rng.random() < 0.5)
 
     def _on_false_alarm(self, crop: UInt8, size: int, rng: np.random.Generator) -> Picture:
-        """A mined crop, whose middle half shows what was taken for a face of the usual size."""
+        """A mined crop, scaled so that its middle third, which was taken for a face, has the usual size of a face."""
         side = len(crop)
         middle = np.array([(side - 1) / 2, (side - 1) / 2, side], np.float32)
         usual = float(np.sqrt(self.config.discs.face_px[0] * self.config.discs.face_px[1]))
@@ -156,7 +157,7 @@ class Windows:
         return self._finish(chip, transform, rng, disturbed=rng.random() < 0.6)
 
     def _finish(self, chip: Chip, transform: CropTransform, rng: np.random.Generator, *, disturbed: bool) -> Picture:
-        """Draw at twice the size, spoil the picture there, halve it: cameras blur before we shrink."""
+        """Draw at twice the size, disturb the picture, then halve it: cameras blur before the picture is shrunk."""
         background = self.patches[int(rng.integers(len(self.patches)))]
         bgr = crop_over_background(chip.bgr, doubled(transform), background, rng)
         size = transform.size[0]
@@ -169,9 +170,9 @@ class Windows:
     def _disturbed(
         self, chip: Chip, transform: CropTransform, bgr: UInt8, maps: UInt8, rng: np.random.Generator
     ) -> Picture:
-        """Spoil what a transform shows of a chip, and hide its faces as often as configured.
+        """Disturb what a transform shows of a chip, and hide its faces as often as configured.
 
-        What is configured never to happen draws nothing.
+        No random number is drawn for what is configured never to happen.
         """
         discs, faces = self.config.discs, len(chip.boxes)
         if discs.covered and faces and rng.random() < discs.covered:
@@ -180,14 +181,14 @@ class Windows:
         bgr = disturb(bgr, self.patches, rng, self.config.disturbances)
         if discs.veiled and rng.random() < discs.veiled:
             bgr = veil(bgr, rng)
-        if discs.cut and faces and rng.random() < discs.cut:  # last: the frame that it leaves is never disturbed
+        if discs.cut and faces and rng.random() < discs.cut:  # last, so that the border that it leaves is not disturbed
             centre, side = transform.to_crop(chip.boxes[0, :2]), chip.boxes[0, 2] * transform.scale
             bgr, maps = cut(bgr, maps, np.array([*centre, side], np.float32), rng)
         return bgr, maps
 
 
 class BackboneDetection:
-    """The backbone's objective: discs on faces of every allowed size and roll, silence on everything else."""
+    """The backbone's objective: discs on faces of every allowed size and roll, 0 on everything else."""
 
     def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.windows = config, Windows(config, data, hard)
@@ -198,16 +199,16 @@ class BackboneDetection:
         self._others = np.stack([self.windows.on_background(b, size, rng, disturbed=False)[0] for b in others])
 
     def build(self) -> nn.Module:
-        """The untrained backbone behind its preprocessing."""
+        """The untrained backbone with its preprocessing."""
         return nets.FromBytes(nets.build(self.config.network.name, self.config.network.landmarks))
 
     def item(self, index: int, progress: float) -> Item:
-        """Crop (s, s, 3), its disc maps (5, s, s), and whether the loudest pixels are taken as negatives."""
+        """Crop (s, s, 3), its disc maps (5, s, s), and whether the highest responses are taken as negatives."""
         size = self.config.schedule.size(progress)
         return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
 
     def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """Selective L2; negatives are random early and the loudest later."""
+        """Selective L2; negatives are random early in the run and the highest responses later."""
         crops, targets, loudest = batch
         loss = selective_l2(net(crops), targets, hardest=bool(loudest.any()))
         return loss, {"l2": loss.item()}
@@ -217,14 +218,14 @@ class BackboneDetection:
         del net
 
     def validate(self, net: nn.Module) -> dict[str, float]:
-        """Share of held-out face windows under the response that 0.1 % and 1 % of the faceless windows exceed."""
+        """Per cent of held-out face windows below the response that 0.1 % and 1 % of the faceless windows exceed."""
         faces, others = _loudness(net, self._faces), _loudness(net, self._others)
         shares = {"miss_0.1%": 0.999, "miss_1%": 0.99}
         return {k: float((faces < np.quantile(others, s)).mean() * 100) for k, s in shares.items()}
 
 
 def _loudness(net: nn.Module, windows: UInt8) -> Float32:
-    """Mean over the types of each window's highest response."""
+    """Each window's highest response, mean over the landmark types."""
     device = next(net.parameters()).device
     with torch.inference_mode():
         maps = (net(torch.from_numpy(windows[i : i + 64]).to(device)) for i in range(0, len(windows), 64))
@@ -232,7 +233,7 @@ def _loudness(net: nn.Module, windows: UInt8) -> Float32:
 
 
 class BranchRefinement:
-    """The branches' objective: exact discs in a window round what the finished, frozen backbone found."""
+    """The branches' objective: exact discs in windows round what the finished, frozen backbone found."""
 
     def __init__(self, config: Config, data: Path, hard: Sequence[UInt8], backbone: dict[str, Tensor]) -> None:
         """Take the state of a trained `FromBytes(Backbone)`."""
@@ -243,14 +244,14 @@ class BranchRefinement:
         self._truth = np.stack([xy for _, xy in pictures])
 
     def build(self) -> nn.Module:
-        """Backbone and branches behind their preprocessing; only the branches learn."""
+        """Backbone and branches with their preprocessing; only the branches are trained."""
         net = BBFCN(self.config.network.landmarks)
         net.backbone.load_state_dict({k.removeprefix("net."): v for k, v in self.backbone.items()})
         net.backbone.requires_grad_(False)
         return nets.FromBytes(net)
 
     def item(self, index: int, progress: float) -> Item:
-        """Crop (64, 64, 3), its disc maps (5, 64, 64), and whether the loudest pixels are taken as negatives."""
+        """Crop (64, 64, 3), its disc maps (5, 64, 64), and whether the highest responses are taken as negatives."""
         size = self.config.schedule.sizes[-1][1]
         return *self.windows.item(index, size), np.bool_(progress >= self.config.discs.random_share)
 
@@ -266,7 +267,7 @@ class BranchRefinement:
         del net
 
     def validate(self, net: nn.Module) -> dict[str, float]:
-        """Mean five-point error over the eye distance in percent, of the whole and of the backbone alone."""
+        """Mean five-point error over the eye distance in percent, of the whole network and of the backbone alone."""
         errors: dict[str, list[Float32]] = {"fine": [], "coarse": []}
         for i in range(0, len(self._crops), 64):
             with torch.inference_mode():
@@ -282,11 +283,11 @@ class BranchRefinement:
 
 
 def _seen_through(targets: Tensor, corner: Tensor) -> Tensor:
-    """Disc maps (B, K, h, w) cut to the windows at `corner`; UNKNOWN where a window leaves the crop."""
+    """Disc maps (B, K, h, w) cut to the windows at `corner`; UNKNOWN where a window extends beyond the crop."""
     return cut_windows(targets[:, :, None], corner.long(), UNKNOWN)[:, :, 0]
 
 
 def _eye_errors(xy: Float32, truth: Float32) -> Float32:
-    """Distance of each point from the truth over the distance of the true eyes, (F, 5)."""
+    """Distance of each point from the truth over the distance between the true eyes, (F, 5)."""
     eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)
     return np.asarray(np.linalg.norm(xy - truth, axis=-1) / eyes[:, None], np.float32)

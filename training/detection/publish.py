@@ -1,7 +1,7 @@
-"""From the two finished runs of BB-FCN to its card and weights; the command is `training.publish`.
+"""Make BB-FCN's card and weights from its two finished runs; the command is `training.publish`.
 
-The score is fitted on one half of the pictures that were kept out of the training, on the card's own files. The figures
-are measured on the other half, of the files in 8 bits too. Both with the code that runs in use.
+The score is fitted with the card's own files on one half of the pictures that were held out of the training. The
+figures are measured on the other half, also for the 8-bit files. Both use the code that runs at inference.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from .mining import draft_card
 from .objectives import held_out
 from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_face_weights, kept_out, measure
 
-PARITY = 1e-3  # response; a face answers with about 1
-PEAK = 0.4  # response from which a pixel counts in use; scores are fitted on more candidates, the draft card's
-NAMES = {  # what folders of data are called on a card; others by their path
+PARITY = 1e-3  # of the responses, which are about 1 on a face
+PEAK = 0.4  # lowest response of a peak at inference; scores are fitted on more candidates, with the draft card's peak
+NAMES = {  # names of data folders on a card; others appear by their path
     "webfaces": "WebFaces",
     "lfw5": "LFW",
     "taught/unlabelled/aflw2000": "AFLW2000",
@@ -49,7 +49,7 @@ NAMES = {  # what folders of data are called on a card; others by their path
     "negatives/catsdogs": "cats and dogs",
     "negatives/dtd": "textures",
 }
-GMAC = 31.7  # one megapixel of the scan; a crop of the second look costs 0.04
+GMAC = 31.7  # per megapixel of the scan; a crop of the second look costs 0.04
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,10 @@ class Pair:
 
     @classmethod
     def of_run(cls, config: Config, run: Path) -> Pair:
-        """The averages of a branches' run and of the backbone that it was trained on.
+        """The averages of a run of the branches and of the backbone that it was trained on.
 
         Raises:
-            ConfigError: a file is missing, or of another network.
+            ConfigError: a file is missing, or belongs to another network.
         """
         demand_own_settings(config, run)
         scan = nets.FromBytes(nets.build("bbfcn-backbone", config.network.landmarks))
@@ -75,10 +75,10 @@ class Pair:
 
 
 class Recorder:
-    """A backend that remembers what it was asked, to quantise with."""
+    """A backend that keeps its inputs, as examples for the quantisation."""
 
     description = "recorder"
-    precision = shapes = max_atlas = None  # each level is an example of its own
+    precision = shapes = max_atlas = None  # no atlas: each level is an example of its own
     preferred_batch = 1
 
     def __init__(self, backend: Backend) -> None:
@@ -96,7 +96,7 @@ class Recorder:
 
 
 def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
-    """Export, quantise, fit the score, measure; then put the files into `out`, the card last.
+    """Export, quantise, fit the score, measure; then move the files into `out`, the card last.
 
     Until then nothing in `out` changes.
 
@@ -105,20 +105,20 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
         run: its folder, with best.pt and, as backbone.pt, that of the backbone's run.
         data: root of the data sets.
         out: gets weights/NAME-scan.onnx (the backbone, for whole pictures), weights/NAME-refine.onnx (backbone and
-            branches, for crops), beside each of them NAME-ROLE-int8.onnx for CPUs that multiply bytes and
+            branches, for crops), beside each of them NAME-ROLE-int8.onnx for CPUs with 8-bit multiplication and
             NAME-ROLE.torch.npz, and cards/NAME.toml.
     Returns:
         The card's path.
     Raises:
         BackendError: the exported networks do not compute what torch does.
-        ConfigError: the run's files are missing, or of another network; too few pictures were kept out of the training;
-            or it was too short to fit anything to what the detector finds.
+        ConfigError: the run's files are missing or belong to another network; too few pictures were held out of the
+            training; or the training was too short for a score to be fitted to what the detector finds.
         SinkError: a file cannot be written.
         SourceError: a folder of data is missing or broken.
     """
     pair = Pair.of_run(config, run)
     for half in (0, 1):
-        kept_out(config, data, half)  # what is missing is told before anything is exported
+        kept_out(config, data, half)  # raises before anything is exported
     with TemporaryDirectory() as folder:
         weights = _store(config, pair, data, Path(folder))
         card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
@@ -130,7 +130,7 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
 
 
 def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, Weights]:
-    """Write both networks, stored in 16 bits, computing in 8 bits, and for torch."""
+    """Write both networks: stored in 16 bits, quantised to 8 bits, and for torch."""
     examples = _examples(config, pair, data)
     rng = np.random.default_rng(0)
     whole, crops = (rng.integers(0, 256, (2, h, w, 3), np.uint8) for h, w in ((48, 64), (64, 64)))
@@ -154,10 +154,10 @@ def _store(config: Config, pair: Pair, data: Path, folder: Path) -> dict[str, We
 
 
 def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
-    """Pyramid levels and crops that the networks meet in some training pictures with and without faces.
+    """Pyramid levels and crops that the networks are given for some training pictures with and without faces.
 
     Raises:
-        ConfigError: they meet none.
+        ConfigError: the scan finds no candidate in them.
     """
     scan, refine = Recorder(TorchBackend(pair.scan)), Recorder(TorchBackend(pair.refine))
     detector = Detector(draft_card(config), scan, refine, DetectorSettings(min_face=22))
@@ -176,7 +176,7 @@ def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
 
 
 def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
-    """Fit the scores of scan and second look on the first half of the pictures that were kept out.
+    """Fit the scores of scan and second look on the first half of the held-out pictures.
 
     Raises:
         ConfigError: there are too few of these pictures, or the detector finds too little in them.
@@ -204,9 +204,9 @@ def _fitted(measured: Measured, look: str) -> list[float]:
 
 
 def detector_figures(card: ModelCard, config: Config, data: Path) -> dict[str, float]:
-    """Recall, five-point errors and false alarms of each of the card's pairs of files, as the card names them.
+    """Recall, five-point errors and false alarms of each of the card's pairs of files, by their names on the card.
 
-    They are measured on the second half of the pictures that were kept out, of each folder by itself.
+    They are measured on the second half of the held-out pictures, separately for each folder.
 
     Raises:
         ConfigError: there are too few of these pictures.
@@ -234,7 +234,7 @@ def _figures(detector: Detector, faces: dict[str, list[Sample]], empty: list[Sam
 
 
 def _by_name(folders: dict[str, list[Sample]]) -> dict[str, list[Sample]]:
-    """Pictures by what their folders are called on a card; several may be one set."""
+    """Pictures by the names of their folders on a card; several folders may have one name."""
     groups: dict[str, list[Sample]] = {}
     for folder, samples in folders.items():
         groups.setdefault(_name_of([folder]), []).extend(samples)
@@ -246,13 +246,13 @@ def _name_of(folders: Iterable[str]) -> str:
 
 
 def _open(card: ModelCard, threshold: float) -> Detector:
-    """On ONNX Runtime and the card's own files, whatever this machine would run: a card is the same everywhere."""
+    """Run the card's own files on ONNX Runtime, whatever this machine would use: a card is the same everywhere."""
     scan, refine = (OnnxBackend(card.weights[role]) for role in ROLES["detect"])
     return Detector(card, scan, refine, DetectorSettings(threshold=threshold))
 
 
 def _rounded(card: ModelCard) -> ModelCard:
-    """The card with as many digits as its numbers are worth."""
+    """The card with its numbers rounded to meaningful digits."""
     fitted = {
         name: [round(v, 4) for v in value] if isinstance(value, list) else round(value, 5)
         for name, value in card.calibration.items()

@@ -1,7 +1,7 @@
-"""How many landmarks and faces BB-FCN finds in whole pictures with so many guesses: its paper's unconstrained setting.
+"""Recall of landmarks and faces in whole pictures with a number of guesses: BB-FCN's unconstrained setting.
 
 Every level of a pyramid gives candidates of each type of landmark. Non-maximum suppression over all levels keeps the
-loudest of those that overlap, and the branches place what is left.
+one with the highest response of those that overlap, and the branches refine the places of the rest.
 
 Source: BB-FCN, sections III-E (candidates, suppression, refinement), IV-C (recall) and IV-F (proposals).
 """
@@ -29,13 +29,13 @@ from .chips import five_points
 from .score import SMALLEST_FACE, true_boxes
 
 STEP = 1.16  # f, ratio of neighbouring levels
-THRESHOLD = 0.1  # theta, unstated: low enough for `GUESSES`
+THRESHOLD = 0.1  # theta, not stated in the paper: low enough for `GUESSES`
 PEAKS = 64  # of a type on a level
 SIDE = WINDOW // 2  # level pixels of a candidate's window
 OVERLAP = 0.5  # of windows of one landmark
 GUESSES = (15, 30)  # m, of each type in a picture
-ERRORS = (0.05, 0.08, 0.10, 0.15, 0.25)  # accepted, over the distance of the eyes
-PROPOSALS = (2, 3, 20)  # faces in a picture
+ERRORS = (0.05, 0.08, 0.10, 0.15, 0.25)  # largest accepted errors, over the eye distance
+PROPOSALS = (2, 3, 20)  # proposed faces per picture
 SAME_FACE = 0.5  # overlap, as on FDDB
 
 
@@ -47,10 +47,10 @@ class LandmarkCandidates:
         kind: (P,) int64 type.
         response: (P,) float32.
         xy: (P, 2) float32 frame pixels.
-        side: (P,) float32 of the square window round it, frame pixels.
-        planes: (P, 4, 24, 24) float32, what the type's branch looks at: the window in RGB, as the network takes it, and
+        side: (P,) float32 side of the square window round it, frame pixels.
+        planes: (P, 4, 24, 24) float32, input of the type's branch: the window in RGB, normalised for the network, and
             in the type's map, both enlarged.
-        origin, step: (P, 2) float32 frame pixels, place of the planes' first pixel, and the way from each to the next.
+        origin, step: (P, 2) float32 frame pixels, place of the planes' first pixel and distance from pixel to pixel.
     """
 
     kind: Int64
@@ -62,7 +62,7 @@ class LandmarkCandidates:
     step: Float32
 
     def take(self, index: Int64) -> LandmarkCandidates:
-        """Those with these numbers, in this order."""
+        """The candidates with these indices, in this order."""
         return LandmarkCandidates(*(values[index] for values in self._arrays()))
 
     @classmethod
@@ -80,7 +80,7 @@ def find_candidates(detector: Detector, bgr: UInt8) -> LandmarkCandidates:
 
 
 def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[int, ...]) -> LandmarkCandidates:
-    """Those of a level of this size, which is given with its margins."""
+    """The candidates of one level; `size` is the level's without margins, `level` and `maps` have them."""
     kind, xy, response = find_peaks(maps, THRESHOLD, PEAKS)
     corner = np.rint(xy - np.float32((SIDE - 1) / 2))
     rgb = (level[..., ::-1].transpose(2, 0, 1).astype(np.float32) - MEAN) / STD
@@ -100,12 +100,12 @@ def _of_level(size: tuple[int, int], level: UInt8, maps: Float32, frame: tuple[i
 
 
 def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32) -> Int64:
-    """Non-maximum suppression of landmarks' windows, each type by itself, over all levels.
+    """Non-maximum suppression of landmarks' windows over all levels, separately for each type.
 
     Args:
         kind: (P,) int64. xy: (P, 2) float32. side, response: (P,) float32.
     Returns:
-        (S,) int64 numbers of those that stay, of each type the most `GUESSES` at most, the loudest first.
+        (S,) int64 indices of the remaining ones, at most max(`GUESSES`) of each type, highest response first.
     """
     half = side[:, None] / np.float32(2)
     boxes: Float32 = np.concatenate((xy - half, xy + half), 1)
@@ -122,8 +122,8 @@ def suppress_windows(kind: Int64, xy: Float32, side: Float32, response: Float32)
 
 
 def refine(branches: Branches, found: LandmarkCandidates) -> Float32:
-    """Places (P, 2) float32, frame pixels, that the branches give candidates."""
-    number = np.array([(found.kind[:i] == k).sum() for i, k in enumerate(found.kind)], np.int64)  # among its type's
+    """The candidates' places as refined by the branches, (P, 2) float32 frame pixels."""
+    number = np.array([(found.kind[:i] == k).sum() for i, k in enumerate(found.kind)], np.int64)  # within its type
     each = torch.from_numpy(number), torch.from_numpy(found.kind)
     planes = torch.zeros(number.max(initial=0) + 1, branches.landmarks, *found.planes.shape[1:])
     planes[each] = torch.from_numpy(found.planes)
@@ -135,12 +135,12 @@ def refine(branches: Branches, found: LandmarkCandidates) -> Float32:
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Per cent of what is annotated that is found.
+    """Percentages of the annotated landmarks and faces that are found.
 
     Attributes:
-        landmarks: (of the backbone alone, with branches) x (`GUESSES`) x (`ERRORS`).
-        faces: of the first `PROPOSALS` of each picture.
-        counts: landmarks and faces that are annotated.
+        landmarks: (backbone alone, with branches) x (`GUESSES`) x (`ERRORS`).
+        faces: found by the first `PROPOSALS` of each picture.
+        counts: number of annotated landmarks and of annotated faces.
     """
 
     landmarks: Float32
@@ -152,9 +152,9 @@ def measure_recall(detector: Detector, branches: Branches, samples: Iterable[Sam
     """Look for the five5 landmarks and the faces of annotated pictures.
 
     Args:
-        detector: with a threshold of 0; `STEP` is its step in the paper.
-        branches: those of its network.
-        samples: of the pictures; faces under `SMALLEST_FACE` do not count.
+        detector: with a threshold of 0; in the paper its step is `STEP`.
+        branches: of its network.
+        samples: the pictures; faces under `SMALLEST_FACE` do not count.
     """
     errors, hits = [], []
     for sample in samples:
@@ -171,10 +171,11 @@ def measure_recall(detector: Detector, branches: Branches, samples: Iterable[Sam
 
 
 def _nearest(found: LandmarkCandidates, branches: Branches, truth: Float32) -> Float32:
-    """How far the nearest guess of its type is from each landmark (F, 5, 2), over the eyes' distance.
+    """Distance from each landmark (F, 5, 2) to the nearest guess of its type, over the eye distance.
 
     Returns:
-        (2, `GUESSES`, F, 5) of the backbone and with branches; infinite without a guess, NaN where none is annotated.
+        (2, `GUESSES`, F, 5) of the backbone and with branches; infinite without a guess, NaN for a landmark that is not
+        annotated.
     """
     found = found.take(suppress_windows(found.kind, found.xy, found.side, found.response))
     eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=-1)[:, None, None]

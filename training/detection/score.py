@@ -1,6 +1,6 @@
-"""Turn what the detector measures of a candidate into the chance that it is a face, on pictures it never saw.
+"""Fit the probability that a candidate is a face to the detector's features, on pictures held out of its training.
 
-Also how often it finds annotated faces, and how often it sees one where there is none.
+Also measure how often the detector finds annotated faces, and how many false positives it has.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from ..negatives import faceless
 from .chips import five_points
 from .objectives import held_out
 
-TEST = "lfpw/testset"  # below the data: nobody trains on it
+TEST = "lfpw/testset"  # below the data; not for training
 SAME_FACE = 0.4  # overlap from which a candidate counts as an annotated face
-SMALLEST_FACE = 22.0  # annotated faces under this side do not count
+SMALLEST_FACE = 22.0  # pixels; annotated faces with a smaller side do not count
 SECOND_LOOK_LOSS = 0.004  # share of true candidates that the scan's score may lose
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Features of candidates and whether each is a face (True) or certainly none (False)."""
+    """Features of candidates, and whether each is a face (True) or certainly not (False)."""
 
     features: Float32
     is_face: NDArray[np.bool_]
@@ -41,10 +41,10 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a detector did with pictures.
+    """Results of a detector on pictures.
 
     Attributes:
-        best: (F,) for each annotated face the score of the best proposal on it, 0 if there is none.
+        best: (F,) score of the best proposal on each annotated face, 0 if there is none.
         errors: (F, 5) distance of that proposal's points from the annotated ones over the eye distance; NaN: unknown.
         false: scores of the proposals on pictures without faces.
         faceless: number of these pictures.
@@ -60,18 +60,22 @@ class Report:
         return float((self.best >= threshold).mean())
 
     def false_alarms(self, threshold: float) -> float:
-        """Proposals on a picture without faces."""
+        """Proposals per picture without faces."""
         return float((self.false >= threshold).sum() / self.faceless)
 
 
 def kept_out(config: Config, data: Path, half: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
-    """Pictures that the training did not see, split in two halves by their names.
+    """One half, by name, of the pictures that the training did not see.
 
+    Args:
+        config: of the run.
+        data: root of the data sets.
+        half: 0 or 1.
     Returns:
-        Those with faces, by their folder below `data`: of the corpora the held-out ones, and all of LFPW's test set
-        where it is there and no corpus. And those without.
+        The pictures with faces, by their folder below `data`: the held-out ones of the corpora, and all of LFPW's test
+        set if it is there and not a corpus. Then those without faces.
     Raises:
-        ConfigError: this half has none of a kind.
+        ConfigError: this half has no pictures with faces, or none without.
         SourceError: a folder is missing or broken.
     """
     faces: dict[str, list[Sample]] = {}
@@ -104,7 +108,7 @@ def true_boxes(sample: Sample) -> Float32:
 
 
 def evaluate(detector: Detector, faces: Iterable[Sample], others: Iterable[Sample]) -> Report:
-    """Run the whole detector; set its threshold low to see a whole curve."""
+    """Run the whole detector; give it a low threshold to get a whole curve."""
     best, errors = [], []
     for sample in faces:
         found, boxes = detector.detect(sample.bgr()), true_boxes(sample)
@@ -121,7 +125,7 @@ def evaluate(detector: Detector, faces: Iterable[Sample], others: Iterable[Sampl
 
 
 def measure(detector: Detector, faces: Iterable[Sample], others: Iterable[Sample], *, refined: bool) -> Measured:
-    """Collect candidates' features: the scan's own, or those of the second look.
+    """Collect candidates' features: the scan's own, or those of the second look (`refined`).
 
     On pictures with faces only candidates on an annotated face count, because some faces are not annotated; on
     pictures without faces all count.
@@ -154,7 +158,7 @@ def _candidates(detector: Detector, bgr: UInt8, *, refined: bool) -> tuple[Float
 
 
 def fit_face_weights(measured: Measured, ridge: float = 3.0, rounds: int = 30) -> list[float]:
-    """Weights of a logistic regression, the constant last; faces and others weigh the same in total.
+    """Weights of a logistic regression, the constant last; faces and others have the same total weight.
 
     Newton's method on the penalised likelihood of standardised features.
     """

@@ -1,1 +1,1 @@
-"""The papers' tables, on pictures and on videos; see docs/evaluation.md."""
+"""Evaluation on pictures and videos, with the papers' tables; see docs/evaluation.md."""

@@ -1,4 +1,4 @@
-"""What the field measures on each set of pictures: subsets, figures, and what the papers reached."""
+"""What the field measures on each picture data set: subsets, figures, and the papers' results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Measure = Literal["NME", "FR", "AUC"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number that sums up the errors of many faces.
+    """One number that summarises the errors of many faces.
 
     Attributes:
         measure: mean error of the faces found, share of faces above the threshold, or area under the curve up to it.
@@ -37,10 +37,10 @@ class Figure:
 
     @classmethod
     def parse(cls, text: str) -> Figure:
-        """Read "NME io", "FR10 io", "AUC8 box".
+        """Read a figure such as "NME io", "FR10 io" or "AUC8 box".
 
         Raises:
-            ValueError: it is none of these.
+            ValueError: it does not have this form.
         """
         match = re.fullmatch(r"(NME|FR|AUC)(\d*) (\w+)", text)
         if match is None or match[3] not in get_args(Normaliser) or (match[1] == "NME") is bool(match[2]):
@@ -51,7 +51,7 @@ class Figure:
         return f"{self.measure}{self.percent or ''} {self.normaliser}"
 
     def of(self, errors: Float64) -> float:
-        """Sum up (F >= 1,) fractions, infinity for lost faces, as a percentage."""
+        """Summarise (F >= 1,) fractions, infinity for lost faces, as a percentage."""
         if self.measure == "NME":
             return 100 * metrics.mean_of_found(errors)[0]
         measure = metrics.failure_rate if self.measure == "FR" else metrics.auc
@@ -79,7 +79,7 @@ class Benchmark:
         figures: in the order of the rows.
         curve: the normaliser of the cumulative error curve and its end in per cent.
         papers: rows to compare with.
-        mean_of: subsets whose mean is a column of its own; empty where there is none.
+        mean_of: subsets whose mean is a column of its own; empty if there is no such column.
     """
 
     name: str
@@ -93,11 +93,11 @@ class Benchmark:
 
     @property
     def normalisers(self) -> tuple[Normaliser, ...]:
-        """All that the figures and the curve need, each once."""
+        """All normalisers that the figures and the curve need, each once."""
         return tuple(dict.fromkeys([*(figure.normaliser for figure in self.figures), self.curve[0]]))
 
     def columns(self, present: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The table's columns: name -> the subsets whose mean it is, of those that are present."""
+        """The table's columns: name -> the subsets whose mean it is; only columns whose subsets are all present."""
         columns: dict[str, tuple[str, ...]] = {name: (name,) for name in self.subsets if name in present}
         if self.mean_of and all(name in columns for name in self.mean_of):
             columns[MEAN] = self.mean_of
@@ -147,7 +147,7 @@ def summarise(benchmark: Benchmark, errors: Mapping[str, Mapping[str, Float64]])
         benchmark: whose figures and columns.
         errors: subset -> normaliser -> (F >= 1,) fractions, infinity for a lost face.
     Returns:
-        figure -> column -> percentage; NaN for the mean of faces of which none was found.
+        figure -> column -> percentage; NaN for the mean error if no face was found.
     """
     return {
         str(figure): {

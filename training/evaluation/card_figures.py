@@ -1,7 +1,7 @@
-"""Figures on a card: of its own files and, where it has such, of those in 8 bits for CPUs.
+"""Figures on a card: of its own files and, if it has some, of its 8-bit files for CPUs.
 
-Each file is measured by itself, on ONNX Runtime, whatever this machine would run: a card says the same wherever it was
-made.
+Each file is measured separately on ONNX Runtime, whatever backend this machine would use, so that a card is the same
+wherever it was made.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ...tracker.metrics import Normaliser, nme
 from ..datasets import Sample
 from .locate import InGivenBox
 
-EIGHT_BITS = ", 8 bits on a CPU"  # ends the names of the figures of files in 8 bits
+EIGHT_BITS = ", 8 bits on a CPU"  # end of the names of figures of 8-bit files
 TURNS = {"": 0.0, ", crop turned 30 degrees": math.pi / 6}
 DIGITS = 3
 
 
 def forms(card: ModelCard) -> dict[str, ModelCard]:
-    """How the names of the figures end -> the card with the files of one form alone: its own, or those of 8 bits."""
+    """End of the figures' names -> the card with one form of files alone: its own, or the 8-bit ones."""
     own = {role: replace(weights, cpu=None) for role, weights in card.weights.items()}
     found = {"": replace(card, weights=own)}
     if any(weights.cpu for weights in card.weights.values()):
@@ -42,19 +42,19 @@ def forms(card: ModelCard) -> dict[str, ModelCard]:
 
 
 def usual_normaliser(markup: Markup) -> Normaliser:
-    """What errors are divided by where nobody says so: the outer eye corners' distance, without such points the box."""
+    """The default normaliser: the distance of the outer eye corners, or the box if the markup lacks these points."""
     return "io" if "io" in markup.normalisers else "box"
 
 
 def alignment_figures(
     card: ModelCard, samples: Sequence[Sample], pictures: str, normaliser: Normaliser | None = None
 ) -> dict[str, float]:
-    """NME in percent in the annotations' boxes, upright and turned, of each of the card's files.
+    """NME in percent in ground-truth boxes, upright and turned, of each of the card's files.
 
     Args:
         card: of an alignment network.
         samples: one face each, with all points of the card's markup.
-        pictures: what they are called.
+        pictures: their name in the figures' names.
         normaliser: what errors are divided by; None for the markup's usual one.
     """
     figures = {}
@@ -77,12 +77,12 @@ def _error(aligner: Aligner, samples: Sequence[Sample], angle: float, kind: Norm
 
 
 def rounded(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures with the digits of a card; those that do not exist are left out."""
+    """Figures rounded as on a card; NaNs are left out."""
     return {name: round(value, DIGITS) for name, value in figures.items() if not math.isnan(value)}
 
 
 def write_figures(card: ModelCard, figures: Mapping[str, float], out: Path) -> Path:
-    """Give a card that is in OUT/cards new figures; others that it has, and everything else in the file, stay.
+    """Give a card in OUT/cards new figures; its other figures, and everything else in the file, stay as they are.
 
     Raises:
         CardError: the card cannot be read.
@@ -99,9 +99,9 @@ def write_figures(card: ModelCard, figures: Mapping[str, float], out: Path) -> P
 
 
 def with_table(old: str, new: str, name: str) -> str:
-    """The text of a card with one table of another text of it: in the old one's place, or at the end.
+    """The text of a card with one table taken from a new text: in place of the old table, or at the end.
 
-    Comments within the old table go with it; those behind it stay, for they are of what follows.
+    Comments within the old table are removed with it; those after it stay, because they belong to what follows.
     """
     table = re.compile(rf"^\[{re.escape(name)}\]\n(?:.*\n)*?(?=(?:[ \t]*(?:#.*)?\n)*(?:\[|\Z))", re.MULTILINE)
     old, found = f"{old.rstrip()}\n", table.search(new)

@@ -1,4 +1,4 @@
-"""The worst cases side by side, for a look at what goes wrong."""
+"""The worst cases side by side, to see what goes wrong."""
 
 from __future__ import annotations
 

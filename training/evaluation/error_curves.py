@@ -1,4 +1,4 @@
-"""Cumulative error curves as pictures, by matplotlib, which is imported when it is needed."""
+"""Cumulative error curves as pictures, drawn with matplotlib, which is imported when it is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS = 400
-STYLES = ("-", "--", ":", "-.")  # curves that fall together stay visible
+STYLES = ("-", "--", ":", "-.")  # so that curves on top of each other stay visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,8 @@ class Curve:
     """One line of a plot.
 
     Attributes:
-        label: in the legend; their number and the share under the limit are added to it.
-        errors: (F >= 1,) fractions, of F faces or of one face in F frames; infinity where it was lost.
+        label: in the legend; the number of errors and the share under the limit are added to it.
+        errors: (F >= 1,) fractions, of F faces or of one face in F frames; infinity for a lost face.
     """
 
     label: str
@@ -35,7 +35,7 @@ class Curve:
 
 
 def require_matplotlib() -> None:
-    """Find out before the work whether curves can be drawn.
+    """Check before the work that curves can be drawn.
 
     Raises:
         BackendError: matplotlib is not installed.
@@ -51,7 +51,7 @@ def draw_curves(curves: Sequence[Curve], title: str, limit: float, counted: str 
         curves: at least one.
         title: above the plot.
         limit: largest error shown, a fraction.
-        counted: what the errors are of, in the plural.
+        counted: what the errors belong to, in the plural.
     Returns:
         The plot as PNG and as SVG; the same curves give the same bytes.
     """

@@ -1,4 +1,4 @@
-"""Several files that belong together: all of them appear, or none."""
+"""Write several files that belong together: all of them, or none."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class ReportFiles:
         return self.folder / f"{self.stem}-ced.png", self.folder / f"{self.stem}-ced.svg"
 
     def all(self) -> list[Path]:
-        """Every file, and folder, that the evaluation writes."""
+        """Every file and folder that the evaluation writes."""
         return [self.table, self.summary, *self.curves]
 
 
 def remove_all(files: Iterable[Path]) -> None:
-    """Remove files, as far as they are there.
+    """Remove those of the files that exist.
 
     Raises:
         SinkError: one of them cannot be removed.
@@ -51,11 +51,11 @@ def remove_all(files: Iterable[Path]) -> None:
 
 
 def replace_all(contents: Mapping[Path, bytes]) -> None:
-    """Write files, replacing those that are there, under their own names only once each is written whole.
+    """Write files, replacing existing ones; they get their names once all of them are completely written.
 
     Raises:
-        SinkError: one of them cannot be written; then none has changed, unless a renaming failed half-way: it says in
-            which files the rest is.
+        SinkError: one of them cannot be written. Then none has changed, unless a renaming failed half-way; the message
+            says in which files the rest is.
     """
     parts = {path: PartFile(path, overwrite=True) for path in contents}
     try:

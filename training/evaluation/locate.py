@@ -1,4 +1,4 @@
-"""How an evaluation finds a face: in the annotation's own box, or all by itself as the program does in use."""
+"""How an evaluation finds a face: in the ground-truth box, or by detection as the program does in use."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 Boxes = Literal["gt", "detector"]
 FOUND_IOU = 0.3  # a face that overlaps the annotated one less than this is another face
 TRACKING = frozenset({"detect_every", "min_face", "max_faces", "smooth"})  # choices without effect in given boxes
-IN_TIME = frozenset({"detect_every", "smooth"})  # and those without effect on pictures
+IN_TIME = frozenset({"detect_every", "smooth"})  # choices without effect on pictures
 
 
 def models_measured(engines: Engines, boxes: Boxes) -> list[dict[str, Any]]:
-    """What `models_that_run` says of the networks that an evaluation runs: in given boxes, the aligner alone."""
+    """`models_that_run` for the networks that an evaluation uses: in given boxes the aligner alone."""
     return models_that_run(engines if boxes == "detector" else replace(engines, cards=engines.cards[:1]))
 
 
 def settings_measured(choices: Choices, boxes: Boxes, *, pictures: bool = False) -> dict[str, Any]:
-    """The choices that the figures of an evaluation depend on, in JSON's types: what has no effect is not told."""
+    """The choices that the figures of an evaluation depend on, in JSON types; those without effect are left out."""
     idle = TRACKING if boxes == "gt" else IN_TIME if pictures else frozenset()
     return {name: value for name, value in asdict(choices).items() if name not in idle}
 
@@ -86,13 +86,13 @@ def common_points(model: Markup, data: Markup) -> CommonPoints:
 
 
 class Locate(Protocol):
-    """Finds the landmarks of the face that an annotation (N, 2) marks in a picture; None where it is missed."""
+    """Finds the landmarks of the face that an annotation (N, 2) marks in a picture; None if the face is missed."""
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None: ...
 
 
 class InGivenBox:
-    """Landmarks in an upright crop round the annotated points, not by a set's own box as in papers; or turned."""
+    """Landmarks in a crop round the annotated points, upright or turned; papers take a data set's own box instead."""
 
     def __init__(self, aligner: Aligner, data: Markup, angle: float = 0.0) -> None:
         self._aligner, self._data, self._angle = aligner, data, angle
@@ -100,28 +100,28 @@ class InGivenBox:
         self._tight = aligner.markup.name == data.name or all(outlines)
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks:
-        """Align once. Where only one of the markups draws the face's outline, the box is guessed from five points."""
+        """Align once. If only one of the markups has the face's outline, the box is estimated from five points."""
         box = face_box(truth if self._tight else self._data.subset("five5", truth))
         return self._aligner.align(bgr, [self._aligner.crop_around(*box_centre_side(box), self._angle)])[0]
 
 
 class ByDetector:
-    """What the program itself finds in a picture that it has never seen."""
+    """Landmarks that the program finds by itself in a picture."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
 
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None:
-        """Detect and align; of all faces found the one that overlaps the annotated one most, see `overlapping`."""
+        """Detect and align; return the face that overlaps the annotated one most, see `overlapping`."""
         faces = next(iter(self._pipeline.serial([Frame(0, 0.0, 0.0, bgr)]))).faces
         face = overlapping(faces, truth)
         return None if face is None else face.measured
 
 
 def overlapping(faces: Sequence[Face], truth: Float32) -> Face | None:
-    """Of the faces that were measured the one whose box overlaps that of the annotated points (N, 2) most.
+    """The measured face whose box overlaps that of the annotated points (N, 2) most.
 
-    None where the two boxes' intersection over union is below `FOUND_IOU`.
+    None if the intersection over union of the two boxes is below `FOUND_IOU`.
     """
     measured = [face for face in faces if face.measured is not None]
     if not measured:

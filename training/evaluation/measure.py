@@ -20,15 +20,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FaceResult:
-    """How one face came out.
+    """The result for one face.
 
     Attributes:
-        entry: where it is from, to look at it again.
+        entry: its entry in the data set, to read the picture again.
         subsets: of the data set that it belongs to.
-        errors: normaliser -> fraction; infinity where the face was missed.
-        confidence: the model's own, in [0, 1]; 0 where the face was missed.
+        errors: normaliser -> fraction; infinity if the face was missed.
+        confidence: the model's own, in [0, 1]; 0 if the face was missed.
         truth: (M, 2) the compared points as annotated.
-        found: (M, 2) as the model placed them; None where the face was missed.
+        found: (M, 2) the compared points as found by the model; None if the face was missed.
     """
 
     entry: Entry
@@ -41,7 +41,7 @@ class FaceResult:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """How all faces came out.
+    """The results for all faces.
 
     Attributes:
         faces: in the data set's order.
@@ -53,7 +53,7 @@ class Measured:
 
     @property
     def missed(self) -> int:
-        """Faces that were not found."""
+        """Number of faces that were not found."""
         return sum(face.found is None for face in self.faces)
 
     def errors(self, subset: str, normaliser: Normaliser) -> Float64:
@@ -63,7 +63,7 @@ class Measured:
     def by_subset(
         self, subsets: Sequence[str], normalisers: Sequence[Normaliser]
     ) -> dict[str, dict[Normaliser, Float64]]:
-        """subset -> normaliser -> (F >= 1,) errors; subsets of which no face was measured are not in it."""
+        """subset -> normaliser -> (F >= 1,) errors; subsets without a measured face are left out."""
         present = [name for name in subsets if any(name in face.subsets for face in self.faces)]
         return {name: {kind: self.errors(name, kind) for kind in normalisers} for name in present}
 
@@ -76,7 +76,7 @@ class Measuring:
         locate: finds them.
         common: points in which they are compared.
         normalisers: what errors are divided by.
-        broken: what happens to files that cannot be read.
+        broken: whether to refuse or to skip files that cannot be read.
     """
 
     locate: Locate
@@ -90,7 +90,7 @@ def measure(entries: Sequence[Entry], how: Measuring, advanced: Callable[[], Non
 
     Args:
         entries: one face each.
-        how: see there.
+        how: see `Measuring`.
         advanced: called after each entry.
     Raises:
         SourceError: a file is broken and must not be skipped, or no face is left.
@@ -138,7 +138,7 @@ def _lengths(sample: Sample, how: Measuring) -> dict[Normaliser, Float64]:
 
 
 def _only_face(sample: Sample, points: int) -> Float32:
-    """(N, 2) points of a sample that must have one face, completely annotated."""
+    """The points (N, 2) of a sample, which must have exactly one, completely annotated face."""
     if sample.points.shape != (1, points, 2):
         raise SourceError(f"{sample.place}: wanted one face of {points} points, got {sample.points.shape}")
     if not np.isfinite(sample.points).all():

@@ -1,4 +1,4 @@
-"""Errors of a model on one annotated video, frame by frame, kept in a file so that a long evaluation can go on."""
+"""Errors of a model on one annotated video, frame by frame, saved in a file so that a long evaluation can resume."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ DECIMALS = 5  # of the errors in them, in per cent
 
 @dataclass(frozen=True, slots=True)
 class VideoErrors:
-    """How the frames of one video came out.
+    """The results for the frames of one video.
 
     Attributes:
         number, scenario: of the video.
-        frames: (T,) those measured, from 1.
-        tracks: (T,) the track that followed the annotated face, `LOST` where none did.
-        errors: (normaliser, points) -> (T,) fractions, rounded as they are kept, infinity in lost frames.
-        unread: annotated frames that the video does not have.
-        unannotated: frames of the video without an annotation.
-        origin: what the errors depend on.
+        frames: (T,) numbers of the measured frames, from 1.
+        tracks: (T,) the track on the annotated face, `LOST` if there is none.
+        errors: (normaliser, points) -> (T,) fractions, rounded as in the file, infinity in lost frames.
+        unread: number of annotated frames that the video does not have.
+        unannotated: number of frames of the video without an annotation.
+        origin: everything that the errors depend on.
     """
 
     number: str
@@ -69,11 +69,11 @@ class VideoMeasuring:
     """How videos are measured.
 
     Attributes:
-        folder: where each video's errors are kept.
-        boxes: "gt" aligns every frame in the annotation's box, "detector" tracks as `facetrack batch` does.
-        choices: what tracking depends on.
-        resume: take errors that are there and of the same origin.
-        summary: files that follow from the errors of all videos; they go before the errors of one change.
+        folder: of the files with each video's errors.
+        boxes: "gt" aligns every frame in the ground-truth box, "detector" tracks as `facetrack batch` does.
+        choices: settings of the tracking.
+        resume: take existing errors of the same origin.
+        summary: files that are computed from the errors of all videos; removed before the errors of one video change.
     """
 
     folder: Path
@@ -83,11 +83,11 @@ class VideoMeasuring:
     summary: tuple[Path, ...] = ()
 
     def file(self, number: str) -> Path:
-        """Where a video's errors are kept."""
+        """The file with a video's errors."""
         return self.folder / f"{number}.json"
 
     def keep(self, errors: VideoErrors) -> None:
-        """Keep a video's errors, in one step in the place of those that are there.
+        """Save a video's errors, replacing existing ones in one step.
 
         Raises:
             SinkError: they cannot be written.
@@ -96,7 +96,7 @@ class VideoMeasuring:
         write_errors(self.file(errors.number), errors)
 
     def forget(self, number: str) -> None:
-        """Remove a video's errors of another origin: nobody shall take them for those of a video that fails now.
+        """Remove a video's errors of another origin, so that they are not taken for those of a video that fails now.
 
         Raises:
             SinkError: they cannot be removed.
@@ -107,17 +107,17 @@ class VideoMeasuring:
 def measure_video(
     video: AnnotatedVideo, how: VideoMeasuring, engines: Engines, advanced: Callable[[], None] = lambda: None
 ) -> VideoErrors:
-    """Measure every annotated frame of a video, or take what a former run has kept.
+    """Measure every annotated frame of a video, or take the errors that an earlier run has saved.
 
     Args:
-        video: see there.
-        how: see there.
+        video: see `AnnotatedVideo`.
+        how: see `VideoMeasuring`.
         engines: opened with `how.choices`.
         advanced: called after each frame of the video.
     Raises:
-        SourceError: the video or an annotation is broken, or not one frame of it is annotated.
-        MarkupError: the model has not the 68 points of 300VW.
-        SinkError: the errors cannot be kept, or those of another origin not be removed.
+        SourceError: the video or an annotation is broken, or none of its frames is annotated.
+        MarkupError: the model does not have the 68 points of 300VW.
+        SinkError: the errors cannot be saved, or those of another origin cannot be removed.
     """
     if engines.aligner.markup.name != IBUG:
         raise MarkupError(f"300VW is measured in {IBUG}; the model has {engines.aligner.markup.name}, choose another")
@@ -135,7 +135,7 @@ def measure_video(
 
 
 def _warn_of_another_video(video: AnnotatedVideo, errors: VideoErrors) -> None:
-    """Say that frames and annotations, which go by the frames' numbers, are not as many."""
+    """Warn if the numbers of frames and annotations differ: they are matched by frame number."""
     advice = "annotations go by the frames' numbers: compare the video with the data set's own"
     if errors.unread:
         log.warning("%s: %d annotated frames are not in the video; %s", video.path, errors.unread, advice)
@@ -163,7 +163,7 @@ _Placed = tuple[int, Float32, Float32 | None, int]  # frame from 1, truth (68, 2
 def _follow(
     video: AnnotatedVideo, how: VideoMeasuring, engines: Engines, advanced: Callable[[], None]
 ) -> Iterator[_Placed | None]:
-    """Each frame of the video; None for one without an annotation."""
+    """Measure each frame of the video; None for a frame without an annotation."""
     with open_source(video.path) as source:
         if how.boxes == "gt":
             yield from _in_given_boxes(video, engines, source, advanced)
@@ -197,7 +197,7 @@ def _in_given_boxes(
 
 
 def _truth(path: Path) -> Float32:
-    """An annotation (68, 2) that errors can be measured against."""
+    """Read an annotation (68, 2) and check that errors can be measured against it."""
     truth = read_annotation(path)
     try:
         for kind, _ in MEASURES:
@@ -235,12 +235,12 @@ def _errors(video: AnnotatedVideo, read: list[_Placed | None], origin: Mapping[s
 
 
 def _as_kept(errors: Float64) -> Float64:
-    """Fractions as a file gives them back: a run that goes on from files has the very figures of one that did not."""
+    """Fractions as read from a file, so that a resumed run has exactly the figures of an uninterrupted one."""
     return np.array([round(100 * e, DECIMALS) / 100 for e in errors.tolist()], np.float64)
 
 
 def write_errors(path: Path, errors: VideoErrors) -> None:
-    """Keep a video's errors, in per cent with `DECIMALS` decimals; null in lost frames.
+    """Write a video's errors, in per cent with `DECIMALS` decimals; null in lost frames.
 
     Raises:
         SinkError: they cannot be written.
@@ -260,7 +260,7 @@ def write_errors(path: Path, errors: VideoErrors) -> None:
 
 
 def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) -> VideoErrors | None:
-    """Take back what `write_errors` kept; None where it is missing, unreadable or of another origin."""
+    """Read what `write_errors` wrote; None if the file is missing, unreadable or of another origin."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["origin"] != json.loads(json.dumps(origin)):
@@ -287,7 +287,7 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
 
 
 def _demand_plausible(kept: VideoErrors) -> None:
-    """See that frames rise from 1, with a track and errors each, and that nothing is below 0 or NaN."""
+    """Check that frames rise from 1, each with a track and errors, and that errors and counts are 0 or more."""
     frames, errors = kept.frames, [*kept.errors.values()]
     if {numbers.shape for numbers in (frames, kept.tracks, *errors)} != {(frames.size,)}:
         raise ValueError("wanted a track and errors for each frame")

@@ -1,4 +1,4 @@
-"""`facetrack evaluate 300w|wflw|cofw|aflw|aflw2000`: from a folder of pictures to the papers' table and its files."""
+"""`facetrack evaluate 300w|wflw|cofw|cofw68|aflw|aflw2000`: measure a folder of pictures and write the report."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .report import Evaluation, PictureReportFiles, as_table, write_report
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """What is evaluated, and where the results go.
+    """What to evaluate, and where to write the results.
 
     Attributes:
         benchmark: name of one of `benchmarks.benchmarks()`.
         folder: the data set in its published layout.
-        out: folder of the results; made if it is not there.
-        boxes: "gt" takes the annotation's own boxes, "detector" finds the faces itself.
-        broken: what happens to files that cannot be read.
-        overwrite: replace results that are there.
+        out: folder of the results; created if it is missing.
+        boxes: "gt" takes ground-truth boxes, "detector" detects the faces.
+        broken: whether to refuse or to skip files that cannot be read.
+        overwrite: replace existing results.
     """
 
     benchmark: str
@@ -46,11 +46,11 @@ class EvaluationSettings:
 
 
 def check(settings: EvaluationSettings) -> None:
-    """Find out before the work what could not end well.
+    """Check before the work that the results can be written.
 
     Raises:
         ConfigError: there is no such benchmark.
-        SinkError: results are there that must not be replaced, or none can be written there.
+        SinkError: there are results that must not be replaced, or the folder cannot be written.
         BackendError: a library that the report needs is missing.
     """
     find_benchmark(settings.benchmark)
@@ -61,7 +61,7 @@ def check(settings: EvaluationSettings) -> None:
 
 
 def evaluate(settings: EvaluationSettings, engines: Engines, reporter: Reporter) -> str:
-    """Measure, write the results, and give the table.
+    """Measure, write the results, and return the table.
 
     Nothing is written before everything is measured.
 

@@ -1,4 +1,4 @@
-"""An evaluation in words and files: the papers' table, a table of faces, JSON, curves and the worst cases."""
+"""Report of an evaluation: the papers' table, a table of faces, JSON, curves and the worst cases."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Evaluation:
     """A finished evaluation.
 
     Attributes:
-        benchmark, common, measured: what was measured, in which points, and how it came out.
+        benchmark, common, measured: what was measured, in which points, and the results.
         folder: of the data set.
-        boxes: where the faces' places came from.
-        models: the networks and files that ran, as `locate.models_measured` has them; the aligner's first.
-        choices, backend: what else it depends on.
+        boxes: where the face boxes came from.
+        models: the networks and files that ran, from `locate.models_measured`; the aligner's first.
+        choices, backend: the other settings that the results depend on.
         wall_s: how long it took.
     """
 
@@ -56,12 +56,12 @@ class Evaluation:
         return str(self.models[0]["name"])
 
     def errors(self) -> Mapping[str, Mapping[Any, Float64]]:
-        """subset -> normaliser -> errors, of the subsets that are there."""
+        """subset -> normaliser -> errors, for the subsets that have faces."""
         return self.measured.by_subset(list(self.benchmark.subsets), self.benchmark.normalisers)
 
 
 class PictureReportFiles(ReportFiles):
-    """The files of an evaluation on pictures: a row per face in the table, and the worst of them."""
+    """The files of an evaluation on pictures: a table with a row per face, and a sheet of the worst faces."""
 
     __slots__ = ()
 
@@ -96,7 +96,7 @@ def write_report(evaluation: Evaluation, files: PictureReportFiles) -> None:
 
 
 def as_table(evaluation: Evaluation) -> str:
-    """The papers' table: a row per figure, theirs below ours, a column per subset; percentages."""
+    """The papers' table in per cent: a row per figure with the papers' below it, a column per subset."""
     benchmark, errors = evaluation.benchmark, evaluation.errors()
     shown = benchmark.columns(list(errors))
     ours = summarise(benchmark, errors)
@@ -145,14 +145,14 @@ def _found(errors: Mapping[str, Mapping[Any, Float64]], subset: str) -> float:
 
 
 def cell(value: float | None) -> str:
-    """A figure in a table of text."""
+    """A figure as text for a table."""
     if value is None:
         return ""
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def faces_as_csv(evaluation: Evaluation) -> str:
-    """A row per face: name, subsets, whether it was found, the model's confidence, errors in per cent."""
+    """A row per face: its name, its subsets, whether it was found, the model's confidence, errors in per cent."""
     text = io.StringIO()
     kinds = evaluation.benchmark.normalisers
     writer = csv.writer(text, lineterminator="\n")
@@ -165,7 +165,7 @@ def faces_as_csv(evaluation: Evaluation) -> str:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything in JSON's types; a figure that does not exist is null, papers' rows of other points are left out."""
+    """Everything in JSON types; figures that do not exist are null, and papers' rows of other points are left out."""
     benchmark, errors, whole = evaluation.benchmark, evaluation.errors(), evaluation.common.whole
     ours = summarise(benchmark, errors)
     counts = {name: len(next(iter(of.values()))) for name, of in errors.items()}

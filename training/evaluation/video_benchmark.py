@@ -1,4 +1,4 @@
-"""300VW as it is distributed: 114 videos with one annotated face in every frame, its split and its bad frames."""
+"""300VW as it is distributed: 114 videos with one annotated face in every frame, the split and the bad frames."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 HOME = "300VW_Dataset_2015_12_14"
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv")  # the data set's own are .avi
-EXTRA = "extra"  # an archive, or a folder where somebody has unpacked it
+EXTRA = "extra"  # an archive, or a folder into which it was unpacked
 POINTS = 68
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What 300VW prescribes.
+    """The split that 300VW prescribes.
 
     Attributes:
         train: numbers of the 50 training videos.
         scenarios: scenario 1, 2, 3 -> numbers of its test videos.
         excluded: number -> frames (from 1) whose annotation is known to be inaccurate.
-        scored_frames: scenario -> frames that are left.
+        scored_frames: scenario -> number of frames that are left.
         papers: method -> NME io % of the three scenarios, protocol A.
     """
 
@@ -83,8 +83,8 @@ class AnnotatedVideo:
     Attributes:
         number: its folder's name, three digits.
         scenario: 1, 2 or 3; 0 for a training video.
-        path: of the video.
-        annotations: frame, from 1 -> its .pts file.
+        path: of the video file.
+        annotations: frame number, from 1 -> its .pts file.
     """
 
     number: str
@@ -93,14 +93,14 @@ class AnnotatedVideo:
     annotations: Mapping[int, Path]
 
 
-Found = tuple[list[AnnotatedVideo], list[Failure]]  # and videos that lack something
+Found = tuple[list[AnnotatedVideo], list[Failure]]  # the second: videos with something missing
 
 
 def find_home(folder: Path) -> Path:
-    """The folder that holds the numbered ones: this one, or `HOME` in it.
+    """The folder that holds the numbered folders: this one, or `HOME` in it.
 
     Raises:
-        SourceError: it is not there.
+        SourceError: the folder does not exist.
     """
     if not folder.is_dir():
         raise SourceError(f"{folder}: there is no such folder; wanted that of 300VW")
@@ -108,19 +108,19 @@ def find_home(folder: Path) -> Path:
 
 
 def list_test_videos(folder: Path) -> Found:
-    """The test videos that are there, scenario by scenario, and those of which the video or the annotation is missing.
+    """The test videos of a folder by scenario, and those with a missing video file or annotation.
 
     Raises:
-        SourceError: not one of them can be used.
+        SourceError: none of them can be used.
     """
     return _list_videos(folder, "test", published_split().scenarios)
 
 
 def list_training_videos(folder: Path) -> Found:
-    """The training videos that are there, and those of which the video or the annotation is missing.
+    """The training videos of a folder, and those with a missing video file or annotation.
 
     Raises:
-        SourceError: not one of them can be used.
+        SourceError: none of them can be used.
     """
     return _list_videos(folder, "training", {0: published_split().train})
 
@@ -158,13 +158,13 @@ def _video(folder: Path, scenario: int) -> AnnotatedVideo:
 
 
 def refuse_damage(video: AnnotatedVideo, failed: Sequence[tuple[str, str]]) -> None:
-    """Find out that frames are missing, for annotations go by the frames' numbers.
+    """Raise if frames are missing, because annotations are matched by frame number.
 
     Args:
-        video: that is being read.
-        failed: places and reasons so far; see `pipeline.source.Source`.
+        video: the one that is being read.
+        failed: damaged places and reasons so far; see `pipeline.source.Source`.
     Raises:
-        SourceError: there is one.
+        SourceError: there is a damaged place.
     """
     if failed:
         place, reason = failed[0]
@@ -175,7 +175,7 @@ def refuse_damage(video: AnnotatedVideo, failed: Sequence[tuple[str, str]]) -> N
 
 
 def read_annotation(path: Path) -> Float32:
-    """One frame's landmarks, (68, 2) frame pixels, all of them numbers, with a box that is not empty.
+    """One frame's landmarks, (68, 2) frame pixels, all finite, with a box that is not empty.
 
     Raises:
         SourceError: the file is broken or has other points.
@@ -193,9 +193,7 @@ def read_annotation(path: Path) -> Float32:
 
 
 def digest_annotations(video: AnnotatedVideo) -> str:
-    """What tells a video's annotations from others: a sha256 of their frames' numbers and contents.
-
-    2,000 files take 25 ms.
+    """Fingerprint of a video's annotations: a sha256 of their frame numbers and contents. 2,000 files take 25 ms.
 
     Raises:
         SourceError: a file cannot be read.
@@ -209,18 +207,18 @@ def digest_annotations(video: AnnotatedVideo) -> str:
 
 
 def find_extra(folder: Path) -> Path | None:
-    """The data set's own extra.zip, without it the folder where it is unpacked; None where there is neither."""
+    """The data set's own extra.zip, or the folder into which it was unpacked; None if there is neither."""
     unpacked = find_home(folder) / EXTRA
     packed = unpacked.with_suffix(".zip")
     return packed if packed.is_file() else unpacked if unpacked.is_dir() else None
 
 
 def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
-    """Frames with inaccurate annotations, from 1: those of the data set's extra.zip, without it the published list.
+    """Frames with inaccurate annotations, from 1, by the data set's extra.zip, or by the published list without it.
 
     Raises:
-        SourceError: extra.zip (or the folder extra) is broken, or has no such frames in it.
-        BackendError: SciPy, which reads it, is not installed.
+        SourceError: extra.zip (or the folder extra) is broken, or contains no such frames.
+        BackendError: SciPy, which reads the files, is not installed.
     Source: extra/NUMBER.mat with the variable `error`, as OpenFace's evaluation on 300VW reads it.
     """
     path = find_extra(folder)
@@ -231,7 +229,7 @@ def excluded_frames(folder: Path) -> Mapping[str, frozenset[int]]:
     else:
         names = [file.relative_to(path).as_posix() for file in sorted(path.rglob("*.mat"))]
         excluded = {_number(path, name): _bad_frames(path / name) for name in names if not _added_by_macos(name)}
-    if not excluded:  # of an archive that was unpacked elsewhere, say: none would be left out
+    if not excluded:  # for example an archive that was unpacked elsewhere: no frame would be excluded
         raise SourceError(f"{path}: wanted files such as 401.mat in it; unpack the data set again, or remove it")
     log.info("%s: %d frames of %d videos are excluded", path, sum(map(len, excluded.values())), len(excluded))
     return excluded
@@ -248,7 +246,7 @@ def _excluded_in_archive(path: Path) -> dict[str, frozenset[int]]:
 
 
 def _added_by_macos(name: str) -> bool:
-    """Whether a file is none of the data set's: macOS puts ._401.mat beside 401.mat, in archives below __MACOSX."""
+    """Whether macOS has added the file: it puts ._401.mat beside 401.mat, in archives below __MACOSX."""
     return name.rpartition("/")[2].startswith("._") or "__MACOSX" in name.split("/")
 
 
@@ -260,7 +258,7 @@ def _number(archive: Path, name: str) -> str:
 
 
 def _bad_frames(path: Path, content: bytes | None = None) -> frozenset[int]:
-    """The variable `error` of a MATLAB file, or of its bytes."""
+    """The variable `error` of a MATLAB file, which may be given by its content."""
     frames = MatlabFile(path, content).numbers("error")
     strange = frames[~(np.abs(frames) < 2**31)]
     if strange.size:

@@ -1,4 +1,4 @@
-"""The protocols of 300VW side by side, in words and files."""
+"""Report of an evaluation on 300VW: all protocols side by side, as a table and in files."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Row:
 
     @property
     def label(self) -> str:
-        """As in the table and in JSON."""
+        """The row's name in the table and in JSON."""
         mean = ", mean of videos" if self.by_video else ""
         return f"{self.protocol}  {self.figure} %, {self.points} points{mean}"
 
     def of(self, videos: Sequence[Pooled]) -> float:
-        """The value in per cent; NaN where there is none."""
+        """The value in per cent; NaN if there is none."""
         measure = self.figure.normaliser, self.points
         if self.by_video:
             values = [self.figure.of(errors[measure]) for errors in videos]
@@ -86,9 +86,9 @@ class VideoEvaluation:
     Attributes:
         videos: their errors, at least one.
         excluded: number -> frames that do not count.
-        excluded_by: what says so, in words; None where all of them count.
+        excluded_by: source of the excluded frames, in words; None if all frames count.
         failures: videos that could not be measured, and why.
-        boxes: where the face's place came from.
+        boxes: where the face boxes came from.
         wall_s: how long it took.
     """
 
@@ -114,18 +114,18 @@ class VideoEvaluation:
 
 
 class VideoReportFiles(ReportFiles):
-    """The files of an evaluation on videos: a row per video in the table, the errors of each video in DIR/STEM/."""
+    """The files of an evaluation on videos: a table with a row per video, and each video's errors in DIR/STEM/."""
 
     __slots__ = ()
 
     @property
     def frames(self) -> Path:
-        """The folder with a file of errors per video."""
+        """The folder with each video's file of errors."""
         return self.folder / self.stem
 
     @property
     def of_all_videos(self) -> tuple[Path, ...]:
-        """The files that follow from those in the folder."""
+        """The files that are computed from those in the folder."""
         return tuple(super().all())
 
     def all(self) -> list[Path]:
@@ -168,7 +168,7 @@ def _curves(evaluation: VideoEvaluation) -> list[Curve]:
 
 
 def as_table(evaluation: VideoEvaluation) -> str:
-    """All protocols: a column per scenario; percentages."""
+    """All protocols in per cent, with a column per scenario."""
     scenarios, split = evaluation.scenarios(), published_split()
     rows = [["", *(f"scenario {scenario}" for scenario in scenarios)]]
     rows.append(["videos", *(_of(len(v), len(split.scenarios[s])) for s, v in scenarios.items())])
@@ -200,7 +200,7 @@ def _head(evaluation: VideoEvaluation) -> list[str]:
 
 
 def _comparable(scenario: int, videos: Sequence[Pooled]) -> bool:
-    """Whether as many frames were scored as papers score."""
+    """Whether the number of scored frames is that of the papers."""
     return _frames(videos) == published_split().scored_frames[scenario]
 
 
@@ -217,7 +217,7 @@ def _lost(videos: Sequence[Pooled]) -> float:
 
 
 def videos_as_csv(evaluation: VideoEvaluation) -> str:
-    """A row per video: its frames, those lost, tracks that followed the face, figures in per cent."""
+    """A row per video: its frames, lost frames, number of tracks on the face, figures in per cent."""
     text = io.StringIO()
     figures = [row for row in ROWS if row.protocol in "CD" or row.by_video]
     names = ["video", "scenario", "frames", "scored", "unread", "unannotated", "lost", "tracks"]
@@ -238,7 +238,7 @@ def videos_as_csv(evaluation: VideoEvaluation) -> str:
 
 
 def _counts(evaluation: VideoEvaluation, video: VideoErrors) -> dict[str, int]:
-    """Frames of a video: measured, scored, annotated but not in the video, and the other way round."""
+    """Frames of a video: measured, scored, annotated but not in the video, and in the video but not annotated."""
     return {
         "frames": len(video.frames),
         "scored": len(evaluation.scored(video)["io", 68]),
@@ -248,9 +248,9 @@ def _counts(evaluation: VideoEvaluation, video: VideoErrors) -> dict[str, int]:
 
 
 def as_json(evaluation: VideoEvaluation) -> dict[str, Any]:
-    """Everything but the frames' errors, in JSON's types; a figure that does not exist is null.
+    """Everything but the frames' errors, in JSON types; figures that do not exist are null.
 
-    Frames count from 1, those that are left out are ranges such as "3 7-9".
+    Frames are counted from 1; excluded ones are given as ranges such as "3 7-9".
     """
     origin, split = dict(evaluation.videos[0].origin), published_split()
     scenarios = evaluation.scenarios()

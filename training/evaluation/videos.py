@@ -1,4 +1,4 @@
-"""`facetrack evaluate 300vw`: every test video, on one process or several, and the protocols' table."""
+"""`facetrack evaluate 300vw`: measure every test video, in one process or several, and write the protocols' table."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class VideoSettings:
-    """What is evaluated, and where the results go.
+    """What to evaluate, and where to write the results.
 
     Attributes:
         folder: 300VW in its published layout.
-        out: folder of the results; made if it is not there.
-        boxes: "gt" takes the annotation's own boxes, "detector" tracks as `facetrack batch` does.
+        out: folder of the results; created if it is missing.
+        boxes: "gt" takes ground-truth boxes, "detector" tracks as `facetrack batch` does.
         keep_bad: score frames with inaccurate annotations as well.
         workers: processes, each with its own networks.
-        resume: take the errors of videos that a former run has finished.
-        overwrite: replace results that are there.
+        resume: take the errors of videos that an earlier run has finished.
+        overwrite: replace existing results.
     """
 
     folder: Path
@@ -56,10 +56,10 @@ class VideoSettings:
 
 
 def check_videos(settings: VideoSettings) -> None:
-    """Find out before the work what could not end well.
+    """Check before the work that the results can be written.
 
     Raises:
-        SinkError: results are there that must not be replaced, or none can be written there.
+        SinkError: there are results that must not be replaced, or the folder cannot be written.
         BackendError: a library that the report needs is missing.
     """
     require_matplotlib()
@@ -72,10 +72,10 @@ def check_videos(settings: VideoSettings) -> None:
 def evaluate_videos(
     settings: VideoSettings, found: Found, open_engines: OpenEngines, choices: Choices, reporter: Reporter
 ) -> tuple[str, list[Failure]]:
-    """Measure what `list_test_videos` found, write the results, give the table and what could not be measured.
+    """Measure what `list_test_videos` found, write the results, return the table and the videos that failed.
 
-    The errors of each video are kept as soon as it is finished; the summary is written at the end, and a former one is
-    removed before the first errors change, so that no interruption leaves one beside the errors of other networks.
+    The errors of each video are saved as soon as it is finished. The summary is written at the end. An earlier summary
+    is removed before the first errors change, so that an interruption never leaves it beside errors of other networks.
 
     Raises:
         SourceError: no video could be measured.
@@ -115,7 +115,7 @@ def evaluate_videos(
 
 
 def _others(folder: Path, measured: set[str]) -> list[Path]:
-    """The errors that a former run has kept of other videos: they are not in this run's table."""
+    """The files with errors of other videos from an earlier run, which are not in this run's table."""
     return sorted(file for file in folder.glob("[0-9][0-9][0-9].json") if file.stem not in measured)
 
 

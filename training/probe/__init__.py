@@ -1,1 +1,1 @@
-"""Moving faces whose place is known: made from photographs, tracked, scored."""
+"""Clips of moving faces with exact ground truth: made from photographs, tracked, scored."""

@@ -1,9 +1,9 @@
-"""A moving-face probe with exact truth: still photographs with annotated landmarks become clips.
+"""A moving-face probe with exact ground truth: clips made from still photographs with annotated landmarks.
 
-One folder for each clip, in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1.
-Further faces of a clip are in `annot-2`, `annot-3`. `probe.json` tells the scene, the seed, a sha256 of what the clip
-is made of, and how much of each face can be seen. A clip is made in a folder NAME.part, which gets its name when it is
-whole.
+Each clip has a folder in the layout of 300VW: `vid.avi`, and `annot/NNNNNN.pts` for its frames, counted from 1. Further
+faces of a clip are in `annot-2`, `annot-3`. `probe.json` contains the scene, the seed, a sha256 of everything that the
+clip is made of, and how much of each face can be seen. A clip is made in a folder NAME.part, which is renamed when the
+clip is complete.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .scenes import HEIGHT, RATE, SCENES, WIDTH, Scene
 
 POINTS = 68
 ABOUT = "probe.json"
-PART = ".part"  # of a clip that is not finished, see `part_of`
+PART = ".part"  # suffix of a clip that is not finished, see `part_of`
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Recipe:
 
     Attributes:
         photographs: folder with pictures and a .pts of 68 points beside each.
-        scenes: names of `SCENES`; empty: all.
+        scenes: names from `SCENES`; empty: all.
         copies: clips of each scene, each with other heads.
         seed: the same recipe gives the same clips.
     """
@@ -73,8 +73,8 @@ class Clip:
         name: of its folder.
         video: its file.
         rate: frames per second.
-        truth: (F, T, 68, 2) frame pixels, also where a face is hidden or outside.
-        visible: (F, T) part of the landmarks that can be seen.
+        truth: (F, T, 68, 2) frame pixels, also of hidden faces and those outside the frame.
+        visible: (F, T) share of the landmarks that can be seen.
         seed: of its recipe.
     """
 
@@ -87,18 +87,18 @@ class Clip:
 
     @property
     def folder(self) -> Path:
-        """The clip's own."""
+        """The clip's folder."""
         return self.video.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What is in a probe's folder.
+    """The contents of a probe's folder.
 
     Attributes:
         folder: the probe's.
-        clips: at least one, by name.
-        failures: the clips that are not whole, and why.
+        clips: at least one, sorted by name.
+        failures: the clips that cannot be read, and why.
     """
 
     folder: Path
@@ -112,9 +112,10 @@ def make_probe(
     """Make the clips, one after the other.
 
     Args:
-        folder: gets a folder for each clip; must be missing, or empty but for what an interruption has left of a clip.
+        folder: gets a folder for each clip; must be missing or empty, except for unfinished clips of an interrupted
+            call, which are removed.
         recipe: what to make.
-        table: of the scenes that there are.
+        table: the available scenes.
         resume: the folder may also hold clips of this recipe, which are kept.
     Yields:
         The folder of each clip, when it is complete.
@@ -153,7 +154,7 @@ def make_probe(
 
 
 def _origin(scene: Scene, heads: Iterable[Cutout], seeds: Sequence[int]) -> str:
-    """What tells a clip from others of its name: a sha256 of all that it is made of."""
+    """Fingerprint of a clip: a sha256 of everything that it is made of."""
     digest = hashlib.sha256(repr((__version__, scene, seeds)).encode())
     for head in heads:
         digest.update(head.bgr.tobytes() + head.points.tobytes())
@@ -161,7 +162,7 @@ def _origin(scene: Scene, heads: Iterable[Cutout], seeds: Sequence[int]) -> str:
 
 
 def _refuse_another(folder: Path, origin: str) -> None:
-    """Find out whether a clip that is there is the one that would be made.
+    """Check that an existing clip is the one that would be made.
 
     Raises:
         SinkError: it is not.
@@ -178,7 +179,7 @@ def _refuse_another(folder: Path, origin: str) -> None:
 
 
 def _make_room(folder: Path, clips: Container[str]) -> None:
-    """Find out before the work what is in the folder beside these clips, and remove what is left of unfinished ones.
+    """Check before the work that the folder holds nothing but these clips, and remove unfinished ones.
 
     Raises:
         SinkError: there is something else.
@@ -198,14 +199,14 @@ def _make_room(folder: Path, clips: Container[str]) -> None:
 
 
 def _is_half(path: Path) -> bool:
-    """Whether it is a clip that was not finished, and nothing else."""
+    """Whether it is the folder of an unfinished clip, with nothing else in it."""
     if path.suffix != PART or not path.is_dir():
         return False
     return all(file.name in ("vid.avi", ABOUT) or file.name.startswith("annot") for file in path.iterdir())
 
 
 def read_heads(folder: Path) -> list[Cutout]:
-    """The annotated heads of a folder that are whole in their photographs.
+    """The annotated heads of a folder with all their points inside the photograph.
 
     Raises:
         SourceError: the folder cannot be read.
@@ -221,7 +222,7 @@ def read_heads(folder: Path) -> list[Cutout]:
 
 
 def _write_whole(folder: Path, painter: Painter, made_of: Mapping[str, object]) -> None:
-    """Write a clip, or nothing."""
+    """Write a complete clip, or nothing."""
     part = part_of(folder)
     try:
         _write(part, painter, made_of)
@@ -258,10 +259,10 @@ def encode(path: Path, frames: Iterable[UInt8], crf: int) -> None:
 
 
 def read_probe(folder: Path) -> Probe:
-    """All clips of a probe, by name, and which of them cannot be read.
+    """All clips of a probe, sorted by name, and those that cannot be read.
 
     Raises:
-        SourceError: there is none that can be read.
+        SourceError: no clip can be read.
     """
     clips, failures = [], []
     for place in sorted(path for path in folder.glob("*") if _holds_clip(path)):
@@ -277,7 +278,7 @@ def read_probe(folder: Path) -> Probe:
 
 
 def _holds_clip(folder: Path) -> bool:
-    """Whether it is a clip's, be it whole or not."""
+    """Whether it is the folder of a clip, complete or not."""
     return any((folder / name).exists() for name in (ABOUT, "vid.avi", "annot"))
 
 

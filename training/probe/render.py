@@ -1,4 +1,4 @@
-"""Painting the frames of a scene: photographs of faces on a made background, with the faults of a real camera."""
+"""Paint the frames of a scene: photographed faces on an artificial background, with the faults of a real camera."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ...tracker.geometry import bounding_box, box_centre_side
 from ...tracker.types import Float32, Float64, UInt8
 from .scenes import HEIGHT, WIDTH, Path, Scene, homographies, mapped
 
-MASK_RADII = 0.70, 0.78  # of the ellipse that cuts a head out of its photograph, face sizes
-FEATHER = 0.05  # face sizes
+MASK_RADII = 0.70, 0.78  # of the ellipse that cuts a head out of its photograph, in face sizes
+FEATHER = 0.05  # width of the ellipse's soft edge, in face sizes
 MOST_EXPOSURES = 9
-OPAQUE = 0.5  # cover above which a point is hidden
+OPAQUE = 0.5  # cover above which a point behind is hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Cutout:
         return box_centre_side(bounding_box(self.points))
 
     def cover(self, xy: Float64) -> Float64:
-        """How much of what is behind is hidden, in [0, 1], at points (N, 2) of the photograph."""
+        """How much of the background is hidden, in [0, 1], at points (N, 2) of the photograph."""
         centre, side = self.place
         away = (xy - centre) / side / MASK_RADII
         inside: Float64 = np.clip((1 - np.hypot(away[:, 0], away[:, 1])) / FEATHER * MASK_RADII[0], 0, 1)
@@ -46,7 +46,7 @@ class Cutout:
         return np.where(outside, 0.0, inside)
 
     def layers(self) -> list[Float32]:
-        """(H, W, 4) colour times cover, and cover in [0, 1]; then half the size each, for smaller faces."""
+        """(H, W, 4) colour times cover, and cover in [0, 1]; then the same at half the size, and so on."""
         height, width = self.bgr.shape[:2]
         grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float64)
         cover = self.cover(grid).reshape(height, width)
@@ -65,12 +65,12 @@ class Painter:
         self.scene, self.heads = scene, heads
         self._layers = [head.layers() for head in heads]
         self._rng = rng
-        self._last: tuple[bytes, Float32] | None = None  # poses and picture: much of a scene is at rest
+        self._last: tuple[bytes, Float32] | None = None  # poses and picture, reused while a scene is at rest
         self._background = _cloth(rng, (HEIGHT, WIDTH), (60, 190))
         self._bar = _cloth(rng, (HEIGHT, WIDTH), (20, 120))
 
     def truth(self) -> Float32:
-        """Give (F, T, 68, 2), where the landmarks are in the middle of each frame's exposure."""
+        """The landmarks (F, T, 68, 2) in the middle of each frame's exposure, frame pixels."""
         times = np.arange(self.scene.frames, dtype=np.float64)
         tracks = [
             np.stack([mapped(h, head.points.astype(np.float64)) for h in self._maps(head, path, times)])
@@ -79,7 +79,7 @@ class Painter:
         return np.array(tracks, np.float32).reshape(len(tracks), self.scene.frames, 68, 2)
 
     def visible(self, truth: Float32) -> Float32:
-        """Give (F, T) parts of the landmarks that are inside the frame and behind nothing."""
+        """Shares (F, T) of the landmarks that are inside the frame and not covered."""
         times = np.arange(self.scene.frames, dtype=np.float64)
         hidden = np.asarray(((truth < 0) | (truth > (WIDTH - 1, HEIGHT - 1))).any(-1))
         for behind in range(len(self.heads)):
@@ -96,14 +96,14 @@ class Painter:
         return shown
 
     def frames(self) -> Iterator[UInt8]:
-        """Paint frame after frame, (HEIGHT, WIDTH, 3)."""
+        """Paint the frames one after the other, (HEIGHT, WIDTH, 3) uint8."""
         for t in range(self.scene.frames):
             light = self._exposed(float(t)) * self._light(t)
             light += self.scene.noise * self._rng.standard_normal(light.shape, np.float32)
             yield np.clip(np.rint(light), 0, 255).astype(np.uint8)
 
     def _exposed(self, t: float) -> Float32:
-        """The mean of the pictures during the exposure, of which t is the middle."""
+        """The mean of the pictures during an exposure around t."""
         ends = t + self.scene.shutter * np.array([-0.5, 0.5])
         moves = [np.ptp(path.pose(ends)[:, :2], axis=0) for path in self._paths()]
         longest = max((float(np.hypot(*move)) for move in moves), default=0.0)
@@ -155,7 +155,7 @@ class Painter:
 
 
 def _lay_over(picture: Float32, layers: list[Float32], homography: Float64) -> None:
-    """Lay a cutout over a picture, in place; a smaller copy of it where it is shrunk, so that nothing flickers."""
+    """Lay a cutout over a picture, in place; if it is shrunk, from a smaller copy, so that nothing flickers."""
     level = 0
     while level + 1 < len(layers) and _scale(homography) * 2**level < 0.6:
         level += 1
@@ -178,7 +178,7 @@ def _lay_over(picture: Float32, layers: list[Float32], homography: Float64) -> N
 
 
 def _scale(homography: Float64) -> float:
-    """Frame pixels per photograph pixel, about."""
+    """Approximate frame pixels per photograph pixel."""
     normal = homography / homography[2, 2]
     return float(np.sqrt(abs(np.linalg.det(normal[:2, :2]))))
 

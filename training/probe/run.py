@@ -1,4 +1,4 @@
-"""Running the shipped batch pipeline over a probe, and what it scores."""
+"""Run the shipped batch pipeline over a probe and score it."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ REPORT = "report.json"
 def measure_probe(
     probe: Probe, out: Path | None, engines: Engines, existing: Existing = "refuse"
 ) -> tuple[dict[str, Any], list[Failure]]:
-    """Track the clips, each into its table, as `facetrack batch --raw` does, and report what the tables are worth.
+    """Track each clip into its own table, as `facetrack batch --raw` does, and score the tables.
 
     Args:
-        probe: of `clips.read_probe`.
-        out: keeps the tables, and `report.json` beside those that it is of; None: nothing is kept.
+        probe: from `clips.read_probe`.
+        out: folder for the tables and their `report.json`; None: nothing is kept.
         engines: as for a batch.
-        existing: what to do about what is in out; "resume" takes the tables that are complete, as a batch does.
+        existing: what to do with files that are in out already; "resume" takes complete tables, as a batch does.
     Returns:
-        The report, and the clips that are not measured.
+        The report, and the clips that could not be measured.
     Raises:
         SourceError: no clip could be measured.
-        SinkError: out cannot be written, or holds what must not be overwritten.
+        SinkError: out cannot be written, or holds files that must not be overwritten.
     """
     failures, results = list(probe.failures), []
     if out is not None:
         _make_room(probe.clips, out, existing)
-    tables: Existing = "resume" if existing == "resume" else "overwrite"  # where one may not be there, none is
+    tables: Existing = "resume" if existing == "resume" else "overwrite"  # with "refuse" there are none by now
     with tempfile.TemporaryDirectory(prefix="facetrack-probe-") as passing:
         outputs = Outputs(out or Path(passing), columns=TableOptions(raw=True), existing=tables)
         for clip in probe.clips:
@@ -67,7 +67,7 @@ def measure_probe(
 
 
 def _origin(probe: Probe, engines: Engines) -> dict[str, Any]:
-    """What the scores depend on, beside each clip's seed, as in an evaluation's report."""
+    """Everything that the scores depend on besides each clip's seed, as in an evaluation's report."""
     return {
         "facetrack": __version__,
         "folder": probe.folder.name,
@@ -79,7 +79,7 @@ def _origin(probe: Probe, engines: Engines) -> dict[str, Any]:
 
 
 def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
-    """Find out before anything is tracked what must not be replaced, and remove the report on the tables that will be.
+    """Check before tracking that nothing is replaced which must not be, and remove the report, which will be outdated.
 
     Raises:
         SinkError: something must not be replaced, or out cannot be written.
@@ -106,10 +106,10 @@ def _is_ours(report: Path) -> bool:
 
 
 def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
-    """What the table of a clip holds, once it is written.
+    """Track a clip into its table and read the table.
 
     Raises:
-        SourceError: the clip could not be tracked, or its truth is of another number of frames.
+        SourceError: the clip could not be tracked, or its truth has another number of frames.
     """
     task = Task(str(clip.video), clip.name)
     failures = track_all([task], outputs, engines, NoProgress())
@@ -124,7 +124,7 @@ def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
 
 
 def read_table(path: Path) -> TrackedClip:
-    """The rows with a face of a table of schema 1 that was written with --raw.
+    """The rows with a face of a table (schema 1) that was written with --raw.
 
     Raises:
         SourceError: it cannot be read, or lacks a column.
@@ -156,9 +156,9 @@ def _points(lines: list[list[str]], column: dict[str, int], x: str, y: str) -> n
 def compile_report(
     results: Sequence[tuple[Clip, TrackedClip]], origin: Mapping[str, Any], failures: Sequence[Failure] = ()
 ) -> dict[str, Any]:
-    """Everything measured, behind what it depends on, in JSON's types.
+    """The results after everything that they depend on, in JSON types.
 
-    MOTA is None where no face is plain to see, which is where "wanted_face_frames" is 0, or without py-motmetrics.
+    MOTA is None if no face is plain to see ("wanted_face_frames" is 0), or if py-motmetrics is not installed.
     """
     scores = [score(clip, tracked) for clip, tracked in results]
     mota, idf1 = _mota_idf1(results)
@@ -170,7 +170,7 @@ def compile_report(
 
 
 def _mota_idf1(results: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float | None, float | None]:
-    """None where no face was to be seen, or py-motmetrics is not installed."""
+    """MOTA and IDF1; None if they do not exist (no face to be seen), or if py-motmetrics is not installed."""
     try:
         mota, idf1 = mota_idf1(results)
     except ImportError:

@@ -1,7 +1,7 @@
-"""The scenes of the moving-face probe, as data: who moves how, in which light, behind what.
+"""The scenes of the moving-face probe as data: the faces' motion, the light, the occluders.
 
-Places and sizes are pixels of a frame of `WIDTH` x `HEIGHT`, times are frames at `RATE` a second, angles degrees. The
-size of a face is the longer side of the box round its landmarks in its photograph.
+Positions and sizes are in pixels of a frame of `WIDTH` x `HEIGHT`, times in frames at `RATE` per second, angles in
+degrees. The size of a face is the longer side of the box round its landmarks in its photograph.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Swing:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """How a face moves: from key to key at a steady speed, with swings on top.
+    """How a face moves: from key to key at constant speed, with swings added.
 
     Attributes:
-        keys: (frame, x, y, size) in order of time; before the first and after the last the face rests.
-            A jump belongs between two exposures.
+        keys: (frame, x, y, size) in order of time; before the first and after the last the face rests. Put a jump
+            between two exposures.
         swings: of the pose.
     """
 
@@ -47,7 +47,7 @@ class Path:
     swings: tuple[Swing, ...] = ()
 
     def pose(self, frames: Float64) -> Float64:
-        """Give (T, 6) x, y, size in px, and roll, yaw, pitch in radians at (T,) times, which need not be whole."""
+        """(T, 6) x, y, size in px, and roll, yaw, pitch in radians at times (T,), which need not be whole numbers."""
         keys = np.array(self.keys, np.float64)
         pose = np.zeros((len(frames), 6))
         for i in range(3):
@@ -65,7 +65,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Occluder:
-    """An upright bar without any face that passes in front of everything.
+    """An upright bar without a face on it that passes in front of everything.
 
     Attributes:
         path: of its centre; its size is its width.
@@ -86,10 +86,10 @@ class Scene:
         faces: the later ones are nearer to the camera.
         occluder: in front of all faces, or None.
         noise: sigma of the sensor's noise, grey levels.
-        shutter: part of the time between two frames for which a frame is exposed.
-        gain: (least, greatest) brightness, swinging between the two within 90 frames.
-        shade: how much darker one side of the frame is at most, part; the dark side turns once in 150 frames.
-        crf: loss of the H.264 encoder; 23 is its default, more is worse; at 8 the sensor's noise comes through.
+        shutter: exposure time as a share of the time between two frames.
+        gain: (least, greatest) brightness, swinging between the two with a period of 90 frames.
+        shade: how much darker one side of the frame is at most, as a share; the dark side turns once in 150 frames.
+        crf: rate factor of the H.264 encoder; 23 is its default, higher loses more; at 8 the sensor's noise is kept.
     """
 
     name: str
@@ -108,7 +108,7 @@ def _rest(size: float = SIZE_PX, swings: tuple[Swing, ...] = ()) -> Path:
 
 
 def _ride(px_per_frame: float) -> Path:
-    """Rest for two seconds, ride for half the frame's width, and rest again, with a sudden start and a sudden stop."""
+    """Rest for two seconds, move by half the frame's width, and rest again, with a sudden start and a sudden stop."""
     left, way = WIDTH / 4, WIDTH / 2
     return Path(((60, left, 240, SIZE_PX), (60 + way / px_per_frame, left + way, 240, SIZE_PX)))
 
@@ -154,13 +154,13 @@ SCENES: tuple[Scene, ...] = (
 
 
 def homographies(pose: Float64, centre: tuple[float, float], side: float) -> Float64:
-    """Give the maps from a photograph to the frame.
+    """The homographies from a photograph to the frame.
 
-    The photograph is a flat picture in space that is moved and turned before a camera; the middle of its face lands on
-    x, y of the pose.
+    The photograph is a flat picture in space that is moved and turned in front of a camera; the middle of its face is
+    projected to x, y of the pose.
 
     Args:
-        pose: (T, 6) as `Path.pose` gives it.
+        pose: (T, 6) as `Path.pose` returns it.
         centre: (x, y) of the face in the photograph.
         side: longer side of its box there.
     Returns:
@@ -177,7 +177,7 @@ def homographies(pose: Float64, centre: tuple[float, float], side: float) -> Flo
 
 
 def mapped(homography: Float64, xy: Float64) -> Float64:
-    """Move points (N, 2) by a (3, 3) homography."""
+    """Apply a (3, 3) homography to points (N, 2)."""
     there = np.column_stack((xy, np.ones(len(xy)))) @ homography.T
     moved: Float64 = there[:, :2] / there[:, 2:]
     return moved

@@ -1,9 +1,9 @@
-"""What a tracker did with a clip of the probe, measured against the exact truth.
+"""Score a tracker on a clip of the probe against the exact ground truth.
 
 A face that shows at least `PLAIN` of its landmarks has to be tracked, one that shows at most `HIDDEN` of them must not
-be; in between nothing is asked. Errors of place are split into the aligner's standing error, which differs from
-photograph to photograph, and what time adds to it: jitter, lag and overshoot are counted from where the track stands
-while the face is at rest.
+be; in between either is accepted. Localisation errors are split into the aligner's standing error, which differs from
+photograph to photograph, and what motion adds to it: jitter, lag and overshoot are measured relative to the track's
+position while the face is at rest.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from ...tracker.types import Float32, Float64, Int64
 from .clips import Clip
 
 PLAIN, HIDDEN = 0.8, 0.2
-SAME_FACE = 0.2  # mean distance of the landmarks over the face's size up to which a track is on a face
-SETTLED = 30  # frames; a track that is older than a second has settled
-STEADY = 10  # frames of steady motion that make a ride
+SAME_FACE = 0.2  # largest mean distance of the landmarks over the face's size at which a track is on a face
+SETTLED = 30  # frames, one second, after which a track has settled
+STEADY = 10  # fewest frames of motion at constant speed that count as a ride
 NOBODY = -1
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedClip:
-    """What a tracker said of the T frames of a clip; rows of the same frame belong to different faces.
+    """A tracker's results for the T frames of a clip; rows of the same frame belong to different faces.
 
     Attributes:
         frame: (R,) 0-based frame of each row.
-        track: (R,) identity.
-        measured: (R,) bool, False where a face is only carried on.
+        track: (R,) track ID.
+        measured: (R,) bool, False if the face was carried on without a measurement.
         xy: (R, 68, 2) landmarks.
-        raw: (R, 68, 2) as measured, NaN where they were not.
-        frames: how many were read, T of a whole clip.
+        raw: (R, 68, 2) as measured, NaN if they were not.
+        frames: number of frames read, T for a complete clip.
     """
 
     frame: Int64
@@ -48,15 +48,15 @@ class TrackedClip:
 
 @dataclass(frozen=True, slots=True)
 class Steadiness:
-    """How a track of one kind (smoothed or raw) behaves in time; None where a clip does not show it.
+    """Steadiness of a track of one kind (smoothed or raw); None for what the clip does not show.
 
     Attributes:
         jitter_px: RMS deviation of a coordinate while the face is at rest.
-        lag_px: behind a face that rides at a steady speed, from the sixth frame on.
+        lag_px: distance behind a face that moves at constant speed, from the sixth frame on.
         lag_ms: the same as time.
-        start_px: behind it in the first two frames of a sudden start.
-        overshoot_px: how far the whole face runs beyond the place where it stops suddenly, at most.
-        error_px: RMS error of a coordinate less the standing error, over all frames that were tracked.
+        start_px: distance behind it in the first two frames after a sudden start.
+        overshoot_px: how far the whole face runs beyond the place of a sudden stop, at most.
+        error_px: RMS error of a coordinate after subtracting the standing error, over all tracked frames.
     """
 
     jitter_px: float | None = None
@@ -69,18 +69,18 @@ class Steadiness:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """All about one clip.
+    """The scores of one clip.
 
     Attributes:
         name: of the clip.
-        nme: inter-ocular, fractions, per face and frame; None where the face was not tracked.
+        nme: inter-ocular, fractions, per face and frame; None if the face was not tracked.
         wanted_face_frames: frames in which a face was plain to see, summed over the faces.
-        lost_face_frames: of these, in how many it was not tracked.
-        first_found_frames: until each face was found, from where it was plain to see; None: never.
-        found_again_frames: the same each time that a face came back into sight.
-        held_on_frames: for which a face was still reported each time that it got out of sight.
-        switches: how often a face got another identity.
-        false_tracks: identities that were on no face most of the time.
+        lost_face_frames: those of them in which it was not tracked.
+        first_found_frames: frames from when each face was plain to see until it was found; None: never.
+        found_again_frames: frames from when a face came back into sight until it was found, for each time it did.
+        held_on_frames: frames in which a face was still reported after it went out of sight, for each time it did.
+        switches: identity switches.
+        false_tracks: track IDs that were on no face most of the time.
         false_rows: measured rows on no face.
         smoothed, raw: steadiness.
     """
@@ -100,12 +100,12 @@ class Score:
 
     @property
     def mean_nme(self) -> float | None:
-        """Mean over all frames in which a face was tracked, a fraction."""
+        """Mean error over all frames in which a face was tracked, a fraction; None if there are none."""
         values = [value for face in self.nme for value in face if value is not None]
         return float(np.mean(values)) if values else None
 
     def table(self) -> dict[str, Any]:
-        """All values in JSON's types; what is no count has its unit at the end of its name."""
+        """All values in JSON types; names of values that are not counts end with the unit."""
         told = asdict(self)
         del told["nme"]
         nme = [[_percent(error) for error in face] for face in self.nme]
@@ -140,10 +140,10 @@ def score(clip: Clip, tracked: TrackedClip) -> Score:
 
 
 def match(clip: Clip, tracked: TrackedClip) -> Int64:
-    """Give (F, T) the measured row that is on each face, `NOBODY` where none is.
+    """The measured row on each face, (F, T); `NOBODY` if there is none.
 
-    Rows near enough go to the face that they are nearest to, but one that was on a face stays on it while it is near
-    enough, as in the CLEAR metrics. Hidden faces are matched like the others.
+    A row that is near enough is matched to the nearest face, but a track that was on a face stays on it while it is
+    near enough, as in the CLEAR metrics. Hidden faces are matched like the others.
     """
     faces, frames = clip.visible.shape
     rows = np.full((faces, frames), NOBODY, np.int64)
@@ -175,7 +175,7 @@ def _distances(clip: Clip, xy: Float32, t: int) -> Float64:
 
 
 def _strays(clip: Clip, tracked: TrackedClip) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """(R,) whether a measured row is on no face, be it plain or half hidden."""
+    """(R,) whether a measured row is on no face, plain or half hidden."""
     stray = np.zeros(len(tracked.frame), bool)
     for r in np.flatnonzero(tracked.measured):
         t = int(tracked.frame[r])
@@ -207,12 +207,12 @@ def _first(flags: Iterable[Any]) -> int | None:
 
 
 def _starts(flags: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
-    """Where runs of True begin, not counting one at 0."""
+    """Where runs of True begin, except one at 0."""
     return [int(i) + 1 for i in np.flatnonzero(np.diff(flags.astype(np.int8)) == 1)]
 
 
 def _returns(plain: np.ndarray[Any, np.dtype[np.bool_]], hidden: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
-    """The first plain frame after each time that a face was hidden."""
+    """The first plain frame after each time a face was hidden."""
     back = [_first(plain[t:]) for t in _starts(hidden)]
     return [t + wait for t, wait in zip(_starts(hidden), back, strict=True) if wait is not None]
 
@@ -227,7 +227,7 @@ def _switches(tracks: Int64) -> int:
 
 
 def _steadiness(clip: Clip, points: Float32, rows: Int64) -> Steadiness:
-    """That of a clip with one face that was tracked all the time once it was found."""
+    """Steadiness on a clip with one face that was always tracked from frame `SETTLED` on; else all None."""
     if len(clip.truth) != 1 or (rows[0, SETTLED:] == NOBODY).any():
         return Steadiness()
     track, truth = points[rows[0]].astype(np.float64), clip.truth[0].astype(np.float64)
@@ -258,7 +258,7 @@ def _steadiness(clip: Clip, points: Float32, rows: Int64) -> Steadiness:
 
 
 def _ride(step: Float64) -> tuple[int, int] | None:
-    """First frame of the longest stretch of one steady speed between two rests, and the first after it."""
+    """First frame of a motion at constant speed between two rests, and the first frame after it; None without one."""
     speed = np.linalg.norm(step, axis=1)
     moving = np.flatnonzero(speed > 0.5)
     if moving.size < STEADY or np.ptp(moving) + 1 != moving.size or moving[0] < 2 * SETTLED - 1:
@@ -268,9 +268,9 @@ def _ride(step: Float64) -> tuple[int, int] | None:
 
 
 def mota_idf1(clips: Sequence[tuple[Clip, TrackedClip]]) -> tuple[float, float]:
-    """Give MOTA and IDF1 over all clips, of py-motmetrics.
+    """MOTA and IDF1 over all clips, by py-motmetrics.
 
-    Faces count while they are plain to see; rows on a face that is not are passed over.
+    Faces count while they are plain to see; rows on a face that is not are ignored.
 
     Raises:
         ImportError: py-motmetrics is not installed.

@@ -1,4 +1,4 @@
-"""A probe's report in words."""
+"""A probe's report as a text table."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _COLUMNS = (
 def report_as_table(report: Mapping[str, Any]) -> str:
     """A line for each clip and one for all of them.
 
-    "lost" are frames of single faces: two faces in one frame are two. "found" and "again" are the frames until a face
-    was found at first, and after it was out of sight; "held on" those for which it was still reported when it was not
-    to be seen. The largest counts where there are several.
+    "lost" counts frames of single faces: two faces in one frame count as two. "found" and "again" are the frames until
+    a face was found, for the first time and after it was out of sight. "held on" are the frames in which it was still
+    reported while it was out of sight. If there are several values the largest is shown.
     """
     rows = [*zip(*_COLUMNS, strict=True), *(_row(clip) for clip in report["clips"])]
     total = report["total"]
@@ -64,7 +64,7 @@ def _number(value: float | None, decimals: int) -> str:
 
 
 def _largest(waits: Sequence[int | None]) -> str:
-    """The longest wait; one without end is longer than all."""
+    """The longest wait; "never" if one of them did not end."""
     if not waits:
         return ""
     return "never" if None in waits else str(max(wait for wait in waits if wait is not None))
