@@ -91,7 +91,8 @@ def export(
 ) -> None:
     """Convert a model to another precision or runtime.
 
-    Print how far its landmarks are from those of the fp32 model, in pixels.
+    MODEL is the name of a network or card; see `facetrack models`. The command prints how far the new model's landmarks
+    are from those of the fp32 model, in pixels.
 
     ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also stored where `--backend
     tensorrt` finds them; it uses the plan of a model that was exported last. 8-bit ONNX files are checked one picture
@@ -170,9 +171,9 @@ def calibrate_int8(
 ) -> None:
     """Quantise a model to 8 bits.
 
-    Layers that move the landmarks too far stay in 32 bits. Set FACETRACK_HOME to DIR to use the result: a model
-    NAME-int8 for TensorRT and CPUs alike. With --for-cpu the quantisation is finer and the result is for CPUs only:
-    TensorRT and torch continue to use the model's own files.
+    MODEL is the name of a network or card; see `facetrack models`. Layers that move the landmarks too far stay in 32
+    bits. Set FACETRACK_HOME to DIR to use the result: a model NAME-int8 for TensorRT and CPUs alike. With --for-cpu the
+    quantisation is finer and the result is for CPUs only: TensorRT and torch continue to use the model's own files.
     """
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name
@@ -249,7 +250,7 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
     """Calibrate a model's confidence and noise on photographs.
 
-    Set FACETRACK_HOME to DIR to use the result.
+    MODEL is the name of a network or card; see `facetrack models`. Set FACETRACK_HOME to DIR to use the result.
     """
     from ..engines.card import find_card
     from ..engines.fit import demand_fit

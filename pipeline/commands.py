@@ -137,7 +137,8 @@ def batch(
 ) -> int:
     """Track recordings: videos and folders of pictures.
 
-    A video NAME.ext gives DIR/NAME.csv and DIR/NAME.json, a folder of pictures DIR/FOLDER.csv and DIR/FOLDER.json.
+    INPUT is a video, a folder of pictures, a glob of either, or a URL. A video NAME.ext gives DIR/NAME.csv and
+    DIR/NAME.json, a folder of pictures DIR/FOLDER.csv and DIR/FOLDER.json.
     """
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from .batch import open_and_track_all

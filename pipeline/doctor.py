@@ -213,7 +213,7 @@ def _models() -> Iterator[Check]:
                 card.name, "failed", str(error), "write that model again, or remove its card" if own else REINSTALL
             )
         else:
-            detail = f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card"
+            detail = f"{card.network}, {size / 1e6:.1f} MB, sha256 matches its card"
             yield (
                 Check(card.name, "ok", detail) if tracks else Check(card.name, "absent", f"{detail}; {NO_SCORE}", SCORE)
             )
