@@ -119,7 +119,7 @@ def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptu
         pytest.skip("this machine has TensorRT")
     with caplog.at_level("INFO"):
         open_backend(tiny_weights(tmp_path), "auto")
-    assert "backend auto takes ONNX Runtime" in caplog.text
+    assert "backend auto uses ONNX Runtime" in caplog.text
     assert "(the package tensorrt is not installed)" in caplog.text
 
 
@@ -156,7 +156,7 @@ def test_auto_names_the_file_that_it_takes(
     cpu.path.write_bytes(weights.path.read_bytes())
     with caplog.at_level("INFO"):
         open_backend(replace(weights, cpu=cpu), "auto")
-    assert "for-cpus.onnx: backend auto takes" in caplog.text
+    assert "for-cpus.onnx: backend auto uses" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["onnx:cuda", "onnx:tensorrt"])
@@ -184,7 +184,7 @@ def test_a_runtime_that_cannot_be_imported_is_an_error_with_its_remedy(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime")
     monkeypatch.setattr("sys.platform", platform)
-    with pytest.raises(BackendError, match=f"^ONNX Runtime cannot be imported: DLL load failed; to mend it: {remedy}"):
+    with pytest.raises(BackendError, match=f"^ONNX Runtime cannot be imported: DLL load failed; to fix it: {remedy}"):
         OnnxBackend(tiny_weights(tmp_path))
 
 

@@ -106,7 +106,7 @@ def test_a_batch_that_worked_exits_with_0_and_leaves_stdout_to_data(
     [
         ("missing.mp4", None, "not found"),
         ("empty.mp4", b"", "the file is empty"),
-        ("text.mp4", b"Dear diary, today was a day.\n" * 50, "not a video"),
+        ("text.mp4", b"Dear diary, today was a day.\n" * 50, "not a readable video"),
     ],
 )
 def test_a_single_input_that_cannot_be_read_exits_with_1_and_one_line(
@@ -668,7 +668,7 @@ def test_what_is_exported_may_be_of_any_task_and_a_model_that_does_not_exist_is_
     (card.parent / "rock-5.toml").write_text(text, encoding="utf-8")
     assert run(*words, "nobody", "--out", tmp_path / "out") == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; there is " in told
+    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; available: " in told
     assert "pebble-68 (pebble)" in told
     assert "rock-5 (pebble)" in told
     assert run(*words, "rock-5", "--out", tmp_path / "out") == 1

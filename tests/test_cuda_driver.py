@@ -104,12 +104,12 @@ BINDINGS_CALLS = [
 
 @pytest.mark.parametrize("call", BINDINGS_CALLS)
 def test_a_call_of_cuda_bindings_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    with pytest.raises(BackendError, match=f"NVIDIA driver: {call} gives 2: the GPU's memory is full; end "):
+    with pytest.raises(BackendError, match=f"NVIDIA driver: {call} returns 2: the GPU's memory is full; end "):
         use(bindings(monkeypatch, call, 2))
 
 
 def test_a_driver_that_is_too_old_says_so() -> None:
-    with pytest.raises(BackendError, match=r"gives 35: the driver is older than the CUDA .*; install a newer driver"):
+    with pytest.raises(BackendError, match=r"returns 35: the driver is older than the CUDA .*; install a newer driver"):
         check(35, "cudaGetDevice")
 
 

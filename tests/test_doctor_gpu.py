@@ -78,7 +78,7 @@ def test_bindings_whose_libraries_are_missing_are_broken() -> None:
 
 @pytest.mark.parametrize("status", REASONS)
 def test_what_the_driver_reports_is_said_in_words(status: int) -> None:
-    with pytest.raises(BackendError, match=rf"cuInit gives {status}: \w+ .*\w"):
+    with pytest.raises(BackendError, match=rf"cuInit returns {status}: \w+ .*\w"):
         check(status, "cuInit")
 
 
@@ -88,7 +88,7 @@ def test_a_hidden_gpu_names_the_ways_in_which_it_can_be_hidden() -> None:
 
 
 def test_an_unknown_status_is_given_as_it_is() -> None:
-    with pytest.raises(BackendError, match="gives 4711: see CUresult"):
+    with pytest.raises(BackendError, match="returns 4711: see CUresult"):
         check(4711, "cuInit")
 
 

@@ -112,7 +112,7 @@ def test_without_the_package_onnx_the_line_that_installs_it_is_told(
 ) -> None:
     content = small_net()
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(BackendError, match="by the package onnx; run: pip install onnx"):
+    with pytest.raises(BackendError, match="needs the package onnx; run: pip install onnx"):
         look(content)
 
 
@@ -232,7 +232,7 @@ def test_what_opset_17_cannot_say_is_refused() -> None:
         graph.for_tensorrt(model.SerializeToString(), "fp32")
 
 
-@pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes behind move"), ("bgr", "in odd")])
+@pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes after move"), ("bgr", "in odd")])
 def test_bytes_that_are_computed_with_are_refused(taken: str, told: str) -> None:
     from onnx import helper
 

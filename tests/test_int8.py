@@ -229,7 +229,7 @@ def test_a_file_that_another_card_names_is_not_replaced_and_nothing_is_written(
     taken = weights_of(b"of another", out / "weights", "delicate-int8" if for_cpu else "delicate-int8-symmetric")
     write_card(replace(card(tmp_path), name="another", weights={"net": taken}), out)
     before = sorted(out.rglob("*"))
-    with pytest.raises(SinkError, match=r"is a file of the card another, and delicate(-int8)? wants another of that"):
+    with pytest.raises(SinkError, match=r"belongs to the card another, but delicate(-int8)? needs another file"):
         quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(for_cpu=for_cpu, limit=100.0), out)
     assert sorted(out.rglob("*")) == before
     assert taken.read() == b"of another"

@@ -316,7 +316,7 @@ def test_a_card_that_comes_anew_brings_its_weights_and_takes_no_other_cards(tmp_
     assert read_card(path).weights["net"].read() == b"numbers"
     weights.write_bytes(b"others")
     changed = Weights(weights, hashlib.sha256(b"others").hexdigest(), "fp32")
-    with pytest.raises(SinkError, match=r"net\.onnx: is a file of the card painted-68, and other wants another"):
+    with pytest.raises(SinkError, match=r"net\.onnx: belongs to the card painted-68, but other needs another"):
         write_calibration(replace(card, name="other", weights={"net": changed}), LEARNED, tmp_path / "out")
     assert read_card(path).weights["net"].read() == b"numbers"
     assert [*path.parent.iterdir()] == [path]

@@ -53,7 +53,9 @@ def test_a_picture_that_fits_is_not_even_copied() -> None:
 
 
 def test_answers_that_are_no_maps_are_not_put_together() -> None:
-    with pytest.raises(BackendError, match=r"wanted at most \(96, 96\); its answers cannot be put together"):
+    with pytest.raises(
+        BackendError, match=r"wanted at most \(96, 96\); the outputs of this network's tiles cannot be joined"
+    ):
         run_in_tiles(lambda tile: (tile[:, :1].astype(np.float32),), pictures(1, 96, 100), (96, 96))
 
 

@@ -126,5 +126,5 @@ def test_points_that_are_no_face_do_no_harm(value: float) -> None:
 
 
 def test_a_markup_without_a_model_is_told() -> None:
-    with pytest.raises(CardError, match="no model of shapes for wflw98; wanted ibug68"):
+    with pytest.raises(CardError, match="no shape model for wflw98; wanted ibug68"):
         shape_model("wflw98")

@@ -64,7 +64,7 @@ def test_the_engine_gives_what_onnx_runtime_gives_on_every_run_of_a_batch(tmp_pa
 def test_a_plan_whose_outputs_are_not_those_of_the_graph_is_refused(names: tuple[str, ...]) -> None:
     toolkit, _ = fake_toolkit()
     plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), small_net(), REQUEST)
-    with pytest.raises(BackendError, match=r"of another graph: wanted the outputs values.*, got means, values"):
+    with pytest.raises(BackendError, match=r"belongs to another graph: wanted the outputs values.*, got means, values"):
         TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, names, "fp32")
 
 
@@ -117,7 +117,9 @@ def test_a_picture_above_the_largest_runs_in_tiles(tmp_path: Path) -> None:
 
 def test_pictures_that_cannot_be_taken_are_refused_in_words(tmp_path: Path) -> None:
     backend, _ = opened(tmp_path)
-    with pytest.raises(BackendError, match="its answers cannot be put together"):  # its second one is no map
+    with pytest.raises(
+        BackendError, match="outputs of this network's tiles cannot be joined"
+    ):  # its second one is no map
         backend.run(pictures(1, 64, 16))
     with pytest.raises(BackendError, match="not within what this plan was built for"):
         backend.run(pictures(1, 4, 16))

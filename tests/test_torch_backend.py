@@ -135,7 +135,7 @@ def test_a_file_that_is_no_archive_of_ours_is_refused(exported: Weights, tmp_pat
     copy = tmp_path / "net.onnx"
     copy.write_bytes(exported.path.read_bytes())
     copy.with_suffix(".torch.npz").write_bytes(content)
-    with pytest.raises(BackendError, match="not torch weights of ours"):
+    with pytest.raises(BackendError, match="not torch weights of facetrack"):
         open_torch(Weights(copy, exported.sha256, "fp32"))
 
 
@@ -144,7 +144,7 @@ def test_pickled_arrays_are_not_read(exported: Weights, tmp_path: Path) -> None:
     copy.write_bytes(exported.path.read_bytes())
     with copy.with_suffix(".torch.npz").open("wb") as file:
         np.savez(file, recipe=np.array({"network": "bbfcn"}, dtype=object))
-    with pytest.raises(BackendError, match="not torch weights of ours"):
+    with pytest.raises(BackendError, match="not torch weights of facetrack"):
         open_torch(Weights(copy, exported.sha256, "fp32"))
 
 

@@ -98,7 +98,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
     check = next(check for check in examine(PaintedEngines()) if check.subject == "compiled code")
     assert check.status == "absent"
     assert "every start compiles again" in check.detail
-    assert check.remedy == "set NUMBA_CACHE_DIR to a folder of yours"
+    assert check.remedy == "set NUMBA_CACHE_DIR to a folder that you can write"
 
 
 def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
