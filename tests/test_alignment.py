@@ -267,7 +267,7 @@ def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: P
     (tmp_path / "more").mkdir()
     for suffix in (".png", ".pts"):
         (tmp_path / "more" / f"renamed{suffix}").write_bytes((data / "held" / f"8{suffix}").read_bytes())
-    with pytest.raises(ConfigError, match=r"renamed\.png is the validation's .*8\.png"):
+    with pytest.raises(ConfigError, match=r"renamed\.png is .*8\.png of the validation; take"):
         VectorAlignment(configuration(corpora=(Corpus("train"), Corpus("more"))), tmp_path)
     assert VectorAlignment(
         configuration(corpora=(Corpus("held"),)), tmp_path
@@ -300,7 +300,7 @@ def test_without_negatives_there_are_faces_alone(data: Path) -> None:
 @pytest.mark.parametrize("name", ["tab", "propnet", "span"])
 def test_a_network_that_draws_boundaries_is_refused_for_a_markup_without_them(name: str, tmp_path: Path) -> None:
     """Before any picture is read: there are none."""
-    with pytest.raises(ConfigError, match=rf"network: {name} wants a markup with 15 boundary lines, five5 has 0"):
+    with pytest.raises(ConfigError, match=rf"network: {name} needs a markup with 15 boundary lines, five5 has 0"):
         open_alignment(configuration(network=Network(name, 5)), tmp_path)
     with pytest.raises(SourceError):
         open_alignment(configuration(network=Network(name, 19)), tmp_path)

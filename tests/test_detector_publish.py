@@ -81,7 +81,9 @@ def test_what_was_kept_out_needs_no_published_data_and_is_refused_where_there_is
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))
     assert all(kept_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
     for lacking in ({"negatives": ()}, {"corpora": (Corpus("mine", held_out=False),)}):
-        with pytest.raises(ConfigError, match=r"kept out of its training, wanted some with .* in half 1; add pictures"):
+        with pytest.raises(
+            ConfigError, match=r"that it is not trained on: wanted some with .* in half 1; add pictures"
+        ):
             kept_out(replace(settings, **lacking), tmp_path, 0)
 
 
@@ -134,9 +136,7 @@ def test_a_scan_that_takes_nothing_for_a_face_is_not_published(tmp_path: Path) -
     scan, refine = (nets.FromBytes(nets.build(name, 5)).eval() for name in ("bbfcn-backbone", "bbfcn"))
     for parameter in scan.parameters():
         parameter.data.zero_()
-    with pytest.raises(
-        ConfigError, match=r"my-detector: its scan takes nothing in \d of .* for a face; train it longer"
-    ):
+    with pytest.raises(ConfigError, match=r"my-detector: its scan finds no candidate in \d of .*; train it longer"):
         publish._store(settings, publish.Pair(scan, refine), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

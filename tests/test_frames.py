@@ -147,7 +147,7 @@ def test_a_second_call_does_only_what_is_missing(benchmark: Path, tmp_path: Path
     kept = tmp_path / "001/000001.jpg"
     kept.write_bytes(b"touched")
     (tmp_path / "002").rename(tmp_path / "002.part")  # as an interrupted call leaves it
-    assert take(benchmark, tmp_path, selection) == ["001: done before", "002: 2 frames, 2 labelled"]
+    assert take(benchmark, tmp_path, selection) == ["001: already done", "002: 2 frames, 2 labelled"]
     assert kept.read_bytes() == b"touched"
     assert not (tmp_path / "002.part").exists()
 

@@ -235,7 +235,7 @@ def test_after_an_interruption_only_the_clips_that_are_missing_are_made(photos: 
         assert (probe / "b" / file).read_bytes() == (tmp_path / "whole/b" / file).read_bytes()
 
 
-ANOTHER = "a: is not the clip that would be made"
+ANOTHER = "a: is a clip of another seed"
 
 
 @pytest.mark.parametrize(
@@ -458,13 +458,13 @@ def half_made(clip: Path) -> None:
 
 
 BREAK = [
-    (half_made, "b.part: is not a whole clip, its making was interrupted; remove it, or make the probe again"),
+    (half_made, "b.part: is not a complete clip, its making was interrupted; remove it, or make the probe again"),
     (without_end, "b/vid.avi: "),
-    (longer, "b/vid.avi: wanted 5 frames, as its truth has, got 8; make the probe again"),
+    (longer, "b/vid.avi: wanted 5 frames, as its ground truth has, got 8; make the probe again"),
     (of_a_list, "b/probe.json: wanted a JSON object, got a list; make the probe again"),
     (of_no_rate, "b/probe.json: cannot be read: "),
-    (unfinished, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
-    (without_video, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+    (unfinished, "b: is not a complete clip, there is no probe.json; remove it, or make the probe again"),
+    (without_video, "b: is not a complete clip, there is no probe.json; remove it, or make the probe again"),
 ]
 
 
@@ -554,14 +554,14 @@ def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Pa
     report = tmp_path / "out/report.json"
     report.parent.mkdir()
     report.write_text(content, encoding="utf-8")
-    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
+    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match="so --resume does not replace it"):
         measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, "resume")
     assert report.read_text(encoding="utf-8") == content
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("--resume",), "--resume goes on in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
+    [(("--resume",), "--resume continues in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
 )
 def test_going_on_needs_a_folder_and_no_beginning_anew(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
@@ -589,7 +589,7 @@ def test_the_table_names_every_clip_and_what_is_missing() -> None:
 def test_clips_of_nobody_and_a_library_that_is_missing_are_told_apart() -> None:
     nobody = replace(clip(), visible=np.zeros((1, 60), np.float32))
     empty = report_as_table(compile_report([(nobody, tracked(nobody, [[-1] * 60]))], {}))
-    assert empty.endswith("0 false rows; no face is plain to see, so there is no MOTA")
+    assert empty.endswith("0 false rows; no face is clearly visible, so there is no MOTA")
     of = clip()
     report = compile_report([(of, tracked(of, [[0] * 60]))], {})
     report["total"] |= {"mota": None, "idf1": None}  # as without py-motmetrics
