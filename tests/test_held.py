@@ -9,7 +9,7 @@ import pytest
 from facetrack.engines.held import Held
 
 
-def test_a_setting_is_held_until_the_last_has_left_and_what_it_was_before_the_first_again() -> None:
+def test_setting_is_held_until_the_last_user_leaves_and_is_then_restored() -> None:
     threads = [8]
     one = Held(lambda: threads[0], lambda count: threads.__setitem__(0, count), 1)
     first, second = ExitStack(), ExitStack()

@@ -44,7 +44,7 @@ class TimeLapse:
     ],
     ids=["still", "back", "milliseconds", "seconds", "pictures", "shots"],
 )
-def test_times_that_nothing_can_be_smoothed_by_are_told_once(
+def test_timestamps_unusable_for_smoothing_are_reported_once(
     times_s: list[float], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with PaintedEngines()(Choices()) as engines, caplog.at_level(logging.WARNING, "facetrack"):
@@ -54,7 +54,9 @@ def test_times_that_nothing_can_be_smoothed_by_are_told_once(
         assert re.match(wanted, record.getMessage())
 
 
-def test_sources_have_their_times_in_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_built_in_sources_and_a_time_lapse_trigger_no_timestamp_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
     with PaintedEngines()(Choices()) as engines, caplog.at_level(logging.WARNING, "facetrack"):
@@ -69,7 +71,7 @@ def test_sources_have_their_times_in_seconds(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("frames", "got"), [(PICTURE, "ndarray"), ([PICTURE], "ndarray"), (["clip.mp4"], "str"), ([None], "NoneType")]
 )
-def test_what_is_no_frame_is_refused_by_name(method: str, frames: Any, got: str) -> None:
+def test_input_that_is_no_frame_raises_naming_its_type(method: str, frames: Any, got: str) -> None:
     told = pytest.raises(ValueError, match=rf"wanted Frame, got {got}; .* Frame\(index, time_s, taken_s, bgr\)")
     with PaintedEngines()(Choices()) as engines, told:
         list(getattr(engines.pipeline(engines.choices), method)(frames))
