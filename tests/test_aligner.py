@@ -84,15 +84,15 @@ def test_network_without_face_score_takes_confidence_from_its_landmarks_and_cann
     np.testing.assert_array_equal(face.xy, other.xy)
     assert face.confidence == pytest.approx(float(other.score.mean()))
     assert face.presence == 1.0
-    scored.demand_face_score()
+    scored.require_face_score()
     with pytest.raises(CardError, match=r"painted-68: cannot track: .* network\.options\.face_score = true"):
-        aligner.demand_face_score()
+        aligner.require_face_score()
 
 
 def test_graph_without_face_score_is_refused_for_tracking_before_its_first_run() -> None:
     backend = Scoreless(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
     with pytest.raises(CardError, match="cannot track"):
-        Aligner(painted_card(), backend).demand_face_score()
+        Aligner(painted_card(), backend).require_face_score()
     assert backend.calls == 0
 
 

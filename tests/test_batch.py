@@ -40,7 +40,7 @@ from facetrack.pipeline.open import Choices
 from facetrack.pipeline.pictures import track_independently
 from facetrack.pipeline.progress import Ending, LineProgress, Task
 from facetrack.pipeline.run import Pipeline
-from facetrack.pipeline.sidecar import identify_input, models_that_run, where
+from facetrack.pipeline.sidecar import describe_models, identify_input, where
 from facetrack.pipeline.source import STDIN, Decoder
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.tasks import Existing, Outputs, tasks_for
@@ -190,7 +190,7 @@ def test_the_sidecar_names_the_files_that_ran(
     cpu = Weights(Path("weights/a-int8.onnx"), "1" * 64, "int8")
     card = replace(painted_card(), weights={"net": Weights(Path("weights/a.onnx"), "0" * 64, "fp32", cpu)})
     with PaintedEngines()(Choices(backend=backend)) as engines:
-        (model,) = models_that_run(replace(engines, cards=(card,)))
+        (model,) = describe_models(replace(engines, cards=(card,)))
     assert model["file"] == {"net": ("a.onnx", "a-int8.onnx")[ran]}
     assert model["sha256"] == {"net": str(ran) * 64}
     assert model["precision"] == {"net": ("fp32", "int8")[ran]}
@@ -198,7 +198,7 @@ def test_the_sidecar_names_the_files_that_ran(
 
 def test_models_that_run_report_the_precision_of_the_backend() -> None:
     with PaintedEngines(PaintedBackend(precision="fp16"))(Choices()) as engines:
-        (model,) = models_that_run(engines)
+        (model,) = describe_models(engines)
     assert model["precision"] == {"net": "fp16"}
 
 

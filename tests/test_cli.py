@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 import facetrack
 from facetrack.cli import main
-from facetrack.engines.choices import LEAST_FACE
+from facetrack.engines.choices import MIN_FACE
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
@@ -360,10 +360,10 @@ def test_non_finite_min_face_is_bad_usage(value: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize("value", ["1e-300", "0.5", "7.9"])
 def test_min_face_below_the_detectors_limit_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
-    assert f"wanted {LEAST_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(ConfigError, match=f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to"):
+    assert f"wanted {MIN_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(ConfigError, match=f"min_face: wanted {MIN_FACE} pixels or more, or 0 to"):
         Choices(min_face=float(value))
-    assert Choices(min_face=LEAST_FACE).min_face == LEAST_FACE
+    assert Choices(min_face=MIN_FACE).min_face == MIN_FACE
 
 
 @pytest.mark.parametrize("name", ["-dash.mp4", "--out.mp4"])

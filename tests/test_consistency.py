@@ -99,7 +99,7 @@ def test_closed_eyes_are_drawn_only_from_labelled_faces(data: Path) -> None:
     for faces in (*objective.inner.corpora, objective.unlabelled):
         for sample in faces:
             sample.points[0, [37, 38, 43, 44]] = sample.points[0, [41, 40, 47, 46]]  # every eye is closed
-    objective.inner.learn_from(objective.inner.corpora)
+    objective.inner.set_corpora(objective.inner.corpora)
     labelled = {sample.path for corpus in objective.inner.corpora for sample in corpus}
     assert {sample.path for closed in objective.inner.closed for sample in closed} == labelled
     drawn = {objective.inner.draw(0.0, np.random.default_rng(i)).path for i in range(60)}

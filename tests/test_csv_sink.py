@@ -113,7 +113,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_prompt_sink_writes_each_row_to_the_file_at_once(tmp_path: Path) -> None:
     """What a killed process has not written is lost."""
-    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68), prompt=True)
+    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68), flush_rows=True)
     for index in range(3):
         sink.write(make_result(make_face(), index=index))
         whole = (tmp_path / "a.csv.part").read_text(encoding="utf-8")

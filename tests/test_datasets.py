@@ -202,7 +202,7 @@ def test_several_faces_can_be_split_into_samples_of_one() -> None:
 @pytest.mark.parametrize("content", [b"", b"no picture", HUGE], ids=["empty", "text", "huge"])
 def test_a_picture_that_cannot_be_decoded_is_named(content: bytes) -> None:
     broken = Sample(Path("broken.png"), np.empty((0, 5, 2), np.float32), content)
-    for read in (broken.bgr, broken.demand_picture):
+    for read in (broken.bgr, broken.check_decodable):
         with pytest.raises(SourceError, match=r"broken\.png: not a readable picture"):
             read()
 
@@ -210,7 +210,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(content: bytes) -> None:
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg"])
 def test_picture_one_pixel_high_is_accepted(suffix: str) -> None:
     encoded = cv2.imencode(suffix, np.zeros((1, 7, 3), np.uint8))[1].tobytes()
-    Sample(Path("small"), np.empty((0, 5, 2), np.float32), encoded).demand_picture()
+    Sample(Path("small"), np.empty((0, 5, 2), np.float32), encoded).check_decodable()
 
 
 def test_grey_and_transparent_pictures_come_out_in_three_colours(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
 from facetrack.training.detection.objectives import held_out
-from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_face_weights, kept_out
+from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_face_weights, load_held_out
 
 
 def candidates(features: int, seed: int) -> Measured:
@@ -44,7 +44,7 @@ def test_second_look_is_fitted_with_the_fitted_scan_score_without_mutating_cards
         seen.append((detector, dict(detector.calibration), refined))
         return answers[refined]
 
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
     monkeypatch.setattr(publish, "measure", measure)
     config = Config(Network("bbfcn", 5))
@@ -66,11 +66,11 @@ def test_corpus_with_held_out_false_is_left_out_of_the_held_out_faces(tmp_path: 
         write_faces(tmp_path / folder, 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("people"), Corpus("machine")), negatives=("grass",))
-    everywhere, _ = kept_out(settings, tmp_path, half)
+    everywhere, _ = load_held_out(settings, tmp_path, half)
     assert everywhere.keys() == {"people", "machine", "lfpw/testset"}
     assert all(sample.path.parent == tmp_path / name for name, faces in everywhere.items() for sample in faces)
     measured = replace(settings, corpora=(Corpus("people"), Corpus("machine", held_out=False)))
-    fewer, _ = kept_out(measured, tmp_path, half)
+    fewer, _ = load_held_out(measured, tmp_path, half)
     assert fewer.keys() == {"people", "lfpw/testset"}
 
 
@@ -79,17 +79,17 @@ def test_kept_out_works_on_own_pictures_alone_and_raises_if_none_were_held_out(t
     write_faces(tmp_path / "mine", 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))
-    assert all(kept_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
+    assert all(load_held_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
     for lacking in ({"negatives": ()}, {"corpora": (Corpus("mine", held_out=False),)}):
         with pytest.raises(ConfigError, match=r"kept out of its training, wanted some with .* in half 1; add pictures"):
-            kept_out(replace(settings, **lacking), tmp_path, 0)
+            load_held_out(replace(settings, **lacking), tmp_path, 0)
 
 
 def test_test_set_used_for_training_is_evaluated_only_on_its_held_out_pictures(tmp_path: Path) -> None:
     write_faces(tmp_path / "lfpw" / "testset", 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("lfpw/testset"),), negatives=("grass",))
-    faces, _ = kept_out(settings, tmp_path, 0)
+    faces, _ = load_held_out(settings, tmp_path, 0)
     assert all(held_out(sample) for sample in faces["lfpw/testset"])
 
 
@@ -146,7 +146,7 @@ def test_fitting_a_score_raises_without_candidates_of_both_classes(
     kind: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Measured(np.zeros((len(kind), 8), np.float32), np.array(kind, bool))
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
     monkeypatch.setattr(publish, "measure", lambda *_, **__: found)
     config = Config(Network("bbfcn", 5))
@@ -191,7 +191,7 @@ def test_detector_figures_cover_the_main_files_and_the_int8_files(monkeypatch: p
 
     faces = [Sample(Path("lfpw/testset/1.png"), np.zeros((1, 68, 2), np.float32), b"")]
     empty = [Sample(Path(f"grass/{i}.png"), np.zeros((0, 68, 2), np.float32), b"") for i in range(4)]
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({"lfpw/testset": faces}, empty))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({"lfpw/testset": faces}, empty))
     monkeypatch.setattr(publish, "_open", open_files)
     monkeypatch.setattr(publish, "evaluate", evaluate)
     config = Config(Network("bbfcn", 5), negatives=("negatives/flowers", "lawn", "negatives/dtd"))
@@ -246,7 +246,7 @@ def test_interrupted_publication_leaves_the_published_detector_unchanged(
 
     net = torch.nn.Linear(1, 1)
     monkeypatch.setattr(publish.Pair, "of_run", lambda *_: publish.Pair(net, net))
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_store", store)
     monkeypatch.setattr(publish, "fit", lambda card, *_: card.calibration)
     monkeypatch.setattr(publish, "detector_figures", lambda *_: {"faces found %": 9.0})

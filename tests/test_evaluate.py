@@ -19,13 +19,13 @@ from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
-from facetrack.pipeline.sidecar import models_that_run
+from facetrack.pipeline.sidecar import describe_models
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
 from facetrack.tracker.types import Float32
 from facetrack.training.evaluation import pictures
 from facetrack.training.evaluation.benchmarks import find_benchmark
-from facetrack.training.evaluation.locate import InGivenBox, common_points
+from facetrack.training.evaluation.locate import GivenBoxLocator, common_points
 from facetrack.training.evaluation.pictures import EvaluationSettings, check, evaluate
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -196,7 +196,7 @@ def test_without_an_outline_the_box_is_guessed_from_five_points() -> None:
     five = markup.load("ibug68").subset("five5", face.landmarks(0))
     for point, groups in zip(five, cofw.subsets["five5"], strict=True):
         truth[list(groups)] = point
-    found = InGivenBox(Aligner(painted_card(), PaintedBackend()), cofw)(picture_of(face), truth)
+    found = GivenBoxLocator(Aligner(painted_card(), PaintedBackend()), cofw)(picture_of(face), truth)
     assert found is not None
     assert np.abs(found.xy - face.landmarks(0)).max() < 2 * READING_PX
 
@@ -243,7 +243,7 @@ def test_summary_names_the_weights_that_ran_and_no_detector_in_given_boxes(
             both = replace(opened, cards=(card, painted_card("finder", "detect")))
             settings = EvaluationSettings("300w", measured.data, tmp_path, boxes=boxes)  # type: ignore[arg-type]
             evaluate(settings, both, NoProgress())
-            assert summary(tmp_path, f"300w-{boxes}")["models"][0] == models_that_run(both)[0]
+            assert summary(tmp_path, f"300w-{boxes}")["models"][0] == describe_models(both)[0]
         named[boxes] = [model["file"]["net"] for model in summary(tmp_path, f"300w-{boxes}")["models"]]
     ran = "painted-int8.onnx" if byte_products else "painted.onnx"
     assert named == {"gt": [ran], "detector": [ran, "painted.onnx"]}

@@ -10,7 +10,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM, eye_aspect_ratio, lids
 from facetrack.tracker.types import Float32, UInt8
 from facetrack.training.expressions import (
     Eye,
-    Rubber,
+    StretchRegion,
     blink,
     close_eye,
     close_eyes,
@@ -164,10 +164,10 @@ def spots(xy: Float32, side: int) -> UInt8:
     return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, -1)
 
 
-def rubber(scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Rubber:
+def rubber(scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> StretchRegion:
     turn = np.deg2rad(20)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return Rubber(np.array([100.0, 100.0]), axes, np.array([70.0, 60.0]), np.array(scale), np.array(shift))
+    return StretchRegion(np.array([100.0, 100.0]), axes, np.array([70.0, 60.0]), np.array(scale), np.array(shift))
 
 
 @pytest.mark.parametrize(("scale", "shift"), [((0.6, 1.3), (0.0, 0.0)), ((1.1, 0.9), (8.0, -5.0))])

@@ -20,7 +20,7 @@ from facetrack.training import publish  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Corpus, Discs, Maps, Network, Publication, Vectors  # noqa: E402
 from facetrack.training.detection import mining  # noqa: E402
-from facetrack.training.finished import ADVICE, demand_own_settings, load_average  # noqa: E402
+from facetrack.training.finished import ADVICE, check_own_settings, load_average  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
 from facetrack.training.train import Run  # noqa: E402
 
@@ -57,9 +57,9 @@ def test_settings_that_differ_from_those_in_the_checkpoint_raise(
     with pytest.raises(
         ConfigError, match=rf"checkpoint\.pt: .* other settings: {re.escape(told)}.*{re.escape(ADVICE)}"
     ):
-        demand_own_settings(changed, tmp_path)
+        check_own_settings(changed, tmp_path)
     (tmp_path / "checkpoint.pt").unlink()
-    demand_own_settings(changed, tmp_path)  # nothing is known
+    check_own_settings(changed, tmp_path)  # nothing is known
 
 
 def test_changed_training_settings_do_not_raise(tmp_path: Path) -> None:
@@ -74,20 +74,18 @@ def test_changed_training_settings_do_not_raise(tmp_path: Path) -> None:
         vectors=Vectors(mse=3.0, coordinate=0.1),
         card=Publication("another name"),
     )
-    demand_own_settings(now, tmp_path)
+    check_own_settings(now, tmp_path)
     own_crops = replace(now, geometry=Geometry(box_scale=2.0), card=Publication(box_scale=1.3))
-    demand_own_settings(own_crops, tmp_path)  # the card does not ask for those of the run
+    check_own_settings(own_crops, tmp_path)  # the card does not ask for those of the run
 
 
 def test_detector_settings_must_match_the_run_only_in_the_network(tmp_path: Path) -> None:
     began = replace(config(), network=Network("bbfcn", 5))
     Run(began, Fit(), tmp_path).train(1)
     sizes = config(sizes=((0.0, 40),)).schedule
-    demand_own_settings(
-        replace(began, schedule=sizes, geometry=Geometry(box_scale=2.0), discs=Discs(cut=0.5)), tmp_path
-    )
+    check_own_settings(replace(began, schedule=sizes, geometry=Geometry(box_scale=2.0), discs=Discs(cut=0.5)), tmp_path)
     with pytest.raises(ConfigError, match=r"network\.name \"bbfcn\", now \"bbfcn-backbone\";"):
-        demand_own_settings(replace(began, network=Network("bbfcn-backbone", 5)), tmp_path)
+        check_own_settings(replace(began, network=Network("bbfcn-backbone", 5)), tmp_path)
 
 
 def test_average_saved_on_a_gpu_loads_without_one(tmp_path: Path) -> None:

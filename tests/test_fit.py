@@ -13,7 +13,7 @@ import pytest
 from facetrack.engines.backend import Shapes
 from facetrack.engines.card import SHIPPED, ModelCard, find_card, read_card
 from facetrack.engines.card_text import write_card, write_weights
-from facetrack.engines.fit import demand_files_fit, demand_fit
+from facetrack.engines.fit import check_files_fit, check_fit
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.pipeline.doctor import _models
 from facetrack.pipeline.open import Choices, open_engines
@@ -41,7 +41,7 @@ def written(home: Path, **changes: object) -> ModelCard:
 
 @pytest.mark.parametrize("path", sorted((SHIPPED / "cards").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_card_fits_each_of_its_files(path: Path) -> None:
-    demand_files_fit(read_card(path))
+    check_files_fit(read_card(path))
 
 
 def test_onnx_backend_reports_graph_shapes_and_dynamic_axes() -> None:
@@ -91,12 +91,12 @@ def test_number_of_points_is_checked_in_the_output_that_the_codec_reads(
 ) -> None:
     card, net = replace(GV, codec={"kind": kind}), backend(None, 96, 96, 3, outputs=outputs)
     if fits:
-        demand_fit(card, card.weights["net"], net)
+        check_fit(card, card.weights["net"], net)
     else:
         with pytest.raises(CardError, match="wanted one of "):
-            demand_fit(card, card.weights["net"], net)
+            check_fit(card, card.weights["net"], net)
 
 
 def test_backend_without_shapes_is_not_checked() -> None:
     wrong: Any = replace(GV, markup="wflw98", size=(1, 1))
-    demand_fit(wrong, GV.weights["net"], SimpleNamespace(shapes=None))  # type: ignore[arg-type]
+    check_fit(wrong, GV.weights["net"], SimpleNamespace(shapes=None))  # type: ignore[arg-type]

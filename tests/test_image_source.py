@@ -17,7 +17,7 @@ from fakes import (
     quadrants,
 )
 
-from facetrack.pipeline.image_source import fixed_part, matches_of, natural_key
+from facetrack.pipeline.image_source import expand_glob, glob_root, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SourceError
@@ -135,7 +135,7 @@ def test_glob_without_links_matches_python_glob(pattern: str, tmp_path: Path, mo
     for where in (Path(), tmp_path):
         monkeypatch.chdir(tmp_path)
         wanted = {Path(match) for match in glob(str(where / pattern), recursive=True)}  # noqa: PTH207 - the oracle
-        assert matches_of(str(where / pattern)) == sorted(wanted, key=str)
+        assert expand_glob(str(where / pattern)) == sorted(wanted, key=str)
 
 
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(t
     ],
 )
 def test_fixed_part_of_a_windows_glob_keeps_long_path_and_share_prefixes(glob: str, fixed: str) -> None:
-    assert fixed_part(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
+    assert glob_root(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
 
 
 def test_broken_picture_is_reported_and_the_others_are_read(tmp_path: Path) -> None:

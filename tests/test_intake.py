@@ -14,7 +14,7 @@ from fakes import PaintedSource
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack import Choices, Frame, open_source
-from facetrack.pipeline.intake import LEAPS, taken_in
+from facetrack.pipeline.intake import LEAPS, check_frames
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 
@@ -63,7 +63,7 @@ def test_built_in_sources_and_a_time_lapse_trigger_no_timestamp_warning(
         for name in ("p", "clip.mp4"):
             with open_source(tmp_path / name) as source:
                 assert len(list(engines.pipeline(engines.choices).run(source))) in (3, 6)
-        assert len(list(taken_in(TimeLapse()))) == 30
+        assert len(list(check_frames(TimeLapse()))) == 30
     assert caplog.records == []
 
 

@@ -20,15 +20,15 @@ from facetrack.training.datasets import Sample
 from facetrack.training.mesh_labels import (
     NETWORK_SHARE,
     STRICT,
-    BothWays,
     Label,
+    MeshRegression,
+    MirroredRegression,
     Pictures,
     Similarity,
-    Translation,
     asymmetry,
     distance,
 )
-from facetrack.training.relabel import ASYMMETRY, look_often
+from facetrack.training.relabel import ASYMMETRY, align_augmented
 
 IBUG = markup.load("ibug68")
 
@@ -62,7 +62,7 @@ def test_mesh_frame_round_trips_and_is_centred_with_level_eyes() -> None:
 
 def test_translation_learns_points_that_are_mixtures_of_mesh_points() -> None:
     known, unknown = meshes_of(200), meshes_of(40, seed=1)
-    translation = Translation.learn(known, points_of(known))
+    translation = MeshRegression.learn(known, points_of(known))
     np.testing.assert_allclose(translation.points(unknown), points_of(unknown), atol=0.3)  # the ridge shrinks a little
 
 
@@ -70,7 +70,7 @@ def test_translation_is_robust_to_a_tenth_of_poor_annotations() -> None:
     known, unknown = meshes_of(300), meshes_of(40, seed=1)
     poor = points_of(known)
     poor[::10] += np.random.default_rng(5).normal(0, 30, poor[::10].shape)
-    error = np.abs(Translation.learn(known, poor).points(unknown) - points_of(unknown)).mean()
+    error = np.abs(MeshRegression.learn(known, poor).points(unknown) - points_of(unknown)).mean()
     assert error < 0.25 * np.abs(poor - points_of(known)).mean()
 
 
@@ -80,7 +80,7 @@ def test_both_ways_report_a_gap_only_for_a_mesh_that_is_not_mirror_symmetric() -
     mirrored = plain.copy()
     mirrored[..., 0] = 399 - mirrored[..., 0]
     mirrored[:, [33, 263]] = mirrored[:, [263, 33]]  # the corner that is on the picture's left is number 33
-    translation = BothWays.learn(np.stack([plain, mirrored], 1), points_of(plain), widths, IBUG)
+    translation = MirroredRegression.learn(np.stack([plain, mirrored], 1), points_of(plain), widths, IBUG)
     seen = np.stack([plain, mirrored], 1)[:20]
     seen[3, 1] += [60, 0, 0]
     xy, gap = translation.points(seen, widths[:20])
@@ -136,7 +136,7 @@ def test_eyelids_come_from_the_mesh_alone_if_there_is_no_annotation(tmp_path: Pa
 
 def test_look_often_matches_the_annotator_despite_its_asymmetry() -> None:
     bgr, annotator = painted(), Annotator(ASYMMETRY)
-    label = look_often(annotator, bgr, annotator.crop_around((90, 80), 80))  # type: ignore[arg-type]
+    label = align_augmented(annotator, bgr, annotator.crop_around((90, 80), 80))  # type: ignore[arg-type]
     np.testing.assert_allclose(label.xy, annotator.annotate(bgr), atol=0.05)
     assert label.sure
 

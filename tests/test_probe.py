@@ -20,7 +20,7 @@ from fakes_pipeline import PaintedBackend, PaintedEngines
 from facetrack import __version__
 from facetrack.cli import main
 from facetrack.pipeline.open import Choices
-from facetrack.pipeline.sidecar import models_that_run
+from facetrack.pipeline.sidecar import describe_models
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.training.probe.clips import Clip, Recipe, encode, make_probe, read_clip, read_probe
@@ -409,7 +409,7 @@ def test_report_records_models_backend_settings_and_clips(photos: Path, tmp_path
     list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
     with PaintedEngines()(Choices(smooth="oneeuro", detect_every=3)) as engines:
         report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines)
-        assert report["models"] == models_that_run(engines)
+        assert report["models"] == describe_models(engines)
         assert report["backend"] == engines.backend
     assert report["facetrack"] == __version__
     assert (report["settings"]["smooth"], report["settings"]["detect_every"]) == ("oneeuro", 3)

@@ -108,9 +108,9 @@ def test_shared_and_own_parts_with_equal_gains_add_up_to_one_filter() -> None:
     position, velocity = rng.normal(0, 5, (2, frames, points, 2))
     steps = rng.normal(0, 1, (frames, points, 4))
     part = rng.uniform(-1, 2, (frames, points, 1))
-    blank = kalman.FilterState(*(np.stack([array] * frames) for array in kalman.blank(points)))
+    empty = kalman.FilterState(*(np.stack([array] * frames) for array in kalman.allocate_state(points)))
     one, both = (
-        blank._replace(
+        empty._replace(
             position=position.copy(),
             velocity=velocity.copy(),
             covariance=covariance,

@@ -18,8 +18,8 @@ from facetrack.pipeline.search import (
     NEAR_PX,
     REACH,
     SMALL_EVERY,
+    MotionGate,
     Search,
-    Standstill,
     equalised,
 )
 from facetrack.tracker.types import Float32, Proposals, UInt8
@@ -264,13 +264,13 @@ def room(sigma: float = 4.0, seed: int = 0, size: tuple[int, int] = (240, 320)) 
 
 
 def test_static_noisy_scene_is_worth_one_search_for_each_way() -> None:
-    standstill = Standstill()
+    standstill = MotionGate()
     worth = [standstill.worth_searching(room(seed=i)) for i in range(EVERY_WAY + 50)]
     assert worth == [True] * EVERY_WAY + [False] * 50
 
 
 def test_change_as_large_as_the_smallest_face_is_worth_a_search_at_once() -> None:
-    standstill = Standstill()
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     visited = room(seed=1)
@@ -280,7 +280,7 @@ def test_change_as_large_as_the_smallest_face_is_worth_a_search_at_once() -> Non
 
 
 def test_slowly_rising_light_is_worth_searches() -> None:
-    standstill = Standstill()
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     worth = [standstill.worth_searching(room() + np.uint8(level)) for level in np.linspace(0, 3 * CHANGED, 300)]
@@ -288,11 +288,11 @@ def test_slowly_rising_light_is_worth_searches() -> None:
 
 
 def test_standstill_is_reset_after_a_face_and_by_another_picture_size() -> None:
-    standstill = Standstill()
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     assert standstill.worth_searching(room(size=(120, 320)))
     while standstill.worth_searching(room()):
         pass
-    standstill.is_over()
+    standstill.reset()
     assert standstill.worth_searching(room())

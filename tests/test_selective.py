@@ -36,7 +36,7 @@ from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.config import Consistency, Corpus, Maps, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.detection.discs import WITHOUT_LANDMARK, disc_maps  # noqa: E402
-from facetrack.training.evaluation.locate import InGivenBox  # noqa: E402
+from facetrack.training.evaluation.locate import GivenBoxLocator  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
 from facetrack.training.publish import publish  # noqa: E402
 from facetrack.training.train import Run  # noqa: E402
@@ -315,7 +315,7 @@ def test_published_error_of_five_points_matches_that_of_an_evaluation(
     torch.save({"average": objective.build().state_dict()}, tmp_path / "run" / "best.pt")
     read = read_card(publish(objective.config, tmp_path / "run", data, tmp_path / "out"))
     with closing(open_backend(read.weights["net"], "onnx")) as backend:
-        locate, errors = InGivenBox(Aligner(read, backend), IBUG), []
+        locate, errors = GivenBoxLocator(Aligner(read, backend), IBUG), []
         for sample in objective_of("regression", data).validation:
             found = locate(sample.bgr(), sample.points[0])
             errors += list(nme(found.xy[None], IBUG.subset("five5", sample.points), markup.load("five5"), "ip"))
@@ -384,7 +384,7 @@ def test_network_without_face_score_is_published_and_measured_but_cannot_track(
     for backend in ("onnx", "torch"):
         with open_engines(Choices(model="tried", backend=backend)) as engines:
             sample = objective.validation[0]
-            found = InGivenBox(engines.aligner, IBUG)(sample.bgr(), sample.points[0])
+            found = GivenBoxLocator(engines.aligner, IBUG)(sample.bgr(), sample.points[0])
             assert 0 <= found.confidence <= 1
             for begin in (engines.pipeline, engines.pipeline_for_pictures):
                 with pytest.raises(CardError, match=r"tried: cannot track: .* network\.options\.face_score"):

@@ -19,7 +19,7 @@ from fakes import make_face, make_result, read_csv
 from facetrack.pipeline import part_file
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.line_writer import ReaderGone
-from facetrack.pipeline.part_file import TRIES, PartFile, atomic_write_text, prove_folder
+from facetrack.pipeline.part_file import TRIES, PartFile, atomic_write_text, check_folder_writable
 from facetrack.pipeline.sinks import JsonLinesSink, Sink
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
@@ -219,21 +219,21 @@ def test_prove_folder_raises_for_unwritable_folders_and_leaves_no_trace(tmp_path
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for name in ("folder", "new", "folder/new/below"):
-        prove_folder(tmp_path / name)
+        check_folder_writable(tmp_path / name)
     for name in ("file", "file/below", "new/" + "long" * 99):
         with pytest.raises(SinkError, match=f"{name}: .*; choose another folder"):
-            prove_folder(tmp_path / name)
+            check_folder_writable(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_prove_raises_for_an_unwritable_file_and_keeps_an_earlier_part_file(tmp_path: Path) -> None:
-    PartFile(tmp_path / "a").prove()
+    PartFile(tmp_path / "a").check_writable()
     assert not list(tmp_path.iterdir())
     (tmp_path / "a.part").write_text("rows")
-    PartFile(tmp_path / "a").prove()
+    PartFile(tmp_path / "a").check_writable()
     assert (tmp_path / "a.part").read_text() == "rows"
     with pytest.raises(SinkError, match="cannot be written"):
-        PartFile(tmp_path / ("n" * 253)).prove()  # a name that is too long with .part at its end
+        PartFile(tmp_path / ("n" * 253)).check_writable()  # a name that is too long with .part at its end
 
 
 def test_publishing_a_missing_part_file_raises_a_sink_error(tmp_path: Path) -> None:

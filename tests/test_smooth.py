@@ -383,7 +383,7 @@ def test_close_timestamps_at_the_start_do_not_inflate_the_speed() -> None:
     smoother.update(0.0, FACE, CLEAR, SIZE_PX)
     xy, speed = smoother.update(1e-5, FACE + 8, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, FACE + 8, atol=0.5)
-    assert np.abs(speed).max() <= 8 / kalman.LEAST_STEP_S
+    assert np.abs(speed).max() <= 8 / kalman.MIN_STEP_S
 
 
 def test_a_jump_of_the_whole_face_is_a_new_start_without_speed() -> None:
@@ -519,7 +519,7 @@ def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
 
 def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
     warm_up()
-    kernels = (kalman.begin, kalman.update, kalman.coast)
+    kernels = (kalman.init_state, kalman.update, kalman.coast)
     before = [len(kernel.signatures) for kernel in kernels]
     track = smoothed(measured(still(5)))
     smoother = Smoother(SmootherSettings(), 68)

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from torch import Tensor, nn  # noqa: E402 - torch may be missing
 
 from facetrack.engines import nets  # noqa: E402
-from facetrack.engines.nets.imagenet import COLOUR_MEAN, COLOUR_STD, with_our_colours  # noqa: E402
+from facetrack.engines.nets.imagenet import COLOUR_MEAN, COLOUR_STD, fold_normalisation  # noqa: E402
 from facetrack.engines.nets.tab import ResNetStem, vgg_stem  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
@@ -61,7 +61,7 @@ def test_stem_folded_to_our_colours_matches_torchvisions_normalisation(stem: nn.
     with torch.no_grad():
         wanted = stem((rgb / 255 - mean) / std)[..., inner, inner]
         unfolded = stem((rgb - 127.5) / 128)[..., inner, inner]
-        stem.load_state_dict(with_our_colours(stem.state_dict()))
+        stem.load_state_dict(fold_normalisation(stem.state_dict()))
         got = stem((rgb - 127.5) / 128)[..., inner, inner]
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     assert wanted.std((2, 3)).max() > 0.05
@@ -74,7 +74,7 @@ def test_stem_starts_from_torchvision_weights_and_the_rest_is_untouched(stem: st
     torch.save(published(other, place), tmp_path / "imagenet.pth")
     net, untouched = tab(stem=stem), tab(stem=stem).state_dict()
     begin(net, Config(start_parts=(("net.scbe.stem.", str(tmp_path / "imagenet.pth")),)))
-    wanted = with_our_colours(other.state_dict())
+    wanted = fold_normalisation(other.state_dict())
     for name, value in net.state_dict().items():
         own = name.removeprefix("net.scbe.stem.")
         assert torch.equal(value, wanted[own] if name.startswith("net.scbe.stem.") else untouched[name]), name

@@ -8,16 +8,16 @@ from fakes import hidden, placed
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import blended, similarity
-from facetrack.tracker.track import FORESIGHT_S, HOLD, SEEK_S, Track, TrackSettings
+from facetrack.tracker.track import DEAD_BAND, FORESIGHT_S, SEEK_S, Track, TrackSettings
 from facetrack.tracker.tracks import (
-    CLEARLY,
+    CONFIDENT,
     COVERED_IOU,
     DRIFT_S,
     EXPECTED,
     LEARN_S,
+    MIN_MARGIN,
     SEEK_EVERY,
     STEADY,
-    SURE,
     WAIT_S,
     TrackBook,
 )
@@ -77,7 +77,7 @@ def test_lost_face_is_searched_for_periodically_for_a_while_beside_others() -> N
     for frame in range(1, 121):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
         book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
-        wanted.append(book.wants_detection)
+        wanted.append(book.needs_detection)
     assert wanted[0]
     later = [i + 1 for i, want in enumerate(wanted) if want and i > 10]  # it has left the picture
     assert set(np.diff(later)) == {SEEK_EVERY}
@@ -101,7 +101,7 @@ def test_crop_is_predicted_from_the_motion() -> None:
     book = book_of(1)
     np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(100).xy)  # one measurement is no motion
     book.observe(1 / RATE, [face(110)], [appearance(1)])
-    slack = HOLD * SIZE
+    slack = DEAD_BAND * SIZE
     np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(120 - slack).xy, atol=1e-3)
     for time_s in (1 / RATE, 0.0, 1 / RATE + 0.3):  # now, a clock that starts again, too long ago
         np.testing.assert_array_equal(book.live[0].aim(time_s), face(110).xy)
@@ -123,7 +123,7 @@ def test_crop_ignores_noise_but_follows_a_drift() -> None:
     for frame in range(20, 60):
         x = 100 + 0.1 * (frame - 19)
         book.observe(frame / RATE, [face(x)], [appearance(1)])
-        assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= HOLD * SIZE + 0.1
+        assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= DEAD_BAND * SIZE + 0.1
 
 
 def test_face_below_the_birth_threshold_starts_no_track() -> None:
@@ -144,17 +144,17 @@ def test_known_face_between_the_keep_and_birth_thresholds_stays_tracked() -> Non
 
 def test_lost_face_coasts_in_the_same_frame_and_requests_a_search() -> None:
     book = book_of(1)
-    assert not book.wants_detection
+    assert not book.needs_detection
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     assert states(book) == {0: "coasting"}
     assert not book.live[0].measured
-    assert book.wants_detection
-    assert book.wants_whole  # it was the only one: faces are looked for everywhere
+    assert book.needs_detection
+    assert book.needs_full_search  # it was the only one: faces are looked for everywhere
 
 
 def test_an_empty_book_asks_for_a_search() -> None:
-    assert TrackBook().wants_detection
-    assert TrackBook().wants_whole
+    assert TrackBook().needs_detection
+    assert TrackBook().needs_full_search
 
 
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
@@ -180,7 +180,7 @@ def test_a_coasting_face_that_is_measured_again_goes_on() -> None:
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     book.observe(2 / RATE, [face(110)], [appearance(1)])
     assert states(book) == {0: "tracked"}
-    assert not book.wants_detection
+    assert not book.needs_detection
 
 
 def test_person_after_a_dissolve_does_not_continue_the_track() -> None:
@@ -229,7 +229,7 @@ def test_re_identification_is_limited_to_the_reachable_distance(away_s: float, n
     assert back.number == number
 
 
-@pytest.mark.parametrize(("confidence", "number"), [(SURE, 0), (SURE - 0.01, 1)])
+@pytest.mark.parametrize(("confidence", "number"), [(CONFIDENT, 0), (CONFIDENT - 0.01, 1)])
 def test_only_a_clearly_seen_face_is_re_identified_elsewhere(confidence: float, number: int) -> None:
     book = TrackBook()
     book.admit(0.0, face(100, confidence=confidence), appearance(1))
@@ -373,7 +373,7 @@ def test_more_similar_track_keeps_the_face_though_it_is_younger() -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "numbers"), [(0.5 * CLEARLY, {0: "tracked"}), (1.5 * CLEARLY, {0: "coasting", 1: "tracked"})]
+    ("more", "numbers"), [(0.5 * MIN_MARGIN, {0: "tracked"}), (1.5 * MIN_MARGIN, {0: "coasting", 1: "tracked"})]
 )
 def test_older_of_two_tracks_keeps_the_face_unless_the_other_is_clearly_more_similar(
     more: float, numbers: dict[int, str]
@@ -391,15 +391,15 @@ def test_cut_to_another_person_ends_the_track_at_once_and_requests_a_search() ->
     book = book_of(1, 3)
     book.observe(1 / RATE, [face(102), face(300)], [appearance(2), appearance(3)])
     assert states(book) == {1: "tracked"}  # no ghost of a person who is not in this shot
-    assert book.wants_detection
+    assert book.needs_detection
     stranger = book.admit(1 / RATE, face(102), appearance(2))
     assert stranger is not None
     assert (stranger.number, stranger.state) == (2, State.NEW)
     book.observe(2 / RATE, [face(300), face(102)], [appearance(3), appearance(2)])
-    assert not book.wants_detection
+    assert not book.needs_detection
 
 
-@pytest.mark.parametrize(("confidence", "goes_on"), [(SURE - 0.01, True), (SURE, False)])
+@pytest.mark.parametrize(("confidence", "goes_on"), [(CONFIDENT - 0.01, True), (CONFIDENT, False)])
 def test_partly_visible_face_stays_tracked_if_it_was_not_clearly_seen_just_before(
     confidence: float, *, goes_on: bool
 ) -> None:
@@ -417,7 +417,7 @@ def test_cut_to_no_face_leaves_no_coasting_track() -> None:
     book = book_of(1)
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(7)])
     assert states(book) == {}
-    assert book.wants_detection
+    assert book.needs_detection
 
 
 @pytest.mark.parametrize(("similarity", "goes_on"), [(STEADY - 0.05, False), (STEADY + 0.05, True)])
@@ -447,7 +447,7 @@ def test_face_in_place_at_a_shot_start_needs_the_similarity_required_elsewhere(
         book.live[0].last_appearance = seen
     book.observe(1 / RATE, [face(102)], [seen], new_shot)
     assert states(book) == ({0: "tracked"} if goes_on else {})
-    assert book.wants_whole is not goes_on
+    assert book.needs_full_search is not goes_on
 
 
 def test_face_in_place_needs_less_similarity_within_a_shot() -> None:
@@ -614,14 +614,14 @@ def test_face_in_place_after_a_gap_needs_the_similarity_required_elsewhere(
     seen = between(appearance(1), appearance(2), SETTINGS.same_appearance + likeness)
     book.observe(0.1 + SEEK_S, [face(100)], [seen])
     assert states(book) == ({0: "tracked"} if goes_on else {})
-    assert book.wants_whole is not goes_on
+    assert book.needs_full_search is not goes_on
 
 
 def test_partial_similarity_is_no_proof_after_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "similarity_in_part", lambda *_: 0.9)
     for elapsed_s, going_on in ((SEEK_S, {0: "tracked"}), (SEEK_S + 0.1, {})):
         book = TrackBook()
-        book.admit(0.0, face(100, confidence=SURE - 0.1), appearance(1))
+        book.admit(0.0, face(100, confidence=CONFIDENT - 0.1), appearance(1))
         book.observe(elapsed_s, [face(100)], [appearance(2)])
         assert states(book) == going_on
 
@@ -673,7 +673,7 @@ def test_observe_needs_as_many_measurements_as_tracks() -> None:
 
 def test_appearance_is_learnt_only_from_a_clearly_seen_and_uncovered_face() -> None:
     other_day = between(appearance(1), appearance(5), 0.9)
-    for x, confidence, learns in ((100, 0.95, True), (100, SURE - 0.01, False), (210, 0.95, False)):
+    for x, confidence, learns in ((100, 0.95, True), (100, CONFIDENT - 0.01, False), (210, 0.95, False)):
         book = TrackBook()
         book.admit(0.0, face(x), appearance(1))
         book.admit(0.0, face(300), appearance(2))
@@ -780,7 +780,7 @@ def test_lost_face_is_searched_for_locally_and_periodically_in_the_whole_picture
     for frame in range(1, 2 * SEEK_EVERY + 1):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
         book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
-        whole.append(book.wants_whole)
+        whole.append(book.needs_full_search)
         np.testing.assert_array_equal(book.missing, [place])
     assert whole == ([False] * (SEEK_EVERY - 1) + [True]) * 2
     book.observe(10.0, [face(100)], [appearance(1)])
@@ -800,7 +800,7 @@ def test_whole_picture_is_searched_after_a_cut() -> None:
     book = book_of(1, 2)
     book.observe(1 / RATE, [face(100), face(300)], [appearance(1), appearance(7)])
     assert states(book) == {0: "tracked"}
-    assert book.wants_whole
+    assert book.needs_full_search
 
 
 def test_moving_face_is_searched_for_where_it_headed_and_where_it_was_lost() -> None:
@@ -831,7 +831,7 @@ def test_hidden_face_is_not_predicted_by_motion_before_a_pause() -> None:
 
 
 def test_hidden_face_is_searched_for_in_every_frame_in_which_it_may_emerge() -> None:
-    searched = [frame for frame in range(15, 50) if crossing(frame).wants_detection]
+    searched = [frame for frame in range(15, 50) if crossing(frame).needs_detection]
     way = {frame: abs(100 + 8 * frame - 300) for frame in range(15, 50)}  # how far the middles are apart
     assert {frame for frame in way if way[frame] > 0.6 * SIZE} <= set(searched)
     assert len([frame for frame in searched if way[frame] < 0.4 * SIZE]) <= 4
@@ -888,7 +888,7 @@ def test_face_half_outside_waits_for_a_new_track_id_while_somebody_is_missing() 
             break
         waits += 1
         book.observe(3.0 + (frame + 1) / RATE, [], [])
-        assert book.wants_detection
+        assert book.needs_detection
     assert waits == pytest.approx(WAIT_S * RATE, abs=1)
 
 
@@ -902,7 +902,7 @@ def test_face_without_a_track_id_is_searched_for_only_a_limited_time() -> None:
     for frame in range(1, 60):
         time_s = 3.0 + frame / RATE
         book.observe(time_s, [face(100)], [appearance(1)])
-        assert len(book.missing) == book.wants_detection == (time_s - 3.0 <= 2 * WAIT_S)
+        assert len(book.missing) == book.needs_detection == (time_s - 3.0 <= 2 * WAIT_S)
 
 
 def test_missing_face_entering_at_the_edge_is_re_identified_at_once() -> None:

@@ -769,7 +769,7 @@ def test_every_picture_is_decoded_once_before_the_first_step(
     for folder, first in (("faces", 0), ("test", 1)):
         write_faces(tmp_path / folder, 1, first)
     decoded: list[Path] = []
-    monkeypatch.setattr(Sample, "demand_picture", lambda sample: decoded.append(sample.path))
+    monkeypatch.setattr(Sample, "check_decodable", lambda sample: decoded.append(sample.path))
     settings = Config(corpora=(Corpus("faces"),), negative_share=0.0, validation="test", skip_broken=skip_broken)
     open_objective(settings, tmp_path, tmp_path)
     assert sorted(decoded) == sorted(tmp_path.rglob("*.png"))

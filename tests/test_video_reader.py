@@ -22,7 +22,7 @@ from fakes import (
 
 from facetrack.pipeline.live_source import LiveSource
 from facetrack.pipeline.video_clock import MediaClock, Pace, lasts_s
-from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, demand_gpu
+from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, require_gpu_decoding
 from facetrack.pipeline.video_source import VideoSource
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.smooth import Smoother, SmootherSettings
@@ -319,10 +319,10 @@ def test_stream_that_the_cpu_would_decode_raises_if_a_gpu_was_requested(clip: Pa
     """PyAV is content if any stream of the file is decoded on the GPU."""
     container = av.open(clip)
     with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder away"):
-        demand_gpu(container, "clip")
+        require_gpu_decoding(container, "clip")
     with pytest.raises(AssertionError, match="not open"):
         next(container.demux())
-    demand_gpu(OnGpu(av.open(clip)), "clip")  # type: ignore[arg-type]
+    require_gpu_decoding(OnGpu(av.open(clip)), "clip")  # type: ignore[arg-type]
 
 
 def test_a_camera_that_is_not_ready_is_asked_again(clip: Path) -> None:
