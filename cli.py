@@ -30,7 +30,7 @@ try:
     from . import __version__
     from .calibration.commands import calibrate, export
     from .pipeline.commands import batch, bench, doctor, live
-    from .pipeline.talk import Talk, log, say
+    from .pipeline.talk import StderrHandler, log, say
     from .tracker.errors import FacetrackError
     from .training.commands import evaluate, models, probe, train
 except KeyboardInterrupt:  # nothing has begun: no traceback
@@ -81,13 +81,13 @@ def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = N
         engines: opens the networks; default: `pipeline.open.open_engines`.
     """
     _prepare_process()
-    log.handlers = [Talk()]
+    log.handlers = [StderrHandler()]
     log.setLevel(logging.WARNING)
-    with _some_stderr(), _ToldToEnd() as told_to_end:
-        return _run(arguments, engines or _open_engines, told_to_end)
+    with _ensure_stderr(), _TerminationSignals() as termination:
+        return _run(arguments, engines or _open_engines, termination)
 
 
-def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _ToldToEnd) -> int:
+def _run(arguments: Sequence[str] | None, engines: OpenEngines, termination: _TerminationSignals) -> int:
     try:
         # On Windows click expands globs, because no shell does so there; `batch` expands them itself.
         code = _commands.main(
@@ -98,12 +98,12 @@ def _run(arguments: Sequence[str] | None, engines: OpenEngines, told_to_end: _To
         _hint_at_dashes(error, sys.argv[1:] if arguments is None else arguments)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return told_to_end.exit_code
+        return termination.exit_code
     except FacetrackError as error:
         return _fail(error, str(error))
     except OSError as error:
-        if told_to_end.by:  # the terminal that messages went to is gone
-            return told_to_end.exit_code
+        if termination.by:  # the terminal that messages went to is gone
+            return termination.exit_code
         if error.errno is None:  # not from the operating system: a bug of ours
             raise
         return _fail(error, f"{error.filename or 'stdout or a file'}: cannot be read or written: {error.strerror}")
@@ -117,7 +117,7 @@ def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> No
         say(f"To name the file {files[0]}, write ./{files[0]} or put -- before it.")
 
 
-class _ToldToEnd:
+class _TerminationSignals:
     """Turns the first SIGTERM, SIGHUP or SIGBREAK into a KeyboardInterrupt; later ones do not disturb the clean-up.
 
     Ignored signals stay ignored, as nohup requires. Outside the main thread, the only one that receives signals,
@@ -158,7 +158,7 @@ class _ToldToEnd:
 
 
 @contextmanager
-def _some_stderr() -> Iterator[None]:
+def _ensure_stderr() -> Iterator[None]:
     """Open the null device where stderr is closed, so that no file that is opened later gets its descriptor, 2."""
     if sys.stderr is not None:
         yield

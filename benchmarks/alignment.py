@@ -23,7 +23,7 @@ from facetrack.tracker.geometry import CropTransform, box_centre_side
 from facetrack.tracker.types import Float32, Landmarks, UInt8
 from facetrack.tracker.views import face_box
 from facetrack.training.datasets import Sample, read_pts_folder
-from facetrack.training.evaluation.locate import ByDetector, InGivenBox, Locate
+from facetrack.training.evaluation.locate import DetectorLocator, GivenBoxLocator, Locate
 
 
 def twice(locate: Locate, aligner: Aligner) -> Locate:
@@ -82,18 +82,18 @@ def asked(description: str | None) -> tuple[str, Aligner, list[Sample]]:
 
 def main() -> None:
     model, aligner, samples = asked(__doc__)
-    given = InGivenBox(aligner, aligner.markup)
+    given = GivenBoxLocator(aligner, aligner.markup)
     ways: dict[str, Locate] = {
         "given box": given,
         "given box, two passes": twice(given, aligner),
         "box guessed from five points": guessed(aligner),
-        "given box, crop turned 30 degrees": InGivenBox(aligner, aligner.markup, np.pi / 6),
-        "given box, crop turned 60 degrees": InGivenBox(aligner, aligner.markup, np.pi / 3),
+        "given box, crop turned 30 degrees": GivenBoxLocator(aligner, aligner.markup, np.pi / 6),
+        "given box, crop turned 60 degrees": GivenBoxLocator(aligner, aligner.markup, np.pi / 3),
     }
     print(f"{'':48}{'NME io %':>9}{'> 8 %':>8}{'missed':>8}")
     choices = Choices(model=model)
     with open_engines(choices) as engines:
-        by_itself = ByDetector(engines.pipeline_for_pictures(choices))
+        by_itself = DetectorLocator(engines.pipeline_for_pictures(choices))
         ways["fully automatic"] = by_itself
         ways["fully automatic, picture turned by 90 degrees"] = turned(by_itself, 1)
         ways["fully automatic, picture upside down"] = turned(by_itself, 2)

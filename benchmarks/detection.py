@@ -27,7 +27,7 @@ from facetrack.engines.detector import Detector, DetectorSettings
 from facetrack.tracker.types import UInt8
 from facetrack.training import config
 from facetrack.training.datasets import TURNED, Sample, images_below
-from facetrack.training.detection.score import evaluate, kept_out
+from facetrack.training.detection.score import evaluate, load_held_out
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 CONFIG = Path(__file__).parent.parent / "training" / "configs" / "bbfcn-5.toml"
@@ -113,7 +113,7 @@ def main() -> None:
     if arguments.recall and (arguments.pictures or arguments.portraits):
         parser.error("--recall measures nothing else: leave --pictures and --portraits out")
     cv2.setNumThreads(1)
-    folders, empty = kept_out(config.load(CONFIG), arguments.data, half=1)
+    folders, empty = load_held_out(config.load(CONFIG), arguments.data, half=1)
     faces = list(chain.from_iterable(folders.values()))
     if arguments.recall:
         print(*recall_rows(faces, arguments.min_face), sep="\n")

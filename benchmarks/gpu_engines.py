@@ -44,7 +44,7 @@ from facetrack.engines.quantise import QuantSettings, quantise_onnx
 from facetrack.engines.tensorrt_build import LARGEST, SMALLEST, USUAL, PlanRequest
 from facetrack.pipeline.crops import crops_for, portrait_crops
 from facetrack.pipeline.machine import describe_machine, source_commit, usable_cores
-from facetrack.tracker.errors import BackendError, told
+from facetrack.tracker.errors import BackendError, describe_error
 from facetrack.tracker.types import UInt8
 
 PACKAGE = Path(__file__).parent.parent
@@ -297,7 +297,7 @@ def do_job(network: Network, precision: str, call: Call) -> None:
         ValueError,
         KeyError,
     ) as failure:  # the latter two: outputs of other shapes than the reference's
-        error = told(failure)
+        error = describe_error(failure)
     job.with_suffix(".error.txt").unlink(missing_ok=True)
     if error:
         replace_file(job.with_suffix(".error.txt"), error.encode())

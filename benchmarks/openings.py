@@ -17,7 +17,7 @@ from alignment import asked
 from facetrack.tracker.pose import eye_aspect_ratio, facing, openness
 from facetrack.tracker.types import Float32, Float64
 from facetrack.training.datasets import Sample
-from facetrack.training.evaluation.locate import InGivenBox
+from facetrack.training.evaluation.locate import GivenBoxLocator
 from facetrack.training.expressions import close_eyes
 
 OPENINGS = (1.0, 0.5, 0.25, 0.0)
@@ -25,7 +25,7 @@ EYE_STEPS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.7)
 MOUTH_STEPS = (0.0, 0.05, 0.1, 0.2, 0.4, 1.0)
 
 
-def find(samples: list[Sample], given: InGivenBox, opening: float) -> tuple[Float32, Float32]:
+def find(samples: list[Sample], given: GivenBoxLocator, opening: float) -> tuple[Float32, Float32]:
     """True and found points, (F, N, 2) each, with the eyes closed to a share of their opening."""
     drawn = [close_eyes(s.bgr(), s.points[0], opening) if opening < 1 else (s.bgr(), s.points[0]) for s in samples]
     return np.stack([xy for _, xy in drawn]), np.stack([given(bgr, xy).xy for bgr, xy in drawn])
@@ -42,7 +42,7 @@ def print_steps(wanted: Float64, found: Float64, steps: tuple[float, ...]) -> No
 
 def main() -> None:
     _, aligner, samples = asked(__doc__)
-    given, lips = InGivenBox(aligner, aligner.markup), facing(aligner.markup.points)[2]
+    given, lips = GivenBoxLocator(aligner, aligner.markup), facing(aligner.markup.points)[2]
     print(f"{'eyes':40}{'number':>7}{'annotated':>10}{'found':>8}")
     for opening in OPENINGS:
         pair = find(samples, given, opening)

@@ -273,7 +273,7 @@ def refuse_plot(path: Path, parser: argparse.ArgumentParser) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
         parser.error(f"argument --plot: wanted a name that ends in .png or .svg, got {path}")
     try:
-        PartFile(path, overwrite=True).prove()
+        PartFile(path, overwrite=True).check_writable()
     except SinkError as error:
         parser.error(str(error))
 

@@ -154,7 +154,7 @@ def calibrate_source(spec: str, board: Board, out: Path, *, overwrite: bool = Fa
         SinkError: the file cannot be written.
         ConfigError: the views are too few or too similar.
     """
-    PartFile(out, overwrite=overwrite).prove()  # fail now rather than after minutes of waving a board
+    PartFile(out, overwrite=overwrite).check_writable()  # fail now rather than after minutes of waving a board
     with open_source(spec) as source:
         views = collect_views(source, board)
     unread = failures_in(Task(spec, source.name), source.failed)

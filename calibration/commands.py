@@ -26,15 +26,15 @@ _crops = click.option(
 
 def _proofs(card: ModelCard, crops: Path | None) -> dict[str, Proof]:
     """What a card's networks are judged by in any precision; the pictures are read before anything is written."""
-    from ..engines.fit import demand_files_fit
+    from ..engines.fit import check_files_fit
     from ..engines.parity import proof_for
     from ..pipeline.crops import crops_for
 
-    demand_files_fit(card)
+    check_files_fit(card)
     return {role: proof_for(card, role, crops_for(card, role, crops)) for role in card.weights}
 
 
-def _tell(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
+def _print_report(card: ModelCard, networks: Sequence[Exported | Quantised]) -> None:
     """Print which card was written, and the reports of its networks."""
     click.echo(json.dumps({"card": card.name, "networks": [network.report() for network in networks]}, indent=2))
 
@@ -45,10 +45,10 @@ def _prove_room(out: Path) -> None:
     Raises:
         SinkError: they cannot.
     """
-    from ..pipeline.part_file import prove_folder
+    from ..pipeline.part_file import check_folder_writable
 
     for name in ("cards", "weights"):
-        prove_folder(out / name)
+        check_folder_writable(out / name)
 
 
 def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: bool) -> None:
@@ -101,7 +101,7 @@ def export(
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name, export_onnx_card, export_plans
     from ..engines.tensorrt_build import PlanRequest
-    from ..pipeline.part_file import prove_folder
+    from ..pipeline.part_file import check_folder_writable
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
         raise click.BadParameter(
@@ -112,20 +112,20 @@ def export(
         _refuse_replacing(derived_name(card.name, precision), card, out, overwrite=overwrite)
         _prove_room(out)
     if target == "tensorrt":
-        prove_folder(out)
+        check_folder_writable(out)
     proofs = _proofs(card, crops)
     if precision == "int8":
         from .int8 import Int8Settings, quantise_card
 
         card, quantised = quantise_card(card, proofs, Int8Settings(), out)
         if target == "onnx":
-            _tell(card, quantised)
+            _print_report(card, quantised)
             return
     if target == "onnx":
         card, exported = export_onnx_card(card, precision, batches, proofs, out)
     else:
         exported = export_plans(card, PlanRequest(precision, batches), proofs, out)
-    _tell(card, exported)
+    _print_report(card, exported)
 
 
 @click.group()
@@ -187,7 +187,7 @@ def calibrate_int8(
     _refuse_replacing(name, card, out, overwrite=overwrite)
     _prove_room(out)
     card, quantised = quantise_card(card, _proofs(card, crops), settings, out)
-    _tell(card, quantised)
+    _print_report(card, quantised)
 
 
 @calibrate.command("camera")
@@ -253,7 +253,7 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     MODEL is the name of a network or card; see `facetrack models`. Set FACETRACK_HOME to DIR to use the result.
     """
     from ..engines.card import find_card
-    from ..engines.fit import demand_fit
+    from ..engines.fit import check_fit
     from ..engines.onnx_backend import OnnxBackend
     from ..pipeline.part_file import PartFile
     from ..tracker import markup
@@ -267,11 +267,11 @@ def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path,
     _prove_room(out)
     made_for_card = not out.exists() and plot is not None and plot.parent.resolve() == out.resolve()
     if plot is not None and not made_for_card:
-        PartFile(plot, overwrite=True).prove()
+        PartFile(plot, overwrite=True).check_writable()
     samples, *others = (noise.annotated_faces(folder, markup.load(card.markup)) for folder in (faces, *tests))
     named = {str(folder): other for folder, other in zip(tests, others, strict=True)}
     with closing(OnnxBackend(card.weights["net"])) as net:  # the card's own file, whatever this machine would run
-        demand_fit(card, card.weights["net"], net)
+        check_fit(card, card.weights["net"], net)
         learned = noise.calibrate(noise.plain_aligner(card, net), samples, named, crops)
     say(str(noise_report.write_calibration(card, learned, out)))
     click.echo(noise_report.as_text(learned))

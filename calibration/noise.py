@@ -154,7 +154,7 @@ def calibrate(
         CardError: the network does not score faces.
         ConfigError: the photographs are too few, or all crops went well, or none did.
     """
-    aligner.demand_face_score()
+    aligner.require_face_score()
     judged = judge(aligner, faces, crops, np.random.default_rng([0, 0]))
     unseen = np.empty_like(judged.logit)
     for fold in range(FOLDS):

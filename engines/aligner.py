@@ -72,7 +72,7 @@ class Aligner:
         """How many crops are best measured at once: see `Backend`."""
         return min(self.backend.preferred_batch, LARGEST_BATCH)
 
-    def demand_face_score(self) -> None:
+    def require_face_score(self) -> None:
         """Check that the network scores faces, as tracking needs.
 
         Raises:
@@ -109,14 +109,14 @@ class Aligner:
         Raises:
             ValueError: a picture is not such an array, or a crop has another size.
         """
-        self._demand_views(views)
+        self._check_views(views)
         found: list[Landmarks] = []
         runs = math.ceil(len(views) / LARGEST_BATCH)
         for i in range(runs):  # of nearly equal lengths: nine faces are four and five
             found += self._align(views[len(views) * i // runs : len(views) * (i + 1) // runs])
         return found
 
-    def _demand_views(self, views: Sequence[View]) -> None:
+    def _check_views(self, views: Sequence[View]) -> None:
         for i, (bgr, crop) in enumerate(views):
             if i == 0 or bgr is not views[i - 1][0]:  # a crowd's faces are all of one picture
                 checked_picture(bgr, "align")
@@ -134,7 +134,7 @@ class Aligner:
             xy, score = self._decode(outputs)
             if self._shape is not None:
                 for points in xy:
-                    points[:] = self._shape.set_right(points, self._reach)
+                    points[:] = self._shape.correct_points(points, self._reach)
             self.scores_faces = outputs[-1].ndim == 2  # (B, 2); the maps, vectors or corners before have more axes
             if self.scores_faces:
                 probabilities = [self._probabilities(*logits) for logits in outputs[-1].tolist()]

@@ -291,18 +291,18 @@ def find_card(name: str, *tasks: str) -> ModelCard:
     for wanted in (name, default):
         for folder in folders:
             if wanted in folder.cards and folder.cards[wanted].task in tasks:
-                _tell_broken(own, shipped)
+                _warn_broken_cards(own, shipped)
                 return folder.cards[wanted]
             if wanted in folder.broken:
                 raise folder.broken[wanted]
-    _tell_broken(own, shipped)
+    _warn_broken_cards(own, shipped)
     known = ", ".join(f"{card.name} ({card.network})" for card in all_cards() if card.task in tasks) or "none"
     raise CardError(
         f"no model {name!r} to {' or '.join(tasks)} with; available: {known}; `facetrack models` lists them all"
     )
 
 
-def _tell_broken(*folders: Folder) -> None:
+def _warn_broken_cards(*folders: Folder) -> None:
     for folder in folders:
         for error in folder.broken.values():
             _warn(f"{error}; it is left out: correct or remove it")

@@ -64,7 +64,7 @@ def write_weights(out: Path, name: str, content: bytes, precision: str) -> Weigh
     return Weights(path, hashlib.sha256(content).hexdigest(), precision)
 
 
-def put_in_place(card: ModelCard, folder: Path, out: Path) -> ModelCard:
+def install_card(card: ModelCard, folder: Path, out: Path) -> ModelCard:
     """Put a card that was made and measured elsewhere into OUT: its files into OUT/weights, then OUT/cards/NAME.toml.
 
     Args:

@@ -56,7 +56,7 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     if kind not in KINDS:
         raise CardError(f"{name}: cannot decode {kind!r}; wanted codec kind {', '.join(KINDS)}")
     wanted, decode = KINDS[kind]
-    demand_numbers(codec, wanted, name)
+    check_codec_keys(codec, wanted, name)
     numbers = {key: int(codec[key]) if key in WHOLE else float(codec[key]) for key in wanted}
     if kind != "fields":
         return partial(decode, **numbers)
@@ -67,7 +67,7 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     return partial(decode, lines=lines, **numbers)
 
 
-def demand_numbers(codec: Mapping[str, Any], wanted: tuple[str, ...], name: str) -> None:
+def check_codec_keys(codec: Mapping[str, Any], wanted: tuple[str, ...], name: str) -> None:
     """Check that a codec has the numbers that its kind needs, and no others.
 
     Raises:

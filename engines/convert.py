@@ -69,7 +69,7 @@ def export_onnx_card(
         full = graph.as_fp32(stored.read())
         contents[role] = graph.in_precision(full, precision)
         proved[role] = _measure(full, contents[role], proofs[role], batches)
-        parity.demand(proved[role][1], precision, f"{stems[role]}.onnx")
+        parity.check_limits(proved[role][1], precision, f"{stems[role]}.onnx")
     refuse_files_of_others(out, derived_name(card.name, precision), {stems[r]: contents[r] for r in stems})
     weights, exported = {}, []
     for role, stem in stems.items():

@@ -142,7 +142,7 @@ class PyCuda:
         import pycuda.driver as driver
 
         self._driver, self._library, self._graphs = driver, library, _Graphs(library)
-        with self._in_words():
+        with self._translate_errors():
             driver.init()
             self._context: Any = driver.Device(0).retain_primary_context()
         self._streams: dict[int, Any] = {}
@@ -150,7 +150,7 @@ class PyCuda:
         self.launch, self.capture = self._graphs.launch, self._graphs.capture
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Raise pycuda's errors, including its own MemoryError class, as a BackendError."""
         try:
             yield
@@ -162,47 +162,47 @@ class PyCuda:
     @contextmanager
     def current(self) -> Iterator[None]:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             self._context.push()
         try:
             yield
         finally:
-            with self._in_words():
+            with self._translate_errors():
                 self._driver.Context.pop()
 
     def stream(self) -> int:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             stream = self._driver.Stream(NON_BLOCKING)
         self._streams[stream.handle] = stream
         return int(stream.handle)
 
     def buffer(self, size: int) -> Buffer:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             device = self._driver.mem_alloc(size)
             return Buffer(self._driver.pagelocked_empty(size, np.uint8), int(device), device)
 
     def upload(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             self._driver.memcpy_htod_async(buffer.device, buffer.host[:size], self._streams[stream])
 
     def download(self, buffer: Buffer, size: int, stream: int) -> None:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             self._driver.memcpy_dtoh_async(buffer.host[:size], buffer.device, self._streams[stream])
 
     def synchronize(self, stream: int) -> None:
         """See `Cuda`."""
-        with self._in_words():
+        with self._translate_errors():
             self._streams[stream].synchronize()
 
     def free(self, *, buffers: list[Buffer], graphs: list[int], stream: int) -> None:
         """See `Cuda`."""
         for graph in graphs:
             self._graphs.destroy(graph)
-        with self._in_words():
+        with self._translate_errors():
             for buffer in buffers:
                 buffer.owner.free()
                 buffer.host.base.free()  # type: ignore[union-attr]  # pycuda's HostAllocation
@@ -214,7 +214,7 @@ class PyCuda:
         pycuda's `detach` requires the context to be current, releases it, and expects CUDA to pop it as when a context
         is destroyed. CUDA does not pop a primary context that is released, so it is popped here.
         """
-        with self._in_words():
+        with self._translate_errors():
             self._context.push()
             check(self._library.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p())), "cuCtxPopCurrent")
             self._context.detach()

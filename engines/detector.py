@@ -19,7 +19,7 @@ from ..tracker.types import Float32, Proposals, UInt8, checked_picture
 from ..tracker.views import fit_views
 from .backend import Backend
 from .card import CALIBRATION, ModelCard
-from .codec import DISC, demand_numbers
+from .codec import DISC, check_codec_keys
 from .packed import run_levels
 
 MARGIN = 4  # grey pixels round every level, so that the network has context around faces at the picture's edge
@@ -97,7 +97,7 @@ class Detector:
         """
         if card.codec.get("kind") != "discs":
             raise CardError(f"{card.name}: cannot decode {card.codec.get('kind')!r}; wanted codec kind discs")
-        demand_numbers(card.codec, ("face_px", "peak"), card.name)
+        check_codec_keys(card.codec, ("face_px", "peak"), card.name)
         missing = [name for name in CALIBRATION["detect"] if name not in card.calibration]
         if missing:
             raise CardError(f"{card.name}: the calibration lacks {', '.join(missing)}; complete the card")

@@ -14,7 +14,7 @@ PLACES = {"discs-in-windows": 1}  # codec kind -> index of the output with the l
 PLANES = {"cells": 3}  # codec kind -> planes per landmark, if there are several
 
 
-def demand_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
+def check_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
     """Compare a card with the network that was opened for it, as far as the backend knows its shapes.
 
     Args:
@@ -69,7 +69,7 @@ def can_track(card: ModelCard) -> bool:
         return scores_faces(backend)
 
 
-def demand_files_fit(card: ModelCard) -> None:
+def check_files_fit(card: ModelCard) -> None:
     """Open every file of a card on ONNX Runtime, and compare the card with it.
 
     Raises:
@@ -83,4 +83,4 @@ def demand_files_fit(card: ModelCard) -> None:
         decoder(card.codec, markup.load(card.markup), card.name)
     for weights in card.files.values():
         with closing(OnnxBackend(weights)) as backend:
-            demand_fit(card, weights, backend)
+            check_fit(card, weights, backend)

@@ -64,7 +64,9 @@ def cost_of(content: bytes, shape: tuple[int, ...], precision: str) -> Cost:
     model = _with_input(as_fp32(content), shape)  # raises if onnx is missing
     weights = sum(prod(weight.dims) for weight in model.graph.initializer) * WEIGHT_BYTES[precision]
     graph = _with_shapes(model).graph
-    known = _Shapes(_told(value) for value in (*graph.value_info, *graph.output, *graph.input) if _is_told(value))
+    known = _Shapes(
+        _named_shape(value) for value in (*graph.value_info, *graph.output, *graph.input) if _has_static_shape(value)
+    )
     known |= {weight.name: tuple(weight.dims) for weight in graph.initializer}
     moved = prod(shape) + 4 * sum(prod(known[output.name]) for output in graph.output)
     macs = sum(_macs(node, known) for node in graph.node if node.op_type in PRODUCTS)
@@ -108,12 +110,12 @@ def _with_shapes(model: Any) -> Any:
     return onnx.shape_inference.infer_shapes(model, data_prop=True)
 
 
-def _is_told(value: Any) -> bool:
+def _has_static_shape(value: Any) -> bool:
     tensor = value.type.tensor_type
     return tensor.HasField("shape") and all(axis.HasField("dim_value") for axis in tensor.shape.dim)
 
 
-def _told(value: Any) -> tuple[str, tuple[int, ...]]:
+def _named_shape(value: Any) -> tuple[str, tuple[int, ...]]:
     return value.name, tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
 
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Value = TypeVar("Value")
 
 
-class Held(Generic[Value]):
+class HeldSetting(Generic[Value]):
     """Holds a setting at a value from the first entry to the last exit, then restores what it was before."""
 
     def __init__(self, read: Callable[[], Value], write: Callable[[Value], object], value: Value) -> None:

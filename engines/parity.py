@@ -86,7 +86,7 @@ def measure(reference: Backend, other: Backend, proof: Proof, batches: Sequence[
     return tuple(measured)
 
 
-def demand(parities: Sequence[Parity], precision: str, what: str) -> None:
+def check_limits(parities: Sequence[Parity], precision: str, what: str) -> None:
     """Refuse a backend that is too far off.
 
     Raises:

@@ -50,7 +50,7 @@ class ShapeModel:
         self._answer = np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))  # (P, P, 2, 2): residuals per move of a point
         self._alone = _inverse(self._answer[range(len(free)), range(len(free))])  # residual -> with the point left out
 
-    def set_right(self, xy: Float32, reach: float) -> Float32:
+    def correct_points(self, xy: Float32, reach: float) -> Float32:
         """Move free points that are too far off to within `reach` of their expected places, the farthest first.
 
         Args:
@@ -60,13 +60,13 @@ class ShapeModel:
             The points. Their scores need no change: a corrected place is as good as others.
         """
         mended = np.array(xy, np.float32, order="C")
-        _set_right(mended, self._mean, self.modes, self._free, self._answer, self._alone, reach)
+        _correct_points(mended, self._mean, self.modes, self._free, self._answer, self._alone, reach)
         return mended
 
 
 # It keeps the GIL: it finishes sooner than another thread would give it back.
 @njit(cache=True)
-def _set_right(
+def _correct_points(
     xy: Float32, mean: Float64, modes: Float64, free: Int64, answer: Float64, alone: Float64, reach: float
 ) -> None:
     """Correct the points of one face in place; see `ShapeModel`."""

@@ -13,7 +13,7 @@ from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH, Shapes
 from .cuda_driver import Buffer, Cuda
 from .parts import run_in_batches, run_in_tiles
-from .tensorrt_build import let_go, made, make_logger, profile_index
+from .tensorrt_build import clear_tracebacks, make_logger, profile_index, translate_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,13 +75,13 @@ class TensorRTBackend:
             with cuda.current():
                 self._load(trt, plan)
         except BaseException as error:
-            let_go(error)
+            clear_tracebacks(error)
             self._free()
             raise
 
     def _load(self, trt: Any, plan: bytes) -> None:
         logger = make_logger(trt)
-        with made(trt, logger):
+        with translate_errors(trt, logger):
             self._runtime = trt.Runtime(logger)
         engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -103,7 +103,7 @@ class TensorRTBackend:
         try:
             return run_in_batches(self._run_batch, images, self._largest[0])
         except BaseException as error:
-            let_go(error)  # whoever catches it may close the backend and still hold the error
+            clear_tracebacks(error)  # whoever catches it may close the backend and still hold the error
             raise
 
     def _run_batch(self, images: UInt8) -> Outputs:

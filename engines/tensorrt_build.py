@@ -97,7 +97,7 @@ def make_logger(trt: Any) -> Any:
 
 
 @contextmanager
-def made(trt: Any, logger: Any) -> Iterator[None]:
+def translate_errors(trt: Any, logger: Any) -> Iterator[None]:
     """Wrap the creation of TensorRT's objects, whose bindings raise pybind11's errors and only log the reason.
 
     Raises:
@@ -126,7 +126,7 @@ def build_plan(
     Raises:
         BackendError: TensorRT cannot work here, parse the graph or build from it.
     """
-    with made(trt, logger):
+    with translate_errors(trt, logger):
         builder = trt.Builder(logger)
         network = builder.create_network(_network_flags(trt))
         parser = trt.OnnxParser(network, logger)
@@ -163,7 +163,7 @@ def build_with_timings(trt: Any, cuda: Cuda, graph: bytes, request: PlanRequest,
             known = timings.read_bytes() if timings.exists() else b""
             plan, known = build_plan(trt, make_logger(trt), graph, request, known)
     except BaseException as error:
-        let_go(error)
+        clear_tracebacks(error)
         raise
     finally:
         cuda.close()
@@ -171,7 +171,7 @@ def build_with_timings(trt: Any, cuda: Cuda, graph: bytes, request: PlanRequest,
     return plan
 
 
-def let_go(error: BaseException) -> None:
+def clear_tracebacks(error: BaseException) -> None:
     """Clear an error's frames, which hold TensorRT's objects: these must be freed before the CUDA context."""
     each: BaseException | None = error
     while each is not None:

@@ -22,7 +22,7 @@ from ..tracker.errors import BackendError
 from .backend import CLOSED, GPU_BATCH
 from .card import Weights, home
 from .files import replace_file
-from .held import Held
+from .held import HeldSetting
 from .packed import LARGEST_ATLAS
 
 if TYPE_CHECKING:
@@ -127,20 +127,20 @@ def load_net(path: Path, onnx_sha256: str) -> nn.Module:
     return net.eval()
 
 
-def _rounds_to_tf32() -> bool:
+def _get_tf32() -> bool:
     from torch.backends import cudnn
 
     return bool(cudnn.allow_tf32)
 
 
-def _let_round_to_tf32(allowed: bool) -> None:
+def _set_tf32(allowed: bool) -> None:
     from torch.backends import cudnn
 
     cudnn.allow_tf32 = allowed
 
 
 # TF32, cuDNN's default for the whole process, is off while a network of facetrack runs in torch
-_without_tf32 = Held(_rounds_to_tf32, _let_round_to_tf32, False)
+_without_tf32 = HeldSetting(_get_tf32, _set_tf32, False)
 
 
 class TorchBackend:

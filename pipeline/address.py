@@ -10,9 +10,9 @@ from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 
 from ..tracker.errors import SourceError
-from .pipe import Pipe, beside
+from .pipe import Pipe, run_in_thread
 from .source import Decoder, Kind
-from .video_reader import demand_gpu, forget_address, not_on_gpu, why
+from .video_reader import forget_address, not_on_gpu, require_gpu_decoding, why
 
 CAMERA_ADVICE = "plug one in, close other programs that use it, allow it in the system's privacy settings"
 OPEN_TIMEOUT_S = 10.0
@@ -46,7 +46,7 @@ class Address:
         if self.kind != "camera" or self.format == "dshow":  # whose objects belong to the thread that made them (COM)
             return self._open()
         try:
-            return beside(self._open, lambda: None, CAMERA_TIMEOUT_S)
+            return run_in_thread(self._open, lambda: None, CAMERA_TIMEOUT_S)
         except TimeoutError as error:
             advice = advice_on(self.label.removeprefix("camera "))
             raise SourceError(f"{self.label}: cannot be opened: {why(error)}; {advice}") from error
@@ -70,7 +70,7 @@ class Address:
                 raise
             raise not_on_gpu(self.label, why(error)) from error
         if self.decoder != "cpu":
-            demand_gpu(container, self.label)
+            require_gpu_decoding(container, self.label)
         if self.format == "dshow":  # else FFmpeg waits for the next picture forever, whatever the time-out
             container.flags |= NON_BLOCK
         return container

@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..tracker.errors import ConfigError, SinkError, SourceError, told
+from ..tracker.errors import ConfigError, SinkError, SourceError, describe_error
 from ..tracker.types import Result
 from .camera_file import refuse_other_aspect
 from .csv_sink import CsvSink
@@ -19,16 +19,16 @@ from .open import Choices, Engines, OpenEngines
 from .part_file import make_folder, part_of
 from .progress import Reporter, Task
 from .record import Record
-from .resume import Earlier
+from .resume import PreviousRun
 from .sidecar import (
     Origin,
     Outcome,
+    describe_libraries,
+    describe_models,
     describe_source,
     identify_input,
-    libraries_that_run,
-    models_that_run,
-    note_origin,
-    noted_origin,
+    load_origin,
+    save_origin,
     where,
     write_sidecar,
 )
@@ -115,7 +115,7 @@ class _Tracking:
     @contextmanager
     def open(self) -> Iterator[Callable[[Task, Reporter], list[Failure]]]:
         with self.open_engines(self.choices) as engines:
-            engines.aligner.demand_face_score()
+            engines.aligner.require_face_score()
             make_folder(self.outputs.folder)
             yield lambda task, reporter: _track(task, self.outputs, engines, reporter, alone=self.alone)
 
@@ -130,7 +130,7 @@ def _track(task: Task, outputs: Outputs, engines: Engines, reporter: Reporter, *
         return _Run(task, outputs, engines, reporter).track()
     except Exception as error:
         log.debug("%s failed", task.label, exc_info=True)
-        failure = Failure(task.spec, told(error))
+        failure = Failure(task.spec, describe_error(error))
         if not alone:  # the caller reports the failure of a single task
             reporter.ended(task, f"failed: {failure.bare_reason}", "failed")
         return [failure]
@@ -144,12 +144,12 @@ class _Run:
         self.choices, self.record = engines.choices, Record()
         opening = {"decoder": task.decoder, "frame_rate": task.frame_rate}
         settings = asdict(self.choices) | opening | outputs.columns.settings() | {"video": outputs.video}
-        self.origin = Origin(identify_input(task.spec), settings, models_that_run(engines), libraries_that_run(engines))
+        self.origin = Origin(identify_input(task.spec), settings, describe_models(engines), describe_libraries(engines))
         self.input_path = where(task.spec)
         self.table: CsvSink | None = None
         self.video: VideoSink | None = None
         self.earlier_frames = 0  # of this table, from an interrupted run
-        self.why_again = ""  # why the existing table is not the wanted one
+        self.rerun_reason = ""  # why the existing table is not the wanted one
 
     def track(self) -> list[Failure]:
         """Read, track, write; return what had to be left out.
@@ -166,7 +166,7 @@ class _Run:
 
     def _track(self) -> list[Failure]:
         sidecar = self.outputs.sidecar(self.task)
-        self._demand_place(sidecar)
+        self._check_sidecar_path(sidecar)
         if self.outputs.existing == "resume":
             earlier = self._earlier(self.outputs.video_file(self.task) if self.outputs.video else None)
             if self._is_finished(earlier):
@@ -178,7 +178,7 @@ class _Run:
             self.reporter.began(self.task, source.frames)
             error = self._write(source)
             wall_s = time.perf_counter() - began_s
-            reason, backend = told(error) if error else "", self.engines.backend
+            reason, backend = describe_error(error) if error else "", self.engines.backend
             outcome = Outcome(reason, source.failed, 0, wall_s, backend, describe_source(source))
         sinks = {"table_bytes": self.table, "video_bytes": self.video}
         sizes = {name: sink.size_bytes for name, sink in sinks.items() if sink is not None}
@@ -189,7 +189,7 @@ class _Run:
         return failures_in(self.task, outcome.failed)
 
     @staticmethod
-    def _demand_place(sidecar: Path) -> None:
+    def _check_sidecar_path(sidecar: Path) -> None:
         """Check that the sidecar, which is written last and has the longest name, can be written.
 
         Raises:
@@ -214,15 +214,15 @@ class _Run:
         mine = self.table is not None and self.table.counts.frames
         return f"interrupted; the rows so far are in {part}" if mine else f"interrupted; {part} is from an earlier run"
 
-    def _earlier(self, video: Path | None) -> Earlier:
-        return Earlier.read(self.outputs.table(self.task), self.outputs.sidecar(self.task), video)
+    def _earlier(self, video: Path | None) -> PreviousRun:
+        return PreviousRun.read(self.outputs.table(self.task), self.outputs.sidecar(self.task), video)
 
-    def _is_finished(self, earlier: Earlier) -> bool:
+    def _is_finished(self, earlier: PreviousRun) -> bool:
         missing = [file.name for file in self.outputs.files(self.task) if not file.exists()]
         if len(missing) == len(self.outputs.files(self.task)):
             return False
         table = earlier.table
-        for file in earlier.strangers:
+        for file in earlier.foreign_files:
             raise SinkError(
                 f"{file}: was not written by facetrack, so --resume does not replace it; move it, choose another "
                 "--out, or replace it with --overwrite"
@@ -237,8 +237,8 @@ class _Run:
             gone = not is_url(other) and not Path(other).exists()
             moved = "; if this is the same input, moved and changed since, use --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        self.why_again = f"{missing[0]} is missing" if missing else earlier.why_not_finished(self.origin)
-        if self.why_again:
+        self.rerun_reason = f"{missing[0]} is missing" if missing else earlier.why_not_finished(self.origin)
+        if self.rerun_reason:
             return False
         self.reporter.ended(self.task, "already finished")
         return True
@@ -249,8 +249,8 @@ class _Run:
         misfit: ConfigError | None = None
         with self.record as record:
             self._open_sinks(source)
-            self._go_on(source)
-            self._tell_whether_again()
+            self._resume_rows(source)
+            self._log_rerun()
             stale = self._stale_video()
             sidecar = self.outputs.sidecar(self.task)
             noted = source.kind != "images" or self.earlier_frames > 0
@@ -259,13 +259,13 @@ class _Run:
                     for result in results:
                         misfit = self._misfit(result, source)
                         if misfit is not None:
-                            source.failed.append((result.frame.name, told(misfit)))
+                            source.failed.append((result.frame.name, describe_error(misfit)))
                             continue
                         if not noted:  # it is of other rows, which these replace
                             part_of(sidecar).unlink(missing_ok=True)
                         record.write(result)
                         if not noted:
-                            note_origin(sidecar, self.origin)
+                            save_origin(sidecar, self.origin)
                             noted = True
                         if stale is not None:
                             stale.unlink(missing_ok=True)
@@ -283,28 +283,28 @@ class _Run:
                 outdated.unlink(missing_ok=True)
         return broken
 
-    def _go_on(self, source: Source) -> None:
+    def _resume_rows(self, source: Source) -> None:
         """With --resume, keep the rows of the pictures that an interrupted run of the same origin has done."""
         if self.outputs.existing != "resume" or self.outputs.video or self.table is None:
             return
         if not isinstance(source, ImageSource) or source.kind != "images" or not source.names_differ:
             return
-        noted = noted_origin(self.outputs.sidecar(self.task))
+        noted = load_origin(self.outputs.sidecar(self.task))
         if noted is None:
             return
         differs = self.origin.what_differs(noted)
-        self.why_again = self.why_again or differs
+        self.rerun_reason = self.rerun_reason or differs
         if not differs:
-            source.done = frozenset(self.table.go_on())
+            source.done = frozenset(self.table.resume_rows())
             self.record.tally.counts, self.earlier_frames = self.table.counts, len(source.done)
             self.reporter.advanced(self.task, self.earlier_frames)
 
-    def _tell_whether_again(self) -> None:
+    def _log_rerun(self) -> None:
         table = self.outputs.table(self.task)
         if self.earlier_frames:
             log.info("%s: continues after %s", table, counted(self.earlier_frames, "picture"))
-        elif self.why_again:
-            log.warning("%s: processed again: %s", table, self.why_again)
+        elif self.rerun_reason:
+            log.warning("%s: processed again: %s", table, self.rerun_reason)
 
     def _stale_video(self) -> Path | None:
         """The video of an interrupted run whose rows the first new row replaces, if this run makes no video."""

@@ -27,7 +27,7 @@ from .machine import describe_machine, source_commit
 from .open import Engines
 from .portrait import portrait
 from .progress import NoProgress, Task
-from .sidecar import models_that_run
+from .sidecar import describe_models
 from .source import Decoder
 from .sources import open_source
 from .tasks import Outputs
@@ -73,7 +73,7 @@ def run_bench(settings: BenchSettings, engines: Engines) -> dict[str, Any]:
         "commit": source_commit(),
         "machine": describe_machine(),
         "backend": engines.backend,
-        "models": models_that_run(engines),
+        "models": describe_models(engines),
         "settings": asdict(engines.choices) | {"decoder": settings.decoder},
         "input": settings.video.name if settings.video else _describe(settings),
         **whole,

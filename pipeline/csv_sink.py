@@ -26,7 +26,7 @@ SCHEMA = 1
 _FRAME = ("frame", "face_id", "timestamp", "confidence", "success", "state")
 _FACE = ("box_x", "box_y", "box_w", "box_h", "pose_Tx", "pose_Ty", "pose_Tz", "pose_Rx", "pose_Ry", "pose_Rz")
 _EYES = ("ear_left", "ear_right")
-_BUFFER_BYTES = 1 << 18  # some 200 rows, lost if the process is killed, unless the sink is prompt
+_BUFFER_BYTES = 1 << 18  # some 200 rows, lost if the process is killed, unless the sink flushes rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class CsvSink:
         path: NAME.csv; it is NAME.csv.part until it is complete. The first row replaces that of an earlier run.
         columns: which columns it has.
         overwrite: replace an existing file.
-        prompt: write each frame's rows at once, for runs that cannot be repeated; else some 200 rows at a time.
+        flush_rows: write each frame's rows at once, for runs that cannot be repeated; else some 200 rows at a time.
 
     Attributes:
         size_bytes: of the whole file, once it is finished.
@@ -184,8 +184,8 @@ class CsvSink:
         SinkError: the file exists, another process is writing it, or it cannot be written.
     """
 
-    def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False, prompt: bool = False) -> None:
-        self._columns, self._prompt = columns, prompt
+    def __init__(self, path: Path, columns: CsvColumns, *, overwrite: bool = False, flush_rows: bool = False) -> None:
+        self._columns, self._flush_rows = columns, flush_rows
         self._file = PartFile(path, overwrite=overwrite)
         self._closed = False
         self.size_bytes = 0
@@ -208,14 +208,14 @@ class CsvSink:
         """Whether the file still holds the rows of an earlier run."""
         return self._file.inherited
 
-    def go_on(self) -> list[str]:
+    def resume_rows(self) -> list[str]:
         """Keep the rows of an earlier run that belong to complete pictures; return the names of these.
 
         Raises:
             SinkError: the file cannot be read or written.
         """
         try:
-            names, end, counts = _whole_pictures(self._file.part, self._columns.names())
+            names, end, counts = _complete_pictures(self._file.part, self._columns.names())
             if names:
                 self._out.seek(end)
                 self._out.truncate()
@@ -239,7 +239,7 @@ class CsvSink:
             self._begin()
             self._out.write(rows)
             self._kept = self._out.tell(), counts  # in one step, as Ctrl-C may come between two
-            if self._prompt:
+            if self._flush_rows:
                 self._out.flush()
         except OSError as error:
             raise self._given_up(error) from error
@@ -310,7 +310,7 @@ class CsvSink:
             self._file.discard()
 
 
-def _whole_pictures(part: Path, columns: list[str]) -> tuple[list[str], int, Counts]:
+def _complete_pictures(part: Path, columns: list[str]) -> tuple[list[str], int, Counts]:
     """The complete pictures in a table that may be cut off, where their rows end, and their counts.
 
     The very last picture is left out, because nothing shows whether it has all of its faces.

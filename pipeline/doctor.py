@@ -16,10 +16,10 @@ import numpy as np
 from .. import __version__
 from ..engines.backend import has_int8_dot_product
 from ..engines.card import SHIPPED, all_cards, broken_cards, home
-from ..engines.fit import can_track, demand_files_fit
+from ..engines.fit import can_track, check_files_fit
 from ..engines.onnx_backend import import_remedy
 from ..tracker.errors import FacetrackError
-from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_temporary
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.types import Frame
 from .check import Check
@@ -140,7 +140,7 @@ def _fault_of_cv2() -> str:
 def _compiled_code() -> Check:
     """Whether what Numba compiles is kept for the next start."""
     cache, anew = os.environ.get("NUMBA_CACHE_DIR", ""), "every start compiles again, which takes half a minute"
-    if is_passing():
+    if is_temporary():
         return Check("compiled code", "absent", f"{NOT_KEPT}: {anew}", KEEP)
     try:
         Path(cache).mkdir(parents=True, exist_ok=True)
@@ -205,7 +205,7 @@ def _models() -> Iterator[Check]:
             size = sum(len(weights.read()) for weights in card.files.values())
             tracks = True
             if has_runtime:  # else the check "backend onnx" has failed
-                demand_files_fit(card)
+                check_files_fit(card)
                 tracks = can_track(card)
         except FacetrackError as error:
             own = not next(iter(card.files.values())).path.is_relative_to(SHIPPED)

@@ -102,7 +102,7 @@ class ImageSource:
         try:
             yield from self._read()
         finally:
-            self._tell_pages()
+            self._warn_pages()
 
     def _read(self) -> Generator[Frame, None, None]:
         given = 0
@@ -151,7 +151,7 @@ class ImageSource:
         also = f", nor can the {'other' if others == 1 else f'{others} others'}" if others else ""
         return SourceError(f"{name}: {reason}{also}")
 
-    def _tell_pages(self) -> None:
+    def _warn_pages(self) -> None:
         """Warn once about pictures with more than one page: TIFF, and animated PNG, WebP and AVIF."""
         if self._with_pages:
             (name, pages), others = self._with_pages[0], len(self._with_pages) - 1
@@ -173,11 +173,11 @@ def open_folder(folder: Path, rate: Fraction | None) -> ImageSource:
     files = pictures_among(found)
     if not files:
         raise SourceError(f"{folder}: {_without_pictures(folder)}")
-    _tell_left_out(folder, set(found).difference(files))
+    _warn_left_out(folder, set(found).difference(files))
     return ImageSource(folder, files, folder.resolve().name, rate)
 
 
-def _tell_left_out(folder: Path, others: Iterable[Path]) -> None:
+def _warn_left_out(folder: Path, others: Iterable[Path]) -> None:
     """Warn about folders, and files without a picture's suffix; names that start with a dot are ignored."""
     seen = [path for path in others if path.name[0] != "."]
     files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
@@ -221,7 +221,7 @@ def open_glob(pattern: str, rate: Fraction | None) -> ImageSource:
     Raises:
         SourceError: it matches no picture.
     """
-    root, matches = fixed_part(Path(pattern)), matches_of(pattern)
+    root, matches = glob_root(Path(pattern)), expand_glob(pattern)
     files = pictures_among(matches)
     if not files:
         wanted = "matches no picture; wanted files such as .jpg or .png"
@@ -241,12 +241,12 @@ def _why_no_match(pattern: str) -> str:
     return "matches no file"
 
 
-def matches_of(pattern: str) -> list[Path]:
+def expand_glob(pattern: str) -> list[Path]:
     """What a pattern matches, sorted by name; "**" goes into linked folders, but not into hidden ones.
 
     What is found again through a linked folder is left out; the match that needs no link is kept.
     """
-    root = fixed_part(Path(pattern))
+    root = glob_root(Path(pattern))
     real_root = Path(os.path.realpath(root))
     once: dict[Path, Path] = {}
     matches = sorted(set(_glob(Path(pattern))), key=str)
@@ -293,7 +293,7 @@ def _with_folders_below(folders: Iterable[Path]) -> Iterator[Path]:
                     (linked if path.is_symlink() else waiting).append(path)
 
 
-def fixed_part(path: Path) -> Path:
+def glob_root(path: Path) -> Path:
     r"""The part of a glob without wildcards; the "?" of `\\?\C:\`, as Windows begins long paths, is not one."""
     return next(part for part in (path, *path.parents) if not has_magic(str(part)[len(part.anchor) :]))
 

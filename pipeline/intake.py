@@ -14,7 +14,7 @@ LONGEST_STEP_S = SmootherSettings().restart_gap_s  # nothing is smoothed over a 
 LEAPS = 10  # longer steps in a row: a caller's times are not in seconds, or its frames not of one video
 
 
-def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
+def check_frames(frames: Iterable[Frame]) -> Iterator[Frame]:
     """Pass the frames on; warn once about times that prevent smoothing.
 
     Raises:
@@ -22,12 +22,12 @@ def taken_in(frames: Iterable[Frame]) -> Iterator[Frame]:
     """
     times = _Times(sourced=hasattr(frames, "kind"))
     for frame in frames:
-        demand_frame(frame)
+        check_frame(frame)
         times.look_at(frame)
         yield frame
 
 
-def demand_frame(frame: object) -> None:
+def check_frame(frame: object) -> None:
     """Refuse anything but a frame.
 
     Raises:
@@ -51,24 +51,24 @@ class _Times:
         self._sourced = sourced
         self._last_s: float | None = None
         self._leaps = 0
-        self._told = False
+        self._has_warned = False
 
     def look_at(self, frame: Frame) -> None:
         """Compare a frame's time with that of the one before."""
         last_s, self._last_s = self._last_s, frame.time_s
-        if last_s is None or self._told:
+        if last_s is None or self._has_warned:
             return
         step_s = frame.time_s - last_s
         self._leaps = self._leaps + 1 if step_s > LONGEST_STEP_S else 0
         if step_s <= 0:
-            self._tell(frame, f"is {frame.time_s:g} after {last_s:g}")
+            self._warn(frame, f"is {frame.time_s:g} after {last_s:g}")
         elif self._leaps == LEAPS and not self._sourced:
-            self._tell(
+            self._warn(
                 frame, f"has jumped by more than {LONGEST_STEP_S:g} s {LEAPS} times in a row; is it in milliseconds?"
             )
 
-    def _tell(self, frame: Frame, what: str) -> None:
-        self._told = True
+    def _warn(self, frame: Frame, what: str) -> None:
+        self._has_warned = True
         log.warning(
             "frame %d: time_s %s: wanted increasing seconds; without them nothing is smoothed", frame.index + 1, what
         )

@@ -40,7 +40,7 @@ def descriptor_of(stream: TextIO) -> int | None:
     return None if stat.S_ISREG(mode) else descriptor
 
 
-def not_written(error: OSError) -> SinkError:
+def write_error(error: OSError) -> SinkError:
     """The error for a line that could not be written."""
     if isinstance(error, BrokenPipeError) or error.errno == errno.EINVAL:  # Windows raises this one
         return ReaderGone("JSON lines: the program that read them has gone")
@@ -79,7 +79,7 @@ class LineWriter:
         self._lines: Channel[bytes] = Channel(LINES, "drop-oldest")
         self._given_up = threading.Event()
         self._error: OSError | None = None
-        self._told = False
+        self._has_warned = False
         self._written = 0
         self._given = 0
         self._thread = threading.Thread(target=self._work, name="facetrack-lines", daemon=True)
@@ -97,10 +97,10 @@ class LineWriter:
         except Abandoned:  # the thread abandons after an error, which it stores first
             if self._error is None:
                 raise
-            raise not_written(self._error) from self._error
+            raise write_error(self._error) from self._error
         self._given += 1
-        if self._lines.dropped and not self._told:
-            self._told = True
+        if self._lines.dropped and not self._has_warned:
+            self._has_warned = True
             log.warning("JSON lines: the program that reads them is too slow; the oldest lines are left out")
 
     def drain(self) -> None:
@@ -128,7 +128,7 @@ class LineWriter:
         self._given_up.set()
         self._thread.join(LOOK_UP_S)  # it may be in the middle of a line
         if self._error is not None:
-            error = not_written(self._error)
+            error = write_error(self._error)
             if isinstance(error, ReaderGone):
                 return
             raise error from self._error

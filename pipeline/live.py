@@ -24,15 +24,15 @@ from .record import Record, Tally
 from .sidecar import (
     Origin,
     Outcome,
+    describe_libraries,
+    describe_models,
     describe_source,
     identify_input,
-    libraries_that_run,
-    models_that_run,
     when_started,
     write_sidecar,
 )
 from .sinks import JsonLinesSink
-from .source import Decoder, Kind, Source, counted, is_same_file, is_url, meant_by, without_credentials
+from .source import Decoder, Kind, Source, counted, is_same_file, is_url, resolve_spec, without_credentials
 from .sources import open_source
 from .video_sink import VideoSink
 from .window import LiveWindow
@@ -157,7 +157,7 @@ class LiveRun:
             ConfigError: the pictures have another aspect than the intrinsics, or outputs would overwrite something.
             KeyboardInterrupt: Ctrl-C, or a signal that the command line treats alike.
         """
-        spec = meant_by(spec)
+        spec = resolve_spec(spec)
         self.outputs.refuse_collisions(spec)
         began_s = time.perf_counter()
         ended_by: SourceError | ReaderGone | KeyboardInterrupt | None = None
@@ -172,7 +172,7 @@ class LiveRun:
             if ended_by is None or isinstance(ended_by, SourceError):
                 interrupt = self._drained()
                 ended_by = ended_by or interrupt
-            _tell_failed(source)
+            _warn_failed(source)
             if record.tally.frames:
                 if self.outputs.sidecar is not None:  # of an earlier run; it would vouch for the new table
                     self.outputs.sidecar.unlink(missing_ok=True)
@@ -194,7 +194,7 @@ class LiveRun:
             record.add(OscSink(*outputs.osc, intrinsics))
         if outputs.csv is not None:
             columns = outputs.columns.for_faces(self.engines.aligner.markup.points, images=source.kind == "images")
-            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite, prompt=True))
+            record.add_table(CsvSink(outputs.csv, columns, overwrite=outputs.overwrite, flush_rows=True))
         if outputs.record is not None:
             record.add(VideoSink(outputs.record, rate=source.rate, size=source.size, overwrite=outputs.overwrite))
         if outputs.jsonl is not None:
@@ -242,7 +242,7 @@ class LiveRun:
         if self.outputs.sidecar is None:
             return
         settings = asdict(self.engines.choices) | {"decoder": self.decoder} | self.outputs.columns.settings()
-        origin = Origin(identity, settings, models_that_run(self.engines), libraries_that_run(self.engines))
+        origin = Origin(identity, settings, describe_models(self.engines), describe_libraries(self.engines))
         write_sidecar(self.outputs.sidecar, origin, tally, outcome)
 
 
@@ -253,7 +253,7 @@ def _shares_sidecar(file: Path, table: Path) -> bool:
     return file.stat().st_size > 0 and is_table(file)
 
 
-def _tell_failed(source: Source) -> None:
+def _warn_failed(source: Source) -> None:
     """Warn about what could not be read, wholly or in part."""
     if source.failed:
         (place, reason), count = source.failed[0], len(source.failed)

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from ..engines.aligner import Aligner
 from ..engines.backend import Backend, open_backend
 from ..engines.card import ModelCard, find_card
-from ..engines.choices import KINDS, LEAST_FACE, MOST_THREADS
+from ..engines.choices import KINDS, MAX_THREADS, MIN_FACE
 from ..engines.detector import Detector, DetectorSettings
-from ..engines.fit import demand_fit
-from ..engines.held import Held
+from ..engines.fit import check_fit
+from ..engines.held import HeldSetting
 from ..tracker import appearance, codecs, geometry, proposals, rts, smooth
-from ..tracker.errors import ConfigError, FacetrackError, told
-from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_passing
+from ..tracker.errors import ConfigError, FacetrackError, describe_error
+from ..tracker.kernel_cache import KEEP, NOT_KEPT, is_temporary
 from ..tracker.smooth import SmootherSettings, Smoothing
 from ..tracker.track import TrackSettings
 from ..tracker.types import Face, Frame, Result, checked_picture
@@ -39,7 +39,7 @@ from .portrait import portrait
 from .run import Pipeline
 from .search import FaceDetector
 from .source import Source
-from .stages import OnTheWay, PipelineSettings
+from .stages import OnlineSmoothing, PipelineSettings
 from .threads import end_runs
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Choices:
     Attributes:
         model: name of the network for the landmarks, or of its card.
         backend: one of `engines.choices.KINDS`.
-        threads: of each network, at most `MOST_THREADS`; the stages of the pipeline run in parallel anyway. The scan
+        threads: of each network, at most `MAX_THREADS`; the stages of the pipeline run in parallel anyway. The scan
             of whole pictures, which the others wait for, uses up to `SCAN_THREADS` if there are enough cores.
         detect_every: frames between two searches while every known face is tracked; below 25 frames per second, the
             time that they take at 25.
@@ -80,14 +80,14 @@ class Choices:
         for name, values in known.items():
             if getattr(self, name) not in values:
                 raise ConfigError(f"{name}: wanted one of {', '.join(values)}, got {getattr(self, name)!r}")
-        for name, most in (("threads", MOST_THREADS), ("detect_every", math.inf), ("max_faces", math.inf)):
+        for name, most in (("threads", MAX_THREADS), ("detect_every", math.inf), ("max_faces", math.inf)):
             value = getattr(self, name)
             if not isinstance(value, Integral) or not 1 <= int(value) <= most:
                 wanted = f"from 1 to {most}" if most < math.inf else "1 or more"
                 raise ConfigError(f"{name}: wanted a whole number, {wanted}, got {value!r}")
-        if not isinstance(self.min_face, Real) or (self.min_face != 0 and not LEAST_FACE <= self.min_face < math.inf):
+        if not isinstance(self.min_face, Real) or (self.min_face != 0 and not MIN_FACE <= self.min_face < math.inf):
             raise ConfigError(
-                f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"
+                f"min_face: wanted {MIN_FACE} pixels or more, or 0 to choose by the frame, got {self.min_face!r}"
             )
         if not isinstance(self.model, str):
             raise ConfigError(f"model: wanted the name of a network or card, got {self.model!r}")
@@ -170,7 +170,7 @@ class Engines:
             ConfigError: smooth "rts", which is applied to a pipeline's results, as `track` does; or choices that the
                 engines were not opened with.
         """
-        self._demand_own(choices)
+        self._check_engine_choices(choices)
         if choices.smooth == "rts":
             raise ConfigError(
                 "pipeline: smooth rts is applied to results: use Engines.track, or hindsight.look_back on the results "
@@ -187,12 +187,12 @@ class Engines:
             CardError: the aligner's network does not score faces.
             ConfigError: choices that the engines were not opened with.
         """
-        self._demand_own(choices)
+        self._check_engine_choices(choices)
         settings = self._settings(replace(choices, detect_every=1), "none")
         return Pipeline(self.picture_detector, self.aligner, settings, self.verifier)
 
-    def _demand_own(self, choices: Choices) -> None:
-        _demand_choices(choices, "pipeline")
+    def _check_engine_choices(self, choices: Choices) -> None:
+        _check_choices(choices, "pipeline")
         for name in OF_THE_ENGINES:
             given, own = getattr(choices, name), getattr(self.choices, name)
             if given != own:
@@ -200,8 +200,8 @@ class Engines:
                     f"pipeline: {name}: wanted {own!r} as in the engines, got {given!r}; open engines with {given!r}"
                 )
 
-    def _settings(self, choices: Choices, smoothing: OnTheWay) -> PipelineSettings:
-        self.aligner.demand_face_score()
+    def _settings(self, choices: Choices, smoothing: OnlineSmoothing) -> PipelineSettings:
+        self.aligner.require_face_score()
         return PipelineSettings(
             detect_every=choices.detect_every,
             smooth=smoothing,
@@ -210,7 +210,7 @@ class Engines:
         )
 
 
-def _demand_choices(choices: object, what: str) -> None:
+def _check_choices(choices: object, what: str) -> None:
     if not isinstance(choices, Choices):
         raise ConfigError(f'{what}: wanted Choices, such as Choices(model="tab"), got {choices!r}')
 
@@ -226,7 +226,7 @@ def smoother_settings(card: ModelCard) -> SmootherSettings:
     return SmootherSettings(noise=own, shared_noise=shared, score_power=power)
 
 
-_one_opencv_thread = Held(cv2.getNumThreads, cv2.setNumThreads, 1)
+_one_opencv_thread = HeldSetting(cv2.getNumThreads, cv2.setNumThreads, 1)
 
 
 @contextmanager
@@ -240,7 +240,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         BackendError: the requested backend is not available.
         ConfigError: `choices` is not a `Choices`.
     """
-    _demand_choices(choices, "open_engines")
+    _check_choices(choices, "open_engines")
     detect_card, align_card = find_card(DETECTOR, "detect"), find_card(choices.model, "align")
     wanted = [(align_card, "net"), (detect_card, "scan"), (detect_card, "refine")]
     verifier_card = find_card(VERIFIER, "align")
@@ -254,7 +254,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
         loading = [loader.submit(_open_network, card, role, choices) for card, role in wanted]
         for load in loading:  # first of all: whatever fails from here on, each loaded network is closed
             opened.callback(_close, load)
-        _spare(loader, release_memory)  # that only loading the networks and starting Numba needed
+        _submit_optional(loader, release_memory)  # that only loading the networks and starting Numba needed
         with without_compiler(), without_linear_algebra(), event.install_listener("numba:compile", Compiling()):
             _compile_kernels(choices.smooth)
             net, scan, refine, *others = (load.result() for load in loading)
@@ -270,7 +270,7 @@ def open_engines(choices: Choices = Choices()) -> Iterator[Engines]:
             opened.callback(end_runs, engines.aligner)  # before the networks are closed
             if engines.aligner.scores_faces:  # others only measure faces in given boxes
                 _track_once(engines.pipeline(replace(choices, smooth="none") if choices.smooth == "rts" else choices))
-        _spare(loader, release_memory)
+        _submit_optional(loader, release_memory)
         yield engines
 
 
@@ -285,7 +285,7 @@ def _open_network(card: ModelCard, role: str, choices: Choices) -> Backend:
     threads = max(choices.threads, min(SCAN_THREADS, usable_cores())) if role == "scan" else choices.threads
     backend = open_backend(card.weights[role], choices.backend, threads, proof)
     try:
-        demand_fit(card, card.weights[role], backend)
+        check_fit(card, card.weights[role], backend)
     except FacetrackError:
         backend.close()
         raise
@@ -298,29 +298,29 @@ def _close(load: Future[Backend]) -> None:
         load.result().close()
 
 
-def _spare(loader: Executor, work: Callable[[], None]) -> None:
+def _submit_optional(loader: Executor, work: Callable[[], None]) -> None:
     """Have the loader do work that saves time or memory; log a failure, since tracking works without it."""
-    loader.submit(work).add_done_callback(_tell_failure)
+    loader.submit(work).add_done_callback(_log_failure)
 
 
-def _tell_failure(done: Future[None]) -> None:
+def _log_failure(done: Future[None]) -> None:
     error = done.exception()
     if isinstance(error, Exception):
-        log.warning("while starting: %s", told(error))
+        log.warning("while starting: %s", describe_error(error))
 
 
 class Compiling(event.Listener):  # type: ignore[misc] # Numba has no types
     """Logs once that Numba compiles for this processor what its cache lacks: at first every kernel, later new ones."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._has_warned = False
 
     def on_start(self, _: object) -> None:
         """Log the first kernel that is compiled."""
-        if self._told:
+        if self._has_warned:
             return
-        self._told = True
-        if is_passing():
+        self._has_warned = True
+        if is_temporary():
             log.warning("compiling for this processor, up to half a minute at every start: %s; %s", NOT_KEPT, KEEP)
         else:
             log.warning("compiling for this processor, up to half a minute; it is kept for later starts")

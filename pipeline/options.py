@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from ..engines.choices import FASTEST, KINDS, LEAST_FACE, MOST_THREADS
+from ..engines.choices import KINDS, MAX_FRAME_RATE, MAX_THREADS, MIN_FACE
 from .talk import log
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ class FaceSide(FiniteRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Read a number, or fail as bad usage."""
         number = super().convert(value, param, ctx)
-        if 0 < number < LEAST_FACE:
-            self.fail(f"wanted {LEAST_FACE} pixels or more, or 0 to choose by the frame, got {value}", param, ctx)
+        if 0 < number < MIN_FACE:
+            self.fail(f"wanted {MIN_FACE} pixels or more, or 0 to choose by the frame, got {value}", param, ctx)
         return number
 
 
@@ -247,7 +247,7 @@ backend = chain(
     ),
     click.option(
         "--threads",
-        type=click.IntRange(1, MOST_THREADS),
+        type=click.IntRange(1, MAX_THREADS),
         default=1,
         show_default=True,
         help="CPU threads of each network; the search for faces uses up to 4 even if this is lower.",
@@ -319,7 +319,7 @@ decoder = click.option(
 )
 frame_rate = click.option(
     "--frame-rate",
-    type=FiniteRange(0, FASTEST),
+    type=FiniteRange(0, MAX_FRAME_RATE),
     default=0,
     metavar="FPS",
     help="Treat a folder (or a quoted glob) of pictures as the frames of a video, with this many per second.  "

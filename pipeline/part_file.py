@@ -59,7 +59,7 @@ class PartFile:
         if is_link:
             raise SinkError(f"{self.part}: is a link to another file, which would be overwritten; remove it")
 
-    def prove(self) -> None:
+    def check_writable(self) -> None:
         """Check before the work that the file can be written; leave nothing behind.
 
         Raises:
@@ -226,7 +226,7 @@ def make_folder(folder: Path) -> None:
         raise SinkError(f"{folder}: cannot be created: {error.strerror or error}; choose another folder") from error
 
 
-def prove_folder(folder: Path) -> None:
+def check_folder_writable(folder: Path) -> None:
     """Check before the work that files can be made in a folder that may be missing; leave nothing behind.
 
     Raises:

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from ..tracker.errors import FacetrackError, told
+from ..tracker.errors import FacetrackError, describe_error
 from ..tracker.types import Frame, Result
-from .intake import demand_frame
+from .intake import check_frame
 from .run import Pipeline
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def track_independently(pipeline: Pipeline, frames: Iterable[Frame], failed: lis
     """
     pictures, began_s = iter(frames), time.perf_counter()
     for frame in pictures:
-        demand_frame(frame)
+        check_frame(frame)
         capture_s = time.perf_counter() - began_s
         try:
             (result,) = pipeline.serial((frame,))
@@ -36,7 +36,7 @@ def track_independently(pipeline: Pipeline, frames: Iterable[Frame], failed: lis
             raise
         except Exception as error:
             log.debug("%s failed", frame.name, exc_info=True)
-            failed.append((frame.name, told(error)))
+            failed.append((frame.name, describe_error(error)))
         else:
             yield replace(result, spans_s={**result.spans_s, "capture": capture_s})
         began_s = time.perf_counter()

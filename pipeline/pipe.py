@@ -125,7 +125,7 @@ def _is_readable(descriptor: int, patience_s: float) -> bool:
     return bool(select.select([descriptor], [], [], patience_s)[0])
 
 
-def beside(work: Callable[[], T], give_up: Callable[[], None], patience_s: float = math.inf) -> T:
+def run_in_thread(work: Callable[[], T], give_up: Callable[[], None], patience_s: float = math.inf) -> T:
     """Do work that may wait for long on a thread of its own: only the main thread handles signals, and not within C.
 
     Args:

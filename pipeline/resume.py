@@ -13,7 +13,7 @@ from .sidecar import Origin
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class PreviousRun:
     """A table, its sidecar and its video, as far as they exist.
 
     Attributes:
@@ -43,7 +43,7 @@ class Earlier:
         return cls(table, sidecar, video, "read", found if isinstance(found, dict) else {})
 
     @property
-    def strangers(self) -> list[Path]:
+    def foreign_files(self) -> list[Path]:
         """The existing files that no run of ours has left.
 
         An interruption leaves a video, or a sidecar that cannot be read, only beside a table. An empty file holds
@@ -113,7 +113,7 @@ class Earlier:
 
 
 def _are_failures(found: Any) -> bool:
-    """Whether a sidecar's "failed" has the form that `Earlier.failures` reads."""
+    """Whether a sidecar's "failed" has the form that `PreviousRun.failures` reads."""
     return isinstance(found, list) and all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("place", "reason"))
         for entry in found

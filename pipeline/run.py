@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from ..engines.aligner import Aligner
 from ..tracker.types import Frame, Result
 from .channel import Abandoned, Channel, Ended
-from .intake import taken_in
+from .intake import check_frames
 from .search import FaceDetector
 from .stages import AlignStage, DetectStage, Job, PipelineSettings, SmoothStage, Stage
 from .threads import Permits, ProgramEnds, RunThreads, stay_if_daemon
@@ -65,7 +65,7 @@ class Pipeline:
     def serial(self, frames: Iterable[Frame]) -> Generator[Result, None, None]:
         """Track on the caller's thread, frame by frame: the reference for `run`."""
         stages = self._stages()
-        for job in _foreseen(_jobs(frames), self.aligner.preferred_batch):
+        for job in _with_lookahead(_jobs(frames), self.aligner.preferred_batch):
             for name, work in stages:
                 _do(name, work, job)
             yield _result(job)
@@ -150,7 +150,7 @@ def _jobs(frames: Iterable[Frame]) -> Iterator[Job]:
     last = "before the first frame"
     began = time.perf_counter()
     try:
-        for frame in taken_in(frames):
+        for frame in check_frames(frames):
             yield Job(frame, spans_s={"capture": time.perf_counter() - began})
             last = f"after frame {frame.index + 1}"
             began = time.perf_counter()
@@ -175,10 +175,10 @@ def _capture(frames: Iterable[Frame], outbox: Channel[Job]) -> None:
 def _stage(
     name: str, work: Stage, inbox: Channel[Job], outbox: Channel[Job], gate: Permits | None, lookahead: int
 ) -> None:
-    """Main function of a stage's thread: work on the inbox's jobs, with `lookahead` of them known; see `_foreseen`."""
+    """Main function of a stage's thread: work on the inbox's jobs, `lookahead` of them known (`_with_lookahead`)."""
     try:
         with inbox:
-            for job in _foreseen(_permitted(inbox, gate), lookahead):
+            for job in _with_lookahead(_permitted(inbox, gate), lookahead):
                 _do(name, work, job)
                 outbox.put(job)
     except Abandoned:
@@ -200,7 +200,7 @@ def _permitted(inbox: Channel[Job], gate: Permits | None) -> Iterator[Job]:
             yield inbox.get()
 
 
-def _foreseen(jobs: Iterator[Job], lookahead: int) -> Iterator[Job]:
+def _with_lookahead(jobs: Iterator[Job], lookahead: int) -> Iterator[Job]:
     """The jobs with the frames ahead of them: each once `lookahead` jobs, itself included, or the last have arrived.
 
     An error of `jobs` is raised after all the jobs before it.

@@ -40,7 +40,7 @@ class FaceDetector(Protocol):
         ...
 
 
-class Standstill:
+class MotionGate:
     """Notices that nothing moves in pictures without faces: to search them again would find nobody again."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Standstill:
         self._searches += 1
         return self._searches <= EVERY_WAY
 
-    def is_over(self) -> None:
+    def reset(self) -> None:
         """Reset, because somebody is there."""
         self._cells = None
 

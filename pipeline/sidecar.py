@@ -19,7 +19,7 @@ from .. import __version__
 from ..engines.backend import weights_for
 from ..tracker.types import Frame
 from .csv_sink import SCHEMA
-from .image_source import fixed_part, matches_of, pictures_among, printable
+from .image_source import expand_glob, glob_root, pictures_among, printable
 from .machine import describe_machine
 from .part_file import atomic_write_text, part_of
 from .record import Tally
@@ -93,7 +93,7 @@ def identify_input(spec: str) -> dict[str, Any]:
     elif path.exists():
         root, files = path.parent, [path]
     else:
-        root, files = fixed_part(path), pictures_among(matches_of(spec))
+        root, files = glob_root(path), pictures_among(expand_glob(spec))
     stats = [(printable(file.relative_to(root).as_posix()), file.stat()) for file in sorted(files) if file.is_file()]
     listing = "\n".join(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns // WHOLE_SECOND_NS}" for name, stat in stats)
     return {
@@ -108,7 +108,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(printable(text).encode()).hexdigest()[:16]
 
 
-def models_that_run(engines: Engines) -> list[dict[str, Any]]:
+def describe_models(engines: Engines) -> list[dict[str, Any]]:
     """Names of the networks in use and, by role, the files that run and their precision, in JSON's types."""
     kind, computes_in = engines.choices.backend, engines.aligner.backend.precision
     if kind == "auto":
@@ -128,7 +128,7 @@ def models_that_run(engines: Engines) -> list[dict[str, Any]]:
     return models
 
 
-def libraries_that_run(engines: Engines) -> list[str]:
+def describe_libraries(engines: Engines) -> list[str]:
     """The runtime of the network for the landmarks, and OpenCV, with their versions: other versions move landmarks."""
     return [engines.backend.partition(",")[0], f"OpenCV {cv2.__version__}"]
 
@@ -175,14 +175,14 @@ class Outcome:
     started: str = ""
 
 
-def note_origin(sidecar: Path, origin: Origin) -> None:
+def save_origin(sidecar: Path, origin: Origin) -> None:
     """Write what a table depends on beside its part file, if possible; the sidecar later replaces it."""
     with suppress(OSError):
         part_of(sidecar).write_text(json.dumps(origin.table()), encoding="utf-8")
 
 
-def noted_origin(sidecar: Path) -> dict[str, Any] | None:
-    """What `note_origin` has written; None if that cannot be read."""
+def load_origin(sidecar: Path) -> dict[str, Any] | None:
+    """What `save_origin` has written; None if that cannot be read."""
     try:
         noted = json.loads(part_of(sidecar).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -205,7 +205,7 @@ def write_sidecar(
         path: where to write it.
         origin, tally, outcome: its content.
         input_path: where the input is, which may change without changing the table; "": unknown.
-        sizes: of the files beside it, by the names that `resume.Earlier` looks for.
+        sizes: of the files beside it, by the names that `resume.PreviousRun` looks for.
     Raises:
         SinkError: it cannot be written.
     """

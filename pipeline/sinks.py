@@ -13,7 +13,7 @@ import numpy as np
 from ..tracker.intrinsics import Intrinsics
 from ..tracker.pose import MEAN_FACE_MM, Pose, eye_aspect_ratio, head_pose
 from ..tracker.types import Face, Result
-from .line_writer import LineWriter, descriptor_of, not_written
+from .line_writer import LineWriter, descriptor_of, write_error
 
 
 class Sink(Protocol):
@@ -99,7 +99,7 @@ class JsonLinesSink:
             self._stream.write(text)
             self._stream.flush()
         except OSError as error:
-            raise not_written(error) from error
+            raise write_error(error) from error
 
     def drain(self) -> None:
         """Wait until all lines are read, or nobody reads them any more; nothing may be written after.

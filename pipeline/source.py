@@ -131,7 +131,7 @@ def is_url(spec: str) -> bool:
     return bool(_URL.search(spec))
 
 
-def meant_by(spec: str) -> str:
+def resolve_spec(spec: str) -> str:
     """Resolve the names that stand for a path; return any other unchanged.
 
     "-" becomes the path of standard input, where it has one. A file URL of this machine, such as

@@ -18,15 +18,15 @@ import av
 from av.container import InputContainer
 from av.stream import Disposition
 
-from ..engines.choices import FASTEST
+from ..engines.choices import MAX_FRAME_RATE
 from ..tracker.errors import ConfigError, SourceError
 from .address import CAMERA_ADVICE, READ_TIMEOUT_S, Address, advice_on
 from .camera_mode import CameraMode
 from .declared_size import declared_size
 from .image_source import IMAGE_SUFFIXES, ImageSource, names_several_pictures, open_folder, open_glob
 from .live_source import LiveSource, Retry
-from .pipe import Pipe, beside
-from .source import Decoder, Source, counted, handing_over, is_pipe, is_url, meant_by, without_credentials
+from .pipe import Pipe, run_in_thread
+from .source import Decoder, Source, counted, handing_over, is_pipe, is_url, resolve_spec, without_credentials
 from .video_clock import UNKNOWN_RATE, has_stamps
 from .video_reader import streams_left_out, why
 from .video_source import VideoSource
@@ -80,7 +80,7 @@ def open_source(
         raise ConfigError(f"decoder: wanted one of {', '.join(get_args(Decoder))}, got {decoder!r}")
     if isinstance(spec, bool) or not isinstance(spec, str | os.PathLike | int):
         raise SourceError(f"source: {WANTED}, got {type(spec).__name__}")
-    text = meant_by(str(spec))
+    text = resolve_spec(str(spec))
     if not text:
         raise SourceError(f"source: {WANTED}, got an empty name")
     rate = None if frame_rate is None else _rate_of_pictures(text, frame_rate)
@@ -99,7 +99,7 @@ def open_source(
     try:
         if Path(text).suffix.lower() == ".sdp" and Path(text).is_file():
             address = Address(f"file:{text}", text, Path(text).stem, "stream", options=RTP_OF_FILE, decoder=decoder)
-            return beside(lambda: _open_live(address, retry or Retry(), realtime=realtime), lambda: None)
+            return run_in_thread(lambda: _open_live(address, retry or Retry(), realtime=realtime), lambda: None)
         return _open_path(text, decoder, rate, realtime=realtime)
     except OSError as error:  # such as a folder without permission, or a name that is too long
         raise SourceError(f"{without_credentials(text)}: cannot be read: {error.strerror or error}") from error
@@ -127,11 +127,11 @@ def _rate_of_pictures(spec: str, frame_rate: float | Fraction) -> Fraction:
         ConfigError: it is not a valid rate, or `spec` is neither a folder nor a glob of pictures.
     """
     rate = Fraction(0)
-    if isinstance(frame_rate, Real) and 0 < frame_rate <= FASTEST:
+    if isinstance(frame_rate, Real) and 0 < frame_rate <= MAX_FRAME_RATE:
         exact = frame_rate if isinstance(frame_rate, Rational) else float(frame_rate)  # such as NumPy's float32
         rate = Fraction(exact).limit_denominator(1_000_000)
     if not rate:
-        raise ConfigError(f"frame_rate: wanted frames per second, at most {FASTEST:,}, got {frame_rate!r}")
+        raise ConfigError(f"frame_rate: wanted frames per second, at most {MAX_FRAME_RATE:,}, got {frame_rate!r}")
     if not names_several_pictures(spec):
         raise ConfigError(f"frame_rate: {without_credentials(spec)} is neither a folder nor a glob of pictures")
     return rate
@@ -166,7 +166,7 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     source = VideoSource(container, label=str(path), name=path.stem, realtime=realtime, shortage=shortage)
     if left_out:
         log.warning("%s: %s", path, left_out)
-    _tell_unknown_rate(source, container, str(path))
+    _warn_unknown_rate(source, container, str(path))
     return source
 
 
@@ -177,7 +177,7 @@ def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
     """
     pipe = Pipe(path)
     try:
-        return beside(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
+        return run_in_thread(lambda: _read_pipe(path, pipe, decoder, realtime=realtime), pipe.stop)
     except BaseException:
         pipe.close()
         raise
@@ -204,11 +204,11 @@ def _stream_with_an_end(
         source = VideoSource(container, label=label, name=name, kind="stream", realtime=realtime, pipe=pipe)
     except SourceError as error:
         raise SourceError(f"{error}; {advice}") from error
-    _tell_unknown_rate(source, container, label)
+    _warn_unknown_rate(source, container, label)
     return source
 
 
-def _tell_unknown_rate(source: VideoSource, container: InputContainer, label: str) -> None:
+def _warn_unknown_rate(source: VideoSource, container: InputContainer, label: str) -> None:
     if source.rate is None and not has_stamps(container):
         log.warning(
             "%s: has neither time stamps nor a frame rate, like raw H.264 and MJPEG: %d frames/s are assumed; put it "
@@ -255,7 +255,9 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     options = {"rtsp_transport": "tcp"} if parts.scheme in ("rtsp", "rtsps") else {}
     timeout_s = PLAYLIST_TIMEOUT_S if parts.path.lower().endswith(tuple(PLAYLISTS.values())) else READ_TIMEOUT_S
     address = Address(url, label, name, "stream", options=options, decoder=decoder, read_timeout_s=timeout_s)
-    return beside(lambda: _open_live(address, retry, realtime=realtime), lambda: None)  # FFmpeg times out by itself
+    return run_in_thread(
+        lambda: _open_live(address, retry, realtime=realtime), lambda: None
+    )  # FFmpeg times out by itself
 
 
 def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Source:

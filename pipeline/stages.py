@@ -16,11 +16,11 @@ from ..tracker.geometry import longer_side
 from ..tracker.one_euro import OneEuro, OneEuroSettings
 from ..tracker.smooth import Smoother, SmootherSettings
 from ..tracker.track import Track, TrackSettings
-from ..tracker.tracks import SURE, TrackBook
+from ..tracker.tracks import CONFIDENT, TrackBook
 from ..tracker.types import Face, Float32, Frame, Landmarks, Proposals, UInt8
 from ..tracker.views import box_of_five, face_box, rotated_face_box
 from .foresight import Foresight
-from .search import EQUALISED, FAINT, FaceDetector, Search, Standstill
+from .search import EQUALISED, FAINT, FaceDetector, MotionGate, Search
 
 CROWD_SEARCHES = 3  # in a crowd for each one elsewhere
 SLOWEST = 25.0  # frames per second; with fewer, new faces would by default wait longer than a second
@@ -33,7 +33,7 @@ PROPOSAL = 20.0  # cap on the odds of a proposal: 19 of 20 faces reach it, and h
 REFINEMENTS = 2  # rounds after the first; the second lowers the error upside down from 3.30 to 3.24 % (LFPW test)
 
 Stage = Callable[["Job"], None]
-OnTheWay = Literal["kalman", "oneeuro", "none"]  # smoothers that need no later frames
+OnlineSmoothing = Literal["kalman", "oneeuro", "none"]  # smoothers that need no later frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PipelineSettings:
     Attributes:
         detect_every: frames between two searches while every known face is tracked, but no longer than they take at
             `SLOWEST` per second. A frame without any face, or in which one was just lost, is searched at once, unless
-            nothing moves in it (`search.Standstill`). `search.Search` decides how thoroughly.
+            nothing moves in it (`search.MotionGate`). `search.Search` decides how thoroughly.
         smooth: "kalman" or "oneeuro"; "none" leaves the landmarks as measured, also for `hindsight.look_back`, which
             smooths the results.
         tracks, smoother: see their classes.
@@ -52,13 +52,13 @@ class PipelineSettings:
     """
 
     detect_every: int = 25
-    smooth: OnTheWay = "kalman"
+    smooth: OnlineSmoothing = "kalman"
     tracks: TrackSettings = field(default_factory=TrackSettings)
     smoother: SmootherSettings = field(default_factory=SmootherSettings)
 
     def __post_init__(self) -> None:
-        if self.smooth not in get_args(OnTheWay):
-            raise ConfigError(f"smooth: wanted one of {', '.join(get_args(OnTheWay))}, got {self.smooth!r}")
+        if self.smooth not in get_args(OnlineSmoothing):
+            raise ConfigError(f"smooth: wanted one of {', '.join(get_args(OnlineSmoothing))}, got {self.smooth!r}")
 
 
 @dataclass(slots=True)
@@ -111,7 +111,7 @@ class AlignStage:
         self, aligner: Aligner, detector: FaceDetector, settings: PipelineSettings, verifier: Aligner | None
     ) -> None:
         self.aligner, self._search, self._verifier = aligner, Search(detector), verifier
-        self.book, self._foresight, self._standstill = TrackBook(settings.tracks), Foresight(aligner), Standstill()
+        self.book, self._foresight, self._motion_gate = TrackBook(settings.tracks), Foresight(aligner), MotionGate()
         self._before: UInt8 | None = None
 
     def __call__(self, job: Job) -> None:
@@ -122,7 +122,7 @@ class AlignStage:
         book.observe(frame.time_s, found, appearances, cache(partial(begins_shot, self._before, frame.bgr)))
         self._before = frame.bgr
         if job.proposals is None:
-            job.proposals = self._looked_for(frame.bgr)
+            job.proposals = self._search_if_needed(frame.bgr)
         if job.proposals is not None:
             found = self._found(frame.bgr, job.proposals)
             if not book.live and not self._is_any_sure(found):
@@ -130,15 +130,15 @@ class AlignStage:
             for face in sorted(found, key=lambda face: -face.confidence):
                 book.admit(frame.time_s, face, self._appearance(frame.bgr, face))
         if book.live:
-            self._standstill.is_over()
+            self._motion_gate.reset()
         job.seen = tuple(map(replace, book.live))
 
-    def _looked_for(self, bgr: UInt8) -> Proposals | None:
+    def _search_if_needed(self, bgr: UInt8) -> Proposals | None:
         """What a search finds, if the frame needs one although `detect_every` does not schedule it; else None."""
         book = self.book
-        if not book.wants_whole:
-            return self._search.near(bgr, book.missing) if book.wants_detection else None
-        if not (book.live or self._standstill.worth_searching(bgr)):
+        if not book.needs_full_search:
+            return self._search.near(bgr, book.missing) if book.needs_detection else None
+        if not (book.live or self._motion_gate.worth_searching(bgr)):
             return None
         return self._search(bgr, book.missing, beside=book.in_sight)
 
@@ -162,7 +162,7 @@ class AlignStage:
 
     def _is_any_sure(self, faces: list[Landmarks]) -> bool:
         birth = self.book.settings.birth
-        return any(face.presence >= birth and face.confidence >= SURE for face in faces)
+        return any(face.presence >= birth and face.confidence >= CONFIDENT for face in faces)
 
     def _found(self, bgr: UInt8, proposals: Proposals) -> list[Landmarks]:
         """Align the proposals that no known face claims, then again in the crops around the landmarks found.
@@ -177,7 +177,11 @@ class AlignStage:
         for _ in range(REFINEMENTS):
             likely = self.aligner.align(bgr, [self.aligner.crop_of_points(face.xy) for face in likely])
         seen = zip(self._verified(bgr, likely), scores, strict=True)
-        return [replace(face, presence=_altogether(face, score)) for face, score in seen if face.presence >= CONVINCED]
+        return [
+            replace(face, presence=_combined_presence(face, score))
+            for face, score in seen
+            if face.presence >= CONVINCED
+        ]
 
     def _verified(self, bgr: UInt8, faces: list[Landmarks]) -> list[Landmarks]:
         """The faces, each with a presence no higher than the verifier gives it."""
@@ -196,7 +200,7 @@ def _is_likely(face: Landmarks) -> bool:
     return face.presence >= ROUGH_PRESENCE
 
 
-def _altogether(face: Landmarks, score: float) -> float:
+def _combined_presence(face: Landmarks, score: float) -> float:
     """The probability of a face that was proposed with this score, as if all evidence were independent.
 
     Multiplies the odds that it is a face, that its landmarks are right, and that the detector is right. Poor landmarks

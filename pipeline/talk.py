@@ -17,7 +17,7 @@ SOME_FAILED = 3  # exit code: the other inputs, or the rest of the only one, are
 log = logging.getLogger("facetrack")  # of all modules
 
 
-class Talk(logging.Handler):
+class StderrHandler(logging.Handler):
     """Writes log lines to the current stderr, which a progress bar takes over for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:

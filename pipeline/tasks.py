@@ -11,11 +11,11 @@ from typing import Literal
 
 from ..tracker.errors import ConfigError
 from .csv_sink import TableOptions
-from .image_source import IMAGE_SUFFIXES, fixed_part, holds_pictures, matches_of, names_several_pictures
+from .image_source import IMAGE_SUFFIXES, expand_glob, glob_root, holds_pictures, names_several_pictures
 from .part_file import refuse_existing
 from .progress import Task
 from .sidecar import where
-from .source import Decoder, is_same_file, is_url, meant_by, without_credentials
+from .source import Decoder, is_same_file, is_url, resolve_spec, without_credentials
 
 Existing = Literal["refuse", "overwrite", "resume"]
 
@@ -82,7 +82,7 @@ def tasks_for(
     """
     found: dict[tuple[str, str], Task] = {}
     for spec in inputs:
-        for task in _expand(meant_by(spec), keep_folders=keep_folders):
+        for task in _expand(resolve_spec(spec), keep_folders=keep_folders):
             found.setdefault((where(task.spec), task.name), task)
     tasks = list(found.values())
     if frame_rate:
@@ -143,8 +143,8 @@ def _expand(spec: str, *, keep_folders: bool) -> list[Task]:
     if path.exists() or not has_magic(spec):
         name = path.resolve().name if path.is_dir() else path.stem
         return [Task(spec, name or "input")]
-    matches = matches_of(spec)
-    root = fixed_part(path)
+    matches = expand_glob(spec)
+    root = glob_root(path)
     if all(match.suffix.lower() in IMAGE_SUFFIXES for match in matches):
         return [Task(spec, root.resolve().name or "input")]
     stems = [match if match.is_dir() else match.with_suffix("") for match in matches]

@@ -238,7 +238,7 @@ class ToBgr:
         """Convert to (H, W, 3) uint8; colour matrix and range as the stream declares, else BT.601, limited."""
         size = self._square(picture)
         fits = abs(size[0] * self._room[1] / (size[1] * self._room[0]) - 1) <= ASPECT_TOLERANCE
-        self.changed = "" if fits or size == self._last else self._told(size)
+        self.changed = "" if fits or size == self._last else self._describe_change(size)
         self._last = size
         height, width = self._room if fits else size
         stored = self._swscale.reformat(picture, width, height, format="bgr24", threads=1).to_ndarray()
@@ -253,7 +253,7 @@ class ToBgr:
         """(height, width) of a picture as it is stored, in square pixels."""
         return round(picture.height * self._higher), round(picture.width * self._wider)
 
-    def _told(self, size: tuple[int, int]) -> str:
+    def _describe_change(self, size: tuple[int, int]) -> str:
         (height, width), (now_high, now_wide) = (s[::-1] if self._transposed else s for s in (self._room, size))
         return f"its size changes to {now_wide}x{now_high}, which is fitted into the first frame's {width}x{height}"
 
@@ -332,7 +332,7 @@ def _moving(container: InputContainer) -> list[VideoStream]:
     return [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
 
 
-def demand_gpu(container: InputContainer, label: str) -> None:
+def require_gpu_decoding(container: InputContainer, label: str) -> None:
     """Close and refuse a container whose video the GPU with which it was opened will not decode.
 
     PyAV itself only refuses containers of which no stream is decoded there.

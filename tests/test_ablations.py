@@ -16,14 +16,14 @@ def gaussians(places: np.ndarray) -> tuple[np.ndarray]:
     return ((3.0 * np.exp(-0.5 * (distance / 1.2) ** 2)).astype(np.float32),)
 
 
-def test_with_our_numbers_the_alternative_to_the_vectors_kernel_is_the_kernel() -> None:
+def test_vector_ablation_with_production_parameters_matches_the_kernel() -> None:
     vectors = np.random.default_rng(0).uniform(-0.2, 2.0, (3, 68, 24, 2)).astype(np.float32)
     vectors[:, ::4, 0] = 2.5  # these lie beyond the box
     ours = ablations.decode_vectors((vectors,), CODEC, reach=codecs.REACH, tau=3.0)
     np.testing.assert_allclose(ours, codecs.decode_vectors(vectors, 4.0, 1.2, 3.0)[0], atol=1e-3)
 
 
-def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else() -> None:
+def test_gaussians_outside_the_box_are_located_with_tau_and_clipped_without_it() -> None:
     places = np.array([[-2.5, 10.0], [25.0, 23.5]])
     beyond = ablations.decode_vectors(gaussians(places), CODEC, reach=0, tau=3.0)
     np.testing.assert_allclose(
@@ -34,7 +34,7 @@ def test_beyond_the_box_bells_are_found_where_they_stand_and_clipped_else() -> N
     assert (clipped[0, 1] == 4 * 23.5 - 0.5).all()
 
 
-def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_cell() -> None:
+def test_quarter_shift_errs_by_at_most_a_quarter_cell_and_argmax_by_half_a_cell() -> None:
     places = np.random.default_rng(1).uniform(3, 20, (50, 2))
     for reach, most in ((-1, 0.5), (0, 0.25)):
         found = ablations.decode_vectors(gaussians(places), CODEC, reach=reach)
@@ -42,13 +42,13 @@ def test_the_quarter_shift_leaves_at_most_a_quarter_cell_and_the_maximum_half_a_
         assert 0.9 * 4 * most < worst <= 4 * most + 1e-4
 
 
-def test_the_maximum_of_a_heat_map_is_its_cells_middle() -> None:
+def test_heatmap_argmax_decodes_to_the_centre_of_its_cell() -> None:
     maps = np.zeros((1, 1, 8, 8), np.float32)
     maps[0, 0, 2, 5] = 1.0
     assert ablations.decode_heatmaps((maps,), 4.0, -1).tolist() == [[[21.5, 9.5]]]
 
 
-def test_without_its_field_eq_5_is_the_plain_centroid() -> None:
+def test_eq_5_with_a_zero_field_share_is_the_plain_centroid() -> None:
     rng = np.random.default_rng(2)
     heat, field = np.zeros((1, 1, 9, 9), np.float32), rng.normal(size=(1, 1, 2, 9, 9)).astype(np.float32)
     heat[0, 0, 3:6, 3:6] = [[1, 2, 1], [2, 8, 2], [1, 2, 5]]

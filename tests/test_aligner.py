@@ -76,7 +76,7 @@ class Scoreless(PaintedBackend):
         return super().run(images)[:1]
 
 
-def test_a_network_that_does_not_score_faces_is_as_sure_as_its_landmarks_and_tracks_none() -> None:
+def test_network_without_face_score_takes_confidence_from_its_landmarks_and_cannot_track() -> None:
     bgr, (truth,) = painted(PaintedFace((320, 240), width=110.0))
     scored, aligner = Aligner(painted_card(), PaintedBackend()), Aligner(painted_card(), Scoreless())
     crop = aligner.crop_of_points(truth)
@@ -84,20 +84,20 @@ def test_a_network_that_does_not_score_faces_is_as_sure_as_its_landmarks_and_tra
     np.testing.assert_array_equal(face.xy, other.xy)
     assert face.confidence == pytest.approx(float(other.score.mean()))
     assert face.presence == 1.0
-    scored.demand_face_score()
+    scored.require_face_score()
     with pytest.raises(CardError, match=r"painted-68: cannot track: .* network\.options\.face_score = true"):
-        aligner.demand_face_score()
+        aligner.require_face_score()
 
 
-def test_a_network_whose_graph_has_no_face_score_tracks_none_before_it_has_run() -> None:
+def test_graph_without_face_score_is_refused_for_tracking_before_its_first_run() -> None:
     backend = Scoreless(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
     with pytest.raises(CardError, match="cannot track"):
-        Aligner(painted_card(), backend).demand_face_score()
+        Aligner(painted_card(), backend).require_face_score()
     assert backend.calls == 0
 
 
 @pytest.mark.parametrize("start", [(10.0, 240.0), (635.0, 240.0), (320.0, 5.0), (630.0, 474.0)])
-def test_faces_that_reach_out_of_the_frame_are_not_clipped_to_it(start: tuple[float, float]) -> None:
+def test_landmarks_outside_the_frame_are_not_clipped(start: tuple[float, float]) -> None:
     bgr, (truth,) = painted(PaintedFace(start, width=120.0))
     aligner = Aligner(painted_card(), PaintedBackend())
     crop = aligner.crop_of_points(truth)
@@ -107,7 +107,7 @@ def test_faces_that_reach_out_of_the_frame_are_not_clipped_to_it(start: tuple[fl
     assert (box[:2] < 0).any() or (box[2:] > [639, 479]).any()
 
 
-def test_a_crop_beside_the_face_still_finds_it_and_points_may_lie_outside_the_crop() -> None:
+def test_off_centre_crop_still_finds_landmarks_inside_and_outside_of_it() -> None:
     bgr, (truth,) = painted(PaintedFace((320, 240), width=150.0))
     aligner = Aligner(painted_card(), PaintedBackend())
     centre, side = box_centre_side(bounding_box(truth))
@@ -119,7 +119,7 @@ def test_a_crop_beside_the_face_still_finds_it_and_points_may_lie_outside_the_cr
     assert error_crop_px.max() <= 4.0  # in the outermost cell inside and outside cannot be told apart
 
 
-def test_the_crop_of_points_is_upright_and_as_large_as_the_card_says() -> None:
+def test_crop_of_points_is_upright_centred_and_scaled_as_the_card_says() -> None:
     _, (truth,) = painted(PaintedFace((320, 240), width=100.0, angle=0.7))
     aligner = Aligner(painted_card(), PaintedBackend())
     crop = aligner.crop_of_points(truth)
@@ -130,7 +130,7 @@ def test_the_crop_of_points_is_upright_and_as_large_as_the_card_says() -> None:
     assert (cx, cy) == pytest.approx((63.5, 63.5), abs=0.01)
 
 
-def test_the_crop_of_five_points_is_that_of_the_whole_face() -> None:
+def test_crop_of_five_points_covers_the_whole_face() -> None:
     _, (truth,) = painted(PaintedFace((320, 240), width=100.0, angle=0.7))
     whole = Aligner(painted_card(), PaintedBackend())
     five = Aligner(replace(painted_card(), markup="five5"), PaintedBackend())
@@ -142,7 +142,7 @@ def test_the_crop_of_five_points_is_that_of_the_whole_face() -> None:
 @pytest.mark.parametrize(
     ("count", "runs"), [(0, []), (1, [1]), (8, [8]), (9, [4, 5]), (16, [8, 8]), (17, [5, 6, 6]), (20, [6, 7, 7])]
 )
-def test_crowds_are_split_into_runs_of_equal_length(count: int, runs: list[int]) -> None:
+def test_many_faces_are_split_into_batches_of_nearly_equal_size(count: int, runs: list[int]) -> None:
     aligner, backend = recorder()
     bgr = np.random.default_rng(1).integers(0, 255, (200, 300, 3), np.uint8)
     crops = [aligner.crop_around((10.0 + 9 * i, 100.0), 60.0, 0.1 * i) for i in range(count)]
@@ -172,14 +172,14 @@ def test_the_confidence_is_that_of_the_weaker_logit(logits: tuple[float, float])
     assert face.confidence == pytest.approx(0.5)
 
 
-def test_a_face_with_poor_landmarks_is_present_all_the_same() -> None:
+def test_poor_landmarks_lower_the_confidence_but_not_the_presence() -> None:
     aligner, _ = recorder(logits=(8.0, -8.0))
     (face,) = aligner.align(np.zeros((50, 50, 3), np.uint8), [aligner.crop_around((20.0, 20.0), 20.0)])
     assert face.presence == pytest.approx(1 / (1 + np.exp(-8.0)), abs=1e-6)
     assert face.confidence == pytest.approx(1 / (1 + np.exp(8.0)), abs=1e-6)
 
 
-def test_a_point_of_the_outline_that_has_jumped_is_set_right_where_the_card_has_a_reach() -> None:
+def test_outlying_contour_point_is_corrected_only_if_the_card_sets_a_shape_reach() -> None:
     flat = MEAN_FACE_MM[:, :2]
     jumped = (flat / longer_side(bounding_box(flat)) * 80 + 64).astype(np.float32)
     jumped[13] += np.float32([12, -10])
@@ -232,7 +232,7 @@ class Meeting(PaintedBackend):
         return super().run(images)
 
 
-def test_two_threads_with_pictures_of_their_own_get_the_landmarks_of_their_own() -> None:
+def test_concurrent_threads_each_get_the_landmarks_of_their_own_picture() -> None:
     """As two videos that are tracked at once on the same engines."""
     door, found = Door(), {}
     backend = Meeting(door.knocked)
@@ -264,7 +264,7 @@ def test_two_threads_with_pictures_of_their_own_get_the_landmarks_of_their_own()
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_picture_is_refused_and_does_not_get_the_landmarks_of_the_one_before(picture: Any, got: str) -> None:
+def test_invalid_picture_is_refused_before_the_network_runs(picture: Any, got: str) -> None:
     aligner, backend = recorder()
     crop = aligner.crop_around((320.0, 240.0), 90.0)
     good, _ = painted(PaintedFace((320, 240), width=90))
@@ -283,7 +283,7 @@ def test_a_crop_of_another_size_than_the_networks_is_refused() -> None:
         aligner.align(good, [CropTransform.around((320.0, 240.0), 150.0, 64)])
 
 
-def test_landmarks_on_one_spot_still_have_a_crop() -> None:
+def test_coincident_landmarks_still_give_a_finite_crop() -> None:
     aligner, _ = recorder()
     crop = aligner.crop_of_points(np.full((68, 2), 30.0, np.float32))
     assert isinstance(crop, CropTransform)
@@ -302,7 +302,7 @@ def test_landmarks_on_one_spot_still_have_a_crop() -> None:
         ),
     ],
 )
-def test_a_card_that_cannot_be_decoded_is_refused(codec: dict[str, object], message: str) -> None:
+def test_card_with_an_unusable_codec_is_refused(codec: dict[str, object], message: str) -> None:
     card: ModelCard = replace(painted_card(), codec=codec)
     with pytest.raises(CardError, match=message):
         Aligner(card, PaintedBackend())

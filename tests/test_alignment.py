@@ -40,7 +40,7 @@ def objective(data: Path) -> VectorAlignment:
     return VectorAlignment(configuration(), data)
 
 
-def test_an_item_is_the_same_whenever_it_is_drawn(objective: VectorAlignment, data: Path) -> None:
+def test_items_are_identical_across_draws_and_instances(objective: VectorAlignment, data: Path) -> None:
     other = VectorAlignment(configuration(), data)
     for index in range(12):
         first, second, again = (o.item(index, 0.3) for o in (objective, other, objective))
@@ -54,7 +54,7 @@ def test_another_seed_draws_other_items(objective: VectorAlignment, data: Path) 
     assert any((objective.item(i, 0.0)[0] != other.item(i, 0.0)[0]).any() for i in range(4))
 
 
-def test_items_have_the_size_of_their_time_and_one_in_seven_shows_no_face(objective: VectorAlignment) -> None:
+def test_items_have_the_scheduled_size_and_one_in_seven_shows_no_face(objective: VectorAlignment) -> None:
     items = [objective.item(index, 0.0) for index in range(150)]
     assert {crop.shape for crop, _, _ in items} == {(64, 64, 3)}
     assert objective.item(0, 0.5)[0].shape == (SIDE, SIDE, 3)
@@ -65,7 +65,7 @@ def test_items_have_the_size_of_their_time_and_one_in_seven_shows_no_face(object
         assert np.isfinite(xy).all() == bool(is_face)
 
 
-def test_the_points_of_an_item_lie_on_its_paint(data: Path) -> None:
+def test_item_points_match_the_painted_pixels_mirrored_or_not(data: Path) -> None:
     """With a mirror or without; only those crops are read whose paint no disturbance touched."""
     calm = configuration(geometry=Geometry(shift=0.02), schedule=Schedule(sizes=((0.0, SIDE),)))
     objective = VectorAlignment(calm, data)
@@ -131,7 +131,7 @@ def two_faces_and_nothing() -> Float32:
     return xy.astype(np.float32)
 
 
-def test_the_perfect_answer_costs_next_to_nothing(objective: VectorAlignment) -> None:
+def test_perfect_prediction_has_near_zero_loss(objective: VectorAlignment) -> None:
     xy = two_faces_and_nothing()
     loss, terms = objective.loss(Told(xy, np.array([[9, 9], [9, 9], [-9, -9]])), batch_of(xy, [1, 1, 0]))
     assert loss.item() < 0.01
@@ -150,7 +150,7 @@ def test_the_total_is_the_weighted_sum_of_the_terms(data: Path) -> None:
     assert terms["face"] == pytest.approx(np.log(2), rel=1e-5)
 
 
-def test_the_papers_label_is_the_perfect_answer_where_it_is_asked_for(data: Path) -> None:
+def test_quasi_gaussian_labels_are_the_mse_target_when_configured(data: Path) -> None:
     """Eq. 2: a Gaussian of height 1 whose middle cell is 1 + theta; the whole Gaussian is another answer then."""
     objective = VectorAlignment(configuration(vectors=Vectors("quasi", sigma=2.0, peak=4.0)), data)
     xy = two_faces_and_nothing()
@@ -180,7 +180,7 @@ def test_the_error_term_is_the_inter_ocular_nme(objective: VectorAlignment) -> N
     assert terms["nme"] == pytest.approx((2.0 / eyes).mean(), rel=0.03)
 
 
-def test_quality_asks_whether_the_landmarks_of_this_face_are_right(objective: VectorAlignment) -> None:
+def test_quality_target_is_whether_the_predicted_landmarks_are_accurate(objective: VectorAlignment) -> None:
     xy = two_faces_and_nothing()
     eyes = np.linalg.norm(xy[1, 36] - xy[1, 45])
     answer = xy.copy()
@@ -190,7 +190,7 @@ def test_quality_asks_whether_the_landmarks_of_this_face_are_right(objective: Ve
     assert terms["quality"] < 0.01
 
 
-def test_a_batch_without_any_face_trains_the_scores_alone_and_stays_finite(objective: VectorAlignment) -> None:
+def test_batch_without_faces_trains_only_the_scores_and_stays_finite(objective: VectorAlignment) -> None:
     xy = np.full((2, 68, 2), np.nan, np.float32)
     net = Told(xy, np.zeros((2, 2)))
     loss, terms = objective.loss(net, batch_of(xy, [0, 0]))
@@ -202,7 +202,7 @@ def test_a_batch_without_any_face_trains_the_scores_alone_and_stays_finite(objec
     assert net.logits.grad.all()
 
 
-def test_the_place_of_a_point_outside_the_crop_is_learnt_from_its_bell_alone(objective: VectorAlignment) -> None:
+def test_coordinate_term_ignores_a_point_outside_the_crop_and_mse_counts_it(objective: VectorAlignment) -> None:
     xy = two_faces_and_nothing()[:1]
     xy[0, 0] = (-6.0, 40.0)
     net = Told(xy, np.zeros((1, 2)))
@@ -232,7 +232,7 @@ def _read(crop: UInt8) -> Float32:
     return points
 
 
-def test_validation_is_the_nme_in_percent_upright_and_turned(objective: VectorAlignment) -> None:
+def test_validation_reports_nme_in_percent_upright_and_rolled_by_30_degrees(objective: VectorAlignment) -> None:
     report = objective.validate(Reader())
     assert list(report) == ["nme", "nme_roll30"]
     assert max(report.values()) < 0.6
@@ -242,14 +242,14 @@ def test_validation_is_the_nme_in_percent_upright_and_turned(objective: VectorAl
     assert off["nme_roll30"] == pytest.approx(off["nme"], rel=0.15)
 
 
-def test_the_picture_shows_the_found_points_in_the_crops(objective: VectorAlignment) -> None:
+def test_preview_draws_the_found_points_and_pads_the_row_with_blanks(objective: VectorAlignment) -> None:
     picture = objective.picture(Reader())
     assert picture.shape == (SIDE, 6 * SIDE, 3)
     green = (picture == (0, 255, 0)).all(-1)
     assert [bool(green[:, i * SIDE : (i + 1) * SIDE].any()) for i in range(6)] == [True] * 3 + [False] * 3
 
 
-def test_the_network_is_built_with_its_options_and_refused_with_others(data: Path) -> None:
+def test_network_builds_with_valid_options_and_raises_for_others(data: Path) -> None:
     net = VectorAlignment(configuration(), data).build()
     with torch.inference_mode():
         vectors, logits = net.eval()(torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8))
@@ -261,7 +261,7 @@ def test_the_network_is_built_with_its_options_and_refused_with_others(data: Pat
             VectorAlignment(wrong, data).build()
 
 
-def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: Path, tmp_path: Path) -> None:
+def test_validation_picture_in_a_training_corpus_raises_even_when_renamed(data: Path, tmp_path: Path) -> None:
     for folder in ("grass", "held", "train"):
         (tmp_path / folder).symlink_to(data / folder)
     (tmp_path / "more").mkdir()
@@ -275,7 +275,7 @@ def test_a_validation_picture_among_the_others_is_refused_under_any_name(data: P
 
 
 @pytest.mark.parametrize(("disturbances", "written"), [(("blur",), True), ((), False)])
-def test_writing_is_drawn_on_what_shows_no_face_only_where_pictures_are_disturbed(
+def test_text_is_drawn_on_negatives_only_if_disturbances_are_configured(
     disturbances: tuple[str, ...], *, written: bool, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inked: list[UInt8] = []
@@ -287,18 +287,18 @@ def test_writing_is_drawn_on_what_shows_no_face_only_where_pictures_are_disturbe
 
 
 @pytest.mark.parametrize("missing", ["corpora", "negatives", "validation"])
-def test_what_is_needed_and_not_configured_is_said(data: Path, missing: str) -> None:
+def test_missing_corpora_negatives_or_validation_raises(data: Path, missing: str) -> None:
     with pytest.raises(ConfigError, match="wanted at least one of corpora"):
         VectorAlignment(configuration(**{missing: ()}), data)
 
 
-def test_without_negatives_there_are_faces_alone(data: Path) -> None:
+def test_without_negatives_every_item_shows_a_face(data: Path) -> None:
     objective = VectorAlignment(configuration(negatives=(), negative_share=0.0), data)
     assert all(objective.item(i, 0.5)[2] == 1 for i in range(12))
 
 
 @pytest.mark.parametrize("name", ["tab", "propnet", "span"])
-def test_a_network_that_draws_boundaries_is_refused_for_a_markup_without_them(name: str, tmp_path: Path) -> None:
+def test_boundary_network_raises_for_a_markup_without_boundaries(name: str, tmp_path: Path) -> None:
     """Before any picture is read: there are none."""
     with pytest.raises(ConfigError, match=rf"network: {name} needs a markup with 15 boundary lines, five5 has 0"):
         open_alignment(configuration(network=Network(name, 5)), tmp_path)
@@ -306,7 +306,7 @@ def test_a_network_that_draws_boundaries_is_refused_for_a_markup_without_them(na
         open_alignment(configuration(network=Network(name, 19)), tmp_path)
 
 
-def test_a_corpus_with_other_points_is_refused_by_the_name_of_its_annotation(data: Path, tmp_path: Path) -> None:
+def test_corpus_with_wrong_points_raises_naming_the_file_and_an_empty_corpus_raises(data: Path, tmp_path: Path) -> None:
     write_faces(tmp_path / "five", 1)
     (tmp_path / "five" / "0.pts").write_text("n_points: 1\n{\n1 2\n}\n")
     for folder in ("grass", "held"):

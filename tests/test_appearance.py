@@ -49,7 +49,7 @@ def smooth_picture(height: int, width: int) -> UInt8:
 
 
 @pytest.mark.parametrize("colour", [(128, 128, 128), (20, 60, 220), (250, 10, 5), (90, 120, 170), (3, 2, 9)])
-def test_its_colours_are_those_of_scikit_image(colour: tuple[int, int, int]) -> None:
+def test_appearance_colours_match_cielab_of_scikit_image(colour: tuple[int, int, int]) -> None:
     """Two colours; the differences of their chromas, in the description's own units, are CIELAB's."""
     picture = np.full((48, 48, 3), (90, 140, 180), np.uint8)
     picture[:, :24] = colour
@@ -65,21 +65,21 @@ def test_its_colours_are_those_of_scikit_image(colour: tuple[int, int, int]) -> 
 
 @pytest.mark.parametrize("angle", [0.0, 0.6, -2.0])
 @pytest.mark.parametrize("side", [40.0, 90.0, 400.0])
-def test_it_is_that_of_the_pixels_in_the_crop(side: float, angle: float) -> None:
+def test_appearance_in_place_matches_that_of_the_extracted_crop(side: float, angle: float) -> None:
     """Cut out first by `CropTransform.crop`, or looked at where it is."""
     picture = smooth_picture(240, 320)
     crop = CropTransform.around((150.0, 110.0), side, 96, angle=angle)
     assert similarity(describe_appearance(picture, crop), described(crop.crop(picture))) > 0.995
 
 
-def test_appearances_are_unit_vectors() -> None:
+def test_appearances_are_float32_unit_vectors_or_zero() -> None:
     for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
         appearance = described(picture)
         assert appearance.dtype == np.float32
         assert np.linalg.norm(appearance) == pytest.approx(1, abs=1e-3) or not appearance.any()
 
 
-def test_an_appearance_stays_the_same_in_other_light_noise_and_framing() -> None:
+def test_appearance_is_robust_to_changes_of_light_noise_and_framing() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):
         picture = portrait(seed)
@@ -101,7 +101,7 @@ def test_different_pictures_look_different_in_colour_and_in_grey() -> None:
     assert np.median(similarity["grey"]) < SETTINGS.other_appearance
 
 
-def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
+def test_cells_outside_the_picture_are_unknown_and_do_not_count() -> None:
     for seed in range(20):
         whole, cut = portrait(seed), portrait(seed)
         cut[:, :18] = 0
@@ -113,7 +113,7 @@ def test_what_is_outside_the_picture_is_not_known_and_does_not_count() -> None:
         )
 
 
-def test_nothing_follows_from_appearances_that_know_next_to_nothing_in_common() -> None:
+def test_appearances_without_common_known_cells_have_no_similarity() -> None:
     left, right = portrait(1), portrait(1)
     left[:, 24:] = 0
     right[:, :24] = 0
@@ -132,7 +132,7 @@ def test_a_cell_that_is_as_light_as_the_mean_is_known() -> None:
     assert known_cells(described(picture)).reshape(8, 8).tolist() == [[False] * 2 + [True] * 6] * 8
 
 
-def test_of_a_face_that_is_covered_in_part_the_rest_is_compared() -> None:
+def test_partly_covered_face_is_compared_by_its_visible_part() -> None:
     rng = np.random.default_rng(0)
     for seed in range(20):
         covered = portrait(seed)
@@ -153,7 +153,7 @@ def half_similarity(one: Float32, other: Float32) -> float:
     return max(found)
 
 
-def test_the_best_half_is_compared_as_numpy_does_it() -> None:
+def test_similarity_in_part_matches_a_numpy_reference() -> None:
     rng = np.random.default_rng(0)
     for share in np.linspace(0, 0.6, 50):
         one, other = (described(portrait(seed)).reshape(64, 3) for seed in rng.integers(0, 50, 2))
@@ -163,7 +163,7 @@ def test_the_best_half_is_compared_as_numpy_does_it() -> None:
         assert similarity_in_part(one, other) == pytest.approx(wanted, abs=1e-5)
 
 
-def test_colour_that_comes_in_beside_a_grey_face_changes_its_appearance_little_by_little() -> None:
+def test_colour_entering_beside_a_grey_face_changes_its_appearance_gradually() -> None:
     for seed in range(20):
         grey = np.repeat(portrait(seed).mean(2, keepdims=True), 3, 2).astype(np.uint8)
         appearances = []
@@ -173,7 +173,7 @@ def test_colour_that_comes_in_beside_a_grey_face_changes_its_appearance_little_b
         assert min(similarity(a, b) for a, b in pairwise(appearances)) > 0.5
 
 
-def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
+def test_blending_weights_0_and_1_return_either_appearance_and_unknown_cells_are_filled() -> None:
     one, other = described(portrait(1)), described(portrait(2))
     np.testing.assert_allclose(blended(one, other, 0.0), one, atol=1e-5)
     np.testing.assert_allclose(blended(one, other, 1.0), other, atol=1e-5)
@@ -182,7 +182,7 @@ def test_learning_is_a_weighted_mean_and_takes_in_what_was_not_known() -> None:
     np.testing.assert_allclose(blended(one, hidden(one), 0.0), one, atol=1e-5)
 
 
-def test_a_shot_begins_where_the_whole_picture_is_another() -> None:
+def test_shot_begins_when_the_whole_picture_changes() -> None:
     rng, first = np.random.default_rng(0), smooth_picture(120, 160)
     other = first[::-1, :, ::-1]
     moved = np.roll(first, 6, 1)
@@ -192,7 +192,7 @@ def test_a_shot_begins_where_the_whole_picture_is_another() -> None:
     assert begins_shot(first, np.ascontiguousarray(other))
 
 
-def test_a_picture_is_looked_at_from_edge_to_edge() -> None:
+def test_quarters_of_a_wide_picture_weigh_equally_in_its_description() -> None:
     """Each fourth of it weighs the same, whatever its shape."""
     for rows, columns in ((slice(0, 20), slice(0, 90)), (slice(20, 40), slice(90, 180))):
         picture, changed = np.full((40, 180, 3), 90, np.uint8), np.full((40, 180, 3), 90, np.uint8)

@@ -69,7 +69,7 @@ def test_points_follow_the_pixels(side: int) -> None:
                 assert np.abs(centroid(crop, colour) - point).max() < 0.35
 
 
-def test_without_disturbance_the_crop_is_the_box_enlarged() -> None:
+def test_without_jitter_the_crop_is_the_enlarged_bounding_box() -> None:
     _, points = dotted(200)
     transform = random_crop(points, 96, PLAIN, generator(0))
     (cx, cy), side = box_centre_side(bounding_box(points))
@@ -85,7 +85,7 @@ def test_the_crop_of_five_points_shows_the_whole_face() -> None:
     np.testing.assert_allclose(transform.matrix, wanted.matrix, atol=1e-3)
 
 
-def test_points_that_are_not_annotated_do_not_count() -> None:
+def test_unannotated_points_do_not_affect_the_crop() -> None:
     _, points = dotted(200)
     holed = np.vstack((points, [[np.nan, np.nan]])).astype(np.float32)
     for seed in range(5):
@@ -150,7 +150,7 @@ def test_inside_the_picture_the_background_never_shows(side: int) -> None:
 
 
 @pytest.mark.parametrize("side", [100, 500])
-def test_what_lies_outside_is_filled_in_different_ways(side: int) -> None:
+def test_area_outside_the_picture_is_mirrored_background_or_black_in_fixed_shares(side: int) -> None:
     white = np.full((side, side, 3), 255, np.uint8)
     transform = CropTransform.around((0.0, side / 2), side, 96)  # the left half is outside
     corners = [crop_over_background(white, transform, BACKGROUND, generator(s))[48, 5] for s in range(200)]
@@ -164,7 +164,7 @@ def test_what_lies_outside_is_filled_in_different_ways(side: int) -> None:
         assert background == pytest.approx(0.7, abs=0.1)  # shrunk pictures have no border of one colour
 
 
-def test_a_crop_wholly_outside_a_picture_and_of_a_tiny_one_is_still_a_crop() -> None:
+def test_crop_far_outside_or_much_larger_than_a_tiny_picture_keeps_its_size() -> None:
     tiny = np.full((2, 3, 3), 200, np.uint8)
     for centre, side in (((500.0, 500.0), 20.0), ((1.0, 1.0), 1000.0)):
         for seed in range(8):
@@ -172,7 +172,7 @@ def test_a_crop_wholly_outside_a_picture_and_of_a_tiny_one_is_still_a_crop() -> 
             assert crop_over_background(tiny, transform, BACKGROUND, generator(seed)).shape == (64, 64, 3)
 
 
-def test_a_disturbance_alone_does_what_it_says_and_none_does_nothing() -> None:
+def test_each_disturbance_alone_changes_some_crops_and_none_changes_nothing() -> None:
     picture, _ = dotted(96)
     rng = generator(0)
     np.testing.assert_array_equal(disturb(picture, [BACKGROUND], rng, ()), picture)
@@ -187,7 +187,7 @@ def test_a_disturbance_alone_does_what_it_says_and_none_does_nothing() -> None:
         np.testing.assert_array_equal(every, disturb(picture, [BACKGROUND], generator(seed)))
 
 
-def test_disturbing_keeps_shape_and_type_and_the_original() -> None:
+def test_disturb_keeps_shape_and_dtype_and_does_not_modify_its_input() -> None:
     picture, _ = dotted(96)
     before = picture.copy()
     seen = [disturb(picture, [BACKGROUND], generator(seed)) for seed in range(150)]
@@ -208,7 +208,7 @@ def test_blur_and_light_leave_every_blob_in_its_place() -> None:
                 assert np.abs(centroid(result, colour) - point).max() < 0.8
 
 
-def test_relighting_is_monotonous_in_every_colour() -> None:
+def test_relighting_is_monotonic_in_every_channel_for_most_seeds() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, 2)
     even = 0
     for seed in range(20):
@@ -217,7 +217,7 @@ def test_relighting_is_monotonous_in_every_colour() -> None:
     assert even >= 12  # three in four have no ramp of light
 
 
-def test_occluders_cover_a_part_and_only_a_part() -> None:
+def test_occluders_cover_under_a_quarter_on_average_and_never_half() -> None:
     picture = np.full((100, 100, 3), 77, np.uint8)
     covered = [float((occlude(picture, [BACKGROUND], generator(seed)) != 77).any(-1).mean()) for seed in range(100)]
     assert 0 < np.mean(covered) < 0.25
@@ -236,7 +236,7 @@ def test_the_shrunk_picture_is_averaged_and_not_aliased() -> None:
     assert cv2.warpAffine(picture, transform.matrix, (75, 75)).max() == 0  # bilinear hits the black squares alone
 
 
-def test_writing_covers_a_part_of_a_copy_in_few_colours_or_shades() -> None:
+def test_text_is_written_on_a_copy_in_few_colours_or_shades_and_is_reproducible() -> None:
     plain, changed, shaded = np.full((160, 160, 3), 90, np.uint8), 0, 0
     for seed in range(40):
         written = written_on(plain, generator(seed))
@@ -280,7 +280,7 @@ def test_spans_occluders_are_black_or_a_part_of_the_picture_itself() -> None:
     assert own > 5
 
 
-def test_spans_disturbances_leave_the_light_alone_and_ours_do_not() -> None:
+def test_span_augmentation_keeps_the_lighting_and_ours_changes_it() -> None:
     """Where there is no noise, every pixel of a plain picture is as it was, black, or salt."""
     plain = np.full((64, 64, 3), 120, np.uint8)
     theirs = [np.isin(disguise_as_published(plain, generator(seed)), (0, 120, 255)).all() for seed in range(60)]
@@ -302,7 +302,7 @@ def test_spans_blur_is_bicubic_through_one_of_four_sizes() -> None:
 
 
 @pytest.mark.parametrize("size", [(128, 128), (16, 16), (300, 200)])
-def test_bicubic_resizing_is_that_of_torch(size: tuple[int, int]) -> None:
+def test_bicubic_resize_matches_torch(size: tuple[int, int]) -> None:
     """With `antialias`, which has Keys' a = -0.5 and leaves out what lies beyond the border, as we do."""
     torch = pytest.importorskip("torch", reason="the second implementation")
     picture = np.random.default_rng(1).integers(0, 256, (256, 240, 3), np.uint8)

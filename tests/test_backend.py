@@ -52,7 +52,7 @@ def tiny_weights(folder: Path, content: bytes | None = None) -> Weights:
 
 @pytest.mark.parametrize("kind", ["auto", "onnx"])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_pictures_go_in_and_all_outputs_come_out_in_order(tmp_path: Path, kind: str, batch: int) -> None:
+def test_backend_returns_all_outputs_in_order(tmp_path: Path, kind: str, batch: int) -> None:
     backend = open_backend(tiny_weights(tmp_path), kind)
     images = np.random.default_rng(0).integers(0, 256, (batch, 4, 5, 3), np.uint8)
     values, means = backend.run(images)
@@ -86,7 +86,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
 @pytest.mark.parametrize("leave", ["pass", "backend.close()", "del backend"])
-def test_a_forked_process_ends_though_the_networks_threads_are_its_parents(leave: str, tmp_path: Path) -> None:
+def test_forked_process_exits_although_the_networks_threads_stayed_in_its_parent(leave: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", FORKED, str(tiny_weights(tmp_path).path), leave]
     assert subprocess.run(command, capture_output=True, check=True, text=True, timeout=100).stdout == "7\n"
 
@@ -104,7 +104,7 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no network at all"])
-def test_what_the_runtime_cannot_load_is_named_with_its_reason(tmp_path: Path, content: bytes) -> None:
+def test_unloadable_network_is_reported_with_its_file_and_reason(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(BackendError, match=r"tiny\.onnx: ONNX Runtime cannot load this network: ."):
         open_backend(tiny_weights(tmp_path, content))
 
@@ -114,7 +114,7 @@ def test_an_unknown_backend_lists_those_that_exist(tmp_path: Path) -> None:
         open_backend(tiny_weights(tmp_path), "cuda")
 
 
-def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_which_backend_it_chooses_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if find_spec("tensorrt") is not None:
         pytest.skip("this machine has TensorRT")
     with caplog.at_level("INFO"):
@@ -133,7 +133,7 @@ def test_auto_says_what_it_takes_and_why(tmp_path: Path, caplog: pytest.LogCaptu
         ("alderlake", {"avx2": True, "avxvnni": True}, True),
     ],
 )
-def test_processors_that_multiply_bytes_are_known(
+def test_cpus_with_an_int8_dot_product_are_recognised(
     cpu: str, features: dict[str, bool] | None, multiplies: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def told() -> dict[str, bool]:
@@ -146,7 +146,7 @@ def test_processors_that_multiply_bytes_are_known(
     assert has_int8_dot_product.__wrapped__() is multiplies
 
 
-def test_auto_names_the_file_that_it_takes(
+def test_auto_logs_the_weights_file_it_chooses(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: True)
@@ -160,7 +160,7 @@ def test_auto_names_the_file_that_it_takes(
 
 
 @pytest.mark.parametrize("kind", ["onnx:cuda", "onnx:tensorrt"])
-def test_a_provider_that_is_not_there_is_an_error_with_its_package(tmp_path: Path, kind: str) -> None:
+def test_missing_execution_provider_error_names_its_package(tmp_path: Path, kind: str) -> None:
     import onnxruntime
 
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
@@ -177,7 +177,7 @@ def test_a_provider_that_is_not_there_is_an_error_with_its_package(tmp_path: Pat
         ("ImportError", "linux", "pip install --force-reinstall onnxruntime$"),
     ],
 )
-def test_a_runtime_that_cannot_be_imported_is_an_error_with_its_remedy(
+def test_onnx_runtime_import_error_names_its_remedy(
     raised: str, platform: str, remedy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(f"raise {raised}('DLL load failed')", encoding="utf-8")
@@ -190,7 +190,7 @@ def test_a_runtime_that_cannot_be_imported_is_an_error_with_its_remedy(
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 @pytest.mark.parametrize("older", [False, True])
-def test_pips_libraries_of_cuda_are_loaded_before_a_network_is(
+def test_cuda_libraries_from_pip_are_preloaded_before_a_network_is_opened(
     provider: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, *, older: bool
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", OnnxRuntimeOnGpu(PROVIDERS[provider], older=older))
@@ -201,7 +201,7 @@ def test_pips_libraries_of_cuda_are_loaded_before_a_network_is(
 
 
 @pytest.mark.parametrize(("provider", "options"), [("cpu", {}), ("cuda", {"use_tf32": "0"}), ("tensorrt", {})])
-def test_fp32_on_a_gpu_is_not_rounded_to_10_bits(
+def test_onnx_runtime_disables_tf32_on_cuda(
     provider: str, options: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     runtime = OnnxRuntimeOnGpu(PROVIDERS[provider])
@@ -210,16 +210,14 @@ def test_fp32_on_a_gpu_is_not_rounded_to_10_bits(
     assert runtime.options == options
 
 
-def test_telemetry_is_off_also_where_the_environment_is_not_heeded(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_opening_a_network_turns_off_onnx_runtime_telemetry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     runtime = OnnxRuntimeOnGpu(PROVIDERS["cuda"])
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     OnnxBackend(tiny_weights(tmp_path))
     assert not runtime.telemetry
 
 
-def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tmp_path: Path) -> None:
+def test_tensorrt_without_a_driver_raises_instead_of_ending_the_process(tmp_path: Path) -> None:
     with suppress(BackendError):
         find_gpu()
         pytest.skip("this machine has a GPU")
@@ -227,7 +225,7 @@ def test_tensorrt_without_a_driver_is_an_error_and_not_the_end_of_the_process(tm
         open_backend(tiny_weights(tmp_path), "tensorrt")
 
 
-def test_torch_without_its_weights_says_where_they_are_wanted(tmp_path: Path) -> None:
+def test_torch_backend_without_weights_names_the_file_it_wants(tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the train extra")
     with pytest.raises(BackendError, match=r"tiny\.torch\.npz: no torch weights of this network"):
         open_backend(tiny_weights(tmp_path), "torch")

@@ -40,7 +40,7 @@ from facetrack.pipeline.open import Choices
 from facetrack.pipeline.pictures import track_independently
 from facetrack.pipeline.progress import Ending, LineProgress, Task
 from facetrack.pipeline.run import Pipeline
-from facetrack.pipeline.sidecar import identify_input, models_that_run, where
+from facetrack.pipeline.sidecar import describe_models, identify_input, where
 from facetrack.pipeline.source import STDIN, Decoder
 from facetrack.pipeline.sources import open_source
 from facetrack.pipeline.tasks import Existing, Outputs, tasks_for
@@ -137,7 +137,7 @@ def test_the_same_input_and_settings_give_the_same_bytes(video: Path, tmp_path: 
     assert (tmp_path / "one/moving.csv").read_bytes() == (tmp_path / "two/moving.csv").read_bytes()
 
 
-def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> None:
+def test_sidecar_records_settings_models_counts_and_versions(video: Path, tmp_path: Path) -> None:
     track([video], Outputs(tmp_path), choices=Choices(detect_every=5))
     content = sidecar(tmp_path / "moving.json")
     assert content["schema"] == 1
@@ -150,7 +150,7 @@ def test_the_sidecar_tells_what_made_the_table(video: Path, tmp_path: Path) -> N
     assert content["machine"]["packages"]["numpy"] == np.__version__
 
 
-def test_the_sidecar_relates_the_table_to_its_recording(tmp_path: Path) -> None:
+def test_sidecar_records_start_size_and_rate_of_the_recording(tmp_path: Path) -> None:
     """Of a recording whose sound begins 0.852 s before its pictures."""
     count = 5
     recipe = VideoRecipe("ffv1", "bgr0", options={}, times_s=[0.852 + 0.04 * i for i in range(count)])
@@ -168,14 +168,14 @@ def test_the_sidecar_relates_the_table_to_its_recording(tmp_path: Path) -> None:
     assert notes.lines[0].endswith("already finished")
 
 
-def test_the_sidecar_of_pictures_knows_neither_start_nor_size(tmp_path: Path) -> None:
+def test_sidecar_of_pictures_has_no_start_size_or_rate(tmp_path: Path) -> None:
     paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     track([tmp_path / "shots"], Outputs(tmp_path / "out"))
     content = sidecar(tmp_path / "out/shots.json")
     assert [content[key] for key in ("start_s", "size", "rate")] == [None, None, None]
 
 
-def test_the_sidecar_tells_what_the_networks_ran_on(video: Path, tmp_path: Path) -> None:
+def test_sidecar_records_the_backend(video: Path, tmp_path: Path) -> None:
     track([video], Outputs(tmp_path))
     assert sidecar(tmp_path / "moving.json")["backend"] == PaintedBackend().description
 
@@ -190,15 +190,15 @@ def test_the_sidecar_names_the_files_that_ran(
     cpu = Weights(Path("weights/a-int8.onnx"), "1" * 64, "int8")
     card = replace(painted_card(), weights={"net": Weights(Path("weights/a.onnx"), "0" * 64, "fp32", cpu)})
     with PaintedEngines()(Choices(backend=backend)) as engines:
-        (model,) = models_that_run(replace(engines, cards=(card,)))
+        (model,) = describe_models(replace(engines, cards=(card,)))
     assert model["file"] == {"net": ("a.onnx", "a-int8.onnx")[ran]}
     assert model["sha256"] == {"net": str(ran) * 64}
     assert model["precision"] == {"net": ("fp32", "int8")[ran]}
 
 
-def test_the_precision_in_which_a_backend_computes_is_told() -> None:
+def test_models_that_run_report_the_precision_of_the_backend() -> None:
     with PaintedEngines(PaintedBackend(precision="fp16"))(Choices()) as engines:
-        (model,) = models_that_run(engines)
+        (model,) = describe_models(engines)
     assert model["precision"] == {"net": "fp16"}
 
 
@@ -216,7 +216,7 @@ def test_progress_counts_the_frames(video: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("smooth", ["kalman", "rts"])
-def test_a_video_that_is_turned_in_the_middle_is_tracked_to_its_end_whatever_is_written(
+def test_video_that_changes_size_midway_is_tracked_to_its_end_with_every_output(
     smooth: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recording = two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), PaintedSource(count=12))
@@ -232,7 +232,7 @@ def test_a_video_that_is_turned_in_the_middle_is_tracked_to_its_end_whatever_is_
 # pictures
 
 
-def test_pictures_have_an_input_column_and_nothing_to_do_with_each_other(tmp_path: Path) -> None:
+def test_pictures_have_an_input_column_and_are_tracked_independently(tmp_path: Path) -> None:
     source = PaintedSource(count=3, faces=(PaintedFace(velocity=(600.0, 0.0)),))
     paint_pictures(tmp_path / "shots", source, ["c.png", "a.png", "b.png"])
     assert track([tmp_path / "shots"], Outputs(tmp_path / "out")) == []
@@ -247,7 +247,7 @@ def test_pictures_have_an_input_column_and_nothing_to_do_with_each_other(tmp_pat
 
 
 @pytest.mark.parametrize("smooth", ["kalman", "rts"])
-def test_frames_in_a_folder_give_what_their_video_gives(smooth: Smoothing, tmp_path: Path) -> None:
+def test_folder_of_frames_gives_the_same_table_as_its_video(smooth: Smoothing, tmp_path: Path) -> None:
     source = PaintedSource(count=12, faces=(PaintedFace(velocity=(30.0, 0.0)),))
     folder = paint_pictures(tmp_path / "frames", source, [f"{i}.png" for i in range(12)])
     lossless = VideoRecipe(codec="ffv1", pix_fmt="bgr0", rate=Fraction(25), options={})
@@ -266,7 +266,7 @@ def test_frames_in_a_folder_give_what_their_video_gives(smooth: Smoothing, tmp_p
         assert (annotated.rate, len(list(annotated))) == (25, 12)
 
 
-def test_a_frame_of_a_folder_that_cannot_be_read_is_named_and_its_number_left_out(tmp_path: Path) -> None:
+def test_unreadable_frame_in_a_folder_is_reported_and_its_number_skipped(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "frames", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
     (folder / "2.png").write_text("no picture", encoding="utf-8")
     (failure,) = track([folder], Outputs(tmp_path / "out"), frame_rate=10)
@@ -285,7 +285,7 @@ def test_a_frame_of_a_folder_that_cannot_be_read_is_named_and_its_number_left_ou
         (["clip.mp4"], "--frame-rate applies only to folders and globs of pictures, and none was given"),
     ],
 )
-def test_a_frame_rate_that_no_input_could_have_is_refused(names: list[str], told: str, tmp_path: Path) -> None:
+def test_frame_rate_raises_for_a_single_picture_or_videos_alone(names: list[str], told: str, tmp_path: Path) -> None:
     paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     with pytest.raises(ConfigError, match=told):
         tasks_for([str(tmp_path / name) for name in names], Outputs(tmp_path / "out"), frame_rate=25)
@@ -298,7 +298,7 @@ def test_every_picture_is_searched(tmp_path: Path) -> None:
     assert engines.detector.searched == 3
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path: Path) -> None:
+def test_unreadable_picture_is_reported_and_the_others_are_tracked(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "3.png"])
     (folder / "2.png").write_text("no picture", encoding="utf-8")
     (failure,) = track([folder], Outputs(tmp_path / "out"))
@@ -307,7 +307,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_done(tmp_path
     assert sidecar(tmp_path / "out/shots.json")["counts"]["failed"] == 1
 
 
-def test_a_picture_that_a_stage_breaks_on_is_named_and_the_others_are_done() -> None:
+def test_picture_on_which_a_stage_raises_is_reported_and_the_others_are_tracked() -> None:
     class Fragile:
         def serial(self, frames: Iterable[Frame]) -> Iterator[Result]:
             for frame in frames:
@@ -323,7 +323,7 @@ def test_a_picture_that_a_stage_breaks_on_is_named_and_the_others_are_done() -> 
     assert failed == [("1.png", "ValueError: this one is odd")]
 
 
-def test_the_time_of_every_stage_is_told_of_pictures_too(tmp_path: Path) -> None:
+def test_sidecar_of_pictures_has_the_time_of_every_stage(tmp_path: Path) -> None:
     track([paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])], Outputs(tmp_path / "out"))
     stages = sidecar(tmp_path / "out/shots.json")["stages_ms"]
     assert set(stages) == {"capture", "detect", "align", "smooth"}
@@ -331,7 +331,7 @@ def test_the_time_of_every_stage_is_told_of_pictures_too(tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
-def test_a_picture_whose_name_is_no_text_is_tracked_too(tmp_path: Path) -> None:
+def test_picture_with_an_undecodable_name_is_tracked(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     (folder / "1.png").rename(os.fsdecode(os.fsencode(folder) + b"/\xff.png"))
     assert track([folder], Outputs(tmp_path / "out")) == []
@@ -342,7 +342,7 @@ def test_a_picture_whose_name_is_no_text_is_tracked_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are text elsewhere")
-def test_a_video_that_breaks_off_and_whose_name_is_no_text_has_its_sidecar(cut_video: Path, tmp_path: Path) -> None:
+def test_truncated_video_with_an_undecodable_name_gets_a_sidecar(cut_video: Path, tmp_path: Path) -> None:
     named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.mp4"))
     shutil.copy(cut_video, named)
     assert len(track([named], Outputs(tmp_path / "out"))) == 1
@@ -362,7 +362,7 @@ def test_one_broken_file_does_not_stop_the_others(video: Path, tmp_path: Path) -
     assert {file.name for file in out.iterdir()} == {"moving.csv", "moving.json"}
 
 
-def test_of_a_video_that_was_cut_off_the_rows_up_to_the_break_are_kept(cut_video: Path, tmp_path: Path) -> None:
+def test_truncated_video_keeps_the_rows_before_the_break(cut_video: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (failure,) = track([cut_video], Outputs(out))
     content = sidecar(out / "cut.json")
@@ -373,7 +373,7 @@ def test_of_a_video_that_was_cut_off_the_rows_up_to_the_break_are_kept(cut_video
     assert 10 < len(table) == content["counts"]["frames"] < 60
 
 
-def test_a_failing_engine_leaves_the_complete_rows_before_it_as_a_part(video: Path, tmp_path: Path) -> None:
+def test_engine_failure_leaves_the_complete_rows_in_a_part_file(video: Path, tmp_path: Path) -> None:
     engines = PaintedEngines(PaintedBackend(failing={12: MemoryError("no room")}))
     (failure,) = track([video], Outputs(tmp_path), engines=engines)
     assert "MemoryError: no room" in failure.reason
@@ -384,7 +384,7 @@ def test_a_failing_engine_leaves_the_complete_rows_before_it_as_a_part(video: Pa
     assert None not in table[-1].values()
 
 
-def test_nothing_is_left_of_a_video_whose_first_frame_fails(video: Path, tmp_path: Path) -> None:
+def test_video_that_fails_at_its_first_frame_leaves_no_files(video: Path, tmp_path: Path) -> None:
     engines = PaintedEngines(PaintedBackend(failing={0: MemoryError("no room")}))
     track([video], Outputs(tmp_path, video=True), engines=engines)
     assert list(tmp_path.iterdir()) == []
@@ -405,7 +405,7 @@ def test_ctrl_c_keeps_the_complete_rows_and_stops_the_batch(video: Path, tmp_pat
 
 
 @pytest.mark.parametrize("video_too", [False, True])
-def test_an_interruption_before_the_first_row_keeps_those_of_an_earlier_run_and_claims_no_file_that_is_not_there(
+def test_interruption_before_the_first_row_keeps_and_names_the_part_file_of_an_earlier_run(
     video: Path, tmp_path: Path, video_too: bool
 ) -> None:
     notes, outputs = Notes(), Outputs(tmp_path, video=video_too, existing="resume")
@@ -425,7 +425,7 @@ def test_an_interruption_before_the_first_row_keeps_those_of_an_earlier_run_and_
     ]
 
 
-def test_rows_of_an_interrupted_run_go_together_with_its_video(video: Path, tmp_path: Path) -> None:
+def test_resume_removes_the_part_files_of_the_interrupted_run_and_no_others(video: Path, tmp_path: Path) -> None:
     engines = PaintedEngines(PaintedBackend(failing={12: KeyboardInterrupt()}))
     with pytest.raises(KeyboardInterrupt):
         track([video], Outputs(tmp_path, video=True), engines=engines)
@@ -435,19 +435,19 @@ def test_rows_of_an_interrupted_run_go_together_with_its_video(video: Path, tmp_
     assert {file.name for file in tmp_path.iterdir()} == {"moving.csv", "moving.json", "another.mp4.part"}
 
 
-def test_a_download_under_way_is_no_video_of_an_interrupted_run(video: Path, tmp_path: Path) -> None:
+def test_foreign_part_file_of_a_video_is_left_alone(video: Path, tmp_path: Path) -> None:
     (tmp_path / "moving.mp4.part").write_text("half of it", encoding="utf-8")
     assert track([video], Outputs(tmp_path)) == []
     assert (tmp_path / "moving.mp4.part").read_text(encoding="utf-8") == "half of it"
 
 
-def test_a_folder_that_cannot_be_made_is_told(video: Path, tmp_path: Path) -> None:
+def test_output_folder_that_cannot_be_created_raises(video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match=r"out: cannot be created: Not a directory; choose another folder"):
         track([video], Outputs(tmp_path / "file" / "out"))
 
 
-def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Path) -> None:
+def test_progress_lines_name_a_failed_input_once_and_say_1_frame(tmp_path: Path) -> None:
     one = paint_video(tmp_path / "one.mp4", PaintedSource(count=1))
     stream, outputs = io.StringIO(), Outputs(tmp_path / "out")
     with PaintedEngines()(Choices()) as opened:
@@ -462,9 +462,7 @@ def test_what_failed_is_named_once_in_its_line_and_one_frame_is_one(tmp_path: Pa
 # before the start
 
 
-def test_a_picture_that_takes_less_than_a_tick_of_the_clock_has_a_rate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_picture_faster_than_a_clock_tick_has_a_finite_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The monotonic clock of Windows ticks 64 times a second."""
     paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     monkeypatch.setattr("time.monotonic", lambda: 0.0)
@@ -475,12 +473,12 @@ def test_a_picture_that_takes_less_than_a_tick_of_the_clock_has_a_rate(
     assert sidecar(tmp_path / "out/shots.json")["wall_s"] > 0
 
 
-def test_two_inputs_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_inputs_with_one_output_name_raise(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"a/clip\.mp4 and b/CLIP\.mov would both be written to"):
         tasks_for(["a/clip.mp4", "b/CLIP.mov"], Outputs(tmp_path))
 
 
-def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
+def test_keep_folders_is_suggested_only_where_it_resolves_the_collision(tmp_path: Path) -> None:
     for place in ("s1/clip.mp4", "s1/clip.mov", "s2/clip.mp4"):
         (tmp_path / place).parent.mkdir(exist_ok=True)
         (tmp_path / place).touch()
@@ -493,7 +491,7 @@ def test_kept_folders_are_advised_only_where_they_help(tmp_path: Path) -> None:
     assert len(tasks_for([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
 
 
-def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path: Path) -> None:
+def test_glob_matches_keep_their_folders_with_keep_folders(video: Path, tmp_path: Path) -> None:
     for place in ("in/s1/v.mkv", "in/s2/deep/v.mkv"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).write_bytes(video.read_bytes())
@@ -508,7 +506,7 @@ def test_matches_of_a_glob_keep_their_folders_if_asked_to(video: Path, tmp_path:
     assert written == {f"{name}.{kind}" for name in ("s1/v", "s2/deep/v") for kind in ("csv", "json", "mp4")}
 
 
-def test_a_link_that_leads_up_does_no_recording_twice(tmp_path: Path) -> None:
+def test_symlinked_folders_do_not_duplicate_recordings(tmp_path: Path) -> None:
     for place in ("in/s1/v.mkv", "in/s2/v.mkv"):
         (tmp_path / place).parent.mkdir(parents=True)
         (tmp_path / place).touch()
@@ -527,13 +525,13 @@ def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, mon
     assert tasks_for(named[::-1], Outputs(tmp_path)) == [Task("./shots/", "shots"), Task("a.mp4", "a")]
 
 
-def test_an_annotated_video_never_writes_over_its_input(tmp_path: Path) -> None:
+def test_annotated_video_that_would_overwrite_its_input_raises(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
     with pytest.raises(ConfigError, match="overwritten by its own output"):
         tasks_for([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
-def test_nor_where_the_file_system_does_not_tell_capitals_from_small_letters(tmp_path: Path) -> None:
+def test_annotated_video_that_is_its_input_on_a_case_insensitive_disk_raises(tmp_path: Path) -> None:
     """Cameras write GX01.MP4. A link stands in for Windows and macOS."""
     (tmp_path / "GX01.MP4").touch()
     os.link(tmp_path / "GX01.MP4", tmp_path / "GX01.mp4")
@@ -541,7 +539,7 @@ def test_nor_where_the_file_system_does_not_tell_capitals_from_small_letters(tmp
         tasks_for([f"{tmp_path}/GX01.MP4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
-def test_tables_of_addresses_and_of_whole_drives_have_names_that_every_system_allows(tmp_path: Path) -> None:
+def test_tables_of_urls_and_whole_drives_get_portable_names(tmp_path: Path) -> None:
     named = {
         "http://host/get?v=12": "get_v=12",
         "tcp://host:1234": "host_1234",
@@ -552,7 +550,7 @@ def test_tables_of_addresses_and_of_whole_drives_have_names_that_every_system_al
         assert [task.name for task in tasks_for([spec], Outputs(tmp_path))] == [name]
 
 
-def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_path: Path) -> None:
+def test_existing_results_raise_before_any_work(video: Path, tmp_path: Path) -> None:
     (tmp_path / "moving.csv").touch()
     with pytest.raises(SinkError, match=r"moving\.csv: exists already; add --overwrite or --resume"):
         tasks_for([str(video)], Outputs(tmp_path))
@@ -564,7 +562,9 @@ def test_existing_results_are_refused_before_anything_is_done(video: Path, tmp_p
         tasks_for([str(video)], Outputs(tmp_path, video=True))
 
 
-def test_a_camera_is_no_recording_but_a_folder_of_that_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_number_raises_but_a_folder_of_that_name_is_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="facetrack live --camera 001"):
         tasks_for(["001"], Outputs(tmp_path))
@@ -572,7 +572,7 @@ def test_a_camera_is_no_recording_but_a_folder_of_that_name_is(tmp_path: Path, m
     assert tasks_for(["001"], Outputs(tmp_path)) == [Task("001", "001")]
 
 
-def test_a_glob_of_videos_is_a_task_for_each_and_one_of_pictures_a_single_task(tmp_path: Path) -> None:
+def test_glob_gives_a_task_per_video_but_a_single_task_for_all_pictures(tmp_path: Path) -> None:
     for name in ("b.mp4", "a.mp4", "1.png", "2.png"):
         (tmp_path / name).touch()
     names = [task.name for task in tasks_for([f"{tmp_path}/*.mp4", f"{tmp_path}/*.png"], Outputs(tmp_path / "out"))]
@@ -609,7 +609,7 @@ UNREADABLE = "clip.json cannot be read"
         (lambda told: told.update(failed=[{"place": "1.png", "reason": None}]), UNREADABLE),
     ],
 )
-def test_resume_does_again_what_its_sidecar_does_not_vouch_for_and_says_why(
+def test_resume_redoes_an_input_whose_sidecar_differs_or_is_damaged_and_says_why(
     edit: Callable[[dict[str, Any]], object], reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
@@ -623,7 +623,7 @@ def test_resume_does_again_what_its_sidecar_does_not_vouch_for_and_says_why(
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 500_000, None])
-def test_resume_does_again_what_has_no_sidecar_or_none_that_can_be_read(
+def test_resume_redoes_an_input_with_a_missing_or_unreadable_sidecar(
     text: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
@@ -637,7 +637,7 @@ def test_resume_does_again_what_has_no_sidecar_or_none_that_can_be_read(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_resume_does_not_wait_for_a_pipe_that_is_called_as_a_sidecar(
+def test_resume_does_not_block_on_a_named_pipe_in_place_of_the_sidecar(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
@@ -648,7 +648,7 @@ def test_resume_does_not_wait_for_a_pipe_that_is_called_as_a_sidecar(
     assert f"processed again: {UNREADABLE}" in caplog.text
 
 
-def test_resume_does_again_what_other_choices_or_another_input_would_make(
+def test_resume_redoes_an_input_if_the_settings_or_the_file_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
@@ -674,7 +674,7 @@ def test_resume_does_again_what_other_choices_or_another_input_would_make(
         ),
     ],
 )
-def test_resume_does_again_what_other_versions_of_the_libraries_have_made(
+def test_resume_redoes_results_of_other_library_versions_but_not_of_another_gpu(
     runtime: str,
     opencv: str,
     told: str,
@@ -695,7 +695,7 @@ def test_resume_does_again_what_other_versions_of_the_libraries_have_made(
     assert notes.advances == (5 if told else 0)
 
 
-def test_resume_names_again_the_pictures_that_could_not_be_read(tmp_path: Path) -> None:
+def test_resume_reports_unreadable_pictures_again(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     (folder / "2.png").write_text("no picture", encoding="utf-8")
     first = track([folder], Outputs(tmp_path / "out"))
@@ -703,7 +703,7 @@ def test_resume_names_again_the_pictures_that_could_not_be_read(tmp_path: Path) 
     assert track([folder], Outputs(tmp_path / "out", existing="resume")) == first
 
 
-def test_resume_does_again_a_folder_in_which_a_picture_has_another_name(tmp_path: Path) -> None:
+def test_resume_redoes_a_folder_in_which_a_picture_was_renamed(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "2.png"])
     track([folder], Outputs(tmp_path / "out"))
     (folder / "1.png").rename(folder / "9.png")
@@ -711,14 +711,16 @@ def test_resume_does_again_a_folder_in_which_a_picture_has_another_name(tmp_path
     assert [row["input"] for row in read_csv(tmp_path / "out/shots.csv")] == ["2.png", "9.png"]
 
 
-def test_resume_does_again_what_is_opened_in_another_way(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resume_redoes_an_input_if_decoder_or_frame_rate_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "2.png"])
     track([folder], Outputs(tmp_path / "out"))
     assert track([folder], Outputs(tmp_path / "out", existing="resume"), decoder="cuda", frame_rate=10) == []
     assert "settings differ: decoder, frame_rate" in caplog.text
 
 
-def test_resume_tries_a_cut_off_video_again(cut_video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resume_retries_a_truncated_video(cut_video: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "out"
     track([cut_video], Outputs(out))
     assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
@@ -732,7 +734,7 @@ def finished(inputs: Sequence[Path | str], out: Path) -> bool:
     return notes.lines == [line for line in notes.lines if line.endswith(": already finished")]
 
 
-def test_resume_never_replaces_the_table_of_another_video_of_the_same_name(tmp_path: Path) -> None:
+def test_resume_keeps_another_videos_table_if_its_path_is_recorded(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
         paint_video(tmp_path / place / "clip.mp4", PaintedSource(count=frames))
@@ -765,7 +767,9 @@ OPENFACE_HEADER = b"frame,face_id,timestamp,confidence,success,gaze_0_x"
     ],
 )
 @pytest.mark.parametrize("after", ["nothing", "a table"])
-def test_resume_replaces_no_file_that_is_not_facetracks(name: str, content: bytes, after: str, tmp_path: Path) -> None:
+def test_resume_does_not_replace_files_not_written_by_facetrack(
+    name: str, content: bytes, after: str, tmp_path: Path
+) -> None:
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     out.mkdir()
     if after == "a table":
@@ -781,7 +785,7 @@ def test_resume_replaces_no_file_that_is_not_facetracks(name: str, content: byte
     assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
 
 
-def test_resume_replaces_empty_files_whosever_they_are(tmp_path: Path) -> None:
+def test_resume_replaces_empty_files(tmp_path: Path) -> None:
     """They hold nothing that could be lost: a full disk leaves such."""
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     out.mkdir()
@@ -794,7 +798,7 @@ def test_resume_replaces_empty_files_whosever_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", [["clip.json"], ["clip.csv"], ["clip.csv", "clip.json", "clip.mp4"], ["clip.mp4"]])
-def test_resume_does_again_what_an_interruption_has_left_without_the_rest(lost: list[str], tmp_path: Path) -> None:
+def test_resume_restores_missing_output_files(lost: list[str], tmp_path: Path) -> None:
     """A table and its video get their names one after the other, and then their sidecar."""
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     outputs = Outputs(out, video=True, existing="resume")
@@ -805,7 +809,7 @@ def test_resume_does_again_what_an_interruption_has_left_without_the_rest(lost: 
     assert {file.name for file in out.iterdir()} == {"clip.csv", "clip.json", "clip.mp4"}
 
 
-def test_resume_does_tables_of_pictures_again_too(tmp_path: Path) -> None:
+def test_resume_accepts_a_picture_table_without_its_sidecar(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     track([folder], Outputs(tmp_path / "out"))
     (tmp_path / "out/shots.json").unlink()
@@ -830,7 +834,7 @@ def interrupted(folder: Path, out: Path, runs: int, **options: Any) -> None:
         track([folder], Outputs(out, existing="resume", **options), engines=engines)
 
 
-def test_pictures_are_resumed_behind_the_last_one_and_the_table_is_the_same(shots: Path, tmp_path: Path) -> None:
+def test_resume_continues_after_the_last_whole_picture_and_gives_the_same_table(shots: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     (wanted,) = track([shots], Outputs(whole))
     interrupted(shots, out, 12)
@@ -851,7 +855,7 @@ def test_pictures_are_resumed_behind_the_last_one_and_the_table_is_the_same(shot
 
 
 @pytest.mark.parametrize("cut", range(0, 9000, 700))
-def test_of_pictures_whole_rows_are_kept_wherever_a_killed_run_has_stopped(
+def test_resumed_picture_table_is_identical_wherever_the_killed_run_stopped(
     cut: int, shots: Path, tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -863,7 +867,7 @@ def test_of_pictures_whole_rows_are_kept_wherever_a_killed_run_has_stopped(
     assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
 
 
-def test_resumed_pictures_without_a_face_are_counted_as_such(tmp_path: Path) -> None:
+def test_resume_counts_earlier_pictures_without_a_face(tmp_path: Path) -> None:
     shots, whole, out = tmp_path / "shots", tmp_path / "whole", tmp_path / "out"
     paint_pictures(shots, PaintedSource(count=4), [f"{i}.png" for i in (0, 3, 5, 7)])
     paint_pictures(shots, PaintedSource(count=4, faces=()), [f"{i}.png" for i in (1, 2, 4, 6)])
@@ -878,7 +882,7 @@ def test_resumed_pictures_without_a_face_are_counted_as_such(tmp_path: Path) -> 
     assert (counts["frames"], counts["frames_with_face"]) == (8, 4)
 
 
-def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
+def test_resume_restarts_a_folder_to_which_a_picture_was_added(shots: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     interrupted(shots, out, 12)
     (shots / "0, first.png").write_bytes((shots / SHOTS[0]).read_bytes())
@@ -889,7 +893,7 @@ def test_pictures_of_another_origin_are_done_from_the_first(shots: Path, tmp_pat
     assert (out / "shots.csv").read_bytes() == (tmp_path / "whole/shots.csv").read_bytes()
 
 
-def test_pictures_that_other_libraries_have_begun_are_done_from_the_first_and_it_is_told_why(
+def test_resume_restarts_pictures_begun_with_other_libraries_and_says_why(
     shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     interrupted(shots, tmp_path, 12)
@@ -901,7 +905,9 @@ def test_pictures_that_other_libraries_have_begun_are_done_from_the_first_and_it
     ]
 
 
-def test_what_goes_on_is_not_called_done_again(shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_resume_logs_a_continued_table_as_continued_and_not_as_done_again(
+    shots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO)
     out = tmp_path / "out"
     track([shots], Outputs(out))
@@ -915,7 +921,7 @@ def test_what_goes_on_is_not_called_done_again(shots: Path, tmp_path: Path, capl
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
-def test_pictures_whose_names_print_alike_are_done_from_the_first(shots: Path, tmp_path: Path) -> None:
+def test_resume_restarts_pictures_whose_names_print_alike(shots: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole", tmp_path / "out"
     for index, name in enumerate(SHOTS):
         (shots / name).rename(os.fsdecode(os.fsencode(shots) + b"/" + bytes([0xF0 + index]) + b".png"))
@@ -927,7 +933,7 @@ def test_pictures_whose_names_print_alike_are_done_from_the_first(shots: Path, t
     assert (out / "shots.csv").read_bytes() == (whole / "shots.csv").read_bytes()
 
 
-def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> None:
+def test_resume_distinguishes_recordings_at_two_urls(tmp_path: Path) -> None:
     for place, frames in (("s1", 5), ("s2", 6)):
         (tmp_path / place).mkdir()
         paint_video(tmp_path / place / "clip.mkv", PaintedSource(count=frames))
@@ -941,7 +947,7 @@ def test_resume_tells_the_recordings_at_two_addresses_apart(tmp_path: Path) -> N
     assert len(read_csv(out / "clip.csv")) == 5
 
 
-def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -> None:
+def test_file_url_is_treated_as_a_path(cut_video: Path, tmp_path: Path) -> None:
     clip = paint_video(tmp_path / "a b%.mp4", PaintedSource(count=5))
     outputs = Outputs(tmp_path / "out")
     for spec in (clip.as_uri(), f"FILE://localhost{clip.as_posix()}"):
@@ -953,7 +959,7 @@ def test_an_address_of_this_machine_is_a_path(cut_video: Path, tmp_path: Path) -
     assert tasks_for(["file://host/share/a.mp4"], outputs) == [Task("file://host/share/a.mp4", "a")]
 
 
-def test_no_password_of_an_address_is_written_down() -> None:
+def test_url_password_is_in_neither_the_name_nor_the_identity() -> None:
     (task,) = tasks_for(["rtsp://me:s@cret@host.org"], Outputs(Path("out")))
     assert (where(task.spec), task.name, identify_input(task.spec)["name"]) == ("rtsp://host.org", "host", "host.org")
     others = [identify_input(spec) for spec in ("rtsp://host.org", "rtsp://host.org/a", "http://host.org")]
@@ -962,7 +968,7 @@ def test_no_password_of_an_address_is_written_down() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_not_waited_for_a_second_time(tmp_path: Path) -> None:
+def test_rts_video_from_a_pipe_fails_and_the_table_alone_succeeds(tmp_path: Path) -> None:
     """As in-hindsight smoothing does for the annotated video; its table alone comes from one reading."""
     content = paint_video(tmp_path / "clip.ts", PaintedSource(count=6)).read_bytes()
     hindsight = Choices(smooth="rts")
@@ -984,7 +990,7 @@ def test_a_dash_is_standard_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_is_never_taken_for_what_came_through_it_before(tmp_path: Path) -> None:
+def test_resume_never_treats_a_pipe_as_finished(tmp_path: Path) -> None:
     one, two = (paint_video(tmp_path / f"{i}.ts", PaintedSource(count=i)).read_bytes() for i in (6, 7))
     out = tmp_path / "out"
     with feeding(tmp_path / "pipe", one) as pipe:
@@ -1002,7 +1008,7 @@ SECRET_URL = "rtsp://me:secret@host.org/s1/clip.mp4?pwd=secret&a=.b"
 SHOWN_URL = "rtsp://host.org/s1/clip.mp4?pwd=&a=.b"
 
 
-def test_what_is_written_and_told_of_an_address_holds_no_password(
+def test_outputs_progress_and_log_hold_no_url_password(
     video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", "facetrack")
@@ -1037,26 +1043,26 @@ def test_no_failure_shows_a_password(
     assert not [text for text in (str(failure), caplog.text, *capsys.readouterr()) if "secret" in text]
 
 
-def test_inputs_that_would_be_written_to_one_table_are_named_without_their_passwords(tmp_path: Path) -> None:
+def test_colliding_inputs_are_named_without_their_passwords(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         tasks_for([SECRET_URL, "http://me:secret@host.org/clip.mkv"], Outputs(tmp_path))
     assert str(caught.value).startswith(f"{SHOWN_URL} and http://host.org/clip.mkv would both be written to ")
 
 
-def test_an_address_may_be_longer_than_a_path_and_is_named_by_its_file(tmp_path: Path) -> None:
+def test_url_longer_than_a_path_is_named_after_its_file(tmp_path: Path) -> None:
     (task,) = tasks_for([f"https://host.org/s1/clip.mp4?token={'a.b/' * 2000}"], Outputs(tmp_path))
     assert task.name == "clip"
     LiveOutputs(csv=tmp_path / "a.csv").refuse_collisions(task.spec)
 
 
-def test_a_recording_too_large_for_an_annotated_video_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_recording_too_large_for_an_annotated_video_fails_without_writing_anything(tmp_path: Path) -> None:
     recording = write_video(tmp_path / "wide.mkv", [np.zeros((16, 16_386, 3), np.uint8)], LOSSLESS)
     (failure,) = track([recording], Outputs(tmp_path / "out", video=True))
     assert "wide.mp4: cannot be written: wanted frames of at most 16384 pixels a side" in str(failure)
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_recognises_an_input_under_any_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, there = tmp_path / "out", tmp_path / "there"
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=5))
     paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
@@ -1072,7 +1078,7 @@ def test_resume_knows_an_input_by_whatever_path_it_is_named(tmp_path: Path, monk
     assert finished(["."], out)
 
 
-def test_resume_knows_a_project_that_was_moved_by_what_keeps_whole_seconds_alone(tmp_path: Path) -> None:
+def test_resume_recognises_a_moved_project_with_timestamps_truncated_to_seconds(tmp_path: Path) -> None:
     """As tar, scp -p and some file systems do."""
     before, after = tmp_path / "before", tmp_path / "after"
     (before / "in").mkdir(parents=True)
@@ -1087,7 +1093,7 @@ def test_resume_knows_a_project_that_was_moved_by_what_keeps_whole_seconds_alone
     assert finished([after / "in/clip.mp4", after / "in/shots"], after / "out")
 
 
-def test_an_input_is_known_by_which_of_its_files_is_where_and_how_large(tmp_path: Path) -> None:
+def test_input_digest_depends_on_the_path_and_size_of_each_file(tmp_path: Path) -> None:
     """Of files of one time, the same number and as many bytes together."""
     for place, size in (("a/1.png", 10), ("b/1.png", 20)):
         (tmp_path / place).parent.mkdir()
@@ -1105,7 +1111,7 @@ def test_an_input_is_known_by_which_of_its_files_is_where_and_how_large(tmp_path
     assert {(entry["files"], entry["bytes"]) for entry in known} == {(2, 30)}
 
 
-def test_the_table_of_an_input_that_is_gone_is_kept_and_it_is_told_what_to_do_if_it_was_moved(tmp_path: Path) -> None:
+def test_resume_keeps_the_table_of_a_vanished_input_and_suggests_overwrite(tmp_path: Path) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out))
     (tmp_path / "there").mkdir()
@@ -1117,9 +1123,7 @@ def test_the_table_of_an_input_that_is_gone_is_kept_and_it_is_told_what_to_do_if
 
 
 @pytest.mark.parametrize("kept", [0, 100])
-def test_resume_does_a_table_again_that_has_lost_rows(
-    kept: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resume_redoes_a_truncated_table(kept: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recording, out = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out))
     whole = (out / "clip.csv").read_bytes()
@@ -1129,9 +1133,7 @@ def test_resume_does_a_table_again_that_has_lost_rows(
     assert (out / "clip.csv").read_bytes() == whole
 
 
-def test_resume_does_an_annotated_video_again_that_was_emptied(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resume_redoes_an_emptied_annotated_video(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     outputs = Outputs(out, video=True, existing="resume")
     track([recording], outputs)
@@ -1144,7 +1146,7 @@ def test_resume_does_an_annotated_video_again_that_was_emptied(
 
 
 @pytest.mark.parametrize("existing", ["overwrite", "resume"])
-def test_no_annotated_video_of_an_earlier_run_stands_beside_a_table(existing: Existing, tmp_path: Path) -> None:
+def test_new_table_removes_the_annotated_video_of_an_earlier_run(existing: Existing, tmp_path: Path) -> None:
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out, video=True))
     track([recording], Outputs(out, existing=existing), choices=Choices(smooth="none"))
@@ -1152,7 +1154,7 @@ def test_no_annotated_video_of_an_earlier_run_stands_beside_a_table(existing: Ex
 
 
 @pytest.mark.parametrize("whose", ["nobody's", "another one", "the input"])
-def test_a_video_that_no_table_claims_stays(whose: str, tmp_path: Path) -> None:
+def test_overwrite_keeps_a_video_that_is_foreign_or_the_input(whose: str, tmp_path: Path) -> None:
     recording, out = paint_video(tmp_path / "clip.mkv", PaintedSource(count=5)), tmp_path / "out"
     track([recording], Outputs(out, video=whose != "nobody's"))
     if whose != "the input":
@@ -1163,7 +1165,7 @@ def test_a_video_that_no_table_claims_stays(whose: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.json", "clip.json.part"])
-def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(name: str, tmp_path: Path) -> None:
+def test_folder_in_place_of_the_sidecar_fails_before_any_work(name: str, tmp_path: Path) -> None:
     recording, out, notes = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)), tmp_path / "out", Notes()
     (out / name).mkdir(parents=True)
     (failure,) = track([recording], Outputs(out, existing="resume"), notes=notes)
@@ -1172,9 +1174,7 @@ def test_a_folder_in_the_place_of_a_sidecar_is_told_before_anything_is_done(name
 
 
 @pytest.mark.parametrize("length", [246, 251])
-def test_a_name_that_leaves_no_room_for_that_of_the_sidecar_is_told_before_anything_is_done(
-    length: int, tmp_path: Path
-) -> None:
+def test_name_too_long_for_its_sidecar_fails_without_writing_anything(length: int, tmp_path: Path) -> None:
     recording = paint_video(tmp_path / "clip.mp4", PaintedSource(count=5)).rename(tmp_path / f"{'y' * length}.mp4")
     (failure,) = track([recording], Outputs(tmp_path / "out"))
     assert failure.reason.endswith(
@@ -1247,7 +1247,7 @@ def test_two_workers_write_the_bytes_that_one_writes(side_by_side: SideBySide, t
     assert side_by_side.notes.advances == 30 + 7 + 11
 
 
-def test_what_breaks_a_worker_or_is_broken_is_named_and_the_others_are_done(side_by_side: SideBySide) -> None:
+def test_broken_input_and_crashed_worker_are_reported_and_the_others_finish(side_by_side: SideBySide) -> None:
     assert [Path(failure.what).name for failure in side_by_side.failures] == ["text.mp4", "deadly.mp4"]
     assert "died on" not in str(side_by_side.failures[0])
     assert "the process that worked on it died (it ended with exit code 3)" in side_by_side.failures[1].reason
@@ -1290,7 +1290,7 @@ def test_ctrl_c_keeps_the_complete_rows_of_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_shards_are_everything_once_whatever_the_order_of_the_inputs(count: int, tmp_path: Path) -> None:
+def test_shards_partition_the_inputs_evenly_in_any_order(count: int, tmp_path: Path) -> None:
     inputs = [f"{name}.mp4" for name in "abcde"]
     outputs = Outputs(tmp_path)
     shards = [tasks_for(inputs if i % 2 else inputs[::-1], outputs, (i + 1, count)) for i in range(count)]
@@ -1298,7 +1298,7 @@ def test_shards_are_everything_once_whatever_the_order_of_the_inputs(count: int,
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_results_of_other_shards_are_no_hindrance_but_inputs_that_collide_with_theirs_are(tmp_path: Path) -> None:
+def test_shard_ignores_existing_results_of_others_but_raises_on_name_collisions(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     inputs, outputs = ["a.mp4", "b.mp4"], Outputs(tmp_path)
     assert [task.name for task in tasks_for(inputs, outputs, (2, 2))] == ["b"]
@@ -1312,7 +1312,7 @@ def test_results_of_other_shards_are_no_hindrance_but_inputs_that_collide_with_t
 
 
 @pytest.mark.parametrize("video_too", [False, True])
-def test_smoothing_in_hindsight_writes_every_frame_in_order_and_the_same_bytes(
+def test_rts_smoothing_writes_every_frame_in_order_and_is_reproducible(
     video: Path, tmp_path: Path, video_too: bool
 ) -> None:
     for name in ("one", "two"):
@@ -1326,7 +1326,7 @@ def test_smoothing_in_hindsight_writes_every_frame_in_order_and_the_same_bytes(
 
 
 @pytest.mark.parametrize("video_too", [False, True])
-def test_a_recording_that_breaks_off_keeps_the_rows_that_waited(
+def test_truncated_recording_keeps_the_rows_waiting_for_rts_smoothing(
     cut_video: Path, tmp_path: Path, video_too: bool
 ) -> None:
     kept = {}

@@ -30,7 +30,7 @@ from facetrack.training.detection.objectives import held_out  # noqa: E402
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_a_held_out_photographs_turned_copies_are_held_out_too():
+def test_turned_copies_of_a_held_out_photograph_are_held_out_too():
     def sample(name):
         return Sample(Path("set") / name, np.zeros((0, 5, 2), np.float32), b"")
 
@@ -58,7 +58,7 @@ def test_a_held_out_photographs_turned_copies_are_held_out_too():
         (RegressionBaseline(5), 138_905),
     ],
 )
-def test_parameter_counts_are_the_papers(net, count):
+def test_parameter_counts_match_the_paper(net, count):
     assert nets.parameters(net) == count
 
 
@@ -73,16 +73,16 @@ def test_the_backbone_has_eight_convolutions_and_two_deconvolutions():
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 64), (4, 8)])
-def test_the_backbone_answers_at_the_size_of_its_input(size):
+def test_backbone_output_has_the_size_of_its_input(size):
     assert Backbone()(torch.zeros(2, 3, *size)).shape == (2, 5, *size)
 
 
-def test_the_baseline_answers_at_a_quarter_of_the_size():
+def test_baseline_output_has_a_quarter_of_the_input_size():
     (cells,) = RegressionBaseline()(torch.zeros(1, 3, 32, 32))
     assert cells.shape == (1, 15, 8, 8)
 
 
-def test_inside_a_large_picture_the_backbone_sees_what_it_sees_in_a_crop():
+def test_backbone_gives_the_same_inside_a_large_picture_as_in_a_crop():
     torch.manual_seed(0)
     net, picture = Backbone().eval(), torch.randn(1, 3, 160, 160)
     with torch.no_grad():
@@ -91,14 +91,14 @@ def test_inside_a_large_picture_the_backbone_sees_what_it_sees_in_a_crop():
     torch.testing.assert_close(whole[:, :, 56:104, 56:104], crop[:, :, inner, inner], atol=1e-6, rtol=1e-5)
 
 
-def test_a_doubling_is_the_rectified_deconvolution_it_stands_for():
+def test_doubling_layer_matches_the_rectified_transposed_convolution():
     torch.manual_seed(0)
     layer, x = Doubling(6, 4), torch.randn(2, 6, 5, 7)
     torch.testing.assert_close(layer(x), torch.relu(torch.nn.ConvTranspose2d.forward(layer, x)))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 64), (4, 8)])
-def test_a_folded_backbone_answers_as_the_backbone_does(size):
+def test_folded_backbone_matches_the_backbone(size):
     torch.manual_seed(0)
     net, x = Backbone(7), torch.randn(2, 3, *size)
     for layer in net.parameters():
@@ -108,7 +108,7 @@ def test_a_folded_backbone_answers_as_the_backbone_does(size):
     torch.testing.assert_close(FoldedBackbone(net)(x), maps, atol=1e-5, rtol=1e-4)
 
 
-def test_a_folded_backbone_fetches_no_more_cells_than_it_needs():
+def test_folded_backbone_has_no_larger_kernels_than_it_needs():
     """With more, whose weights were zeros, it would answer the same and be the slower one."""
     folded = FoldedBackbone(Backbone())
     layers = [layer for layer in folded.modules() if isinstance(layer, torch.nn.Conv2d)]
@@ -127,7 +127,7 @@ def test_a_folded_backbone_is_a_copy():
     assert torch.equal(folded(x), before)
 
 
-def test_grouped_branches_are_separate_branches():
+def test_grouped_branches_match_separate_branches():
     torch.manual_seed(0)
     together, planes = Branches(3), torch.randn(2, 3, 4, 24, 24)
     for k in range(3):
@@ -153,7 +153,7 @@ def test_cut_windows_are_the_pixels_at_the_corner_and_a_constant_beyond():
     assert (edge[:, :11] == -1).all()
 
 
-def test_the_whole_network_gives_coarse_maps_fine_maps_and_the_windows_corners():
+def test_bbfcn_returns_coarse_maps_fine_maps_and_window_corners():
     coarse, fine, corner = nets.FromBytes(nets.build("bbfcn", 5))(torch.zeros(2, 64, 64, 3, dtype=torch.uint8))
     assert coarse.shape == (2, 5, 32, 32)
     assert fine.shape == (2, 5, 24, 24)
@@ -189,7 +189,7 @@ def test_discs_are_clipped_at_the_border_and_unannotated_points_are_drawn_nowher
     assert disc_maps(np.empty((0, 5, 2), np.float32), 16, radius=2).sum() == 0
 
 
-def test_discs_of_two_faces_share_a_map_and_a_ring_is_unknown():
+def test_discs_of_two_faces_share_a_map_and_are_ringed_by_unknown_pixels():
     points = np.array([[[5.0, 5.0]], [[12.0, 12.0]]], np.float32)
     plane = disc_maps(points, 20, radius=2, ring=1)[0]
     assert (plane == 1).sum() == 26
@@ -197,7 +197,7 @@ def test_discs_of_two_faces_share_a_map_and_a_ring_is_unknown():
 
 
 @pytest.mark.parametrize("hardest", [False, True])
-def test_the_loss_touches_as_many_other_pixels_as_landmark_pixels(hardest):
+def test_selective_loss_touches_as_many_background_as_landmark_pixels(hardest):
     torch.manual_seed(0)
     targets = torch.from_numpy(disc_maps(np.array([[[8.0, 8.0], [3.0, 4.0]]], np.float32), 16, radius=2))[None]
     targets[0, 1] = 0  # the second type is not in the picture
@@ -209,7 +209,7 @@ def test_the_loss_touches_as_many_other_pixels_as_landmark_pixels(hardest):
     assert touched[0, 1].sum() == WITHOUT_LANDMARK
 
 
-def test_the_hardest_others_are_the_loudest():
+def test_hardest_background_pixels_are_those_with_the_highest_response():
     targets = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     maps = torch.arange(64.0).view(1, 1, 8, 8).requires_grad_()
     selective_l2(maps, targets, hardest=True).backward()
@@ -226,7 +226,7 @@ def test_unknown_pixels_are_never_selected():
     assert (maps.grad != 0).sum() == 5
 
 
-def test_the_mirrored_chip_is_seen_as_the_mirror_picture_of_its_window():
+def test_mirrored_chip_gives_the_mirrored_targets_of_its_window():
     rng = np.random.default_rng(3)
     five = np.array([[[34, 30], [50, 29], [43, 39], [36, 47], [49, 46]]], np.float32)
     chip = Chip(

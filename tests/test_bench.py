@@ -15,7 +15,7 @@ from facetrack.pipeline.tables import bench_as_table
 
 
 @pytest.mark.parametrize("faces", [1, 4])
-def test_the_made_pictures_show_the_portrait_in_every_cell_and_move(faces: int) -> None:
+def test_bench_pictures_move_and_four_faces_repeat_top_and_bottom(faces: int) -> None:
     first, *_, last = moving_portraits(faces, 10)
     assert first.shape == last.shape == (*SIZE, 3)
     assert (first != last).any()

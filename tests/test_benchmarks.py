@@ -41,13 +41,13 @@ def test_a_figure_sums_up_errors_in_per_cent(name: str, percent: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["NME", "NME10 io", "FR io", "AUC10 pupils", "MSE io"])
-def test_what_is_not_a_figure_is_refused(name: str) -> None:
+def test_malformed_figure_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="wanted a figure such as 'NME io'"):
         Figure.parse(name)
 
 
 @pytest.mark.parametrize("benchmark", benchmarks().values(), ids=list(benchmarks()))
-def test_every_benchmark_is_whole(benchmark: Benchmark) -> None:
+def test_every_benchmark_is_consistent(benchmark: Benchmark) -> None:
     columns = benchmark.columns(list(benchmark.subsets))
     figures = set(map(str, benchmark.figures))
     assert benchmark.name in LAYOUTS
@@ -58,14 +58,14 @@ def test_every_benchmark_is_whole(benchmark: Benchmark) -> None:
         assert all(0 < value < 100 for value in paper.values.values())
 
 
-def test_the_subsets_of_300w_add_up() -> None:
+def test_subset_sizes_of_300w_and_aflw2000_add_up() -> None:
     subsets = find_benchmark("300w").subsets
     assert subsets["common"] + subsets["challenging"] == subsets["full"] == 689
     assert subsets["indoor"] + subsets["outdoor"] == subsets["test"] == 600
     assert sum(find_benchmark("aflw2000").subsets[name] for name in ("0-30", "30-60", "60-90")) == 2000
 
 
-def test_papers_full_sets_are_the_weighted_means_of_their_parts() -> None:
+def test_published_300w_full_errors_are_weighted_means_of_common_and_challenging() -> None:
     """Whoever copies a number wrongly from a table is found out by the other columns."""
     papers = [p for p in find_benchmark("300w").papers if p.figure in ("NME io", "NME ip") and "common" in p.values]
     assert len(papers) > 9
@@ -188,7 +188,7 @@ def printed(table: str) -> Iterator[Value]:
 
 
 @pytest.mark.parametrize("name", list(benchmarks()))
-def test_every_number_of_the_papers_is_that_of_a_second_copy(name: str) -> None:
+def test_published_values_match_a_second_transcription(name: str) -> None:
     copied = [value for table in TABLES if table.split()[0] == name for value in printed(table)]
     ours = [
         (paper.method, paper.figure, column, percent)
@@ -220,7 +220,7 @@ TESTED_ON = {"300-W test": ("300w", "test"), "COFW-68": ("cofw68", "test")}
 CONFIGURED = sorted((Path(config.__file__).parent / "configs/papers").glob("*-*.toml"))
 
 
-def test_bbfcns_row_is_what_its_text_says_of_another() -> None:
+def test_bbfcn_row_matches_the_gains_over_rcn_that_its_paper_states() -> None:
     """8.3, 3.6 and 6.9 % below RCN+."""
     row = row_of(find_benchmark("300w").papers, "BB-FCN", "NME io").values
     implied = {"common": 4.20 * (1 - 0.083), "challenging": 7.78 * (1 - 0.036), "full": 4.90 * (1 - 0.069)}
@@ -228,7 +228,7 @@ def test_bbfcns_row_is_what_its_text_says_of_another() -> None:
 
 
 @pytest.mark.parametrize("stem", ELSEWHERE)
-def test_results_without_a_table_are_a_second_copy(stem: str) -> None:
+def test_published_results_without_a_benchmark_match_a_second_transcription(stem: str) -> None:
     (path,) = (path for path in CONFIGURED if path.stem == stem)
     assert config.load(path).card.published == ELSEWHERE[stem]
 
@@ -239,7 +239,7 @@ def row_of(papers: tuple[Published, ...], method: str, figure: str) -> Published
 
 
 @pytest.mark.parametrize("path", [p for p in CONFIGURED if p.stem not in ELSEWHERE], ids=lambda path: path.stem)
-def test_what_a_configuration_wants_to_reach_is_the_methods_row(path: Path) -> None:
+def test_configured_published_values_match_the_benchmark_rows(path: Path) -> None:
     method, _, name = path.stem.removesuffix("-all").rpartition("-")
     loaded = config.load(path)
     assert loaded.card.published
@@ -253,7 +253,7 @@ def test_what_a_configuration_wants_to_reach_is_the_methods_row(path: Path) -> N
         assert row.values[column] == value, key
 
 
-def test_the_mean_of_the_bins_of_yaw_is_that_of_the_bins_and_not_of_the_faces() -> None:
+def test_aflw2000_mean_averages_the_yaw_bins_and_not_the_faces() -> None:
     benchmark = find_benchmark("aflw2000")
     bins = {"0-30": np.full(8, 0.02), "30-60": np.full(3, 0.03), "60-90": np.full(1, 0.07)}
     bins["all"] = np.concatenate(list(bins.values()))
@@ -264,6 +264,6 @@ def test_the_mean_of_the_bins_of_yaw_is_that_of_the_bins_and_not_of_the_faces() 
     assert "mean" not in summarise(benchmark, {"all": {"box": bins["all"]}})["NME box"]
 
 
-def test_an_unknown_benchmark_is_refused_with_the_known_ones() -> None:
+def test_unknown_benchmark_error_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="no benchmark 'coco'; there are 300w, wflw"):
         find_benchmark("coco")

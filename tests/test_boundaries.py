@@ -61,7 +61,7 @@ def test_curve_weights_add_up_to_1():
 
 
 @pytest.mark.parametrize(("sigma", "cut"), [(1.0, 3.0), (1.5, 2.0), (2.5, 2.0)])
-def test_curve_maps_are_the_distance_transform_of_the_crossed_cells(sigma, cut):
+def test_curve_maps_are_truncated_gaussians_of_the_distance_to_the_crossed_cells(sigma, cut):
     xy = face()
     got = curve_maps(xy, IBUG, (64, 64), 4, sigma, cut)[0].numpy()
     curves = (boundary_curves(xy, IBUG, SAMPLES)[0].numpy() + 0.5) / 4 - 0.5
@@ -126,7 +126,7 @@ def test_a_line_with_an_unknown_landmark_is_empty_and_the_others_are_not(draw):
 
 
 @pytest.mark.parametrize("draw", [curve_maps, segment_maps])
-def test_a_face_elsewhere_leaves_empty_maps(draw):
+def test_face_outside_the_crop_gives_empty_maps(draw):
     assert (draw(face() + 1000, IBUG, (64, 64), 4) == 0).all()
 
 
@@ -151,7 +151,7 @@ def test_segment_maps_are_blurred_straight_lines():
     np.testing.assert_allclose(got[0], scale * wanted, atol=0.12)
 
 
-def test_a_straight_segment_has_the_profile_of_a_blurred_tent():
+def test_straight_segment_through_cell_centres_has_a_gaussian_profile():
     xy = torch.tensor([[[21.5, 33.5]] * 20 + [[101.5, 33.5]] + [[21.5, 33.5]] * 8], dtype=torch.float64)
     maps = segment_maps(xy, markup.load("cofw29"), (32, 32), 4)
     profile = maps[0, list(markup.load("cofw29").boundaries).index("nose_bridge"), :, 15]

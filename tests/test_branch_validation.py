@@ -74,7 +74,7 @@ def test_an_exact_answer_has_no_error(held: tuple[BranchRefinement, Float32]) ->
     assert objective.validate(Exact(five))["fine"] < 0.05  # per cent of the distance of the eyes
 
 
-def test_a_wrong_answer_has_its_distance_over_that_of_the_eyes(held: tuple[BranchRefinement, Float32]) -> None:
+def test_branch_error_is_the_distance_over_the_eye_distance(held: tuple[BranchRefinement, Float32]) -> None:
     objective, five = held
     eyes = np.linalg.norm(five[0] - five[1])
     assert objective.validate(Exact(five + np.float32([3, 4])))["fine"] == pytest.approx(100 * 5 / eyes, rel=0.01)

@@ -119,7 +119,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_drawn_board_gives_the_camera_back(
+def test_calibration_from_drawn_boards_recovers_the_camera(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "camera.toml"
@@ -134,7 +134,7 @@ def test_a_drawn_board_gives_the_camera_back(
     assert "rms_px = 0." in text
 
 
-def test_a_corner_is_counted_from_the_centre_of_the_top_left_pixel() -> None:
+def test_corners_are_measured_from_the_centre_of_the_top_left_pixel() -> None:
     seen = BOARD.find(draw(*VIEWS[1]))
     assert seen is not None
     (wanted,) = projected(0, VIEWS[1:2])
@@ -142,7 +142,7 @@ def test_a_corner_is_counted_from_the_centre_of_the_top_left_pixel() -> None:
     np.testing.assert_allclose(shift.mean(0), 0, atol=0.05)
 
 
-def test_a_video_gives_each_distinct_view_once(pictures: Path, tmp_path: Path) -> None:
+def test_video_yields_each_distinct_view_once_and_too_few_raise(pictures: Path, tmp_path: Path) -> None:
     still = [cv2.imread(str(pictures / f"{number}.png")) for number in (0, 1, 0)]
     video = write_video(tmp_path / "board.mp4", (picture for picture in still for _ in range(15)))
     with pytest.raises(ConfigError, match=f"wanted at least {FEWEST} distinct views .* got 2; show the whole board"):
@@ -150,7 +150,7 @@ def test_a_video_gives_each_distinct_view_once(pictures: Path, tmp_path: Path) -
     assert not (tmp_path / "camera.toml").exists()
 
 
-def test_the_file_does_not_hold_the_password_of_a_camera_on_the_network(
+def test_camera_file_does_not_hold_the_password_of_a_network_camera(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(camera, "open_source", lambda _: open_source(str(pictures)))
@@ -167,26 +167,26 @@ class BoardCamera(PaintedSource):
         return draw(*VIEWS[index % 2])
 
 
-def test_a_camera_is_done_after_enough_views(capsys: pytest.CaptureFixture[str]) -> None:
+def test_live_camera_stops_after_enough_views(capsys: pytest.CaptureFixture[str]) -> None:
     source = BoardCamera(count=10**9, live=True, kind="camera", rate=Fraction(4))
     assert [view.place for view in collect_views(source, BOARD, enough=2)] == ["0.0 s", "0.2 s"]
     assert capsys.readouterr().err == "view 1 of 2\nview 2 of 2\n"
 
 
-def test_a_moment_that_follows_at_once_is_not_looked_at(pictures: Path) -> None:
+def test_frame_right_after_a_view_is_skipped(pictures: Path) -> None:
     still = [cv2.imread(str(pictures / f"{number}.png")) for number in (0, 1)]
     frames = [Frame(index, index / 30, 0.0, bgr) for index, bgr in enumerate(still)]
     assert len(list(distinct_views(frames, BOARD))) == 1
 
 
-def test_a_source_without_a_board_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_source_without_a_board_fails_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((120, 160, 3), 90, np.uint8))
     assert main(["calibrate", "camera", str(tmp_path), "--out", str(tmp_path / "camera.toml")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "distinct views of a board with 9x6 inner corners, got 0" in line
 
 
-def test_pictures_that_cannot_be_read_are_named_and_counted_and_the_others_do(
+def test_unreadable_pictures_are_reported_and_the_others_calibrate(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(pictures, tmp_path / "board")
@@ -202,7 +202,7 @@ def test_pictures_that_cannot_be_read_are_named_and_counted_and_the_others_do(
     assert empty == f"facetrack: failed: {folder}: none.jpg: the file is empty; copy it again"
 
 
-def test_pictures_that_cannot_be_read_are_named_where_the_others_are_too_few(
+def test_unreadable_pictures_are_reported_even_if_the_others_are_too_few(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cv2.imwrite(str(tmp_path / "a.png"), np.full((120, 160, 3), 90, np.uint8))
@@ -213,7 +213,7 @@ def test_pictures_that_cannot_be_read_are_named_where_the_others_are_too_few(
     assert "got 0" in refused
 
 
-def test_a_damaged_video_of_a_board_is_told_and_its_views_count(
+def test_damaged_video_is_reported_and_its_views_count(
     pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Flawed(ImageSource):
@@ -228,7 +228,7 @@ def test_a_damaged_video_of_a_board_is_told_and_its_views_count(
     assert capsys.readouterr().err == "clip.mp4: problems in 1 place, first: frame 7: damaged\n"
 
 
-def test_pictures_of_several_sizes_are_refused() -> None:
+def test_pictures_of_different_sizes_raise() -> None:
     frames = [
         Frame(i, float(i), 0.0, np.zeros((side, side, 3), np.uint8), f"{i}.png") for i, side in ((0, 64), (1, 96))
     ]
@@ -245,7 +245,7 @@ def test_noisy_corners_give_the_camera_within_the_stated_deviation() -> None:
     assert found.strays == ()
 
 
-def test_the_side_of_a_square_sets_the_distances_alone() -> None:
+def test_square_size_scales_only_the_distances() -> None:
     views = projected(0.1, VIEWS)
     one, two = (calibrate_camera(views, dataclasses.replace(BOARD, square_mm=side)) for side in (25, 50))
     assert two.distance_mm == pytest.approx([2 * distance for distance in one.distance_mm], rel=1e-3)
@@ -264,18 +264,18 @@ def test_a_view_with_misplaced_corners_is_left_out() -> None:
     assert_is_the_camera(found.intrinsics)
 
 
-def test_boards_that_all_face_the_camera_are_refused() -> None:
+def test_views_that_all_face_the_camera_raise() -> None:
     places = [(x, y, z) for x in (-60, 0, 60) for y in (-40, 40) for z in (500, 600)]
     with pytest.raises(ConfigError, match=r"12 views are too similar .* tilt it by 30 degrees"):
         calibrate_camera(projected(0.3, [((0, 0, 0), place) for place in places]), BOARD)
 
 
 @pytest.mark.parametrize("words", [["--board", "9"], ["--board", "2x6"], ["--board", "1000x3"], ["--square-mm", "0"]])
-def test_a_board_that_cannot_be_is_bad_usage(words: list[str], tmp_path: Path) -> None:
+def test_impossible_board_exits_with_a_usage_error(words: list[str], tmp_path: Path) -> None:
     assert main(["calibrate", "camera", str(tmp_path), "--out", str(tmp_path / "a.toml"), *words]) == 2
 
 
-def test_an_existing_file_is_refused_before_the_board_is_shown(pictures: Path, tmp_path: Path) -> None:
+def test_existing_output_file_raises_and_is_kept(pictures: Path, tmp_path: Path) -> None:
     out = tmp_path / "camera.toml"
     out.write_text("precious", encoding="utf-8")
     with pytest.raises(SinkError, match="exists already"):
@@ -283,7 +283,7 @@ def test_an_existing_file_is_refused_before_the_board_is_shown(pictures: Path, t
     assert out.read_text(encoding="utf-8") == "precious"
 
 
-def test_a_file_that_cannot_be_written_is_refused_before_the_board_is_shown(tmp_path: Path) -> None:
+def test_unwritable_output_file_raises_before_the_source_is_opened(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match=r"c\.toml: cannot be written: .*"):  # its name is too long with .part
         calibrate_source(str(tmp_path / "nowhere"), BOARD, tmp_path / ("c" * 248 + ".toml"))
 

@@ -60,7 +60,7 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_card_says_everything_that_its_file_says(tmp_path: Path) -> None:
+def test_card_reads_every_field_of_its_file(tmp_path: Path) -> None:
     card = read_card(write_card(tmp_path, "mine"))
     assert (card.name, card.network, card.task, card.markup) == ("mine", "gv", "align", "ibug68")
     assert card.size == (128, 96)
@@ -149,7 +149,7 @@ def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str,
 
 
 @pytest.mark.parametrize(("role", "missing"), [("scan", "refine"), ("refine", "scan")])
-def test_a_detectors_card_with_one_of_its_two_networks_names_the_other(tmp_path: Path, role: str, missing: str) -> None:
+def test_detector_card_lacking_one_network_names_the_missing_one(tmp_path: Path, role: str, missing: str) -> None:
     path = write_card(tmp_path, "mine", network="bbfcn", text=CARD.replace("{task}", "detect").replace("{role}", role))
     with pytest.raises(CardError, match=rf"mine\.toml: not a usable model card: 'weights\.{missing}' is missing"):
         read_card(path)
@@ -163,19 +163,19 @@ def test_a_detectors_card_with_one_of_its_two_networks_names_the_other(tmp_path:
         ("second_look = 'often'", "second_look: wanted a number, got 'often'"),
     ],
 )
-def test_a_detectors_card_with_other_numbers_is_refused(tmp_path: Path, numbers: str, message: str) -> None:
+def test_detector_card_with_invalid_calibration_is_refused(tmp_path: Path, numbers: str, message: str) -> None:
     text = CARD.replace("[codec]", f"[calibration]\n{numbers}\n[codec]")
     path = write_card(tmp_path, "mine", "bbfcn", "detect", text)
     with pytest.raises(CardError, match=rf"mine\.toml: not a usable model card: calibration\.{message}"):
         read_card(path)
 
 
-def test_figures_have_any_name(tmp_path: Path) -> None:
+def test_measured_figures_may_have_any_name(tmp_path: Path) -> None:
     card = read_card(write_card(tmp_path, "mine", text=CARD + '[measured]\n"my own figure" = 3\n'))
     assert card.measured == {"my own figure": 3}
 
 
-def test_a_card_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
+def test_binary_or_missing_card_is_refused(tmp_path: Path) -> None:
     path = write_card(tmp_path, "mine")
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CardError, match="not a usable model card"):
@@ -184,7 +184,7 @@ def test_a_card_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None
         read_card(tmp_path / "none.toml")
 
 
-def test_the_users_own_cards_come_first_and_hide_shipped_ones_of_their_name(
+def test_user_cards_come_first_and_override_shipped_cards_of_the_same_name(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "shipped"
@@ -197,7 +197,7 @@ def test_the_users_own_cards_come_first_and_hide_shipped_ones_of_their_name(
     assert find_card("second", "align").weights["net"].path.parent == mine.parent.parent / "weights"
 
 
-def test_a_networks_name_stands_for_its_first_shipped_card_whatever_the_users_own_are(
+def test_network_name_resolves_to_its_first_shipped_card_despite_other_user_cards(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = tmp_path / "shipped"
@@ -215,7 +215,7 @@ def test_a_networks_name_stands_for_its_first_shipped_card_whatever_the_users_ow
     assert find_card("gv", "align").weights["net"].path.parent == mine.parent.parent / "weights"
 
 
-def test_of_a_network_that_does_not_ship_the_users_first_card_is_the_default(own_home: Path) -> None:
+def test_unshipped_network_resolves_to_the_users_first_card(own_home: Path) -> None:
     for name in ("pebble-b", "pebble-a"):
         write_card(own_home, name, network="pebble")
     assert find_card("pebble", "align").name == "pebble-a"
@@ -238,7 +238,7 @@ def test_a_broken_card_is_an_error_only_where_it_is_asked_for(
         find_card("gw", "align")
 
 
-def test_a_broken_card_in_the_place_of_a_shipped_one_is_not_passed_over(
+def test_broken_user_card_that_overrides_a_shipped_one_raises(
     own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cards, "SHIPPED", tmp_path / "shipped")
@@ -249,7 +249,7 @@ def test_a_broken_card_in_the_place_of_a_shipped_one_is_not_passed_over(
             find_card(name, "align")
 
 
-def test_a_full_name_goes_before_a_networks_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exact_card_name_takes_precedence_over_a_network_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "SHIPPED", tmp_path)
     write_card(tmp_path, "a", network="gv")
     write_card(tmp_path, "gv", network="tab")
@@ -268,7 +268,7 @@ def test_an_unknown_model_lists_those_that_exist_for_the_task(tmp_path: Path, mo
         find_card("bb", "align")
 
 
-def test_without_any_card_the_message_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_model_error_says_when_there_are_no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "SHIPPED", tmp_path)
     with pytest.raises(CardError, match="available: none"):
         find_card("gv", "align")
@@ -281,7 +281,7 @@ def test_without_facetrack_home_the_platforms_data_folder_is_used(monkeypatch: p
 
 
 @pytest.mark.parametrize("card", shipped_cards(), ids=lambda card: card.name)
-def test_what_ships_is_whole(card: ModelCard) -> None:
+def test_shipped_cards_have_readable_onnx_weights_data_and_a_licence(card: ModelCard) -> None:
     for weights in card.weights.values():
         assert weights.path.suffix == ".onnx"  # nothing is ever unpickled at run time
         assert weights.read()
@@ -290,7 +290,7 @@ def test_what_ships_is_whole(card: ModelCard) -> None:
 
 
 @pytest.mark.parametrize("card", shipped_cards(), ids=lambda card: card.name)
-def test_what_is_written_is_read_as_it_was(card: ModelCard, tmp_path: Path) -> None:
+def test_written_card_reads_back_unchanged(card: ModelCard, tmp_path: Path) -> None:
     card_text.write_card(card, tmp_path)
     read = read_card(card_text.card_path(card.name, tmp_path))
     for role, weights in card.weights.items():

@@ -83,7 +83,7 @@ def test_a_blocking_channel_never_holds_more_than_its_capacity() -> None:
     assert max(lengths) <= 3
 
 
-def test_a_full_blocking_channel_makes_the_producer_wait_and_one_get_lets_one_put_through() -> None:
+def test_full_blocking_channel_blocks_the_producer_and_each_get_admits_one_put() -> None:
     channel = Watched(2)
     with running(lambda: produce(channel, 4)):
         channel.until_blocked(writing=True)
@@ -101,7 +101,7 @@ def test_drop_oldest_keeps_the_newest_and_counts_the_rest() -> None:
     assert list(channel) == [8, 9]
 
 
-def test_drop_oldest_never_waits_and_every_item_is_taken_or_counted() -> None:
+def test_drop_oldest_delivers_or_counts_every_item_and_keeps_the_order() -> None:
     channel: Channel[int] = Channel(1, "drop-oldest")
     with running(lambda: produce(channel, 2000)):
         taken = list(channel)
@@ -113,7 +113,9 @@ def test_drop_oldest_never_waits_and_every_item_is_taken_or_counted() -> None:
 @pytest.mark.parametrize(
     ("wake", "gives"), [(lambda channel: channel.put(7), 7), (Channel.end, None)], ids=["an item", "the end"]
 )
-def test_a_waiting_consumer_is_woken_by(wake: Callable[[Channel[int]], None], gives: int | None) -> None:
+def test_waiting_consumer_is_woken_by_an_item_or_the_end(
+    wake: Callable[[Channel[int]], None], gives: int | None
+) -> None:
     channel = Watched(1)
     taken: list[int | None] = []
     with running(lambda: taken.append(next(iter(channel), None))):
@@ -130,7 +132,7 @@ def test_what_was_put_before_the_end_is_still_delivered() -> None:
         channel.get()
 
 
-def test_an_error_travels_behind_the_items_and_keeps_its_identity() -> None:
+def test_error_is_raised_as_the_same_object_and_again_on_later_reads() -> None:
     channel: Channel[int] = Channel(5)
     fault = OSError("the camera was unplugged")
 
@@ -179,7 +181,7 @@ def test_only_the_first_end_counts() -> None:
         channel.get()
 
 
-def test_a_put_after_the_end_is_a_mistake() -> None:
+def test_put_after_end_raises() -> None:
     channel: Channel[int] = Channel(1)
     channel.end()
     with pytest.raises(RuntimeError, match="after end"):
@@ -196,7 +198,7 @@ def test_abandoning_stops_a_waiting_producer() -> None:
 
 
 @pytest.mark.parametrize("policy", ["block", "drop-oldest"])
-def test_abandoning_stops_the_next_put_and_throws_the_items_away(policy: str) -> None:
+def test_abandon_discards_the_items_and_makes_put_and_get_raise(policy: str) -> None:
     channel: Channel[int] = Channel(2, policy)  # type: ignore[arg-type]
     channel.put(1)
     channel.abandon()
@@ -223,7 +225,7 @@ def test_abandoning_wakes_several_waiting_producers_at_once() -> None:
     assert sorted(stopped) == [1, 2]
 
 
-def test_ending_an_abandoned_channel_and_abandoning_it_twice_do_no_harm() -> None:
+def test_abandoning_twice_and_ending_an_abandoned_channel_are_harmless() -> None:
     channel: Channel[int] = Channel(1)
     channel.abandon()
     channel.abandon()
@@ -231,7 +233,7 @@ def test_ending_an_abandoned_channel_and_abandoning_it_twice_do_no_harm() -> Non
     assert list(channel) == []
 
 
-def test_a_finaliser_may_abandon_a_channel_that_its_own_thread_is_inside_of() -> None:
+def test_finaliser_may_abandon_the_channel_while_its_own_thread_holds_the_lock() -> None:
     class Last:
         """An item with which the whole run goes."""
 
@@ -245,7 +247,7 @@ def test_a_finaliser_may_abandon_a_channel_that_its_own_thread_is_inside_of() ->
         channel.put(2)
 
 
-def test_a_consumer_that_dies_in_its_block_releases_the_producer() -> None:
+def test_consumer_raising_inside_its_with_block_releases_the_producer() -> None:
     channel: Channel[int] = Channel(1)
     stopped: list[bool] = []
 
@@ -260,7 +262,7 @@ def test_a_consumer_that_dies_in_its_block_releases_the_producer() -> None:
     assert stopped == [True]
 
 
-def test_leaving_the_block_after_the_end_is_quiet() -> None:
+def test_leaving_the_with_block_after_the_end_raises_nothing() -> None:
     channel: Channel[int] = Channel(1)
     with running(lambda: produce(channel, 5)), channel:
         assert list(channel) == list(range(5))
@@ -268,7 +270,7 @@ def test_leaving_the_block_after_the_end_is_quiet() -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows delivers Ctrl-C only after the wait")
 @pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_ctrl_c_reaches_a_consumer_that_waits_and_releases_its_producer() -> None:
+def test_ctrl_c_interrupts_a_waiting_consumer_and_releases_its_producer() -> None:
     channel = Watched(1)
     heard, gate = threading.Event(), threading.Event()
     stopped: list[bool] = []
@@ -296,7 +298,7 @@ def test_ctrl_c_reaches_a_consumer_that_waits_and_releases_its_producer() -> Non
     assert stopped == [True]
 
 
-def test_an_interrupted_wait_leaves_the_channel_in_order() -> None:
+def test_channel_still_works_after_a_get_timed_out() -> None:
     channel: Channel[int] = Channel(1)
     with pytest.raises(TimeoutError, match=r"0\.001 s"):
         channel.get(timeout_s=0.001)
@@ -304,7 +306,7 @@ def test_an_interrupted_wait_leaves_the_channel_in_order() -> None:
         assert list(channel) == list(range(20))
 
 
-def test_a_chain_of_stages_hands_an_error_through_to_the_last() -> None:
+def test_error_in_a_chain_of_stages_reaches_the_last_and_stops_the_first() -> None:
     inbox: Channel[int] = Channel(1)
     outbox: Channel[int] = Channel(1)
     stopped: list[bool] = []
@@ -325,7 +327,7 @@ def test_a_chain_of_stages_hands_an_error_through_to_the_last() -> None:
     assert stopped == [True]
 
 
-def test_many_short_conversations_lose_no_wake_up() -> None:
+def test_many_short_lived_channels_lose_no_wake_up() -> None:
     for capacity in (1, 2):
         for _ in range(100):
             channel: Channel[int] = Channel(capacity)
@@ -334,6 +336,6 @@ def test_many_short_conversations_lose_no_wake_up() -> None:
 
 
 @pytest.mark.parametrize(("capacity", "policy"), [(0, "block"), (-1, "drop-oldest"), (1, "drop-newest")])
-def test_a_channel_that_cannot_work_is_refused(capacity: int, policy: str) -> None:
+def test_invalid_capacity_or_policy_raises(capacity: int, policy: str) -> None:
     with pytest.raises(ValueError, match="Channel: wanted"):
         Channel(capacity, policy)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 
 import facetrack
 from facetrack.cli import main
-from facetrack.engines.choices import LEAST_FACE
+from facetrack.engines.choices import MIN_FACE
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
@@ -91,7 +91,7 @@ def only_line(capsys: pytest.CaptureFixture[str]) -> str:
 # batch
 
 
-def test_a_batch_that_worked_exits_with_0_and_leaves_stdout_to_data(
+def test_successful_batch_exits_with_0_and_prints_nothing_on_stdout(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("batch", video, "--out", tmp_path / "out") == 0
@@ -121,7 +121,7 @@ def test_a_single_input_that_cannot_be_read_exits_with_1_and_one_line(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_batch_of_which_some_failed_exits_with_3_and_names_them_at_the_end(
+def test_partly_failed_batch_exits_with_3_and_lists_the_failures_last(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "missing.mp4"
@@ -130,9 +130,7 @@ def test_a_batch_of_which_some_failed_exits_with_3_and_names_them_at_the_end(
     assert (tmp_path / "out/clip.csv").is_file()
 
 
-def test_a_batch_of_several_workers_names_what_failed_in_the_order_of_the_inputs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_batch_with_workers_lists_failures_in_input_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["text.mp4", "missing.mp4", "empty.mp4"]  # no video among them: workers would compile for its faces
     (tmp_path / "text.mp4").write_bytes(b"Dear diary\n")
     (tmp_path / "empty.mp4").touch()
@@ -143,7 +141,7 @@ def test_a_batch_of_several_workers_names_what_failed_in_the_order_of_the_inputs
     assert all(line.startswith(f"facetrack: failed: {tmp_path / name}") for line, name in zip(last, names, strict=True))
 
 
-def test_each_shard_does_its_own_and_one_too_many_has_nothing_to_do(
+def test_each_shard_does_its_own_inputs_and_a_surplus_shard_does_nothing(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("batch", video, "--out", tmp_path / "out", "--shard")
@@ -155,7 +153,7 @@ def test_each_shard_does_its_own_and_one_too_many_has_nothing_to_do(
 
 
 @pytest.mark.parametrize("words", ["0/2", "3/2", "2", "-1/2", "1/0", "a/b", "1/2/3", " 1/2"])
-def test_shards_that_do_not_exist_are_bad_usage(
+def test_invalid_shards_are_bad_usage(
     words: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("batch", video, "--out", tmp_path, f"--shard={words}") == 2
@@ -203,7 +201,7 @@ def test_a_single_video_that_breaks_off_exits_with_3_and_says_where(
         assert (tmp_path / "out/cut.csv").is_file()
 
 
-def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
+def test_damaged_video_exits_with_0_on_first_run_and_on_resume(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = PaintedSource(count=9, faces=(PaintedFace(velocity=(60.0, 0.0)),))
@@ -217,7 +215,7 @@ def test_a_damaged_video_exits_with_0_whether_it_is_done_or_was_done_before(
 
 
 @pytest.mark.parametrize("words", [("batch", "", "--out"), ("live", "--no-window", "--camera", "", "--csv")])
-def test_an_empty_name_is_no_input(
+def test_empty_input_name_is_refused(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -240,7 +238,7 @@ def test_an_empty_name_is_no_input(
         ("calibrate", "camera", "board.mp4", "--out"),
     ],
 )
-def test_an_empty_name_is_no_place_for_results(
+def test_empty_output_name_is_bad_usage(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As of a variable that is not set; it would be the current folder."""
@@ -259,7 +257,7 @@ class LikeWindows:
         return getattr(os, attribute)
 
 
-def test_globs_reach_the_batch_on_windows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_globs_are_left_unexpanded_by_click_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There click would make a task of each picture, and drop the folders that --keep-folders is to keep."""
     paint_pictures(tmp_path / "shots", PaintedSource(count=2), ["1.png", "2.png"])
     monkeypatch.setattr("click.core.os", LikeWindows())
@@ -269,7 +267,7 @@ def test_globs_reach_the_batch_on_windows_too(tmp_path: Path, monkeypatch: pytes
     assert {file.name for file in (tmp_path / "out").iterdir()} == {"shots.csv", "shots.json"}
 
 
-def test_quiet_says_errors_alone(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_only_errors(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", video, "--out", tmp_path, "--quiet", "--overwrite") == 0
     run("batch", tmp_path / "missing.mp4", "--out", tmp_path, "-q")
     assert "missing.mp4: not found" in only_line(capsys)
@@ -346,7 +344,7 @@ def test_bad_usage_exits_with_2(words: tuple[str, ...], capsys: pytest.CaptureFi
     ],
     ids=" ".join,
 )
-def test_a_folder_or_no_name_in_place_of_a_files_is_bad_usage(
+def test_folder_or_empty_name_in_place_of_an_output_file_is_bad_usage(
     words: tuple[str, ...], file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*words, file) == 2
@@ -354,22 +352,22 @@ def test_a_folder_or_no_name_in_place_of_a_files_is_bad_usage(
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
-def test_no_number_is_not_finite(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_non_finite_min_face_is_bad_usage(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
     assert "Error: Invalid value for '--min-face': " in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("value", ["1e-300", "0.5", "7.9"])
-def test_no_face_is_smaller_than_a_search_can_hold(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_min_face_below_the_detectors_limit_is_refused(value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("batch", "clip.mp4", "--out", "out", f"--min-face={value}") == 2
-    assert f"wanted {LEAST_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
-    with pytest.raises(ConfigError, match=f"min_face: wanted {LEAST_FACE} pixels or more, or 0 to"):
+    assert f"wanted {MIN_FACE} pixels or more, or 0" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(ConfigError, match=f"min_face: wanted {MIN_FACE} pixels or more, or 0 to"):
         Choices(min_face=float(value))
-    assert Choices(min_face=LEAST_FACE).min_face == LEAST_FACE
+    assert Choices(min_face=MIN_FACE).min_face == MIN_FACE
 
 
 @pytest.mark.parametrize("name", ["-dash.mp4", "--out.mp4"])
-def test_a_file_that_is_taken_for_an_option_is_told_to_be_named_otherwise(
+def test_file_name_that_looks_like_an_option_gets_a_hint_on_how_to_write_it(
     name: str, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -381,14 +379,12 @@ def test_a_file_that_is_taken_for_an_option_is_told_to_be_named_otherwise(
 
 
 @pytest.mark.parametrize("words", [("-q", "batch", "clip.mp4", "--out", "out"), ("-v", "doctor")], ids=" ".join)
-def test_options_before_the_command_are_sent_behind_it(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_options_before_the_command_are_bad_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
     assert f"Error: options go after the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_ctrl_c_while_the_program_is_being_loaded_is_quiet() -> None:
+def test_ctrl_c_during_imports_exits_quietly() -> None:
     program = """
 import sys
 class Interrupting:
@@ -409,14 +405,14 @@ def test_version_and_help_go_to_stdout(capsys: pytest.CaptureFixture[str]) -> No
     assert "batch" in capsys.readouterr().out
 
 
-def test_the_module_is_the_program() -> None:
+def test_module_runs_as_the_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "facetrack", "--version"], capture_output=True, text=True, check=False, timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_broken_picture_is_one_line_without_a_word_of_opencvs(
+def test_broken_picture_gives_one_error_line_and_no_opencv_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENCV_LOG_LEVEL", raising=False)
@@ -444,7 +440,7 @@ def test_live_json_lines_are_the_only_thing_on_stdout(video: Path, capsys: pytes
 
 
 @pytest.mark.skipif(os.name != "posix", reason="pipes are others elsewhere")
-def test_a_reader_that_has_had_enough_is_a_good_end(
+def test_live_completes_its_csv_when_the_reader_closes_the_pipe(
     slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
@@ -474,7 +470,7 @@ def test_live_writes_the_table_and_the_annotated_video(video: Path, tmp_path: Pa
     assert json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))["complete"] is True
 
 
-def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_sidecar(
+def test_live_sidecar_records_the_settings_of_the_run_and_is_overwritten_with_its_csv(
     video: Path, tmp_path: Path
 ) -> None:
     table, sidecar = tmp_path / "live.csv", tmp_path / "live.json"
@@ -488,7 +484,9 @@ def test_a_live_table_stands_for_the_choices_that_were_made_and_beside_its_own_s
     assert (settings["smooth"], settings["raw"]) == ("kalman", False)
 
 
-def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_completes_a_live_csv_and_exits_with_130(
+    video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     engines = PaintedEngines(PaintedBackend(failing={3: KeyboardInterrupt()}))  # behind those for the first frame
     assert run("live", "--camera", video, "--no-window", "--csv", tmp_path / "live.csv", engines=engines) == 130
     assert (tmp_path / "live.csv").is_file()
@@ -496,7 +494,7 @@ def test_ctrl_c_is_a_good_end_of_a_live_table(video: Path, tmp_path: Path, capsy
     assert re.search(r"^\d+ frames? tracked, \d+ dropped$", capsys.readouterr().err, re.MULTILINE)
 
 
-def test_what_a_live_table_holds_is_told_after_a_write_error_too(
+def test_live_counts_are_reported_even_after_a_write_error(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engines = PaintedEngines(PaintedBackend(failing={3: SinkError("the disk is full")}))
@@ -504,7 +502,7 @@ def test_what_a_live_table_holds_is_told_after_a_write_error_too(
     assert re.search(r"^\d+ frames? tracked, \d+ dropped\n.*the disk is full", capsys.readouterr().err, re.MULTILINE)
 
 
-def test_a_lost_stream_is_opened_again_as_often_as_is_wanted(
+def test_lost_stream_exits_with_1_when_no_retries_are_allowed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     address = served_once(paint_video(tmp_path / "clip.ts", PaintedSource(count=8)).read_bytes())
@@ -533,7 +531,7 @@ sys.exit(main(sys.argv[1:], PaintedEngines()))
 
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere signals do not reach other processes")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_signal_to_end_is_a_good_end_of_a_live_table(
+def test_termination_signal_completes_a_live_csv(
     name: str, code: int, slow_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", COMPILED)
@@ -553,7 +551,7 @@ def test_a_signal_to_end_is_a_good_end_of_a_live_table(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no SIGHUP")
-def test_a_signal_that_is_ignored_stays_so_and_handlers_come_back(video: Path, tmp_path: Path) -> None:
+def test_ignored_signals_stay_ignored_and_signal_handlers_are_restored(video: Path, tmp_path: Path) -> None:
     class Ring(PaintedBackend):
         def run(self, images: UInt8) -> tuple[Float32, ...]:
             os.kill(os.getpid(), signal.SIGHUP)
@@ -591,7 +589,7 @@ def test_ctrl_break_ends_a_command_as_ctrl_c_does(video: Path, tmp_path: Path, m
         signal.signal(number, before)
 
 
-def test_lines_for_a_closed_stdout_are_one_error(
+def test_jsonl_to_a_closed_stdout_is_one_error_line(
     video: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdout", None)
@@ -599,7 +597,7 @@ def test_lines_for_a_closed_stdout_are_one_error(
     assert only_line(capsys).startswith("facetrack: --jsonl: stdout is closed")
 
 
-def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_stderr_does_not_change_exit_codes(video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     assert run("batch", video, "--out", tmp_path / "out") == 0
     assert run("batch", tmp_path / "missing.mp4", "--out", tmp_path / "out") == 1
@@ -607,7 +605,7 @@ def test_a_closed_stderr_hinders_nothing(video: Path, tmp_path: Path, monkeypatc
     assert sys.stderr is None
 
 
-def test_no_display_is_one_line_and_leaves_nothing(
+def test_missing_display_is_one_error_line_and_leaves_no_files(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
@@ -616,7 +614,7 @@ def test_no_display_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.glob("live*"))
 
 
-def test_what_the_system_refuses_is_one_line(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_os_error_is_one_error_line(video: Path, capsys: pytest.CaptureFixture[str]) -> None:
     engines = PaintedEngines(PaintedBackend(failing={0: OSError(errno.ENOSPC, "No space left on device", "a.csv")}))
     assert run("--camera", video, "--jsonl", "--no-window", engines=engines) == 1
     assert only_line(capsys).startswith("facetrack: a.csv: cannot be read or written: No space left on device; ")
@@ -630,7 +628,7 @@ def test_a_full_stdout_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert only_line(capsys).startswith("facetrack: stdout or a file: cannot be read or written: No space left")
 
 
-def test_no_camera_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_camera_is_one_error_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--camera", "97", "--jsonl", "--no-window") == 1
     assert "camera 97" in only_line(capsys)
 
@@ -660,7 +658,7 @@ def test_an_export_with_a_picture_that_cannot_be_read_leaves_nothing(
 
 
 @pytest.mark.parametrize("words", [("export", "--to", "onnx"), ("calibrate", "int8")], ids=" ".join)
-def test_what_is_exported_may_be_of_any_task_and_a_model_that_does_not_exist_is_bad_usage(
+def test_export_and_int8_take_models_of_any_task_and_unknown_models_are_bad_usage(
     words: tuple[str, ...], card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     refine = '[weights.refine]\nfile = "a"\nsha256 = "b"\nprecision = "fp32"\n[weights.scan]'
@@ -683,7 +681,7 @@ def test_models_lists_every_card_with_its_figures_and_terms(card: Path, capsys: 
         assert told in out
 
 
-def test_models_as_json_can_be_read_by_programs(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_models_json_contains_figures_and_file_sizes(card: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert card.is_file()
     assert run("models", "--json") == 0
     entry = next(entry for entry in json.loads(capsys.readouterr().out) if entry["name"] == "pebble-68")
@@ -691,7 +689,9 @@ def test_models_as_json_can_be_read_by_programs(card: Path, capsys: pytest.Captu
     assert entry["bytes"] == 4
 
 
-def test_what_an_old_code_page_lacks_is_written_in_ascii(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_missing_from_the_code_page_are_written_as_ascii_escapes(
+    card: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Into files and pipes, Python on Windows writes such a one."""
     card.write_text(CARD.replace("a beach", "Łódź, playa"), encoding="utf-8")
     written = io.BytesIO()
@@ -744,7 +744,7 @@ def test_the_doctor_finds_altered_weights(card: Path, capsys: pytest.CaptureFixt
     assert checks["window"]["status"] == "absent" or sys.platform != "linux"
 
 
-def test_the_doctor_doubts_a_folder_of_models_that_was_named_and_does_not_exist(
+def test_doctor_flags_a_models_folder_that_is_set_but_does_not_exist(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     named = Path(os.environ["FACETRACK_HOME"])
@@ -759,7 +759,7 @@ def test_the_doctor_doubts_a_folder_of_models_that_was_named_and_does_not_exist(
     assert models_folder().status == "ok"
 
 
-def test_the_doctor_looks_for_just_what_each_extra_installs() -> None:
+def test_doctor_checks_exactly_the_packages_each_extra_installs() -> None:
     every = [Requirement(line) for line in metadata.requires("facetrack") or []]
     here = [own for own in every if not own.marker or own.marker.evaluate({"extra": ""})]
     for extra in (*EXTRAS, "gpu", "no such extra"):
@@ -769,7 +769,7 @@ def test_the_doctor_looks_for_just_what_each_extra_installs() -> None:
     assert "h5py" in packages_of("eval")
 
 
-def test_the_doctor_names_what_an_extra_lacks_and_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_the_missing_packages_of_an_extra_and_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facetrack.pipeline.doctor.version_of", {"h5py": "3.11"}.get)
     check = next(check for check in examine(PaintedEngines()) if check.subject == "evaluation")
     missing = ", ".join(package for package in packages_of("eval") if package != "h5py")
@@ -789,13 +789,13 @@ def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[st
     assert "    -> write that model again, or remove its card" in out
 
 
-def test_training_without_a_configuration_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_training_configuration_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", tmp_path / "no\nne.toml", "--data", tmp_path, "--out", tmp_path / "run")
     assert run(*words) == 1
     assert r"no\nne.toml: cannot read the configuration" in only_line(capsys)
 
 
-def test_training_an_unknown_network_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_training_network_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("torch", reason="needs the train extra")
     (tmp_path / "a.toml").write_text('[network]\nname = "oracle"\n', encoding="utf-8")
     assert run("train", tmp_path / "a.toml", "--data", tmp_path, "--out", tmp_path / "run") == 1
@@ -819,7 +819,7 @@ def test_a_scene_of_the_probe_that_does_not_exist_is_bad_usage(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recording_that_would_not_be_an_mp4_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recording_to_a_name_without_mp4_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("live", "--camera", "clip.mp4", "--no-window", "--record", "clip.avi") == 2
     assert "'--record': wanted a name that ends in .mp4, got 'clip.avi'" in capsys.readouterr().err
 
@@ -834,7 +834,7 @@ def test_a_recording_that_would_not_be_an_mp4_is_bad_usage(capsys: pytest.Captur
         (("--precision", "fp16"), "add --networks"),
     ],
 )
-def test_what_a_bench_would_not_heed_is_bad_usage(
+def test_bench_options_without_effect_are_bad_usage(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("bench", *words) == 2

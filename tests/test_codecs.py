@@ -72,7 +72,7 @@ def test_in_the_outer_cells_decoding_a_label_is_off_by_less_than_a_cell() -> Non
 
 @pytest.mark.parametrize("distance", [0.0, 0.5, 1.0, 3.0, 7.0])
 @pytest.mark.parametrize("end", ["first", "last"])
-def test_eq_7_inverts_the_tail_of_a_bell_outside_the_crop(distance: float, end: str) -> None:
+def test_eq_7_inverts_the_tail_of_a_gaussian_outside_the_crop(distance: float, end: str) -> None:
     vectors = np.zeros((1, 1, CELLS, 2), np.float32)
     cell = 0 if end == "first" else CELLS - 1
     vectors[0, 0, cell] = PEAK * np.exp(-(distance**2) / (2 * SIGMA**2))
@@ -85,7 +85,7 @@ def test_eq_7_inverts_the_tail_of_a_bell_outside_the_crop(distance: float, end: 
 
 
 @pytest.mark.parametrize("height", [1.0, 1.2])
-def test_a_whole_bell_on_an_end_cell_is_there_and_not_drawn_inwards(height: float) -> None:
+def test_whole_gaussian_on_an_end_cell_decodes_to_that_cell(height: float) -> None:
     """Though half of it lies outside, and be it higher than a network has learnt."""
     ends = np.array([[[pixel_of(0), pixel_of(CELLS - 1)], [pixel_of(CELLS - 1), pixel_of(0)]]], np.float32)
     xy, score = decode(height * label(ends))
@@ -111,7 +111,7 @@ def test_the_kernel_agrees_with_the_numpy_reference() -> None:
         np.testing.assert_allclose(score, wanted_score, atol=1e-5)
 
 
-def test_training_sees_the_same_places_as_decoding() -> None:
+def test_soft_centroid_of_training_matches_decoding() -> None:
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from facetrack.training.alignment.losses import soft_centroid
 
@@ -153,7 +153,7 @@ def test_decoding_never_gives_nan(values: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_broken_value_among_good_ones_counts_as_zero(value: float) -> None:
+def test_non_finite_value_counts_as_zero(value: float) -> None:
     points = np.array([[[40.0, 80.0]]], np.float32)
     vectors = label(points)
     holed = vectors.copy()
@@ -168,12 +168,12 @@ def test_the_answer_does_not_depend_on_the_memory_layout() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32), (2, 3, 2, 2), (2, 3, 32, 3)])
-def test_a_wrong_shape_is_refused_with_what_was_wanted(shape: tuple[int, ...]) -> None:
+def test_wrong_shape_raises_naming_the_expected_one(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"wanted \(F, N, w >= 3, 2\), got"):
         decode(np.zeros(shape, np.float32))
 
 
-def test_the_label_is_a_bell_of_the_given_peak_at_the_fractional_place() -> None:
+def test_label_is_a_gaussian_of_the_given_peak_at_the_sub_cell_position() -> None:
     vector = label(np.array([[[pixel_of(10.0), pixel_of(10.5)]]], np.float32))[0, 0]
     assert vector[10, 0] == pytest.approx(PEAK)
     assert vector[9, 0] == pytest.approx(PEAK * np.exp(-1 / (2 * SIGMA**2)))
@@ -187,7 +187,7 @@ def test_no_face_decodes_to_no_landmarks() -> None:
     assert score.shape == (0, 68)
 
 
-def test_the_mean_of_the_highest_is_that_of_a_full_sort() -> None:
+def test_mean_of_highest_matches_a_full_sort() -> None:
     maps = np.random.default_rng(0).normal(0, 1, (3, 5, 12, 17)).astype(np.float32)
     xy, response = mean_of_highest(maps, 13)
     flat = maps.reshape(3, 5, -1)

@@ -31,7 +31,7 @@ def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
     assert load_text(tmp_path, "") == Config()
 
 
-def test_a_file_names_only_what_it_changes(tmp_path: Path) -> None:
+def test_file_overrides_only_what_it_names(tmp_path: Path) -> None:
     text = """
 negatives = ["a", "b"]
 [network]
@@ -78,7 +78,7 @@ def test_a_base_that_cannot_be_read_is_named_with_the_file_that_asks_for_it(tmp_
         load(asker)
 
 
-def test_a_file_that_builds_on_itself_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_circular_base_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('base = "run.toml"\n')
     a, run = tmp_path / "a.toml", tmp_path / "run.toml"
     with pytest.raises(ConfigError) as caught:
@@ -89,13 +89,13 @@ def test_a_file_that_builds_on_itself_is_refused_in_one_line(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("base", ["loop.toml", "\\u0000"])
-def test_a_base_without_a_file_behind_its_name_is_refused(tmp_path: Path, base: str) -> None:
+def test_unresolvable_base_name_is_refused(tmp_path: Path, base: str) -> None:
     (tmp_path / "loop.toml").symlink_to("loop.toml")
     with pytest.raises(ConfigError, match=r", the base of .*run\.toml"):
         load_text(tmp_path, f'base = "{base}"')
 
 
-def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(tmp_path: Path) -> None:
+def test_overriding_the_base_keeps_the_precedence_of_overrides_and_file(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('negatives = ["a"]\n[network]\nname = "span"\noptions = { stacks = 2 }\n')
     (tmp_path / "b.toml").write_text('base = "a.toml"\n[network]\nname = "tab"\noptions = { width = 3 }\n')
     text = 'base = "a.toml"\nstart = "x"\n'
@@ -105,7 +105,7 @@ def test_another_base_can_be_set_and_other_settings_still_go_before_both_files(t
     assert (loaded.start, loaded.negatives) == ("x", ("a",))
 
 
-def test_the_packages_own_files_are_found_from_everywhere_after_the_users(
+def test_shipped_configurations_are_found_from_any_folder_after_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -167,7 +167,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("[schedule]\nvalidate_every = 0", "schedule.validate_every: wanted at least 1, got 0"),
     ],
 )
-def test_what_is_unknown_or_cannot_work_is_refused_by_its_full_name(tmp_path: Path, text: str, message: str) -> None:
+def test_unknown_or_invalid_setting_is_refused_by_its_full_name(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, text)
     assert f"run.toml: {message}" in str(caught.value)
@@ -221,7 +221,9 @@ def test_a_number_out_of_its_range_is_refused_by_its_full_name(tmp_path: Path, o
 
 
 @pytest.mark.parametrize(("face_px", "sizes"), [("[20, 65]", "[[0.0, 64]]"), ("[38, 44]", "[[0.0, 40], [0.5, 64]]")])
-def test_faces_that_no_crop_shows_are_refused_for_a_detector_alone(tmp_path: Path, face_px: str, sizes: str) -> None:
+def test_face_sizes_that_do_not_fit_the_crops_are_refused_for_a_detector_only(
+    tmp_path: Path, face_px: str, sizes: str
+) -> None:
     """The largest must fit into the last crops, the smallest with some room into the first."""
     overrides = (f"discs.face_px={face_px}", f"schedule.sizes={sizes}", "network.name=bbfcn")
     with pytest.raises(ConfigError, match=r"discs\.face_px: wanted faces that fit into the crops of schedule\.sizes"):
@@ -241,7 +243,7 @@ def test_every_number_has_a_range() -> None:
     assert set(RANGES) == numbers
 
 
-def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
+def test_invalid_or_missing_toml_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: Expected"):
         load_text(tmp_path, "[schedule")
     with pytest.raises(ConfigError, match=r"run\.toml: not a TOML file: .*recursion"):
@@ -250,7 +252,7 @@ def test_what_is_not_toml_or_not_there_is_named(tmp_path: Path) -> None:
         load(tmp_path / "none.toml")
 
 
-def test_overrides_go_before_the_file_and_the_last_before_the_others(tmp_path: Path) -> None:
+def test_overrides_take_precedence_over_the_file_and_the_last_one_wins(tmp_path: Path) -> None:
     text = "[schedule]\nsteps = 5\nbatch = 7"
     loaded = load_text(
         tmp_path,
@@ -279,7 +281,7 @@ def test_overrides_go_before_the_file_and_the_last_before_the_others(tmp_path: P
         ("schedule.steps=many", "schedule.steps: wanted int, got 'many'"),
     ],
 )
-def test_an_override_that_cannot_be_is_refused(tmp_path: Path, override: str, message: str) -> None:
+def test_invalid_override_is_refused(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(tmp_path, "negatives = ['a']", override)
     assert message in str(caught.value)
@@ -295,7 +297,7 @@ def test_there_are_shipped_configurations() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_what_ships_can_be_read(path: Path) -> None:
+def test_shipped_configurations_load_and_are_complete(path: Path) -> None:
     loaded = load(path)
     if loaded.network.name in ALIGNERS and not loaded.detects and path.stem not in BASES:
         assert loaded.corpora
@@ -310,7 +312,7 @@ SIDES = {"bbfcn-aflw": 64, "bbfcn-lfpw29": 128, "bbfcn-300w": 128, "bbfcn-regres
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "papers").glob("*-*.toml")), ids=lambda path: path.stem)
-def test_a_published_result_names_what_the_paper_reports(path: Path) -> None:
+def test_paper_configurations_name_an_nme_crop_size_and_learning_rate_drops(path: Path) -> None:
     loaded = load(path)
     assert any(key.startswith("NME") for key in loaded.card.published) or path.stem == "bbfcn-regression-aflw"
     assert loaded.schedule.sizes == ((0.0, SIDES.get(path.stem, 256)),)
@@ -319,7 +321,7 @@ def test_a_published_result_names_what_the_paper_reports(path: Path) -> None:
 
 @pytest.mark.parametrize("encoder", ["resnet50", "hrnet"])
 @pytest.mark.parametrize(("pictures", "scale"), [("300w", 1.0), ("cofw", 1.1), ("wflw", 1.25)])
-def test_gvs_boxes_labels_and_disturbances_are_the_papers(encoder: str, pictures: str, scale: float) -> None:
+def test_gv_boxes_labels_and_disturbances_match_the_paper(encoder: str, pictures: str, scale: float) -> None:
     """Section 4.3 and Eq. 2 with theta = 3; tau as its ablation has it."""
     loaded = load(CONFIGS / "papers" / f"gv-{encoder}-{pictures}.toml")
     assert loaded.box_scale == loaded.geometry.box_scale == scale
@@ -328,7 +330,7 @@ def test_gvs_boxes_labels_and_disturbances_are_the_papers(encoder: str, pictures
 
 
 @pytest.mark.parametrize("pictures", ["300w", "cofw", "wflw"])
-def test_propnets_bells_are_as_wide_as_in_our_own_run_and_its_pixels_undisturbed(pictures: str) -> None:
+def test_propnet_paper_runs_use_our_sigma_and_no_disturbances(pictures: str) -> None:
     loaded = load(CONFIGS / "papers" / f"propnet-{pictures}.toml")
     assert loaded.maps.sigma == load(CONFIGS / "propnet-68.toml").maps.sigma == 1.5
     assert loaded.disturbances == ()
@@ -352,7 +354,7 @@ FACES = {"300w": 3148, "wflw": 7500, "cofw": 1345, "aflw": 20_000, "aflw2000": 6
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_rates_drops_and_lengths_are_the_papers(path: Path) -> None:
+def test_learning_rates_drops_and_lengths_match_the_papers(path: Path) -> None:
     loaded = load(path)
     rate, drops = PRINTED[loaded.network.name]
     schedule = loaded.schedule
@@ -370,7 +372,7 @@ def test_rates_drops_and_lengths_are_the_papers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_weights_and_sizes_are_the_papers(path: Path) -> None:
+def test_loss_weights_and_network_options_match_the_papers(path: Path) -> None:
     """TAB: MSE of boundaries, then of landmarks with the boundary network frozen; PropNet: beta = 0.5 (section 4.3)."""
     loaded = load(path)
     maps, options = loaded.maps, loaded.network.options
@@ -397,7 +399,7 @@ def test_weights_and_sizes_are_the_papers(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in PAPERS if load(path).maps.frozen], ids=lambda path: path.stem)
-def test_the_first_of_two_runs_is_the_file_with_what_its_head_says(path: Path) -> None:
+def test_first_stage_overrides_in_the_header_give_an_unfrozen_run(path: Path) -> None:
     """TAB's boundaries, BB-FCN's backbone; where they come from another file's run, that one says it."""
     comments = (line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     told = re.findall(r"--set ('[^']*'|\S+)", " ".join(comments))
@@ -417,7 +419,7 @@ def test_the_first_of_two_runs_is_the_file_with_what_its_head_says(path: Path) -
     ("stem", "learnt", "tested"),
     [("tab-aflw2000", "300w-lp", "aflw2000"), ("span-300w-all", "300w-all", "300w-test")],
 )
-def test_two_results_are_of_other_pictures_than_their_base_has(stem: str, learnt: str, tested: str) -> None:
+def test_two_paper_runs_replace_the_training_and_test_sets_of_their_base(stem: str, learnt: str, tested: str) -> None:
     """TAB, section 4.1; SPAN, section IV-A."""
     loaded = load(CONFIGS / "papers" / f"{stem}.toml")
     assert ([corpus.layout for corpus in loaded.corpora], loaded.validation_layout) == ([learnt], tested)
@@ -428,12 +430,12 @@ def test_every_paper_has_its_files() -> None:
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_no_average_is_chosen_on_the_test_pictures(path: Path) -> None:
+def test_paper_runs_keep_the_last_checkpoint(path: Path) -> None:
     assert load(path).schedule.keep == "last"
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_our_own_runs_keep_the_best_average_but_of_detectors_and_measure_between_the_eyes(path: Path) -> None:
+def test_our_runs_keep_the_best_checkpoint_except_detectors_and_normalise_by_io(path: Path) -> None:
     loaded = load(path)
     if path.parent == CONFIGS:
         keep = "last" if loaded.detects else "best"
@@ -441,7 +443,7 @@ def test_our_own_runs_keep_the_best_average_but_of_detectors_and_measure_between
 
 
 @pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_errors_are_divided_by_what_the_published_figures_are(path: Path) -> None:
+def test_normaliser_matches_that_of_the_published_figures(path: Path) -> None:
     loaded = load(path)
     figure = next(iter(loaded.card.published), "NME %").split()[1]
     assert figure == "%" or loaded.normaliser == figure  # PropNet's table for COFW does not say
@@ -454,12 +456,12 @@ READ = {"box_scale", "shift", "stretch", "asymmetry"}  # by `SelfConsistency`; `
 
 
 @pytest.mark.parametrize("path", PAIRED, ids=lambda path: path.stem)
-def test_a_run_on_pairs_sets_nothing_that_pairs_do_not_read(path: Path) -> None:
+def test_runs_on_pairs_set_nothing_that_pairs_ignore(path: Path) -> None:
     own = tomllib.loads(path.read_text(encoding="utf-8"))
     assert set(own.get("geometry", {})) <= READ
     assert "disturbances" not in own  # what is no face alone is disturbed so
 
 
-def test_spans_video_recipe_has_the_papers_eta() -> None:
+def test_span_video_recipe_has_the_papers_consistency_weight() -> None:
     loaded = load(CONFIGS / "span-300vw.toml").consistency
     assert (loaded.weight, loaded.share, loaded.roll_deg, loaded.scale) == (4.0, 0.5, 60.0, 0.5)

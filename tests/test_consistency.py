@@ -53,7 +53,7 @@ def pairs(data: Path) -> SelfConsistency:
     return SelfConsistency(config_of(), data)
 
 
-def test_the_way_moves_the_calm_crops_points_to_the_disturbed_ones(pairs: SelfConsistency) -> None:
+def test_transform_maps_the_clean_crops_points_onto_the_disturbed_crops(pairs: SelfConsistency) -> None:
     turned = set()
     for index in range(40):
         _, _, calm, wild, way, kind = pairs.item(index, 0.9)
@@ -66,7 +66,7 @@ def test_the_way_moves_the_calm_crops_points_to_the_disturbed_ones(pairs: SelfCo
     assert turned == {True, False}
 
 
-def test_the_calm_crops_pixels_are_where_its_points_are(pairs: SelfConsistency) -> None:
+def test_clean_crop_pixels_match_its_points(pairs: SelfConsistency) -> None:
     checked = 0
     for index in range(12):
         crop, _, calm, _, _, kind = pairs.item(index, 0.9)
@@ -78,14 +78,14 @@ def test_the_calm_crops_pixels_are_where_its_points_are(pairs: SelfConsistency) 
     assert checked > 5
 
 
-def test_items_are_of_the_three_kinds_in_their_shares(pairs: SelfConsistency) -> None:
+def test_items_are_labelled_unlabelled_or_negative_in_the_expected_shares(pairs: SelfConsistency) -> None:
     kinds = [int(pairs.item(index, 0.1)[5]) for index in range(150)]
     assert 8 < kinds.count(NOTHING) < 36  # 14 %
     assert 40 < kinds.count(UNLABELLED) < 90
     assert 40 < kinds.count(LABELLED) < 90
 
 
-def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> None:
+def test_label_share_makes_the_remaining_faces_unlabelled_reproducibly(data: Path) -> None:
     objective = SelfConsistency(config_of(consistency=Consistency(labels=0.5)), data)
     assert [len(corpus) for corpus in objective.inner.corpora] == [2, 2]
     assert len(objective.unlabelled) == 3
@@ -93,20 +93,20 @@ def test_a_share_of_the_labels_leaves_the_others_as_unlabelled(data: Path) -> No
     assert [s.path for s in again.unlabelled] == [s.path for s in objective.unlabelled]
 
 
-def test_closed_eyes_are_drawn_from_the_faces_with_labels_alone(data: Path) -> None:
+def test_closed_eyes_are_drawn_only_from_labelled_faces(data: Path) -> None:
     rules = Consistency(labels=0.5, share=0.0)
     objective = SelfConsistency(config_of(consistency=rules, expressions=Expressions(closed=0.9)), data)
     for faces in (*objective.inner.corpora, objective.unlabelled):
         for sample in faces:
             sample.points[0, [37, 38, 43, 44]] = sample.points[0, [41, 40, 47, 46]]  # every eye is closed
-    objective.inner.learn_from(objective.inner.corpora)
+    objective.inner.set_corpora(objective.inner.corpora)
     labelled = {sample.path for corpus in objective.inner.corpora for sample in corpus}
     assert {sample.path for closed in objective.inner.closed for sample in closed} == labelled
     drawn = {objective.inner.draw(0.0, np.random.default_rng(i)).path for i in range(60)}
     assert drawn == labelled
 
 
-def test_expressions_are_drawn_in_both_crops_of_the_faces_with_labels_alone(data: Path) -> None:
+def test_expressions_are_drawn_in_both_crops_of_labelled_faces_only(data: Path) -> None:
     rules = Expressions(blinks=1.0)
     settings = config_of(expressions=rules, geometry=Geometry(stretch=0.0), negative_share=0.0)
     objective = SelfConsistency(settings, data)
@@ -124,7 +124,7 @@ def test_expressions_are_drawn_in_both_crops_of_the_faces_with_labels_alone(data
     assert max(narrowed[LABELLED]) < 0.9
 
 
-def test_the_pixels_of_a_pair_with_labels_are_those_of_the_drawn_picture(
+def test_only_labelled_pairs_use_the_pixels_with_the_drawn_expression(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pen that wipes the face out of the picture: nobody can see it any more in a calm crop."""
@@ -137,7 +137,7 @@ def test_the_pixels_of_a_pair_with_labels_are_those_of_the_drawn_picture(
     }
 
 
-def test_nothing_without_labels_is_refused_unless_none_is_asked_for(data: Path) -> None:
+def test_missing_unlabelled_pictures_raise_unless_their_share_is_zero(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"consistency\.share: wanted pictures without labels"):
         SelfConsistency(config_of(consistency=Consistency(weight=1.0)), data)
     SelfConsistency(config_of(consistency=Consistency(weight=1.0, share=0.0)), data)
@@ -166,7 +166,7 @@ def test_a_batch_of_pairs_trains_every_part_of_the_network(name: str, data: Path
     assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
 
 
-def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
+def test_clean_crop_scales_with_the_configured_box_and_is_undistorted(data: Path) -> None:
     """And as undistorted: its spread beyond that is small and its own."""
     sides = {}
     for scale in (1.0, 2.0):
@@ -180,7 +180,7 @@ def test_the_calm_crop_is_as_wide_as_the_configured_box(data: Path) -> None:
     assert sides[2.0] == pytest.approx(2 * sides[1.0], rel=1e-6)
 
 
-def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texture_setting_selects_the_pixel_augmentation(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
     for name in ("disguise", "disguise_as_published"):
         monkeypatch.setattr(f"facetrack.training.span.{name}", lambda bgr, *_, n=name: called.append(n) or bgr)
@@ -190,9 +190,7 @@ def test_pixels_are_spoilt_as_the_texture_says(data: Path, monkeypatch: pytest.M
     assert called == ["disguise", "disguise_as_published"]
 
 
-def test_other_faces_are_among_what_covers_a_face_and_never_behind_it(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_faces_serve_as_occluders_but_never_as_background(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the seed says which ones."""
     seen: list[list[UInt8]] = []
     monkeypatch.setattr("facetrack.training.span.disguise", lambda bgr, patches, _: seen.append(patches) or bgr)
@@ -208,7 +206,7 @@ def test_other_faces_are_among_what_covers_a_face_and_never_behind_it(
     assert not np.array_equal(seen[0], seen[2])
 
 
-def test_as_published_a_face_is_covered_by_itself_or_black_alone(data: Path) -> None:
+def test_paper_texture_adds_no_other_faces_as_occluders(data: Path) -> None:
     objective = SelfConsistency(config_of(consistency=replace(RULES, texture="paper")), data)
     assert objective.occluders == objective.inner.patches
 
@@ -287,7 +285,7 @@ def test_spans_loss_is_the_sum_of_equations_19_and_20(labelled: int, others: int
     assert loss.item() == pytest.approx(by_hand / (2 * labelled), rel=1e-4)
 
 
-def test_a_batch_in_which_no_face_has_a_label_has_the_weight_of_every_other(data: Path) -> None:
+def test_batch_without_labelled_faces_keeps_the_consistency_weight(data: Path) -> None:
     settings = config_of("span", schedule=Schedule(sizes=((0.0, 128),)))
     objective = SelfConsistency(settings, data)
     items = (objective.item(index, 0.0) for index in range(100))
@@ -309,7 +307,7 @@ def similarity(angle: float, scale: float, *, flip: bool) -> Tensor:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("name", ["gv", *OPTIONS])
-def test_answers_that_moved_with_the_face_agree_and_others_do_not(name: str, flip: bool, data: Path) -> None:
+def test_predictions_that_move_with_the_face_diverge_far_less_than_others(name: str, flip: bool, data: Path) -> None:
     objective = open_alignment(config_of(name), data)
     xy = torch.from_numpy(np.random.default_rng(3).uniform(45, 83, (1, 68, 2)).astype(np.float32))
     matrix = similarity(0.4, 0.9, flip=flip)
@@ -351,14 +349,14 @@ def taught(data: Path, **rules: object) -> tuple[SelfConsistency, list[Tensor]]:
     return objective, batch
 
 
-def test_the_teachers_landmarks_in_the_calm_crop_are_labels_of_the_disturbed_one(data: Path) -> None:
+def test_teacher_landmarks_of_the_clean_crop_become_labels_of_the_disturbed_one(data: Path) -> None:
     objective, batch = taught(data)
     found = objective._teachers_points(batch[0][4:], batch[4][4:])
     assert {bool(torch.linalg.det(matrix[:, :2]) < 0) for matrix in batch[4][4:]} == {True, False}
     torch.testing.assert_close(found, batch[3][4:], atol=0.3, rtol=0)  # decoding's own error, enlarged
 
 
-def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: Path) -> None:
+def test_with_a_perfect_teacher_unlabelled_crops_count_like_labelled_ones(data: Path) -> None:
     objective, batch = taught(data, share=0.5)
     torch.manual_seed(0)
     net = objective.build().eval()  # in training mode crops would depend on each other
@@ -375,7 +373,7 @@ def test_with_a_teacher_who_knows_unlabelled_crops_count_as_labelled_ones(data: 
         assert told[name] + told[f"taught {name}"] * 4 / 8 == pytest.approx(wanted[name][1].item() * 12 / 8, rel=2e-2)
 
 
-def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp_path: Path) -> None:
+def test_teacher_is_the_runs_average_and_receives_no_gradient(data: Path, tmp_path: Path) -> None:
     settings = config_of(consistency=replace(RULES, teacher="average"))
     schedule = Schedule(steps=2, batch=6, sizes=((0.0, 64),), workers=0, validate_every=2, checkpoint_every=2)
     objective = SelfConsistency(replace(settings, schedule=schedule), data)
@@ -385,12 +383,12 @@ def test_a_runs_average_is_the_teacher_and_learns_nothing_itself(data: Path, tmp
     assert all(parameter.grad is None for parameter in run.average.parameters())
 
 
-def test_a_teacher_whom_nobody_knows_is_refused() -> None:
+def test_unknown_teacher_raises() -> None:
     with pytest.raises(ConfigError, match=r"consistency\.teacher: wanted 'itself' or 'average', got 'me'"):
         Consistency(teacher="me")
 
 
-def test_a_teacher_of_pictures_without_labels_wants_some() -> None:
+def test_average_teacher_with_a_zero_unlabelled_share_raises() -> None:
     with pytest.raises(
         ConfigError, match=r"consistency\.share: wanted above 0 with consistency\.teacher 'average'.*got 0"
     ):

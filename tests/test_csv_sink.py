@@ -25,7 +25,7 @@ def test_the_header_is_that_of_schema_1() -> None:
     assert ",".join(every.names()) == f"input,{HEAD},x_0,x_1,y_0,y_1,xr_0,xr_1,yr_0,yr_1,c_0,c_1"
 
 
-def test_a_row_holds_what_the_face_is(tmp_path: Path) -> None:
+def test_row_holds_the_values_of_the_face(tmp_path: Path) -> None:
     subject = make_face(track=7)
     sink = CsvSink(tmp_path / "a.csv", CsvColumns(68))
     sink.write(make_result(subject, index=4, time_s=0.1333333))
@@ -61,7 +61,7 @@ def test_a_row_of_five_points_is_written_to_the_letter() -> None:
     )
 
 
-def test_a_face_that_is_carried_on_has_no_success_and_no_raw_points() -> None:
+def test_coasting_face_has_success_0_and_no_raw_points_or_landmark_confidence() -> None:
     columns = CsvColumns(5, raw=True, landmark_confidence=True)
     points = np.arange(10.0).reshape(5, 2) ** 2
     (row,) = columns.rows(make_result(make_face(points, 0, State.COASTING)))
@@ -111,9 +111,9 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert b" " not in first
 
 
-def test_a_prompt_tables_rows_are_in_the_file_as_soon_as_they_are_written(tmp_path: Path) -> None:
+def test_prompt_sink_writes_each_row_to_the_file_at_once(tmp_path: Path) -> None:
     """What a killed process has not written is lost."""
-    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68), prompt=True)
+    sink = CsvSink(tmp_path / "a.csv", CsvColumns(68), flush_rows=True)
     for index in range(3):
         sink.write(make_result(make_face(), index=index))
         whole = (tmp_path / "a.csv.part").read_text(encoding="utf-8")
@@ -129,13 +129,13 @@ def test_a_finished_table_knows_its_size(tmp_path: Path) -> None:
     assert sink.size_bytes == (tmp_path / "a.csv").stat().st_size > 0
 
 
-def test_a_face_of_another_markup_is_a_mistake() -> None:
+def test_face_of_another_markup_raises() -> None:
     with pytest.raises(ValueError, match="wanted faces of 68 points, got 5"):
         list(CsvColumns(68).rows(make_result(make_face(np.ones((5, 2))))))
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_of_a_frame_whose_writing_was_interrupted_nothing_is_kept(
+def test_frame_interrupted_during_its_writing_is_dropped(
     complete: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C comes when the rows are written and not counted."""

@@ -51,7 +51,7 @@ def use(cuda: Any) -> None:
     cuda.close()
 
 
-def test_without_a_fault_nothing_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_packages_run_without_error_and_report_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
     for cuda, name in ((pycuda(monkeypatch), "pycuda 2026.1"), (bindings(monkeypatch), "cuda-bindings 13.5.0")):
         assert cuda.name == name
         use(cuda)
@@ -73,7 +73,7 @@ PYCUDA_CALLS = [
 
 
 @pytest.mark.parametrize("call", PYCUDA_CALLS)
-def test_whatever_pycuda_raises_is_an_error_of_ours(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_every_pycuda_error_becomes_a_backend_error(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     with pytest.raises(BackendError, match=f"NVIDIA driver: {call} failed: invalid argument") as caught:
         use(pycuda(monkeypatch, call))
     assert isinstance(caught.value.__cause__, PyCudaLogicError)
@@ -103,12 +103,12 @@ BINDINGS_CALLS = [
 
 
 @pytest.mark.parametrize("call", BINDINGS_CALLS)
-def test_a_call_of_cuda_bindings_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_failing_cuda_bindings_call_raises_naming_the_call(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     with pytest.raises(BackendError, match=f"NVIDIA driver: {call} returns 2: the GPU's memory is full; end "):
         use(bindings(monkeypatch, call, 2))
 
 
-def test_a_driver_that_is_too_old_says_so() -> None:
+def test_outdated_driver_raises_advising_a_newer_one() -> None:
     with pytest.raises(BackendError, match=r"returns 35: the driver is older than the CUDA .*; install a newer driver"):
         check(35, "cudaGetDevice")
 
@@ -123,6 +123,6 @@ def test_a_driver_that_is_too_old_says_so() -> None:
         ("", ""),
     ],
 )
-def test_numbers_of_errors_in_another_ones_words_are_explained(text: str, told: str) -> None:
+def test_cuda_error_numbers_in_foreign_messages_are_explained(text: str, told: str) -> None:
     assert told in explained(text)
     assert explained(text).startswith(text)

@@ -36,7 +36,7 @@ def write_pts(path: Path, text: str = PTS) -> Path:
     return path
 
 
-def test_points_counted_from_1_come_out_counted_from_0(tmp_path: Path) -> None:
+def test_one_based_points_are_read_as_zero_based(tmp_path: Path) -> None:
     points = read_pts(write_pts(tmp_path / "a.pts"))
     assert points.tolist() == ZERO_BASED
     assert points.dtype == np.float32
@@ -54,7 +54,7 @@ def test_points_counted_from_1_come_out_counted_from_0(tmp_path: Path) -> None:
     ],
     ids=["no last newline", "blanks", "windows", "empty lines", "no count", "inline brace"],
 )
-def test_what_other_programs_write_is_tolerated(tmp_path: Path, text: str) -> None:
+def test_pts_variants_of_other_programs_are_accepted(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.pts").write_bytes(text.encode("latin-1"))
     assert read_pts(tmp_path / "a.pts").tolist() == ZERO_BASED
 
@@ -86,7 +86,7 @@ def test_nan_in_a_pts_file_is_a_point_not_annotated(tmp_path: Path) -> None:
     np.testing.assert_array_equal(points, [[0, 1], [np.nan, np.nan]])
 
 
-def test_points_and_boxes_farther_than_any_picture_are_refused_whatever_the_layout() -> None:
+def test_points_and_boxes_beyond_any_picture_size_are_refused() -> None:
     near, far = np.ones((1, 4, 2), np.float32), np.float32([[0, 0, 9, np.inf]])
     Sample(Path("a.jpg"), near * np.nan, b"", boxes=far[:, :2].repeat(2, 1))
     with pytest.raises(SourceError, match=r"a\.jpg: wanted coordinates up to 1048576 pixels, got 1e\+20"):
@@ -100,7 +100,7 @@ def test_a_missing_pts_file_is_named(tmp_path: Path) -> None:
         read_pts(tmp_path / "none.pts")
 
 
-def test_the_300w_layout_pairs_names_at_any_depth_in_order(tmp_path: Path) -> None:
+def test_pts_folder_pairs_pictures_and_points_at_any_depth_in_order(tmp_path: Path) -> None:
     for name in ("b/2.png", "a/1.jpg", "a/unlabelled.jpg", "top.JPG"):
         write_picture(tmp_path / name)
     for name in ("b/2.pts", "a/1.pts", "top.pts", "a/orphan.pts"):
@@ -113,7 +113,7 @@ def test_the_300w_layout_pairs_names_at_any_depth_in_order(tmp_path: Path) -> No
         assert sample.encoded == sample.path.read_bytes()
 
 
-def test_what_macos_leaves_beside_pictures_is_no_picture(tmp_path: Path) -> None:
+def test_macos_metadata_files_are_not_pictures(tmp_path: Path) -> None:
     for name in ("1.jpg", "a/2.jpg"):
         write_picture(tmp_path / name)
         write_pts((tmp_path / name).with_suffix(".pts"))
@@ -123,7 +123,7 @@ def test_what_macos_leaves_beside_pictures_is_no_picture(tmp_path: Path) -> None
     assert [path.name for path in images_below(tmp_path)] == ["1.jpg", "2.jpg"]
 
 
-def test_a_folder_in_another_layout_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_folder_in_the_wrong_layout_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no pictures found"):
         list(read_pts_folder(tmp_path / "none"))
     write_picture(tmp_path / "a.jpg")
@@ -148,7 +148,7 @@ def test_rows_of_one_picture_become_one_sample_with_several_faces(tmp_path: Path
     assert alone.path == tmp_path / "deep/alone.png"
 
 
-def test_an_empty_cell_is_a_point_not_annotated_and_an_empty_line_is_nothing(tmp_path: Path) -> None:
+def test_empty_cell_is_an_unannotated_point_and_empty_line_is_skipped(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png")
     write_table(tmp_path, "a.png,1,2,,", "", header="\ufefffile,ax,ay,bx,by")
     (sample,) = read_faces(tmp_path, "table")
@@ -202,15 +202,15 @@ def test_several_faces_can_be_split_into_samples_of_one() -> None:
 @pytest.mark.parametrize("content", [b"", b"no picture", HUGE], ids=["empty", "text", "huge"])
 def test_a_picture_that_cannot_be_decoded_is_named(content: bytes) -> None:
     broken = Sample(Path("broken.png"), np.empty((0, 5, 2), np.float32), content)
-    for read in (broken.bgr, broken.demand_picture):
+    for read in (broken.bgr, broken.check_decodable):
         with pytest.raises(SourceError, match=r"broken\.png: not a readable picture"):
             read()
 
 
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".jpg"])
-def test_the_smallest_pictures_are_whole_ones(suffix: str) -> None:
+def test_picture_one_pixel_high_is_accepted(suffix: str) -> None:
     encoded = cv2.imencode(suffix, np.zeros((1, 7, 3), np.uint8))[1].tobytes()
-    Sample(Path("small"), np.empty((0, 5, 2), np.float32), encoded).demand_picture()
+    Sample(Path("small"), np.empty((0, 5, 2), np.float32), encoded).check_decodable()
 
 
 def test_grey_and_transparent_pictures_come_out_in_three_colours(tmp_path: Path) -> None:
@@ -231,7 +231,9 @@ def test_faces_are_read_in_the_layout_that_is_asked_for(tmp_path: Path) -> None:
         read_faces(tmp_path, "coco")
 
 
-def test_no_annotation_is_passed_over_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pts_files_without_a_picture_are_skipped_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """As .PTS, of a picture in a format that is not read, and alone."""
     for name in ("a.jpg", "b.jpg", "c.webp"):
         (tmp_path / name).write_bytes(b"a picture")

@@ -109,7 +109,7 @@ def test_without_small_faces_reliable_sizes_are_found_and_much_smaller_ones_are_
     assert len(detector().detect(picture)) == 1
 
 
-def test_in_pictures_faces_of_half_the_size_are_found_unless_the_user_chose_one():
+def test_for_pictures_halves_the_smallest_face_unless_min_face_is_set():
     small, usual = np.float32(0.55) * adaptive_min_face(480, 640), detector()
     picture, points = painted((480, 640), [(320, 240, float(small), 0)])
     assert len(usual.detect(picture)) == 0
@@ -126,7 +126,7 @@ def test_a_picture_with_a_single_level_is_searched_even_without_small_faces():
     assert len(alone.detect(picture, small=False)) == 1
 
 
-def test_the_threshold_holds_back_the_unsure():
+def test_threshold_drops_a_detection_of_lower_score():
     picture, _ = painted((480, 640), [(320, 240, 100, 0)])
     score = float(detector().detect(picture).scores[0])
     assert len(detector(threshold=min(score + 1e-4, 1.0)).detect(picture)) == 0
@@ -139,7 +139,7 @@ class Weak(PaintedScan):
         return (super().run(images)[0] / 4,)
 
 
-def test_what_answers_faintly_is_proposed_where_it_is_asked_for():
+def test_weak_responses_are_detected_only_in_faint_mode():
     picture, points = painted((480, 640), [(320, 240, 100, 0)])
     weak = detector(Weak())
     assert len(weak.detect(picture)) == 0
@@ -149,12 +149,12 @@ def test_what_answers_faintly_is_proposed_where_it_is_asked_for():
 
 
 @pytest.mark.parametrize("picture", [np.zeros((90, 90), np.uint8), np.zeros((90, 90, 3)), None])
-def test_what_is_no_picture_is_refused(picture):
+def test_invalid_picture_is_refused(picture):
     with pytest.raises(ValueError, match="detect: wanted a NumPy array"):
         detector().detect(picture)
 
 
-def test_only_so_many_candidates_get_a_second_look():
+def test_number_of_refined_candidates_is_limited():
     picture, _ = painted((480, 640), [(120, 120, 70, 0), (300, 260, 110, 20), (520, 330, 90, -30)])
     assert len(detector(most=2).detect(picture)) == 2
 
@@ -169,7 +169,7 @@ def test_the_same_picture_gives_the_same_bytes_from_any_thread():
             assert found.scores.tobytes() == alone.scores.tobytes()
 
 
-def test_a_card_of_another_codec_or_without_a_number_is_refused():
+def test_card_with_a_wrong_codec_or_missing_calibration_is_refused():
     with pytest.raises(CardError, match="wanted codec kind discs"):
         Detector(replace(CARD, codec={"kind": "vectors"}), PaintedScan(), PaintedRefine())
     with pytest.raises(CardError, match=r"unknown key codec\.face_pixels; did you mean 'face_px'"):
@@ -181,7 +181,7 @@ def test_a_card_of_another_codec_or_without_a_number_is_refused():
 
 
 @pytest.mark.parametrize(("step", "levels"), [(1.16, 13), (1.348, 7)])
-def test_the_papers_pyramids_have_the_papers_levels(step, levels):
+def test_pyramids_have_as_many_levels_as_in_the_papers(step, levels):
     assert len(level_scales(480, 80, 32, step, 32)) == levels
 
 
@@ -204,7 +204,7 @@ def test_twenty_levels_of_the_papers_step_span_32_to_537_pixels():
         ((2, 400), 0, True),
     ],
 )
-def test_every_level_of_usual_pictures_is_one_that_a_tensorrt_plan_takes_whole(size, min_face, pictures):
+def test_pyramid_levels_of_usual_pictures_fit_a_tensorrt_plan(size, min_face, pictures):
     scan = SeenSizes()
     video = Detector(CARD, scan, PaintedRefine(), DetectorSettings(min_face=min_face))
     (video.for_pictures() if pictures else video).detect(np.zeros((*size, 3), np.uint8))
@@ -217,7 +217,7 @@ def test_every_level_of_usual_pictures_is_one_that_a_tensorrt_plan_takes_whole(s
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280), (1280, 720), (1080, 1920), (2160, 3840), (1, 1)])
 @pytest.mark.parametrize("small", [True, False])
-def test_all_levels_of_a_frame_fit_in_one_atlas_that_a_tensorrt_plan_takes_whole(size, small):
+def test_atlas_of_all_pyramid_levels_fits_a_tensorrt_plan(size, small):
     scan = SeenSizes(atlas=LARGEST)
     detector(scan).detect(np.zeros((*size, 3), np.uint8), small=small)
     ((batch, *atlas, _),) = scan.sizes
@@ -231,7 +231,7 @@ def test_all_levels_of_a_frame_fit_in_one_atlas_that_a_tensorrt_plan_takes_whole
 @pytest.mark.parametrize(
     ("atlas", "runs"), [(None, 5), ((396, 292), 5), ((392, 296), 5), ((396, 296), 1), ((296, 396), 5)]
 )
-def test_levels_that_no_atlas_holds_are_run_one_after_the_other(atlas, runs):
+def test_levels_that_do_not_fit_the_atlas_run_one_by_one(atlas, runs):
     scan = SeenSizes(atlas)
     detector(scan).detect(np.zeros((480, 640, 3), np.uint8))
     assert len(scan.sizes) == runs
@@ -239,7 +239,7 @@ def test_levels_that_no_atlas_holds_are_run_one_after_the_other(atlas, runs):
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (720, 1280)])
-def test_in_one_atlas_the_same_painted_faces_are_found_to_the_last_byte(size):
+def test_detections_in_one_atlas_are_identical_to_those_level_by_level(size):
     picture, points = painted(size, [(120, 120, 70, 0), (300, 260, 110, 20), (400, 400, 90, -30)])
     alone, packed = (detector(scan).detect(picture) for scan in (PaintedScan(), PackedScan()))
     assert len(alone) == len(points)
@@ -253,7 +253,7 @@ def test_the_smallest_face_grows_with_the_frame():
     assert adaptive_min_face(320, 240) == pytest.approx(23.84)
 
 
-def test_the_logistic_ends_in_its_constant_and_never_overflows():
+def test_logistic_saturates_at_0_and_1_without_overflow():
     chance = logistic(np.array([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]], np.float32), [1.0, 1.0, 0.0])
     assert chance == pytest.approx([0.5, 1.0, 0.0], abs=1e-6)
 
@@ -268,13 +268,13 @@ def with_responses(*responses: list[float], residual: float = 0.03) -> Candidate
     return Candidates(places, sides, sides, np.float32(responses), np.full(count, residual, np.float32), points)
 
 
-def test_a_card_weighs_a_candidates_responses_misfit_inliers_and_what_their_sum_lacks_to_three():
+def test_scan_features_hold_sorted_responses_misfit_inliers_and_the_deficit_of_the_sum():
     features = scan_features(with_responses([0.9, 0.4, 0.8, 0.0, 0.6], [1.0, 9.0, 1.0, 0.7, 0.6]))
     assert features[0] == pytest.approx([0.4, 0.9, 0.8, 0.0, 0.6, 0.3, 4, 2.7 - 3], abs=1e-6)
     assert features[1] == pytest.approx([1.0, MOST_RESPONSE, 1.0, 0.6, 0.7, 0.3, 5, 0], abs=1e-6)
 
 
-def test_a_face_and_its_mirror_picture_are_equally_likely():
+def test_features_of_a_face_and_its_mirror_image_are_equal():
     rng = np.random.default_rng(0)
     seen = rng.uniform(0, 1, (20, 5))
     mirrored, features = (scan_features(with_responses(*both)) for both in (seen[:, MIRROR], seen))

@@ -25,7 +25,7 @@ from facetrack.training.datasets import Sample
 from facetrack.training.detection import publish
 from facetrack.training.detection.mining import UNFITTED, draft_card
 from facetrack.training.detection.objectives import held_out
-from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_face_weights, kept_out
+from facetrack.training.detection.score import SECOND_LOOK_LOSS, Measured, Report, fit_face_weights, load_held_out
 
 
 def candidates(features: int, seed: int) -> Measured:
@@ -34,7 +34,7 @@ def candidates(features: int, seed: int) -> Measured:
     return Measured(values, values[:, 0] + rng.normal(size=300) > 0)
 
 
-def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_changed(
+def test_second_look_is_fitted_with_the_fitted_scan_score_without_mutating_cards(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[tuple[ModelCard, dict[str, object], bool]] = []
@@ -44,7 +44,7 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
         seen.append((detector, dict(detector.calibration), refined))
         return answers[refined]
 
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
     monkeypatch.setattr(publish, "measure", measure)
     config = Config(Network("bbfcn", 5))
@@ -61,37 +61,37 @@ def test_the_second_look_is_fitted_with_the_scans_fitted_score_and_no_card_is_ch
 
 
 @pytest.mark.parametrize("half", [0, 1])
-def test_a_corpus_that_measures_nothing_is_left_out_of_what_was_kept_out(tmp_path: Path, half: int) -> None:
+def test_corpus_with_held_out_false_is_left_out_of_the_held_out_faces(tmp_path: Path, half: int) -> None:
     for folder in ("people", "machine", "lfpw/testset"):
         write_faces(tmp_path / folder, 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("people"), Corpus("machine")), negatives=("grass",))
-    everywhere, _ = kept_out(settings, tmp_path, half)
+    everywhere, _ = load_held_out(settings, tmp_path, half)
     assert everywhere.keys() == {"people", "machine", "lfpw/testset"}
     assert all(sample.path.parent == tmp_path / name for name, faces in everywhere.items() for sample in faces)
     measured = replace(settings, corpora=(Corpus("people"), Corpus("machine", held_out=False)))
-    fewer, _ = kept_out(measured, tmp_path, half)
+    fewer, _ = load_held_out(measured, tmp_path, half)
     assert fewer.keys() == {"people", "lfpw/testset"}
 
 
-def test_what_was_kept_out_needs_no_published_data_and_is_refused_where_there_is_none_of_it(tmp_path: Path) -> None:
+def test_kept_out_works_on_own_pictures_alone_and_raises_if_none_were_held_out(tmp_path: Path) -> None:
     """Somebody's own pictures alone: by their names 12, 38 and 39 are kept out."""
     write_faces(tmp_path / "mine", 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))
-    assert all(kept_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
+    assert all(load_held_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
     for lacking in ({"negatives": ()}, {"corpora": (Corpus("mine", held_out=False),)}):
         with pytest.raises(
             ConfigError, match=r"that it is not trained on: wanted some with .* in half 1; add pictures"
         ):
-            kept_out(replace(settings, **lacking), tmp_path, 0)
+            load_held_out(replace(settings, **lacking), tmp_path, 0)
 
 
-def test_a_test_set_that_is_learnt_from_is_measured_on_where_it_was_kept_out_alone(tmp_path: Path) -> None:
+def test_test_set_used_for_training_is_evaluated_only_on_its_held_out_pictures(tmp_path: Path) -> None:
     write_faces(tmp_path / "lfpw" / "testset", 40)
     write_faces(tmp_path / "grass", 40)
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("lfpw/testset"),), negatives=("grass",))
-    faces, _ = kept_out(settings, tmp_path, 0)
+    faces, _ = load_held_out(settings, tmp_path, 0)
     assert all(held_out(sample) for sample in faces["lfpw/testset"])
 
 
@@ -106,7 +106,7 @@ def test_a_test_set_that_is_learnt_from_is_measured_on_where_it_was_kept_out_alo
         ("mine", "mine"),
     ],
 )
-def test_figures_bear_the_shipped_names_of_shipped_folders_and_the_paths_of_others(file: str, wanted: str) -> None:
+def test_figures_use_known_names_for_shipped_folders_and_paths_for_others(file: str, wanted: str) -> None:
     sample = Sample(Path(file) / "1.png", np.zeros((1, 68, 2), np.float32), b"")
     assert publish._by_name({file: [sample]}) == {wanted: [sample]}
 
@@ -126,7 +126,7 @@ def test_two_folders_of_one_set_have_one_figure() -> None:
     assert publish._by_name(folders) == {"AFLW2000": [first, second]}
 
 
-def test_a_scan_that_takes_nothing_for_a_face_is_not_published(tmp_path: Path) -> None:
+def test_scan_that_detects_no_face_is_not_published(tmp_path: Path) -> None:
     """Its responses are 0 everywhere, as those of a network that has not learnt anything are low."""
     write_faces(tmp_path / "mine", 3)
     write_faces(tmp_path / "grass", 1)
@@ -142,9 +142,11 @@ def test_a_scan_that_takes_nothing_for_a_face_is_not_published(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("kind", [[], [True, True], [False, False]])
-def test_a_score_wants_candidates_of_both_kinds(kind: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fitting_a_score_raises_without_candidates_of_both_classes(
+    kind: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = Measured(np.zeros((len(kind), 8), np.float32), np.array(kind, bool))
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_open", lambda card, threshold: card)  # noqa: ARG005 - as it is called
     monkeypatch.setattr(publish, "measure", lambda *_, **__: found)
     config = Config(Network("bbfcn", 5))
@@ -166,14 +168,14 @@ class Anything:
         pass
 
 
-def test_a_recorder_sees_each_level_by_itself_even_for_a_backend_that_would_have_all_in_one_atlas() -> None:
+def test_recorder_sees_each_level_separately_even_if_the_backend_prefers_an_atlas() -> None:
     recorder = publish.Recorder(Anything())
     sizes = [(40, 60), (20, 32)]
     assert len(list(run_levels(recorder, [np.zeros((*size, 3), np.uint8) for size in sizes]))) == 2
     assert [seen.shape for seen in recorder.seen] == [(1, *size, 3) for size in sizes]
 
 
-def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detector_figures_cover_the_main_files_and_the_int8_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """In 8 bits one of the two faces is missed, and there is a false alarm."""
 
     def evaluate(files: set[str], faces: list[Sample], empty: list[Sample]) -> Report:
@@ -189,7 +191,7 @@ def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: py
 
     faces = [Sample(Path("lfpw/testset/1.png"), np.zeros((1, 68, 2), np.float32), b"")]
     empty = [Sample(Path(f"grass/{i}.png"), np.zeros((0, 68, 2), np.float32), b"") for i in range(4)]
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({"lfpw/testset": faces}, empty))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({"lfpw/testset": faces}, empty))
     monkeypatch.setattr(publish, "_open", open_files)
     monkeypatch.setattr(publish, "evaluate", evaluate)
     config = Config(Network("bbfcn", 5), negatives=("negatives/flowers", "lawn", "negatives/dtd"))
@@ -210,7 +212,7 @@ def test_a_detectors_card_carries_figures_of_both_pairs_of_files(monkeypatch: py
     }
 
 
-def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_run(
+def test_scores_are_fitted_on_the_cards_main_files_and_not_on_the_int8_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
@@ -221,13 +223,13 @@ def test_scores_are_fitted_on_the_cards_own_files_whatever_this_machine_would_ru
     assert opened == ["scan.onnx", "refine.onnx"]
 
 
-def test_the_shipped_card_is_used_with_the_published_peak_and_fitted_with_more() -> None:
+def test_shipped_card_has_the_published_peak_which_exceeds_that_of_the_draft() -> None:
     fitted_with = draft_card(Config(Network("bbfcn", 5))).codec["peak"]
     assert find_card("bbfcn", "detect").codec["peak"] == publish.PEAK > fitted_with
 
 
 @pytest.mark.parametrize("step", ["fit", "detector_figures"])
-def test_a_detector_that_does_not_get_finished_leaves_the_published_one_as_it_was(
+def test_interrupted_publication_leaves_the_published_detector_unchanged(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while scores are fitted, and while the result is measured; then a call that is left in peace."""
@@ -244,7 +246,7 @@ def test_a_detector_that_does_not_get_finished_leaves_the_published_one_as_it_wa
 
     net = torch.nn.Linear(1, 1)
     monkeypatch.setattr(publish.Pair, "of_run", lambda *_: publish.Pair(net, net))
-    monkeypatch.setattr(publish, "kept_out", lambda *_, **__: ({}, []))
+    monkeypatch.setattr(publish, "load_held_out", lambda *_, **__: ({}, []))
     monkeypatch.setattr(publish, "_store", store)
     monkeypatch.setattr(publish, "fit", lambda card, *_: card.calibration)
     monkeypatch.setattr(publish, "detector_figures", lambda *_: {"faces found %": 9.0})

@@ -29,7 +29,7 @@ def blocks(name: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/python.md"])
-def test_the_printed_programs_run(
+def test_documented_programs_run(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
@@ -46,14 +46,14 @@ def test_the_printed_programs_run(
     assert len([line for line in lines if " 0 [[" in line]) == 3
 
 
-def test_to_a_type_checker_no_other_name_is_there() -> None:
+def test_module_getattr_is_hidden_from_type_checkers() -> None:
     """It takes a module that has a `__getattr__` to have every name."""
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     seen = [text for text in map(ast.unparse, tree.body) if not text.startswith("if not TYPE_CHECKING:")]
     assert not any("def __getattr__" in text for text in seen)
 
 
-def test_every_public_name_is_there_and_no_other() -> None:
+def test_package_exports_exactly_its_public_names() -> None:
     assert set(facetrack.__all__) == set(facetrack._HOME)
     assert set(facetrack.__all__) < set(dir(facetrack))
     assert all(getattr(facetrack, name).__name__ == name for name in facetrack.__all__)
@@ -61,14 +61,14 @@ def test_every_public_name_is_there_and_no_other() -> None:
         _ = facetrack.pose
 
 
-def test_pictures_of_a_folder_are_looked_at_each_by_itself(tmp_path: Path) -> None:
+def test_pictures_of_a_folder_are_tracked_independently(tmp_path: Path) -> None:
     paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
     with PaintedEngines()(Choices()) as engines, open_source(tmp_path / "p") as source:
         states = [face.state.value for result in engines.track(source) for face in result.faces]
     assert states == ["new"] * 3
 
 
-def test_one_picture_is_looked_at_as_a_folders_pictures_are(tmp_path: Path) -> None:
+def test_detect_matches_track_on_a_folder_of_the_same_pictures(tmp_path: Path) -> None:
     crowd = PaintedSource(count=3, faces=(PaintedFace((90, 110), (30, 10), 60), PaintedFace((230, 120), width=70)))
     paint_pictures(tmp_path / "p", crowd, ["1.png", "2.png", "3.png"])
     with PaintedEngines()(Choices()) as engines, open_source(tmp_path / "p") as source:
@@ -96,12 +96,12 @@ def test_a_picture_of_one_pixel_has_no_faces() -> None:
         ([[[0, 0, 0]]], "list"),
     ],
 )
-def test_what_is_no_picture_is_refused(picture: Any, got: str) -> None:
+def test_invalid_picture_is_refused(picture: Any, got: str) -> None:
     with PaintedEngines()(Choices()) as engines, pytest.raises(ValueError, match=f"wanted .* as cv2.imread .*{got}"):
         engines.detect(picture)
 
 
-def test_engines_that_were_closed_say_so(tmp_path: Path) -> None:
+def test_closed_engines_raise(tmp_path: Path) -> None:
     path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=2))
     with facetrack.open_engines() as engines:
         pass
@@ -111,7 +111,7 @@ def test_engines_that_were_closed_say_so(tmp_path: Path) -> None:
         next(engines.track(source))
 
 
-def test_in_hindsight_is_not_as_measured(tmp_path: Path) -> None:
+def test_rts_smoothed_points_differ_from_unsmoothed_ones(tmp_path: Path) -> None:
     path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=30))
     seen = {}
     for smooth in ("rts", "none"):
@@ -132,7 +132,7 @@ def test_a_source_is_tracked_once(name: str, most: int, tmp_path: Path) -> None:
             next(engines.track(source))
 
 
-def test_a_calibrated_cameras_file_is_read_by_its_name_for_head_poses(tmp_path: Path) -> None:
+def test_intrinsics_file_with_default_values_gives_the_default_head_pose(tmp_path: Path) -> None:
     (tmp_path / "camera.toml").write_text("width = 640\nheight = 480\nfx = 500\nfy = 500\ncx = 320\ncy = 240\n")
     camera = facetrack.read_intrinsics(str(tmp_path / "camera.toml"))
     xy = PaintedSource().truth(0)[0]
@@ -143,7 +143,7 @@ def test_a_calibrated_cameras_file_is_read_by_its_name_for_head_poses(tmp_path: 
     np.testing.assert_array_equal(seen.translation_mm, assumed.translation_mm)  # the default, written into a file
 
 
-def test_hindsight_of_something_live_is_refused(tmp_path: Path) -> None:
+def test_rts_smoothing_of_a_live_source_is_refused(tmp_path: Path) -> None:
     path = paint_video(tmp_path / "clip.mp4", PaintedSource(count=3))
     with (
         PaintedEngines()(Choices(smooth="rts")) as engines,
@@ -188,7 +188,7 @@ def test_a_closed_source_is_not_tracked(tmp_path: Path) -> None:
                 next(engines.track(source))
 
 
-def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in_hindsight() -> None:
+def test_pipeline_refuses_rts_smoothing() -> None:
     told = pytest.raises(ConfigError, match=r"use Engines\.track, or hindsight\.look_back")
     with PaintedEngines()(Choices(smooth="rts")) as engines, told:
         engines.pipeline(engines.choices)
@@ -204,7 +204,7 @@ def test_a_pipeline_does_not_leave_points_unsmoothed_that_were_to_be_smoothed_in
         {"min_face": 40.0},
     ],
 )
-def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, changed: dict[str, Any]) -> None:
+def test_pipeline_refuses_choices_that_belong_to_the_engines(begin: str, changed: dict[str, Any]) -> None:
     with PaintedEngines()(Choices(max_faces=3)) as engines:
         assert getattr(engines, begin)(Choices(max_faces=1, detect_every=5)).settings.tracks.most_faces == 1
         ((name, value),) = changed.items()
@@ -213,19 +213,19 @@ def test_a_pipeline_does_not_take_choices_that_are_of_the_engines(begin: str, ch
 
 
 @pytest.mark.parametrize("name", ["decoder", "frame_rate"])
-def test_how_a_source_is_opened_is_no_choice_of_engines(name: str) -> None:
+def test_choices_reject_source_options(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         Choices(**{name: 25})
 
 
-def test_a_name_is_no_choices() -> None:
+def test_model_name_in_place_of_choices_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"open_engines: wanted Choices, such as Choices\(model=.*\), got 'tab'"):
         facetrack.open_engines("tab").__enter__()  # type: ignore[arg-type]
     with PaintedEngines()(Choices()) as engines, pytest.raises(ConfigError, match=r"pipeline: wanted Choices, .*'tab'"):
         engines.pipeline("tab")  # type: ignore[arg-type]
 
 
-def test_a_source_of_pictures_that_gives_arrays_is_told_what_to_give() -> None:
+def test_picture_source_that_yields_arrays_raises() -> None:
     class Arrays(list[Any]):
         kind = "images"
         failed: tuple[()] = ()
@@ -236,7 +236,7 @@ def test_a_source_of_pictures_that_gives_arrays_is_told_what_to_give() -> None:
 
 
 @pytest.mark.parametrize(("most", "name"), [(0, "clip.mp4"), (1, "clip.mp4"), (9, "clip.mp4"), (1, "p"), (9, "p")])
-def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int, name: str, tmp_path: Path) -> None:
+def test_closed_source_is_freed_without_garbage_collection(most: int, name: str, tmp_path: Path) -> None:
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
     paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
     gc.collect()
@@ -251,13 +251,13 @@ def test_a_source_that_was_closed_goes_without_a_collection_of_garbage(most: int
         gc.enable()
 
 
-def test_engines_can_be_kept_in_a_set() -> None:
+def test_engines_are_hashable_and_compare_by_identity() -> None:
     with PaintedEngines()(Choices()) as engines:
         assert {engines: 1}[engines] == 1
         assert engines != replace(engines)
 
 
-def test_frames_that_are_no_source_are_sent_to_a_pipeline() -> None:
+def test_list_in_place_of_a_source_is_refused_with_a_hint_at_pipeline() -> None:
     told = pytest.raises(ConfigError, match=r"wanted a source from open_source, got list; .*Engines\.pipeline")
     with PaintedEngines()(Choices()) as engines, told:
         next(engines.track([]))  # type: ignore[arg-type]

@@ -29,7 +29,7 @@ def installed(*packages: str) -> Callable[[str], str | None]:
     return lambda package: "4.11" if package in packages or package not in doctor.OPENCV else None
 
 
-def test_memory_that_is_not_known_is_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_memory_is_reported_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = {"processor": "abacus", "cores": 2, "memory_gb": None, "system": "wood"}
     monkeypatch.setattr(doctor, "describe_machine", lambda: machine)
     assert check_of("machine").detail == "abacus, 2 cores, memory unknown, wood"
@@ -38,7 +38,7 @@ def test_memory_that_is_not_known_is_called_so(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("packages", "status"), [((OURS,), "ok"), ((CONTRIB,), "ok"), ((OURS, CONTRIB), "absent"), ((), "ok")]
 )
-def test_whoever_brings_opencv_it_is_not_broken_as_long_as_it_works(
+def test_working_opencv_never_fails_whichever_package_provides_it(
     packages: tuple[str, ...], status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "version_of", installed(*packages))
@@ -60,7 +60,7 @@ def test_whoever_brings_opencv_it_is_not_broken_as_long_as_it_works(
         ((), "failed", "pip install onnxruntime"),
     ],
 )
-def test_onnx_runtime_may_come_with_or_without_gpus_but_not_both(
+def test_onnx_runtime_needs_exactly_one_of_its_cpu_and_gpu_packages(
     packages: tuple[str, ...], status: str, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = {*doctor.ONNX_RUNTIME} - {*packages}
@@ -71,13 +71,15 @@ def test_onnx_runtime_may_come_with_or_without_gpus_but_not_both(
     assert {check_of(name).status for name in ("numpy", "filterpy", "platformdirs")} == {"ok"}
 
 
-def test_what_is_needed_is_not_known_where_facetrack_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_are_reported_unknown_if_facetrack_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DISTRIBUTION", "no-such-distribution")
     assert "its requirements are unknown" in check_of("packages").detail
 
 
 @pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])
-def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencv_that_cannot_be_imported_is_reported_as_failed(
+    packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "version_of", installed(*packages))
     monkeypatch.setitem(sys.modules, "cv2", None)
     check = check_of("opencv")
@@ -85,7 +87,7 @@ def test_opencv_that_does_not_work_is_broken(packages: tuple[str, ...], monkeypa
     assert "ModuleNotFoundError" in check.detail
 
 
-def test_without_onnx_runtime_the_cards_are_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_onnx_runtime_fails_its_backend_but_not_the_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     check = check_of("backend onnx")
     assert (check.status, check.remedy) == ("failed", "pip install onnxruntime")
@@ -93,7 +95,7 @@ def test_without_onnx_runtime_the_cards_are_not_to_blame(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("module", "subject"), [("cv2", "opencv"), ("av", "video")])
-def test_a_library_that_cannot_be_loaded_is_told_and_all_else_is_looked_at(module: str, subject: str) -> None:
+def test_unloadable_library_is_reported_and_the_remaining_checks_run(module: str, subject: str) -> None:
     """From the start, as where libGL is missing; the program that opens engines is none here."""
     program = f"""
 import sys
@@ -107,7 +109,9 @@ print(*(f"{{check.subject}}: {{check.status}}" for check in examine(None)), sep=
     assert told[-1] == "whole program: failed"
 
 
-def test_a_broken_card_is_told_beside_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_card_is_reported_and_the_others_are_still_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
     (tmp_path / "cards").mkdir()
     (tmp_path / "cards" / "rock.toml").write_text("name = ", encoding="utf-8")
@@ -117,7 +121,7 @@ def test_a_broken_card_is_told_beside_the_others(tmp_path: Path, monkeypatch: py
     assert check_of("gv-mobilenetv3-68").status == "ok"
 
 
-def test_weights_that_are_not_those_of_the_card_come_anew_from_where_they_came(
+def test_wrong_weights_suggest_reinstalling_for_shipped_cards_and_removal_for_user_cards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those of the package from its checkout, for no registry has it; those of the user's own from nowhere."""

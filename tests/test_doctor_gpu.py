@@ -68,7 +68,7 @@ def test_pycuda_is_named_before_cuda_bindings() -> None:
     assert found.detail == "pycuda 2026.1, cuda-bindings 13.5.0; the first is used"
 
 
-def test_bindings_whose_libraries_are_missing_are_broken() -> None:
+def test_tensorrt_that_cannot_be_imported_is_a_failure() -> None:
     if find_spec("tensorrt") is not None:
         pytest.skip("this machine has TensorRT")
     broken = findings(tensorrt="11.4.0")["backend tensorrt"]
@@ -77,12 +77,12 @@ def test_bindings_whose_libraries_are_missing_are_broken() -> None:
 
 
 @pytest.mark.parametrize("status", REASONS)
-def test_what_the_driver_reports_is_said_in_words(status: int) -> None:
+def test_driver_status_codes_are_explained(status: int) -> None:
     with pytest.raises(BackendError, match=rf"cuInit returns {status}: \w+ .*\w"):
         check(status, "cuInit")
 
 
-def test_a_hidden_gpu_names_the_ways_in_which_it_can_be_hidden() -> None:
+def test_no_device_error_names_the_ways_a_gpu_can_be_hidden() -> None:
     with pytest.raises(BackendError, match=r"CUDA_VISIBLE_DEVICES .*docker run --gpus all"):
         check(NO_DEVICE, "cuInit")
 
@@ -92,6 +92,6 @@ def test_an_unknown_status_is_given_as_it_is() -> None:
         check(4711, "cuInit")
 
 
-def test_a_missing_driver_library_is_no_crash() -> None:
+def test_missing_driver_library_raises_backend_error() -> None:
     with pytest.raises(BackendError, match=r"no NVIDIA driver: none\.so\.1 cannot be loaded; install"):
         load_driver("none.so.1")

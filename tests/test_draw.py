@@ -32,7 +32,7 @@ def test_the_colour_tells_the_state(state: State) -> None:
         assert (coloured(drawn, COLOURS[other]) > 100) == (other is state)
 
 
-def test_measured_points_are_dotted_in_white_at_their_places_and_carried_ones_are_not() -> None:
+def test_measured_landmarks_are_drawn_as_white_dots_and_coasting_ones_are_not() -> None:
     xy = PaintedFace((160, 130), width=180).landmarks(0)
     dotted = draw_faces(grey(240, 320), [make_face(xy)])
     bare = draw_faces(grey(240, 320), [make_face(xy, state=State.COASTING)])
@@ -52,7 +52,7 @@ def test_a_dot_lies_on_its_sub_pixel_place() -> None:
 
 @pytest.mark.parametrize("width", [16, 24, 36, 50])
 @pytest.mark.parametrize("state", [State.TRACKED, State.COASTING])
-def test_what_is_drawn_on_a_small_face_leaves_most_of_it_to_be_seen(width: int, state: State) -> None:
+def test_overlay_on_a_small_face_leaves_most_of_it_visible(width: int, state: State) -> None:
     face = make_face(PaintedFace((160, 120), width=width).landmarks(0), state=state)
     left, top, right, bottom = np.rint(face.box).astype(int)
     drawn = draw_faces(grey(240, 320), [face])
@@ -64,7 +64,7 @@ def test_what_is_drawn_on_a_small_face_leaves_most_of_it_to_be_seen(width: int, 
 
 
 @pytest.mark.parametrize("centre", [(160, 232), (8, 232), (312, 8), (312, 232)])
-def test_the_plate_of_a_small_face_stays_off_it_at_the_edges(centre: tuple[int, int]) -> None:
+def test_label_plate_of_a_small_face_does_not_cover_it_near_the_edges(centre: tuple[int, int]) -> None:
     face = make_face(PaintedFace(centre, width=24).landmarks(0))
     left, top, right, bottom = np.rint(face.box).astype(int)
     inside = draw_faces(grey(240, 320), [face])[max(top, 0) : bottom + 1, max(left, 0) : right + 1]
@@ -99,7 +99,7 @@ def test_faces_drawn_on_a_resized_picture_lie_where_resizing_puts_them() -> None
         PaintedFace((80, 60), width=9000).landmarks(0),  # huge
     ],
 )
-def test_no_face_is_too_strange_to_draw(xy: Float32) -> None:
+def test_degenerate_landmarks_are_drawn_without_error(xy: Float32) -> None:
     assert draw_faces(grey(), [make_face(xy)]).shape == (120, 160, 3)
 
 

@@ -19,13 +19,13 @@ from facetrack.engines.aligner import Aligner
 from facetrack.engines.card import Weights
 from facetrack.pipeline.open import Choices
 from facetrack.pipeline.progress import NoProgress
-from facetrack.pipeline.sidecar import models_that_run
+from facetrack.pipeline.sidecar import describe_models
 from facetrack.tracker import markup
 from facetrack.tracker.errors import MarkupError, SinkError, SourceError
 from facetrack.tracker.types import Float32
 from facetrack.training.evaluation import pictures
 from facetrack.training.evaluation.benchmarks import find_benchmark
-from facetrack.training.evaluation.locate import InGivenBox, common_points
+from facetrack.training.evaluation.locate import GivenBoxLocator, common_points
 from facetrack.training.evaluation.pictures import EvaluationSettings, check, evaluate
 
 pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -110,7 +110,7 @@ def test_the_summary_follows_from_the_table_of_faces(tmp_path: Path) -> None:
     assert "a missed face counts as a failure" in table
 
 
-def test_found_by_itself_a_face_is_as_right_as_in_the_given_box(measured: Measured, tmp_path: Path) -> None:
+def test_detected_faces_have_about_the_nme_of_given_boxes(measured: Measured, tmp_path: Path) -> None:
     run(EvaluationSettings("300w", measured.data, tmp_path, boxes="detector"))
     given, own = (
         summary(out, f"300w-{boxes}")["figures_percent"]["NME io"]["full"]
@@ -132,7 +132,7 @@ def test_of_two_faces_the_annotated_one_is_measured(tmp_path: Path) -> None:
 # markups
 
 
-def test_a_model_and_a_data_set_are_compared_in_the_largest_set_of_points_that_both_have() -> None:
+def test_common_points_of_model_and_data_set_are_a_shared_subset() -> None:
     ibug, wflw, five = (markup.load(name) for name in ("ibug68", "wflw98", "five5"))
     same = common_points(ibug, ibug)
     assert (same.name, same.count, same.whole) == ("ibug68", 68, True)
@@ -142,14 +142,14 @@ def test_a_model_and_a_data_set_are_compared_in_the_largest_set_of_points_that_b
     assert common_points(five, ibug).name == "five5"
 
 
-def test_markups_without_a_common_subset_are_refused_in_one_line() -> None:
+def test_markups_without_a_common_subset_are_refused() -> None:
     ibug = markup.load("ibug68")
     odd = markup.Markup("odd7", 7, {}, {}, np.arange(7), {}, {})
     with pytest.raises(MarkupError, match="a model of odd7 cannot be measured on ibug68: they share no subset"):
         common_points(odd, ibug)
 
 
-def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp_path: Path) -> None:
+def test_comparison_in_a_subset_is_noted_and_omits_the_papers_rows(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:2])
     with PaintedEngines()(Choices()) as opened:
         table = evaluate(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out"), opened, NoProgress())
@@ -174,7 +174,7 @@ def test_other_points_are_said_to_be_others_and_the_papers_rows_are_left_out(tmp
     assert summary(tmp_path / "out", "wflw-gt")["papers_percent"] == []
 
 
-def test_a_subset_is_comparable_where_all_its_faces_are_measured_in_the_papers_points(
+def test_subset_is_comparable_only_where_all_its_faces_were_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_300w(tmp_path / "data", NAMES)
@@ -196,7 +196,7 @@ def test_without_an_outline_the_box_is_guessed_from_five_points() -> None:
     five = markup.load("ibug68").subset("five5", face.landmarks(0))
     for point, groups in zip(five, cofw.subsets["five5"], strict=True):
         truth[list(groups)] = point
-    found = InGivenBox(Aligner(painted_card(), PaintedBackend()), cofw)(picture_of(face), truth)
+    found = GivenBoxLocator(Aligner(painted_card(), PaintedBackend()), cofw)(picture_of(face), truth)
     assert found is not None
     assert np.abs(found.xy - face.landmarks(0)).max() < 2 * READING_PX
 
@@ -223,7 +223,7 @@ def test_the_report_is_a_table_json_curves_and_a_contact_sheet(measured: Measure
     assert content["settings"]["model"] == "gv"
 
 
-def test_settings_that_no_figure_of_pictures_depends_on_are_not_told(measured: Measured, tmp_path: Path) -> None:
+def test_summary_lists_only_settings_that_can_affect_its_figures(measured: Measured, tmp_path: Path) -> None:
     run(EvaluationSettings("300w", measured.data, tmp_path, boxes="detector"))
     everywhere = {"model", "backend", "threads"}
     assert summary(measured.out)["settings"].keys() == everywhere
@@ -231,7 +231,7 @@ def test_settings_that_no_figure_of_pictures_depends_on_are_not_told(measured: M
 
 
 @pytest.mark.parametrize("byte_products", [True, False])
-def test_the_file_that_ran_is_named_and_in_given_boxes_no_detectors(
+def test_summary_names_the_weights_that_ran_and_no_detector_in_given_boxes(
     measured: Measured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, byte_products: bool
 ) -> None:
     monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: byte_products)
@@ -243,7 +243,7 @@ def test_the_file_that_ran_is_named_and_in_given_boxes_no_detectors(
             both = replace(opened, cards=(card, painted_card("finder", "detect")))
             settings = EvaluationSettings("300w", measured.data, tmp_path, boxes=boxes)  # type: ignore[arg-type]
             evaluate(settings, both, NoProgress())
-            assert summary(tmp_path, f"300w-{boxes}")["models"][0] == models_that_run(both)[0]
+            assert summary(tmp_path, f"300w-{boxes}")["models"][0] == describe_models(both)[0]
         named[boxes] = [model["file"]["net"] for model in summary(tmp_path, f"300w-{boxes}")["models"]]
     ran = "painted-int8.onnx" if byte_products else "painted.onnx"
     assert named == {"gt": [ran], "detector": [ran, "painted.onnx"]}
@@ -255,7 +255,7 @@ def test_the_same_evaluation_gives_the_same_plots(measured: Measured, tmp_path: 
         assert (measured.out / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
-def test_results_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None:
+def test_existing_results_are_replaced_only_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "300w-gt.json").write_text("dear", encoding="utf-8")
     check(EvaluationSettings("300w", tmp_path, tmp_path, overwrite=True))
     check(EvaluationSettings("300w", tmp_path, tmp_path, boxes="detector"))
@@ -264,7 +264,7 @@ def test_results_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(
+def test_unwritable_output_folder_is_refused_before_measuring(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_300w(tmp_path / "data", NAMES)
@@ -313,7 +313,7 @@ def test_broken_files_are_refused_or_named_and_left_out(tmp_path: Path) -> None:
         ("3 -1e20", r"image_0001\.pts: wanted coordinates up to 1048576 pixels, got 1e\+20"),
     ],
 )
-def test_a_point_that_is_nowhere_is_refused_or_its_picture_left_out(
+def test_invalid_annotated_point_raises_or_its_picture_is_skipped(
     tmp_path: Path, cells: str, message: str, boxes: Any
 ) -> None:
     write_300w(tmp_path / "data", NAMES[:3])
@@ -327,7 +327,7 @@ def test_a_point_that_is_nowhere_is_refused_or_its_picture_left_out(
     assert left_out["name"] == NAMES[1]
 
 
-def test_when_every_file_is_broken_there_is_no_result(tmp_path: Path) -> None:
+def test_evaluation_without_a_measurable_face_raises(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:1])
     (tmp_path / "data" / NAMES[0]).write_bytes(b"no picture")
     with pytest.raises(SourceError, match="no face could be measured"):
@@ -355,7 +355,7 @@ def test_an_interrupted_command_exits_with_130(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_in_another_layout_is_one_line_and_exit_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folder_in_the_wrong_layout_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data").mkdir()
     assert main(["evaluate", "wflw", str(tmp_path / "data"), "--out", str(tmp_path / "out")], PaintedEngines()) == 1
     assert "wanted WFLW_annotations/" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def sample_of(points: np.ndarray, boxes: np.ndarray | None) -> Sample:
 
 @pytest.mark.parametrize("normaliser", [None, "box", "diag", "face", "ip"])
 @pytest.mark.parametrize("boxes", [None, BOX], ids=["no boxes", "own boxes"])
-def test_a_network_of_19_points_has_figures(
+def test_figures_of_a_19_point_network_match_hand_computed_ones(
     monkeypatch: pytest.MonkeyPatch, normaliser: Normaliser | None, boxes: np.ndarray | None
 ) -> None:
     """Landmarks that are all off by so many pixels, over lengths worked out by hand."""
@@ -60,7 +60,7 @@ def test_a_network_of_19_points_has_figures(
     }
 
 
-def test_a_network_of_68_points_is_measured_between_the_eyes_unless_told_otherwise(
+def test_figures_of_a_68_point_network_are_inter_ocular_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for given, kind in ((None, "io"), ("ip", "ip")):

@@ -119,7 +119,7 @@ def expected_errors(video: Drawn, kind: str) -> Float64:
 # numbers
 
 
-def test_all_protocols_agree_with_what_the_drawing_says(
+def test_figures_of_all_protocols_match_the_painted_ground_truth(
     data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]]
 ) -> None:
     drawn, out = data[1], results["gt"][0]
@@ -195,7 +195,7 @@ def test_frames_in_which_the_tracker_has_no_face_are_lost_and_counted(
     }
 
 
-def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_is_measured(tmp_path: Path) -> None:
+def test_rts_smoothing_is_measured_as_batch_applies_it_with_the_cards_noise(tmp_path: Path) -> None:
     source = PaintedSource(count=20, faces=(PaintedFace((120, 110), (60, -40), 90, spin=1.0),))
     truths = write_300vw_video(tmp_path / "114", source, [(0, 0)] * 20)
     ((video,), _) = list_test_videos(tmp_path)
@@ -212,7 +212,7 @@ def test_in_hindsight_it_is_what_batch_tracks_with_the_networks_own_noise_that_i
 
 
 @pytest.mark.parametrize("boxes", ["gt", "detector"])
-def test_a_video_that_lacks_a_frame_in_its_middle_is_not_measured(boxes: str, tmp_path: Path) -> None:
+def test_video_that_lost_a_frame_is_not_measured(boxes: str, tmp_path: Path) -> None:
     """Every annotation behind it would be of the frame before."""
     write_300vw_video(tmp_path / "data/203", PaintedSource(12), [(0, 0)] * 12)
     lose_a_packet(tmp_path / "data/203", map(PaintedSource(12).picture, range(12)))
@@ -286,7 +286,7 @@ def test_a_broken_video_or_annotation_is_named_and_the_others_are_done(tmp_path:
     assert main(words, PaintedEngines()) == 3
 
 
-def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
+def test_incomplete_video_is_named_and_the_others_are_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number in ("114", "150", "203", "401", "410"):
@@ -316,7 +316,7 @@ def test_a_video_of_which_a_part_is_missing_is_named_and_the_others_are_done(
 
 
 @pytest.mark.parametrize("boxes", ["gt", "detector"])
-def test_an_annotation_that_nothing_can_be_measured_against_costs_its_video_alone(
+def test_unusable_annotation_fails_only_its_own_video(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], boxes: str
 ) -> None:
     broken = {
@@ -349,7 +349,7 @@ def change_point(path: Path, point: int, line: str) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def test_an_annotation_with_both_eyes_in_one_place_is_named_by_its_file(tmp_path: Path) -> None:
+def test_annotation_with_coincident_eyes_is_named_by_its_file(tmp_path: Path) -> None:
     (truth, _) = write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
     truth[36:48] = truth[30]
     (tmp_path / "data/114/annot/000002.pts").write_text(pts_text(truth), encoding="utf-8")
@@ -369,7 +369,7 @@ class Heard(NoProgress):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_what_is_said_of_a_video_is_what_the_table_says_of_it(tmp_path: Path, *, keep: bool) -> None:
+def test_progress_line_of_a_video_matches_the_summary(tmp_path: Path, *, keep: bool) -> None:
     """Frame 14 of video 508 is the first of those that do not count."""
     shifts = [(0.0, 0.0)] * 13 + [(30.0, 0.0), (0.0, 0.0)]
     write_300vw_video(tmp_path / "data/508", PaintedSource(count=15), shifts)
@@ -381,7 +381,7 @@ def test_what_is_said_of_a_video_is_what_the_table_says_of_it(tmp_path: Path, *,
     assert heard.lines == [f"300VW 508: {15 if keep else 14} frames, NME io {nme:.2f} %, 0.0 % lost"]
 
 
-def test_a_video_of_which_no_frame_counts_is_said_to_be_one(tmp_path: Path) -> None:
+def test_video_without_a_frame_that_counts_is_reported_and_left_out(tmp_path: Path) -> None:
     for number in ("114", "508"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=14), [(0.0, 0.0)] * 14)
     for i in range(13):
@@ -392,7 +392,7 @@ def test_a_video_of_which_no_frame_counts_is_said_to_be_one(tmp_path: Path) -> N
     assert summary(tmp_path / "out")["scenarios"]["1"]["videos"] == 1
 
 
-def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None:
+def test_evaluation_without_a_measurable_video_raises(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
     (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
     with pytest.raises(SourceError, match="no video could be measured; the first"):
@@ -407,7 +407,7 @@ def test_when_no_video_can_be_measured_there_is_no_table(tmp_path: Path) -> None
         (2, "114/vid.avi: frames without an annotation: 1", {"frames": 2, "unread": 0, "unannotated": 1}),
     ],
 )
-def test_a_video_with_more_or_fewer_frames_than_annotations_is_told_each_time(
+def test_mismatch_of_frames_and_annotations_is_reported_on_every_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, boxes: Any, annotated: int, told: str, counts: dict[str, int]
 ) -> None:
     """Annotations go by the frames' numbers: it may be another video."""
@@ -423,16 +423,14 @@ def test_a_video_with_more_or_fewer_frames_than_annotations_is_told_each_time(
     assert video == {"video": "114", "scenario": 1, "scored": counts["frames"], **counts}
 
 
-def test_a_video_whose_every_frame_is_annotated_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_fully_annotated_video_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     run(VideoSettings(tmp_path / "data", tmp_path / "out"))
     assert not caplog.records
 
 
 @pytest.mark.parametrize("source", ["list", "extra.zip", "kept"])
-def test_the_summary_says_which_frames_were_left_out_and_what_it_may_be_compared_with(
-    tmp_path: Path, source: str
-) -> None:
+def test_summary_states_the_excluded_frames_and_what_is_comparable(tmp_path: Path, source: str) -> None:
     """With the errors of the frames, that is all that the table follows from."""
     for number in ("114", "508"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=15), [(0, 0)] * 15)
@@ -476,7 +474,7 @@ def test_an_interrupted_evaluation_keeps_the_finished_videos_and_goes_on_from_th
 
 
 @pytest.mark.parametrize("again", ["overwrite", "resume"])
-def test_an_interrupted_run_leaves_no_summary_beside_the_errors_of_other_networks(tmp_path: Path, again: str) -> None:
+def test_interrupted_rerun_removes_the_old_summary_once_it_replaces_errors(tmp_path: Path, again: str) -> None:
     """Nor does it lose what it has done, or errors in whose place there is nothing yet."""
     for number in ("114", "150", "203"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
@@ -504,7 +502,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-def test_a_failure_leaves_no_summary_that_has_the_video(tmp_path: Path) -> None:
+def test_failed_video_removes_its_errors_and_the_old_summary(tmp_path: Path) -> None:
     for number in ("114", "150"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=4), [(0, 0)] * 4)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
@@ -515,7 +513,7 @@ def test_a_failure_leaves_no_summary_that_has_the_video(tmp_path: Path) -> None:
     assert contents(tmp_path / "out").keys() == {"300vw-gt/150.json"}
 
 
-def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
+def test_resuming_a_finished_run_gives_the_same_bytes_without_measuring(
     data: tuple[Path, dict[str, Drawn]], results: dict[str, tuple[Path, str]], tmp_path: Path
 ) -> None:
     shutil.copytree(results["detector"][0], tmp_path / "out")
@@ -529,7 +527,7 @@ def test_a_run_that_takes_what_was_kept_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("again", ["overwrite", "resume"])
-def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path, again: str) -> None:
+def test_video_that_now_fails_loses_its_former_errors(tmp_path: Path, again: str) -> None:
     """Otherwise the folder would mix models."""
     for number in ("114", "203"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
@@ -541,7 +539,7 @@ def test_what_a_former_run_kept_of_a_video_that_fails_now_is_gone(tmp_path: Path
     assert [file.name for file in (tmp_path / "out/300vw-gt").iterdir()] == ["114.json"]
 
 
-def test_what_a_former_run_kept_of_a_video_that_ends_its_process_is_gone(tmp_path: Path) -> None:
+def test_video_whose_worker_dies_loses_its_former_errors(tmp_path: Path) -> None:
     for number, height in (("114", 240), ("203", 300)):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2, shape=(height, 320)), [(0, 0)] * 2)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", "detector", workers=2)
@@ -570,7 +568,7 @@ def test_errors_that_are_not_in_the_table_are_named(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("name", ["file", "file/below", "taken"])
-def test_a_place_that_cannot_be_written_is_refused_before_the_videos_are_listed(tmp_path: Path, name: str) -> None:
+def test_unwritable_output_folder_is_refused_before_videos_are_listed(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     settings = VideoSettings(tmp_path / "nowhere", tmp_path / name)
     if name == "taken":
@@ -582,7 +580,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_videos_are_listed(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(tmp_path: Path) -> None:
+def test_overwrite_removes_errors_of_vanished_videos_and_no_other_files(tmp_path: Path) -> None:
     for number in ("114", "203"):
         write_300vw_video(tmp_path / "data" / number, PaintedSource(count=2), [(0, 0)] * 2)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", overwrite=True)
@@ -596,7 +594,7 @@ def test_overwriting_leaves_no_videos_that_are_gone_and_nothing_else_is_touched(
 
 
 @pytest.mark.parametrize("change", ["settings", "video", "annotation", "version", "cut", "depth"])
-def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: str) -> None:
+def test_resume_remeasures_a_video_whose_settings_data_or_kept_errors_changed(tmp_path: Path, change: str) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
     run(settings)
@@ -640,7 +638,7 @@ def test_what_was_measured_otherwise_is_measured_again(tmp_path: Path, change: s
         {"frames": [], "tracks": [], **{f"{kind} {points}": [] for kind, points in MEASURES}},
     ],
 )
-def test_errors_that_are_kept_damaged_are_measured_again(
+def test_damaged_error_file_is_rejected_with_a_warning(
     data: tuple[Path, dict[str, Drawn]],
     results: dict[str, tuple[Path, str]],
     tmp_path: Path,
@@ -663,12 +661,12 @@ def test_errors_that_are_kept_damaged_are_measured_again(
 IDLE = {"detect_every", "min_face", "max_faces", "smooth"}  # nothing is searched for, followed or smoothed
 
 
-def test_in_given_boxes_settings_of_tracking_are_not_told(results: dict[str, tuple[Path, str]]) -> None:
+def test_summary_in_given_boxes_omits_tracking_settings(results: dict[str, tuple[Path, str]]) -> None:
     assert summary(results["detector"][0], "detector")["settings"].keys() >= IDLE
     assert not IDLE & summary(results["gt"][0])["settings"].keys()
 
 
-def test_in_given_boxes_settings_of_tracking_have_nothing_measured_again(tmp_path: Path) -> None:
+def test_resume_in_given_boxes_ignores_changed_tracking_settings(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
     run(settings)
@@ -678,7 +676,7 @@ def test_in_given_boxes_settings_of_tracking_have_nothing_measured_again(tmp_pat
 
 
 @pytest.mark.parametrize("option", ["--detect-every", "--min-face", "--max-faces", "--smooth"])
-def test_in_given_boxes_options_of_tracking_are_bad_usage(
+def test_tracking_options_in_given_boxes_are_bad_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     words = ["evaluate", "300vw", str(tmp_path), "--out", str(tmp_path), option, "rts" if option == "--smooth" else "9"]
@@ -688,7 +686,7 @@ def test_in_given_boxes_options_of_tracking_are_bad_usage(
     assert main([*words, "--boxes", "detector"], PaintedEngines()) == 1  # there are no videos
 
 
-def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:
+def test_resume_accepts_errors_measured_on_a_copy_of_the_data_set(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     run(VideoSettings(tmp_path / "data", tmp_path / "out"))
     shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=shutil.copyfile)  # with times of its own
@@ -697,7 +695,7 @@ def test_a_copy_of_the_data_set_is_not_measured_again(tmp_path: Path) -> None:
     assert engines.backend.calls == 0
 
 
-def test_what_another_opencv_measured_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_remeasures_after_a_change_of_opencv_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cuts other crops, by a fraction of a grey level, and landmarks move."""
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)
     settings = VideoSettings(tmp_path / "data", tmp_path / "out", resume=True)
@@ -719,7 +717,7 @@ class EnginesOfTwoFiles(PaintedEngines):
             yield replace(engines, cards=(replace(card, weights={"net": weights}),))
 
 
-def test_what_another_machine_measured_in_8_bits_is_measured_again(
+def test_resume_remeasures_if_this_machine_runs_another_weights_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=3), [(0, 0)] * 3)

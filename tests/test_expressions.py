@@ -71,14 +71,14 @@ def test_closed_eyes_are_drawn_as_often_as_asked(data: Path) -> None:
     assert np.mean(draws[1]) == pytest.approx(0.8 + 0.2 / 6, abs=0.07)
 
 
-def test_open_eyes_are_closed_by_drawing(data: Path) -> None:
+def test_blinks_setting_closes_open_eyes(data: Path) -> None:
     usual = openings(VectorAlignment(configuration(Expressions()), data))
     drawn = openings(VectorAlignment(configuration(Expressions(blinks=1.0)), data))
     assert np.mean(usual > 0.15) > 0.7
     assert np.mean(drawn > 0.15) < 0.6  # half of them are shut, a fifth only winks
 
 
-def test_without_the_setting_items_are_as_ever(data: Path) -> None:
+def test_gap_setting_does_not_change_the_items(data: Path) -> None:
     usual, gap = (VectorAlignment(configuration(b), data) for b in (Expressions(), Expressions(gap=1.0)))
     for index in range(5):
         np.testing.assert_array_equal(usual.item(index, 0.0)[0], gap.item(index, 0.0)[0])
@@ -101,7 +101,7 @@ def test_the_gap_term_is_the_error_of_the_openings_alone(data: Path, lift_px: fl
     assert costs[1] == pytest.approx(0.0, abs=0.06)
 
 
-def test_a_markup_without_lids_has_no_expressions(data: Path) -> None:
+def test_expressions_raise_for_a_markup_without_eyelids(data: Path) -> None:
     with pytest.raises(
         ConfigError, match="expressions: wanted a markup that distinguishes upper and lower lids, got five5"
     ):

@@ -10,7 +10,7 @@ from facetrack.tracker.pose import MEAN_FACE_MM, eye_aspect_ratio, lids
 from facetrack.tracker.types import Float32, UInt8
 from facetrack.training.expressions import (
     Eye,
-    Rubber,
+    StretchRegion,
     blink,
     close_eye,
     close_eyes,
@@ -55,7 +55,7 @@ def generator(seed: int) -> np.random.Generator:
 
 
 @pytest.mark.parametrize("opening", [0.0, 0.3, 0.7])
-def test_a_lid_goes_where_its_points_go(opening: float) -> None:
+def test_drawn_lid_line_lands_at_the_requested_opening(opening: float) -> None:
     xy = face()
     picture = drawn(xy)
     upper, lower = lids(68)[0]
@@ -68,7 +68,7 @@ def test_a_lid_goes_where_its_points_go(opening: float) -> None:
     assert (dark * np.arange(len(dark))).sum() / dark.sum() == pytest.approx(wanted, abs=0.7)
 
 
-def test_points_of_a_closed_eye_meet_and_all_others_stay() -> None:
+def test_blink_moves_only_lid_points_and_narrows_the_eyes() -> None:
     xy = face()
     for seed in range(20):
         _, closed = blink(drawn(xy), xy, generator(seed))
@@ -80,7 +80,7 @@ def test_points_of_a_closed_eye_meet_and_all_others_stay() -> None:
 
 
 @pytest.mark.parametrize("opening", [0.0, 0.25, 1.0])
-def test_the_opening_is_the_share_that_is_asked_for(opening: float) -> None:
+def test_close_eyes_scales_the_eye_aspect_ratio_by_the_opening(opening: float) -> None:
     xy = face()
     _, closed = close_eyes(drawn(xy), xy, opening, rise=0.2)
     wanted = [opening * ratio for ratio in eye_aspect_ratio(xy)]
@@ -107,7 +107,7 @@ def test_only_the_surroundings_of_the_eyes_change() -> None:
     assert (y <= eyes[:, 1].max() + 0.4 * width).all()
 
 
-def test_one_number_one_picture_and_the_original_is_left_alone() -> None:
+def test_blink_is_deterministic_and_leaves_the_original_unchanged() -> None:
     xy = face()
     picture = drawn(xy)
     kept = picture.copy()
@@ -130,7 +130,7 @@ def test_closed_and_hidden_eyes_are_left_as_they_are() -> None:
         assert np.array_equal(found, points)
 
 
-def test_a_closed_eye_is_one() -> None:
+def test_closed_eye_is_recognised() -> None:
     xy = face()
     assert not has_closed_eye(xy)
     shut = xy.copy()
@@ -138,7 +138,7 @@ def test_a_closed_eye_is_one() -> None:
     assert has_closed_eye(shut)
 
 
-def test_pairs_face_each_other_and_mirror_to_pairs() -> None:
+def test_facing_points_are_lid_and_lip_pairs_and_map_to_pairs_when_mirrored() -> None:
     eyes, mouth = {(37, 41), (38, 40), (43, 47), (44, 46)}, {(61, 67), (62, 66), (63, 65)}
     assert {tuple(map(int, pair)) for pair in facing_points(68)} == eyes | mouth
     for name in markup.names():
@@ -147,7 +147,7 @@ def test_pairs_face_each_other_and_mirror_to_pairs() -> None:
         assert {tuple(map(int, marks.mirror[list(pair)])) for pair in pairs} == pairs
 
 
-def test_a_markup_without_lids_has_nothing_to_close() -> None:
+def test_close_eyes_leaves_a_markup_without_lids_unchanged() -> None:
     picture, xy = np.zeros((50, 50, 3), np.uint8), np.full((5, 2), 20, np.float32)
     seen, found = close_eyes(picture, xy, 0.0)
     assert not seen.any()
@@ -164,14 +164,14 @@ def spots(xy: Float32, side: int) -> UInt8:
     return np.repeat(picture.clip(0, 255).astype(np.uint8)[..., None], 3, -1)
 
 
-def rubber(scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> Rubber:
+def rubber(scale: tuple[float, float], shift: tuple[float, float] = (0.0, 0.0)) -> StretchRegion:
     turn = np.deg2rad(20)
     axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    return Rubber(np.array([100.0, 100.0]), axes, np.array([70.0, 60.0]), np.array(scale), np.array(shift))
+    return StretchRegion(np.array([100.0, 100.0]), axes, np.array([70.0, 60.0]), np.array(scale), np.array(shift))
 
 
 @pytest.mark.parametrize(("scale", "shift"), [((0.6, 1.3), (0.0, 0.0)), ((1.1, 0.9), (8.0, -5.0))])
-def test_points_of_rubber_go_with_its_pixels(scale: tuple[float, float], shift: tuple[float, float]) -> None:
+def test_stretch_moves_points_with_their_pixels(scale: tuple[float, float], shift: tuple[float, float]) -> None:
     for place in ([100, 100], [120, 95], [70, 110], [100, 140]):
         xy = np.array([place], np.float32)
         drawn, moved = stretch(spots(xy, 200), xy, [rubber(scale, shift)])
@@ -181,7 +181,7 @@ def test_points_of_rubber_go_with_its_pixels(scale: tuple[float, float], shift: 
         assert seen == pytest.approx(moved[0], abs=0.3)  # a spot that is stretched unevenly is no circle
 
 
-def test_the_middle_of_rubber_is_scaled_and_moved_as_asked() -> None:
+def test_stretch_scales_and_shifts_its_centre_as_requested() -> None:
     part = rubber((0.6, 1.2), (6.0, 3.0))
     x, y = part.axes
     xy = np.array([part.centre, part.centre + x, part.centre + y], np.float32)
@@ -191,7 +191,7 @@ def test_the_middle_of_rubber_is_scaled_and_moved_as_asked() -> None:
     assert ways == pytest.approx(np.diag(part.scale), abs=0.15)
 
 
-def test_beyond_the_ellipse_nothing_moves_and_rubber_that_is_not_stretched_is_the_picture() -> None:
+def test_stretch_changes_nothing_outside_its_ellipse_or_at_scale_1() -> None:
     picture = generator(0).integers(0, 256, (200, 200, 3), np.uint8)
     far = np.array([[10.0, 10.0], [190.0, 30.0]], np.float32)
     drawn, moved = stretch(picture, far, [rubber((0.6, 1.3))])
@@ -202,7 +202,7 @@ def test_beyond_the_ellipse_nothing_moves_and_rubber_that_is_not_stretched_is_th
     assert np.array_equal(still, picture)
 
 
-def test_a_face_that_lies_makes_the_same_faces() -> None:
+def test_grimace_commutes_with_a_quarter_turn() -> None:
     xy = face()
     lying = np.stack([xy[:, 1], 399 - xy[:, 0]], -1)  # as `np.rot90` turns a picture of 400 pixels
     picture = drawn(xy)
@@ -213,7 +213,7 @@ def test_a_face_that_lies_makes_the_same_faces() -> None:
         assert np.abs(np.rot90(seen).astype(float) - turned).mean() < 0.3
 
 
-def test_grimaces_move_no_point_onto_another_and_stay_in_their_order() -> None:
+def test_grimaces_keep_the_order_of_landmarks_and_vary_the_mouth_width() -> None:
     """Lips stay on their side of each other, corners left and right, whatever is drawn."""
     xy = face()
     picture = drawn(xy)

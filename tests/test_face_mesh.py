@@ -20,7 +20,7 @@ class Finder:
         return SimpleNamespace(multi_face_landmarks=[SimpleNamespace(landmark=[SimpleNamespace(x=0.5, y=0.5, z=0.0)])])
 
 
-def test_pictures_are_read_whatever_their_names_and_broken_ones_are_named(
+def test_pictures_with_non_ascii_names_are_read_and_broken_ones_raise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenCV opens no other names than ASCII ones on Windows."""

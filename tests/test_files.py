@@ -10,7 +10,7 @@ from facetrack.engines.files import replace_file
 from facetrack.tracker.errors import BackendError, FacetrackError, SinkError
 
 
-def test_readers_see_whole_files_only(tmp_path: Path) -> None:
+def test_replace_file_overwrites_creates_folders_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     replace_file(path, b"old")
     replace_file(path, b"new")
@@ -21,9 +21,7 @@ def test_readers_see_whole_files_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failure", [BackendError, SinkError])
-def test_a_file_that_cannot_be_written_is_told_and_leaves_nothing(
-    tmp_path: Path, failure: type[FacetrackError]
-) -> None:
+def test_failed_write_raises_and_leaves_no_temporary_file(tmp_path: Path, failure: type[FacetrackError]) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "below", tmp_path / "folder"):

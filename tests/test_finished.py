@@ -20,7 +20,7 @@ from facetrack.training import publish  # noqa: E402
 from facetrack.training.augment import Geometry  # noqa: E402
 from facetrack.training.config import Config, Corpus, Discs, Maps, Network, Publication, Vectors  # noqa: E402
 from facetrack.training.detection import mining  # noqa: E402
-from facetrack.training.finished import ADVICE, demand_own_settings, load_average  # noqa: E402
+from facetrack.training.finished import ADVICE, check_own_settings, load_average  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
 from facetrack.training.train import Run  # noqa: E402
 
@@ -48,19 +48,21 @@ def made_on_a_gpu(path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_is_not_published_as_what_it_is_not(tmp_path: Path, changes: dict[str, object], told: str) -> None:
+def test_settings_that_differ_from_those_in_the_checkpoint_raise(
+    tmp_path: Path, changes: dict[str, object], told: str
+) -> None:
     began = replace(config(), validation="held")
     Run(began, Fit(), tmp_path).train(1)
     changed = replace(began, **changes)  # type: ignore[arg-type]
     with pytest.raises(
         ConfigError, match=rf"checkpoint\.pt: .* other settings: {re.escape(told)}.*{re.escape(ADVICE)}"
     ):
-        demand_own_settings(changed, tmp_path)
+        check_own_settings(changed, tmp_path)
     (tmp_path / "checkpoint.pt").unlink()
-    demand_own_settings(changed, tmp_path)  # nothing is known
+    check_own_settings(changed, tmp_path)  # nothing is known
 
 
-def test_how_a_run_was_trained_does_not_matter_to_its_card(tmp_path: Path) -> None:
+def test_changed_training_settings_do_not_raise(tmp_path: Path) -> None:
     began = replace(config(sizes=((0.0, 64), (0.5, 128))), validation="held")
     Run(began, Fit(), tmp_path).train(1)
     now = replace(
@@ -72,23 +74,21 @@ def test_how_a_run_was_trained_does_not_matter_to_its_card(tmp_path: Path) -> No
         vectors=Vectors(mse=3.0, coordinate=0.1),
         card=Publication("another name"),
     )
-    demand_own_settings(now, tmp_path)
+    check_own_settings(now, tmp_path)
     own_crops = replace(now, geometry=Geometry(box_scale=2.0), card=Publication(box_scale=1.3))
-    demand_own_settings(own_crops, tmp_path)  # the card does not ask for those of the run
+    check_own_settings(own_crops, tmp_path)  # the card does not ask for those of the run
 
 
-def test_of_a_detector_the_network_alone_must_be_that_of_the_run(tmp_path: Path) -> None:
+def test_detector_settings_must_match_the_run_only_in_the_network(tmp_path: Path) -> None:
     began = replace(config(), network=Network("bbfcn", 5))
     Run(began, Fit(), tmp_path).train(1)
     sizes = config(sizes=((0.0, 40),)).schedule
-    demand_own_settings(
-        replace(began, schedule=sizes, geometry=Geometry(box_scale=2.0), discs=Discs(cut=0.5)), tmp_path
-    )
+    check_own_settings(replace(began, schedule=sizes, geometry=Geometry(box_scale=2.0), discs=Discs(cut=0.5)), tmp_path)
     with pytest.raises(ConfigError, match=r"network\.name \"bbfcn\", now \"bbfcn-backbone\";"):
-        demand_own_settings(replace(began, network=Network("bbfcn-backbone", 5)), tmp_path)
+        check_own_settings(replace(began, network=Network("bbfcn-backbone", 5)), tmp_path)
 
 
-def test_an_average_that_was_made_on_a_gpu_is_read_without_one(tmp_path: Path) -> None:
+def test_average_saved_on_a_gpu_loads_without_one(tmp_path: Path) -> None:
     run = Run(config(), Fit(), tmp_path)
     run.train(12)
     for name in ("best.pt", "checkpoint.pt"):
@@ -98,7 +98,7 @@ def test_an_average_that_was_made_on_a_gpu_is_read_without_one(tmp_path: Path) -
         assert all(torch.equal(value, run.average.state_dict()[key]) for key, value in net.state_dict().items())
 
 
-def test_the_branches_of_a_backbone_that_was_trained_on_a_gpu_are_trained_without_one(tmp_path: Path) -> None:
+def test_backbone_saved_on_a_gpu_loads_into_the_branches_without_one(tmp_path: Path) -> None:
     write_faces(tmp_path / "faces", 30)
     write_faces(tmp_path / "grass", 30)
     settings = Config(Network("bbfcn-backbone", 5), corpora=(Corpus("faces"),), negatives=("grass",))
@@ -110,7 +110,7 @@ def test_the_branches_of_a_backbone_that_was_trained_on_a_gpu_are_trained_withou
     assert all(torch.equal(kept[name.removeprefix("net.")], value) for name, value in backbone.state_dict().items())
 
 
-def test_branches_on_a_file_that_is_no_backbone_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_branches_raise_for_a_checkpoint_of_another_network(tmp_path: Path) -> None:
     settings = Config(Network("bbfcn", 5), negative_share=0.0)
     Run(config(), Fit(), tmp_path).train(12)
     (tmp_path / "best.pt").rename(tmp_path / "backbone.pt")
@@ -119,14 +119,14 @@ def test_branches_on_a_file_that_is_no_backbone_are_refused_in_one_line(tmp_path
 
 
 @pytest.mark.parametrize("content", [b"no file of torch", b".", b"G", b""])
-def test_whatever_torch_says_of_a_broken_file_is_told_in_one_line(content: bytes, tmp_path: Path) -> None:
+def test_corrupt_backbone_file_raises_a_config_error(content: bytes, tmp_path: Path) -> None:
     """The second one's stack is empty, the third one's number is cut short."""
     (tmp_path / "backbone.pt").write_bytes(content)
     with pytest.raises(ConfigError, match=r"backbone\.pt: wanted a file of a run of `facetrack train`, got: "):
         open_objective(Config(Network("bbfcn", 5)), tmp_path, tmp_path)
 
 
-def test_a_file_of_another_network_or_of_none_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_load_average_raises_for_another_network_and_a_corrupt_or_missing_file(tmp_path: Path) -> None:
     Run(config(), Fit(width=5), tmp_path).train(12)
     with pytest.raises(
         ConfigError, match=rf"best\.pt: belongs to another network .* other sizes of .*; {re.escape(ADVICE)}"
@@ -139,7 +139,7 @@ def test_a_file_of_another_network_or_of_none_is_told_with_what_to_do(tmp_path: 
 
 
 @pytest.mark.parametrize("module", [publish, mining])
-def test_a_run_that_was_begun_with_set_is_used_with_it(
+def test_publishing_and_mining_apply_set_overrides(
     module: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[Config] = []

@@ -13,7 +13,7 @@ import pytest
 from facetrack.engines.backend import Shapes
 from facetrack.engines.card import SHIPPED, ModelCard, find_card, read_card
 from facetrack.engines.card_text import write_card, write_weights
-from facetrack.engines.fit import demand_files_fit, demand_fit
+from facetrack.engines.fit import check_files_fit, check_fit
 from facetrack.engines.onnx_backend import OnnxBackend
 from facetrack.pipeline.doctor import _models
 from facetrack.pipeline.open import Choices, open_engines
@@ -44,17 +44,17 @@ def written(home: Path, **changes: object) -> ModelCard:
 
 @pytest.mark.parametrize("path", sorted((SHIPPED / "cards").glob("*.toml")), ids=lambda path: path.stem)
 def test_every_shipped_card_fits_each_of_its_files(path: Path) -> None:
-    demand_files_fit(read_card(path))
+    check_files_fit(read_card(path))
 
 
-def test_onnx_runtime_tells_the_shapes_of_a_graph_and_which_axes_vary() -> None:
+def test_onnx_backend_reports_graph_shapes_and_dynamic_axes() -> None:
     shapes = OnnxBackend(GV.weights["net"]).shapes
     assert shapes == Shapes((None, 96, 96, 3), ((None, 68, 24, 2), (None, 2)))
     assert OnnxBackend(DETECTOR.weights["scan"]).shapes == Shapes((None, None, None, 3), ((None, 5, None, None),))
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_a_card_that_does_not_fit_is_refused_before_the_first_frame(
+def test_card_that_does_not_match_its_network_is_refused_on_opening(
     changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
@@ -64,7 +64,7 @@ def test_a_card_that_does_not_fit_is_refused_before_the_first_frame(
 
 
 @pytest.mark.parametrize(("changes", "message"), WRONG)
-def test_the_doctor_says_so_too(
+def test_doctor_reports_a_card_that_does_not_match_its_network(
     changes: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
@@ -89,17 +89,17 @@ def test_the_doctor_says_so_too(
         ("cells", [(None, 68, 9, 9), (None, 2)], False),
     ],
 )
-def test_points_are_counted_where_the_codec_reads_them(
+def test_number_of_points_is_checked_in_the_output_that_the_codec_reads(
     kind: str, outputs: list[tuple[int | None, ...]], *, fits: bool
 ) -> None:
     card, net = replace(GV, codec={"kind": kind}), backend(None, 96, 96, 3, outputs=outputs)
     if fits:
-        demand_fit(card, card.weights["net"], net)
+        check_fit(card, card.weights["net"], net)
     else:
         with pytest.raises(CardError, match="wanted one with "):
-            demand_fit(card, card.weights["net"], net)
+            check_fit(card, card.weights["net"], net)
 
 
-def test_a_backend_without_shapes_is_believed() -> None:
+def test_backend_without_shapes_is_not_checked() -> None:
     wrong: Any = replace(GV, markup="wflw98", size=(1, 1))
-    demand_fit(wrong, GV.weights["net"], SimpleNamespace(shapes=None))  # type: ignore[arg-type]
+    check_fit(wrong, GV.weights["net"], SimpleNamespace(shapes=None))  # type: ignore[arg-type]

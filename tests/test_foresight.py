@@ -71,7 +71,7 @@ def furthest(one: list[Result], two: list[Result]) -> float:
     return max(distances)
 
 
-def test_a_face_at_rest_takes_an_eighth_of_the_runs_and_its_landmarks_are_the_same() -> None:
+def test_static_face_is_batched_up_to_8_frames_a_run_with_identical_landmarks() -> None:
     (alone, runs), (ahead, fewer) = tracked(1, source(STILL)), tracked(8, source(STILL))
     frames_a_run = [2, 4, 8, 8, 8, 2]
     assert sum(frames_a_run) == COUNT - 1  # the first frame's face is measured as it was proposed, and then as it is
@@ -79,20 +79,20 @@ def test_a_face_at_rest_takes_an_eighth_of_the_runs_and_its_landmarks_are_the_sa
     assert furthest(alone, ahead) == 0
 
 
-def test_steady_motion_is_foreseen() -> None:
+def test_steady_motion_needs_under_half_the_runs_with_the_same_landmarks() -> None:
     moving = PaintedFace((60, 60), velocity=(70, 40), width=60, spin=0.2), PaintedFace((250, 120), width=60)
     (alone, runs), (ahead, fewer) = tracked(1, source(*moving)), tracked(8, source(*moving))
     assert fewer < runs / 2
     assert furthest(alone, ahead) < QUANTUM
 
 
-def test_where_every_guess_is_wrong_each_frame_is_measured_by_itself() -> None:
+def test_unpredictable_motion_is_measured_frame_by_frame() -> None:
     (alone, runs), (ahead, as_many) = tracked(1, source(STILL, kind=Shaken)), tracked(8, source(STILL, kind=Shaken))
     assert furthest(alone, ahead) == 0
     assert as_many == runs
 
 
-def test_a_face_that_begins_to_be_shaken_costs_fewer_guesses_with_each_that_was_wrong() -> None:
+def test_look_ahead_halves_after_each_wrong_prediction_and_grows_again() -> None:
     line, backend = pipeline(8)
     sizes, run = [], backend.run
 
@@ -105,7 +105,7 @@ def test_a_face_that_begins_to_be_shaken_costs_fewer_guesses_with_each_that_was_
     assert sizes[FIRST_FRAME:][:8] == [2, 4, 8, 8, 4, 2, 1, 2]
 
 
-def test_faces_that_come_and_go_do_so_in_the_same_frames() -> None:
+def test_faces_appear_and_vanish_in_the_right_frames_despite_look_ahead() -> None:
     faces = STILL, PaintedFace((240, 110), width=60, seen=range(9, 22))
     line, _ = pipeline(8)
     line.settings = PipelineSettings(detect_every=1, smooth="none")
@@ -119,7 +119,7 @@ def test_faces_that_come_and_go_do_so_in_the_same_frames() -> None:
     )
 
 
-def test_a_crowd_that_fills_a_run_is_not_looked_ahead_for() -> None:
+def test_crowd_that_fills_a_batch_disables_look_ahead() -> None:
     five = [PaintedFace((32 + 64 * i, 60 + 25 * i), width=36) for i in range(5)]
     assert tracked(8, source(*five))[1] == tracked(1, source(*five))[1]
 
@@ -132,20 +132,20 @@ def test_frames_of_one_index_are_kept_apart(index: Callable[[int], int]) -> None
     assert furthest(list(line.serial(alike)), tracked(8, seen)[0]) == 0
 
 
-def test_threads_change_nothing() -> None:
+def test_threaded_run_gives_the_same_results_as_serial() -> None:
     faces = PaintedFace((60, 60), velocity=(70, 40), width=60), PaintedFace((250, 120), width=60, seen=range(7, 20))
     line, _ = pipeline(8)
     assert furthest(list(line.serial(source(*faces))), list(line.run(source(*faces)))) == 0
 
 
-def test_live_every_frame_is_measured_when_it_comes() -> None:
+def test_live_run_measures_each_frame_without_look_ahead() -> None:
     line, backend = pipeline(8)
     results = list(line.run(source(STILL), live=True))
     assert backend.calls == len(results) - 1 + FIRST_FRAME
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_an_error_of_the_source_comes_after_all_frames_that_were_known(*, threaded: bool) -> None:
+def test_source_error_is_raised_after_all_frames_read_before_it(*, threaded: bool) -> None:
     line, _ = pipeline(8)
     results = (line.run if threaded else line.serial)(source(STILL, kind=Broken))
     seen = []
@@ -154,7 +154,7 @@ def test_an_error_of_the_source_comes_after_all_frames_that_were_known(*, thread
     assert seen == list(range(11))
 
 
-def test_an_error_of_the_network_comes_after_the_frames_that_were_measured_before() -> None:
+def test_network_error_is_raised_after_the_frames_measured_before_it() -> None:
     # after the first frame's runs: frames 1 to 2, 3 to 6, 7 to 14, 15
     line, _ = pipeline(8, failing={FIRST_FRAME + 3: RuntimeError("out of memory")})
     seen = []

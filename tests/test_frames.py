@@ -47,14 +47,14 @@ def take(folder: Path, out: Path, selection: Selection) -> list[str]:
     return [str(taken) for taken in (*left_out, *take_frames(footage, out, selection))]
 
 
-def test_what_macos_leaves_beside_videos_is_no_video(tmp_path: Path) -> None:
+def test_macos_metadata_files_are_not_videos(tmp_path: Path) -> None:
     for name in ("1.mp4", "._1.mp4", "a/2.mov", "a/._2.mov"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert [shot.name for shot in list_footage(tmp_path, "videos")[0]] == ["1.mp4", "a/2.mov"]
 
 
-def test_videos_in_linked_folders_are_taken_each_once(tmp_path: Path) -> None:
+def test_video_reached_by_several_links_is_listed_once(tmp_path: Path) -> None:
     (tmp_path / "disk" / "a").mkdir(parents=True)
     (tmp_path / "disk" / "a" / "1.mp4").touch()
     (tmp_path / "videos").mkdir()
@@ -63,7 +63,7 @@ def test_videos_in_linked_folders_are_taken_each_once(tmp_path: Path) -> None:
     assert [shot.name for shot in list_footage(tmp_path / "videos", "videos")[0]] == ["again/1.mp4"]
 
 
-def test_a_folders_videos_are_those_that_a_batch_knows(tmp_path: Path) -> None:
+def test_recognised_video_suffixes_match_those_of_batch(tmp_path: Path) -> None:
     for suffix in VIDEO_SUFFIXES:
         (tmp_path / f"clip{suffix}").touch()
     assert {Path(shot.name).suffix for shot in list_footage(tmp_path, "videos")[0]} == VIDEO_SUFFIXES
@@ -76,7 +76,7 @@ def test_every_nth_frame_of_the_training_videos_is_taken(benchmark: Path, tmp_pa
     assert names(tmp_path) == sorted(["frames.json", *(f"{s}{end}" for s in stems for end in (".jpg", ".pts"))])
 
 
-def test_points_and_pixels_of_a_frame_move_together_by_whole_pixels(benchmark: Path, tmp_path: Path) -> None:
+def test_points_and_pixels_are_cropped_by_the_same_whole_pixels(benchmark: Path, tmp_path: Path) -> None:
     take(benchmark, tmp_path, Selection(every=4))
     moved = 0
     for number, face in (("001", ALONG), ("002", BACK)):
@@ -130,7 +130,7 @@ def test_excluded_frames_are_absent(benchmark: Path, tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "001").glob("*.jpg"))] == ["000004.jpg", "000010.jpg"]
 
 
-def test_the_data_sets_own_list_of_bad_frames_is_heeded(tmp_path: Path) -> None:
+def test_bad_frames_listed_in_extra_zip_are_excluded(tmp_path: Path) -> None:
     scipy_io = pytest.importorskip("scipy.io", reason="needs the eval extra")
     write_300vw_video(tmp_path / "001", PaintedSource(COUNT), NOWHERE)
     content = io.BytesIO()
@@ -162,12 +162,12 @@ def test_a_folder_keeps_to_one_selection(benchmark: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("name", "value"), [("layout", "vhs"), ("every", 0), ("first", 0)])
-def test_a_selection_that_cannot_be_is_refused(name: str, value: object) -> None:
+def test_invalid_selection_is_refused(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match="wanted"):
         Selection(**{name: value})  # type: ignore[arg-type]
 
 
-def test_other_videos_give_pictures_without_points(tmp_path: Path) -> None:
+def test_videos_layout_gives_pictures_without_points(tmp_path: Path) -> None:
     source = PaintedSource(COUNT)
     write_300vw_video(tmp_path / "in/holiday", source, NOWHERE)  # its annotation is not looked for
     told = take(tmp_path / "in", tmp_path / "out", Selection("videos", every=6, first=4))
@@ -195,9 +195,7 @@ def test_a_broken_video_is_named_and_the_others_are_taken(tmp_path: Path) -> Non
     ("missing", "told"),
     [("vid.avi", "001: wanted vid.avi or"), ("annot/*.pts", "001/annot: wanted files such as 000001.pts")],
 )
-def test_a_training_video_that_is_not_there_whole_is_named_and_the_others_are_taken(
-    tmp_path: Path, missing: str, told: str
-) -> None:
+def test_incomplete_training_video_is_named_and_the_others_are_taken(tmp_path: Path, missing: str, told: str) -> None:
     for number in ("001", "002"):
         write_300vw_video(tmp_path / f"in/{number}", PaintedSource(COUNT), NOWHERE)
     for file in (tmp_path / "in/001").glob(missing):
@@ -209,7 +207,7 @@ def test_a_training_video_that_is_not_there_whole_is_named_and_the_others_are_ta
 
 
 @pytest.mark.parametrize("cells", ["nan nan", "inf 3"])
-def test_a_video_with_a_point_that_is_nowhere_is_named_and_the_others_are_taken(tmp_path: Path, cells: str) -> None:
+def test_video_with_a_non_finite_point_is_named_and_the_others_are_taken(tmp_path: Path, cells: str) -> None:
     for number in ("001", "002"):
         write_300vw_video(tmp_path / f"in/{number}", PaintedSource(COUNT), NOWHERE)
     annotation = tmp_path / "in/001/annot/000006.pts"
@@ -222,7 +220,7 @@ def test_a_video_with_a_point_that_is_nowhere_is_named_and_the_others_are_taken(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["002", "frames.json"]
 
 
-def test_damage_in_the_middle_of_an_annotated_video_is_not_passed_over(tmp_path: Path) -> None:
+def test_annotated_video_that_lost_a_frame_is_left_out(tmp_path: Path) -> None:
     """One frame less, and every annotation behind it is one frame late."""
     write_300vw_video(tmp_path / "in/001", PaintedSource(COUNT), NOWHERE)
     lose_a_packet(tmp_path / "in/001", map(PaintedSource(COUNT).picture, range(COUNT)))

@@ -56,7 +56,7 @@ def tars(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
-def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
+def test_campaign_of_many_short_calls_ships_all_networks_in_pieces(
     tars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(full_size, "PROBE_STEPS", 6)
@@ -90,7 +90,7 @@ def test_calls_too_short_for_one_network_end_with_all_of_them_in_pieces(
         assert "NME io %, held" in read_card(published / "cards" / f"{name}.toml").measured
 
 
-def test_a_networks_steps_fill_its_minutes_however_long_set_up_and_validation_are(
+def test_steps_fill_the_training_minutes_excluding_setup_and_validation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two steps a second for a quarter of a minute, on a device that was set up first."""
@@ -107,9 +107,7 @@ def test_a_networks_steps_fill_its_minutes_however_long_set_up_and_validation_ar
     assert (tmp_path / "line" / "steps").read_text() == "30"
 
 
-def test_publishing_is_left_to_the_next_call_where_it_would_not_end_in_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publishing_is_deferred_if_too_little_time_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     published: list[str] = []
     monkeypatch.setattr(full_size, "train", lambda *_: True)
     monkeypatch.setattr(full_size, "teach", lambda _: True)
@@ -121,9 +119,7 @@ def test_publishing_is_left_to_the_next_call_where_it_would_not_end_in_time(
         assert published == names
 
 
-def test_the_student_waits_for_the_pictures_that_a_later_call_brings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_student_is_not_trained_while_its_pictures_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that had begun without would be refused as soon as they were there: its settings would have changed."""
     begun: list[str] = []
     monkeypatch.setattr(full_size, "train", lambda _, name, __: begun.append(name) or True)
@@ -144,7 +140,7 @@ def test_the_student_waits_for_the_pictures_that_a_later_call_brings(
         ("[{path='afw', weight=0.7}]", (), None),
     ],
 )
-def test_a_student_learns_from_its_teachers_labels_whatever_else_it_has(
+def test_student_corpora_include_the_pseudo_labels_with_the_right_weights(
     corpora: str, folders: tuple[str, ...], share: float | None, tmp_path: Path
 ) -> None:
     for folder in folders:
@@ -157,7 +153,7 @@ def test_a_student_learns_from_its_teachers_labels_whatever_else_it_has(
     assert full_size.student_config(replace(campaign, overrides=("schedule.workers=0",))).schedule.workers == 0
 
 
-def test_when_time_is_up_nothing_is_labelled_and_nothing_is_called_finished(
+def test_relabelling_is_skipped_without_time_and_not_marked_finished_when_cut_short(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> Relabelled:
@@ -185,7 +181,7 @@ def test_when_time_is_up_nothing_is_labelled_and_nothing_is_called_finished(
         ([], [0]),
     ],
 )
-def test_what_leaves_at_a_time_is_bounded_in_files_and_in_bytes(
+def test_ship_bounds_the_files_and_bytes_of_each_call_and_loses_nothing(
     sizes: list[int], calls: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(full_size, "PIECE", 15)
@@ -207,6 +203,6 @@ def test_what_leaves_at_a_time_is_bounded_in_files_and_in_bytes(
         assert b"".join(received[name] for name in sorted(received) if name.startswith(path.name)) == path.read_bytes()
 
 
-def test_a_call_that_failed_before_anything_was_made_leaves_how_far_it_is(tmp_path: Path) -> None:
+def test_ship_writes_only_the_progress_when_nothing_was_made(tmp_path: Path) -> None:
     ship(Campaign(tmp_path, tmp_path / "work", tmp_path / "out", 0.0, 0.0))
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["progress.json"]

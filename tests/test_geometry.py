@@ -56,7 +56,7 @@ def test_pixels_and_points_move_alike(side: float, angle: float) -> None:
 
 
 @pytest.mark.parametrize("turns", range(-1, 6))
-def test_quarter_turns_move_pictures_as_numpy_does_and_points_with_them(turns: int) -> None:
+def test_quarter_turns_match_numpy_for_pixels_and_points(turns: int) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (30, 47, 3), np.uint8)
     turn = CropTransform.quarter_turns(turns, (30, 47))
     np.testing.assert_array_equal(turn.crop(picture), np.rot90(picture, turns))
@@ -72,7 +72,7 @@ def test_a_crop_of_its_own_size_at_whole_pixels_is_a_copy() -> None:
 
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (-500.0, 100.0), (100.0, 900.0), (310.0, 235.0), (-90.0, 120.0)])
 @pytest.mark.parametrize("side", [60.0, 400.0])
-def test_outside_the_picture_it_is_black_and_inside_it_is_not(centre: tuple[float, float], side: float) -> None:
+def test_crop_is_black_outside_the_picture_and_not_inside(centre: tuple[float, float], side: float) -> None:
     white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     transform = CropTransform.around(centre, side, 64)
     crop = transform.crop(white)
@@ -93,13 +93,13 @@ def test_a_ramp_keeps_its_values_whatever_the_reduction(side: float) -> None:
     np.testing.assert_allclose(transform.crop(ramp)[4:28, 4:28, 0], transform.to_frame(grid)[..., 0], atol=1.0)
 
 
-def test_fine_patterns_become_grey_instead_of_moire() -> None:
+def test_reduction_averages_fine_patterns_without_aliasing() -> None:
     checks = (np.indices((240, 240)).sum(0) % 2 * 255).astype(np.uint8)[..., None].repeat(3, 2)
     crop = CropTransform.around((119.5, 119.5), 200, 48).crop(checks)
     assert np.abs(crop.astype(int) - 127).max() <= 2
 
 
-def test_points_come_back() -> None:
+def test_to_frame_inverts_to_crop() -> None:
     transform = CropTransform.around((33.3, -20.0), 171.0, 112, angle=1.1)
     xy = np.random.default_rng(1).normal(100, 200, (5, 68, 2)).astype(np.float32)
     np.testing.assert_allclose(transform.to_frame(transform.to_crop(xy)), xy, atol=1e-3)
@@ -114,7 +114,7 @@ def test_points_come_back() -> None:
         (np.zeros((90, 90, 3), np.uint8), (40, 48, 3)),
     ],
 )
-def test_a_crop_that_does_not_fit_its_array_is_refused(picture: UInt8, out: tuple[int, ...]) -> None:
+def test_crop_refuses_an_unsuitable_picture_or_output_array(picture: UInt8, out: tuple[int, ...]) -> None:
     transform = CropTransform.around((40, 40), 60, 48)
     with pytest.raises(ValueError, match="crop: wanted out of"):
         transform.crop(picture, np.zeros(out, np.uint8))
@@ -131,7 +131,7 @@ def test_the_squares_centre_and_edges_land_on_those_of_the_crop() -> None:
     np.testing.assert_allclose(transform.to_crop(xy), [[49.5, 49.5], [-0.5, -0.5], [99.5, 99.5]], atol=1e-4)
 
 
-def test_how_far_crops_are_apart_is_told_in_sides() -> None:
+def test_offset_between_crops_is_measured_in_sides() -> None:
     crop = CropTransform.around((50.0, 40.0), 30.0, 64, angle=0.4)
     assert crop.off(crop) == pytest.approx(0, abs=1e-6)
     assert crop.off(CropTransform.around((50.0, 43.0), 30.0, 64, angle=0.4)) == pytest.approx(0.1, rel=1e-4)
@@ -139,12 +139,12 @@ def test_how_far_crops_are_apart_is_told_in_sides() -> None:
     assert crop.off(wider) == pytest.approx(0.05 * 2**0.5, rel=0.02)
 
 
-def test_the_corner_that_is_farthest_off_tells_how_far_crops_are_apart() -> None:
+def test_offset_between_crops_is_that_of_the_farthest_corner() -> None:
     crop, wider = CropTransform.around((50.0, 40.0), 30.0, 64), CropTransform.around((51.5, 41.5), 33.0, 64)
     assert crop.off(wider) == pytest.approx(0.1 * 2**0.5, rel=0.02)  # one corner is the same, the opposite 3 px away
 
 
-def test_a_tilted_face_stands_upright_in_its_crop() -> None:
+def test_face_turned_by_the_crop_angle_is_upright_in_the_crop() -> None:
     tilted = turned(FIVE, 0.6, shift=(160, 120))
     five = CropTransform.around((160, 120), 200, 128, angle=0.6).to_crop(tilted)
     assert roll(five) == pytest.approx(0, abs=1e-3)
@@ -178,7 +178,7 @@ def test_the_bounding_box_is_tight_for_each_face() -> None:
     np.testing.assert_array_equal(bounding_box(xy), [[1, 2, 5, 8], [-4, 0, 2, 9]])
 
 
-def test_the_bounding_box_is_that_of_numpy_also_where_a_point_is_no_number() -> None:
+def test_bounding_box_matches_numpy_including_nan() -> None:
     rng = np.random.default_rng(0)
     xy = rng.normal(size=(5, 4, 9, 2))
     xy[0, 0, 0, 0] = xy[1, 1, 8, 1] = xy[2, 2, 4] = np.nan
@@ -187,17 +187,17 @@ def test_the_bounding_box_is_that_of_numpy_also_where_a_point_is_no_number() -> 
         np.testing.assert_array_equal(bounding_box(points), wanted)
 
 
-def test_no_points_have_no_bounding_box() -> None:
+def test_bounding_box_of_no_points_raises_and_of_no_faces_is_empty() -> None:
     with pytest.raises(ValueError, match="wanted points, got none"):
         bounding_box(np.empty((0, 2), np.float32))
     assert bounding_box(np.empty((0, 68, 2), np.float32)).shape == (0, 4)
 
 
-def test_centre_and_longer_side_of_a_box() -> None:
+def test_box_centre_side_returns_the_centre_and_longer_side() -> None:
     assert box_centre_side(np.array([10, 20, 40, 30], np.float32)) == ((25, 25), 30)
 
 
-def test_overlap_is_the_count_of_shared_pixels() -> None:
+def test_iou_matches_a_count_of_shared_pixels() -> None:
     rng = np.random.default_rng(3)
     corners = rng.integers(0, 30, (12, 2, 2))
     boxes = np.concatenate((corners.min(1), corners.max(1) + 1), -1).astype(np.float32)
@@ -223,7 +223,7 @@ def test_roll_is_the_angle_by_which_a_face_was_turned(angle: float) -> None:
     assert roll(turned(FIVE, angle, 2.5, (70, -9))) == pytest.approx(angle, abs=1e-3)
 
 
-def test_the_roll_of_a_profile_comes_from_eyes_and_mouth() -> None:
+def test_roll_of_a_near_profile_face_is_accurate() -> None:
     profile = FIVE * np.array([0.02, 1], np.float32)
     assert roll(turned(profile, 0.5)) == pytest.approx(0.5, abs=0.02)
 
@@ -233,7 +233,7 @@ def test_five_points_at_one_place_have_no_roll() -> None:
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.9, -2.2])
-def test_the_rotated_box_of_a_turned_face_is_the_turned_box(angle: float) -> None:
+def test_rotated_box_turns_and_scales_with_the_face(angle: float) -> None:
     centre, side, tilt = rotated_box(turned(FACE, angle, 1.7, (200, 100)), turned(FIVE, angle, 1.7, (200, 100)))
     upright_centre, upright_side = box_centre_side(bounding_box(FACE))
     np.testing.assert_allclose(

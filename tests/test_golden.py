@@ -63,7 +63,7 @@ def distance_px(found: np.ndarray, golden: list[list[float]]) -> np.ndarray:
 
 
 @each_file
-def test_a_stored_crop_gets_the_answer_that_it_got(card: ModelCard, name: str) -> None:
+def test_stored_crop_gets_its_golden_landmarks(card: ModelCard, name: str) -> None:
     golden, weights = golden_of(card), card.files[name]
     far = distance_px(tight_answer(card, name, weights), golden.tight[name])
     limit = DISC_PX if card.task == "detect" else TIGHT_PX[weights.precision]
@@ -71,7 +71,7 @@ def test_a_stored_crop_gets_the_answer_that_it_got(card: ModelCard, name: str) -
 
 
 @each_card
-def test_the_portrait_gets_the_answer_that_it_got(card: ModelCard) -> None:
+def test_portrait_gets_its_golden_landmarks(card: ModelCard) -> None:
     golden = golden_of(card)
     far = distance_px(loose_answer(card), golden.loose)
     assert far.max() <= LOOSE_PX
@@ -79,7 +79,7 @@ def test_the_portrait_gets_the_answer_that_it_got(card: ModelCard) -> None:
 
 
 @pytest.mark.parametrize("card", [c for c in CARDS.values() if "net on a CPU" in c.files], ids=lambda c: c.name)
-def test_eight_bits_on_a_cpu_stay_near_the_cards_own_file(card: ModelCard) -> None:
+def test_int8_goldens_stay_near_those_of_the_main_file(card: ModelCard) -> None:
     golden = golden_of(card)
     far = distance_px(np.array(golden.tight["net on a CPU"]), golden.tight["net"])
     mean, worst = EIGHT_BITS_PX
@@ -88,7 +88,7 @@ def test_eight_bits_on_a_cpu_stay_near_the_cards_own_file(card: ModelCard) -> No
 
 
 @each_card
-def test_the_goldens_have_the_eyes_where_a_human_sees_them(card: ModelCard) -> None:
+def test_golden_landmarks_match_the_hand_measured_eyes(card: ModelCard) -> None:
     """A golden only says "as before"; this says "right". EYES were measured by hand."""
     golden, marks = golden_of(card), markup.load(card.markup)
     for name, points in golden.tight.items():
@@ -105,6 +105,6 @@ def test_the_stored_crops_show_the_portrait(card: ModelCard, name: str) -> None:
     assert np.abs(stored_crop(card, name).astype(int) - drawn).mean() < 2.0
 
 
-def test_nothing_is_stored_that_belongs_to_no_card() -> None:
+def test_golden_folder_holds_exactly_the_files_of_the_shipped_cards() -> None:
     wanted = {golden_path(card) for card in CARDS.values()} | {crop_path(card, name) for card, name in FILES}
     assert set(FOLDER.iterdir()) == wanted

@@ -51,7 +51,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
-def test_landmarks_are_the_references_in_every_batch(
+def test_tensorrt_landmarks_match_onnx_runtime_in_every_batch(
     toolkit: Toolkit, card: ModelCard, plans: Path, precision: str
 ) -> None:
     proof, weights = portrait_proof(card, "net"), card.weights["net"]
@@ -63,7 +63,7 @@ def test_landmarks_are_the_references_in_every_batch(
     engine.close()
 
 
-def test_auto_finds_the_plan_and_says_so(
+def test_auto_takes_an_existing_plan_and_logs_it(
     toolkit: Toolkit, card: ModelCard, plans: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     proof, weights = portrait_proof(card, "net"), card.weights["net"]
@@ -75,7 +75,7 @@ def test_auto_finds_the_plan_and_says_so(
     backend.close()
 
 
-def test_a_scan_in_one_atlas_finds_the_faces_that_its_levels_find(toolkit: Toolkit, plans: Path) -> None:
+def test_scan_in_one_atlas_finds_the_same_face_as_level_by_level(toolkit: Toolkit, plans: Path) -> None:
     detect = find_card("bbfcn", "detect")
     engine = open_tensorrt(detect.weights["scan"], portrait_proof(detect, "scan"), None, toolkit, PlanCache(plans))
     detector = Detector(detect, engine, OnnxBackend(detect.weights["refine"]))
@@ -102,7 +102,7 @@ def test_torch_works_before_between_and_after(toolkit: Toolkit, card: ModelCard,
     assert float((ones * 3).sum()) == 3000
 
 
-def test_closing_gives_the_memory_back(toolkit: Toolkit, card: ModelCard, plans: Path) -> None:
+def test_repeated_opening_and_closing_does_not_leak_gpu_memory(toolkit: Toolkit, card: ModelCard, plans: Path) -> None:
     torch = pytest.importorskip("torch", reason="tells how much memory is free")
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU")

@@ -69,7 +69,7 @@ def test_every_precision_is_built_proved_and_timed(tmp_path: Path, precision: st
     assert all(run["run_ms"] > 0 and run["compute_ms"] > 0 for run in verdict["runs"])
 
 
-def test_an_engine_that_is_wrong_when_batched_is_reported_and_not_accepted(
+def test_engine_wrong_at_one_batch_size_is_reported_and_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "BATCHES", (1, 3, 5))
@@ -80,7 +80,7 @@ def test_an_engine_that_is_wrong_when_batched_is_reported_and_not_accepted(
     assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False, True]
 
 
-def test_an_engine_that_is_wrong_when_its_graph_is_replayed_is_not_accepted(
+def test_parity_check_detects_an_engine_that_is_wrong_only_on_graph_replay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines, "BATCHES", (1, 5))  # as many as there are pictures
@@ -94,12 +94,12 @@ def test_an_engine_that_is_wrong_when_its_graph_is_replayed_is_not_accepted(
     assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False]
 
 
-def test_a_build_that_fails_leaves_nothing_that_would_outlive_the_context(tmp_path: Path) -> None:
+def test_failed_build_frees_everything_before_the_context_is_released(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot read the graph: no TopK"):
         done(tmp_path, "fp32", Wishes(unreadable=("no TopK",)))
 
 
-def test_networks_with_random_weights_are_judged_by_their_numbers(tmp_path: Path) -> None:
+def test_untrained_network_is_accepted_by_raw_outputs_without_pixel_errors(tmp_path: Path) -> None:
     verdict = done(tmp_path, "fp16", trained=False)
     assert verdict["accepted"]
     assert "mean_px" not in verdict["parity"][0]
@@ -118,7 +118,7 @@ def test_a_pyramid_is_timed_level_by_level_and_in_one_atlas(tmp_path: Path, monk
     assert line.endswith(" ms in one atlas of 84x24")
 
 
-def test_the_pyramid_that_is_timed_is_the_one_that_plans_are_made_for(tmp_path: Path) -> None:
+def test_timed_pyramid_is_the_one_that_plans_are_built_for(tmp_path: Path) -> None:
     assert pack_levels(engines.LEVELS).size == USUAL
     job = json.loads(engines.prepare(scanning(), "fp32", tmp_path).read_text(encoding="utf-8"))
     assert tuple(job["sizes"][1]) == USUAL
@@ -156,7 +156,7 @@ def call(folder: Path, python: str, seconds: float = 60.0) -> Any:
     return engines.Call(folder, python, time.monotonic() + seconds)
 
 
-def test_a_worker_that_dies_leaves_its_last_words(tmp_path: Path) -> None:
+def test_crashed_worker_is_reported_with_exit_code_and_stderr(tmp_path: Path) -> None:
     engines.prepare(network(), "fp32", tmp_path)
     engines.do_job(network(), "fp32", call(tmp_path, stand_in(tmp_path, DIES)))
     assert engines.outcome(network(), "fp32", tmp_path)["error"] == "exit 139: no driver"
@@ -177,7 +177,7 @@ def prepared_by(monkeypatch: pytest.MonkeyPatch, sources: str) -> Any:
     return Here, steps
 
 
-def test_a_job_that_failed_is_prepared_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_job_is_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here, steps = prepared_by(monkeypatch, "first")
     for _ in range(2):
         engines.do_job(network(), "fp16", here(tmp_path, "python", time.monotonic() + 60))
@@ -188,7 +188,7 @@ def test_a_job_that_failed_is_prepared_anew(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("changed", ["sources", "weights"])
-def test_what_another_checkout_or_other_weights_have_prepared_is_prepared_anew(
+def test_job_prepared_from_other_sources_or_weights_is_prepared_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     before = network() if changed == "sources" else replace(network(), weights="others")
@@ -208,7 +208,7 @@ def test_what_another_checkout_or_other_weights_have_prepared_is_prepared_anew(
     assert engines.outcome(network(), "fp32", tmp_path) == {"kept": True}
 
 
-def test_the_sources_are_told_from_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_source_hash_changes_with_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "engines").mkdir()
     monkeypatch.setattr(engines, "PACKAGE", tmp_path)
     hashes = []
@@ -220,13 +220,13 @@ def test_the_sources_are_told_from_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert hashes[0] == hashes[2] != hashes[1]
 
 
-def test_networks_are_known_by_their_weights() -> None:
+def test_network_is_identified_by_the_hash_of_its_weights() -> None:
     assert {net.name: net.weights for net in engines.networks()}["gv-mobilenetv3-68"] == (
         find_card("gv", "align").weights["net"].sha256
     )
 
 
-def test_a_job_that_hangs_has_failed_but_one_that_the_calls_end_cut_short_has_not(
+def test_hanging_job_fails_but_one_cut_short_by_the_end_of_the_call_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines.prepare(network(), "fp32", tmp_path)
@@ -239,7 +239,7 @@ def test_a_job_that_hangs_has_failed_but_one_that_the_calls_end_cut_short_has_no
     assert engines.outcome(network(), "fp32", tmp_path)["error"] == "not done within 0 s"
 
 
-def test_preparing_is_given_up_when_the_call_ends_and_goes_on_with_what_is_there(
+def test_interrupted_preparation_resumes_with_the_files_already_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -272,14 +272,16 @@ def test_a_job_that_is_done_is_judged_once(tmp_path: Path, monkeypatch: pytest.M
     assert engines.outcome(network(), "fp32", tmp_path)["accepted"]
 
 
-def test_outputs_of_other_shapes_than_the_references_are_an_error_of_this_job_alone(tmp_path: Path) -> None:
+def test_outputs_lacking_the_expected_arrays_are_reported_as_an_error_of_the_job(tmp_path: Path) -> None:
     done(tmp_path, "fp32")
     np.savez(tmp_path / "small-fp32.outputs.npz", nothing=np.zeros(1))
     engines.do_job(network(), "fp32", call(tmp_path, "nobody"))
     assert "batch1.0" in engines.outcome(network(), "fp32", tmp_path)["error"]
 
 
-def test_where_no_engine_can_be_built_nothing_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_exits_before_preparing_anything_if_no_engine_can_be_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
     refusing = tmp_path / "refusing"
     refusing.write_text("#!/bin/sh\necho no NVIDIA driver >&2\nexit 1\n")
@@ -289,7 +291,9 @@ def test_where_no_engine_can_be_built_nothing_is_prepared(tmp_path: Path, monkey
     assert not (tmp_path / "out").exists()
 
 
-def test_a_network_is_prepared_in_a_process_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_main_prepares_the_network_and_reports_the_crashed_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(engines, "PRECISIONS", ("fp16",))
     python = stand_in(tmp_path, DIES)
@@ -315,7 +319,7 @@ def test_every_card_and_every_full_size_network_is_measured(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(("size", "left"), [((256, 256), UNTRAINED[1:]), ((128, 128), UNTRAINED)])
-def test_a_full_size_card_takes_the_place_of_random_weights(
+def test_full_size_card_replaces_its_untrained_network(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: tuple[int, int], left: list[str]
 ) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
@@ -339,7 +343,7 @@ def report_of(folder: Path) -> dict[str, str]:
     return {f"{engine['network']} {engine['precision']}": engine["error"] for engine in report["engines"]}
 
 
-def test_what_was_not_run_for_lack_of_time_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_not_run_for_lack_of_time_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
     engines.main(["--out", str(tmp_path / "fresh"), "--minutes", "0"])
     page = (tmp_path / "fresh" / "gpu.md").read_text(encoding="utf-8")
@@ -348,7 +352,7 @@ def test_what_was_not_run_for_lack_of_time_is_listed(tmp_path: Path, monkeypatch
         assert f"- small {precision}: not run: no time was left" in page
 
 
-def test_jobs_that_failed_are_named_and_tried_again_after_the_others(
+def test_failed_jobs_are_retried_after_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engines, "networks", lambda: iter([network()]))
@@ -362,7 +366,7 @@ def test_jobs_that_failed_are_named_and_tried_again_after_the_others(
     assert {*report_of(tmp_path / "out").values()} == {"exit 139: no driver"}
 
 
-def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> None:
+def test_worker_imports_on_an_older_python_with_numpy_alone() -> None:
     """TensorRT 8.6 has bindings up to Python 3.10, which has no StrEnum and no tomllib."""
     code = (
         "import sys; sys.modules.update(dict.fromkeys(('tomllib', 'onnx', 'onnxruntime', 'cv2', 'numba', 'click', "
@@ -374,7 +378,7 @@ def test_the_worker_needs_nothing_that_an_older_python_with_numpy_lacks() -> Non
     assert ran.returncode == 0, ran.stderr
 
 
-def test_where_pyav_is_missing_all_can_be_imported_that_reads_no_video() -> None:
+def test_modules_that_read_no_video_import_without_pyav() -> None:
     pytest.importorskip("torch", reason="needs the train extra")
     code = (
         "import sys; sys.modules['av'] = None\n"

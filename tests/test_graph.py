@@ -36,7 +36,7 @@ def differences(content: bytes, other: bytes) -> list[float]:
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("opset", [17, 18])
-def test_in_fp32_nothing_but_the_form_changes(opset: int, half: bool) -> None:
+def test_fp32_graph_for_tensorrt_is_in_opset_17_with_identical_outputs(opset: int, half: bool) -> None:
     source = small_net(opset=opset, half=half)
     prepared = graph.for_tensorrt(source, "fp32")
     assert differences(source, prepared) == [0.0, 0.0]
@@ -50,7 +50,7 @@ def test_outputs_keep_their_names_and_their_order(precision: str) -> None:
     assert graph.output_names(graph.for_tensorrt(small_net(), precision)) == ("values", "means")
 
 
-def test_weights_stored_in_16_bits_become_weights_again() -> None:
+def test_weights_stored_in_fp16_become_fp32_initialisers() -> None:
     prepared = graph.for_tensorrt(small_net(half=True), "fp32")
     assert kinds(prepared).count("Cast") == 1
     stored = {weight.name: weight for weight in onnx.load_from_string(prepared).graph.initializer}
@@ -58,7 +58,7 @@ def test_weights_stored_in_16_bits_become_weights_again() -> None:
     assert "kernel.half" not in stored
 
 
-def test_large_weights_are_stored_in_16_bits_and_biases_and_small_ones_are_not() -> None:
+def test_only_large_weights_and_no_biases_are_stored_in_fp16() -> None:
     from onnx import numpy_helper
 
     model = onnx.load_from_string(small_net())
@@ -73,7 +73,7 @@ def test_large_weights_are_stored_in_16_bits_and_biases_and_small_ones_are_not()
     assert {"a bias", "small"} <= kinds_of.keys()
 
 
-def test_by_how_much_is_resized_stays_in_32_bits_where_it_is_a_constant_too() -> None:
+def test_resize_scales_stay_in_fp32_even_in_a_constant_node() -> None:
     from onnx import helper, numpy_helper
 
     model = onnx.load_from_string(small_net())
@@ -88,7 +88,7 @@ def test_by_how_much_is_resized_stays_in_32_bits_where_it_is_a_constant_too() ->
     np.testing.assert_array_equal(larger, values.repeat(2, 2).repeat(2, 3))
 
 
-def test_in_fp16_every_number_is_of_16_bits_but_the_outputs() -> None:
+def test_fp16_graph_has_only_fp16_weights_but_fp32_outputs() -> None:
     prepared = graph.for_tensorrt(small_net(), "fp16")
     model = onnx.load_from_string(prepared)
     assert not [w.name for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT]
@@ -96,7 +96,7 @@ def test_in_fp16_every_number_is_of_16_bits_but_the_outputs() -> None:
     assert 0 < max(differences(small_net(), prepared)) < 4e-3
 
 
-def test_what_computes_in_16_bits_computes_in_32_again_with_rounded_weights() -> None:
+def test_fp16_graph_converts_back_to_fp32_with_rounded_weights() -> None:
     half = graph.for_tensorrt(small_net(), "fp16")
     for full in (graph.as_fp32(half), graph.for_tensorrt(half, "fp32")):
         weights = onnx.load_from_string(full).graph.initializer
@@ -107,7 +107,7 @@ def test_what_computes_in_16_bits_computes_in_32_again_with_rounded_weights() ->
 
 
 @pytest.mark.parametrize("look", [graph.precision_of, graph.store_fp16, graph.as_fp32, graph.takes_any_size])
-def test_without_the_package_onnx_the_line_that_installs_it_is_told(
+def test_missing_onnx_package_error_names_the_install_command(
     look: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = small_net()
@@ -116,7 +116,7 @@ def test_without_the_package_onnx_the_line_that_installs_it_is_told(
         look(content)
 
 
-def test_halves_do_not_overflow_to_infinity() -> None:
+def test_fp16_conversion_does_not_overflow_to_infinity() -> None:
     assert np.isfinite(graph._as_fp16(np.array([1e9, -1e9, 1.0], np.float32))).all()
 
 
@@ -133,13 +133,13 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, bytes]:
     return made
 
 
-def test_symmetric_pairs_are_told_from_others(quantised: dict[bool, bytes]) -> None:
+def test_symmetric_int8_graphs_are_recognised(quantised: dict[bool, bytes]) -> None:
     assert graph.is_symmetric_int8(quantised[True])
     assert not graph.is_symmetric_int8(quantised[False])
     assert not graph.is_symmetric_int8(small_net())
 
 
-def test_weights_have_a_scale_for_each_channel_and_for_cpus_without_vnni_seven_bits(
+def test_int8_weights_are_scaled_per_channel_and_have_7_bits_for_cpus_without_vnni(
     quantised: dict[bool, bytes],
 ) -> None:
     """These add up two products of bytes in 16 bits: with weights of 8 the sums would be cut off."""
@@ -154,7 +154,7 @@ def test_weights_have_a_scale_for_each_channel_and_for_cpus_without_vnni_seven_b
         assert np.abs(stored[name].astype(int)).max((1, 2, 3)).tolist() == pytest.approx([most] * 6, abs=1)
 
 
-def test_quantising_leaves_the_log_as_talkative_as_before(tmp_path: Path) -> None:
+def test_quantisation_restores_the_root_log_level(tmp_path: Path) -> None:
     """ONNX Runtime's advice is kept from it meanwhile."""
     (tmp_path / "full.onnx").write_bytes(small_net())
     root = logging.getLogger()
@@ -164,7 +164,7 @@ def test_quantising_leaves_the_log_as_talkative_as_before(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_a_rectifier_outlives_its_bytes(symmetric: bool, tmp_path: Path) -> None:
+def test_relu_survives_quantisation_and_dequantisation(symmetric: bool, tmp_path: Path) -> None:
     """Unsigned bytes begin at 0, as rectifiers do: what takes them away must not take those away, too."""
     model = onnx.load_from_string(small_net())
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
@@ -185,7 +185,7 @@ def test_a_rectifier_outlives_its_bytes(symmetric: bool, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("zero", [np.zeros((), np.uint8), np.ones((), np.int8), None])
-def test_pairs_whose_zero_is_not_that_of_signed_bytes_are_not_symmetric(
+def test_quantisers_without_a_signed_zero_point_of_0_are_not_symmetric(
     quantised: dict[bool, bytes], zero: np.ndarray[Any, Any] | None
 ) -> None:
     """Without a zero point, QuantizeLinear makes unsigned bytes."""
@@ -203,27 +203,27 @@ def test_pairs_whose_zero_is_not_that_of_signed_bytes_are_not_symmetric(
     assert not graph.is_symmetric_int8(model.SerializeToString())
 
 
-def test_int8_keeps_its_pairs_and_its_answers(quantised: dict[bool, bytes]) -> None:
+def test_int8_graph_for_tensorrt_keeps_its_quantisers_and_outputs(quantised: dict[bool, bytes]) -> None:
     prepared = graph.for_tensorrt(quantised[True], "int8")
     assert "QuantizeLinear" in kinds(prepared)
     assert max(differences(quantised[True], prepared)) < 1e-5
 
 
-def test_int8_of_a_file_that_tensorrt_cannot_take_names_the_command(quantised: dict[bool, bytes]) -> None:
+def test_int8_from_an_unsuitable_graph_names_the_calibration_command(quantised: dict[bool, bytes]) -> None:
     for content in (small_net(), quantised[False]):
         with pytest.raises(BackendError, match="facetrack calibrate int8"):
             graph.for_tensorrt(content, "int8")
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_an_8_bit_file_gives_back_its_fp32_graph(quantised: dict[bool, bytes], symmetric: bool) -> None:
+def test_fp32_graph_is_recovered_from_an_int8_file(quantised: dict[bool, bytes], symmetric: bool) -> None:
     full = graph.as_fp32(quantised[symmetric])
     assert not {"QuantizeLinear", "DequantizeLinear"} & set(kinds(full))
     step = 1.5 / 127  # of the weights
     assert max(differences(small_net(), full)) < step
 
 
-def test_what_opset_17_cannot_say_is_refused() -> None:
+def test_node_that_opset_17_cannot_express_is_refused() -> None:
     from onnx import helper
 
     model = onnx.load_from_string(small_net())
@@ -233,7 +233,7 @@ def test_what_opset_17_cannot_say_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes after move"), ("bgr", "in odd")])
-def test_bytes_that_are_computed_with_are_refused(taken: str, told: str) -> None:
+def test_graph_that_computes_on_uint8_is_refused(taken: str, told: str) -> None:
     from onnx import helper
 
     model = onnx.load_from_string(small_net())
@@ -260,7 +260,7 @@ def measuring_net() -> bytes:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_even_the_inputs_shape_is_that_of_the_cast(precision: str) -> None:
+def test_input_shape_is_read_after_the_cast(precision: str) -> None:
     prepared = graph.for_tensorrt(measuring_net(), precision)
     assert takers_of_the_input(prepared) == {"Cast"}
     assert OnnxBackend(prepared).run(IMAGES)[2].tolist() == [*IMAGES.shape]
@@ -268,14 +268,14 @@ def test_even_the_inputs_shape_is_that_of_the_cast(precision: str) -> None:
 
 @pytest.mark.skipif(not any(SHIPPED.glob("*.onnx")), reason="the trained weights are not here")
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.onnx")), ids=lambda path: path.stem)
-def test_of_every_shipped_network_tensorrt_is_given_bytes_that_are_cast_at_once(path: Path) -> None:
+def test_shipped_networks_prepared_for_tensorrt_only_cast_their_input(path: Path) -> None:
     content = path.read_bytes()
     for precision in ("fp32", "fp16"):
         assert takers_of_the_input(graph.for_tensorrt(content, precision)) == {"Cast"}
 
 
 @pytest.mark.skipif(not any(SHIPPED.glob("*.onnx")), reason="the trained weights are not here")
-def test_a_network_that_asks_for_its_inputs_shape_gives_the_same_landmarks() -> None:
+def test_network_that_reads_its_input_shape_keeps_its_landmarks() -> None:
     card = find_card("propnet", "align")
     content, proof = card.weights["net"].read(), portrait_proof(card, "net")
     assert "Shape" in takers_of_the_input(content)

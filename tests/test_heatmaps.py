@@ -56,7 +56,7 @@ def field_decoding_in_numpy(maps, field, lines, stride, reach):
     return stride * (xy + 0.5) - 0.5, score
 
 
-def test_a_bell_has_height_1_at_its_fractional_place():
+def test_gaussian_map_has_height_1_at_its_sub_cell_position():
     xy = np.array([[[21.5, 33.5], [22.5, 33.5]]], np.float32)  # cells (5, 8) and a quarter beside it
     maps = drawn(xy, 16)
     assert maps[0, 0, 8, 5] == 1
@@ -65,7 +65,7 @@ def test_a_bell_has_height_1_at_its_fractional_place():
     assert maps[0, 1, 8, 6] == pytest.approx(np.exp(-0.5 * 0.75**2))
 
 
-def test_the_papers_vectors_have_their_peak_on_a_whole_cell_and_13_cells_above_zero():
+def test_quasi_gaussian_vectors_peak_on_a_whole_cell_and_span_13_cells():
     vectors = quasi_gaussian_vectors(np.array([[[101.0, 150.3], [-9.0, 300.0]]], np.float32), 64, 4)
     x = vectors[0, 0, :, 0]  # cell 24.875, so 25
     assert (x.argmax(), x.max(), (x > 0).sum()) == (25, 4, 13)
@@ -75,7 +75,7 @@ def test_the_papers_vectors_have_their_peak_on_a_whole_cell_and_13_cells_above_z
     assert (outside.argmax(), outside.max() < 1, vectors[0, 1, :, 1].sum()) == (0, True, 0)
 
 
-def test_the_papers_vectors_decode_to_half_a_cell():
+def test_quasi_gaussian_vectors_decode_within_half_a_cell():
     xy = scattered(4, 30, 256)
     got, _ = decode_vectors(quasi_gaussian_vectors(xy, 64, STRIDE), STRIDE, 2.0, 2.0)
     assert np.abs(got - xy).max() <= STRIDE * 0.5 + 1e-4
@@ -102,20 +102,20 @@ def test_the_quarter_shift_errs_by_a_quarter_cell_at_most():
 
 
 @pytest.mark.parametrize(("sigma", "reach"), [(1.0, 2), (1.5, 3)])
-def test_the_centroid_has_no_grain(sigma, reach):
+def test_centroid_decodes_within_3_percent_of_a_cell(sigma, reach):
     xy = scattered(8, 16, 128)
     got, _ = decode_heatmaps(drawn(xy, 32, sigma), STRIDE, reach)
     assert np.abs(got - xy).max() < STRIDE * 0.03  # cells; what the window cuts off the Gaussian's tails
 
 
-def test_the_quarter_shift_is_the_plain_one_also_on_noise_and_at_borders():
+def test_quarter_shift_kernel_matches_numpy_on_noise_and_at_borders():
     maps = RNG.normal(size=(3, 40, 5, 7)).astype(np.float32)
     got, score = decode_heatmaps(maps, STRIDE)
     np.testing.assert_allclose(got, quarter_shift_in_numpy(maps, STRIDE), atol=1e-5)
     np.testing.assert_array_equal(score, maps.max((2, 3)).clip(0, 1))
 
 
-def test_training_sees_the_centroid_that_tracking_decodes():
+def test_training_centroid_matches_the_decoded_one():
     maps = RNG.normal(size=(2, 20, 9, 12)).astype(np.float32)
     place, top = map_centroid(torch.from_numpy(maps), reach=2)
     got, _ = decode_heatmaps(maps, 1, reach=2)
@@ -124,7 +124,7 @@ def test_training_sees_the_centroid_that_tracking_decodes():
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, -np.inf])
-def test_dead_and_broken_maps_give_finite_points_without_score(value):
+def test_constant_and_non_finite_maps_give_finite_points_with_zero_score(value):
     maps = np.full((1, 68, 8, 8), value, np.float32)
     none = np.zeros((1, 68, 2, 8, 8), np.float32)
     lines = np.arange(68)[:, None]
@@ -134,7 +134,7 @@ def test_dead_and_broken_maps_give_finite_points_without_score(value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_broken_cell_among_good_ones_counts_as_zero(value):
+def test_non_finite_cell_counts_as_zero(value):
     maps = drawn(np.array([[[30.2, 41.7]], [[9.1, 20.0]]], np.float32), 16).astype(np.float32)
     broken, holed = maps.copy(), maps.copy()
     broken[0, 0, 1, 14], holed[0, 0, 1, 14] = value, 0.0
@@ -150,7 +150,7 @@ def test_a_broken_cell_among_good_ones_counts_as_zero(value):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_where_a_field_points_nowhere_its_landmark_is_on_the_peak_and_no_other_is_touched(value, axis):
+def test_non_finite_field_leaves_its_landmark_on_the_peak_and_others_unaffected(value, axis):
     xy = np.array([[[30.5, 40.5], [10.5, 20.5]]], np.float32)  # cells (15, 20) and (5, 10)
     maps, lines = drawn(xy, 32, stride=2), np.array([[0], [1]])
     field = np.zeros((1, 2, 2, 32, 32), np.float32)
@@ -159,14 +159,14 @@ def test_where_a_field_points_nowhere_its_landmark_is_on_the_peak_and_no_other_i
     np.testing.assert_allclose(got, xy, atol=1e-3)
 
 
-def test_a_probability_within_reach_is_never_above_1():
+def test_field_score_is_clipped_to_1_if_the_map_sums_to_more():
     """Maps of a runtime that rounds to 16 or 8 bits have sums a little off 1."""
     maps = drawn(np.array([[[30.5, 41.5]]], np.float32), 32, stride=2)
     _, score = decode_fields(1.01 * maps / maps.sum(), np.zeros((1, 1, 2, 32, 32), np.float32), np.array([[0]]), 2)
     assert score[0, 0] == 1
 
 
-def test_maps_of_a_wrong_shape_are_refused():
+def test_maps_fields_and_lines_of_wrong_shape_raise():
     with pytest.raises(ValueError, match=r"\(F, N, h, w\)"):
         decode_heatmaps(np.zeros((2, 8, 8), np.float32), STRIDE)
     maps, lines = np.zeros((1, 68, 8, 8), np.float32), lines_of_points(markup.load("ibug68"), 15)
@@ -241,7 +241,7 @@ def test_heat_in_a_single_cell_gives_that_cell_and_its_field():
     assert score[0, 0] == 1
 
 
-def test_field_decoding_is_the_plain_one_and_the_trained_one():
+def test_field_decoding_matches_numpy_and_the_training_centroid():
     marks = markup.load("cofw29")
     lines = lines_of_points(marks, 15)
     maps = RNG.uniform(size=(2, 29, 12, 10)).astype(np.float32) ** 8

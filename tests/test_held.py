@@ -6,12 +6,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from facetrack.engines.held import Held
+from facetrack.engines.held import HeldSetting
 
 
-def test_a_setting_is_held_until_the_last_has_left_and_what_it_was_before_the_first_again() -> None:
+def test_setting_is_held_until_the_last_user_leaves_and_is_then_restored() -> None:
     threads = [8]
-    one = Held(lambda: threads[0], lambda count: threads.__setitem__(0, count), 1)
+    one = HeldSetting(lambda: threads[0], lambda count: threads.__setitem__(0, count), 1)
     first, second = ExitStack(), ExitStack()
     first.enter_context(one)
     second.enter_context(one)

@@ -36,7 +36,7 @@ def test_a_cover_hides_the_mouth_or_the_eyes_and_never_both() -> None:
     np.testing.assert_array_equal(whole, kept)
 
 
-def test_a_cover_turns_with_the_face() -> None:
+def test_cover_of_a_rotated_face_has_the_same_area() -> None:
     quarter = np.array([[0, 1], [-1, 0]], np.float32)  # the face's up is now to the right
     middle = np.float32([48, 48])
     for seed in SEEDS:
@@ -47,12 +47,12 @@ def test_a_cover_turns_with_the_face() -> None:
         assert two.sum() == pytest.approx(one.sum(), rel=0.1, abs=40)
 
 
-def test_a_face_out_of_the_picture_covers_nothing() -> None:
+def test_face_outside_the_picture_is_not_covered() -> None:
     away = np.float32([500, 0])
     np.testing.assert_array_equal(cover(picture(), EYES + away, MOUTHS + away, [], np.random.default_rng(0)), picture())
 
 
-def test_a_veil_keeps_the_order_of_the_levels_and_takes_contrast() -> None:
+def test_veil_is_monotonic_and_reduces_contrast() -> None:
     ramp = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2)
     spans = []
     for seed in SEEDS:
@@ -63,7 +63,7 @@ def test_a_veil_keeps_the_order_of_the_levels_and_takes_contrast() -> None:
     assert np.median(spans) == pytest.approx(255 * np.sqrt(0.1), rel=0.3)
 
 
-def test_a_cut_ends_the_picture_within_the_face_and_leaves_the_rest() -> None:
+def test_cut_blanks_one_side_or_a_border_and_leaves_the_rest_unchanged() -> None:
     whole, maps = picture(), np.zeros((5, SIZE // 2, SIZE // 2), np.uint8)
     x1, y1, x2, y2 = (BOX[[0, 1, 0, 1]] + BOX[2] / 2 * np.float32([-1, -1, 1, 1])).astype(int)
     sides, close_ups = set(), []

@@ -48,7 +48,7 @@ def smoothed_alone(track: int, present: range) -> Float32:
     return smoother.take(len(present))[0]
 
 
-def test_every_face_is_smoothed_as_if_it_were_alone_over_its_whole_stay() -> None:
+def test_faces_are_smoothed_independently_over_their_whole_track() -> None:
     stays = (range(50), range(10, 35), range(40, 50))
     out = list(look_back(results(50, *stays), SETTINGS))
     assert [result.frame.index for result in out] == list(range(50))
@@ -78,7 +78,7 @@ def test_the_box_goes_round_the_smoothed_points_and_what_was_measured_stays() ->
         assert after.spans_s["smooth"] > 0
 
 
-def test_what_waits_has_no_pictures_and_is_bounded() -> None:
+def test_delayed_results_are_bounded_in_number_and_hold_no_pixels() -> None:
     given = 0
 
     def counted() -> Iterator[Result]:
@@ -102,7 +102,7 @@ def test_results_without_faces_pass_through_in_order() -> None:
     assert list(look_back(iter(()), SETTINGS)) == []
 
 
-def test_times_that_do_not_advance_do_not_let_memory_grow() -> None:
+def test_results_with_a_frozen_timestamp_all_come_out() -> None:
     frozen = (Result(Frame(i, 0.0, 0.0, frame(0).bgr), ()) for i in range(3000))
     assert len(list(look_back(frozen, SETTINGS))) == 3000
 
@@ -129,19 +129,19 @@ def test_coasting_faces_stay_coasting() -> None:
     assert np.abs(out[12].faces[0].smoothed - SHAPE).max() < 1.0
 
 
-def test_pictures_come_back_to_their_results() -> None:
+def test_with_pictures_gives_results_their_pictures_back() -> None:
     pictures = (frame(i) for i in range(30))
     shown = [result.frame.bgr for result in with_pictures(look_back(results(30, range(30)), SETTINGS), pictures)]
     assert len(shown) == 30
     assert all((bgr == 9).all() for bgr in shown)
 
 
-def test_a_recording_of_another_size_is_told() -> None:
+def test_second_reading_with_another_frame_size_raises() -> None:
     others = (Frame(i, i / FPS, 0.0, np.zeros((9, 7, 3), np.uint8)) for i in range(30))
     with pytest.raises(SourceError, match="second reading: wanted frame 1, got another"):
         list(with_pictures(look_back(results(30), SETTINGS), others))
 
 
-def test_a_recording_that_became_shorter_is_told() -> None:
+def test_second_reading_that_is_shorter_raises() -> None:
     with pytest.raises(SourceError, match="second reading: wanted frame 21"):
         list(with_pictures(look_back(results(30), SETTINGS), (frame(i) for i in range(20))))

@@ -17,7 +17,7 @@ from fakes import (
     quadrants,
 )
 
-from facetrack.pipeline.image_source import fixed_part, matches_of, natural_key
+from facetrack.pipeline.image_source import expand_glob, glob_root, natural_key
 from facetrack.pipeline.sidecar import identify_input
 from facetrack.pipeline.sources import open_source
 from facetrack.tracker.errors import ConfigError, SourceError
@@ -44,7 +44,7 @@ def test_a_folder_gives_its_pictures_in_natural_order_with_their_names(tmp_path:
     assert [frame.size for frame in frames] == [(11, 12), (10, 12), (9, 12), (8, 12)]
 
 
-def test_frames_of_a_video_have_its_clock_and_keep_their_places(tmp_path: Path) -> None:
+def test_frames_with_a_frame_rate_keep_their_times_and_indices_despite_bad_ones(tmp_path: Path) -> None:
     for name, size in (("f2.png", (8, 12)), ("f10.png", (8, 12)), ("f3.png", (12, 8)), ("f11.png", (8, 12))):
         assert cv2.imwrite(str(tmp_path / name), np.zeros((*size, 3), np.uint8))
     (tmp_path / "f4.png").write_text("no picture")
@@ -61,7 +61,7 @@ def test_frames_of_a_video_have_its_clock_and_keep_their_places(tmp_path: Path) 
         ]
 
 
-def test_a_video_none_of_whose_frames_can_be_read_fails_when_it_is_opened(tmp_path: Path) -> None:
+def test_frame_folder_without_a_readable_frame_raises_on_open(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_text("no picture")
     with pytest.raises(SourceError, match=r"1\.png: is not a complete picture .*, nor can the other$"):
@@ -69,13 +69,13 @@ def test_a_video_none_of_whose_frames_can_be_read_fails_when_it_is_opened(tmp_pa
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf"), 1e-9, 10**400, "25"])
-def test_a_frame_rate_that_is_none_is_refused(rate: Any, tmp_path: Path) -> None:
+def test_invalid_frame_rate_raises(rate: Any, tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     with pytest.raises(ConfigError, match=r"^frame_rate: wanted frames per second, at most 1,000,000, got "):
         open_source(tmp_path, frame_rate=rate)
 
 
-def test_a_frame_rate_may_be_one_of_numpys_numbers(tmp_path: Path) -> None:
+def test_frame_rate_may_be_a_numpy_number(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     for kind in (np.float32, np.float64, np.int32):
         with open_source(tmp_path, frame_rate=kind(25)) as source:
@@ -83,7 +83,7 @@ def test_a_frame_rate_may_be_one_of_numpys_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.png", "clip.mp4", "0", "rtsp://me:secret@host/path"])
-def test_a_frame_rate_of_anything_but_several_pictures_is_refused(name: str, tmp_path: Path) -> None:
+def test_frame_rate_raises_for_anything_but_a_folder_or_glob_of_pictures(name: str, tmp_path: Path) -> None:
     write_images(tmp_path, "a.png")
     spec = str(tmp_path / "a.png") if name == "a.png" else name
     with pytest.raises(ConfigError, match="is neither a folder nor a glob of pictures") as refused:
@@ -91,7 +91,7 @@ def test_a_frame_rate_of_anything_but_several_pictures_is_refused(name: str, tmp
     assert "secret" not in str(refused.value)
 
 
-def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_files_left_out_of_a_folder_are_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_images(tmp_path, "a.png")
     for name in ("b.HEIC", "c.gif", "d.heic", "README", ".hidden"):
         (tmp_path / name).touch()
@@ -105,7 +105,7 @@ def test_files_that_are_left_out_of_a_folder_are_told_once(tmp_path: Path, caplo
     ]
 
 
-def test_a_glob_goes_into_linked_folders_and_not_into_hidden_ones_and_the_sidecar_knows_the_same(
+def test_glob_follows_linked_but_not_hidden_folders_and_the_sidecar_agrees(
     tmp_path: Path,
 ) -> None:
     write_images(tmp_path / "day", "a/p.png", ".thumbs/q.png")
@@ -117,7 +117,7 @@ def test_a_glob_goes_into_linked_folders_and_not_into_hidden_ones_and_the_sideca
     assert identify_input(pattern)["files"] == 2
 
 
-def test_a_link_that_leads_up_gives_nothing_twice(tmp_path: Path) -> None:
+def test_symlink_to_a_parent_folder_yields_no_picture_twice(tmp_path: Path) -> None:
     write_images(tmp_path / "day", "a/p.png", "b.png")
     (tmp_path / "day/a/latest").symlink_to(tmp_path / "day", target_is_directory=True)
     (tmp_path / "day/0.png").symlink_to(tmp_path / "day/b.png")
@@ -130,14 +130,12 @@ def test_a_link_that_leads_up_gives_nothing_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pattern", ["**/*.png", "**", "a/**", "*/**/*.png", "**/.c/*.png", "**/c/**/*.png", "*", "[ab]/*"]
 )
-def test_without_links_a_glob_matches_what_pythons_does(
-    pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_glob_without_links_matches_python_glob(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_images(tmp_path, "a/p.png", "a/c/q.png", "a/.c/r.png", "b/c/d/s.png", ".e/t.png", "u.png", "[a]/v.png")
     for where in (Path(), tmp_path):
         monkeypatch.chdir(tmp_path)
         wanted = {Path(match) for match in glob(str(where / pattern), recursive=True)}  # noqa: PTH207 - the oracle
-        assert matches_of(str(where / pattern)) == sorted(wanted, key=str)
+        assert expand_glob(str(where / pattern)) == sorted(wanted, key=str)
 
 
 def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(tmp_path: Path) -> None:
@@ -159,11 +157,11 @@ def test_a_glob_takes_the_name_of_its_folder_and_names_pictures_relative_to_it(t
         (r"videos\a.mp4", r"videos\a.mp4"),
     ],
 )
-def test_the_part_of_a_glob_without_wildcards_begins_as_windows_writes_long_paths(glob: str, fixed: str) -> None:
-    assert fixed_part(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
+def test_fixed_part_of_a_windows_glob_keeps_long_path_and_share_prefixes(glob: str, fixed: str) -> None:
+    assert glob_root(PureWindowsPath(glob)) == PureWindowsPath(fixed)  # type: ignore[arg-type]
 
 
-def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_broken_picture_is_reported_and_the_others_are_read(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png", "b.png", "c.png", "d.jpg")
     (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:40])
     with open_source(tmp_path) as source:
@@ -173,7 +171,7 @@ def test_a_broken_picture_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".webp", ".PNG"])
-def test_pages_that_are_not_looked_at_are_told_once(
+def test_ignored_pages_of_multi_page_pictures_are_reported_once(
     suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     pages = [np.full((48, 64, 3), value, np.uint8) for value in (10, 100, 200)]
@@ -196,7 +194,7 @@ def test_pages_that_are_not_looked_at_are_told_once(
     assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
 
 
-def test_pages_are_not_counted_where_opencv_does_not_find_the_file(
+def test_pages_of_files_with_non_ascii_paths_are_not_counted_on_windows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_images(tmp_path, "größe/a.png", "b.png")
@@ -209,7 +207,7 @@ def test_pages_are_not_counted_where_opencv_does_not_find_the_file(
     assert counted == [str(tmp_path / "b.png")]
 
 
-def test_a_folder_of_nothing_but_broken_pictures_is_an_error(tmp_path: Path) -> None:
+def test_folder_of_only_broken_pictures_raises(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(b"nothing")
     with open_source(tmp_path) as source, pytest.raises(SourceError, match=r"^a\.png: .* nor can the other$"):
@@ -228,7 +226,7 @@ def test_16_bit_grey_and_alpha_pictures_become_bgr(tmp_path: Path, suffix: str, 
     assert not frame.bgr.flags.writeable
 
 
-def test_the_cameras_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
+def test_exif_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     stored = quadrants()
     (tmp_path / "a.jpg").write_bytes(jpeg_with_orientation(stored, 6))  # turn clockwise to show
     with open_source(tmp_path / "a.jpg") as source:
@@ -237,7 +235,7 @@ def test_the_cameras_orientation_of_a_jpeg_is_applied(tmp_path: Path) -> None:
     assert np.abs(frame.bgr.astype(int) - np.rot90(stored, -1)).mean() < 3  # JPEG smears a little at the edges
 
 
-def test_closing_stops_a_folder(tmp_path: Path) -> None:
+def test_closing_the_source_stops_its_iteration(tmp_path: Path) -> None:
     write_images(tmp_path, "a.png", "b.png")
     source, given = open_source(tmp_path), []
     for frame in source:

@@ -82,7 +82,7 @@ def test_a_generous_limit_keeps_no_layer(method: str) -> None:
     np.testing.assert_array_equal(found.judged.pictures, proof().pictures[1::2])
 
 
-def test_what_onnxruntimes_quantiser_prints_stays_out_of_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnxruntime_quantiser_prints_nothing_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     quantise(delicate_net(), proof(), Int8Settings(QuantSettings("entropy"), limit=100.0))  # the other prints nothing
     assert capsys.readouterr().out == ""
 
@@ -96,23 +96,23 @@ def test_the_layer_that_breaks_the_landmarks_stays_in_32_bits() -> None:
     assert shift(found.content) < 0.1
 
 
-def test_layers_are_ranked_by_what_their_return_gains() -> None:
+def test_most_harmful_layer_is_ranked_first() -> None:
     assert layers_by_harm(delicate_net(), everything_in_8_bits(), proof(), ["first", "fine", "last"])[0] == "last"
 
 
-def test_a_layer_that_is_restored_computes_with_its_own_weights() -> None:
+def test_restoring_all_layers_gives_the_fp32_network() -> None:
     content = restored(delicate_net(), everything_in_8_bits(), ("first", "fine", "last"))
     assert not {node.op_type for node in onnx.load_from_string(content).graph.node} & set(graph.QUANTISERS)
     pictures = proof().pictures
     np.testing.assert_allclose(OnnxBackend(content).run(pictures)[0], OnnxBackend(delicate_net()).run(pictures)[0])
 
 
-def test_if_too_many_layers_would_have_to_stay_it_is_given_up() -> None:
+def test_quantisation_is_refused_if_too_many_layers_would_stay_in_fp32() -> None:
     with pytest.raises(BackendError, match=r"with 1 of 3 layers in fp32, wanted at most 0\.000; stay with fp32"):
         quantise(delicate_net(), proof(), Int8Settings(limit=0.0, most_kept=0.4))
 
 
-def test_one_crop_cannot_both_set_ranges_and_judge() -> None:
+def test_quantisation_needs_at_least_2_crops() -> None:
     with pytest.raises(ConfigError, match="at least 2 crops"):
         quantise(delicate_net(), proof(1), Int8Settings())
 
@@ -122,7 +122,7 @@ def test_the_number_of_kept_layers_doubles(most: int, counts: list[int]) -> None
     assert _counts(most) == counts
 
 
-def test_an_unknown_method_is_a_mistake(tmp_path: Path) -> None:
+def test_unknown_calibration_method_raises(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(delicate_net())
     with pytest.raises(ValueError, match="wanted one of minmax, entropy, got 'guess'"):
         quantise_onnx(tmp_path / "a.onnx", tmp_path / "b.onnx", [], QuantSettings("guess"))
@@ -162,7 +162,7 @@ def card(tmp_path: Path, precision: str = "fp32") -> ModelCard:
     )
 
 
-def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_old_file(tmp_path: Path) -> None:
+def test_int8_card_reads_back_and_drops_figures_measured_on_the_old_file(tmp_path: Path) -> None:
     made, done = quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(limit=100.0), tmp_path / "out")
     stored = read_card(tmp_path / "out" / "cards" / "delicate-int8.toml")
     assert stored == made
@@ -171,7 +171,7 @@ def test_the_new_card_can_be_read_and_does_not_claim_what_was_measured_on_the_ol
     assert done[0].report()["layers"] == 3
 
 
-def test_a_network_for_cpus_lies_beside_the_full_one_in_the_same_card(tmp_path: Path) -> None:
+def test_int8_cpu_file_is_stored_beside_the_full_one_in_the_same_card(tmp_path: Path) -> None:
     full = card(tmp_path)
     made, done = quantise_card(full, {"net": proof()}, Int8Settings(for_cpu=True, limit=100.0), tmp_path / "out")
     stored = read_card(tmp_path / "out" / "cards" / "delicate.toml")
@@ -181,7 +181,7 @@ def test_a_network_for_cpus_lies_beside_the_full_one_in_the_same_card(tmp_path: 
     assert {*stored.measured} == {"NME", "net: landmarks moved by 8 bits on a CPU, mean px"}  # no former file's figure
 
 
-def test_a_network_for_cpus_can_be_added_where_the_model_itself_lies(tmp_path: Path) -> None:
+def test_int8_cpu_file_is_added_in_place_without_rewriting_the_full_one(tmp_path: Path) -> None:
     """Its own file is not written again, which a full disk or a kill would leave broken."""
     full = card(tmp_path)
     (tmp_path / "weights").mkdir(exist_ok=True)
@@ -195,7 +195,7 @@ def test_a_network_for_cpus_can_be_added_where_the_model_itself_lies(tmp_path: P
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_both_kinds_of_8_bits_lie_in_one_folder_in_whatever_order_they_are_made(tmp_path: Path, *, first: bool) -> None:
+def test_int8_card_and_int8_cpu_file_share_a_folder_in_either_order(tmp_path: Path, *, first: bool) -> None:
     """Also where what was made first is a shipped card's file for CPUs, copied there with the card."""
     for for_cpu in (first, not first):
         settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
@@ -209,7 +209,7 @@ def test_both_kinds_of_8_bits_lie_in_one_folder_in_whatever_order_they_are_made(
     assert made["delicate-int8"].weights["net"].path != small.path
 
 
-def test_an_exported_form_and_its_source_have_files_for_cpus_of_their_own(tmp_path: Path) -> None:
+def test_exported_card_and_its_source_get_separate_int8_cpu_files(tmp_path: Path) -> None:
     source = card(tmp_path)
     other, _ = export_onnx_card(source, "fp32", (1,), {"net": proof()}, tmp_path / "out")
     for full in (source, other):
@@ -235,7 +235,7 @@ def test_a_file_that_another_card_names_is_not_replaced_and_nothing_is_written(
     assert taken.read() == b"of another"
 
 
-def test_a_quantisation_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
+def test_refused_quantisation_leaves_no_files(tmp_path: Path) -> None:
     whole = card(tmp_path)
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
     given = {"first": proof(), "second": proof(1)}
@@ -244,7 +244,7 @@ def test_a_quantisation_that_is_refused_leaves_no_file_of_any_network(tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
-def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it_where_that_is_faster(
+def test_int8_cpu_file_runs_only_on_cpus_with_an_int8_dot_product(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, _ = quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(for_cpu=True, limit=100.0), tmp_path)
@@ -260,13 +260,13 @@ def test_onnx_runtime_on_a_cpu_takes_the_network_that_was_made_for_it_where_that
             np.testing.assert_array_equal(open_backend(weights, kind).run(pictures)[0], output)
 
 
-def test_a_card_of_8_bits_is_refused(tmp_path: Path) -> None:
+def test_int8_card_cannot_be_quantised_again(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'net' is in 8 bits already"):
         quantise_card(card(tmp_path, "int8"), {"net": proof()}, Int8Settings(), tmp_path)
 
 
 @pytest.mark.parametrize("for_cpu", [True, False])
-def test_a_card_that_computes_in_16_bits_can_be_quantised(tmp_path: Path, *, for_cpu: bool) -> None:
+def test_fp16_card_can_be_quantised(tmp_path: Path, *, for_cpu: bool) -> None:
     half, _ = export_onnx_card(card(tmp_path), "fp16", (1,), {"net": proof()}, tmp_path / "half")
     settings = Int8Settings(QuantSettings(symmetric=not for_cpu), for_cpu=for_cpu, limit=100.0)
     made, done = quantise_card(half, {"net": proof()}, settings, tmp_path / "out")
@@ -275,7 +275,7 @@ def test_a_card_that_computes_in_16_bits_can_be_quantised(tmp_path: Path, *, for
     assert done[0].layers == 3
 
 
-def test_an_export_that_is_refused_leaves_no_file_of_any_network(tmp_path: Path) -> None:
+def test_refused_export_leaves_no_files(tmp_path: Path) -> None:
     whole = card(tmp_path)
     both = replace(whole, weights={"first": whole.weights["net"], "second": whole.weights["net"]})
 
@@ -324,7 +324,7 @@ def test_the_default_model_is_exported_in_16_bits_with_its_parity(shipped: Path)
         (("calibrate", "int8", "gv", "--for-cpu"), "gv-mobilenetv3-68"),
     ],
 )
-def test_a_card_that_is_there_needs_overwrite(shipped: Path, words: tuple[str, ...], name: str) -> None:
+def test_existing_card_is_replaced_only_with_overwrite(shipped: Path, words: tuple[str, ...], name: str) -> None:
     write_card(replace(find_card("gv", "align"), name=name, licence="mine"), shipped)
     before = (path := card_path(name, shipped)).read_bytes()
     with pytest.raises(SinkError, match=rf"cards/{name}\.toml: exists already; .* add --overwrite"):
@@ -344,7 +344,7 @@ def test_a_card_that_is_there_needs_overwrite(shipped: Path, words: tuple[str, .
     ],
 )
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_read(
+def test_unwritable_output_folder_is_refused_before_pictures_are_read(
     shipped: Path, words: tuple[str, ...], name: str
 ) -> None:
     (shipped / "file").touch()
@@ -353,7 +353,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_pictures_are_read(
         invoke(*words, *crops, "--out", str(shipped / name))
 
 
-def test_a_card_may_be_made_again_where_it_lies(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_cpu_file_may_be_added_to_a_card_in_place_without_overwrite(
+    shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As after a training: its file for CPUs is added to the card itself."""
     monkeypatch.setenv("FACETRACK_HOME", str(shipped))
     card = find_card("gv", "align")
@@ -363,13 +365,13 @@ def test_a_card_may_be_made_again_where_it_lies(shipped: Path, monkeypatch: pyte
         invoke("calibrate", "int8", "gv", "--for-cpu", "--crops", str(shipped / "nowhere"), "--out", str(shipped))
 
 
-def test_batches_that_make_no_sense_are_bad_usage(shipped: Path) -> None:
+def test_unordered_export_batches_are_bad_usage(shipped: Path) -> None:
     done = invoke("export", "gv", "--to", "onnx", "--batch", "8,1", "--out", str(shipped))
     assert done.exit_code == 2
     assert "ascending" in done.stderr
 
 
-def test_batches_that_an_onnx_file_of_8_bits_would_not_be_judged_in_are_bad_usage(shipped: Path) -> None:
+def test_batches_of_an_int8_onnx_export_are_bad_usage(shipped: Path) -> None:
     words = ("export", "gv", "--to", "onnx", "--precision", "int8", "--out", str(shipped / "out"))
     done = invoke(*words, "--batch", "1,8")
     assert done.exit_code == 2

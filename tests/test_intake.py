@@ -14,7 +14,7 @@ from fakes import PaintedSource
 from fakes_pipeline import PaintedEngines, paint_pictures, paint_video
 
 from facetrack import Choices, Frame, open_source
-from facetrack.pipeline.intake import LEAPS, taken_in
+from facetrack.pipeline.intake import LEAPS, check_frames
 
 PICTURE = np.zeros((48, 64, 3), np.uint8)
 
@@ -44,7 +44,7 @@ class TimeLapse:
     ],
     ids=["still", "back", "milliseconds", "seconds", "pictures", "shots"],
 )
-def test_times_that_nothing_can_be_smoothed_by_are_told_once(
+def test_timestamps_unusable_for_smoothing_are_reported_once(
     times_s: list[float], told: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with PaintedEngines()(Choices()) as engines, caplog.at_level(logging.WARNING, "facetrack"):
@@ -54,14 +54,16 @@ def test_times_that_nothing_can_be_smoothed_by_are_told_once(
         assert re.match(wanted, record.getMessage())
 
 
-def test_sources_have_their_times_in_seconds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_built_in_sources_and_a_time_lapse_trigger_no_timestamp_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     paint_pictures(tmp_path / "p", PaintedSource(count=3), ["1.png", "2.png", "3.png"])
     paint_video(tmp_path / "clip.mp4", PaintedSource(count=6))
     with PaintedEngines()(Choices()) as engines, caplog.at_level(logging.WARNING, "facetrack"):
         for name in ("p", "clip.mp4"):
             with open_source(tmp_path / name) as source:
                 assert len(list(engines.pipeline(engines.choices).run(source))) in (3, 6)
-        assert len(list(taken_in(TimeLapse()))) == 30
+        assert len(list(check_frames(TimeLapse()))) == 30
     assert caplog.records == []
 
 
@@ -69,7 +71,7 @@ def test_sources_have_their_times_in_seconds(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.parametrize(
     ("frames", "got"), [(PICTURE, "ndarray"), ([PICTURE], "ndarray"), (["clip.mp4"], "str"), ([None], "NoneType")]
 )
-def test_what_is_no_frame_is_refused_by_name(method: str, frames: Any, got: str) -> None:
+def test_input_that_is_no_frame_raises_naming_its_type(method: str, frames: Any, got: str) -> None:
     told = pytest.raises(ValueError, match=rf"wanted Frame, got {got}; .* Frame\(index, time_s, taken_s, bgr\)")
     with PaintedEngines()(Choices()) as engines, told:
         list(getattr(engines.pipeline(engines.choices), method)(frames))

@@ -86,12 +86,12 @@ def test_another_aspect_is_refused_in_words(size: tuple[int, int]) -> None:
         (((480, 640), 500, 500, 320, 240, (0.1,)), "wanted 0, 4, 5, 8, 12, 14 coefficients of distortion, got 1"),
     ],
 )
-def test_numbers_that_no_camera_has_are_refused(values: tuple[object, ...], message: str) -> None:
+def test_invalid_intrinsics_are_refused(values: tuple[object, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Intrinsics(*values)  # type: ignore[arg-type]
 
 
-def test_lists_and_arrays_are_taken_for_a_camera_that_can_be_compared_and_kept_in_sets() -> None:
+def test_lists_and_arrays_give_equal_and_hashable_intrinsics() -> None:
     plain = Intrinsics((480, 640), 500.0, 500.0, 320.0, 240.0, (0.1, 0.0, 0.0, 0.0, 0.0))
     coefficients = np.array([[0.1, 0, 0, 0, 0]])  # as cv2.calibrateCamera gives them
     camera = Intrinsics(np.array([480, 640]), np.float64(500), 500, 320, 240, coefficients)  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_lists_and_arrays_are_taken_for_a_camera_that_can_be_compared_and_kept_i
 
 
 @pytest.mark.parametrize("size", [(480, 640, 3), (480.5, 640), 480])
-def test_what_is_no_size_is_refused(size: Any) -> None:
+def test_invalid_picture_size_is_refused(size: Any) -> None:
     with pytest.raises(ValueError, match=r"intrinsics: wanted a .*height, width"):
         Intrinsics(size, 500, 500, 320, 240)
     with pytest.raises(ValueError, match=r"intrinsics: wanted a .*height, width"):
@@ -112,7 +112,7 @@ def test_what_is_no_size_is_refused(size: Any) -> None:
 # the head's pose
 
 
-def test_a_head_seen_by_a_calibrated_camera_has_its_true_pose_and_only_so() -> None:
+def test_head_pose_is_exact_only_with_the_calibrated_intrinsics() -> None:
     xy = seen_head(WIDE)
     known, assumed = pose_with(WIDE, xy), pose_with(None, xy)
     np.testing.assert_allclose(known.rotation_rad, TURN, atol=1e-3)
@@ -137,7 +137,7 @@ def test_a_head_at_the_edge_of_a_distorted_picture_keeps_its_pose() -> None:
     np.testing.assert_allclose(pose.translation_mm, place, rtol=2e-3)
 
 
-def test_points_that_the_lens_never_shows_give_no_error() -> None:
+def test_points_the_lens_cannot_show_give_a_finite_pose_or_none() -> None:
     rng = np.random.default_rng(2)
     for _ in range(50):
         pose = head_pose(rng.normal(0, 10 ** rng.uniform(0, 5), (68, 2)).astype(np.float32), WIDE.size, WIDE)
@@ -145,7 +145,7 @@ def test_points_that_the_lens_never_shows_give_no_error() -> None:
     assert head_pose(np.full((68, 2), np.nan, np.float32), WIDE.size, WIDE) is None
 
 
-def test_a_row_of_the_table_rests_on_the_intrinsics() -> None:
+def test_csv_pose_uses_the_intrinsics() -> None:
     face = make_face(seen_head(WIDE))
     columns = CsvColumns(68, intrinsics=WIDE)
     (row,) = columns.rows(make_result(face, size=WIDE.size))
@@ -172,7 +172,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         write_intrinsics(path, WIDE, rms_px=0.21, how="")
 
 
-def test_a_file_made_by_hand_needs_no_distortion(tmp_path: Path) -> None:
+def test_intrinsics_file_may_omit_distortion(tmp_path: Path) -> None:
     assert read_intrinsics(write(tmp_path / "a.toml", SMALL)) == Intrinsics((480, 640), 500, 501.5, 320, 240)
 
 
@@ -194,14 +194,14 @@ def test_a_file_made_by_hand_needs_no_distortion(tmp_path: Path) -> None:
         (SMALL + "distortion = 0.1\n", "distortion: wanted a list of numbers"),
     ],
 )
-def test_a_file_that_is_no_camera_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+def test_invalid_intrinsics_file_is_one_error_line(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         read_intrinsics(write(tmp_path / "a.toml", text))
     assert "a.toml" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_missing_intrinsics_file_raises(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
         read_intrinsics(tmp_path / "none.toml")
 
@@ -236,7 +236,7 @@ def poses(table: Path) -> list[float]:
         return [float(row["pose_Tz"]) for row in csv.DictReader(file)]
 
 
-def test_batch_and_live_take_the_camera_and_say_so_in_the_sidecar(video: Path, tmp_path: Path) -> None:
+def test_batch_and_live_use_the_intrinsics_and_record_them_in_the_sidecar(video: Path, tmp_path: Path) -> None:
     file = camera_file(tmp_path, (480, 640))  # of the video's aspect, twice its size
     assert run("batch", video, "--out", tmp_path / "plain") == 0
     assert run("batch", video, "--out", tmp_path / "known", "--intrinsics", file) == 0
@@ -249,7 +249,7 @@ def test_batch_and_live_take_the_camera_and_say_so_in_the_sidecar(video: Path, t
         assert (said["fx"] == wanted) if wanted else (said == "default")
 
 
-def test_another_camera_is_another_table(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_reports_changed_intrinsics(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("batch", video, "--out", tmp_path / "out", "--resume")
     assert run(*words) == run(*words, "--intrinsics", camera_file(tmp_path, (480, 640))) == 0
     assert "settings differ: intrinsics" in capsys.readouterr().err
@@ -290,7 +290,7 @@ def test_a_picture_of_another_aspect_among_others_is_named_and_the_rest_goes_on(
         assert [row["input"] for row in csv.DictReader(table)] == ["a.png", "c.png"]
 
 
-def test_a_broken_camera_file_is_told_before_the_networks_load(
+def test_missing_intrinsics_file_is_reported_before_the_networks_load(
     video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     engines = PaintedEngines()

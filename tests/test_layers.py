@@ -37,11 +37,11 @@ def test_each_layer_imports_only_the_layers_below_it() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_importing_the_command_line_loads_no_runtime_and_no_arithmetic() -> None:
+def test_importing_the_command_line_loads_no_heavy_library() -> None:
     assert _loaded_by("import facetrack.cli").isdisjoint(HEAVY)
 
 
-def test_help_loads_no_runtime_either() -> None:
+def test_help_loads_no_heavy_library() -> None:
     modules = _loaded_by("from facetrack.cli import main\nassert main(['batch', '--help']) == 0")
     assert modules.isdisjoint(HEAVY)
 
@@ -56,7 +56,7 @@ def _modules() -> list[Path]:
     return files + [file for layer in LAYERS for file in sorted((ROOT / layer).rglob("*.py"))]
 
 
-def test_inside_the_package_imports_of_itself_are_relative() -> None:
+def test_package_imports_itself_only_relatively() -> None:
     """No rule of ruff says so: TID251 takes relative ones for absolute where the checkout's folder is `facetrack`."""
     nodes = ((file, node) for file in _modules() for node in ast.walk(ast.parse(file.read_bytes())))
     for file, node in nodes:
@@ -75,7 +75,7 @@ def test_every_folder_of_the_package_is_listed_for_the_wheel() -> None:
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_every_module_has_its_place_on_the_map(layer: str) -> None:
+def test_every_module_is_listed_in_the_architecture_document(layer: str) -> None:
     tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("```")[1]
     branches = dict(re.findall(r"^[├└]── (\w+)/(.*?)(?=^[├└]|\Z)", tree, re.MULTILINE | re.DOTALL))
     modules = {file.stem for file in _modules() if file.relative_to(ROOT).parts[0] == layer}
@@ -125,7 +125,9 @@ def test_the_wheel_holds_the_licences(distributions: tuple[dict[str, int], set[s
     assert any(name.endswith(f".dist-info/licenses/{licence}") for name in distributions[0])
 
 
-def test_the_source_distribution_can_be_built_and_tested_from(distributions: tuple[dict[str, int], set[str]]) -> None:
+def test_source_distribution_holds_the_package_and_its_supporting_files(
+    distributions: tuple[dict[str, int], set[str]],
+) -> None:
     names = {name.partition("/")[2] for name in distributions[1]}
     extras = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "tests/test_layers.py", "docs/csv.md"}
     assert names >= _content() | extras

@@ -41,12 +41,12 @@ def test_300w_makes_its_subsets_from_the_folders(tmp_path: Path) -> None:
         np.testing.assert_allclose(sample.points, truth[None], atol=1e-4)
 
 
-def test_300w_reads_the_competitions_test_set_beside_the_others_as_well(tmp_path: Path) -> None:
+def test_300w_competition_folders_may_lie_at_the_top_level(tmp_path: Path) -> None:
     write_300w(tmp_path, ["01_Indoor/indoor_001.png"])
     assert [entry.name for entry in list_300w(tmp_path)] == ["01_Indoor/indoor_001.png"]
 
 
-def test_mirrored_copies_and_pictures_of_the_training_part_are_not_tested_on(tmp_path: Path) -> None:
+def test_300w_test_set_excludes_mirrored_unlabelled_and_training_pictures(tmp_path: Path) -> None:
     names = ["lfpw/testset/image_0001.png", "lfpw/testset/image_0001_mirror.png", "lfpw/trainset/image_0002.png"]
     write_300w(tmp_path, [*names, "afw/1.jpg"])
     write_image(tmp_path / "lfpw/testset/unlabelled.png", BLANK)
@@ -54,7 +54,7 @@ def test_mirrored_copies_and_pictures_of_the_training_part_are_not_tested_on(tmp
     assert [entry.name for entry in list_300w_train(tmp_path)] == ["afw/1.jpg", names[2]]
 
 
-def test_spans_training_set_for_the_competitions_pictures_is_everything_but_them(tmp_path: Path) -> None:
+def test_300w_all_is_everything_but_the_competition_test_set(tmp_path: Path) -> None:
     """3,148 + 689 faces."""
     train = ["afw/1.jpg", "helen/trainset/2.jpg", "lfpw/trainset/image_0002.png"]
     write_300w(tmp_path, [*TEST_NAMES, *train])
@@ -113,9 +113,7 @@ def test_300w_without_a_single_picture_is_refused(tmp_path: Path) -> None:
         list_300w(tmp_path)
 
 
-def test_two_pictures_of_one_annotation_are_refused_and_never_weighed_twice(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_annotation_with_two_pictures_raises_or_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_300w(tmp_path, ["ibug/1.jpg", "ibug/2.png", "ibug/2.jpg"])
     for folder, layout in ((tmp_path, "300w"), (tmp_path / "ibug", "pts")):
         with pytest.raises(SourceError, match=r"2\.pts: wanted one picture .*, got 2\.jpg and 2\.png; keep one"):
@@ -129,7 +127,7 @@ def test_two_pictures_of_one_annotation_are_refused_and_never_weighed_twice(
 # WFLW
 
 
-def test_wflw_gives_a_face_a_line_with_its_box_and_the_subsets_of_its_attributes(tmp_path: Path) -> None:
+def test_wflw_line_gives_a_face_with_its_box_and_attribute_subsets(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 16, (3, 98, 2)).astype(np.float32)
     parade, dance = "0--Parade/0_Parade_1.jpg", "5--Dance/5_Dance_2.jpg"

@@ -44,7 +44,7 @@ def curve(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
     return loss_curve(tmp_path_factory.mktemp("curve"), STEPS)
 
 
-def test_the_first_steps_follow_the_curve_that_was_written_down(curve: list[dict[str, float]]) -> None:
+def test_first_steps_match_the_recorded_loss_curve(curve: list[dict[str, float]]) -> None:
     golden = json.loads(CURVE.read_text(encoding="utf-8"))
     assert golden.keys() == TOLERANCE.keys() == curve[0].keys()
     for name, values in as_table(curve).items():
@@ -57,15 +57,13 @@ def test_the_first_steps_follow_the_curve_that_was_written_down(curve: list[dict
             )
 
 
-def test_the_curve_falls() -> None:
+def test_recorded_loss_curve_falls() -> None:
     golden = json.loads(CURVE.read_text(encoding="utf-8"))
     assert all(np.mean(golden[name][-3:]) < 0.95 * golden[name][0] for name in ("mse", "nme", "face", "quality"))
     assert len(golden["mse"]) == STEPS == 20
 
 
-def test_a_run_that_is_resumed_in_the_middle_follows_its_own_curve_exactly(
-    curve: list[dict[str, float]], tmp_path: Path
-) -> None:
+def test_resumed_run_reproduces_the_loss_curve_exactly(curve: list[dict[str, float]], tmp_path: Path) -> None:
     assert loss_curve(tmp_path, STEPS // 2, STEPS) == curve
 
 
@@ -89,7 +87,7 @@ def learn(net: FromBytes, objective: VectorAlignment, batch: list[Tensor], steps
         fall.step()
 
 
-def test_gv_learns_one_batch_to_half_a_pixel(tmp_path: Path) -> None:
+def test_gv_overfits_one_batch_to_half_a_pixel(tmp_path: Path) -> None:
     """Judged from outside: the deployed outputs, decoded as a card says, against the places that were drawn.
 
     Labels beside their places by half a cell would be 2 px; no training makes up for that. The other networks' test is

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
         ([1, 12], [1, 2], "pictures without faces to validate with"),
     ],
 )
-def test_a_detector_without_pictures_to_learn_from_or_to_validate_with_is_refused_in_one_line(
+def test_detector_without_training_or_validation_pictures_is_refused(
     faces: list[int], grass: list[int], wanted: str, tmp_path: Path
 ) -> None:
     """By its name 12.png is kept out of the training."""
@@ -42,7 +42,7 @@ def test_a_detector_without_pictures_to_learn_from_or_to_validate_with_is_refuse
         open_objective(settings, tmp_path, tmp_path)
 
 
-def test_negatives_that_show_people_teach_no_network_what_is_no_face(tmp_path: Path) -> None:
+def test_negatives_that_show_people_are_not_learnt(tmp_path: Path) -> None:
     """12.png is kept for the detector's validation."""
     for folder, numbers in (("faces", (1, 12)), ("test", (2,)), ("grass", (3, 4, 12)), ("lawn", (5,))):
         for number in numbers:

@@ -28,7 +28,9 @@ def pipe() -> Iterator[list[int]]:
         os.close(end)
 
 
-def test_a_reader_that_stops_reading_keeps_nobody_waiting(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_stalled_reader_does_not_block_the_writer_and_lost_lines_are_reported(
+    pipe: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
     writer = LineWriter(pipe[1])
     for _ in range(2 * LINES):
         writer.put(LINE)
@@ -39,7 +41,7 @@ def test_a_reader_that_stops_reading_keeps_nobody_waiting(pipe: list[int], caplo
     assert told[1].endswith(f"of {2 * LINES} were not read and are left out")
 
 
-def test_who_reads_gets_every_line(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_reader_gets_every_line(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
     writer = LineWriter(pipe[1])
     wanted = [f"{number}\n" for number in range(LINES)]
     for line in wanted:
@@ -55,7 +57,7 @@ def draining(writer: LineWriter) -> threading.Thread:
     return thread
 
 
-def test_at_the_end_all_lines_wait_for_a_reader_that_pauses(
+def test_drain_waits_for_a_paused_reader(
     pipe: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(line_writer, "PATIENCE_S", 1e-3)
@@ -73,7 +75,7 @@ def test_at_the_end_all_lines_wait_for_a_reader_that_pauses(
     assert caplog.records == []
 
 
-def test_a_reader_that_ends_ends_the_wait_for_it(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
+def test_drain_ends_when_the_reader_closes(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
     writer = LineWriter(pipe[1])
     for _ in range(LINES):
         writer.put(LINE)
@@ -89,7 +91,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing te
 
 
 @linux
-def test_lines_that_nobody_reads_any_more_are_whole(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unread_lines_left_in_the_pipe_are_whole(pipe: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_writer, "PATIENCE_S", 0.1)
     writer, line = LineWriter(pipe[1]), "x" * 9_999 + "\n"
     for _ in range(LINES):
@@ -102,7 +104,7 @@ def test_lines_that_nobody_reads_any_more_are_whole(pipe: list[int], monkeypatch
 
 
 @linux
-def test_what_a_pipe_has_room_for_is_written_at_once(pipe: list[int]) -> None:
+def test_has_room_guarantees_a_complete_non_blocking_write(pipe: list[int]) -> None:
     random = np.random.default_rng(0)
     os.set_blocking(pipe[1], False)
     written = 0
@@ -114,7 +116,7 @@ def test_what_a_pipe_has_room_for_is_written_at_once(pipe: list[int]) -> None:
     assert written == 4_000
 
 
-def test_a_reader_that_has_gone_is_told_and_no_error_at_the_end(pipe: list[int]) -> None:
+def test_put_raises_when_the_reader_has_gone_and_finish_does_not(pipe: list[int]) -> None:
     os.close(pipe.pop(0))
     writer = LineWriter(pipe[0])
     with pytest.raises(ReaderGone, match="has gone"):
@@ -122,7 +124,7 @@ def test_a_reader_that_has_gone_is_told_and_no_error_at_the_end(pipe: list[int])
     writer.finish()
 
 
-def test_files_and_memory_keep_nobody_waiting(pipe: list[int], tmp_path: Path) -> None:
+def test_descriptor_of_is_none_for_files_and_memory_but_not_for_pipes(pipe: list[int], tmp_path: Path) -> None:
     with (tmp_path / "lines").open("w", encoding="utf-8") as file:
         assert descriptor_of(file) is None
     assert descriptor_of(file) is None

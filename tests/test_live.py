@@ -42,14 +42,14 @@ def test_the_source_is_never_written_over(output: str, tmp_path: Path) -> None:
         LiveOutputs(**{output: source}, overwrite=True).refuse_collisions(str(source))
 
 
-def test_the_source_is_known_in_other_letters(tmp_path: Path) -> None:
+def test_source_is_recognised_by_a_name_in_another_case(tmp_path: Path) -> None:
     (tmp_path / "GX01.MP4").touch()
     (tmp_path / "GX01.mp4").hardlink_to(tmp_path / "GX01.MP4")  # what Windows and macOS do without
     with pytest.raises(ConfigError, match="would be overwritten by its own output"):
         LiveOutputs(record=tmp_path / "GX01.mp4", overwrite=True).refuse_collisions(str(tmp_path / "GX01.MP4"))
 
 
-def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path: Path) -> None:
+def test_existing_file_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     (tmp_path / "run.json").touch()  # where the sidecar of run.csv would go
     outputs = {"csv": tmp_path / "run.csv", "record": tmp_path / "run.mp4"}
     with pytest.raises(SinkError, match=r"run\.json: exists already; .*--overwrite"):
@@ -68,7 +68,7 @@ def test_the_sidecar_of_another_table_is_never_replaced(tmp_path: Path) -> None:
     LiveOutputs(csv=tmp_path / "rec.left", overwrite=True).refuse_collisions("0")
 
 
-def test_tables_of_other_names_in_the_same_folder_are_no_hindrance(tmp_path: Path) -> None:
+def test_other_tables_in_the_same_folder_do_not_interfere(tmp_path: Path) -> None:
     for name in ("earlier.csv", "run.csv"):
         table = CsvSink(tmp_path / name, CsvColumns(68))
         table.write(make_result())
@@ -77,7 +77,7 @@ def test_tables_of_other_names_in_the_same_folder_are_no_hindrance(tmp_path: Pat
     LiveOutputs(csv=tmp_path / "run.csv", overwrite=True).refuse_collisions("0")
 
 
-def test_no_table_stands_beside_the_sidecar_of_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_table_is_never_left_beside_an_old_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The power may fail at any moment; here it does once the table has its name."""
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=3)), tmp_path / "run.csv"
     table.write_text("an earlier one", encoding="utf-8")
@@ -105,7 +105,7 @@ def test_a_live_table_says_when_it_began(tmp_path: Path) -> None:
     assert before - timedelta(milliseconds=2) < datetime.fromisoformat(started) < datetime.now(UTC)
 
 
-def test_when_time_began_is_counted_back_from_any_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_time_is_counted_back_from_any_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.perf_counter", lambda: 100.0)
     began = [datetime.fromisoformat(when_started(Frame(9, at_s, 40.0 + at_s, grey()))) for at_s in (0.0, 3.25)]
     assert abs(began[1] - began[0]) < timedelta(seconds=5)
@@ -113,7 +113,7 @@ def test_when_time_began_is_counted_back_from_any_frame(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.04, 0), (0.06, 1)])
-def test_many_dropped_frames_are_told_once(share: float, told: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_frequent_frame_drops_are_warned_of_once(share: float, told: int, caplog: pytest.LogCaptureFixture) -> None:
     drops = Drops(0.0)
     for second in range(1, 600):
         drops.see(round((1 - share) * 50 * second), round(share * 50 * second), float(second))
@@ -122,7 +122,7 @@ def test_many_dropped_frames_are_told_once(share: float, told: int, caplog: pyte
     ] * told
 
 
-def test_dropped_frames_are_counted_up_once_a_second_and_only_while_there_are_more(
+def test_dropped_frames_are_reported_once_a_second_while_their_number_grows(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO", logger="facetrack")
@@ -132,7 +132,7 @@ def test_dropped_frames_are_counted_up_once_a_second_and_only_while_there_are_mo
     assert [record.message for record in caplog.records] == [f"{25 * s} frames dropped so far" for s in range(1, 6)]
 
 
-def test_many_dropped_frames_are_those_of_the_last_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_drop_warning_considers_only_the_last_minute(caplog: pytest.LogCaptureFixture) -> None:
     """Half an hour in which all went well does not hide them."""
     drops = Drops(0.0)
     for second in range(1, 1920):
@@ -144,7 +144,7 @@ def test_many_dropped_frames_are_those_of_the_last_minute(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("address", ["rtsp://user:secret@host/x", "https://user:secret@host/y.m3u8?token=secret"])
-def test_a_live_table_names_its_stream_without_its_password(address: str) -> None:
+def test_stream_identity_omits_the_user_and_password(address: str) -> None:
     identity = identify_live(address, "stream")
     assert "host" in identity["name"]
     assert "user:secret" not in json.dumps(identity)
@@ -171,7 +171,7 @@ class Witness(io.StringIO):
         return super().write(text)
 
 
-def test_a_run_that_is_killed_leaves_its_rows(tmp_path: Path) -> None:
+def test_live_rows_are_on_disk_before_the_json_line_of_their_frame(tmp_path: Path) -> None:
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=4)), tmp_path / "run.csv"
     witness = Witness(tmp_path / "run.csv.part")
     with PaintedEngines()(Choices()) as engines:
@@ -180,7 +180,7 @@ def test_a_run_that_is_killed_leaves_its_rows(tmp_path: Path) -> None:
     assert witness.rows
 
 
-def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(tmp_path: Path) -> None:
+def test_counts_match_the_table_after_an_interrupted_write(tmp_path: Path) -> None:
     video, table = paint_video(tmp_path / "v.mp4", PaintedSource(count=90)), tmp_path / "run.csv"
     outputs = LiveOutputs(csv=table, jsonl=InterruptedListener(), window=False)
     with PaintedEngines()(Choices()) as engines, pytest.raises(KeyboardInterrupt):
@@ -189,7 +189,7 @@ def test_a_run_that_was_interrupted_while_it_wrote_counts_what_its_table_holds(t
     assert (counts["frames"], counts["rows"]) == (3, len(read_csv(table))) == (3, 3)
 
 
-def test_an_interrupted_wait_for_who_reads_the_lines_leaves_all_else_complete(
+def test_interrupt_while_draining_json_lines_leaves_a_complete_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_: JsonLinesSink) -> None:
@@ -204,7 +204,7 @@ def test_an_interrupted_wait_for_who_reads_the_lines_leaves_all_else_complete(
     assert json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))["complete"] is True
 
 
-def test_pictures_are_tracked_each_by_itself_as_in_a_batch(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_live_tracks_pictures_independently_as_batch_does(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = PaintedSource(count=3, faces=(PaintedFace(velocity=(30.0, 0.0)),))
     shots = paint_pictures(tmp_path / "shots", source, ["1.png", "2.png", "3.png"])
     (shots / "4.png").write_text("no picture", encoding="utf-8")

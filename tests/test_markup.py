@@ -60,7 +60,7 @@ def test_each_point_belongs_to_one_part(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_mirroring_twice_changes_nothing_and_maps_parts_onto_their_other_side(name: str) -> None:
+def test_mirror_is_an_involution_that_swaps_left_and_right_parts(name: str) -> None:
     found = markup.load(name)
     assert (found.mirror[found.mirror] == np.arange(found.points)).all()
     for part, points in found.parts.items():
@@ -91,7 +91,7 @@ def test_mirrors_are_the_specified_ones(name: str) -> None:
     assert SPECIFIED["boundary_flip"] == BOUNDARY_MIRROR
 
 
-def test_the_mirror_of_ibug68_is_that_of_a_symmetric_face() -> None:
+def test_ibug68_mirror_maps_the_mean_face_onto_itself() -> None:
     mirrored = MEAN_FACE_MM[markup.load("ibug68").mirror] * [-1, 1, 1]
     np.testing.assert_allclose(mirrored, MEAN_FACE_MM, atol=1e-9)
 
@@ -103,7 +103,7 @@ def test_left_is_the_subjects_left_and_so_the_pictures_right() -> None:
             assert (sign * x[list(found.parts[part])] > 0).all()
 
 
-def test_the_published_normalisers() -> None:
+def test_normalisers_match_the_published_ones() -> None:
     pairs = {name: markup.load(name).normalisers for name in POINTS}
     assert pairs["ibug68"]["io"] == ((36,), (45,))  # 300-W
     assert pairs["ibug68"]["ip"] == (tuple(range(36, 42)), tuple(range(42, 48)))
@@ -144,7 +144,7 @@ def test_inner49_leaves_out_the_contour_and_the_inner_mouth_corners() -> None:
     assert left == [i for i in range(17, 68) if i not in (60, 64)]
 
 
-def test_a_subset_of_itself_is_itself_and_an_unknown_one_is_named() -> None:
+def test_subset_of_its_own_name_is_the_identity_and_an_unknown_one_is_refused() -> None:
     xy = np.zeros((68, 2), np.float32)
     assert markup.load("ibug68").subset("ibug68", xy) is xy
     with pytest.raises(MarkupError, match="ibug68 has no subset 'wflw98'; it has five5, inner49, inner51"):
@@ -152,7 +152,7 @@ def test_a_subset_of_itself_is_itself_and_an_unknown_one_is_named() -> None:
 
 
 @pytest.mark.parametrize("mirror", [[1, 2, 0, 3, 4], [0, 1, 2], [0, 1, 2, 3, 9], [0, 0, 2, 3, 4]])
-def test_a_mirror_that_is_no_mirror_is_refused(mirror: list[int]) -> None:
+def test_mirror_that_is_no_involution_is_refused(mirror: list[int]) -> None:
     file = resources.files("facetrack.tracker").joinpath("markups", "five5.toml")
     table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
     with pytest.raises(MarkupError, match="not an involution of 5 points"):

@@ -87,14 +87,16 @@ def test_cofw_holds_pictures_points_flags_and_boxes(tmp_path: Path, write: Any, 
     assert colour.boxes.tolist() == [[2, 3, 7, 9]]
 
 
-def test_a_cofw_file_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
+def test_cofw_file_with_mismatched_parts_raises(tmp_path: Path) -> None:
     write_mat73(tmp_path / "COFW_test_color.mat", IsT=[COLOUR], phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
     with pytest.raises(SourceError, match=r"wanted \(1, 87\) shapes and \(1, 4\) boxes .* got \(2, 87\) and \(2, 4\)"):
         list_cofw(tmp_path)
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 4, 3), (3, 4, 2)])
-def test_a_picture_of_cofw_without_pixels_or_with_two_colours_is_named(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_cofw_picture_without_pixels_or_with_two_channels_raises_naming_it(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
     pictures = [COLOUR, np.zeros(shape, np.uint8)]
     write_mat5(tmp_path / "COFW_test_color.mat", IsT=pictures, phisT=cofw_shapes(2), bboxesT=np.ones((2, 4)))
     with pytest.raises(SourceError, match=r"color\.mat: wanted picture 2 as uint8 \(H, W\) or \(H, W, 3\), got"):
@@ -102,7 +104,7 @@ def test_a_picture_of_cofw_without_pixels_or_with_two_colours_is_named(tmp_path:
 
 
 @pytest.mark.parametrize("far", ["shapes", "boxes"])
-def test_a_face_of_cofw_beyond_any_picture_is_named_by_its_number(tmp_path: Path, far: str) -> None:
+def test_cofw_face_with_absurd_coordinates_raises_naming_its_number(tmp_path: Path, far: str) -> None:
     shapes, boxes = cofw_shapes(2), np.ones((2, 4))
     {"shapes": shapes, "boxes": boxes}[far][1, 3] = 1e39
     write_mat5(tmp_path / "COFW_test_color.mat", IsT=[COLOUR, GREY], phisT=shapes, bboxesT=boxes)
@@ -135,7 +137,7 @@ def test_cofw68_has_68_points_for_each_of_cofws_test_pictures(tmp_path: Path) ->
         assert (sample.boxes, sample.subsets) == (None, ("test",))  # errors are divided by the points' tight box
 
 
-def test_cofw68_without_its_points_or_with_others_is_refused(tmp_path: Path) -> None:
+def test_cofw68_with_missing_or_wrong_points_raises(tmp_path: Path) -> None:
     write_cofw68(tmp_path, [COLOUR, GREY], [np.ones((29, 2))])
     with pytest.raises(
         SourceError, match=r"1_points\.mat: wanted Points \(68, 2\) and 68 of Occ, got \(29, 2\) and 68"
@@ -150,7 +152,7 @@ def test_cofw68_without_its_points_or_with_others_is_refused(tmp_path: Path) -> 
         read_faces(tmp_path / "elsewhere", "cofw68")
 
 
-def test_cofw68_is_read_from_its_archive_beside_cofws(tmp_path: Path) -> None:
+def test_cofw68_is_found_in_its_archive_beside_cofw_and_two_copies_raise(tmp_path: Path) -> None:
     write_cofw68(tmp_path, [COLOUR], [np.ones((68, 2))])
     for part, wrap in (("COFW68_Data", "cofw68-benchmark"), ("COFW_test_color.mat", "common_xpburgos/documents")):
         (tmp_path / wrap).mkdir(parents=True)
@@ -161,7 +163,7 @@ def test_cofw68_is_read_from_its_archive_beside_cofws(tmp_path: Path) -> None:
         read_faces(tmp_path, "cofw68")
 
 
-def test_several_files_of_cofw_are_refused_but_colour_goes_before_grey(tmp_path: Path) -> None:
+def test_cofw_prefers_the_colour_file_and_raises_for_two_of_them(tmp_path: Path) -> None:
     for name in ("COFW_test.mat", "a/COFW_test_color.mat"):
         write_mat73(tmp_path / name, IsT=[COLOUR], phisT=cofw_shapes(1), bboxesT=np.ones((1, 4)))
     assert [entry.name for entry in list_cofw(tmp_path)] == ["COFW_test_color#1"]
@@ -171,7 +173,7 @@ def test_several_files_of_cofw_are_refused_but_colour_goes_before_grey(tmp_path:
         list_cofw(tmp_path)
 
 
-def test_cofw68_is_evaluated_in_68_points_beside_the_papers_rows(tmp_path: Path) -> None:
+def test_cofw68_evaluation_lists_our_error_above_those_of_the_papers(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs the eval extra")
     faces = [face_number(i) for i in range(2)]
     pictures = [np.ascontiguousarray(picture_of(face)[..., ::-1]) for face in faces]
@@ -204,7 +206,7 @@ def write_aflw(folder: Path, visible: np.ndarray, **changes: Any) -> tuple[np.nd
     return points, boxes
 
 
-def test_aflw_is_split_by_its_own_order_and_frontal_faces_have_every_point(
+def test_aflw_is_split_by_its_own_order_and_fully_visible_faces_are_frontal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 3)
@@ -247,14 +249,14 @@ def test_aflw_is_found_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({}, "the first 20000 of ra are for training; none is left"),
     ],
 )
-def test_an_aflw_file_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_inconsistent_aflw_file_raises(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_aflw(tmp_path, np.ones((6, 19)), **changes)
     with pytest.raises(SourceError, match=message):
         list_aflw(tmp_path)
 
 
 @pytest.mark.parametrize("change", [{"data": np.full((6, 38), 1e39)}, {"bbox": np.full((6, 4), -1e39)}])
-def test_a_face_of_aflw_beyond_any_picture_is_named_by_its_row(
+def test_aflw_face_with_absurd_coordinates_raises_naming_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(matlab_layouts, "AFLW_TRAIN", 3)
@@ -263,7 +265,7 @@ def test_a_face_of_aflw_beyond_any_picture_is_named_by_its_row(
         list(read_entries(list_aflw(tmp_path)))
 
 
-def test_aflws_errors_are_over_the_annotated_faces_size_and_over_the_points_own_box(
+def test_aflw_errors_are_normalised_by_the_annotated_face_and_by_the_points_box(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib", reason="needs the eval extra")
@@ -300,7 +302,7 @@ def write_aflw2000(folder: Path, yaws_degrees: list[float]) -> list[np.ndarray]:
     return truths
 
 
-def test_aflw2000_has_the_subset_of_its_yaw(tmp_path: Path) -> None:
+def test_aflw2000_faces_get_the_subset_of_their_yaw(tmp_path: Path) -> None:
     truths = write_aflw2000(tmp_path, [-12.0, 30.0, 45.0, -75.0, 95.0])
     samples = list(read_faces(tmp_path, "aflw2000"))
     bins = ["0-30", "0-30", "30-60", "60-90", "60-90"]
@@ -310,7 +312,7 @@ def test_aflw2000_has_the_subset_of_its_yaw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("yaw", [np.nan, np.inf])
-def test_a_face_of_aflw2000_without_an_angle_is_named(tmp_path: Path, yaw: float) -> None:
+def test_aflw2000_face_with_a_non_finite_yaw_raises_naming_it(tmp_path: Path, yaw: float) -> None:
     write_aflw2000(tmp_path, [yaw])
     with pytest.raises(SourceError, match=r"image00002\.mat: Pose_Para: wanted an angle of yaw, got"):
         list(read_entries(list_aflw2000(tmp_path)))
@@ -323,14 +325,14 @@ def test_aflw2000_is_found_at_any_depth(tmp_path: Path, home: str) -> None:
     assert sample.path == tmp_path / home / "image00002.jpg"
 
 
-def test_two_copies_of_aflw2000_are_refused_by_name(tmp_path: Path) -> None:
+def test_two_copies_of_aflw2000_raise_naming_both(tmp_path: Path) -> None:
     for copy in ("new", "old"):
         write_aflw2000(tmp_path / copy / "AFLW2000", [0.0])
     with pytest.raises(SourceError, match="got new/AFLW2000, old/AFLW2000; remove all but one"):
         list_aflw2000(tmp_path)
 
 
-def test_an_annotation_of_aflw2000_without_its_picture_is_a_broken_file_but_other_files_are_not(tmp_path: Path) -> None:
+def test_aflw2000_annotation_without_its_picture_raises_and_other_mat_files_are_ignored(tmp_path: Path) -> None:
     write_aflw2000(tmp_path, [0.0, 45.0])
     (tmp_path / "image00003.jpg").unlink()
     write_mat5(tmp_path / "Model_Shape.mat", w=np.ones((2, 2)))
@@ -341,14 +343,14 @@ def test_an_annotation_of_aflw2000_without_its_picture_is_a_broken_file_but_othe
     assert len(list(read_entries(entries, "skip"))) == 1
 
 
-def test_two_pictures_of_one_face_of_aflw2000_are_refused(tmp_path: Path) -> None:
+def test_aflw2000_annotation_with_two_pictures_raises(tmp_path: Path) -> None:
     write_aflw2000(tmp_path, [0.0])
     write_image(tmp_path / "image00002.png", COLOUR)
     with pytest.raises(SourceError, match=r"image00002\.mat: .* got image00002\.jpg and image00002\.png; keep one"):
         list(read_faces(tmp_path, "aflw2000"))
 
 
-def test_an_annotation_of_300w_lp_without_its_picture_is_a_broken_file(tmp_path: Path) -> None:
+def test_300w_lp_annotation_without_its_picture_raises(tmp_path: Path) -> None:
     for name in ("AFW/AFW_1_2", "AFW/AFW_2_3"):
         write_mat5(tmp_path / f"{name}.mat", pt2d=np.ones((2, 68)))
     write_image(tmp_path / "AFW/AFW_1_2.jpg", COLOUR)
@@ -394,14 +396,14 @@ def test_aflw2000_is_evaluated_by_bins_of_yaw_and_their_mean(tmp_path: Path) -> 
     ],
     ids=["empty", "text", "cut", "cut head", "no class", "cut HDF5"],
 )
-def test_what_is_not_a_matlab_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+def test_corrupt_matlab_file_raises_naming_it(tmp_path: Path, content: bytes, message: str) -> None:
     write_aflw2000(tmp_path, [0.0])
     (tmp_path / "image00002.mat").write_bytes(content)
     with pytest.raises(SourceError, match=rf"image00002\.mat: {message}"):
         list(read_entries(list_aflw2000(tmp_path)))
 
 
-def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_matlab_variable_raises_naming_it(tmp_path: Path) -> None:
     for write in (write_mat73, write_mat5):
         write(tmp_path / "a.mat", other=np.ones((2, 2)))
         file = MatlabFile(tmp_path / "a.mat")
@@ -410,7 +412,7 @@ def test_a_variable_that_is_not_there_is_named(tmp_path: Path) -> None:
                 ask(file)
 
 
-def test_a_variable_that_is_empty_endless_or_declared_too_large_is_named(tmp_path: Path) -> None:
+def test_empty_circular_or_oversized_matlab_variable_raises_naming_it(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.mat", "w") as file:
         file["empty"], file["endless"] = h5py.Empty("f"), h5py.SoftLink("/endless")
         vast = file.create_dataset("vast", shape=(10**7, 10**7), dtype="f8", chunks=(100, 100))  # 728 TiB
@@ -429,7 +431,7 @@ def test_a_variable_that_is_empty_endless_or_declared_too_large_is_named(tmp_pat
 @pytest.mark.parametrize(
     "name", [np.array([[-5]]), np.array([[0x110000]]), np.array([[np.nan]]), np.array([["a"]], object), {"a": 1}]
 )
-def test_a_cell_that_is_no_string_is_named_by_its_variable(tmp_path: Path, name: Any) -> None:
+def test_cell_that_is_no_string_raises_naming_its_variable(tmp_path: Path, name: Any) -> None:
     write_mat5(tmp_path / "a.mat", nameList=["1.jpg", name])
     with pytest.raises(SourceError, match=r"a\.mat: wanted a variable nameList in it"):
         MatlabFile(tmp_path / "a.mat").strings("nameList")
@@ -440,7 +442,7 @@ def test_strings_are_read_from_character_codes_as_well(tmp_path: Path) -> None:
     assert MatlabFile(tmp_path / "a.mat").strings("nameList") == ["1.jpg", "ä.jpg"]
 
 
-def test_a_folder_without_annotations_is_refused(tmp_path: Path) -> None:
+def test_folder_without_annotations_raises(tmp_path: Path) -> None:
     write_image(tmp_path / "image00002.jpg", np.zeros((*SIZE, 3), np.uint8))
     for layout in ("aflw2000", "300w-lp"):
         with pytest.raises(SourceError, match=r"no picture has a \.mat file of its name beside it"):

@@ -42,7 +42,7 @@ def resident_kb(library: str) -> int:
 
 
 @LINUX
-def test_the_compilers_code_leaves_and_comes_back_when_it_is_wanted() -> None:
+def test_release_memory_evicts_the_compiler_and_kernels_still_run_and_compile() -> None:
     vectors = np.ones((1, 2, 8, 2), np.float32)
     xy, _ = decode_vectors(vectors, 4.0, 1.2, 3.0)
     njit(lambda value: value + 1)(1)  # whatever was given back before, the compiler is there now
@@ -82,7 +82,7 @@ def library(folder: Path, of: str = "llvmlite") -> Path:
 
 @LINUX
 @pytest.mark.parametrize("written", [False, True])
-def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_path: Path, *, written: bool) -> None:
+def test_release_memory_keeps_what_was_written_to_a_read_only_map(tmp_path: Path, *, written: bool) -> None:
     file = library(tmp_path)
     with mapped(file, READ, CODE, WRITE, written=written) as map_:
         before = resident_kb(str(file))
@@ -98,7 +98,7 @@ def test_a_read_only_map_of_a_library_holds_what_was_written_to_it_before(tmp_pa
 @pytest.mark.parametrize(
     "rights", [(READ,), (READ, WRITE), (READ, CODE), (READ, WRITE, CODE)], ids=["data", "written", "code", "unfinished"]
 )
-def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Path, rights: tuple[int, ...]) -> None:
+def test_release_memory_leaves_other_and_partly_loaded_files_alone(tmp_path: Path, rights: tuple[int, ...]) -> None:
     """Another thread may take such a map away, or lay another one over it, while memory is given back."""
     file = library(tmp_path)
     with mapped(file, *rights):
@@ -109,7 +109,7 @@ def test_what_is_no_library_or_not_loaded_to_its_end_is_left_alone(tmp_path: Pat
 
 @LINUX
 @pytest.mark.parametrize("ours", ["av", "numpy.libs", "opencv_python_headless.libs"])
-def test_what_the_host_program_has_loaded_is_left_alone(tmp_path: Path, ours: str) -> None:
+def test_release_memory_leaves_libraries_of_the_host_program_alone(tmp_path: Path, ours: str) -> None:
     others, own = library(tmp_path, "torch"), library(tmp_path, ours)
     with mapped(others, READ, CODE, WRITE), mapped(own, READ, CODE, WRITE):
         before = resident_kb(str(others))
@@ -118,7 +118,7 @@ def test_what_the_host_program_has_loaded_is_left_alone(tmp_path: Path, ours: st
         assert resident_kb(str(own)) == 0
 
 
-def test_the_packages_whose_libraries_are_ours_are_those_that_are_loaded() -> None:
+def test_our_packages_include_the_installed_dependencies() -> None:
     packages = Path(np.__file__).parents[1]
     assert {
         name for name in ("llvmlite", "numpy", "onnxruntime", "cv2", "av") if (packages / name).is_dir()
@@ -126,7 +126,7 @@ def test_the_packages_whose_libraries_are_ours_are_those_that_are_loaded() -> No
     assert {path.name.partition(".")[0] for path in packages.glob("opencv*.libs")} <= OUR_PACKAGES
 
 
-def test_linear_algebra_is_hidden_for_a_while_and_then_there_again() -> None:
+def test_scipy_linalg_is_hidden_until_the_context_ends() -> None:
     program = """
 from facetrack.pipeline.memory import without_linear_algebra
 with without_linear_algebra():
@@ -177,20 +177,20 @@ print(found)
 """
 
 
-def test_linear_algebra_is_hidden_from_those_threads_alone_that_ask_for_it() -> None:
+def test_scipy_linalg_is_hidden_only_from_threads_within_the_context() -> None:
     """Two at once, one of which ends first; then another one imports it."""
     done = subprocess.run([sys.executable, "-c", HIDDEN_HERE], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[True, True, False]"
 
 
-def test_linear_algebra_that_is_loaded_already_stays() -> None:
+def test_scipy_linalg_stays_if_already_loaded() -> None:
     import scipy.linalg
 
     with without_linear_algebra():
         assert sys.modules["scipy.linalg"] is scipy.linalg
 
 
-def test_numba_loads_kernels_as_before_once_all_calls_are_over() -> None:
+def test_without_compiler_restores_numba_after_the_last_thread_leaves() -> None:
     """Each of two threads leaves as soon as the other one wants in."""
     load, found = Cache.load_overload, []
 
@@ -240,7 +240,7 @@ def load_when_fresh(_: object, signature: str, context: Fresh) -> str:
     ],
     ids=["more arguments", "named ones", "no other attributes", "wants refreshing"],
 )
-def test_a_numba_of_another_shape_loads_kernels_in_its_own_way(
+def test_without_compiler_supports_other_signatures_of_load_overload(
     load: Any, arguments: tuple[Any, ...], named: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cache, "load_overload", load)
@@ -250,7 +250,7 @@ def test_a_numba_of_another_shape_loads_kernels_in_its_own_way(
 
 
 @pytest.mark.parametrize("missing", ["numba.core.caching", "numba.core.runtime"])
-def test_a_numba_without_the_parts_that_are_reached_into_is_left_as_it_is(
+def test_without_compiler_leaves_a_numba_lacking_its_internals_unchanged(
     missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = Cache.load_overload
@@ -259,7 +259,7 @@ def test_a_numba_without_the_parts_that_are_reached_into_is_left_as_it_is(
         assert Cache.load_overload is load
 
 
-def test_the_folder_of_kernels_is_chosen_before_numba_reads_it(tmp_path: Path) -> None:
+def test_numba_cache_folder_is_set_before_numba_reads_it(tmp_path: Path) -> None:
     program = """
 import os, facetrack.pipeline.memory, numba.core.config
 print(numba.core.config.CACHE_DIR == os.environ["NUMBA_CACHE_DIR"])
@@ -290,7 +290,7 @@ print(doubled(np.ones(3, np.float32)), sum(doubled.stats.cache_misses.values()))
 """
 
 
-def test_the_compiler_is_made_ready_only_where_a_kernel_is_missing(tmp_path: Path) -> None:
+def test_compiler_is_initialised_only_if_a_kernel_is_missing(tmp_path: Path) -> None:
     """The first process compiles both kernels, the second finds them in the cache."""
     (tmp_path / "kernels.py").write_text(KERNELS, encoding="utf-8")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}

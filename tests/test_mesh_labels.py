@@ -20,15 +20,15 @@ from facetrack.training.datasets import Sample
 from facetrack.training.mesh_labels import (
     NETWORK_SHARE,
     STRICT,
-    BothWays,
     Label,
+    MeshRegression,
+    MirroredRegression,
     Pictures,
     Similarity,
-    Translation,
     asymmetry,
     distance,
 )
-from facetrack.training.relabel import ASYMMETRY, look_often
+from facetrack.training.relabel import ASYMMETRY, align_augmented
 
 IBUG = markup.load("ibug68")
 
@@ -51,7 +51,7 @@ def points_of(meshes: Float64) -> Float64:
     return np.asarray(np.einsum("nm,pmd->pnd", mixture, meshes[..., :2]))
 
 
-def test_a_meshs_frame_is_left_as_it_was_entered() -> None:
+def test_mesh_frame_round_trips_and_is_centred_with_level_eyes() -> None:
     meshes = meshes_of(5)
     similarity = Similarity.of(meshes)
     own = similarity.to_frame(meshes[..., :2])
@@ -60,27 +60,27 @@ def test_a_meshs_frame_is_left_as_it_was_entered() -> None:
     np.testing.assert_allclose(own[:, 33, 1], own[:, 263, 1], atol=1e-9)  # the eyes lie level
 
 
-def test_points_that_are_a_mixture_of_the_meshs_are_learnt() -> None:
+def test_translation_learns_points_that_are_mixtures_of_mesh_points() -> None:
     known, unknown = meshes_of(200), meshes_of(40, seed=1)
-    translation = Translation.learn(known, points_of(known))
+    translation = MeshRegression.learn(known, points_of(known))
     np.testing.assert_allclose(translation.points(unknown), points_of(unknown), atol=0.3)  # the ridge shrinks a little
 
 
-def test_a_tenth_of_poor_annotations_does_not_spoil_the_others() -> None:
+def test_translation_is_robust_to_a_tenth_of_poor_annotations() -> None:
     known, unknown = meshes_of(300), meshes_of(40, seed=1)
     poor = points_of(known)
     poor[::10] += np.random.default_rng(5).normal(0, 30, poor[::10].shape)
-    error = np.abs(Translation.learn(known, poor).points(unknown) - points_of(unknown)).mean()
+    error = np.abs(MeshRegression.learn(known, poor).points(unknown) - points_of(unknown)).mean()
     assert error < 0.25 * np.abs(poor - points_of(known)).mean()
 
 
-def test_both_ways_agree_where_the_mesh_is_mirror_symmetric_and_say_so_where_it_is_not() -> None:
+def test_both_ways_report_a_gap_only_for_a_mesh_that_is_not_mirror_symmetric() -> None:
     widths = np.full(240, 400.0)
     plain = meshes_of(240)
     mirrored = plain.copy()
     mirrored[..., 0] = 399 - mirrored[..., 0]
     mirrored[:, [33, 263]] = mirrored[:, [263, 33]]  # the corner that is on the picture's left is number 33
-    translation = BothWays.learn(np.stack([plain, mirrored], 1), points_of(plain), widths, IBUG)
+    translation = MirroredRegression.learn(np.stack([plain, mirrored], 1), points_of(plain), widths, IBUG)
     seen = np.stack([plain, mirrored], 1)[:20]
     seen[3, 1] += [60, 0, 0]
     xy, gap = translation.points(seen, widths[:20])
@@ -96,7 +96,7 @@ def mirrored(meshes: Float64, width: float) -> Float64:
     return np.asarray(other)
 
 
-def test_annotators_who_mark_everything_further_right_are_found_out() -> None:
+def test_asymmetry_measures_a_rightward_bias_of_the_annotators() -> None:
     one = meshes_of(150)
     plain = np.concatenate([one, mirrored(one, 400)])  # nothing tells pictures from mirror pictures
     mixture = np.random.default_rng(3).dirichlet(np.full(478, 0.05), 68)
@@ -120,7 +120,7 @@ def painted() -> UInt8:
     return canvas
 
 
-def test_lids_are_the_meshs_alone_where_nobody_has_annotated_them(tmp_path: Path) -> None:
+def test_eyelids_come_from_the_mesh_alone_if_there_is_no_annotation(tmp_path: Path) -> None:
     """A network that leaves closed eyes open would teach the next one to do so."""
     bgr, annotator = painted(), Annotator(0.0)
     sample = Sample(tmp_path / "a.png", np.zeros((0, 0, 2), np.float32), cv2.imencode(".png", bgr)[1].tobytes())
@@ -134,15 +134,15 @@ def test_lids_are_the_meshs_alone_where_nobody_has_annotated_them(tmp_path: Path
     assert (annotated - network)[:, 1] == pytest.approx(1.0, abs=0.01)
 
 
-def test_looks_at_the_mirror_picture_follow_the_annotators_too() -> None:
+def test_look_often_matches_the_annotator_despite_its_asymmetry() -> None:
     bgr, annotator = painted(), Annotator(ASYMMETRY)
-    label = look_often(annotator, bgr, annotator.crop_around((90, 80), 80))  # type: ignore[arg-type]
+    label = align_augmented(annotator, bgr, annotator.crop_around((90, 80), 80))  # type: ignore[arg-type]
     np.testing.assert_allclose(label.xy, annotator.annotate(bgr), atol=0.05)
     assert label.sure
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.5, -1.0])
-def test_a_mirrored_annotation_is_the_annotation_of_the_mirror_picture(angle: float) -> None:
+def test_mirrored_and_shifted_annotation_matches_that_of_the_mirror_picture(angle: float) -> None:
     bgr, asymmetry = painted(), 0.05
     annotation = Annotator(asymmetry).annotate(bgr)
     transform = CropTransform.around((90, 80), 110, 128, angle=angle)
@@ -156,7 +156,7 @@ def test_a_mirrored_annotation_is_the_annotation_of_the_mirror_picture(angle: fl
     assert np.abs(transform.to_frame(mirror_points(xy, IBUG, 128)) - annotation).max() < 1e-3  # nothing else moved it
 
 
-def test_every_face_of_a_photograph_gets_its_own_picture_unless_it_is_tiny(tmp_path: Path) -> None:
+def test_cut_faces_cuts_out_large_faces_and_skips_tiny_ones(tmp_path: Path) -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     cv2.imwrite(str(tmp_path / "two.png"), photograph)
     large = np.array([[100, 80], [130, 80], [115, 95], [115, 110]], np.float64)
@@ -174,7 +174,7 @@ def test_every_face_of_a_photograph_gets_its_own_picture_unless_it_is_tiny(tmp_p
     assert np.abs(grey - whole).mean() < 25  # noise survives JPEG poorly; another place would differ by 50
 
 
-def test_faces_that_nobody_annotated_or_that_are_not_in_the_picture_are_not_cut(tmp_path: Path) -> None:
+def test_cut_faces_skips_unannotated_faces_and_those_outside_the_picture(tmp_path: Path) -> None:
     """One without points, one far away, one just beside it, whose square would show only what is next to it."""
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((200, 300, 3), np.uint8))
     face = np.array([[100, 80], [130, 80], [115, 95], [115, 110]], np.float64)

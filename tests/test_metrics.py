@@ -31,14 +31,14 @@ def test_a_shift_by_five_pixels_is_five_over_the_eye_distance() -> None:
     np.testing.assert_allclose(metrics.nme(truth + np.array([3, 4], np.float32), truth, IBUG), [5 / eyes], rtol=1e-6)
 
 
-def test_the_normalisers_of_a_hand_made_face() -> None:
+def test_normalising_lengths_match_a_hand_made_face() -> None:
     truth = np.array([[[0, 0], [30, 40], [10, 20], [0, 80], [60, 80]]], np.float32)
     lengths = {kind: metrics.normalising_lengths(truth, FIVE, kind)[0] for kind in ("ip", "box", "diag", "edge")}
     assert lengths == pytest.approx({"ip": 50.0, "box": np.sqrt(60 * 80), "diag": 100.0, "edge": 70.0})
 
 
 @pytest.mark.parametrize("kind", ["box", "diag", "edge"])
-def test_only_the_annotated_faces_size_is_that_of_an_annotated_box(kind: metrics.Normaliser) -> None:
+def test_annotated_box_affects_only_the_face_normaliser(kind: metrics.Normaliser) -> None:
     boxes = np.array([[0, 0, 90, 40]], np.float32)
     assert metrics.normalising_lengths(FACE[None], IBUG, "face", boxes) == pytest.approx([60.0])
     tight = metrics.normalising_lengths(FACE[None], IBUG, kind)
@@ -46,12 +46,12 @@ def test_only_the_annotated_faces_size_is_that_of_an_annotated_box(kind: metrics
 
 
 @pytest.mark.parametrize("box", [[90, 0, 0, 40], [90, 40, 0, 0], [0, 0, np.nan, 40]])
-def test_an_annotated_box_that_is_turned_over_or_not_known_has_no_size(box: list[float]) -> None:
+def test_inverted_or_unknown_annotated_box_is_refused(box: list[float]) -> None:
     with pytest.raises(ValueError, match="lengths above 0, got 1"):
         metrics.normalising_lengths(FACE[None], IBUG, "face", np.float32([box]))
 
 
-def test_without_an_annotated_box_a_faces_size_is_that_of_its_points() -> None:
+def test_face_normaliser_without_an_annotated_box_uses_the_points() -> None:
     tight = metrics.normalising_lengths(FACE[None], IBUG, "box")
     assert metrics.normalising_lengths(FACE[None], IBUG, "face") == pytest.approx(tight)
 
@@ -78,7 +78,7 @@ def test_errors_of_some_points_use_the_length_of_the_whole_face() -> None:
     assert np.isposinf(eyes[3])
 
 
-def test_errors_of_points_that_do_not_fit_each_other_are_refused() -> None:
+def test_mismatched_shapes_are_refused() -> None:
     predicted, truth = faces(3, 1.0)
     with pytest.raises(ValueError, match=r"wanted predicted and true points \(F, M, 2\) and lengths \(F,\)"):
         metrics.normalised_errors(predicted[:, :5], truth, np.ones(3))
@@ -93,7 +93,7 @@ def test_nme_does_not_depend_on_the_size_and_place_of_the_face() -> None:
         np.testing.assert_allclose(moved, metrics.nme(predicted, truth, IBUG, kind), rtol=1e-4)
 
 
-def test_nme_of_noise_is_the_mean_of_rayleighs_distribution() -> None:
+def test_nme_of_gaussian_noise_is_the_rayleigh_mean() -> None:
     predicted, truth = faces(500, 2.0)
     eyes = np.linalg.norm(FACE[36] - FACE[45])
     assert metrics.nme(predicted, truth, IBUG).mean() == pytest.approx(2 * np.sqrt(np.pi / 2) / eyes, rel=0.01)
@@ -138,7 +138,7 @@ def test_failure_rate_counts_errors_above_and_lost_faces_always(threshold: float
     assert metrics.failure_rate(ERRORS, threshold) == pytest.approx(rate)
 
 
-def test_auc_of_hand_made_errors() -> None:
+def test_auc_matches_hand_made_errors() -> None:
     assert metrics.auc(ERRORS, 0.08) == pytest.approx((0.75 + 0.5 + 0.375) / 6)
     assert metrics.auc(np.zeros(3), 0.08) == 1
     assert metrics.auc(np.array([np.inf]), 0.08) == 0
@@ -159,7 +159,7 @@ def test_the_error_curve_is_one_minus_the_failure_rate() -> None:
 
 
 @pytest.mark.parametrize("errors", [np.empty(0), np.array([0.1, np.nan]), np.zeros((2, 2))])
-def test_errors_must_be_a_row_of_numbers(errors: Float64) -> None:
+def test_errors_must_be_a_non_empty_vector_without_nan(errors: Float64) -> None:
     for summary in (metrics.mean_of_found, lambda e: metrics.failure_rate(e, 0.1), lambda e: metrics.auc(e, 0.1)):
         with pytest.raises(ValueError, match="without NaN"):
             summary(errors)
@@ -198,7 +198,7 @@ def test_a_track_that_is_a_frame_late_lags_by_one_step(velocity: tuple[float, fl
     assert metrics.lag(truth[1:], truth[:-1]) == pytest.approx(-8, abs=1e-4)
 
 
-def test_an_error_across_the_motion_and_points_at_rest_are_no_lag() -> None:
+def test_lag_ignores_errors_across_the_motion_and_points_at_rest() -> None:
     truth = gliding((8, 0))
     assert metrics.lag(truth + np.array([0, 5], np.float32), truth) == pytest.approx(0, abs=1e-5)
     truth[:, 10:] = FACE[10:]

@@ -42,13 +42,13 @@ def test_multiplications_and_bytes_of_a_small_network_are_counted() -> None:
     assert cost.megabytes == pytest.approx((moved + 4 * weights) / 1e6)
 
 
-def test_weights_of_fewer_bits_are_fewer_bytes() -> None:
+def test_fp16_weights_cost_fewer_bytes_and_the_same_operations() -> None:
     full, half = (cost_of(small_net(), (1, 8, 8, 3), precision) for precision in ("fp32", "fp16"))
     assert full.megabytes - half.megabytes == pytest.approx(2 * 28 / 1e6)
     assert full.gmac == half.gmac
 
 
-def test_a_product_of_matrices_is_counted_by_its_inner_length() -> None:
+def test_matrix_product_cost_includes_its_inner_dimension() -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     nodes = [
@@ -66,7 +66,7 @@ def test_a_product_of_matrices_is_counted_by_its_inner_length() -> None:
     assert cost_of(model.SerializeToString(), (4, 2, 5, 3), "fp32").gmac == pytest.approx(4 * 2 * 5 * 7 * 3 / 1e9)
 
 
-def test_a_product_whose_shape_depends_on_the_picture_has_no_cost() -> None:
+def test_cost_of_a_product_with_a_data_dependent_shape_raises() -> None:
     from onnx import TensorProto, helper, numpy_helper
 
     nodes = [
@@ -87,13 +87,13 @@ def test_a_product_whose_shape_depends_on_the_picture_has_no_cost() -> None:
 
 
 @shipped
-def test_the_default_networks_cost_is_what_its_card_says() -> None:
+def test_default_network_cost_matches_its_card() -> None:
     card = find_card("gv", "align")
     assert cost_of(card.weights["net"].read(), (1, *card.size, 3), "fp32").gmac == pytest.approx(card.gmac, abs=0.002)
 
 
 @shipped
-def test_the_cost_of_the_shipped_scan_whose_graph_calculates_its_sizes_is_known() -> None:
+def test_cost_of_the_shipped_scan_with_computed_shapes_is_known() -> None:
     scan = find_card("bbfcn", "detect").weights["scan"].read()
     assert cost_of(scan, (1, 1000, 1000, 3), "fp32").gmac == pytest.approx(45.8, abs=0.05)
 
@@ -101,7 +101,7 @@ def test_the_cost_of_the_shipped_scan_whose_graph_calculates_its_sizes_is_known(
 @pytest.mark.parametrize(
     ("cost", "least_ms"), [(Cost(1.0, 0.001), 20.0), (Cost(0.001, 100.0), 10.0), (Cost(0.5, 100.0), 10.0)]
 )
-def test_the_roofline_is_the_longer_of_calculating_and_moving(cost: Cost, least_ms: float) -> None:
+def test_roofline_is_the_longer_of_compute_and_memory_time(cost: Cost, least_ms: float) -> None:
     assert Peaks(50.0, 10.0, "made up").least_ms(cost) == pytest.approx(least_ms)
 
 
@@ -134,7 +134,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 
 @shipped
-def test_every_network_is_measured_at_every_batch_and_what_is_missing_is_said(
+def test_every_network_is_measured_at_every_batch_and_missing_backends_are_reported(
     monkeypatch: pytest.MonkeyPatch, bare: str
 ) -> None:
     monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
@@ -186,7 +186,7 @@ def test_the_precision_of_a_graph_is_that_of_its_products_not_of_its_storage(tmp
     assert graph.precision_of(target.read_bytes()) == "int8"
 
 
-def test_a_checkout_is_known_by_its_commit_and_a_release_by_its_version(tmp_path: Path) -> None:
+def test_source_commit_is_the_commit_of_a_checkout_or_the_version_of_a_release(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=someone", "-c", "user.email=someone@example.org"]
     if which("git") is None:
         pytest.skip("no git here")
@@ -202,13 +202,13 @@ def test_a_checkout_is_known_by_its_commit_and_a_release_by_its_version(tmp_path
 
 
 @shipped
-def test_a_backend_that_was_asked_for_and_is_missing_is_an_error(bare: str) -> None:
+def test_requested_backend_without_weights_raises(bare: str) -> None:
     with pytest.raises(BackendError, match="no torch weights"):
         bench_networks(Choices(model=bare, backend="torch"), (1,), lambda _: Peaks(50.0, 10.0, "made up"))
 
 
 @shipped
-def test_networks_are_measured_in_the_precisions_that_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_measured_in_the_requested_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
     monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
     choices, peaks = Choices(backend="onnx"), Peaks(50.0, 10.0, "made up")
@@ -222,7 +222,7 @@ def test_networks_are_measured_in_the_precisions_that_are_asked_for(monkeypatch:
 
 
 @shipped
-def test_nothing_in_8_bits_is_measured_against_a_peak_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_int8_runs_have_no_roofline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_bench, "MOST_REPEATS", 1)
     monkeypatch.setattr(model_bench, "SCAN_SIZE", (32, 32))
     peaks = Peaks(1e-3, 1e-3, "so slow that every network would surpass it")
@@ -234,7 +234,7 @@ def test_nothing_in_8_bits_is_measured_against_a_peak_of_32(monkeypatch: pytest.
 
 
 @shipped
-def test_a_precision_that_a_backend_has_not_is_said(bare: str) -> None:
+def test_unavailable_precision_is_reported_or_raises_if_it_is_the_only_one(bare: str) -> None:
     measured = bench_networks(
         Choices(model=bare, backend="onnx"), (1,), lambda _: Peaks(50.0, 10.0, "made up"), ("fp32", "int8")
     )

@@ -69,7 +69,7 @@ def test_the_face_score_costs_what_its_two_layers_cost() -> None:
 @pytest.mark.parametrize(
     ("encoder", "channels"), [("mobilenetv3-large", (24, 40, 112, 160)), ("mobilenetv3-small", (16, 24, 48, 96))]
 )
-def test_the_encoder_is_tapped_at_strides_4_to_32(encoder: str, channels: tuple[int, ...]) -> None:
+def test_encoder_features_have_strides_4_to_32(encoder: str, channels: tuple[int, ...]) -> None:
     net = GV(68, encoder).eval()
     with torch.inference_mode():
         features = net.encoder(torch.zeros(1, 3, 96, 96))
@@ -86,7 +86,7 @@ def test_channels_are_rounded_to_eights_and_lose_at_most_a_tenth(channels: int, 
     assert wanted >= 0.9 * channels
 
 
-def test_squeeze_and_excite_halves_and_its_gate_stays_within_0_and_1() -> None:
+def test_squeeze_excite_rounds_its_channels_and_gates_between_0_and_1() -> None:
     gate = SqueezeExcite(72)
     assert gate.fc1.out_channels == 24  # 72 / 4 = 18 would lose more than a tenth at 16
     x = torch.randn(2, 72, 6, 6) + 1
@@ -94,7 +94,7 @@ def test_squeeze_and_excite_halves_and_its_gate_stays_within_0_and_1() -> None:
     assert ((ratio >= 0) & (ratio <= 1)).all()
 
 
-def test_under_autocast_depthwise_convolutions_compute_in_float32_and_others_do_not() -> None:
+def test_depthwise_convolutions_stay_in_float32_under_autocast() -> None:
     depthwise, dense, x = conv_bn(8, 8, 3, groups=8)[0], conv_bn(8, 8, 3)[0], torch.randn(2, 8, 6, 6)
     exact = F.conv2d(x, depthwise.weight, padding=1, groups=8)
     with torch.autocast("cpu", torch.bfloat16):
@@ -122,7 +122,7 @@ def test_vectors_have_a_cell_per_four_pixels_and_a_column_per_axis(side: int) ->
     assert vectors.shape == (2, 68, side // 4, 2)
 
 
-def test_with_a_face_score_two_logits_come_too() -> None:
+def test_face_score_adds_two_logits() -> None:
     net = GV(19, "mobilenetv3-small", face_score=True).eval()
     with torch.inference_mode():
         vectors, logits = net(torch.randn(3, 3, 64, 64))
@@ -143,7 +143,7 @@ def test_build_gives_the_named_network_with_its_options() -> None:
     assert net.score is not None
 
 
-def test_checkpoints_of_earlier_runs_keep_fitting() -> None:
+def test_state_dict_keys_stay_compatible_with_earlier_checkpoints() -> None:
     """The names under which weights are stored are a contract with every checkpoint and card."""
     keys = set(nets.FromBytes(GV(68, face_score=True)).state_dict())
     assert {
@@ -189,7 +189,7 @@ def test_two_bandwidths_are_mixed_with_alpha(alpha: float) -> None:
     torch.testing.assert_close(BandPooling((3, 5), alpha)(maps()), mixed, atol=1e-6, rtol=1e-5)
 
 
-def test_the_default_kernel_is_half_of_three_cells_and_half_of_five() -> None:
+def test_default_kernel_averages_bandwidths_3_and_5() -> None:
     assert BandPooling().kernel.flatten().tolist() == pytest.approx([0.1, 0.26667, 0.26667, 0.26667, 0.1], abs=1e-4)
 
 
@@ -225,7 +225,7 @@ def test_a_peak_in_the_map_is_a_peak_at_its_column_and_row() -> None:
     assert x.sum() == pytest.approx(1.0)
 
 
-def test_a_band_without_a_middle_is_refused() -> None:
+def test_even_bandwidth_is_refused() -> None:
     with pytest.raises(ValueError, match=r"odd bandwidths.*got \(3, 4\)"):
         BandPooling((3, 4))
 
@@ -244,7 +244,7 @@ def byte_pictures() -> UInt8:
     return np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
 
 
-def test_blue_green_red_bytes_become_scaled_red_green_blue_planes() -> None:
+def test_bgr_bytes_become_scaled_rgb_planes() -> None:
     pictures = byte_pictures()
     planes = nets.FromBytes(Echo())(torch.from_numpy(pictures))
     wanted = (pictures[..., ::-1].transpose(0, 3, 1, 2).astype(np.float32) - 127.5) / 128.0

@@ -49,7 +49,7 @@ def test_encoders_give_strides_4_to_32(encoder, channels):
     assert net.channels == channels
 
 
-def test_the_resnet_has_the_published_backbones_weights():
+def test_resnet_has_the_parameter_count_of_the_published_backbone():
     """MXNet's resnet50_v2 without its classifier and its last normalisation: 23,496,384 and our four taps'."""
     with torch.device("meta"):
         net = ResNetV2()
@@ -63,7 +63,7 @@ def test_a_pre_activated_unit_is_the_identity_when_its_branch_is_silent():
     assert torch.equal(unit(x), x)
 
 
-def test_in_an_exchange_every_resolution_hears_every_other():
+def test_exchange_passes_information_from_every_resolution_to_every_other():
     torch.manual_seed(0)
     exchange = Exchange((4, 8, 16)).eval()
     features = [torch.rand(1, c, n, n, requires_grad=True) for c, n in ((4, 8), (8, 4), (16, 2))]
@@ -72,12 +72,12 @@ def test_in_an_exchange_every_resolution_hears_every_other():
         assert all(h is not None and h.abs().sum() > 0 for h in heard)
 
 
-def test_hrnets_branches_are_fused_at_the_finest_size():
+def test_hrnet_head_takes_the_channels_of_all_branches():
     net = on_meta("hrnetv2-w18")
     assert net.head.in_channels == 15 * 18
 
 
 @pytest.mark.parametrize("bandwidth", [1, 3, 5, 7])
-def test_a_single_bandwidth_is_a_choice(bandwidth):
+def test_single_bandwidth_gives_one_kernel_of_that_width(bandwidth):
     pool = on_meta("mobilenetv3-small", bandwidths=(bandwidth, bandwidth)).pool
     assert pool.kernel.shape == (1, 1, bandwidth)

@@ -46,12 +46,12 @@ def thop_gflops(net):
 
 
 @pytest.mark.parametrize(("landmarks", "count"), [(98, 36_139_892), (68, 35_997_812), (29, 35_813_108)])
-def test_parameters_are_within_half_a_percent_of_the_papers(landmarks, count):
+def test_parameter_counts_are_within_half_a_percent_of_the_paper(landmarks, count):
     assert nets.parameters(on_meta(landmarks)) == count
     assert landmarks != 98 or count == pytest.approx(36.30e6, rel=0.005)
 
 
-def test_without_our_additions_the_blocks_are_awings():
+def test_network_without_our_additions_matches_awing_in_size_and_operations():
     """24.15 M and 26.79 G in the paper's Table 8; AWing's maps are 98 landmarks and one boundary.
 
     AWing feeds two more coordinate channels, gated by the boundary, to each stack but the first.
@@ -90,7 +90,7 @@ def test_training_gives_landmarks_and_boundaries_of_every_stack():
     assert [m.shape for m in output.boundaries] == [(1, 15, 64, 64)] * 4
 
 
-def test_a_compact_propnet_is_the_same_code_on_a_smaller_picture():
+def test_compact_propnet_gives_maps_and_logits_for_a_smaller_picture():
     net = on_meta(68, stacks=2, width=64, face_score=True).eval()
     maps, logits = net(torch.empty(2, 3, 128, 128, device="meta"))
     assert (maps.shape, logits.shape) == ((2, 68, 32, 32), (2, 2))
@@ -178,7 +178,7 @@ def test_coordinates_run_from_corner_to_corner():
     assert r[0, 0].item() == r.max().item() == pytest.approx(1)
 
 
-def test_an_hourglass_gives_its_sums_finest_first_and_refuses_odd_sizes():
+def test_hourglass_returns_its_sums_finest_first_and_refuses_indivisible_sizes():
     hourglass = Hourglass(4, 3, lambda a, b: nn.Conv2d(a, b, 1), lambda _: nn.MaxPool2d(2))
     assert len([m for m in hourglass.modules() if isinstance(m, nn.Conv2d)]) == 10
     assert [s.shape[2] for s in hourglass(torch.zeros(1, 4, 16, 16))] == [16, 8, 4]

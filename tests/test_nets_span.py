@@ -27,7 +27,7 @@ def on_meta(name="span", landmarks=68, **options):
         ("shn", 4, 16_042_000, 16.05, 184),
     ],
 )
-def test_parameters_meet_the_papers_three_counts(name, stacks, count, millions, checkpoint):
+def test_parameter_counts_and_checkpoint_sizes_match_the_paper(name, stacks, count, millions, checkpoint):
     assert nets.parameters(on_meta(name, stacks=stacks)) == count
     assert count / 1e6 == pytest.approx(millions, rel=0.007)
     # The paper's "size" is a checkpoint with Adam's two moments: 12 bytes a parameter, in MiB.
@@ -40,7 +40,7 @@ def test_with_19_landmarks_the_counts_are_the_printed_digits(stacks, count, prin
     assert f"{count / 1e6:.2f}" == printed
 
 
-def test_a_field_per_landmark_changes_the_head_alone():
+def test_field_per_landmark_has_the_expected_parameters_and_output_shape():
     assert nets.parameters(on_meta(field_per_landmark=True)) == 17_106_886
     net = SPAN(68, width=8, field_per_landmark=True).eval()
     assert net(torch.zeros(1, 3, 128, 128))[1].shape == (1, 68, 2, 64, 64)
@@ -65,7 +65,7 @@ def test_operations_are_those_of_the_reconstruction():
     assert nets.gmac(on_meta(stacks=2).eval(), (256, 256)) == pytest.approx(12.23, abs=0.01)
 
 
-def test_deployed_heat_maps_are_the_probabilities_of_the_trained_logits():
+def test_deployed_heatmaps_are_the_softmax_of_the_trained_logits():
     torch.manual_seed(0)
     net, x = SPAN(5, stacks=2, width=8).eval(), torch.randn(2, 3, 128, 128)
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_the_baseline_answers_like_span_without_a_field():
     assert [m.shape for m in net.eval()(picture)] == [(2, 68, 64, 64), (2, 2)]
 
 
-def test_a_compact_span_is_the_same_code_on_a_smaller_picture():
+def test_compact_span_has_the_same_outputs_on_a_smaller_picture():
     net = on_meta(stacks=1, width=64, face_score=True).eval()
     shapes = [m.shape for m in net(torch.empty(2, 3, 128, 128, device="meta"))]
     assert shapes == [(2, 68, 64, 64), (2, 15, 2, 64, 64), (2, 2)]
@@ -116,7 +116,7 @@ def test_without_attention_every_stage_passes_its_features_on_and_has_no_mask_to
         assert torch.equal(stage(p)[0], stage.hourglass(p)[0])
 
 
-def test_without_a_field_the_landmark_maps_alone_are_answered():
+def test_without_a_field_span_outputs_landmark_maps_and_no_field():
     """Row SHN + SCPA of Table I; 30 maps of the last convolution, with 128 inputs and a bias each."""
     assert nets.parameters(on_meta()) - nets.parameters(on_meta(field=False)) == 30 * 129
     net, picture = on_meta(stacks=2, width=64, field=False, face_score=True), torch.empty(2, 3, 128, 128, device="meta")

@@ -31,7 +31,7 @@ def test_parameters_meet_the_papers_two_model_sizes(stacks, count, mib):
     assert 4 * count / MIB == pytest.approx(mib, abs=0.3)
 
 
-def test_one_stack_is_the_published_hourglass_of_hpm_blocks():
+def test_one_stack_has_the_parameters_of_the_published_hourglass():
     two, one = (nets.parameters(on_meta(landmarks=98, stacks=n)) for n in (2, 1))
     assert two - one == 5_830_160
     hourglass = on_meta(landmarks=98).scbe.hourglasses[0]
@@ -44,7 +44,7 @@ def test_every_stem_ends_in_a_quarter_of_the_picture(stem):
     assert net.scbe.stem(torch.empty(1, 3, 256, 256, device="meta")).shape == (1, 256, 64, 64)
 
 
-def test_the_vgg_stem_takes_torchvisions_weights():
+def test_vgg_stem_has_the_parameter_names_and_shapes_of_torchvision():
     convolutions = {
         0: (64, 3),
         3: (64, 64),
@@ -66,7 +66,7 @@ def test_the_vgg_stem_takes_torchvisions_weights():
     assert nets.parameters(stem) == 1_737_792
 
 
-def test_the_resnet_stem_takes_torchvisions_weights():
+def test_resnet_stem_has_the_parameter_names_and_shapes_of_torchvision():
     with torch.device("meta"):
         names = {name: tuple(value.shape) for name, value in ResNetStem(256).named_parameters()}
     assert names["conv1.weight"] == (64, 3, 7, 7)
@@ -86,14 +86,14 @@ def test_training_gives_every_stacks_boundaries_and_deployment_the_landmarks_alo
     assert [m.shape for m in net.eval()(picture)] == [(1, 98, 64, 64)]
 
 
-def test_the_features_come_from_the_last_hourglass_at_four_scales():
+def test_features_come_at_four_scales():
     with torch.device("meta"):
         scbe = SCBE(2, 256, "vgg")
     got = scbe(torch.empty(1, 3, 256, 256, device="meta"))[1]
     assert [b.shape for b in got] == [(1, 256, n, n) for n in (64, 32, 16, 8)]
 
 
-def test_operations_are_the_reconstructions_and_what_its_sum_leaves_out():
+def test_operations_match_the_reconstruction_plus_the_transitions_it_omits():
     """Its 24.90 GMAC count each transition once; in Eq. 4 finer features are transformed too, before their pooling."""
     net = on_meta(landmarks=98).eval()
     width, sizes = 256, (128, 256, 256)  # of the levels that hear one finer scale, at 64, 32 and 16 cells
@@ -125,7 +125,7 @@ def test_fusion_follows_equations_3_to_5(fusion):
         torch.testing.assert_close(balt(maps, scales), balt.head(decoded))
 
 
-def test_without_fusion_the_features_are_not_heard():
+def test_output_without_fusion_ignores_the_features():
     balt, maps = BALT(5, 8, 0).eval(), torch.randn(2, 16, 16, 16)
     assert torch.equal(balt(maps, features(8, 16)), balt(maps, features(8, 16)))
 
@@ -145,7 +145,7 @@ def test_single_scale_features_are_the_finest_alone():
         assert not torch.equal(heard, balt(maps, [features(8, 16)[0], *scales[1:]]))
 
 
-def test_silent_transitions_are_no_fusion():
+def test_zeroed_transitions_equal_no_fusion():
     torch.manual_seed(0)
     balt, maps, scales = BALT(5, 8, 2).eval(), torch.randn(2, 16, 16, 16), features(8, 16)
     for transition in balt.transitions:
@@ -156,7 +156,7 @@ def test_silent_transitions_are_no_fusion():
     assert torch.equal(silent, balt(maps, scales))
 
 
-def test_in_the_second_stage_the_boundaries_stand_still():
+def test_frozen_boundaries_do_not_change_in_training():
     torch.manual_seed(0)
     net = TAB(5, stacks=2, width=8)
     net.freeze_boundaries()
@@ -169,14 +169,14 @@ def test_in_the_second_stage_the_boundaries_stand_still():
     assert moved == {"balt"}
 
 
-def test_hourglasses_start_narrow_and_the_stem_does_not():
+def test_hourglasses_start_with_small_weights_and_the_stem_does_not():
     torch.manual_seed(0)
     scbe = SCBE(1, 16, "vgg")
     assert scbe.hourglasses[0].bottom.conv1[2].weight.std().item() == pytest.approx(0.001, rel=0.1)
     assert scbe.stem[0].weight.std() > 0.05
 
 
-def test_a_compact_tab_is_the_same_code_on_a_smaller_picture():
+def test_compact_tab_gives_maps_and_logits_for_a_smaller_picture():
     net = on_meta(stacks=1, width=64, face_score=True).eval()
     maps, logits = net(torch.empty(2, 3, 128, 128, device="meta"))
     assert (maps.shape, logits.shape) == ((2, 68, 32, 32), (2, 2))

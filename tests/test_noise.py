@@ -68,20 +68,20 @@ def test_the_logistic_fit_is_scipys_minimum() -> None:
     np.testing.assert_allclose(noise.fit_logistic(logits, good), optimize.minimize(loss, [1.0, 0.0]).x, atol=1e-4)
 
 
-def test_a_logit_that_separates_perfectly_stays_finite() -> None:
+def test_logistic_fit_of_separable_data_stays_finite() -> None:
     slope, offset = noise.fit_logistic(np.array([-2.0, -1.0, 1.0, 2.0]), np.array([0.0, 0.0, 1.0, 1.0]))
     assert 0 < slope < 100
     assert abs(offset) < 10
 
 
-def test_what_cannot_be_fitted_is_told() -> None:
+def test_logistic_fit_raises_for_a_single_class_or_a_falling_score() -> None:
     with pytest.raises(ConfigError, match="got 2 and 0"):
         noise.fit_logistic(np.array([1.0, 2.0]), np.ones(2))
     with pytest.raises(ConfigError, match="rise with the logit"):
         noise.fit_logistic(np.array([-2.0, -1.0, 1.0, 2.0] * 9), np.array([1.0, 1.0, 0.0, 0.0] * 9))
 
 
-def test_the_calibration_error_is_that_of_a_table_worked_out_by_hand() -> None:
+def test_calibration_error_and_reliability_match_a_hand_computed_table() -> None:
     confidence = np.array([0.95, 0.95, 0.95, 0.95, 0.15, 0.15])
     good = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
     # four crops said 0.95 and 0.75 were right, two said 0.15 and half were right
@@ -92,18 +92,18 @@ def test_the_calibration_error_is_that_of_a_table_worked_out_by_hand() -> None:
     )
 
 
-def test_confidences_that_are_true_have_no_calibration_error() -> None:
+def test_calibrated_confidences_have_near_zero_calibration_error() -> None:
     logits, good = drawn(1.0, 0.0)
     assert noise.calibration_error(noise.chance(logits, (1.0, 0.0)), good) < 0.01
     assert noise.calibration_error(noise.chance(logits, (3.0, 0.0)), good) > 0.05
 
 
 @pytest.mark.parametrize("value", [-12.0, -0.5, 0.0, 3.0, 12.0])
-def test_the_logit_of_a_confidence_is_the_one_that_made_it(value: float) -> None:
+def test_logit_inverts_chance(value: float) -> None:
     assert noise.logit(float(noise.chance(np.array(value), (1.0, 0.0)))) == pytest.approx(value, abs=0.05)
 
 
-def test_noise_is_split_into_what_is_common_and_what_is_not() -> None:
+def test_split_noise_separates_common_from_individual_noise() -> None:
     rng = np.random.default_rng(1)
     face = rng.uniform(0, 1, (68, 2))
     own, common = zip(
@@ -120,21 +120,21 @@ def test_noise_is_split_into_what_is_common_and_what_is_not() -> None:
     assert np.sqrt(np.mean(common)) == pytest.approx(0.01, rel=0.1)
 
 
-def test_a_shift_between_two_measurements_is_noise_in_common_worked_out_by_hand() -> None:
+def test_shift_between_two_measurements_is_common_noise_only() -> None:
     face = np.random.default_rng(2).uniform(0, 1, (68, 2))
     common, own = noise.split_noise(np.stack((face, face + np.array([0.02, 0.0]))))
     assert common == pytest.approx((0.02**2 / 2 + 0) / 2)  # mean over the axes of the variance of two numbers
     assert own.max() < 1e-20
 
 
-def test_an_affine_motion_is_no_noise_of_single_points() -> None:
+def test_affine_motion_gives_no_individual_noise() -> None:
     face = np.random.default_rng(2).uniform(0, 1, (68, 2))
     shapes = np.stack([face * (1 + 0.01 * k) + [0.1 * k, 0] for k in range(5)])
     assert noise.split_noise(shapes)[1].max() < 1e-20
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
-def test_noise_as_a_power_of_the_score_is_found(power: float) -> None:
+def test_fit_noise_recovers_a_power_law_of_the_score(power: float) -> None:
     score = np.random.default_rng(3).uniform(0.5, 1, 5000)
     fitted = noise.fit_noise(score, (0.0015 * score**-power) ** 2, 0.001**2)
     assert (fitted.own, fitted.shared, fitted.power) == pytest.approx((0.0015, 0.001, power), rel=0.02)
@@ -142,14 +142,14 @@ def test_noise_as_a_power_of_the_score_is_found(power: float) -> None:
         assert sigma == pytest.approx(fitted.sigma(at), rel=0.02)
 
 
-def test_scores_that_are_all_alike_have_no_power() -> None:
+def test_fit_noise_of_constant_scores_has_zero_power() -> None:
     fitted = noise.fit_noise(np.full(100, 0.5), np.full(100, 0.002**2), 0.0)
     assert (fitted.own, fitted.power) == pytest.approx((0.002, 0.0))
     assert str(fitted.power) == "0.0"  # and not -0.0, which would stand in the card
 
 
 @pytest.mark.parametrize("power", [-0.5, -2.0])
-def test_noise_that_grows_with_the_score_is_taken_for_the_same_everywhere(power: float) -> None:
+def test_fit_noise_is_constant_if_noise_grows_with_the_score(power: float) -> None:
     """No line that rises is fitted, and none of its numbers stays: own would be that of score 1, the largest."""
     score = np.random.default_rng(3).uniform(0.5, 1, 5000)
     fitted = noise.fit_noise(score, (0.0015 * score**-power) ** 2, 0.001**2)
@@ -159,7 +159,7 @@ def test_noise_that_grows_with_the_score_is_taken_for_the_same_everywhere(power:
     assert str(fitted.power) == "0.0"
 
 
-def test_a_calibrated_card_changes_the_confidence_and_an_earlier_calibration_does_not_count() -> None:
+def test_calibrated_card_changes_the_confidence_and_plain_aligner_ignores_it() -> None:
     card = painted_card()
     crop = np.full((*card.size, 3), 128, np.uint8)
     still = CropTransform(np.eye(2, 3), card.size)
@@ -176,7 +176,7 @@ def test_a_calibrated_card_changes_the_confidence_and_an_earlier_calibration_doe
     assert again == plain
 
 
-def test_scores_are_judged_in_crops_as_large_as_those_of_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_judged_in_crops_of_the_same_scale_as_in_tracking(monkeypatch: pytest.MonkeyPatch) -> None:
     """The face fills 1 / box_scale of the crop in use, and of the spoilt crops in the middle."""
     card = replace(painted_card(), box_scale=1.6)
     source = PaintedSource(count=1)
@@ -195,7 +195,7 @@ def test_scores_are_judged_in_crops_as_large_as_those_of_tracking(monkeypatch: p
     assert np.median(filled) == pytest.approx(1 / 1.6, rel=0.1)
 
 
-def test_a_network_of_19_points_which_have_no_outer_eye_corners_is_judged_by_the_points_box(
+def test_19_point_network_without_outer_eye_corners_is_judged_by_the_points_box(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(noise, "disturb", lambda crop, *_: crop)  # painted faces are read from their colours
@@ -213,7 +213,7 @@ def test_a_network_of_19_points_which_have_no_outer_eye_corners_is_judged_by_the
     assert noise.measure_noise(aligner, samples, 3, np.random.default_rng(0)).own > 0
 
 
-def test_a_network_that_does_well_on_too_few_photographs_has_no_noise_measured() -> None:
+def test_measure_noise_raises_if_too_few_photographs_are_aligned_well() -> None:
     faces = [face_number(i) for i in range(noise.FOLDS)]
     samples = [
         Sample(Path("a.png"), face.landmarks(0)[None, OF_68], cv2.imencode(".png", picture_of(face))[1].tobytes())
@@ -225,7 +225,7 @@ def test_a_network_that_does_well_on_too_few_photographs_has_no_noise_measured()
         noise.measure_noise(aligner, samples, 3, np.random.default_rng(0))
 
 
-def test_the_calibration_error_is_that_of_photographs_that_the_fit_has_not_seen(
+def test_calibration_error_is_cross_validated_on_unseen_photographs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In every fold but the first a higher logit is a better crop; in the first, unknown to them, a worse one."""
@@ -246,7 +246,7 @@ def test_the_calibration_error_is_that_of_photographs_that_the_fit_has_not_seen(
     assert learned.confidence == noise.fit_logistic(logits, good)
 
 
-def test_a_network_that_does_not_score_faces_is_refused_before_anything_is_measured() -> None:
+def test_network_without_face_scores_raises_before_anything_is_measured() -> None:
     backend = PaintedBackend(shapes=Shapes((None, 128, 128, 3), ((None, 68, 32, 2),)))
     face = PaintedSource(count=1)
     samples = [Sample(Path("a.png"), np.stack(face.truth(0)[:1]), cv2.imencode(".png", face.picture(0))[1].tobytes())]
@@ -255,7 +255,7 @@ def test_a_network_that_does_not_score_faces_is_refused_before_anything_is_measu
     assert backend.calls == 0
 
 
-def test_the_smoother_expects_the_noise_that_was_measured() -> None:
+def test_smoother_settings_use_the_measured_noise() -> None:
     card = replace(painted_card(), calibration=LEARNED.table())
     assert (smoother_settings(card).noise, smoother_settings(card).shared_noise) == (0.0012, 0.0009)
     assert smoother_settings(card).score_power == 2.0
@@ -263,7 +263,7 @@ def test_the_smoother_expects_the_noise_that_was_measured() -> None:
 
 
 @pytest.mark.parametrize("smoother", [Smoother, RtsSmoother])
-def test_tracking_takes_what_is_measured_where_scores_say_nothing_and_points_have_nothing_in_common(
+def test_smoothers_halve_the_noise_even_if_score_power_and_shared_noise_are_zero(
     smoother: type[Smoother] | type[RtsSmoother],
 ) -> None:
     fitted = noise.fit_noise(np.full(100, 0.5), np.full(100, 0.002**2), 0.0)
@@ -294,7 +294,7 @@ def test_a_card_is_written_with_its_weights_and_read_back(tmp_path: Path) -> Non
     assert read_card(write_calibration(read, newer, tmp_path / "out")).calibration["confidence"] == [1.1, 0.0]
 
 
-def test_a_card_that_is_there_keeps_its_comments_and_other_tables(tmp_path: Path) -> None:
+def test_existing_card_keeps_its_comments_and_other_tables(tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"numbers")
     weights = Weights(tmp_path / "net.onnx", hashlib.sha256(b"numbers").hexdigest(), "fp32")
     card = replace(painted_card(), weights={"net": weights})
@@ -305,7 +305,7 @@ def test_a_card_that_is_there_keeps_its_comments_and_other_tables(tmp_path: Path
     assert path.read_text(encoding="utf-8") == old.replace("0.7,", "0.8,")
 
 
-def test_a_card_that_comes_anew_brings_its_weights_and_takes_no_other_cards(tmp_path: Path) -> None:
+def test_new_card_brings_its_weights_and_never_replaces_those_of_another_card(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     weights, old = tmp_path / "in" / "net.onnx", tmp_path / "out" / "weights" / "net.onnx"
     weights.write_bytes(b"numbers")
@@ -323,7 +323,7 @@ def test_a_card_that_comes_anew_brings_its_weights_and_takes_no_other_cards(tmp_
 
 
 @pytest.mark.skipif(not (SHIPPED / "weights" / "gv-mobilenetv3-68.onnx").exists(), reason="no trained weights here")
-def test_what_one_cards_weights_are_worth_is_not_written_into_another_card_of_its_name(tmp_path: Path) -> None:
+def test_calibration_raises_for_a_card_of_the_same_name_with_other_weights(tmp_path: Path) -> None:
     card = read_card(SHIPPED / "cards" / "gv-mobilenetv3-68.toml")
     retrained = write_weights(tmp_path / "out", card.name, b"retrained", "fp16")
     write_card(replace(card, weights={"net": retrained}), tmp_path / "out")
@@ -338,7 +338,7 @@ def test_what_one_cards_weights_are_worth_is_not_written_into_another_card_of_it
     assert (tmp_path / "out" / "weights" / f"{card.name}.onnx").read_bytes() == b"retrained"
 
 
-def test_photographs_with_other_points_than_the_models_are_refused_before_anything_is_measured(
+def test_photographs_with_the_wrong_point_count_raise_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
     write_faces(tmp_path / "faces", 2)
@@ -352,7 +352,7 @@ def test_photographs_with_other_points_than_the_models_are_refused_before_anythi
     assert not (tmp_path / "out").exists()
 
 
-def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
+def test_plot_without_matplotlib_raises_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(error_curves.importlib.util, "find_spec", lambda name: None)  # noqa: ARG005 - as it is called
@@ -364,7 +364,7 @@ def test_without_matplotlib_a_plot_is_refused_before_anything_is_measured(
 
 
 @pytest.mark.parametrize("name", ["plot.xyz", "plot", "nodir/plot.xyz"])
-def test_a_plot_that_is_neither_png_nor_svg_is_bad_usage(tmp_path: Path, name: str) -> None:
+def test_plot_name_without_png_or_svg_suffix_is_a_usage_error(tmp_path: Path, name: str) -> None:
     words = ("noise", "gv", "--faces", str(tmp_path), "--out", str(tmp_path / "out"), "--plot", str(tmp_path / name))
     done = CliRunner().invoke(calibrate, words)
     assert done.exit_code == 2
@@ -373,7 +373,7 @@ def test_a_plot_that_is_neither_png_nor_svg_is_bad_usage(tmp_path: Path, name: s
 
 
 @pytest.mark.skipif(not (SHIPPED / "weights" / "gv-mobilenetv3-68.onnx").exists(), reason="no trained weights here")
-def test_a_plot_in_a_folder_that_is_not_there_is_refused_before_photographs_are_read(tmp_path: Path) -> None:
+def test_plot_in_a_missing_folder_raises_before_photographs_are_read(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='plots need pip install "facetrack[eval]"')
     words = ("noise", "gv", "--faces", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"), "--plot")
     done = CliRunner().invoke(calibrate, (*words, str(tmp_path / "nodir/plot.png")))
@@ -384,14 +384,14 @@ def test_a_plot_in_a_folder_that_is_not_there_is_refused_before_photographs_are_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_plot_has_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+def test_plot_is_written_as_png_and_leaves_no_other_file(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason='plots need pip install "facetrack[eval]"')
     plot(LEARNED, tmp_path / "plot.PNG")
     assert (tmp_path / "plot.PNG").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["plot.PNG"]
 
 
-def test_the_report_names_fit_error_and_noise(tmp_path: Path) -> None:
+def test_report_names_the_fit_and_its_errors_and_the_plot_is_written_as_svg(tmp_path: Path) -> None:
     text = as_text(LEARNED)
     assert "sigmoid(0.800 logit -0.200)" in text
     assert "5-fold: 0.0120 (before: 0.0500)" in text

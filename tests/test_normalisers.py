@@ -61,7 +61,7 @@ def normaliser_of(marks: markup.Markup) -> str:
 @pytest.mark.parametrize(
     ("name", "marks"), [("gv", "five5"), *((name, marks) for name in ALIGNMENTS for marks in LINED)]
 )
-def test_every_markup_has_items_a_loss_and_a_validation(name: str, marks: str, tmp_path: Path) -> None:
+def test_every_markup_can_be_trained_and_validated(name: str, marks: str, tmp_path: Path) -> None:
     loaded = markup.load(marks)
     objective = objective_of(tmp_path, name, loaded.points, normaliser_of(loaded))
     net = objective.build()
@@ -89,7 +89,7 @@ def test_validation_takes_the_data_sets_own_boxes(tmp_path: Path) -> None:
     assert objective._nme(sample.points[0] + 3, sample) == pytest.approx(np.sqrt(18) / 60, rel=1e-5)
 
 
-def test_a_normaliser_that_the_markup_or_a_face_lacks_is_refused_before_the_training(tmp_path: Path) -> None:
+def test_unavailable_normaliser_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"normaliser, for .*a\.pts: NME of aflw19: wanted one of the normalisers ip, box"
     ):

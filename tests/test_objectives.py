@@ -64,7 +64,7 @@ def deployed(name: str, answer: Supervision) -> tuple[np.ndarray, ...]:
 
 
 @pytest.mark.parametrize("name", list(OPTIONS))
-def test_a_perfect_answer_costs_next_to_nothing_and_decodes_to_the_truth(name: str, data: Path) -> None:
+def test_perfect_prediction_has_near_zero_loss_and_decodes_to_the_truth(name: str, data: Path) -> None:
     objective, xy = objective_of(name, data), faces()
     answer = perfect(name, xy)
     place, terms = objective.landmark_terms(answer, Labels(xy))
@@ -97,7 +97,7 @@ STAGES = {"tab": (1, 2), "propnet": (2, 2), "span": (2, 2), "shn": (2, 0)}  # of
 
 
 @pytest.mark.parametrize("name", list(STAGES))
-def test_every_stage_of_two_has_a_gradient_of_its_own(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stage_receives_its_own_gradient(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Intermediate supervision: each stage's maps are judged, also where nothing of later stages flows back."""
     monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | {"stacks": 2})
     objective = objective_of(name, data)
@@ -111,7 +111,7 @@ def test_every_stage_of_two_has_a_gradient_of_its_own(name: str, data: Path, mon
 
 
 @pytest.mark.parametrize("options", [{"attention": False}, {"field": False}])
-def test_span_is_trained_and_validated_without_the_parts_of_its_ablations(
+def test_span_trains_and_validates_without_attention_or_field(
     options: dict[str, bool],
     data: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -136,7 +136,7 @@ def test_frozen_boundaries_learn_nothing_while_the_transform_does(data: Path) ->
     assert all(p.grad is not None for p in net.net.balt.head.parameters())
 
 
-def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> None:
+def test_propnet_weights_faces_with_rare_attributes_more(data: Path) -> None:
     """The second of two faces alone is answered wrongly and has one of six attributes: (2 / 1 + 5 * 1) / 6 times."""
     objective, xy = objective_of("propnet", data, face_score=False), faces()
     right, wrong = perfect("propnet", xy), perfect("propnet", xy + 3)
@@ -159,9 +159,7 @@ def test_a_face_with_a_rare_attribute_counts_more_for_propnet(data: Path) -> Non
         assert focal[name] == pytest.approx(7 / 6 * plain[name], rel=1e-5)
 
 
-def test_processes_count_faces_together_whether_or_not_their_shares_have_some(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_process_joins_the_face_count_even_without_faces(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that did not ask would leave the others waiting."""
     objective = objective_of("propnet", data)
     net, told = objective.build().train(), []
@@ -173,7 +171,7 @@ def test_processes_count_faces_together_whether_or_not_their_shares_have_some(
     assert told == [[0] * 7, [2] * 7]
 
 
-def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
+def test_wflw_faces_carry_their_attributes_and_negatives_carry_none(
     data: Path,
     tmp_path: Path,
 ) -> None:
@@ -200,7 +198,7 @@ def test_wflws_faces_come_with_their_attributes_and_what_is_no_face_with_none(
     assert objective.loss(objective.build().train(), batch)[0].isfinite()
 
 
-def test_a_network_that_is_no_aligner_is_refused(data: Path) -> None:
+def test_network_that_is_no_aligner_raises(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"network\.name: wanted one of gv, tab, propnet, span, shn, bbfcn, bbf"):
         open_alignment(configuration(network=Network("bbfcn-backbone", 5), normaliser="ip"), data)
 
@@ -214,7 +212,7 @@ LEARNERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNERS)
-def test_one_batch_is_learnt_to_half_a_pixel(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_network_overfits_one_batch_to_half_a_pixel(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, maps = LEARNERS[name]
     monkeypatch.setitem(OPTIONS, name, OPTIONS[name] | options)
     objective = objective_of(name, data, **maps)

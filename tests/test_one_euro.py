@@ -38,7 +38,7 @@ def track(seen: np.ndarray, settings: OneEuroSettings | None = None) -> Float32:
     return np.stack([smoother.update(i / FPS, xy.astype(np.float32), score, SIZE_PX)[0] for i, xy in enumerate(seen)])
 
 
-def test_a_point_that_moves_on_a_line_is_the_published_algorithm_at_uneven_times() -> None:
+def test_motion_on_a_line_matches_the_published_algorithm_at_uneven_times() -> None:
     rng = np.random.default_rng(1)
     times_s = np.cumsum(rng.uniform(0.005, 0.1, 80)).tolist()
     path = np.cumsum(rng.normal(0, 3, 80)).round(2).tolist()
@@ -50,7 +50,7 @@ def test_a_point_that_moves_on_a_line_is_the_published_algorithm_at_uneven_times
         np.testing.assert_allclose(xy[0], [expected, 7.0], atol=1e-4)
 
 
-def test_turning_shifting_and_scaling_the_input_does_the_same_to_the_output() -> None:
+def test_filter_commutes_with_rotation_translation_and_scaling() -> None:
     seen = FACE + np.cumsum(np.random.default_rng(2).normal(0, 2, (30, 68, 2)), 0)
     turn = 2.0 * np.array([[0.6, 0.8], [-0.8, 0.6]])
     smoother, other = OneEuro(OneEuroSettings(), 68), OneEuro(OneEuroSettings(), 68)
@@ -61,12 +61,12 @@ def test_turning_shifting_and_scaling_the_input_does_the_same_to_the_output() ->
     np.testing.assert_allclose(turned, plain @ turn + [30, -9], atol=2e-2)
 
 
-def test_it_calms_a_still_face() -> None:
+def test_filter_at_least_halves_the_jitter_of_a_still_face() -> None:
     seen = FACE + np.random.default_rng(3).normal(0, 0.3, (300, 68, 2))
     assert jitter(track(seen)[30:]) < 0.5 * jitter(seen[30:])
 
 
-def test_a_point_that_is_not_seen_stays_and_so_does_a_face() -> None:
+def test_unseen_points_and_coasting_faces_stay_in_place() -> None:
     smoother, score = OneEuro(OneEuroSettings(), 68), CLEAR.copy()
     first, _ = smoother.update(0.0, FACE.astype(np.float32), CLEAR, SIZE_PX)
     score[3] = 0
@@ -79,7 +79,7 @@ def test_a_point_that_is_not_seen_stays_and_so_does_a_face() -> None:
 
 
 @pytest.mark.parametrize("later_s", [0.0, -3.0, 1.5])
-def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
+def test_frozen_backward_or_leaping_timestamp_restarts_the_filter(later_s: float) -> None:
     smoother = OneEuro(OneEuroSettings(), 68)
     smoother.update(5.0, FACE.astype(np.float32), CLEAR, SIZE_PX)
     xy, speed = smoother.update(5.0 + later_s, (FACE + 40).astype(np.float32), CLEAR, SIZE_PX)
@@ -87,7 +87,7 @@ def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float)
     assert not speed.any()
 
 
-def test_what_cannot_work_is_refused() -> None:
+def test_invalid_settings_and_input_are_refused() -> None:
     with pytest.raises(ConfigError, match="cutoff_hz"):
         OneEuroSettings(cutoff_hz=0.0)
     with pytest.raises(ConfigError, match="beta"):

@@ -81,7 +81,7 @@ def test_a_warm_up_that_fails_leaves_no_network_open(monkeypatch: pytest.MonkeyP
     assert (doorkeeper.opened, doorkeeper.inside) == (3, [])
 
 
-def test_what_only_saves_time_may_fail_and_is_told(
+def test_failed_optional_start_up_work_is_logged_and_engines_still_open(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     doorkeeper = Doorkeeper()
@@ -127,7 +127,7 @@ def three_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("three_threads")
-def test_opencv_has_one_thread_until_the_last_engines_are_closed_then_what_it_had() -> None:
+def test_opencv_is_single_threaded_until_the_last_engines_close_and_then_restored() -> None:
     """The first ones to be opened are closed first, and opened again."""
     first, second = ExitStack(), ExitStack()
     seen = []
@@ -153,7 +153,7 @@ def test_engines_that_cannot_be_opened_leave_opencv_its_threads(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(("cores", "asked", "scanning"), [(1, 1, 1), (2, 1, 2), (64, 1, 4), (64, 6, 6)])
-def test_the_scan_takes_free_cores_too_and_the_other_networks_what_was_asked(
+def test_scan_uses_free_cores_and_other_networks_the_requested_threads(
     cores: int, asked: int, scanning: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads = []
@@ -191,7 +191,7 @@ def kernels() -> dict[str, Dispatcher]:
     }
 
 
-def test_no_frame_waits_for_a_kernel() -> None:
+def test_no_frame_triggers_kernel_compilation() -> None:
     """Whether its picture may be written to or not, and wherever it comes from: all kernels are there already."""
     picture = portrait()
     sealed = picture.copy()
@@ -214,6 +214,6 @@ def test_runs_end_with_the_engines() -> None:
 
 
 @pytest.mark.parametrize(("max_faces", "most"), [(1, 24), (32, 64), (200, 400)])
-def test_a_search_has_room_for_all_faces_that_are_followed_and_as_many_new_ones(max_faces: int, most: int) -> None:
+def test_detection_limit_is_twice_max_faces_but_at_least_24(max_faces: int, most: int) -> None:
     with open_engines(Choices(max_faces=max_faces)) as engines:
         assert engines.detector.settings.most == engines.picture_detector.settings.most == most

@@ -72,7 +72,7 @@ def test_a_face_arrives_as_it_was_tracked(listener: socket.socket) -> None:
     np.testing.assert_array_equal(np.reshape(bundle["/facetrack/7/landmarks"], (68, 2)), face.smoothed)
 
 
-def test_a_frame_without_a_face_says_so(listener: socket.socket) -> None:
+def test_frame_without_a_face_sends_an_empty_list_of_faces(listener: socket.socket) -> None:
     sink = OscSink(*listener.getsockname())
     sink.write(make_result(index=9))
     assert received(listener) == {"/facetrack/frame": [10, pytest.approx(0.3), 160, 120], "/facetrack/faces": []}
@@ -89,14 +89,14 @@ def test_each_face_has_a_bundle_that_names_all_of_them() -> None:
 
 
 @pytest.mark.parametrize(("points", "faces"), [(68, 85), (98, 32)])
-def test_a_datagram_travels_in_one_piece(points: int, faces: int) -> None:
+def test_datagram_fits_into_one_ethernet_frame(points: int, faces: int) -> None:
     xy = np.random.default_rng(0).normal(100, 30, (points, 2)).astype(np.float32)
     sent = list(datagrams(make_result(*(make_face(xy, track=1_000_000 + i) for i in range(faces)))))
     assert len(sent) == faces
     assert max(map(len, sent)) <= 1500 - 20 - 8  # a frame of Ethernet less the headers of IPv4 and UDP
 
 
-def test_a_bundle_is_for_now() -> None:
+def test_bundle_is_timestamped_immediately() -> None:
     (datagram,) = datagrams(make_result())
     assert datagram[:16] == b"#bundle\0" + IMMEDIATELY
 
@@ -108,7 +108,7 @@ def test_what_a_markup_does_not_tell_is_left_out() -> None:
     assert not {"pose", "eye_left", "eye_right"} & addresses
 
 
-def test_of_an_eye_without_width_as_in_profile_nothing_is_said_and_of_the_other_all() -> None:
+def test_eye_without_width_is_omitted_and_the_other_is_sent() -> None:
     xy = make_face().smoothed.copy()
     xy[36:42, 0] = xy[36, 0]  # ibug68's right eye
     left, right = eye_aspect_ratio(xy)
@@ -118,7 +118,7 @@ def test_of_an_eye_without_width_as_in_profile_nothing_is_said_and_of_the_other_
     assert "/facetrack/0/eye_right" not in bundle
 
 
-def test_a_receiver_that_reads_nothing_holds_nothing_up(listener: socket.socket) -> None:
+def test_receiver_that_reads_nothing_does_not_block_the_sink(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sink = OscSink(*listener.getsockname())
     for index in range(40):
@@ -137,7 +137,7 @@ def test_nobody_listening_is_no_error() -> None:
     sink.close(complete=True)
 
 
-def test_what_the_network_refuses_is_told_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_datagrams_are_warned_of_once_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     sink = OscSink("127.0.0.1", 0)  # nothing can be sent to port 0
     with caplog.at_level(logging.WARNING, "facetrack"):
         for index in range(3):
@@ -149,9 +149,7 @@ def test_what_the_network_refuses_is_told_once_and_counted(caplog: pytest.LogCap
     assert "3 datagrams were lost" in last
 
 
-def test_of_a_name_with_addresses_of_both_kinds_the_one_that_avatars_listen_on_is_taken(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ipv4_address_is_preferred_over_ipv6(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of "localhost", Windows and macOS give ::1 first."""
     (old,) = socket.getaddrinfo(*listener.getsockname(), type=socket.SOCK_DGRAM)
     new = (socket.AF_INET6, *old[1:4], ("::1", *old[4][1:], 0, 0))
@@ -162,7 +160,7 @@ def test_of_a_name_with_addresses_of_both_kinds_the_one_that_avatars_listen_on_i
     assert received(listener)["/facetrack/frame"][0] == 1
 
 
-def test_an_unknown_host_is_one_line() -> None:
+def test_unknown_host_raises_with_a_hint() -> None:
     with pytest.raises(SinkError, match=r"OSC to .* port 9000: .*; check the host's name"):
         OscSink("no such host", 9000)
 
@@ -182,14 +180,14 @@ def test_addresses_are_a_host_and_a_port() -> None:
 @pytest.mark.parametrize(
     "text", ["", "9000", "localhost", ":9000", "a:0", "a:65536", "a:b", "a:1/x", "u@a:1", "::1:9000", "10.0..5:9000"]
 )
-def test_other_words_are_no_address(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_address_is_bad_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="wanted HOST:PORT"):
         parse_address(text)
     assert main(["live", "--camera", "0", "--osc", text]) == 2
     assert "wanted HOST:PORT, such as 127.0.0.1:9000" in capsys.readouterr().err
 
 
-def test_the_live_view_sends_what_it_shows(
+def test_live_sends_over_osc_what_it_writes_as_json_lines(
     listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))

@@ -121,7 +121,7 @@ def some_pyramids(count: int) -> list[list[tuple[int, int]]]:
     return pyramids
 
 
-def test_levels_keep_their_distance_stay_in_the_atlas_and_waste_little_of_it() -> None:
+def test_packed_levels_keep_their_gutters_stay_in_the_atlas_and_waste_little_of_it() -> None:
     for sizes in some_pyramids(500):
         layout = pack_levels(tuple(sizes))
         owner = np.zeros(layout.size, np.uint8)
@@ -147,7 +147,7 @@ def test_the_smaller_levels_go_where_they_need_less_room() -> None:
 
 
 @pytest.mark.parametrize("sizes", [*some_pyramids(12), SIZES])
-def test_where_the_gutters_show_nothing_one_run_gives_what_several_give_to_the_last_bit(
+def test_packed_run_is_bit_identical_to_separate_runs_if_gutters_are_invisible(
     sizes: list[tuple[int, int]],
 ) -> None:
     levels, one, several = noise(sizes), FarSums((9999, 9999)), FarSums(None)
@@ -173,7 +173,7 @@ def test_levels_come_one_by_one_where_there_is_no_atlas() -> None:
 
 @needs_weights
 @pytest.mark.parametrize("name", ["portrait", "astronaut"])
-def test_the_shipped_network_answers_the_same_wherever_it_sees_no_border(
+def test_shipped_network_gives_the_same_packed_outputs_away_from_borders(
     card: ModelCard, scan: OnnxBackend, name: str
 ) -> None:
     levels = pyramid(card, name)
@@ -186,7 +186,7 @@ def test_the_shipped_network_answers_the_same_wherever_it_sees_no_border(
 
 
 @needs_weights
-def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_in_the_atlas(scan: OnnxBackend) -> None:
+def test_shipped_network_output_of_a_level_is_independent_of_the_other_levels(scan: OnnxBackend) -> None:
     scan.max_atlas = LARGEST
     first = list(run_levels(scan, noise()))
     for kept in (0, 1, 3):
@@ -197,7 +197,7 @@ def test_the_shipped_network_answers_a_level_the_same_whatever_else_is_in_the_at
 
 @needs_weights
 @pytest.mark.parametrize("name", ["portrait", "astronaut"])
-def test_at_the_borders_the_answers_differ_by_less_than_a_peak(card: ModelCard, scan: OnnxBackend, name: str) -> None:
+def test_packed_outputs_differ_at_borders_by_less_than_a_peak(card: ModelCard, scan: OnnxBackend, name: str) -> None:
     """A landmark's answer is about 1."""
     found = differences(scan, pyramid(card, name))
     assert found.mean() < 0.015
@@ -216,7 +216,7 @@ def assert_same_faces(found: Any, wanted: Any) -> None:
 @pytest.mark.parametrize("name", ["portrait", "astronaut"])
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280)])
 @pytest.mark.parametrize("small", [True, False])
-def test_the_faces_of_a_photograph_are_those_of_the_separate_levels(
+def test_packed_detection_finds_the_same_faces_as_separate_levels(
     card: ModelCard, scan: OnnxBackend, name: str, size: tuple[int, int], small: bool
 ) -> None:
     picture = resized(photograph(name), size)

@@ -126,7 +126,7 @@ class Together:
 
 
 @pytest.mark.parametrize("world", [2, 4, 8])
-def test_focal_wing_is_that_of_the_whole_batch_however_many_processes_share_it(world, monkeypatch):
+def test_focal_wing_does_not_depend_on_the_number_of_processes(world, monkeypatch):
     """DistributedDataParallel takes the mean of the processes' gradients."""
     flags = torch.rand(8, 6, generator=torch.Generator().manual_seed(0)) < 0.4
     maps, targets = torch.rand(2, 8, 3, 5, 5).unbind()
@@ -142,7 +142,7 @@ def test_focal_wing_is_that_of_the_whole_batch_however_many_processes_share_it(w
     torch.testing.assert_close(torch.stack(shares).mean(), whole)
 
 
-def test_the_divergence_is_symmetric_zero_for_equals_and_ln_2_for_strangers():
+def test_jensen_shannon_is_symmetric_zero_for_equals_and_ln_2_for_disjoint_maps():
     p, q = torch.rand(2, 5, 30).softmax(-1).unbind()
     torch.testing.assert_close(jensen_shannon(p, q), jensen_shannon(q, p))
     assert (jensen_shannon(p, q) > 0).all()
@@ -151,7 +151,7 @@ def test_the_divergence_is_symmetric_zero_for_equals_and_ln_2_for_strangers():
     assert jensen_shannon(here, there).item() == pytest.approx(math.log(2))
 
 
-def test_a_map_divergence_and_its_gradient_are_those_of_the_softmax_by_autograd():
+def test_map_divergence_and_its_gradient_match_jensen_shannon_of_the_softmax():
     seeded = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 5, 6, generator=seeded, requires_grad=True)
     targets = torch.rand(2, 3, 5, 6, generator=seeded) ** 8
@@ -222,7 +222,7 @@ def test_every_output_of_span_is_supervised():
     assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 
-def test_the_fields_divergence_is_blind_to_a_constant_and_its_error_is_not():
+def test_field_divergence_ignores_a_constant_offset_and_the_field_term_does_not():
     xy = face()
     lines = field_lines(IBUG, 15)
     exact = perfect_answer(xy, fields=15).field
@@ -260,7 +260,7 @@ def test_a_turned_map_is_the_map_of_turned_landmarks():
     torch.testing.assert_close(centroid, (place + 0.5) / 4 - 0.5, rtol=0, atol=0.01)
 
 
-def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channels():
+def test_mirrored_map_with_swapped_channels_matches_that_of_mirrored_landmarks():
     xy = face()
     mirrored = xy[:, MIRROR].clone()
     mirrored[..., 0] = 127 - mirrored[..., 0]
@@ -272,7 +272,7 @@ def test_a_mirrored_map_is_the_map_of_mirrored_landmarks_under_exchanged_channel
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_disturbance_answered_consistently_costs_nothing_and_needs_no_labels(flip):
+def test_consistent_answers_cost_nothing_and_inconsistent_ones_do(flip):
     xy, matrix = face(), about(128, flip=flip)
     seen = xy[:, MIRROR] if flip else xy
     moved = (matrix[:, None, :, :2] @ seen[..., None])[..., 0] + matrix[:, None, :, 2]
@@ -286,7 +286,7 @@ def test_what_a_disturbance_moves_out_of_the_crop_does_not_count():
     assert span_loss.consistency(perfect_answer(xy), perfect_answer(xy), away, IBUG) == 0
 
 
-def test_two_right_answers_cost_a_third_of_what_silence_costs_where_one_picture_is_half_the_size():
+def test_right_answers_at_half_scale_cost_a_third_of_silent_ones():
     """The bells that D has shrunk are narrower than the others."""
     xy, half = face(256), about(256, scale=0.5)
     right = [perfect_answer(points, side=256, stages=3) for points in (xy, moved_points(xy, half, IBUG))]
@@ -295,7 +295,7 @@ def test_two_right_answers_cost_a_third_of_what_silence_costs_where_one_picture_
     assert costs == pytest.approx([0.8, 2.28], abs=0.05)
 
 
-def test_shrinking_keeps_the_mass_that_decides_what_counts():
+def test_consistency_loss_still_counts_if_one_picture_is_half_the_size():
     xy, half = face(), about(128, scale=0.5)
     moved = (half[:, None, :, :2] @ xy[..., None])[..., 0] + half[:, None, :, 2]
     assert 0 < span_loss.consistency(perfect_answer(xy), perfect_answer(moved), half, IBUG) < 1.0

@@ -30,7 +30,7 @@ def near_sums(images: UInt8) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("size", [(96, 96), (100, 96), (96, 140), (116, 120), (124, 400), (500, 92), (388, 412)])
-def test_tiles_give_the_whole_pictures_answer_to_the_last_bit(size: tuple[int, int]) -> None:
+def test_tiled_run_is_bit_identical_to_the_whole_picture(size: tuple[int, int]) -> None:
     shapes = []
 
     def run(tile: UInt8) -> tuple[Any, ...]:
@@ -44,7 +44,7 @@ def test_tiles_give_the_whole_pictures_answer_to_the_last_bit(size: tuple[int, i
     assert max(shape[1] for shape in shapes) <= 108
 
 
-def test_a_picture_that_fits_is_not_even_copied() -> None:
+def test_input_that_fits_is_passed_on_without_a_copy() -> None:
     images, seen = pictures(1, 96, 108), []
     run_in_tiles(lambda tile: seen.append(tile) or near_sums(tile), images, (96, 108))  # type: ignore[func-returns-value]
     assert seen[0] is images
@@ -52,7 +52,7 @@ def test_a_picture_that_fits_is_not_even_copied() -> None:
     assert seen[1] is images
 
 
-def test_answers_that_are_no_maps_are_not_put_together() -> None:
+def test_tiled_outputs_that_are_no_maps_raise() -> None:
     with pytest.raises(
         BackendError, match=r"wanted at most \(96, 96\); the outputs of this network's tiles cannot be joined"
     ):
@@ -60,7 +60,7 @@ def test_answers_that_are_no_maps_are_not_put_together() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 11])
-def test_batches_are_cut_and_each_part_may_use_the_same_memory(count: int) -> None:
+def test_split_batches_are_joined_even_if_parts_share_output_memory(count: int) -> None:
     memory = np.empty((4, 3, 8, 8), np.float32)
 
     def run(batch: UInt8) -> tuple[Any, ...]:
@@ -72,7 +72,7 @@ def test_batches_are_cut_and_each_part_may_use_the_same_memory(count: int) -> No
     np.testing.assert_array_equal(got, near_sums(images)[0])
 
 
-def test_the_backbone_sees_no_farther_than_the_reach() -> None:
+def test_receptive_field_of_the_backbone_fits_in_the_halo() -> None:
     """The gradient of an answer is zero for every pixel that it does not depend on."""
     torch = pytest.importorskip("torch", reason="needs the train extra")
     from facetrack.engines import nets

@@ -56,7 +56,7 @@ def test_links_that_lead_up_round_or_nowhere_are_not_followed(tmp_path: Path) ->
     assert names_below(tmp_path / "data") == [".", "a"]
 
 
-def test_leavings_are_no_folders_of_a_data_set(tmp_path: Path) -> None:
+def test_hidden_and_macos_folders_are_ignored(tmp_path: Path) -> None:
     for name in ("__MACOSX/ibug", ".cache/ibug", "x"):
         (tmp_path / name).mkdir(parents=True)
     assert names_below(tmp_path) == [".", "x"]
@@ -91,7 +91,7 @@ def test_annotated_pictures_behind_a_link_are_a_corpus(tmp_path: Path) -> None:
 # the parts of a data set
 
 
-def test_the_best_place_goes_first_then_the_only_one_at_any_depth(tmp_path: Path) -> None:
+def test_find_place_prefers_the_first_name_then_the_only_match_at_any_depth(tmp_path: Path) -> None:
     (tmp_path / "x/y/part").mkdir(parents=True)
     assert find_place(tmp_path, "data/part", "part") == tmp_path / "x/y/part"
     (tmp_path / "part").mkdir()

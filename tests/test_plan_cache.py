@@ -30,7 +30,7 @@ def test_an_exact_match_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", PlanKey.__slots__)
-def test_any_difference_is_told_and_gives_no_plan(tmp_path: Path, field: str) -> None:
+def test_any_key_difference_gives_no_plan_and_is_named(tmp_path: Path, field: str) -> None:
     plan, reason = stored(tmp_path).find("net", replace(KEY, **{field: "another"}))
     assert plan is None
     assert reason == f"the most similar plan is for {field} {getattr(KEY, field)}, here another"
@@ -76,7 +76,7 @@ def test_a_damaged_plan_is_not_the_latest(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ['"of iron"', '["iron"]', "7", "null"])
-def test_a_sidecar_whose_key_is_none_counts_as_damaged(tmp_path: Path, key: str) -> None:
+def test_sidecar_with_an_invalid_key_counts_as_damaged(tmp_path: Path, key: str) -> None:
     cache = stored(tmp_path)
     cache.path("net", KEY).with_suffix(".json").write_text(f'{{"key": {key}}}', encoding="utf-8")
     assert cache.latest("net", KEY) == KEY
@@ -85,13 +85,13 @@ def test_a_sidecar_whose_key_is_none_counts_as_damaged(tmp_path: Path, key: str)
     assert cache.find("net", KEY)[0] == BUILT.plan
 
 
-def test_plans_of_a_network_whose_name_begins_alike_are_not_its_own(tmp_path: Path) -> None:
+def test_plans_of_a_network_with_the_same_name_prefix_are_ignored(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     cache.get_or_build("net-int8", replace(KEY, onnx_sha256="b" * 64), lambda: BUILT)
     assert cache.find("net", KEY) == (None, "there is none yet")
 
 
-def test_a_networks_name_is_no_pattern(tmp_path: Path) -> None:
+def test_network_name_is_not_treated_as_a_glob_pattern(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     cache.get_or_build("net[1]", KEY, lambda: BUILT)
     cache.mark_exported("net[1]", KEY)
@@ -100,7 +100,7 @@ def test_a_networks_name_is_no_pattern(tmp_path: Path) -> None:
     assert cache.find("net[1]", other)[1] == "the most similar plan is for precision fp16, here int8"
 
 
-def test_of_several_the_most_similar_is_told(tmp_path: Path) -> None:
+def test_most_similar_of_several_plans_is_named(tmp_path: Path) -> None:
     stored(tmp_path, replace(KEY, gpu="A", driver="1", precision="fp32"))
     stored(tmp_path, replace(KEY, driver="1"))
     _, reason = PlanCache(tmp_path).find("net", KEY)
@@ -122,7 +122,7 @@ def test_a_truncated_plan_is_built_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sidecar", [None, "", "{", "[]", '{"schema": 0}', '{"schema": 1, "key": {}}'])
-def test_without_its_sidecar_a_plan_does_not_count(tmp_path: Path, sidecar: str | None) -> None:
+def test_plan_with_a_missing_or_invalid_sidecar_is_rebuilt(tmp_path: Path, sidecar: str | None) -> None:
     cache = stored(tmp_path)
     path = cache.path("net", KEY).with_suffix(".json")
     path.unlink() if sidecar is None else path.write_text(sidecar, encoding="utf-8")
@@ -131,7 +131,7 @@ def test_without_its_sidecar_a_plan_does_not_count(tmp_path: Path, sidecar: str 
     assert cache.find("net", KEY)[0] == BUILT.plan
 
 
-def test_a_sidecar_of_another_schema_is_none_though_all_else_fits(tmp_path: Path) -> None:
+def test_plan_with_a_sidecar_of_another_schema_is_ignored(tmp_path: Path) -> None:
     """It may tell the parity in other words."""
     cache = stored(tmp_path)
     path = cache.path("net", KEY).with_suffix(".json")
@@ -149,7 +149,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir()} <= {".lock"}
 
 
-def test_while_one_builds_nobody_else_can_and_who_has_waited_takes_what_was_built(tmp_path: Path) -> None:
+def test_concurrent_builds_are_locked_out_and_the_waiting_one_reuses_the_plan(tmp_path: Path) -> None:
     class Late(PlanCache):
         def lock(self, path: Path) -> Any:
             PlanCache(tmp_path).get_or_build("net", KEY, build)  # another process, which had its turn before this one
@@ -164,7 +164,7 @@ def test_while_one_builds_nobody_else_can_and_who_has_waited_takes_what_was_buil
     assert Late(tmp_path).get_or_build("net", KEY, lambda: pytest.fail("built twice")) == BUILT.plan
 
 
-def test_kernels_times_are_those_of_one_machine_and_of_all_its_networks(tmp_path: Path) -> None:
+def test_timing_cache_is_shared_across_networks_but_not_across_machines(tmp_path: Path) -> None:
     cache = PlanCache(tmp_path)
     shared = {"onnx_sha256", "precision", "profile", "cuda"}
     for field in PlanKey.__slots__:
@@ -172,13 +172,13 @@ def test_kernels_times_are_those_of_one_machine_and_of_all_its_networks(tmp_path
         assert (cache.timing_cache(other) == cache.timing_cache(KEY)) == (field in shared), field
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_a_way_out(tmp_path: Path) -> None:
+def test_unwritable_plans_folder_raises_suggesting_another(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BackendError, match="set FACETRACK_PLANS to another folder"):
         PlanCache(tmp_path / "file").get_or_build("net", KEY, lambda: BUILT)
 
 
-def test_the_users_folder_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plans_folder_can_be_set_by_an_environment_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path))
     assert plans_folder() == tmp_path
     monkeypatch.delenv("FACETRACK_PLANS")

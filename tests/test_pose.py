@@ -47,12 +47,12 @@ def pose_of(head_mm: Float64, rotation: tuple[float, ...] = (0, 0, 0), distance_
     return pose
 
 
-def test_what_is_no_camera_is_refused_by_name() -> None:
+def test_camera_that_is_not_intrinsics_is_refused() -> None:
     with pytest.raises(ValueError, match="head pose: wanted Intrinsics, as read_intrinsics returns them, got str"):
         head_pose(line(), SIZE, "camera.toml")  # type: ignore[arg-type]
 
 
-def test_poses_can_be_kept_in_sets_and_looked_for() -> None:
+def test_poses_are_hashable_and_compare_by_identity() -> None:
     poses = [Pose(np.zeros(3), np.zeros(3)), Pose(np.zeros(3), np.zeros(3))]
     assert len(set(poses)) == 2
     assert poses.index(poses[1]) == 1
@@ -69,7 +69,7 @@ def test_the_pose_of_a_projected_head_is_found(rotation: tuple[float, ...], tran
 @pytest.mark.parametrize("distance_mm", [120.0, 600.0, 5000.0])
 @pytest.mark.parametrize("yaw", [-1.57, -1.0, 0.0, 0.6, 1.57])
 @pytest.mark.parametrize("roll", np.arange(-3, 4))
-def test_a_head_is_found_however_it_is_turned_and_wherever_it_is(distance_mm: float, yaw: float, roll: int) -> None:
+def test_pose_is_recovered_at_any_rotation_and_position(distance_mm: float, yaw: float, roll: int) -> None:
     for pitch, right, down in ((-0.6, 0, 0), (0.4, 0.6, -0.5), (0.0, -1.5, 1.0)):  # the last one far outside the frame
         attitude = Rotation.from_euler("z", roll) * Rotation.from_euler("XYZ", (pitch, yaw, 0))
         place = np.array([right, down, 1.0]) * distance_mm
@@ -82,7 +82,7 @@ def test_a_head_is_found_however_it_is_turned_and_wherever_it_is(distance_mm: fl
 
 
 @pytest.mark.parametrize("room", [1.2, 1.6, 2.5])
-def test_a_face_that_fills_its_picture_is_no_head_turned_away(room: float) -> None:
+def test_face_that_fills_the_picture_is_not_seen_as_a_head_turned_away(room: float) -> None:
     """Heads that are not quite the mean face, taken from afar; the camera that is assumed would be close to them."""
     rng = np.random.default_rng(1)
     for _ in range(100):
@@ -95,7 +95,7 @@ def test_a_face_that_fills_its_picture_is_no_head_turned_away(room: float) -> No
         assert np.degrees(off.magnitude()) < 25
 
 
-def test_turning_the_picture_about_its_middle_turns_the_head_about_the_cameras_axis() -> None:
+def test_rotating_the_picture_rotates_the_head_about_the_camera_axis() -> None:
     noise = np.random.default_rng(5).normal(0, 3, (68, 2))
     middle = camera_matrix(SIZE)[:2, 2]
     upright = projected(MEAN_FACE_MM, (0.2, 0.3, 0.1), (80, 50, 400)) + noise - middle
@@ -144,7 +144,7 @@ def test_a_head_that_leans_to_its_left_shoulder_has_a_positive_roll() -> None:
     assert pose_of(MEAN_FACE_MM, (0, 0, 0.3)).rotation_rad[2] == pytest.approx(0.3, abs=1e-3)
 
 
-def test_translation_grows_to_the_right_down_and_away() -> None:
+def test_positive_translation_projects_right_and_down_and_distance_shrinks_the_face() -> None:
     centre = np.array([320, 240])
     right_and_down = projected(MEAN_FACE_MM, (0, 0, 0), (50, 80, 600))
     assert (right_and_down.mean(0) > centre).all()
@@ -197,7 +197,7 @@ def test_noisy_points_give_what_opencvs_iterative_solver_gives() -> None:
 
 
 @pytest.mark.parametrize("yaw", [-1.1, -0.8, 0.8, 1.1])
-def test_the_outline_of_a_far_cheek_does_not_pull_a_turned_head_back(yaw: float) -> None:
+def test_displaced_far_cheek_contour_does_not_change_the_pose_of_a_turned_head(yaw: float) -> None:
     slid = MEAN_FACE_MM.copy()
     far = [0, 1, 2, 3] if yaw > 0 else [13, 14, 15, 16]
     slid[far] += [30 * np.sign(yaw), 0, -35]  # what is seen of it is the cheek, nearer to the nose and the camera
@@ -217,7 +217,7 @@ def line() -> Float32:
 
 
 @pytest.mark.parametrize("xy", [np.full((68, 2), 7.0), line(), np.full((68, 2), np.nan), np.full((68, 2), np.inf)])
-def test_points_that_are_no_face_have_no_pose(xy: Float32) -> None:
+def test_degenerate_points_have_no_pose(xy: Float32) -> None:
     assert head_pose(xy, SIZE) is None
 
 
@@ -235,7 +235,7 @@ def test_random_points_never_give_a_pose_that_is_not_finite() -> None:
         assert pose is None or np.isfinite([pose.translation_mm, pose.rotation_rad]).all()
 
 
-def test_no_points_whatever_are_a_head_behind_the_camera() -> None:
+def test_head_is_never_placed_behind_the_camera() -> None:
     rng, places = np.random.default_rng(2), []
     for _ in range(300):
         pose = head_pose(rng.normal(0, 10 ** rng.uniform(0, 4), (68, 2)).astype(np.float32), SIZE)
@@ -244,7 +244,7 @@ def test_no_points_whatever_are_a_head_behind_the_camera() -> None:
     assert len(places) > 100
 
 
-def test_bad_arguments_are_named() -> None:
+def test_points_of_the_wrong_shape_are_refused() -> None:
     with pytest.raises(ValueError, match=r"wanted \(68, 2\)"):
         head_pose(np.zeros((98, 2), np.float32), SIZE)
 
@@ -252,7 +252,7 @@ def test_bad_arguments_are_named() -> None:
 @pytest.mark.parametrize(
     "size", [(0, 640), (-1, 5), (360,), (360, 640, 3), (360.5, 640.0), (np.nan, 640), (np.inf, 1), None, "ab"]
 )
-def test_what_is_no_size_of_a_frame_is_refused(size: Any) -> None:
+def test_invalid_frame_size_is_refused(size: Any) -> None:
     told = f"camera: wanted a (height, width) in whole pixels above 0, got {size!r}; take result.frame.size"
     with pytest.raises(ValueError, match=re.escape(told)):
         head_pose(line(), size)
@@ -263,7 +263,7 @@ def test_a_pose_is_read_only() -> None:
         pose_of(MEAN_FACE_MM).rotation_rad[0] = 1
 
 
-def test_the_camera_is_openfaces() -> None:
+def test_camera_matrix_matches_openface() -> None:
     np.testing.assert_array_equal(camera_matrix((480, 640)), [[500, 0, 320], [0, 500, 240], [0, 0, 1]])
     assert camera_matrix((720, 1280))[0, 0] == (1000 + 750) / 2
 
@@ -278,7 +278,7 @@ def openface_euler(matrix: Float64) -> Float64:
     return np.array([pitch, math.asin(2 * (w * y + x * z)), roll])
 
 
-def test_euler_angles_are_openfaces_and_scipys_and_invert_the_matrix() -> None:
+def test_euler_angles_match_openface_and_scipy_and_invert_the_matrix() -> None:
     rng = np.random.default_rng(3)
     for angles in rng.uniform(-1.4, 1.4, (50, 3)):
         matrix = rotation_matrix(angles)
@@ -288,12 +288,12 @@ def test_euler_angles_are_openfaces_and_scipys_and_invert_the_matrix() -> None:
             np.testing.assert_allclose(openface_euler(matrix), angles, atol=1e-9)
 
 
-def test_a_head_in_profile_has_angles_at_the_pole_of_euler() -> None:
+def test_euler_angles_at_the_pole_are_finite() -> None:
     assert np.isfinite(euler_angles(rotation_matrix(np.array([0.1, np.pi / 2, 0.2])))).all()
 
 
 @pytest.mark.parametrize("pole", [-1.0, 1.0])
-def test_a_rotation_that_rounding_puts_beyond_the_pole_of_euler_is_at_the_pole(pole: float) -> None:
+def test_rotation_rounded_beyond_the_pole_is_placed_at_the_pole(pole: float) -> None:
     """As rotations from vectors now and then are; no arc has such a sine."""
     matrix = rotation_matrix(np.array([0.1, pole * np.pi / 2, 0.2]))
     matrix[0, 2] = np.nextafter(pole, 2 * pole)
@@ -355,7 +355,7 @@ def test_left_is_the_subjects_left() -> None:
     assert left < 0.05 < 0.2 < right
 
 
-def test_wflw98_has_three_pairs_of_lid_points() -> None:
+def test_eye_aspect_ratio_of_wflw98_averages_three_pairs_of_lid_points() -> None:
     xy = np.zeros((98, 2), np.float32)
     for first in (60, 68):
         xy[first : first + 8] = [[0, 0], [10, -4], [20, -6], [30, -4], [40, 0], [30, 4], [20, 6], [10, 4]]
@@ -378,7 +378,7 @@ def test_eyes_without_width_or_with_unknown_points_give_nan() -> None:
     assert math.isnan(eye_aspect_ratio(half)[0])
 
 
-def test_an_eye_whose_width_vanishes_in_profile_has_no_opening() -> None:
+def test_eye_aspect_ratio_stays_bounded_or_nan_up_to_profile_view() -> None:
     """Of the mean face's own eyes, seen from afar: the far eye is out of sight from about 65 degrees on."""
     for yaw_deg in range(-180, 181, 5):
         turned = MEAN_FACE_MM @ rotation_matrix(np.radians([0, yaw_deg, 0])).T
@@ -388,13 +388,13 @@ def test_an_eye_whose_width_vanishes_in_profile_has_no_opening() -> None:
             assert np.isfinite(openings).all()
 
 
-def test_points_of_no_markup_are_refused() -> None:
+def test_unknown_number_of_points_is_refused() -> None:
     with pytest.raises(MarkupError, match="no markup has 7 points"):
         eye_aspect_ratio(np.zeros((7, 2), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(68,), (2, 68), (68, 3), (1, 68, 2)])
-def test_eyes_are_read_from_points_in_the_plane_alone(shape: tuple[int, ...]) -> None:
+def test_eye_aspect_ratio_refuses_arrays_that_are_not_n_by_2(shape: tuple[int, ...]) -> None:
     with pytest.raises(
         ValueError, match=rf"eye opening: wanted \(N, 2\) points of a markup, got {re.escape(str(shape))}"
     ):

@@ -20,7 +20,7 @@ from fakes_pipeline import PaintedBackend, PaintedEngines
 from facetrack import __version__
 from facetrack.cli import main
 from facetrack.pipeline.open import Choices
-from facetrack.pipeline.sidecar import models_that_run
+from facetrack.pipeline.sidecar import describe_models
 from facetrack.tracker.errors import ConfigError, SinkError, SourceError
 from facetrack.tracker.pose import MEAN_FACE_MM
 from facetrack.training.probe.clips import Clip, Recipe, encode, make_probe, read_clip, read_probe
@@ -65,13 +65,13 @@ def painter(scene: Scene) -> Painter:
 # Geometry
 
 
-def test_an_upright_face_in_the_plane_is_only_moved_and_scaled() -> None:
+def test_homography_of_an_upright_frontal_pose_only_moves_and_scales() -> None:
     pose = np.array([[300.0, 200.0, 100.0, 0, 0, 0]])
     there = mapped(homographies(pose, (160.0, 170.0), 200.0)[0], np.array([[160.0, 170.0], [260.0, 170.0]]))
     np.testing.assert_allclose(there, [[300, 200], [350, 200]], atol=1e-9)
 
 
-def test_a_turned_face_keeps_its_middle_and_its_near_side_is_larger() -> None:
+def test_homography_of_a_yawed_pose_keeps_the_middle_and_foreshortens_unequally() -> None:
     pose = np.array([[300.0, 200.0, 100.0, 0, np.radians(30), 0]])
     ends = np.array([[60.0, 170.0], [160.0, 170.0], [260.0, 170.0]])
     left, middle, right = mapped(homographies(pose, (160.0, 170.0), 200.0)[0], ends)
@@ -86,7 +86,7 @@ def test_roll_turns_clockwise_on_screen() -> None:
     np.testing.assert_allclose(there, [[0, 100]], atol=1e-9)
 
 
-def test_between_keys_the_speed_is_steady_and_swings_are_sines() -> None:
+def test_path_moves_steadily_between_keyframes_and_swings_are_sines() -> None:
     way = Way(((10, 100, 50, 150), (20, 180, 50, 150)), (Swing("y", 8, 40), Swing("roll", 90, 4)))
     pose = way.pose(np.arange(30.0))
     np.testing.assert_allclose(np.diff(pose[10:21, 0]), 8)
@@ -135,7 +135,7 @@ def test_noise_is_as_strong_as_asked_and_light_changes_as_asked() -> None:
     assert paint._light(45).mean() == pytest.approx(0.5)
 
 
-def test_what_is_outside_behind_a_bar_or_behind_another_face_is_not_visible() -> None:
+def test_faces_outside_or_behind_a_bar_or_another_face_are_not_visible() -> None:
     still = Way(((0, 320, 240, 150),))
     assert painter(Scene("x", 1, (still,))).visible(painter(Scene("x", 1, (still,))).truth())[0, 0] == 1
     for scene, parts in (
@@ -175,13 +175,13 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(photos: Path,
     assert videos[0] != videos[2]
 
 
-def test_a_scene_does_not_depend_on_which_others_are_made(photos: Path) -> None:
+def test_scene_names_are_unique_and_chosen_scenes_keep_their_order(photos: Path) -> None:
     names = [scene.name for scene in SCENES]
     assert len(set(names)) == len(names)
     assert [scene.name for scene in Recipe(photos, ("turn", "still")).chosen()] == ["still", "turn"]
 
 
-def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_unknown_scene_nonempty_folder_and_folder_without_clips_raise(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown scene 'dance'"):
         list(make_probe(tmp_path / "a", Recipe(photos, ("dance",))))
     (tmp_path / "full").mkdir()
@@ -192,7 +192,7 @@ def test_what_cannot_be_made_is_refused(photos: Path, tmp_path: Path) -> None:
         read_probe(tmp_path)
 
 
-def test_a_clip_has_its_name_only_when_it_is_whole(photos: Path, tmp_path: Path) -> None:
+def test_clip_gets_its_name_only_when_it_is_complete(photos: Path, tmp_path: Path) -> None:
     seen: list[str] = []
 
     class Interrupted(Way):
@@ -209,7 +209,7 @@ def test_a_clip_has_its_name_only_when_it_is_whole(photos: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["short"]
 
 
-def test_what_a_killed_run_has_left_of_a_clip_gives_way_and_nothing_else_does(photos: Path, tmp_path: Path) -> None:
+def test_make_probe_removes_partial_clips_of_a_killed_run_but_no_other_files(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "long.part/annot").mkdir(parents=True)
     (tmp_path / "long.part/vid.avi").touch()
     (tmp_path / "mine.part").mkdir()
@@ -222,7 +222,7 @@ def test_what_a_killed_run_has_left_of_a_clip_gives_way_and_nothing_else_does(ph
     assert [path.name for path in tmp_path.iterdir()] == ["short"]
 
 
-def test_after_an_interruption_only_the_clips_that_are_missing_are_made(photos: Path, tmp_path: Path) -> None:
+def test_resumed_make_probe_makes_only_the_missing_clips(photos: Path, tmp_path: Path) -> None:
     probe, scenes = tmp_path / "probe", [A, replace(A, name="b")]
     next(make_probe(probe, Recipe(photos), scenes))
     (probe / "b.part/annot").mkdir(parents=True)
@@ -247,7 +247,7 @@ ANOTHER = "a: is a clip of another seed"
         ({}, {"name": "b"}, "is not empty, it holds a; "),
     ],
 )
-def test_going_on_stops_at_a_clip_of_other_arguments(
+def test_resumed_make_probe_raises_for_a_clip_made_with_other_arguments(
     photos: Path, tmp_path: Path, recipe: dict[str, Any], scene: dict[str, Any], message: str
 ) -> None:
     list(make_probe(tmp_path, Recipe(photos), [A]))
@@ -256,9 +256,7 @@ def test_going_on_stops_at_a_clip_of_other_arguments(
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_going_on_stops_at_a_clip_of_other_photographs_and_at_one_that_says_not_of_which(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_resumed_make_probe_raises_for_a_clip_of_other_or_unknown_photographs(photos: Path, tmp_path: Path) -> None:
     probe, others = tmp_path / "probe", shutil.copytree(photos, tmp_path / "others")
     for picture in others.glob("*.png"):
         cv2.imwrite(str(picture), 255 - photograph())
@@ -271,7 +269,7 @@ def test_going_on_stops_at_a_clip_of_other_photographs_and_at_one_that_says_not_
             list(make_probe(probe, Recipe(photos), [A], resume=True))
 
 
-def test_the_command_goes_on_only_when_it_is_told_to(
+def test_probe_make_continues_only_with_resume(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["probe", "make", str(tmp_path / "probe"), "--photos", str(photos), "--scene", "nobody"]
@@ -283,7 +281,7 @@ def test_the_command_goes_on_only_when_it_is_told_to(
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_place_that_cannot_be_written_is_refused_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
+def test_unwritable_folder_raises_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SinkError, match=f"{name}: cannot be created"):
         next(make_probe(tmp_path / name, Recipe(tmp_path / "nowhere"), SHORT))
@@ -297,7 +295,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_photographs_are_re
         (["1 2", "3 4"], "wanted 68 points, got 2"),
     ],
 )
-def test_a_broken_truth_is_named_by_its_file(photos: Path, tmp_path: Path, lines: list[str], message: str) -> None:
+def test_broken_truth_raises_naming_its_file(photos: Path, tmp_path: Path, lines: list[str], message: str) -> None:
     still = Scene("still", 2, (Way(((0, 320, 240, 150),)),))
     list(make_probe(tmp_path / "probe", Recipe(photos), [still]))
     (tmp_path / "probe/still/annot/000002.pts").write_text("\n".join(["{", *lines, "}"]))
@@ -334,13 +332,13 @@ def test_a_perfect_track_has_a_perfect_score() -> None:
     assert result.smoothed.jitter_px == pytest.approx(0, abs=1e-4)
 
 
-def test_nme_is_the_distance_over_that_of_the_outer_eye_corners() -> None:
+def test_nme_is_normalised_by_the_distance_between_the_outer_eye_corners() -> None:
     result = score(clip(), tracked(clip(), [[0] * 60], offset=3.0))
     eyes = np.linalg.norm(FACE[45] - FACE[36])
     assert result.mean_nme == pytest.approx(3 * np.sqrt(2) / eyes, rel=1e-4)
 
 
-def test_switches_losses_and_waits_are_counted() -> None:
+def test_score_counts_id_switches_lost_frames_and_delays() -> None:
     hidden = clip()
     hidden.visible[0, 20:30] = 0.0
     ids = [-1] * 2 + [0] * 21 + [-1] * 10 + [1] * 27  # found late, held on for 3 frames, found again after 3 more
@@ -350,13 +348,13 @@ def test_switches_losses_and_waits_are_counted() -> None:
     assert result.switches == 1
 
 
-def test_two_faces_that_swap_their_numbers_are_two_switches() -> None:
+def test_two_faces_that_swap_their_track_ids_are_two_switches() -> None:
     two = clip(faces=2)
     ids = [[0] * 30 + [1] * 30, [1] * 30 + [0] * 30]
     assert score(two, tracked(two, ids)).switches == 2
 
 
-def test_a_track_on_nothing_is_false() -> None:
+def test_track_on_no_face_counts_as_false() -> None:
     of = clip()
     right = tracked(of, [[0] * 60])
     far = np.concatenate((right.xy, right.xy[:20] + 500))
@@ -372,7 +370,7 @@ def test_a_track_on_nothing_is_false() -> None:
     assert (result.false_tracks, result.false_rows, result.lost_face_frames) == (1, 20, 0)
 
 
-def test_lag_and_overshoot_are_counted_from_where_the_track_stands_at_rest() -> None:
+def test_lag_and_overshoot_are_measured_relative_to_the_offset_at_rest() -> None:
     of = clip(160, step=8.0)
     right = tracked(of, [[0] * 160])
     late = right.xy + np.float32(2.0)  # a standing error
@@ -385,7 +383,7 @@ def test_lag_and_overshoot_are_counted_from_where_the_track_stands_at_rest() -> 
     assert result.raw.lag_px == pytest.approx(0, abs=1e-3)
 
 
-def test_mota_and_idf1_are_those_worked_out_by_hand() -> None:
+def test_mota_and_idf1_match_hand_computed_values() -> None:
     pytest.importorskip("motmetrics", reason='MOTA and IDF1 need pip install "facetrack[eval]"')
     of = clip()
     assert mota_idf1([(of, tracked(of, [[0] * 60]))]) == (1.0, 1.0)
@@ -397,7 +395,7 @@ def test_mota_and_idf1_are_those_worked_out_by_hand() -> None:
 # The whole
 
 
-def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: Path) -> None:
+def test_measure_probe_writes_a_report_and_an_empty_table_for_a_clip_of_nobody(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     with PaintedEngines()(Choices(smooth="rts")) as engines:
         report, failures = measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines)
@@ -407,11 +405,11 @@ def test_the_shipped_batch_pipeline_is_what_is_measured(photos: Path, tmp_path: 
     assert len(read_table(tmp_path / "out/short.csv").frame) == 0
 
 
-def test_the_report_says_what_ran_and_on_which_clips(photos: Path, tmp_path: Path) -> None:
+def test_report_records_models_backend_settings_and_clips(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos, seed=7), SHORT))
     with PaintedEngines()(Choices(smooth="oneeuro", detect_every=3)) as engines:
         report, _ = measure_probe(read_probe(tmp_path / "probe"), None, engines)
-        assert report["models"] == models_that_run(engines)
+        assert report["models"] == describe_models(engines)
         assert report["backend"] == engines.backend
     assert report["facetrack"] == __version__
     assert (report["settings"]["smooth"], report["settings"]["detect_every"]) == ("oneeuro", 3)
@@ -469,7 +467,7 @@ BREAK = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), BREAK)
-def test_a_clip_that_cannot_be_measured_is_named_and_the_others_are_measured(
+def test_unmeasurable_clip_is_reported_and_the_others_are_measured(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None], message: str
 ) -> None:
     probe = three_clips(photos, tmp_path / "probe")
@@ -486,7 +484,7 @@ def test_a_clip_that_cannot_be_measured_is_named_and_the_others_are_measured(
 
 
 @pytest.mark.parametrize("spoil", [spoil for spoil, _ in BREAK])
-def test_a_probe_of_no_good_clip_is_one_line(
+def test_probe_without_a_measurable_clip_fails_with_one_line_and_no_report(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
 ) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
@@ -497,7 +495,7 @@ def test_a_probe_of_no_good_clip_is_one_line(
     assert not (tmp_path / "out/report.json").exists()
 
 
-def test_what_an_earlier_probe_has_left_stays_unless_it_may_be_replaced(photos: Path, tmp_path: Path) -> None:
+def test_existing_results_raise_unless_they_may_be_overwritten(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     probe, out = read_probe(tmp_path / "probe"), tmp_path / "out"
     with PaintedEngines()(Choices()) as engines:
@@ -530,7 +528,7 @@ def crops(probe: Path, out: Path, *words: str, interrupted: int | None = None) -
     return backend.calls
 
 
-def test_an_interrupted_run_goes_on_with_the_clips_that_are_missing(with_faces: Path, tmp_path: Path) -> None:
+def test_resumed_run_measures_only_the_missing_clips(with_faces: Path, tmp_path: Path) -> None:
     a_clip, odd = divmod(crops(with_faces, tmp_path / "whole"), 3)
     assert a_clip > 1
     assert not odd
@@ -542,14 +540,14 @@ def test_an_interrupted_run_goes_on_with_the_clips_that_are_missing(with_faces: 
     assert crops(with_faces, tmp_path / "out", "--resume", "--smooth", "none") == 3 * a_clip
 
 
-def test_no_report_lies_beside_tables_that_it_is_not_of(with_faces: Path, tmp_path: Path) -> None:
+def test_interrupted_overwrite_leaves_no_outdated_report(with_faces: Path, tmp_path: Path) -> None:
     a_clip = crops(with_faces, tmp_path / "out") // 3
     crops(with_faces, tmp_path / "out", "--overwrite", "--smooth", "none", interrupted=a_clip + 1)
     assert not (tmp_path / "out/report.json").exists()
 
 
 @pytest.mark.parametrize("content", ["mine", "[]", '{"total": 3}'])
-def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Path, content: str) -> None:
+def test_resumed_run_does_not_replace_a_foreign_report(photos: Path, tmp_path: Path, content: str) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     report = tmp_path / "out/report.json"
     report.parent.mkdir()
@@ -563,14 +561,14 @@ def test_going_on_replaces_no_report_of_somebody_else(photos: Path, tmp_path: Pa
     ("words", "message"),
     [(("--resume",), "--resume continues in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
 )
-def test_going_on_needs_a_folder_and_no_beginning_anew(
+def test_resume_without_out_or_with_overwrite_is_a_usage_error(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["probe", "run", "probe", *words]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
 
-def test_a_report_that_cannot_be_removed_is_told_before_the_work(photos: Path, tmp_path: Path) -> None:
+def test_unremovable_report_raises_before_any_work(photos: Path, tmp_path: Path) -> None:
     list(make_probe(tmp_path / "probe", Recipe(photos), SHORT))
     (tmp_path / "out/report.json").mkdir(parents=True)
     with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match=r"report\.json: cannot be removed"):
@@ -578,7 +576,7 @@ def test_a_report_that_cannot_be_removed_is_told_before_the_work(photos: Path, t
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["report.json"]
 
 
-def test_the_table_names_every_clip_and_what_is_missing() -> None:
+def test_report_table_shows_lost_frames_and_faces_never_found() -> None:
     of = clip(faces=2)
     table = report_as_table(compile_report([(of, tracked(of, [[0] * 60, [-1] * 60]))], {}))
     assert "60/120" in table
@@ -586,7 +584,7 @@ def test_the_table_names_every_clip_and_what_is_missing() -> None:
     assert "60 of 120 face-frames lost, 0 switches, 0 false tracks, 0 false rows" in table
 
 
-def test_clips_of_nobody_and_a_library_that_is_missing_are_told_apart() -> None:
+def test_report_table_distinguishes_clips_without_faces_from_a_missing_library() -> None:
     nobody = replace(clip(), visible=np.zeros((1, 60), np.float32))
     empty = report_as_table(compile_report([(nobody, tracked(nobody, [[-1] * 60]))], {}))
     assert empty.endswith("0 false rows; no face is clearly visible, so there is no MOTA")

@@ -40,7 +40,7 @@ def test_a_log_of_one_input_gets_one_line() -> None:
     assert stream.getvalue() == "videos/clip.mp4: 3 frames\n"
 
 
-def test_a_log_of_several_inputs_tells_how_many_are_done_also_where_it_ends_before_the_last() -> None:
+def test_log_of_several_inputs_numbers_them_and_sums_up_an_early_end() -> None:
     stream = io.StringIO()
     with suppress(KeyboardInterrupt), open_progress(5, stream) as progress:
         progress.ended(Task("a.mp4", "a"), "3 frames")
@@ -57,7 +57,7 @@ def test_a_log_of_several_inputs_tells_how_many_are_done_also_where_it_ends_befo
     ]
 
 
-def test_nothing_is_said_of_inputs_none_of_which_has_begun() -> None:
+def test_nothing_is_logged_if_no_input_began() -> None:
     stream = io.StringIO()
     with open_progress(5, stream):
         pass
@@ -109,7 +109,7 @@ def test_the_stream_decides() -> None:
             assert isinstance(progress, kind)
 
 
-def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:
+def test_concurrent_inputs_have_a_bar_each_below_the_overall_bar() -> None:
     stream, tasks = Terminal(), [Task(f"videos/{name}.mp4", name) for name in "abc"]
     with open_progress(4, stream) as progress:
         progress.ended(Task("videos/z.mp4", "z"), "already finished")
@@ -122,7 +122,7 @@ def test_several_inputs_under_way_have_a_bar_each_below_that_of_all() -> None:
     assert ["2/4" in last[0], "10/10" in last[1], "0/10" in last[2], "5/10" in last[3]] == [True] * 4
 
 
-def test_an_interrupted_input_moves_the_bar_of_all_no_further() -> None:
+def test_interrupted_input_does_not_advance_the_overall_bar() -> None:
     stream, task = Terminal(), Task("videos/a.mp4", "a")
     with open_progress(2, stream) as progress:
         progress.began(task, 10)
@@ -131,7 +131,7 @@ def test_an_interrupted_input_moves_the_bar_of_all_no_further() -> None:
     assert "1/2" not in plain(stream).replace("[1/2]", "")
 
 
-def test_an_input_with_more_frames_than_it_said_counts_as_one() -> None:
+def test_input_longer_than_announced_counts_as_one() -> None:
     stream, task = Terminal(), Task("videos/a.mp4", "a")
     with open_progress(4, stream) as progress:
         progress.began(task, 10)

@@ -30,7 +30,7 @@ def peaks_by_the_book(plane: np.ndarray, threshold: float) -> set[tuple[int, int
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_what_is_not_finite_is_no_peak(broken: float):
+def test_non_finite_values_are_no_peaks(broken: float):
     maps = np.zeros((5, 12, 40), np.float32)
     maps[:, 5, 5], maps[:, 6, 20], maps[1, 6, 30] = 1.0, 0.8, broken
     maps[2, 6, 6] = np.nan  # beside a peak
@@ -40,7 +40,7 @@ def test_what_is_not_finite_is_no_peak(broken: float):
     np.testing.assert_allclose(xy, [(5, 5), (20, 6)] * 5)
 
 
-def test_peaks_are_those_of_a_plain_search_for_every_type():
+def test_peaks_match_a_brute_force_search_for_every_type():
     maps = np.random.default_rng(0).normal(0, 1, (5, 30, 40)).astype(np.float32)
     kind, xy, response = find_peaks(maps, 0.5, 1000)
     for k in range(5):
@@ -68,7 +68,7 @@ def test_an_equal_plateau_is_one_peak():
     assert np.abs(xy[0] - (8, 11)).max() <= 1.0  # the first of the equals is at the edge of the disc
 
 
-def test_a_peak_lies_at_the_centroid_of_what_is_positive_in_the_disc_of_13_pixels_round_it():
+def test_peak_position_is_the_centroid_of_positive_values_in_its_13_pixel_disc():
     maps = np.random.default_rng(2).normal(0, 1, (5, 30, 40)).astype(np.float32)
     rows, columns = np.mgrid[:30, :40]
     for k, place, height in zip(*find_peaks(maps, 0.5, 1000), strict=True):
@@ -87,7 +87,7 @@ def test_a_symmetric_peak_lies_on_its_exact_pixel():
 
 @pytest.mark.parametrize("view", range(len(VIEWS)))
 @pytest.mark.parametrize(("side", "roll_deg"), [(14.0, 0.0), (20.0, -40.0), (32.0, 50.0)])
-def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg):
+def test_five_peaks_in_the_pattern_of_a_face_are_grouped_into_that_face(view, side, roll_deg):
     points = placed(view, (50.0, 40.0), side, roll_deg)
     found = group_peaks(*as_peaks([points]))
     best = found.take(suppress(found.centre, found.side, found.responses.sum(1)))
@@ -100,7 +100,7 @@ def test_five_peaks_in_the_pattern_of_a_face_are_that_face(view, side, roll_deg)
 
 
 @pytest.mark.parametrize("missing", range(5))
-def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(missing):
+def test_face_with_a_hidden_landmark_is_found_and_the_landmark_is_inferred(missing):
     points = placed(0, (50.0, 40.0), 24.0, 15.0)
     seen = points.copy()
     seen[missing] = np.nan
@@ -109,7 +109,7 @@ def test_a_face_survives_a_hidden_landmark_which_is_put_where_the_others_say(mis
     assert np.linalg.norm(found.points[:, missing] - points[missing], axis=-1).min() < 0.12 * 24
 
 
-def test_of_two_peaks_of_a_type_the_one_in_its_place_counts_though_the_other_is_a_little_higher():
+def test_grouping_prefers_a_peak_in_its_expected_place_to_a_slightly_higher_one():
     points = placed(0, (50.0, 40.0), 24.0, 0.0)
     kind, xy, response = as_peaks([points])
     aside = points[2] + (0.0, 2.5)  # still near enough to be the nose
@@ -118,7 +118,7 @@ def test_of_two_peaks_of_a_type_the_one_in_its_place_counts_though_the_other_is_
     assert found.points[found.residual.argmin()] == pytest.approx(points, abs=1e-4)
 
 
-def test_in_a_small_face_a_landmark_may_be_off_by_seven_tenths_of_a_pixel_more():
+def test_grouping_tolerates_an_extra_deviation_of_0_7_pixels_in_a_small_face():
     """Maps are made of whole pixels, however small the face."""
     side = 14.0
     for far, counts in ((0.6, True), (0.8, False)):
@@ -137,7 +137,7 @@ def test_two_types_alone_are_no_face():
 
 
 @pytest.mark.parametrize(("side", "roll_deg"), [(9.0, 0.0), (50.0, 0.0), (20.0, 90.0), (20.0, 180.0)])
-def test_faces_outside_the_wanted_sizes_and_rolls_are_refused(side, roll_deg):
+def test_faces_outside_the_size_and_roll_limits_are_rejected(side, roll_deg):
     assert len(group_peaks(*as_peaks([placed(0, (60.0, 60.0), side, roll_deg)]))) == 0
 
 
@@ -165,14 +165,14 @@ def candidates(centre: list[tuple[float, float]], side: list[float]) -> Candidat
     )
 
 
-def test_bringing_candidates_to_the_frame_moves_pixel_centres_of_a_framed_half_size_picture_back():
+def test_to_frame_undoes_the_border_and_scale_of_candidates_at_pixel_centres():
     # pixel 3 + 4 of the framed half-size picture covers pixels 6 and 7 of the whole one: its centre is 6.5
     moved = candidates([(7.0, 8.0)], [10.0]).to_frame((2.0, 2.0), 4)
     assert moved.centre[0].tolist() == [6.5, 8.5]
     assert moved.side.tolist() == [20.0]
 
 
-def test_the_better_of_two_equal_boxes_stays_and_suppression_is_idempotent():
+def test_suppression_keeps_the_better_of_equal_boxes_and_is_idempotent():
     rng = np.random.default_rng(0)
     centre, side = rng.uniform(0, 200, (60, 2)).astype(np.float32), rng.uniform(10, 60, 60).astype(np.float32)
     score = rng.random(60).astype(np.float32)
@@ -184,7 +184,7 @@ def test_the_better_of_two_equal_boxes_stays_and_suppression_is_idempotent():
     assert twins.tolist() == [1]
 
 
-def test_a_part_of_a_better_face_goes_and_a_neighbour_stays():
+def test_suppression_removes_a_part_of_a_better_face_and_keeps_a_neighbour():
     keep = suppress(
         np.array([[50, 50], [50, 65], [95, 50]], np.float32),
         np.array([40, 12, 40], np.float32),
@@ -194,7 +194,7 @@ def test_a_part_of_a_better_face_goes_and_a_neighbour_stays():
 
 
 @pytest.mark.parametrize(("side", "stays"), [(20.0, [0]), (29.0, [0]), (31.0, [0, 1]), (60.0, [0, 1])])
-def test_a_face_that_is_much_larger_than_a_better_one_inside_it_stays(side: float, stays: list[int]) -> None:
+def test_suppression_keeps_a_face_much_larger_than_a_better_one_inside_it(side: float, stays: list[int]) -> None:
     centre, sides = np.float32([[50, 50], [52, 51]]), np.float32([20, side])
     assert suppress(centre, sides, np.float32([0.99, 0.98])).tolist() == stays
     assert suppress(centre, sides, np.float32([0.98, 0.99])).tolist() == [1]  # the better one of both covers the other

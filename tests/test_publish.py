@@ -52,7 +52,7 @@ def error_of(weights: Weights, data: Path, angle: float) -> float:
 
 @shipped
 @pytest.mark.parametrize("byte_products", [True, False])
-def test_a_card_carries_figures_of_its_own_file_and_of_that_in_8_bits_whatever_this_machine_runs(
+def test_measure_again_records_figures_of_the_full_and_8_bit_file_on_any_cpu(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, byte_products: bool
 ) -> None:
     monkeypatch.setattr("facetrack.engines.backend.has_int8_dot_product", lambda: byte_products)
@@ -74,7 +74,7 @@ def test_a_card_carries_figures_of_its_own_file_and_of_that_in_8_bits_whatever_t
 
 
 @shipped
-def test_the_lines_of_the_shipped_card_are_those_that_are_written(
+def test_measuring_again_keeps_the_names_of_the_shipped_cards_figures(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_faces(tmp_path / "lfpw/testset", 1)
@@ -92,7 +92,7 @@ def test_a_card_that_is_not_there_cannot_be_measured_again(tmp_path: Path) -> No
         publish.measure_again(Config(card=Publication("nobody")), tmp_path, tmp_path)
 
 
-def test_a_table_is_replaced_in_its_place_and_a_comment_behind_it_stays() -> None:
+def test_toml_table_is_replaced_in_place_and_the_comment_behind_it_is_kept() -> None:
     head = 'name = "x" # so\n\n[measured]\n'
     old = head + '"a" = 1\n# of b\n"b" = 2\n\n# of the fit\n[calibration]\nscan = [1]\n'
     new = '[measured]\n"a" = 3\n\n[calibration]\nscan = [2, 3]\n'

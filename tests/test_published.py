@@ -28,7 +28,7 @@ def table() -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("net", [net for net in PUBLISHED if net.paper], ids=lambda net: net.title)
-def test_sizes_are_the_papers_to_a_percent(net: Published, table: list[dict[str, str]]) -> None:
+def test_network_sizes_match_the_papers_within_one_percent(net: Published, table: list[dict[str, str]]) -> None:
     (row,) = (row for row in table if row["NETWORK"] == net.title)
     number, unit = net.paper.split(",")[0].split()
     size = float(row["MiB"]) if unit == "MB" else int(row["PARAMETERS"].replace(",", "")) / 1e6
@@ -41,7 +41,7 @@ def test_propnet_costs_what_its_paper_says(table: list[dict[str, str]]) -> None:
 
 
 @pytest.mark.parametrize("card", [card for card in all_cards() if card.task == "align"], ids=lambda card: card.name)
-def test_parameters_and_operations_of_a_card_are_those_of_the_network_that_it_deploys(card: ModelCard) -> None:
+def test_card_parameters_and_operations_match_the_deployed_network(card: ModelCard) -> None:
     weights = card.weights["net"]
     net = load_net(torch_file(weights.path), weights.sha256).net
     assert card.parameters == nets.deployed_parameters(net, card.size)

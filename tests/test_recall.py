@@ -47,13 +47,13 @@ def windows(*rows: tuple[int, float, float, float, float]) -> tuple[np.ndarray, 
     return kind.astype(np.int64), xy, side.astype(np.float32), response.astype(np.float32)
 
 
-def test_of_equal_windows_of_two_levels_the_louder_one_stays_and_other_types_are_left_alone() -> None:
+def test_suppression_keeps_the_strongest_of_equal_windows_and_all_other_types() -> None:
     rows = windows((0, 50, 50, 12, 0.6), (0, 50, 50, 12, 0.9), (1, 50, 50, 12, 0.5), (0, 90, 50, 12, 0.3))
     assert suppress_windows(*rows).tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(("away", "stays"), [(3.9, False), (4.1, True)])
-def test_windows_that_share_half_of_what_both_cover_are_one(away: float, stays: bool) -> None:
+def test_windows_with_an_iou_above_one_half_are_suppressed(away: float, stays: bool) -> None:
     """12 (12 - a) over 12 (12 + a) is a half for a of 4."""
     rows = windows((2, 50, 50, 12, 0.9), (2, 50 + away, 50, 12, 0.8))
     assert suppress_windows(*rows).tolist() == ([0, 1] if stays else [0])
@@ -76,7 +76,7 @@ def nearest(found: LandmarkCandidates, xy: np.ndarray, truth: np.ndarray) -> np.
     return np.stack(each, 1)
 
 
-def test_candidates_of_all_levels_lie_on_the_paint_and_branches_place_them_in_the_frame() -> None:
+def test_candidates_of_all_levels_lie_near_the_landmarks_and_refine_moves_them_closer() -> None:
     picture, truth = painted((200, 280), FACES)
     looking = detector(step=STEP, min_face=30)
     found = find_candidates(looking, picture)
@@ -92,7 +92,7 @@ def sample(picture: np.ndarray, points: np.ndarray) -> Sample:
     return Sample(Path("painted.png"), points.astype(np.float32), cv2.imencode(".png", picture)[1].tobytes())
 
 
-def test_what_is_painted_is_found_and_what_is_not_is_not() -> None:
+def test_recall_is_the_share_of_annotated_landmarks_and_faces_that_are_found() -> None:
     picture, truth = painted((200, 280), FACES)
     looking = detector(step=STEP, min_face=30, threshold=0.0)
     empty, moved = np.full_like(picture, 40), truth.copy()

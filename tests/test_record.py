@@ -72,7 +72,7 @@ def test_files_get_their_names_when_all_are_written_to_their_ends(tmp_path: Path
 
 
 @pytest.mark.parametrize("faces", [0, 2])
-def test_a_frame_that_was_interrupted_is_counted_where_the_table_has_it(faces: int, tmp_path: Path) -> None:
+def test_interrupted_frame_is_counted_if_the_table_has_it(faces: int, tmp_path: Path) -> None:
     result = make_result(*(make_face(track=track) for track in range(faces)))
     with Record() as record:
         record.add_table(CsvSink(tmp_path / "a.csv", CsvColumns(68)))
@@ -86,7 +86,7 @@ def test_a_frame_that_was_interrupted_is_counted_where_the_table_has_it(faces: i
     assert rows == 2 * max(1, faces)
 
 
-def test_where_one_sink_cannot_be_finished_no_file_gets_its_name(tmp_path: Path) -> None:
+def test_no_file_gets_its_name_if_one_sink_fails_to_finish(tmp_path: Path) -> None:
     diary = Diary(failing="finish")
     with pytest.raises(SinkError, match="cannot finish"):
         keep([*files(tmp_path), diary], make_result(make_face()))
@@ -94,13 +94,13 @@ def test_where_one_sink_cannot_be_finished_no_file_gets_its_name(tmp_path: Path)
     assert diary.notes == ["write", "finish", "close"]
 
 
-def test_nothing_is_left_of_files_that_were_finished_without_a_result(tmp_path: Path) -> None:
+def test_files_without_a_result_are_removed_if_a_sink_fails_to_finish(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot finish"):
         keep([*files(tmp_path), Diary(failing="finish")])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sink_that_cannot_be_closed_keeps_none_of_the_others_open() -> None:
+def test_failing_close_of_a_sink_leaves_no_other_sink_open() -> None:
     diaries = [Diary(failing="finish"), Diary(failing="close"), Diary()]
     with pytest.raises(SinkError, match="cannot close"):
         keep(diaries)

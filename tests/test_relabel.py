@@ -103,9 +103,7 @@ class Detector:
         return PaintedDetector().detect(bgr, small=small)
 
 
-def test_pictures_without_a_label_are_looked_at_even_beside_others_that_have_one(
-    tmp_path: Path, teacher: Teacher
-) -> None:
+def test_unlabelled_pictures_beside_labelled_ones_are_searched_and_relabelled(tmp_path: Path, teacher: Teacher) -> None:
     write_faces(tmp_path / "faces", 2, first=1)
     write_faces(tmp_path / "faces" / "more", 2, first=3)
     for unlabelled in ("2.pts", "more/4.pts"):
@@ -118,9 +116,7 @@ def test_pictures_without_a_label_are_looked_at_even_beside_others_that_have_one
 
 
 @pytest.mark.parametrize("asymmetry", [0.0, 0.01])
-def test_labels_are_what_the_teachers_annotators_would_have_marked(
-    asymmetry: float, tmp_path: Path, teacher: Teacher
-) -> None:
+def test_labels_match_the_annotation_of_the_teacher(asymmetry: float, tmp_path: Path, teacher: Teacher) -> None:
     teacher.asymmetry = asymmetry
     write_faces(tmp_path / "faces", 1, first=2)
     relabel(tmp_path / "faces", tmp_path / "out", Choices(), asymmetry=asymmetry)

@@ -33,7 +33,7 @@ def smoothed(seen: Float32, *, wait: int = 1000) -> Float32:
 
 
 @pytest.mark.parametrize("maneuver", [np.inf, 4.0])
-def test_one_point_at_uneven_times_is_filterpys_rts_smoother(maneuver: float) -> None:
+def test_one_point_at_uneven_times_matches_filterpys_rts_smoother(maneuver: float) -> None:
     settings = SmootherSettings(
         maneuver=maneuver, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf, moving=1.0
     )
@@ -64,7 +64,7 @@ def test_one_point_at_uneven_times_is_filterpys_rts_smoother(maneuver: float) ->
     np.testing.assert_allclose(xy[:, 0, 1], 5.0, atol=1e-6)
 
 
-def test_a_point_that_is_not_always_seen_is_filterpys_rts_smoother_without_those_measurements() -> None:
+def test_partly_unseen_point_matches_filterpys_rts_smoother_without_those_frames() -> None:
     """Unseen it stays where its face, which rests, has it: a known displacement, for which filterpy has no room."""
     settings = SmootherSettings(maneuver=np.inf, noisiest=1.0, rest_own=3.0, outlier=np.inf)
     rng, score, smoother = np.random.default_rng(3), np.ones(68, np.float32), RtsSmoother(settings, 68)
@@ -101,16 +101,16 @@ def test_a_point_that_is_not_always_seen_is_filterpys_rts_smoother_without_those
     assert np.abs(off_speed).max() < 5.0
 
 
-def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None:
+def test_shared_and_own_parts_with_equal_gains_add_up_to_one_filter() -> None:
     rng, points, frames = np.random.default_rng(2), 7, 12
     time_s, covariance = np.arange(frames) / FPS, np.tile([2.0, 0.5, 30.0], (frames, points + 1, 1))
     prior = np.tile([3.0, 1.5, 40.0], (frames, points + 1, 1))
     position, velocity = rng.normal(0, 5, (2, frames, points, 2))
     steps = rng.normal(0, 1, (frames, points, 4))
     part = rng.uniform(-1, 2, (frames, points, 1))
-    blank = kalman.FilterState(*(np.stack([array] * frames) for array in kalman.blank(points)))
+    empty = kalman.FilterState(*(np.stack([array] * frames) for array in kalman.allocate_state(points)))
     one, both = (
-        blank._replace(
+        empty._replace(
             position=position.copy(),
             velocity=velocity.copy(),
             covariance=covariance,
@@ -129,17 +129,17 @@ def test_the_parts_add_up_to_one_filter_where_both_have_the_same_gains() -> None
 # What the user sees
 
 
-def test_the_last_frame_is_the_filters() -> None:
+def test_last_frame_equals_that_of_the_forward_filter() -> None:
     seen = measured(riding(3.0))
     np.testing.assert_array_equal(smoothed(seen)[-1], forward(seen)[-1])
 
 
-def test_a_still_face_jitters_half_as_much_as_after_the_filter() -> None:
+def test_still_face_jitters_under_60_percent_of_the_forward_filter() -> None:
     seen = measured(still(330))
     assert jitter(smoothed(seen)[30:-30]) < 0.6 * jitter(forward(seen)[30:-30])
 
 
-def test_start_and_stop_are_where_they_were() -> None:
+def test_smoothed_motion_starts_and_stops_without_lag_or_offset() -> None:
     truth = riding(8.0)
     errors = np.mean([smoothed(measured(truth, seed)) - truth for seed in range(6)], 0).mean(1)
     assert np.abs(errors[35:85]).max() < 0.25  # of which the mean of six common noises is 0.15 at most
@@ -154,14 +154,14 @@ def test_a_blink_of_150_ms_keeps_its_depth(phase: float) -> None:
     assert depth > 0.9 * lids_depth(truth)
 
 
-def test_two_seconds_of_what_follows_are_nearly_as_good_as_all_of_it() -> None:
+def test_two_seconds_of_look_ahead_are_nearly_as_good_as_all_frames() -> None:
     truth = riding(2.0)
     some, everything = (smoothed(measured(truth), wait=wait) - truth for wait in (60, 1000))
     assert (some**2).mean() < 1.1 * (everything**2).mean()
 
 
 @pytest.mark.parametrize("gap", [range(0), *(range(start, start + 6) for start in range(1, 24))], ids=str)
-def test_taking_more_at_once_changes_nothing_where_nothing_else_is_known(gap: range) -> None:
+def test_taking_frames_at_once_or_in_parts_gives_the_same_result(gap: range) -> None:
     seen = measured(riding(2.0))[30:60]
     one, other = RtsSmoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
     for smoother in (one, other):
@@ -176,7 +176,7 @@ def test_taking_more_at_once_changes_nothing_where_nothing_else_is_known(gap: ra
     assert len(other) == 0
 
 
-def test_a_face_out_of_sight_is_put_on_the_line_to_where_it_comes_back() -> None:
+def test_gap_is_interpolated_to_where_the_face_reappears() -> None:
     truth, smoother = riding(4.0), RtsSmoother(SmootherSettings(), 68)
     for i, xy in enumerate(truth.astype(np.float32)):
         if 50 <= i < 57:
@@ -188,7 +188,7 @@ def test_a_face_out_of_sight_is_put_on_the_line_to_where_it_comes_back() -> None
     np.testing.assert_allclose(speed[50:57, :, 0], 4.0 * FPS, atol=2)
 
 
-def test_a_face_that_does_not_come_back_coasts_as_in_live_use() -> None:
+def test_face_that_never_reappears_coasts_like_the_live_filter() -> None:
     seen, live, smoother = measured(riding(4.0)), Smoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
     for i, xy in enumerate(seen[:50]):
         live.update(i / FPS, xy, CLEAR, SIZE_PX)
@@ -200,7 +200,7 @@ def test_a_face_that_does_not_come_back_coasts_as_in_live_use() -> None:
     np.testing.assert_allclose(smoother.take(56)[0][50:], coasted, atol=1e-4)
 
 
-def test_a_frame_at_the_time_of_the_last_one_changes_nothing_else() -> None:
+def test_frame_with_a_repeated_timestamp_changes_no_other_frame() -> None:
     seen = measured(riding(4.0))[:60]
     plain, doubled = (RtsSmoother(SmootherSettings(), 68) for _ in range(2))
     for i, xy in enumerate(seen):
@@ -214,7 +214,7 @@ def test_a_frame_at_the_time_of_the_last_one_changes_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("frame", [40, 50, 59])
-def test_a_point_that_is_disbelieved_for_a_frame_leaves_the_others_where_they_were(frame: int) -> None:
+def test_outlier_point_in_one_frame_does_not_disturb_the_other_frames(frame: int) -> None:
     """Its mouth opens slowly; in that one frame the point is put where its face, which rests, would have it."""
     truth = still(60)
     truth[:, JAW, 1] += np.arange(60)[:, None]
@@ -223,14 +223,14 @@ def test_a_point_that_is_disbelieved_for_a_frame_leaves_the_others_where_they_we
     assert np.abs(np.delete(smoothed(seen) - truth, frame, 0)).max() < 2.0
 
 
-def test_nothing_crosses_a_new_start() -> None:
+def test_restart_does_not_affect_the_frames_before_it() -> None:
     seen = measured(still(60))
     jumped = seen.copy()
     jumped[30:] += SIZE_PX  # restarts the filter
     np.testing.assert_array_equal(smoothed(jumped)[:30], smoothed(seen[:30]))
 
 
-def test_a_face_out_of_sight_is_not_put_on_a_line_to_where_another_start_is() -> None:
+def test_gap_before_a_restart_coasts_instead_of_being_interpolated() -> None:
     """What comes after a jump is no end of the way on which it was lost: it coasts as if nothing came back."""
     seen = measured(riding(4.0))
     back, gone = RtsSmoother(SmootherSettings(), 68), RtsSmoother(SmootherSettings(), 68)
@@ -243,7 +243,7 @@ def test_a_face_out_of_sight_is_not_put_on_a_line_to_where_another_start_is() ->
     np.testing.assert_array_equal(back.take(57)[0][:56], gone.take(56)[0])
 
 
-def test_taking_what_is_not_there_is_refused() -> None:
+def test_taking_no_frames_or_too_many_raises() -> None:
     smoother = RtsSmoother(SmootherSettings(), 68)
     smoother.update(0.0, FACE.astype(np.float32), CLEAR, SIZE_PX)
     for count in (0, 2):

@@ -197,7 +197,7 @@ def assert_same(a: Result, b: Result) -> None:
 
 
 @pytest.mark.parametrize("detect_every", [1, 5, 12])
-def test_the_threaded_run_gives_exactly_the_serial_results(detect_every: int) -> None:
+def test_threaded_run_matches_the_serial_run(detect_every: int) -> None:
     pipeline, _, source = painted(PipelineSettings(detect_every=detect_every))
     serial, threaded = list(pipeline.serial(source)), list(pipeline.run(source))
     assert len(serial) == len(threaded) == source.count
@@ -206,7 +206,7 @@ def test_the_threaded_run_gives_exactly_the_serial_results(detect_every: int) ->
     assert {face.track for result in serial for face in result.faces} == {0, 1}
 
 
-def test_so_it_does_where_faces_are_lost_coast_and_return() -> None:
+def test_threaded_run_matches_the_serial_run_through_loss_coasting_and_return() -> None:
     lost = {4, 5, *range(12, 25)}
     serial, threaded = (
         list(make(aligner=Surveyor(lost=lost)).serial(frames(40))),
@@ -264,7 +264,7 @@ class FiveBackend(PaintedBackend):
         return gaussian_vectors(five, SIDE // STRIDE, STRIDE, SIGMA, PEAK), logits
 
 
-def test_a_face_of_five_points_is_followed_as_one_and_its_box_is_that_of_the_whole_face() -> None:
+def test_five_point_face_keeps_its_track_id_and_has_the_box_of_the_whole_face() -> None:
     source = PaintedSource(count=20, shape=(220, 320), faces=[PaintedFace((90, 110), velocity=(40, 10), width=70)])
     aligner = Aligner(replace(painted_card(), markup="five5"), FiveBackend())
     for result in Pipeline(PaintedDetector(), aligner, EVERY_FRAME).serial(source):
@@ -274,7 +274,7 @@ def test_a_face_of_five_points_is_followed_as_one_and_its_box_is_that_of_the_who
         assert iou(face.box[None], bounding_box(truth)[None])[0, 0] > 0.7
 
 
-def test_what_smooths_in_hindsight_is_no_choice_for_a_pipeline() -> None:
+def test_pipeline_settings_refuse_rts_smoothing() -> None:
     with pytest.raises(ConfigError, match="smooth: wanted one of kalman, oneeuro, none, got 'rts'"):
         PipelineSettings(smooth="rts")  # type: ignore[arg-type]
 
@@ -355,7 +355,7 @@ def test_a_frame_without_a_face_or_with_a_lost_one_is_always_searched() -> None:
     assert results[40].faces[0].track == 0
 
 
-def test_what_is_in_a_faces_place_is_judged_by_whether_the_picture_begins_a_shot(
+def test_identity_check_depends_on_whether_the_picture_begins_a_shot(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """From frame 4 on the face looks less like itself than two people may."""
@@ -375,7 +375,7 @@ def test_what_is_in_a_faces_place_is_judged_by_whether_the_picture_begins_a_shot
     assert asked == [(3, 4)]  # nowhere else did it matter, and but once
 
 
-def test_a_picture_that_stands_still_without_a_face_is_searched_when_it_is_due_and_as_soon_as_it_changes() -> None:
+def test_static_picture_without_a_face_is_searched_when_due_or_changed() -> None:
     def empty(index: int) -> Frame:
         bgr = picture(index)
         bgr[40:, 40:] += np.uint8(90 * (index >= 300))
@@ -396,7 +396,7 @@ class Sideways(Watchman):
         return found if number_of(bgr) >= TURNED else Proposals.none()
 
 
-def test_a_face_that_lies_is_found_in_the_first_frame_and_tracked_without_further_searches() -> None:
+def test_rotated_face_is_found_in_the_first_frame_and_tracked_without_more_searches() -> None:
     detector = Sideways()
     results = list(make(detector, settings=PipelineSettings(detect_every=100)).run(frames(9)))
     assert [[face.track for face in result.faces] for result in results] == [[0]] * 9
@@ -434,13 +434,13 @@ class Doubter(Surveyor):
         (0.75, 0.75, 0.9),  # and upside down, too
     ],
 )
-def test_where_upright_no_face_is_sure_the_picture_is_searched_turned_and_who_lies_for_sure_is_taken_alone(
+def test_sure_face_from_a_rotated_search_replaces_unsure_upright_ones(
     confidences: tuple[float, ...],
 ) -> None:
     assert taken(Doubter(confidences=confidences)) == [0.9]
 
 
-def test_who_lies_or_is_seen_faintly_must_be_clearer_than_who_does_not() -> None:
+def test_rotated_or_faint_faces_need_a_higher_presence_than_upright_ones() -> None:
     """The first and the last but one are found in the upright picture."""
     clear, not_quite, hardly = 1 - 1e-6, 0.9995, 0.995
     presences = (not_quite, not_quite, clear, not_quite, hardly, hardly)
@@ -467,7 +467,7 @@ class Discerning(Surveyor):
         return [replace(face, xy=FACE_XY + 100 * i, presence=presence) for i, (face, presence) in enumerate(seen)]
 
 
-def test_where_one_lies_for_sure_the_others_need_no_more_than_upright() -> None:
+def test_faces_beside_a_sure_rotated_one_need_only_the_upright_threshold() -> None:
     detector = Couple()
     settings = PipelineSettings(detect_every=100)
     (result,) = make(detector, Discerning(presences=(1 - 1e-6, 0.998)), settings).run(frames(1))
@@ -495,7 +495,7 @@ def test_a_search_comes_after_n_frames_even_if_every_multiple_of_n_was_dropped()
 
 
 @pytest.mark.parametrize(("index", "time"), [(0, 0), (0, 61), (61, 0)])
-def test_frames_that_begin_anew_are_searched_at_once(index: int, time: int) -> None:
+def test_frames_whose_index_or_time_restarts_are_searched_at_once(index: int, time: int) -> None:
     """A program may track several recordings in one run: what they show has nothing to do with each other."""
     detector = Watchman()
     stage = DetectStage(detector, PipelineSettings())
@@ -516,7 +516,7 @@ def test_frames_that_begin_anew_are_searched_at_once(index: int, time: int) -> N
         (60, 25, [0, 25, 50]),
     ],
 )
-def test_in_slow_recordings_a_newcomer_does_not_wait_longer_than_at_25_frames_per_second(
+def test_search_interval_in_slow_recordings_is_no_longer_than_at_25_fps(
     rate: int, every: int, searched: list[int]
 ) -> None:
     detector = Watchman()
@@ -531,7 +531,7 @@ def test_a_new_face_needs_a_verifier_and_a_known_one_does_not() -> None:
     assert [len(result.faces) for result in results] == [0, 0, 0, 1, 1, 1, 1, 1]
 
 
-def test_while_coasting_the_face_is_carried_on_and_nothing_is_measured() -> None:
+def test_coasting_face_is_carried_on_without_a_measurement() -> None:
     results = list(make(aligner=Surveyor(lost={5, 6})).run(frames(9)))
     for index in (5, 6):
         (face,) = results[index].faces
@@ -648,7 +648,7 @@ def test_an_error_comes_after_all_earlier_results_and_says_where(stage: str, num
     assert error.__notes__ == [f"in stage {stage} {where}"]
 
 
-def test_an_error_of_the_smoother_comes_through_as_well() -> None:
+def test_smoother_error_follows_all_earlier_results() -> None:
     numbers, caught = collect(make(aligner=Surveyor(score_of={7: float("nan")})).run(frames(30)))
     assert numbers == list(range(7))
     assert isinstance(caught, ValueError)
@@ -657,7 +657,7 @@ def test_an_error_of_the_smoother_comes_through_as_well() -> None:
 
 @pytest.mark.parametrize("stage", ["capture", "detect", "align"])
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_every_kind_of_error_keeps_its_type_and_identity(stage: str, error: BaseException) -> None:
+def test_every_error_reaches_the_caller_as_the_same_object(stage: str, error: BaseException) -> None:
     for idle in (None, lambda: True):
         pipeline, source = failing_at(stage, 3, error)
         numbers, caught = collect(pipeline.run(source, idle=idle))
@@ -666,7 +666,7 @@ def test_every_kind_of_error_keeps_its_type_and_identity(stage: str, error: Base
 
 
 @pytest.mark.parametrize("stage", ["capture", "detect", "align"])
-def test_live_an_error_ends_the_run_too(stage: str) -> None:
+def test_live_run_ends_on_an_error(stage: str) -> None:
     error = Fault("broke")
     # what was dropped is not searched: every frame from the third on fails
     detector = Watchman(on=dict.fromkeys(range(3, 60), fail(error)) if stage == "detect" else {})
@@ -705,7 +705,7 @@ def test_two_errors_at_once_give_the_one_of_the_earlier_frame() -> None:
     assert numbers == [0, 1]
 
 
-def test_a_source_that_cannot_even_be_iterated_says_so() -> None:
+def test_source_that_cannot_be_iterated_raises_before_the_first_frame() -> None:
     class Broken:
         def __iter__(self) -> Iterator[Frame]:
             raise SourceError("no such camera")
@@ -750,7 +750,7 @@ def test_when_the_callers_own_loop_fails_every_thread_ends(live: bool) -> None:
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_leaving_the_loop_is_enough(live: bool) -> None:
+def test_leaving_the_loop_ends_every_thread(live: bool) -> None:
     for _ in make().run(endless(), live=live):
         break
     assert threads_left() == []
@@ -792,7 +792,7 @@ def join_all() -> None:
             thread.join(PATIENCE_S)
 
 
-def test_a_run_that_is_found_as_garbage_inside_a_network_is_not_waited_for_there() -> None:
+def test_run_collected_as_garbage_inside_a_network_call_does_not_deadlock() -> None:
     """The align stage waits for the lock of the aligner, which the collecting thread has."""
     backend, source = Collecting(), PaintedSource(count=10_000)
     aligner = Aligner(painted_card(), backend)
@@ -809,7 +809,7 @@ def test_a_run_that_is_found_as_garbage_inside_a_network_is_not_waited_for_there
     assert threads_module._under_way == set()
 
 
-def test_garbage_that_is_collected_in_a_stage_of_the_very_run_ends_it() -> None:
+def test_run_collected_as_garbage_in_one_of_its_own_stages_ends() -> None:
     collected = threading.Event()
 
     def collect_garbage() -> None:
@@ -835,7 +835,7 @@ def silent(released: threading.Event) -> Iterator[Frame]:
     wait_for(released)
 
 
-def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
+def test_idle_is_called_in_the_callers_thread_and_may_end_a_silent_run() -> None:
     released, asked = threading.Event(), []
     numbers: list[int] = []
 
@@ -851,7 +851,7 @@ def test_while_the_source_is_silent_the_caller_is_asked_and_may_end() -> None:
     assert set(asked) == {threading.current_thread()}
 
 
-def test_while_the_source_is_silent_the_caller_wakes_to_hear_ctrl_c() -> None:
+def test_caller_polls_a_silent_source_with_a_timeout() -> None:
     """Windows tells Python of a signal, but does not end a wait for it."""
     waits: list[float | None] = []
 
@@ -875,7 +875,7 @@ def test_what_idle_raises_ends_the_run() -> None:
     assert isinstance(error, Fault)
 
 
-def test_a_source_that_stays_silent_is_left_to_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_capture_thread_of_a_silent_source_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads_module, "CAPTURE_PATIENCE_S", 0.01)
     released = threading.Event()
     numbers, error = collect(make().run(silent(released), idle=lambda: False))
@@ -917,7 +917,7 @@ def test_a_run_ends_with_its_engines_and_not_with_others(live: bool) -> None:
     assert "open them again" in str(error)
 
 
-def test_whoever_waits_for_a_result_in_another_thread_learns_that_the_engines_were_closed() -> None:
+def test_closing_engines_raises_in_a_thread_that_waits_for_a_result() -> None:
     working, heard = threading.Event(), SimpleQueue[BaseException | None]()
     pipeline = make(Watchman(on={0: working.set}))
     caller = threading.Thread(target=lambda: heard.put(collect(pipeline.run(endless()))[1]))
@@ -928,7 +928,7 @@ def test_whoever_waits_for_a_result_in_another_thread_learns_that_the_engines_we
     caller.join(PATIENCE_S)
 
 
-def test_a_recording_that_was_tracked_to_its_end_is_complete_though_the_engines_are_closed() -> None:
+def test_finished_recording_is_delivered_although_the_engines_are_closed() -> None:
     done = threading.Event()
 
     def source() -> Iterator[Frame]:
@@ -1081,26 +1081,24 @@ def ended_program(code: str) -> tuple[int, list[str], str]:
     [("", 0, ""), ("sys.exit(3)", 3, ""), ("raise OSError('mine')", 1, "OSError: mine")],
     ids=["end", "sys.exit", "error"],
 )
-def test_no_thread_of_an_unfinished_run_is_at_work_when_python_takes_the_program_down(
-    last: str, code: int, told: str
-) -> None:
+def test_no_thread_of_an_unfinished_run_works_during_interpreter_shutdown(last: str, code: int, told: str) -> None:
     """Python would stop it inside a network, whose library would abort the process."""
     assert ended_program(UNFINISHED + last) == (code, ["left:"], told)
 
 
-def test_nor_of_one_that_a_daemon_thread_follows_which_stays_where_it_is() -> None:
+def test_run_followed_by_a_daemon_thread_ends_before_interpreter_shutdown() -> None:
     assert ended_program(IN_A_DAEMON) == (0, ["left:"], "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
 @pytest.mark.parametrize("twice", [False, True])
-def test_nor_where_interrupts_have_kept_the_caller_from_waiting(*, twice: bool) -> None:
+def test_interrupted_close_still_ends_the_run_before_interpreter_shutdown(*, twice: bool) -> None:
     code, lines, _ = ended_program(f"TWICE = {twice}\n{INTERRUPTED}")
     assert (code, lines) == (0, ["interrupted", "left:"])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked there")
-def test_a_forked_process_leaves_a_run_whose_threads_are_its_parents() -> None:
+def test_forked_process_closes_a_run_whose_threads_stayed_in_its_parent() -> None:
     """One of them may have held a lock, which nobody gives back here."""
     assert ended_program(FORKED) == (0, ["left:", "7", "left:"], "")
 
@@ -1113,7 +1111,7 @@ def test_a_fork_waits_for_a_kernel_that_is_being_compiled() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="no signal reaches a thread there")
 @pytest.mark.usefixtures("ctrl_c_interrupts")
-def test_a_stage_that_an_interrupted_wait_was_for_is_not_taken_for_ended() -> None:
+def test_thread_with_an_interrupted_join_is_still_reported_as_alive() -> None:
     """As Python 3.11 takes it: whoever asked next would close a network in the middle of its work."""
 
     released, main = threading.Event(), threading.main_thread().ident or 0

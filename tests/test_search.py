@@ -18,8 +18,8 @@ from facetrack.pipeline.search import (
     NEAR_PX,
     REACH,
     SMALL_EVERY,
+    MotionGate,
     Search,
-    Standstill,
     equalised,
 )
 from facetrack.tracker.types import Float32, Proposals, UInt8
@@ -109,7 +109,7 @@ def bright_spot(x: int, y: int) -> UInt8:
 
 @pytest.mark.parametrize("side", [30.0, 150.0])
 @pytest.mark.parametrize("middle", [(300, 200), (5, 474)])
-def test_what_is_near_a_missing_face_is_where_it_was_drawn(middle: tuple[int, int], side: float) -> None:
+def test_face_near_a_missing_one_is_found_where_it_was_drawn(middle: tuple[int, int], side: float) -> None:
     detector = Brightest()
     missing = np.array([*middle, *middle], np.float32) + np.float32([-0.6, -0.4, 0.3, 0.6]) * side
     found = Search(detector).near(bright_spot(*middle), [missing])
@@ -119,7 +119,7 @@ def test_what_is_near_a_missing_face_is_where_it_was_drawn(middle: tuple[int, in
     np.testing.assert_allclose(np.diff(found.boxes.reshape(2, 2), axis=0), 80 * REACH * side / NEAR_PX, atol=0.01)
 
 
-def test_what_is_near_a_missing_face_without_any_size_is_looked_at_too() -> None:
+def test_missing_face_of_zero_size_is_searched_for_too() -> None:
     """A dead network may put all points on one place."""
     detector = Brightest()
     found = Search(detector).near(bright_spot(300, 200), [np.array([300, 200, 300, 200], np.float32)])
@@ -132,14 +132,14 @@ def test_a_face_far_from_where_one_is_missing_is_not_near_it() -> None:
     assert len(Search(Brightest()).near(bright_spot(300, 200), [missing])) == 0
 
 
-def test_of_many_missing_faces_the_first_are_looked_for() -> None:
+def test_number_of_missing_faces_searched_for_is_limited() -> None:
     detector = Brightest()
     places = [np.array([x, 50, x + 20, 70], np.float32) for x in range(0, 600, 30)]
     Search(detector).near(bright_spot(300, 200), places)
     assert detector.pictures == [NEAR] * MOST_PLACES
 
 
-def test_a_search_without_small_faces_looks_for_small_ones_where_they_are_missing() -> None:
+def test_quick_search_also_looks_near_missing_small_faces() -> None:
     detector = Brightest()
     search, picture = Search(detector), bright_spot(300, 200)
     for missing in ([], [box(150)], [box(150), box(30)], [box(30)], []):
@@ -148,7 +148,7 @@ def test_a_search_without_small_faces_looks_for_small_ones_where_they_are_missin
     assert detector.pictures == [*whole, NEAR, whole[1], NEAR, *whole[::-1]]
 
 
-def test_beside_known_faces_a_small_one_is_nothing_new() -> None:
+def test_small_face_found_beside_known_ones_triggers_no_further_thorough_search() -> None:
     detector = Sieve(sides=[40.0])
     search = Search(detector)
     for _ in range(SMALL_EVERY + 1):
@@ -196,7 +196,9 @@ class Upright:
     [((35, 20), (29, 17, 40, 22)), ((25, 20), (20, 18, 31, 23)), ((30, 15), (27, 10, 32, 21))],
     ids=["on its right side", "on its left side", "upside down"],
 )
-def test_a_face_that_lies_is_where_it_was_drawn(mouth: tuple[int, int], box_of_it: tuple[int, ...]) -> None:
+def test_sideways_or_upside_down_face_is_found_where_it_was_drawn(
+    mouth: tuple[int, int], box_of_it: tuple[int, ...]
+) -> None:
     picture, eye = PICTURE.copy(), (30, 20)
     picture[eye[1], eye[0]], picture[mouth[1], mouth[0]] = 100, 200
     search = Search(Upright())
@@ -234,7 +236,7 @@ class WellLit:
         return Proposals(box(30.0)[None], np.ones(1, np.float32), np.zeros((1, 5, 2), np.float32))
 
 
-def test_where_nobody_is_found_the_picture_is_searched_with_more_contrast() -> None:
+def test_picture_without_a_face_is_searched_again_with_equalised_contrast() -> None:
     fog = np.random.default_rng(0).integers(150, 190, (64, 80, 3)).astype(np.uint8)
     detector = WellLit()
     search = Search(detector)
@@ -244,7 +246,7 @@ def test_where_nobody_is_found_the_picture_is_searched_with_more_contrast() -> N
     np.testing.assert_array_equal(detector.seen[1 + FIRST.index(EQUALISED)], equalised(fog))
 
 
-def test_equalising_is_blind_to_the_colour_and_the_strength_of_the_light() -> None:
+def test_equalising_removes_the_colour_and_strength_of_the_light() -> None:
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (64, 64, 1)).astype(np.float64)
     white = np.rint(grey * np.ones(3)).astype(np.uint8)
@@ -261,14 +263,14 @@ def room(sigma: float = 4.0, seed: int = 0, size: tuple[int, int] = (240, 320)) 
     return np.clip(np.round(wall + noise), 0, 255).astype(np.uint8)
 
 
-def test_a_noisy_room_that_stands_still_is_worth_as_many_searches_as_there_are_ways() -> None:
-    standstill = Standstill()
+def test_static_noisy_scene_is_worth_one_search_for_each_way() -> None:
+    standstill = MotionGate()
     worth = [standstill.worth_searching(room(seed=i)) for i in range(EVERY_WAY + 50)]
     assert worth == [True] * EVERY_WAY + [False] * 50
 
 
-def test_where_a_part_as_large_as_the_smallest_face_changes_the_picture_is_worth_a_search_at_once() -> None:
-    standstill = Standstill()
+def test_change_as_large_as_the_smallest_face_is_worth_a_search_at_once() -> None:
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     visited = room(seed=1)
@@ -277,20 +279,20 @@ def test_where_a_part_as_large_as_the_smallest_face_changes_the_picture_is_worth
     assert standstill.worth_searching(visited)
 
 
-def test_light_that_fades_in_is_noticed_however_slowly_it_does() -> None:
-    standstill = Standstill()
+def test_slowly_rising_light_is_worth_searches() -> None:
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     worth = [standstill.worth_searching(room() + np.uint8(level)) for level in np.linspace(0, 3 * CHANGED, 300)]
     assert sum(worth) >= 2 * EVERY_WAY
 
 
-def test_after_a_face_and_in_another_size_everything_begins_anew() -> None:
-    standstill = Standstill()
+def test_standstill_is_reset_after_a_face_and_by_another_picture_size() -> None:
+    standstill = MotionGate()
     while standstill.worth_searching(room()):
         pass
     assert standstill.worth_searching(room(size=(120, 320)))
     while standstill.worth_searching(room()):
         pass
-    standstill.is_over()
+    standstill.reset()
     assert standstill.worth_searching(room())

@@ -36,7 +36,7 @@ from facetrack.training.alignment.networks import open_alignment  # noqa: E402
 from facetrack.training.alignment.objective import Alignment, Labels, mapped  # noqa: E402
 from facetrack.training.config import Consistency, Corpus, Maps, Network, Publication, Schedule  # noqa: E402
 from facetrack.training.detection.discs import WITHOUT_LANDMARK, disc_maps  # noqa: E402
-from facetrack.training.evaluation.locate import InGivenBox  # noqa: E402
+from facetrack.training.evaluation.locate import GivenBoxLocator  # noqa: E402
 from facetrack.training.objectives import open_objective  # noqa: E402
 from facetrack.training.publish import publish  # noqa: E402
 from facetrack.training.train import Run  # noqa: E402
@@ -97,7 +97,7 @@ def perfect(kind: str, xy: Tensor, side: int) -> tuple[Tensor, ...]:
 
 
 @pytest.mark.parametrize(("radius", "pixels"), [(2, 13), (3, 29), (4, 49)])  # Gauss's circle problem
-def test_discs_have_the_papers_pixels(radius: int, pixels: int) -> None:
+def test_discs_have_as_many_pixels_as_in_the_paper(radius: int, pixels: int) -> None:
     width = {2: 32, 3: 64}.get(radius)
     if width:
         assert (disc_radius(COARSE, width), disc_pixels(COARSE, width)) == (radius, pixels)
@@ -124,20 +124,20 @@ def test_a_perfect_answer_costs_nothing_and_decodes_to_the_truth(kind: str, data
     assert all(worse[term][1] > 0.1 for term in terms)
 
 
-def test_whole_pixels_have_discs_whose_mean_they_are_exactly() -> None:
+def test_disc_around_a_whole_pixel_decodes_exactly() -> None:
     xy = np.random.default_rng(0).integers(4, 28, (1, 50, 2)).astype(np.float32)
     found, score = decode_discs(disc_maps(xy, 32, 2)[None].astype(np.float32), 1.0, DISC)
     np.testing.assert_allclose(found, xy, atol=1e-5)
     assert (score == 1).all()
 
 
-def test_a_dense_network_sees_64_pixels_and_counts_the_pixels_of_its_discs(data: Path) -> None:
+def test_codec_of_a_dense_network_has_the_disc_pixels_of_its_crop_size(data: Path) -> None:
     assert objective_of("branches", data, side=128).codec == {"kind": "discs-in-windows", "pixels": 49}
     alone = objective_of("backbone", data, side=128).codec
     assert alone == {"kind": "discs-in-maps", "stride": 2, "pixels": 29}
 
 
-def test_the_kernels_agree_with_numpy() -> None:
+def test_disc_and_cell_decoders_match_numpy() -> None:
     rng = np.random.default_rng(1)
     maps = rng.normal(0.4, 0.5, (3, 4, 12, 10)).astype(np.float32)
     order = np.argsort(-maps.reshape(3, 4, -1), 2)[..., :DISC]
@@ -159,7 +159,7 @@ def test_the_kernels_agree_with_numpy() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_broken_answer_has_finite_places(value: float) -> None:
+def test_non_finite_output_decodes_to_finite_values(value: float) -> None:
     for found in (decode_discs(np.full((1, 3, 8, 8), value, np.float32), 2.0, DISC),
                   decode_cells(np.full((1, 9, 8, 8), value, np.float32), 4.0)):  # fmt: skip
         assert all(np.isfinite(values).all() for values in found)
@@ -186,7 +186,7 @@ def test_pixels_that_are_not_selected_have_no_gradient(kind: str, data: Path) ->
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_what_is_no_face_must_be_answered_with_silence(kind: str, data: Path) -> None:
+def test_responses_to_negatives_are_penalised(kind: str, data: Path) -> None:
     side = NETWORKS[kind][2]
     objective = objective_of(kind, data)
     quiet = perfect(kind, faces(side), side)
@@ -201,7 +201,7 @@ def test_what_is_no_face_must_be_answered_with_silence(kind: str, data: Path) ->
     assert "silence" not in objective.terms(quiet, Labels(faces(side)), torch.ones(2))
 
 
-def test_negative_pixels_are_the_loudest_after_their_share_of_the_run(data: Path) -> None:
+def test_hard_negatives_are_selected_after_their_share_of_the_run(data: Path) -> None:
     objective = objective_of("backbone", data)
     early, late = (objective.item(0, progress) for progress in (0.0, 0.9))
     assert (bool(early[-1]), bool(late[-1])) == (False, True)
@@ -240,7 +240,7 @@ def test_the_second_run_keeps_the_backbone_of_the_first(data: Path, tmp_path: Pa
             assert not torch.equal(value, before[name]), name
 
 
-def test_two_steps_of_sgd_are_those_of_its_momentum(data: Path, tmp_path: Path) -> None:
+def test_sgd_follows_its_momentum_and_does_not_decay_biases(data: Path, tmp_path: Path) -> None:
     """v = 0.9 v + g + 5e-4 w; w = w - rate * v; biases do not decay."""
     schedule = Schedule(optimiser="sgd", learning_rate=0.1, weight_decay=5e-4, warm_up=0, sizes=((0.0, 64),))
     objective = objective_of("backbone", data, schedule=schedule)
@@ -265,7 +265,7 @@ def test_another_optimiser_is_refused() -> None:
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
-def test_weights_start_as_narrow_as_in_the_paper_where_it_is_asked_for(kind: str, data: Path) -> None:
+def test_init_std_sets_the_spread_of_the_initial_weights(kind: str, data: Path) -> None:
     name, options, _ = NETWORKS[kind]
     net = objective_of(kind, data, network=Network(name, 68, options | {"init_std": 0.01})).build()
     for parameter in net.parameters():
@@ -275,7 +275,7 @@ def test_weights_start_as_narrow_as_in_the_paper_where_it_is_asked_for(kind: str
             assert parameter.std().item() == pytest.approx(0.01, rel=0.15)
 
 
-def test_signals_keep_their_size_from_the_start_on(data: Path) -> None:
+def test_untrained_coarse_maps_have_a_spread_of_order_one(data: Path) -> None:
     """He's weights; with torch's own a map's answers differ by a hundredth, and nothing is learnt for long."""
     torch.manual_seed(0)
     coarse, *_ = objective_of("backbone", data).build()(torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8))
@@ -293,7 +293,7 @@ def test_five_points_are_learnt_from_corpora_of_more(data: Path) -> None:
         objective_of("branches", data, network=Network("bbfcn", 29), normaliser="ip")
 
 
-def test_five_points_are_learnt_in_crops_of_the_whole_face(data: Path) -> None:
+def test_five_points_lie_inside_their_training_crops(data: Path) -> None:
     network = Network("bbfcn", 5, {"face_score": True})
     objective = objective_of("branches", data, network=network, normaliser="ip", negative_share=0.0)
     for number in range(50):
@@ -302,7 +302,7 @@ def test_five_points_are_learnt_in_crops_of_the_whole_face(data: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
-def test_five_points_are_published_with_the_error_that_an_evaluation_has(
+def test_published_error_of_five_points_matches_that_of_an_evaluation(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -315,14 +315,14 @@ def test_five_points_are_published_with_the_error_that_an_evaluation_has(
     torch.save({"average": objective.build().state_dict()}, tmp_path / "run" / "best.pt")
     read = read_card(publish(objective.config, tmp_path / "run", data, tmp_path / "out"))
     with closing(open_backend(read.weights["net"], "onnx")) as backend:
-        locate, errors = InGivenBox(Aligner(read, backend), IBUG), []
+        locate, errors = GivenBoxLocator(Aligner(read, backend), IBUG), []
         for sample in objective_of("regression", data).validation:
             found = locate(sample.bgr(), sample.points[0])
             errors += list(nme(found.xy[None], IBUG.subset("five5", sample.points), markup.load("five5"), "ip"))
     assert read.measured["NME ip %, held"] == pytest.approx(100 * np.mean(errors), abs=0.01)
 
 
-def test_pairs_are_judged_too(data: Path) -> None:
+def test_pairs_give_a_finite_loss_with_a_consistency_term(data: Path) -> None:
     for kind in NETWORKS:
         objective = objective_of(kind, data, consistency=Consistency(weight=1.0, share=0.0), negative_share=0.3)
         pairs = open_objective(objective.config, data, data)
@@ -334,7 +334,7 @@ def test_pairs_are_judged_too(data: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
 @pytest.mark.parametrize("kind", ["branches", "regression"])
-def test_a_published_network_measures_the_same_on_every_backend(
+def test_published_network_gives_the_same_landmarks_with_onnx_and_torch(
     kind: str,
     data: Path,
     tmp_path: Path,
@@ -361,7 +361,7 @@ def test_a_published_network_measures_the_same_on_every_backend(
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns about torch
-def test_a_network_that_does_not_score_faces_is_published_and_measured_in_given_boxes_but_does_not_track(
+def test_network_without_face_score_is_published_and_measured_but_cannot_track(
     data: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -384,7 +384,7 @@ def test_a_network_that_does_not_score_faces_is_published_and_measured_in_given_
     for backend in ("onnx", "torch"):
         with open_engines(Choices(model="tried", backend=backend)) as engines:
             sample = objective.validation[0]
-            found = InGivenBox(engines.aligner, IBUG)(sample.bgr(), sample.points[0])
+            found = GivenBoxLocator(engines.aligner, IBUG)(sample.bgr(), sample.points[0])
             assert 0 <= found.confidence <= 1
             for begin in (engines.pipeline, engines.pipeline_for_pictures):
                 with pytest.raises(CardError, match=r"tried: cannot track: .* network\.options\.face_score"):
@@ -412,7 +412,7 @@ def test_a_network_that_is_refused_leaves_the_published_one_as_it_was(
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("*/*")} == old
 
 
-def test_a_detector_is_what_has_no_validation_of_its_own(data: Path) -> None:
+def test_bbfcn_without_a_validation_corpus_is_a_detector(data: Path) -> None:
     config = objective_of("branches", data).config
     assert not config.detects
     assert replace(config, validation="").detects

@@ -19,7 +19,7 @@ def picture() -> UInt8:
 
 
 @pytest.mark.parametrize("spoil", [cast_shade, colour_light, draw_lines])
-def test_the_original_stays_and_one_seed_draws_one_picture(spoil: Callable[..., UInt8]) -> None:
+def test_effects_keep_the_input_and_give_one_picture_per_seed(spoil: Callable[..., UInt8]) -> None:
     whole, kept = picture(), picture()
     seen = [spoil(whole, np.random.default_rng(seed)) for seed in SEEDS]
     np.testing.assert_array_equal(whole, kept)
@@ -28,7 +28,7 @@ def test_the_original_stays_and_one_seed_draws_one_picture(spoil: Callable[..., 
     assert len({spoilt.tobytes() for spoilt in seen}) == len(SEEDS)
 
 
-def test_shade_leaves_some_light_everywhere_all_of_it_somewhere_and_no_colour() -> None:
+def test_shade_is_colourless_uneven_and_never_fully_dark() -> None:
     for seed in SEEDS:
         share = cast_shade(WHITE, np.random.default_rng(seed)) / 160
         assert np.ptp(share, axis=2).max() == 0
@@ -37,7 +37,7 @@ def test_shade_leaves_some_light_everywhere_all_of_it_somewhere_and_no_colour() 
         assert np.ptp(share) > 0.02
 
 
-def test_shade_has_stripes_spots_and_single_edges() -> None:
+def test_shade_ranges_from_single_edges_to_many_stripes() -> None:
     crossings = []
     for seed in SEEDS:
         row = cast_shade(WHITE, np.random.default_rng(seed))[40, :, 0].astype(float)
@@ -56,7 +56,7 @@ def test_coloured_light_leaves_one_colour_its_whole_light() -> None:
     assert 0.4 < one_colour / len(SEEDS) < 0.8
 
 
-def test_coloured_light_is_sometimes_all_that_is_left_of_the_colours() -> None:
+def test_coloured_light_sometimes_replaces_the_colours_of_the_picture() -> None:
     colourful = np.zeros((80, 120, 3), np.uint8)
     colourful[:, :40, 0] = colourful[:, 40:80, 1] = colourful[:, 80:, 2] = 200
     pale = 0

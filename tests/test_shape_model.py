@@ -7,7 +7,7 @@ import numpy as np
 from facetrack.training.shape_model import principal_modes
 
 
-def test_the_modes_that_faces_were_made_of_are_found_whatever_their_place_size_and_roll() -> None:
+def test_principal_modes_are_recovered_regardless_of_position_size_and_roll() -> None:
     rng = np.random.default_rng(0)
     mean = rng.normal(size=(10, 2))
     mean -= mean.mean(0)

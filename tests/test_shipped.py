@@ -36,7 +36,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_every_frame_has_the_one_face_under_one_number(table: list[dict[str, str]]) -> None:
+def test_every_frame_has_one_face_with_the_same_track_id(table: list[dict[str, str]]) -> None:
     assert [(row["frame"], row["face_id"], row["success"]) for row in table] == [
         (str(1 + index), "0", "1") for index in range(FRAMES)
     ]

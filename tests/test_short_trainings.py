@@ -53,6 +53,6 @@ def test_every_run_is_measured_once_on_every_test_set_and_the_table_grows(
 
 
 @pytest.mark.parametrize("name", ["trained_ablations", "self_consistency"])
-def test_both_tables_are_filled_by_it(name: str) -> None:
+def test_both_benchmark_scripts_use_the_shared_bench(name: str) -> None:
     module = importlib.import_module(name)
     assert module.Bench is Bench

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from facetrack.engines import nets  # noqa: E402 - torch may be missing
 from facetrack.tracker.errors import ConfigError  # noqa: E402
 from facetrack.training.config import Schedule  # noqa: E402
-from facetrack.training.sides import demand_sides  # noqa: E402
+from facetrack.training.sides import check_crop_sides  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,19 +21,19 @@ def gv() -> nets.FromBytes:
 
 
 @pytest.mark.parametrize(("side", "larger"), [(16, 32), (70, 96), (112, 128)])
-def test_a_side_that_does_not_fit_is_refused_with_the_next_that_does(
+def test_unsuitable_crop_side_is_refused_with_the_next_larger_suitable_one(
     gv: nets.FromBytes, side: int, larger: int
 ) -> None:
     told = (
         rf"^schedule\.sizes: the network takes no crops of {side} pixels; the next larger side .* is {larger} \(.*\)$"
     )
     with pytest.raises(ConfigError, match=told):
-        demand_sides(gv, Schedule(sizes=((0.0, 64), (0.5, side))))
+        check_crop_sides(gv, Schedule(sizes=((0.0, 64), (0.5, side))))
 
 
-def test_looking_changes_nothing(gv: nets.FromBytes) -> None:
+def test_checking_sides_leaves_network_and_random_state_unchanged(gv: nets.FromBytes) -> None:
     before, state = {k: v.clone() for k, v in gv.state_dict().items()}, torch.get_rng_state()
-    demand_sides(gv, Schedule(sizes=((0.0, 64), (0.5, 96))))
+    check_crop_sides(gv, Schedule(sizes=((0.0, 64), (0.5, 96))))
     assert all(torch.equal(v, before[k]) for k, v in gv.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert gv.training

@@ -19,7 +19,7 @@ from fakes import make_face, make_result, read_csv
 from facetrack.pipeline import part_file
 from facetrack.pipeline.csv_sink import CsvColumns, CsvSink
 from facetrack.pipeline.line_writer import ReaderGone
-from facetrack.pipeline.part_file import TRIES, PartFile, atomic_write_text, prove_folder
+from facetrack.pipeline.part_file import TRIES, PartFile, atomic_write_text, check_folder_writable
 from facetrack.pipeline.sinks import JsonLinesSink, Sink
 from facetrack.pipeline.video_sink import VideoSink
 from facetrack.tracker.errors import SinkError
@@ -55,7 +55,7 @@ def test_a_file_has_its_name_only_when_it_is_complete(tmp_path: Path, make: Make
 
 
 @both_files
-def test_an_interrupted_run_leaves_a_part_with_what_was_written(tmp_path: Path, make: Maker) -> None:
+def test_interrupted_run_leaves_a_part_file_with_the_written_frames(tmp_path: Path, make: Maker) -> None:
     sink = make(tmp_path / "out.x")
     sink.write(make_result(make_face(), index=0))
     sink.write(make_result(make_face(), index=1))
@@ -77,7 +77,7 @@ def test_an_interrupted_run_without_a_frame_leaves_nothing(tmp_path: Path, make:
 
 
 @both_files
-def test_the_part_of_an_earlier_run_stays_until_there_is_something_to_write(tmp_path: Path, make: Maker) -> None:
+def test_part_file_of_an_earlier_run_is_kept_until_the_first_write(tmp_path: Path, make: Maker) -> None:
     part = tmp_path / "out.x.part"
     part.write_text("from an earlier run")
     sink = make(tmp_path / "out.x")
@@ -91,7 +91,7 @@ def test_the_part_of_an_earlier_run_stays_until_there_is_something_to_write(tmp_
 
 
 @both_files
-def test_the_part_of_an_earlier_run_is_written_over(tmp_path: Path, make: Maker) -> None:
+def test_part_file_of_an_earlier_run_is_overwritten(tmp_path: Path, make: Maker) -> None:
     (tmp_path / "out.x.part").write_text("from an earlier run" * 9999)
     sink = make(tmp_path / "out.x")
     sink.write(make_result(make_face()))
@@ -101,7 +101,7 @@ def test_the_part_of_an_earlier_run_is_written_over(tmp_path: Path, make: Maker)
 
 
 @both_files
-def test_a_part_that_is_a_link_does_not_lead_to_another_file(tmp_path: Path, make: Maker) -> None:
+def test_part_file_that_is_a_symlink_raises_and_its_target_is_kept(tmp_path: Path, make: Maker) -> None:
     (tmp_path / "diary").write_text("precious")
     (tmp_path / "out.x.part").symlink_to(tmp_path / "diary")
     with pytest.raises(SinkError, match=r"out\.x\.part: is a link to another file, .*; remove it"):
@@ -133,7 +133,7 @@ def test_an_existing_file_is_kept_unless_it_may_be_overwritten(tmp_path: Path, m
         ("long" * 99, "cannot be written"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path, make: Maker, name: str, message: str) -> None:
+def test_unwritable_path_raises_a_one_line_error(tmp_path: Path, make: Maker, name: str, message: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     with pytest.raises(SinkError, match=message) as caught:
@@ -144,7 +144,9 @@ def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path: Path, make: 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("complete", [False, True])
 @both_files
-def test_a_full_disk_is_a_sink_error_and_leaves_no_file(tmp_path: Path, make: Maker, *, complete: bool) -> None:
+def test_full_disk_raises_a_sink_error_and_leaves_no_finished_file(
+    tmp_path: Path, make: Maker, *, complete: bool
+) -> None:
     (tmp_path / "out.x.part").symlink_to("/dev/full")
     sink = make(tmp_path / "out.x")
 
@@ -163,7 +165,9 @@ def test_a_full_disk_is_a_sink_error_and_leaves_no_file(tmp_path: Path, make: Ma
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limits there")
 @pytest.mark.parametrize("limit", [0, 100, 100_000, 1_000_000])
 @pytest.mark.parametrize("finished", [False, True])
-def test_what_could_not_be_written_is_cut_back_to_its_last_frame(tmp_path: Path, limit: int, *, finished: bool) -> None:
+def test_part_table_is_cut_back_to_its_last_whole_frame_after_a_write_error(
+    tmp_path: Path, limit: int, *, finished: bool
+) -> None:
     import resource
 
     wanted = CsvColumns(68, images=True)
@@ -192,7 +196,7 @@ def test_what_could_not_be_written_is_cut_back_to_its_last_frame(tmp_path: Path,
         assert part.stat().st_size > min(limit, 50_000) - 10_000
 
 
-def test_a_small_file_is_written_in_one_step(tmp_path: Path) -> None:
+def test_atomic_write_replaces_the_file_and_raises_for_existing_or_missing_places(tmp_path: Path) -> None:
     atomic_write_text(tmp_path / "a.json", "{}\n")
     atomic_write_text(tmp_path / "a.json", "größer\n")
     assert (tmp_path / "a.json").read_bytes() == "größer\n".encode()
@@ -204,40 +208,40 @@ def test_a_small_file_is_written_in_one_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["half a \udcff", 7])
-def test_nothing_is_left_of_a_small_file_that_cannot_be_written(text: str, tmp_path: Path) -> None:
+def test_failed_atomic_write_leaves_nothing(text: str, tmp_path: Path) -> None:
     with pytest.raises((UnicodeEncodeError, TypeError)):
         atomic_write_text(tmp_path / "a.json", text)
     assert names(tmp_path) == []
 
 
-def test_a_folder_is_tried_out_and_nothing_is_left_of_the_trial(tmp_path: Path) -> None:
+def test_prove_folder_raises_for_unwritable_folders_and_leaves_no_trace(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.rglob("*"))
     for name in ("folder", "new", "folder/new/below"):
-        prove_folder(tmp_path / name)
+        check_folder_writable(tmp_path / name)
     for name in ("file", "file/below", "new/" + "long" * 99):
         with pytest.raises(SinkError, match=f"{name}: .*; choose another folder"):
-            prove_folder(tmp_path / name)
+            check_folder_writable(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_file_is_tried_out_and_an_earlier_runs_part_is_kept(tmp_path: Path) -> None:
-    PartFile(tmp_path / "a").prove()
+def test_prove_raises_for_an_unwritable_file_and_keeps_an_earlier_part_file(tmp_path: Path) -> None:
+    PartFile(tmp_path / "a").check_writable()
     assert not list(tmp_path.iterdir())
     (tmp_path / "a.part").write_text("rows")
-    PartFile(tmp_path / "a").prove()
+    PartFile(tmp_path / "a").check_writable()
     assert (tmp_path / "a.part").read_text() == "rows"
     with pytest.raises(SinkError, match="cannot be written"):
-        PartFile(tmp_path / ("n" * 253)).prove()  # a name that is too long with .part at its end
+        PartFile(tmp_path / ("n" * 253)).check_writable()  # a name that is too long with .part at its end
 
 
-def test_publishing_a_file_that_went_away_is_a_sink_error(tmp_path: Path) -> None:
+def test_publishing_a_missing_part_file_raises_a_sink_error(tmp_path: Path) -> None:
     with pytest.raises(SinkError, match="cannot be written"):
         PartFile(tmp_path / "a").publish()
 
 
-def test_where_a_table_cannot_get_its_name_the_error_tells_where_its_rows_are(tmp_path: Path) -> None:
+def test_failed_rename_of_a_table_raises_naming_the_part_file_with_its_rows(tmp_path: Path) -> None:
     sink = csv_sink(tmp_path / "out.x")
     sink.write(make_result(make_face()))
     (tmp_path / "out.x").mkdir()
@@ -250,9 +254,7 @@ def is_open_elsewhere(*_: object) -> NoReturn:
     raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_a_table_that_windows_has_open_is_refused_before_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_table_that_is_open_on_windows_raises_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out.x").touch()
     monkeypatch.setattr("sys.platform", "win32")
     csv_sink(tmp_path / "out.x", overwrite=True).close(complete=False)
@@ -262,7 +264,7 @@ def test_a_table_that_windows_has_open_is_refused_before_the_work(
     assert names(tmp_path) == ["out.x"]
 
 
-def test_a_table_that_windows_has_open_for_a_moment_gets_its_name(
+def test_table_that_is_briefly_open_on_windows_gets_its_name_after_retries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.platform", "win32")
@@ -300,7 +302,7 @@ def test_a_table_that_was_closed_can_be_written_again(tmp_path: Path, *, complet
 
 @pytest.mark.skipif(sys.platform == "win32", reason="nothing is locked there")
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_table_that_got_its_name_before_it_could_be_locked_is_kept(
+def test_table_completed_before_it_could_be_locked_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, overwrite: bool
 ) -> None:
     import fcntl
@@ -358,7 +360,7 @@ def test_json_lines_agree_with_the_csv() -> None:
         assert shown["xy"] == [[float(cells[f"x_{i}"]), float(cells[f"y_{i}"])] for i in range(68)]
 
 
-def test_json_has_null_for_what_a_face_has_not() -> None:
+def test_json_has_null_for_a_missing_pose_and_eye_aspect_ratio() -> None:
     stream = io.StringIO()
     JsonLinesSink(stream).write(make_result(make_face(np.arange(10.0).reshape(5, 2))))
     (shown,) = json.loads(stream.getvalue())["faces"]
@@ -377,12 +379,12 @@ class Deaf(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(errno.EINVAL, "Invalid argument")])
-def test_a_reader_that_goes_away_is_an_end_and_has_a_name_of_its_own_on_windows(error: OSError) -> None:
+def test_closed_reader_raises_reader_gone_also_by_the_windows_error(error: OSError) -> None:
     with pytest.raises(ReaderGone, match="has gone"):
         JsonLinesSink(Deaf(error)).write(make_result())
 
 
-def test_lines_that_cannot_be_written_are_a_fault() -> None:
+def test_unwritable_lines_raise_a_sink_error_other_than_reader_gone() -> None:
     with pytest.raises(SinkError, match="cannot be written: No space left") as caught:
         JsonLinesSink(Deaf(OSError(errno.ENOSPC, "No space left"))).write(make_result())
     assert not isinstance(caught.value, ReaderGone)

@@ -26,12 +26,12 @@ def smoothed(seen: Float32, settings: SmootherSettings | None = None, fps: float
 
 
 @pytest.mark.parametrize("dt", [1 / 120, 1 / 30, 0.1, 2.5])
-def test_process_noise_is_filterpys(dt: float) -> None:
+def test_process_noise_matches_filterpy(dt: float) -> None:
     pp, pv, vv = kalman.process_noise(7.0, dt)
     np.testing.assert_allclose([[pp, pv], [pv, vv]], Q_discrete_white_noise(2, dt, 7.0), rtol=1e-12)
 
 
-def test_one_point_at_uneven_times_with_changing_scores_is_filterpys_kalman_filter() -> None:
+def test_filter_of_one_point_at_uneven_times_and_scores_matches_filterpy() -> None:
     settings = SmootherSettings(maneuver=np.inf, noisiest=1.0, rest_shared=3.0, outlier=np.inf, restart_jump=np.inf)
     rng = np.random.default_rng(1)
     noise, shared = (settings.noise * SIZE_PX) ** 2, (settings.shared_noise * SIZE_PX) ** 2
@@ -75,7 +75,7 @@ def test_68_points_that_move_alike_are_one_filterpy_filter() -> None:
 # Kernels against NumPy
 
 
-def test_the_gains_of_a_point_are_filterpys() -> None:
+def test_gains_of_a_point_match_filterpy() -> None:
     rng, state = np.random.default_rng(3), Smoother(SmootherSettings(), 1)._state
     state.covariance[0] = 2.0, 0.5, 30.0
     oracle = KalmanFilter(dim_x=2, dim_z=1)
@@ -88,7 +88,7 @@ def test_the_gains_of_a_point_are_filterpys() -> None:
         np.testing.assert_allclose(state.covariance[0], oracle.P[[0, 0, 1], [0, 1, 1]], rtol=1e-9)
 
 
-def test_at_a_maneuver_the_innovation_is_as_large_as_expected() -> None:
+def test_maneuver_inflates_the_covariance_to_the_observed_innovation() -> None:
     state, dt = Smoother(SmootherSettings(), 1)._state, 1 / 30
     state.covariance[0] = 0.01, 0.0, 0.1
     kalman._follow_maneuver(state, 0, 64.0, 0.09, dt, 16.0)
@@ -99,7 +99,7 @@ def test_at_a_maneuver_the_innovation_is_as_large_as_expected() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10, 67, 68])
-def test_median_is_numpys_to_a_4096th_of_the_range(count: int) -> None:
+def test_median_matches_numpy_to_a_4096th_of_the_range(count: int) -> None:
     values = np.random.default_rng(count).normal(5, 20, 80)
     expected = np.sort(values[:count])[(count - 1) // 2]
     assert kalman.median(values, count) == pytest.approx(expected, abs=np.ptp(values) / 4096)
@@ -110,7 +110,7 @@ def test_median_of_nothing_is_zero() -> None:
     assert kalman.median(np.ones(3), 0) == 0
 
 
-def test_a_round_of_the_affine_fit_is_numpys_weighted_least_squares() -> None:
+def test_affine_fit_step_matches_numpys_weighted_least_squares() -> None:
     rng = np.random.default_rng(4)
     at, move, variance = rng.normal(0, 50, (30, 2)), rng.normal(0, 3, (30, 2)), rng.uniform(0.5, 4, 30)
     fitted = np.zeros_like(move)
@@ -121,7 +121,7 @@ def test_a_round_of_the_affine_fit_is_numpys_weighted_least_squares() -> None:
     np.testing.assert_allclose(fitted, design @ coefficients, rtol=1e-9, atol=1e-12)
 
 
-def test_the_affine_part_is_found_under_a_fifth_of_other_movers() -> None:
+def test_affine_part_is_robust_to_a_fifth_of_other_movers() -> None:
     move = FACE @ np.array([[0.02, 0.05], [-0.05, 0.01]]) + [3, -1]
     other = move.copy()
     other[LOWER_LIP_AND_JAW] += [0, 12]
@@ -145,7 +145,7 @@ def noise_ratio(frames: Float64, share: float) -> float:
 
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.9])
 @pytest.mark.parametrize("louder", [1.0, 3.0])
-def test_the_noise_level_is_the_variance_over_the_expected_one(share: float, louder: float) -> None:
+def test_noise_level_is_the_ratio_of_observed_to_expected_variance(share: float, louder: float) -> None:
     ratios = [noise_ratio(measured(still(3), seed, louder).astype(float), share) for seed in range(60)]
     assert np.mean(ratios) == pytest.approx(louder**2, rel=0.15)  # the fit takes a part of the noise along
 
@@ -167,7 +167,7 @@ def test_a_still_face_jitters_less_than_a_tenth_of_a_pixel() -> None:
     assert jitter(smoothed(seen)[30:]) <= 0.10
 
 
-def test_twice_the_expected_noise_gives_about_twice_the_jitter_and_not_more() -> None:
+def test_twice_the_expected_noise_gives_no_more_than_about_twice_the_jitter() -> None:
     assert jitter(smoothed(measured(still(330), louder=2.0))[60:]) <= 0.22
 
 
@@ -204,7 +204,7 @@ def test_a_steady_motion_without_noise_is_followed_exactly_at_uneven_times() -> 
     np.testing.assert_allclose(speed, velocity, atol=0.5)
 
 
-def test_shifting_turning_and_scaling_the_input_does_the_same_to_the_output() -> None:
+def test_smoother_commutes_with_translation_rotation_and_scaling() -> None:
     seen = measured(riding(3.0)).astype(np.float64)
     turn = 2.5 * np.array([[0, 1], [-1, 0]])
     plain, other = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
@@ -229,7 +229,7 @@ def test_a_low_score_is_trusted_less_and_a_score_of_0_is_carried_along_by_the_fa
     assert jitter(faint_track[30:]) < jitter(smoothed(still_seen)[30:])
 
 
-def test_a_point_that_is_seen_only_after_the_first_frame_is_taken_up_as_the_others_are() -> None:
+def test_point_hidden_in_the_first_frame_is_followed_once_seen() -> None:
     """A hand covers it when the face is found."""
     smoother, covered = Smoother(SmootherSettings(), 68), CLEAR.copy()
     covered[40] = 0
@@ -239,7 +239,7 @@ def test_a_point_that_is_seen_only_after_the_first_frame_is_taken_up_as_the_othe
     assert np.abs(track - FACE)[:, 40].max() < 1.5
 
 
-def test_below_the_floor_all_scores_but_none_are_trusted_alike() -> None:
+def test_positive_scores_below_the_floor_are_treated_alike() -> None:
     floor = SmootherSettings().score_floor
     for seen in (measured(still(20)), measured(riding(4.0))):
         tracks = []
@@ -250,7 +250,7 @@ def test_below_the_floor_all_scores_but_none_are_trusted_alike() -> None:
         np.testing.assert_allclose(tracks[1:], tracks[:1] * 2, atol=1e-3)
 
 
-def test_the_variance_of_a_point_is_the_power_of_its_score_that_was_asked_for() -> None:
+def test_variance_of_a_point_scales_with_the_configured_power_of_its_score() -> None:
     for power in (0.0, 0.5, 1.0, 2.9):
         tuning = Smoother(SmootherSettings(noise=0.01, score_power=power), 1)._tuning()
         for score in (0.2, 0.65, 1.0):
@@ -267,7 +267,7 @@ def test_a_face_with_no_point_seen_coasts() -> None:
 
 
 @pytest.mark.parametrize(("fps", "frames"), [(15, 1), (25, 2), (30, 2), (60, 4), (120, 8)])
-def test_an_outlier_is_not_believed_for_60_ms(fps: float, frames: int) -> None:
+def test_outlier_is_ignored_for_60_ms(fps: float, frames: int) -> None:
     seen = still(60).astype(np.float32)
     seen[30:, 30, 0] += 0.3 * SIZE_PX
     x = smoothed(seen, fps=fps)[:, 30, 0] - FACE[30, 0]
@@ -276,7 +276,7 @@ def test_an_outlier_is_not_believed_for_60_ms(fps: float, frames: int) -> None:
 
 
 @pytest.mark.parametrize("fps", [8.0, 15.0, 25.0, 30.0, 60.0])
-def test_what_hides_a_third_of_the_face_for_a_frame_leaves_no_trace(fps: float) -> None:
+def test_one_frame_of_outliers_in_a_third_of_the_face_leaves_no_trace(fps: float) -> None:
     truth = still(60)
     seen = measured(truth)
     seen[40, 48:] += np.random.default_rng(0).choice([-0.35, 0.35], (20, 2)) * SIZE_PX
@@ -284,14 +284,14 @@ def test_what_hides_a_third_of_the_face_for_a_frame_leaves_no_trace(fps: float) 
 
 
 @pytest.mark.parametrize("fps", [2.0, 3.0, 6.0, 10.0])
-def test_a_mouth_that_opens_between_two_frames_is_believed_at_once(fps: float) -> None:
+def test_mouth_that_opens_between_two_frames_is_followed_at_once(fps: float) -> None:
     """By 0.23 of the face's size; half a second later it is closed again."""
     truth = still(40)
     truth[20:22, LOWER_LIP_AND_JAW, 1] += 35
     assert np.abs(smoothed(measured(truth), fps=fps) - truth)[5:].max() < 3.0
 
 
-def test_after_a_pause_a_point_may_be_anywhere_in_the_face() -> None:
+def test_large_move_of_a_point_after_coasting_is_followed_at_once() -> None:
     """Nobody has seen it for as long as it takes to go there."""
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(20):
@@ -305,14 +305,14 @@ def test_after_a_pause_a_point_may_be_anywhere_in_the_face() -> None:
 
 @pytest.mark.parametrize("yaw_deg", [30, 50, 80])
 @pytest.mark.parametrize("fps", [10.0, 25.0, 60.0])
-def test_a_cut_to_another_attitude_of_the_face_is_followed_in_its_first_frame(yaw_deg: float, fps: float) -> None:
+def test_cut_to_another_head_pose_is_followed_in_its_first_frame(yaw_deg: float, fps: float) -> None:
     truth = still(60)
     turned = MEAN_FACE_MM @ rotation_matrix(np.radians([10, yaw_deg, 5])).T
     truth[30:] = turned[:, :2] * SIZE_PX / np.ptp(MEAN_FACE_MM[:, 0]) + [330, 250]
     assert np.abs(smoothed(measured(truth), fps=fps) - truth)[29:33].max() < 2.5
 
 
-def test_a_point_that_was_believed_once_too_often_does_not_fly_on() -> None:
+def test_point_off_for_one_frame_does_not_drift_away_afterwards() -> None:
     """Off by less than an outlier for one frame, it is an outlier when it comes back; meanwhile its face carries it."""
     seen = riding(4.0)[:70].astype(np.float32)
     seen[50, 30, 0] += 0.19 * SIZE_PX
@@ -322,7 +322,7 @@ def test_a_point_that_was_believed_once_too_often_does_not_fly_on() -> None:
 
 
 @pytest.mark.parametrize("jump", [0.12, 0.15, 0.19])
-def test_a_point_that_comes_back_after_one_frame_is_believed_at_once(jump: float) -> None:
+def test_point_that_jumps_back_after_one_frame_is_followed_at_once(jump: float) -> None:
     """It was believed when it jumped; its own speed since then would make its way back look twice as far."""
     seen = still(40).astype(np.float32)
     seen[30, 30, 0] += jump * SIZE_PX
@@ -331,7 +331,7 @@ def test_a_point_that_comes_back_after_one_frame_is_believed_at_once(jump: float
     assert np.abs(x[31:]).max() < 0.02 * SIZE_PX
 
 
-def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
+def test_near_duplicate_timestamp_throws_no_point_far_off() -> None:
     """The chin's tip moves by 4 px a frame; one frame has the stamp of the one before it, a millisecond later."""
     seen = still(40).astype(np.float32)
     seen[:, 8, 1] += 4 * np.clip(np.arange(40) - 10, 0, 20)
@@ -342,7 +342,7 @@ def test_where_a_stamp_comes_twice_no_point_is_thrown_far_off() -> None:
 
 
 @pytest.mark.parametrize("frames", [3, 30])
-def test_a_step_within_much_less_time_than_usual_tells_no_speed(frames: int) -> None:
+def test_step_within_much_less_time_than_usual_does_not_inflate_the_speed(frames: int) -> None:
     """The face starts by 8 px, a frame's way, in a frame that has the stamp of 10 ms after the one before it."""
     smoother, seen = Smoother(SmootherSettings(), 68), FACE.astype(np.float32)
     for frame in range(frames):
@@ -354,7 +354,7 @@ def test_a_step_within_much_less_time_than_usual_tells_no_speed(frames: int) -> 
 
 
 @pytest.mark.parametrize("later_s", [0.0, -3.0, 1.5])
-def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float) -> None:
+def test_frozen_backward_or_leaping_timestamp_restarts_the_smoother(later_s: float) -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(20):
         smoother.update(10 + i / FPS, FACE + 5.0 * i, CLEAR, SIZE_PX)
@@ -364,7 +364,7 @@ def test_a_time_that_stands_still_runs_back_or_leaps_starts_anew(later_s: float)
     assert not speed.any()
 
 
-def test_a_face_that_was_not_measured_for_long_starts_anew_though_it_was_carried_on() -> None:
+def test_face_unmeasured_for_long_restarts_even_after_coasting() -> None:
     smoother = Smoother(SmootherSettings(), 68)
     for i in range(20):
         smoother.update(i / FPS, FACE + 1.0 * i, CLEAR, SIZE_PX)
@@ -377,13 +377,13 @@ def test_a_face_that_was_not_measured_for_long_starts_anew_though_it_was_carried
     assert not speed.any()
 
 
-def test_two_stamps_close_together_at_the_start_make_no_speed_of_a_step() -> None:
+def test_close_timestamps_at_the_start_do_not_inflate_the_speed() -> None:
     """There is no usual step yet that this one could be less than."""
     smoother = Smoother(SmootherSettings(), 68)
     smoother.update(0.0, FACE, CLEAR, SIZE_PX)
     xy, speed = smoother.update(1e-5, FACE + 8, CLEAR, SIZE_PX)
     np.testing.assert_allclose(xy, FACE + 8, atol=0.5)
-    assert np.abs(speed).max() <= 8 / kalman.LEAST_STEP_S
+    assert np.abs(speed).max() <= 8 / kalman.MIN_STEP_S
 
 
 def test_a_jump_of_the_whole_face_is_a_new_start_without_speed() -> None:
@@ -460,7 +460,7 @@ def test_results_are_float32_copies() -> None:
     np.testing.assert_array_equal(first, kept)
 
 
-def test_two_faces_do_not_know_of_each_other() -> None:
+def test_smoothers_of_two_faces_are_independent() -> None:
     a, b = measured(riding(5.0), 1), measured(riding(-2.0), 2)
     one, two = Smoother(SmootherSettings(), 68), Smoother(SmootherSettings(), 68)
     for i in range(len(a)):
@@ -492,7 +492,7 @@ def test_bad_input_is_named(time_s: float, xy: Float32, score: Float32, size_px:
         Smoother(SmootherSettings(), 68).update(time_s, xy, score, size_px)
 
 
-def test_two_stamps_close_together_do_not_send_a_hidden_face_away() -> None:
+def test_close_timestamps_do_not_fling_a_hidden_face_away() -> None:
     smoother, time_s = Smoother(SmootherSettings(), 68), 0.0
     for i in range(20):
         time_s = i // 2 / FPS + i % 2 * 1e-5
@@ -519,7 +519,7 @@ def test_settings_that_cannot_work_are_refused(bad: dict[str, float]) -> None:
 
 def test_warming_up_compiles_every_kernel_that_a_frame_needs() -> None:
     warm_up()
-    kernels = (kalman.begin, kalman.update, kalman.coast)
+    kernels = (kalman.init_state, kalman.update, kalman.coast)
     before = [len(kernel.signatures) for kernel in kernels]
     track = smoothed(measured(still(5)))
     smoother = Smoother(SmootherSettings(), 68)

@@ -12,7 +12,7 @@ import smoothing
 @pytest.mark.parametrize(
     ("name", "message"), [("plot.xyz", "wanted a name that ends in .png or .svg"), ("nodir/plot.png", "no folder")]
 )
-def test_a_plot_that_cannot_be_drawn_is_bad_usage(
+def test_invalid_plot_path_exits_with_a_usage_error(
     name: str,
     message: str,
     tmp_path: Path,

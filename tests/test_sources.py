@@ -117,7 +117,7 @@ def test_what_cannot_be_a_source_is_refused_in_one_clear_line(
 @pytest.mark.parametrize(
     ("spec", "got"), [("", "an empty name"), (None, "NoneType"), (b"a.mp4", "bytes"), (2.0, "float")]
 )
-def test_what_names_nothing_is_refused(spec: Any, got: str) -> None:
+def test_source_without_a_valid_name_is_refused(spec: Any, got: str) -> None:
     with pytest.raises(SourceError, match=rf"^source: wanted a video, .* a camera's index, got {got}$"):
         open_source(spec)
 
@@ -130,7 +130,7 @@ def test_folders_globs_and_pictures_hold_pictures(tmp_path: Path, monkeypatch: p
     assert [holds_pictures(spec) for spec in (*held, *others)] == [True] * 3 + [False] * 4
 
 
-def test_the_glob_that_a_folder_of_videos_is_told_to_be_named_by_names_them(tmp_path: Path) -> None:
+def test_glob_suggested_for_a_folder_of_videos_matches_its_videos(tmp_path: Path) -> None:
     _recordings(tmp_path / "[s1]", "1.mp4", "2.mp4")
     with pytest.raises(SourceError) as caught:
         open_source(tmp_path / "[s1]")
@@ -138,7 +138,7 @@ def test_the_glob_that_a_folder_of_videos_is_told_to_be_named_by_names_them(tmp_
     assert sorted(glob(named)) == sorted(map(str, (tmp_path / "[s1]").iterdir()))  # noqa: PTH207 - as a batch does
 
 
-def test_a_drive_of_windows_is_no_address() -> None:
+def test_windows_drive_is_not_taken_for_a_url() -> None:
     with pytest.raises(SourceError, match=r"^C://none\.mp4: not found"):
         open_source("C://none.mp4")
     assert holds_pictures("C://none/*.png")
@@ -152,7 +152,7 @@ def test_a_glob_on_a_drive_that_is_not_there_matches_nothing(monkeypatch: pytest
         open_source("/none/*.jpg")
 
 
-def test_a_source_is_known_by_whatever_name_the_file_system_has_for_it(tmp_path: Path) -> None:
+def test_same_file_is_recognised_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "GX01.MP4").touch()
     (tmp_path / "other.mp4").touch()
     os.link(tmp_path / "GX01.MP4", tmp_path / "gx01.mp4")  # what Windows and macOS do without
@@ -160,7 +160,7 @@ def test_a_source_is_known_by_whatever_name_the_file_system_has_for_it(tmp_path:
         assert is_same_file(str(tmp_path / "GX01.MP4"), tmp_path / name) is same
 
 
-def test_a_screen_of_a_mac_is_no_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mac_screens_are_not_counted_as_cameras(monkeypatch: pytest.MonkeyPatch) -> None:
     """AVFoundation lists both, cameras first, and takes either number."""
     seen = [("FaceTime HD Camera", "video"), ("Capture screen 0", "video"), ("MacBook Pro Microphone", "audio")]
     devices = [SimpleNamespace(description=name, media_types=[kind]) for name, kind in seen]
@@ -194,7 +194,7 @@ MODE = CameraMode((720, 1280), 60, "mjpeg")
         ("linux", CameraMode(), {}),
     ],
 )
-def test_a_camera_is_asked_in_the_words_of_its_system(
+def test_camera_mode_is_passed_in_the_options_of_each_system(
     platform: str, mode: CameraMode, options: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, str]] = []
@@ -214,14 +214,14 @@ def test_a_camera_is_asked_in_the_words_of_its_system(
     assert asked == [default | options]
 
 
-def test_where_a_system_does_not_let_the_format_be_chosen_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_format_error_explains_that_the_system_offers_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
     with pytest.raises(SourceError, match=r"FFmpeg decides by size and rate whether to use mjpeg"):
         open_source(0, camera_mode=MODE)
 
 
-def test_where_windows_lists_no_camera_it_may_be_for_want_of_a_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_windows_camera_hints_at_a_missing_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: str) -> None:
         raise av.error.OSError(5, "I/O error")
 
@@ -237,7 +237,7 @@ def test_where_windows_lists_no_camera_it_may_be_for_want_of_a_microphone(monkey
 
 
 @pytest.mark.parametrize("platform", ["darwin", "linux"])
-def test_a_camera_whose_driver_does_not_answer_is_given_up(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_camera_driver_times_out(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
     monkeypatch.setattr("sys.platform", platform)
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [])
@@ -251,9 +251,7 @@ def test_a_camera_whose_driver_does_not_answer_is_given_up(platform: str, monkey
         released.set()
 
 
-def test_a_camera_of_windows_that_falls_silent_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_windows_camera_is_opened_non_blocking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
@@ -272,7 +270,7 @@ def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
         open_source(0, camera_mode=MODE)
 
 
-def test_what_is_no_camera_cannot_be_asked_for_a_size(tmp_path: Path) -> None:
+def test_camera_mode_is_refused_for_other_sources(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", noise(2))
     for spec in (path, "http://host/a.ts", "lavfi:testsrc", tmp_path):
         with pytest.raises(
@@ -297,7 +295,7 @@ def test_a_mode_that_no_camera_can_have_is_refused(wrong: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("size", [[480, 640], np.array([480, 640])], ids=["list", "array"])
-def test_a_mode_is_the_same_whatever_kind_its_numbers_are_of(size: Any) -> None:
+def test_camera_modes_are_equal_whatever_the_types_of_their_numbers(size: Any) -> None:
     mode = CameraMode(size, Fraction(30000, 1001))  # type: ignore[arg-type]
     assert mode == CameraMode((480, 640), 30000 / 1001)
     assert mode.options("v4l2") == {"video_size": "640x480", "framerate": "29.97"}
@@ -314,7 +312,7 @@ def test_a_missing_device_is_told_by_the_name_that_was_given() -> None:
         open_source("/dev/video97", realtime=True)
 
 
-def test_a_number_is_what_lies_here_of_that_name_except_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_names_an_existing_path_first_unless_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("097").mkdir()
     assert cv2.imwrite("097/a.png", quadrants())
@@ -340,7 +338,7 @@ def test_a_folder_whose_name_looks_like_a_glob_is_told_to_be_escaped(
         open_source("br[1]x/*.avi")
 
 
-def test_an_address_that_nobody_answers_is_one_clear_line_without_the_password() -> None:
+def test_unreachable_address_error_hides_the_password() -> None:
     with pytest.raises(SourceError, match=r"rtsp://127\.0\.0\.1:9/live: cannot be opened: ") as caught:
         open_source("rtsp://user:secret@127.0.0.1:9/live")
     assert "secret" not in str(caught.value)
@@ -353,7 +351,7 @@ def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
         open_source("juggle://127.0.0.1:9")
 
 
-def test_where_standard_input_has_no_path_a_listening_sender_is_advised(
+def test_listening_sender_is_suggested_if_standard_input_has_no_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("facetrack.pipeline.source.STDIN", tmp_path / "none")
@@ -403,7 +401,7 @@ def test_no_traceback_shows_a_password() -> None:
 
 
 @pytest.mark.parametrize("url", ["http://[foo", "http://user:secret@[foo/a.mp4"])
-def test_what_is_no_address_is_refused_in_one_clear_line(url: str) -> None:
+def test_malformed_address_error_hides_the_password(url: str) -> None:
     with pytest.raises(SourceError, match=r"^http://\[foo.*: is not a valid address: .*wanted one such as") as caught:
         open_source(url)
     assert "secret" not in str(caught.value)
@@ -488,7 +486,7 @@ def test_codecs_that_a_gpu_does_not_know_are_refused_and_not_decoded_on_the_cpu(
 
 
 @pytest.mark.parametrize("version", ["17.0.0", "17.1.0"])
-def test_a_pyav_that_loses_what_a_picture_is_marked_with_does_not_decode_on_a_gpu(version: str) -> None:
+def test_outdated_pyav_is_refused_for_gpu_decoding(version: str) -> None:
     assert accelerator("cpu", version) is None
     assert accelerator("cuda", "18.0.0") is not None
     with pytest.raises(SourceError, match=rf"PyAV {version} .*wanted 18 .*pip install -U av"):
@@ -525,7 +523,7 @@ HEVC = VideoRecipe("libx265", options={"x265-params": "log-level=none"})
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize(("name", "recipe"), [("clip.h264", VideoRecipe()), ("clip.mjpeg", MJPEG)])
-def test_a_live_pipe_without_time_stamps_goes_by_the_clock_as_a_camera(
+def test_live_pipe_without_timestamps_is_timed_by_the_clock(
     name: str, recipe: VideoRecipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = write_video(tmp_path / name, noise(8), recipe)
@@ -540,7 +538,7 @@ def test_a_live_pipe_without_time_stamps_goes_by_the_clock_as_a_camera(
 @pytest.mark.parametrize(
     ("name", "recipe", "rate"), [("clip.h264", VideoRecipe(), 30), ("clip.hevc", HEVC, 30), ("clip.mjpeg", MJPEG, None)]
 )
-def test_a_recording_without_time_stamps_goes_by_its_codecs_rate_or_says_that_one_is_assumed(
+def test_recording_without_timestamps_uses_its_codecs_rate_or_warns_of_an_assumed_one(
     name: str, recipe: VideoRecipe, rate: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with open_source(write_video(tmp_path / name, noise(8), recipe)) as source:
@@ -554,7 +552,7 @@ def test_a_recording_without_time_stamps_goes_by_its_codecs_rate_or_says_that_on
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.parametrize("name", ["clip.mp4", "text.txt"])
-def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(name: str, tmp_path: Path) -> None:
+def test_pipe_that_needs_seeking_or_holds_no_video_suggests_other_formats(name: str, tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))  # more than FFmpeg remembers
     (tmp_path / "text.txt").write_text("Dear diary", encoding="utf-8")
     told = pytest.raises(
@@ -565,7 +563,7 @@ def test_a_pipe_that_must_be_gone_back_in_or_holds_no_video_says_what_to_write(n
 
 
 @pytest.mark.parametrize(("name", "waits_s"), [("list.m3u8", [30.0]), ("list.php", [5.0, 30.0])])
-def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
+def test_live_playlist_has_a_timeout_for_segments_and_uses_their_timestamps(
     name: str, waits_s: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_video(tmp_path / "clip.ts", noise(20) * 10)
@@ -586,7 +584,7 @@ def test_a_live_list_has_time_for_a_piece_and_is_timed_by_its_stamps(
 
 
 @pytest.mark.parametrize("realtime", [False, True])
-def test_a_live_list_ends_where_it_is_completed(tmp_path: Path, *, realtime: bool) -> None:
+def test_live_playlist_ends_once_it_is_completed(tmp_path: Path, *, realtime: bool) -> None:
     write_video(tmp_path / "clip.ts", noise(20) * 10, VideoRecipe(rate=Fraction(200)))
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:1", "#EXTINF:0.1,", "clip.ts"]  # it is looked at again so often
     (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
@@ -598,7 +596,7 @@ def test_a_live_list_ends_where_it_is_completed(tmp_path: Path, *, realtime: boo
     assert source.failed == []
 
 
-def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+def test_recording_on_a_server_is_finite_even_without_a_stated_duration(tmp_path: Path) -> None:
     file = write_video(tmp_path / "clip.ts", noise(8))
     with serving(tmp_path) as address:
         source = open_source(f"{address}/clip.ts")
@@ -607,7 +605,7 @@ def test_a_recording_on_a_server_has_an_end_though_it_does_not_say_how_long_it_i
 
 
 @pytest.mark.parametrize("wrong", [{"retry": 3}, {"camera_mode": (720, 1280)}])
-def test_what_is_no_retry_and_no_mode_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_retry_or_camera_mode_type_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"wanted facetrack\.\w+, such as \w+\(.*\), got "):
         open_source("rtsp://host/path", **wrong)
 
@@ -624,7 +622,7 @@ def test_a_stream_that_is_lost_is_opened_again_as_often_as_is_wanted(attempts: i
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, ended: bool) -> None:
+def test_playlist_is_live_unless_it_has_an_end_mark(tmp_path: Path, *, ended: bool) -> None:
     write_video(tmp_path / "clip.ts", noise(20) * 10)  # as much as FFmpeg wants to see of a list that may grow
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts", *["#EXT-X-ENDLIST"] * ended]
     (tmp_path / "list.m3u8").write_text("\n".join(lines), encoding="utf-8")
@@ -632,7 +630,7 @@ def test_a_list_of_pieces_has_an_end_only_where_it_says_so(tmp_path: Path, *, en
         assert source.live is not ended
 
 
-def test_a_saved_list_of_pieces_without_an_end_is_refused(tmp_path: Path) -> None:
+def test_saved_playlist_without_an_end_mark_is_refused(tmp_path: Path) -> None:
     """As of a recorder that was stopped: FFmpeg would wait for more, and Ctrl-C not be heard."""
     write_video(tmp_path / "clip.ts", noise(20) * 10)
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts\n"]
@@ -672,7 +670,7 @@ def sending(pictures: list[Any]) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_a_file_that_describes_a_stream_by_rtp_leads_to_what_is_live(tmp_path: Path, *, served: bool) -> None:
+def test_sdp_file_opens_a_live_rtp_stream(tmp_path: Path, *, served: bool) -> None:
     with sending(noise(3)) as description, serving(tmp_path) as address:
         (tmp_path / "camera.sdp").write_text(description, encoding="utf-8")
         with open_source(f"{address}/camera.sdp" if served else tmp_path / "camera.sdp") as source:
@@ -696,7 +694,7 @@ FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
         ("whole.mkv", {}, False),
     ],
 )
-def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_length(
+def test_stream_without_a_size_is_live_unless_its_header_states_a_length(
     name: str, mux: dict[str, str], tmp_path: Path, *, live: bool
 ) -> None:
     file = write_video(tmp_path / name, noise(40), VideoRecipe(options={"g": "10"}, mux=mux))
@@ -710,7 +708,7 @@ def test_what_a_server_tells_no_size_of_is_live_unless_its_header_knows_its_leng
         assert not source.live
 
 
-def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_recording(tmp_path: Path) -> None:
+def test_recording_is_complete_if_the_server_ends_it_by_closing_the_connection(tmp_path: Path) -> None:
     recipe = VideoRecipe(options={"bf": "2"}, mux={"movflags": "faststart"})
     file = write_video(tmp_path / "whole.mp4", noise(40, 120, 160), recipe)
     with serving(tmp_path, sizes=False) as address:
@@ -718,7 +716,7 @@ def test_a_server_that_ends_by_closing_the_connection_has_given_the_whole_record
 
 
 @pytest.mark.parametrize("mux", [{"movflags": "frag_keyframe"}, {"movflags": "faststart"}])
-def test_a_connection_that_breaks_is_no_end(mux: dict[str, str], tmp_path: Path) -> None:
+def test_broken_connection_is_reported_and_not_taken_for_the_end(mux: dict[str, str], tmp_path: Path) -> None:
     """Of fragments the header declares the first one's length alone, which has come long before."""
     file = write_video(tmp_path / "clip.mp4", noise(40), VideoRecipe(options={"g": "10"}, mux=mux))
     data = file.read_bytes()
@@ -730,7 +728,7 @@ def test_a_connection_that_breaks_is_no_end(mux: dict[str, str], tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["folder", "missing", "glob"])
-def test_only_a_file_is_a_description_of_a_stream(kind: str, tmp_path: Path) -> None:
+def test_only_an_existing_file_is_taken_for_an_sdp_description(kind: str, tmp_path: Path) -> None:
     name = "*.sdp" if kind == "glob" else "shots.sdp"
     if kind == "folder":
         (tmp_path / name).mkdir()
@@ -739,14 +737,14 @@ def test_only_a_file_is_a_description_of_a_stream(kind: str, tmp_path: Path) -> 
     assert "check the address" not in str(told.value)
 
 
-def test_a_sound_on_a_server_is_no_video(tmp_path: Path) -> None:
+def test_audio_on_a_server_is_refused(tmp_path: Path) -> None:
     _audio(tmp_path / "sound.mp4")
     told = pytest.raises(SourceError, match=r"sound\.mp4: holds no video stream, only audio; name a video$")
     with serving(tmp_path) as address, told:
         open_source(f"{address}/sound.mp4")
 
 
-def test_an_index_at_the_end_on_a_server_that_knows_no_ranges_is_told(tmp_path: Path) -> None:
+def test_index_at_the_end_without_range_requests_is_reported(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))
     with serving(tmp_path) as address, pytest.raises(SourceError, match="the server must allow ranges"):
         open_source(f"{address}/clip.mp4")
@@ -770,7 +768,7 @@ def test_real_clips_give_all_their_frames(name: str, size: tuple[int, int], coun
     assert all(a < b for a, b in pairwise(stamps))
 
 
-def test_what_the_system_refuses_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_os_error_on_opening_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceError, match=r"^a+: cannot be read: \w"):
         open_source("a" * 300)
 

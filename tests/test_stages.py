@@ -82,44 +82,44 @@ def log_odds(probability: float) -> float:
 
 
 @pytest.mark.parametrize(("face", "right", "score"), [(6.0, 2.0, 0.6), (4.5, 4.0, 0.8), (8.0, 0.5, 0.4)])
-def test_the_odds_of_all_who_judge_are_multiplied(face: float, right: float, score: float) -> None:
+def test_presence_multiplies_the_odds_of_detector_and_network(face: float, right: float, score: float) -> None:
     """Bayes, of independent witnesses without a prior: their log odds add up."""
     presence = presence_of(face, right, score)
     assert presence is not None
     assert log_odds(presence) == pytest.approx(face + min(face, right) + log_odds(score), abs=1e-3)
 
 
-def test_a_detector_that_is_surer_still_says_no_more() -> None:
+def test_contribution_of_the_detector_score_is_capped() -> None:
     most = PROPOSAL / (1 + PROPOSAL)
     assert presence_of(4.5, 2.0, 0.9999) == presence_of(4.5, 2.0, most + 1e-3)
     assert presence_of(4.5, 2.0, 1.0) == presence_of(4.5, 2.0, 0.9999)
 
 
-def test_what_the_detector_hardly_proposes_must_convince_the_network_more() -> None:
+def test_weak_proposal_needs_a_higher_face_score() -> None:
     assert presence_of(4.8, 1.0, 0.9) is not None
     assert presence_of(4.8, 1.0, 0.35) is None
     assert presence_of(6.8, 1.0, 0.35) is not None
 
 
-def test_a_network_that_is_not_convinced_has_a_veto() -> None:
+def test_unconvinced_network_vetoes_a_face() -> None:
     """As for cats, of which the detector is sure, and which have eyes, a nose and a mouth."""
     limit = log_odds(CONVINCED)
     assert presence_of(limit - 0.01, 9.0, 1.0) is None
     assert presence_of(limit + 0.01, 9.0, 1.0) is not None
 
 
-def test_poor_landmarks_do_not_speak_against_a_face() -> None:
+def test_poor_landmarks_do_not_lower_the_presence() -> None:
     """Profiles have them."""
     assert presence_of(6.0, -9.0, 0.9) == presence_of(6.0, 0.0, 0.9) != presence_of(6.0, 1.0, 0.9)
 
 
-def test_certainty_overflows_nothing() -> None:
+def test_extreme_logits_do_not_overflow() -> None:
     assert presence_of(80.0, 80.0, 1.0) == pytest.approx(1.0)
     assert presence_of(80.0, -80.0, 1.0) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(("kind", "least"), [(Hesitant, TrackSettings().birth), (Faint, LEAST[FAINT]), (Lying, LYING)])
-def test_what_the_search_must_be_so_sure_of_is_a_face(kind: type[Hesitant], least: float) -> None:
+def test_face_is_accepted_only_above_the_threshold_of_its_search(kind: type[Hesitant], least: float) -> None:
     """The landmarks are good, the detector says half; so the network has to bring the odds."""
     right, limit = 1.0, log_odds(least) - 1.0
     assert presence_of(limit - 0.05, right, 0.5, kind) is None
@@ -128,6 +128,6 @@ def test_what_the_search_must_be_so_sure_of_is_a_face(kind: type[Hesitant], leas
     assert log_odds(presence) == pytest.approx(log_odds(least), abs=0.1)
 
 
-def test_a_new_face_needs_more_than_a_known_one() -> None:
+def test_birth_threshold_exceeds_the_keep_threshold() -> None:
     settings = TrackSettings()
     assert settings.keep < settings.birth

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch", reason="needs the train extra")
 from torch import Tensor, nn  # noqa: E402 - torch may be missing
 
 from facetrack.engines import nets  # noqa: E402
-from facetrack.engines.nets.imagenet import COLOUR_MEAN, COLOUR_STD, with_our_colours  # noqa: E402
+from facetrack.engines.nets.imagenet import COLOUR_MEAN, COLOUR_STD, fold_normalisation  # noqa: E402
 from facetrack.engines.nets.tab import ResNetStem, vgg_stem  # noqa: E402
 from facetrack.engines.torch_backend import save_torch_weights  # noqa: E402
 from facetrack.tracker.errors import ConfigError  # noqa: E402
@@ -52,7 +52,7 @@ def published(stem: nn.Module, place: str = "features.") -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("stem", [vgg_stem(16), ResNetStem(16)], ids=["a bias", "no bias"])
-def test_a_folded_stem_sees_in_bytes_what_torchvisions_sees_in_its_normalised_colours(stem: nn.Module) -> None:
+def test_stem_folded_to_our_colours_matches_torchvisions_normalisation(stem: nn.Module) -> None:
     """All but the border: 18 and 23 pixels see what is padded there."""
     stem = stirred(stem).eval()
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 128, 128), np.uint8)).float()
@@ -61,7 +61,7 @@ def test_a_folded_stem_sees_in_bytes_what_torchvisions_sees_in_its_normalised_co
     with torch.no_grad():
         wanted = stem((rgb / 255 - mean) / std)[..., inner, inner]
         unfolded = stem((rgb - 127.5) / 128)[..., inner, inner]
-        stem.load_state_dict(with_our_colours(stem.state_dict()))
+        stem.load_state_dict(fold_normalisation(stem.state_dict()))
         got = stem((rgb - 127.5) / 128)[..., inner, inner]
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
     assert wanted.std((2, 3)).max() > 0.05
@@ -69,12 +69,12 @@ def test_a_folded_stem_sees_in_bytes_what_torchvisions_sees_in_its_normalised_co
 
 
 @pytest.mark.parametrize(("stem", "place"), [("vgg", "features."), ("resnet", "")])
-def test_a_stem_begins_from_torchvisions_file_and_the_rest_as_it_would(stem: str, place: str, tmp_path: Path) -> None:
+def test_stem_starts_from_torchvision_weights_and_the_rest_is_untouched(stem: str, place: str, tmp_path: Path) -> None:
     other = stirred(tab(seed=3, stem=stem).net.scbe.stem)
     torch.save(published(other, place), tmp_path / "imagenet.pth")
     net, untouched = tab(stem=stem), tab(stem=stem).state_dict()
     begin(net, Config(start_parts=(("net.scbe.stem.", str(tmp_path / "imagenet.pth")),)))
-    wanted = with_our_colours(other.state_dict())
+    wanted = fold_normalisation(other.state_dict())
     for name, value in net.state_dict().items():
         own = name.removeprefix("net.scbe.stem.")
         assert torch.equal(value, wanted[own] if name.startswith("net.scbe.stem.") else untouched[name]), name
@@ -96,7 +96,7 @@ def test_the_boundary_network_begins_from_one_that_was_trained_on_another_markup
         torch.testing.assert_close(value, wanted, rtol=1e-3, atol=1e-3)  # .npz stores 16 bits
 
 
-def test_parts_are_taken_after_the_whole_and_one_after_the_other(tmp_path: Path) -> None:
+def test_start_parts_are_loaded_after_the_whole_network(tmp_path: Path) -> None:
     for seed in (1, 2):
         torch.save({"average": tab(seed=seed).state_dict()}, tmp_path / f"{seed}.pt")
     net = tab()
@@ -132,7 +132,7 @@ def test_published_weights_of_another_encoder_are_refused(tmp_path: Path) -> Non
         begin(tab(), Config(start_parts=parts))
 
 
-def test_a_part_that_the_network_has_not_is_refused_with_those_that_it_has(tmp_path: Path) -> None:
+def test_unknown_part_is_refused_with_a_list_of_the_known_ones(tmp_path: Path) -> None:
     torch.save({"average": tab().state_dict()}, tmp_path / "best.pt")
     parts = (("net.nose.", str(tmp_path / "best.pt")),)
     with pytest.raises(ConfigError, match=r"begins with 'net\.nose\.'; there are net\.balt\., net\.scbe\."):
@@ -162,7 +162,7 @@ def test_nothing_is_unpickled_but_weights(setting: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pictures", ["300w", "wflw", "cofw", "aflw"])
-def test_without_its_boundary_network_the_papers_tab_says_what_is_missing_before_it_reads_any_data(
+def test_missing_boundary_network_is_reported_before_any_data_is_read(
     pictures: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

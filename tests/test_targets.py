@@ -33,19 +33,19 @@ def test_the_first_column_is_x_and_the_second_y() -> None:
     assert label.argmax(0).tolist() == [2, 10]
 
 
-def test_between_two_cells_both_are_equally_high() -> None:
+def test_point_between_two_cells_gives_both_the_same_height() -> None:
     (label,) = vectors((STRIDE * 8 - 0.5, 20.0))  # the border of cells 7 and 8
     assert label[7, 0] == pytest.approx(label[8, 0])
     assert label[7, 0] == pytest.approx(PEAK * np.exp(-0.5 * (0.5 / SIGMA) ** 2))
 
 
-def test_moving_a_point_by_a_stride_moves_its_bell_by_a_cell() -> None:
+def test_moving_a_point_by_a_stride_moves_its_gaussian_by_a_cell() -> None:
     here, there = vectors((33.3, 50.1), (33.3 + STRIDE, 50.1 - STRIDE))
     np.testing.assert_allclose(there[1:, 0], here[:-1, 0], atol=1e-5)
     np.testing.assert_allclose(there[:-1, 1], here[1:, 1], atol=1e-5)
 
 
-def test_the_bell_holds_the_same_sum_wherever_it_lies_inside() -> None:
+def test_gaussian_has_the_same_sum_wherever_it_lies_inside() -> None:
     inside = vectors(*[(x, 60.0) for x in np.linspace(20, 107, 40)])
     np.testing.assert_allclose(inside.sum(1), PEAK * SIGMA * np.sqrt(2 * np.pi), rtol=2e-3)
 
@@ -61,7 +61,7 @@ def test_a_point_outside_leaves_its_tail_in_the_end_cell(cells_outside: float) -
     assert (np.diff(label[:, 1]) >= 0).all()
 
 
-def test_a_point_that_is_not_annotated_gives_no_label() -> None:
+def test_unannotated_coordinate_gives_a_nan_label() -> None:
     (label,) = vectors((float("nan"), 20.0))
     assert np.isnan(label[:, 0]).all()
     assert np.isfinite(label[:, 1]).all()

@@ -50,7 +50,7 @@ def opened(
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8])
-def test_the_engine_gives_what_onnx_runtime_gives_on_every_run_of_a_batch(tmp_path: Path, batch: int) -> None:
+def test_engine_matches_onnx_runtime_in_recorded_and_replayed_runs(tmp_path: Path, batch: int) -> None:
     backend, _ = opened(tmp_path, net=small_net(size=(16, 16)))
     reference = OnnxBackend(small_net())
     for turn in range(3):  # the first run of a usual batch is recorded, the later ones are replayed
@@ -69,14 +69,14 @@ def test_a_plan_whose_outputs_are_not_those_of_the_graph_is_refused(names: tuple
 
 
 @pytest.mark.parametrize("size", [(16, 16), None])
-def test_a_plan_tells_the_shapes_that_a_card_must_fit(tmp_path: Path, size: tuple[int, int] | None) -> None:
+def test_plan_reports_its_input_and_output_shapes(tmp_path: Path, size: tuple[int, int] | None) -> None:
     backend, _ = opened(tmp_path, net=small_net(size))
     assert backend.shapes.input == (None, *(size or (None, None)), 3)
     assert [shape[1] for shape in backend.shapes.outputs] == [3, 6]
     backend.close()
 
 
-def test_usual_batches_of_fixed_size_become_graphs_and_others_do_not(tmp_path: Path) -> None:
+def test_only_usual_batches_of_fixed_size_are_captured_as_cuda_graphs(tmp_path: Path) -> None:
     backend, cuda = opened(tmp_path, net=small_net(size=(16, 16)))
     for batch in (4, 4, 3, 3, 8, 4):
         backend.run(pictures(batch))
@@ -115,7 +115,7 @@ def test_a_picture_above_the_largest_runs_in_tiles(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_pictures_that_cannot_be_taken_are_refused_in_words(tmp_path: Path) -> None:
+def test_unsupported_picture_sizes_are_refused(tmp_path: Path) -> None:
     backend, _ = opened(tmp_path)
     with pytest.raises(
         BackendError, match="outputs of this network's tiles cannot be joined"
@@ -127,7 +127,7 @@ def test_pictures_that_cannot_be_taken_are_refused_in_words(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("version", ["8.6.0", "10.16.1", "11.4.0"])
-def test_several_shapes_share_a_profile_in_every_release(tmp_path: Path, version: str) -> None:
+def test_shapes_that_share_a_profile_run_in_every_tensorrt_release(tmp_path: Path, version: str) -> None:
     """TensorRT 8.6 keeps a profile for one context, if it is not told otherwise when the plan is built."""
     net = small_net(size=(16, 16))
     backend, _ = opened(tmp_path, Wishes(version), net=net)
@@ -145,20 +145,20 @@ def test_several_shapes_share_a_profile_in_every_release(tmp_path: Path, version
         ("set_tensor_address", "refuses the memory for bgr"),
     ],
 )
-def test_whatever_a_context_refuses_is_said_and_nothing_is_computed(tmp_path: Path, method: str, told: str) -> None:
+def test_refusal_by_an_execution_context_raises_with_its_reason(tmp_path: Path, method: str, told: str) -> None:
     with pytest.raises(BackendError, match=told):
         opened(tmp_path, Wishes(refuse=method))
 
 
 @pytest.mark.parametrize("kind", ["Builder", "OnnxParser", "Runtime"])
-def test_what_tensorrt_does_not_make_is_an_error_of_ours_with_the_reason_in_words(tmp_path: Path, kind: str) -> None:
+def test_failed_tensorrt_object_raises_backend_error_with_the_logged_reason(tmp_path: Path, kind: str) -> None:
     """Its bindings raise a TypeError of pybind11's, and the reason is a number in the log."""
     told = r"TensorRT 10\.16\.1 .* error: 35.*the driver is older than the CUDA .*install a newer driver"
     with pytest.raises(BackendError, match=told):
         opened(tmp_path, Wishes(refuse=kind))
 
 
-def test_a_ready_plan_that_tensorrt_does_not_run_here_is_no_plan_for_auto(tmp_path: Path) -> None:
+def test_auto_refuses_a_ready_plan_that_tensorrt_cannot_run_here(tmp_path: Path) -> None:
     wishes = Wishes()
     toolkit, holds = fake_toolkit(wishes)
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
@@ -170,7 +170,7 @@ def test_a_ready_plan_that_tensorrt_does_not_run_here_is_no_plan_for_auto(tmp_pa
 
 
 @pytest.mark.parametrize("method", ["Runtime", "set_optimization_profile_async", "set_input_shape", "buffer", ""])
-def test_a_plan_that_cannot_be_loaded_leaves_no_hold_on_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plan_that_cannot_be_loaded_releases_the_gpu(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     toolkit, holds = fake_toolkit(Wishes(refuse=method))
     prepared = graph.for_tensorrt(small_net(), "fp32")
     plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), prepared, REQUEST, b"")
@@ -214,7 +214,7 @@ def test_any_thread_may_run_and_leaves_no_context_behind(tmp_path: Path) -> None
     backend.close()
 
 
-def test_engines_of_one_process_do_not_meet(tmp_path: Path) -> None:
+def test_engines_in_one_process_are_independent(tmp_path: Path) -> None:
     toolkit, _ = fake_toolkit()
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(), tmp_path)
     first, second = (open_tensorrt(weights, proof(), REQUEST, toolkit, cache) for _ in range(2))
@@ -237,7 +237,7 @@ def test_engines_of_one_process_do_not_meet(tmp_path: Path) -> None:
         ("11.4.0", "fp16", 2, []),
     ],
 )
-def test_each_release_gets_the_flags_that_it_knows(
+def test_each_tensorrt_release_gets_its_own_flags(
     version: str, precision: str, network_flags: int, flags: list[str]
 ) -> None:
     wishes = Wishes(version)
@@ -296,7 +296,7 @@ def test_a_plan_is_judged_by_the_graph_that_is_replayed(tmp_path: Path) -> None:
         open_tensorrt(weights, proof(), request, toolkit, cache)
 
 
-def test_answers_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+def test_nan_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="refused: at batch 1 its landmarks are inf px"):
         opened(tmp_path, Wishes(distort=lambda outputs, _: [outputs[0], outputs[1] * np.float32(np.nan)]))
 
@@ -362,7 +362,7 @@ def test_auto_takes_a_ready_plan_and_never_builds_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("proved_by", [proof, lambda: None])
-def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, proved_by: Any) -> None:
+def test_exported_plan_of_another_precision_and_batches_is_found(tmp_path: Path, proved_by: Any) -> None:
     wishes = Wishes()
     toolkit, _ = fake_toolkit(wishes)
     cache, weights = PlanCache(tmp_path / "plans"), weights_of(small_net(size=(16, 16)), tmp_path)
@@ -379,7 +379,7 @@ def test_a_plan_of_another_precision_and_other_batches_is_found(tmp_path: Path, 
     assert wishes.builds == 1
 
 
-def test_of_several_plans_the_one_exported_last_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_last_exported_plan_is_the_one_that_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FACETRACK_PLANS", str(tmp_path / "plans"))
     wishes = Wishes()
     toolkit, _ = fake_toolkit(wishes)
@@ -414,7 +414,7 @@ def test_a_plan_that_is_built_to_be_measured_is_not_the_one_that_is_run(
         ready.close()
 
 
-def test_crops_are_built_for_batches_and_pictures_of_any_size_for_one_at_a_time(tmp_path: Path) -> None:
+def test_crop_networks_get_several_batches_and_variable_size_networks_a_batch_of_1(tmp_path: Path) -> None:
     crops, scan = weights_of(small_net(size=(16, 16)), tmp_path), weights_of(scan_net(), tmp_path, "scan")
     assert default_request(crops).batches == (1, 4, 8)
     assert default_request(scan).batches == (1,)
@@ -422,7 +422,7 @@ def test_crops_are_built_for_batches_and_pictures_of_any_size_for_one_at_a_time(
     assert fitted(PlanRequest("fp32", (2, 3)), scan) == PlanRequest("fp32", (1,))
 
 
-def test_without_a_proof_nothing_is_built(tmp_path: Path) -> None:
+def test_building_without_a_proof_is_refused(tmp_path: Path) -> None:
     toolkit, _ = fake_toolkit()
     with pytest.raises(BackendError, match="facetrack export MODEL --to tensorrt"):
         open_tensorrt(weights_of(small_net(), tmp_path), None, REQUEST, toolkit, PlanCache(tmp_path / "plans"))
@@ -432,6 +432,6 @@ def test_without_a_proof_nothing_is_built(tmp_path: Path) -> None:
     ("precision", "batches", "told"),
     [("fp64", (1,), "wanted fp32, fp16 or int8"), ("fp16", (), "ascending"), ("fp16", (4, 1), "ascending")],
 )
-def test_a_request_that_makes_no_sense_is_a_mistake(precision: str, batches: tuple[int, ...], told: str) -> None:
+def test_invalid_plan_request_raises(precision: str, batches: tuple[int, ...], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         PlanRequest(precision, batches)

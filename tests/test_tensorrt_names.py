@@ -57,7 +57,7 @@ def used_names() -> set[tuple[str, str]]:
     return found
 
 
-def test_the_search_finds_what_it_is_for() -> None:
+def test_used_names_include_known_uses_of_tensorrt() -> None:
     used = used_names()
     assert len(used) > 30
     assert {
@@ -75,7 +75,7 @@ def test_every_name_exists_in_this_release(version: str) -> None:
     assert not missing
 
 
-def test_names_of_single_releases_are_asked_for_and_not_taken_for_granted() -> None:
+def test_release_specific_names_are_looked_up_as_strings_and_not_as_attributes() -> None:
     text = (ENGINES / "tensorrt_build.py").read_text(encoding="utf-8")
     flags = {version: set(names["NetworkDefinitionCreationFlag"]) for version, names in NAMES.items()}
     assert "EXPLICIT_BATCH" in flags["8.6.0"] - flags["11.4.0.106"]

@@ -13,7 +13,7 @@ BIN = (SLOWEST_S / FASTEST_S) ** (1 / BINS)  # ratio of a bin's ends
 
 
 @pytest.mark.parametrize("percent", [0, 50, 90, 99, 100])
-def test_a_percentile_is_numpys_to_within_a_bin(percent: float) -> None:
+def test_percentile_matches_numpy_to_within_a_bin(percent: float) -> None:
     durations_s = np.random.default_rng(3).lognormal(-6, 1.5, 5000)
     times = Percentiles()
     for duration_s in durations_s.tolist():
@@ -40,7 +40,7 @@ def test_durations_beyond_the_scale_count_as_its_ends() -> None:
     assert times.at(100) == pytest.approx(SLOWEST_S, rel=BIN - 1)
 
 
-def test_before_the_first_duration_there_is_nothing() -> None:
+def test_percentile_without_durations_is_nan_and_the_summary_empty() -> None:
     assert math.isnan(Percentiles().at(50))
     assert Percentiles().summary_ms() == {}
 
@@ -57,7 +57,7 @@ def test_stages_are_counted_apart() -> None:
     assert {name: times["mean"] for name, times in stages.summary_ms().items()} == {"detect": 4.0, "align": 3.0}
 
 
-def test_work_is_measured_so_many_times_or_so_long_and_the_first_runs_do_not_count() -> None:
+def test_measure_stops_after_a_count_or_a_time_and_ignores_warm_up_runs() -> None:
     done: list[int] = []
     assert measure(lambda: done.append(1), 5, math.inf, before=2).count == 5
     assert len(done) == 7

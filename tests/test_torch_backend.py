@@ -36,7 +36,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     return Weights(path, hashlib.sha256(path.read_bytes()).hexdigest(), "fp32")
 
 
-def test_the_rebuilt_network_gives_what_the_trained_one_gave(exported: Weights) -> None:
+def test_rebuilt_network_matches_the_trained_one(exported: Weights) -> None:
     backend = open_backend(exported, "torch")
     with torch.inference_mode():
         wanted = backbone()(torch.from_numpy(PICTURES)).numpy()
@@ -49,7 +49,7 @@ def test_the_rebuilt_network_gives_what_the_trained_one_gave(exported: Weights) 
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_cudnn_computes_in_fp32_while_networks_run_and_as_before_after_the_last(
+def test_cudnn_disables_tf32_while_networks_run_and_restores_it_afterwards(
     before: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second network's run begins within the first one's, and ends before it; an error ends a run, too."""
@@ -90,9 +90,7 @@ def test_torch_and_onnx_runtime_agree(tmp_path: Path) -> None:
         np.testing.assert_allclose(got, wanted, atol=2e-4)
 
 
-def test_the_file_holds_the_weights_and_the_recipe_in_every_release_of_numpy(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weight_file_holds_only_the_weights_and_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """numpy 2.0 knows no `allow_pickle` where it writes: whatever is given by name is stored."""
     stored: dict[str, Any] = {}
     monkeypatch.setattr(np, "savez_compressed", lambda _, **arrays: stored.update(arrays))
@@ -101,7 +99,7 @@ def test_the_file_holds_the_weights_and_the_recipe_in_every_release_of_numpy(
     assert {*stored} == {*backbone().state_dict(), "recipe"}
 
 
-def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "net.onnx").write_bytes(b"the exported network")
     path = save_torch_weights(backbone(), tmp_path / "net.onnx", "bbfcn-backbone", 5, {})
     old = path.read_bytes()
@@ -117,7 +115,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file(tmp_path: Path, monkeypatch
     assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "net.torch.npz"}
 
 
-def test_weights_of_another_onnx_file_are_refused(exported: Weights, tmp_path: Path) -> None:
+def test_weights_of_another_onnx_file_raise(exported: Weights, tmp_path: Path) -> None:
     other = tmp_path / "net.onnx"
     other.write_bytes(exported.path.read_bytes() + b"\x00")
     other.with_suffix(".torch.npz").write_bytes(torch_file(exported.path).read_bytes())
@@ -125,13 +123,13 @@ def test_weights_of_another_onnx_file_are_refused(exported: Weights, tmp_path: P
         open_torch(Weights(other, hashlib.sha256(other.read_bytes()).hexdigest(), "fp32"))
 
 
-def test_an_altered_onnx_file_is_refused_even_though_it_is_not_run(exported: Weights) -> None:
+def test_altered_onnx_file_raises_although_it_is_not_run(exported: Weights) -> None:
     with pytest.raises(CardError, match="not the weights of the card"):
         open_torch(Weights(exported.path, "0" * 64, "fp32"))
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x05\x06" + bytes(18)])
-def test_a_file_that_is_no_archive_of_ours_is_refused(exported: Weights, tmp_path: Path, content: bytes) -> None:
+def test_corrupt_weight_file_raises(exported: Weights, tmp_path: Path, content: bytes) -> None:
     copy = tmp_path / "net.onnx"
     copy.write_bytes(exported.path.read_bytes())
     copy.with_suffix(".torch.npz").write_bytes(content)
@@ -148,7 +146,7 @@ def test_pickled_arrays_are_not_read(exported: Weights, tmp_path: Path) -> None:
         open_torch(Weights(copy, exported.sha256, "fp32"))
 
 
-def test_the_users_own_folder_is_looked_into(
+def test_torch_weights_are_looked_up_in_the_users_own_folder(
     exported: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
@@ -156,7 +154,7 @@ def test_the_users_own_folder_is_looked_into(
     assert torch_file(exported.path).parent == exported.path.parent
 
 
-def test_a_gpu_that_torch_does_not_see_is_an_error(exported: Weights) -> None:
+def test_torch_cuda_raises_without_a_gpu(exported: Weights) -> None:
     if torch.cuda.is_available():
         pytest.skip("torch sees a GPU here")
     with pytest.raises(BackendError, match="sees no GPU"):

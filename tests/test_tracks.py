@@ -8,16 +8,16 @@ from fakes import hidden, placed
 
 from facetrack.tracker import tracks
 from facetrack.tracker.appearance import blended, similarity
-from facetrack.tracker.track import FORESIGHT_S, HOLD, SEEK_S, Track, TrackSettings
+from facetrack.tracker.track import DEAD_BAND, FORESIGHT_S, SEEK_S, Track, TrackSettings
 from facetrack.tracker.tracks import (
-    CLEARLY,
+    CONFIDENT,
     COVERED_IOU,
     DRIFT_S,
     EXPECTED,
     LEARN_S,
+    MIN_MARGIN,
     SEEK_EVERY,
     STEADY,
-    SURE,
     WAIT_S,
     TrackBook,
 )
@@ -63,7 +63,7 @@ def lost(track: Track) -> Landmarks:
     return face(float(x), float(y), presence=0.02, confidence=0.02)
 
 
-def test_a_sure_face_is_born_new_and_then_tracked() -> None:
+def test_confident_face_starts_as_new_and_is_then_tracked() -> None:
     book = book_of(1)
     assert states(book) == {0: "new"}
     book.observe(1 / RATE, [face(103)], [appearance(1)])
@@ -71,20 +71,20 @@ def test_a_sure_face_is_born_new_and_then_tracked() -> None:
     assert book.live[0].box.tolist() == [53, 150, 153, 250]
 
 
-def test_a_lost_face_is_looked_for_beside_others_for_a_while() -> None:
+def test_lost_face_is_searched_for_periodically_for_a_while_beside_others() -> None:
     book = book_of(1, 2)
     wanted = []
     for frame in range(1, 121):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
         book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
-        wanted.append(book.wants_detection)
+        wanted.append(book.needs_detection)
     assert wanted[0]
     later = [i + 1 for i, want in enumerate(wanted) if want and i > 10]  # it has left the picture
     assert set(np.diff(later)) == {SEEK_EVERY}
     assert later[-1] / RATE == pytest.approx(SEEK_S, abs=SEEK_EVERY / RATE)
 
 
-def test_a_face_that_comes_out_from_behind_another_gets_no_new_number_yet() -> None:
+def test_partly_hidden_face_beside_another_gets_no_new_track_id_yet() -> None:
     book = book_of(1, 2)
     book.observe(1 / RATE, [face(100), lost(book.live[1])], [appearance(1), appearance(3)])  # the second is covered
     half_hidden = between(appearance(2), appearance(1), 0.3)
@@ -97,23 +97,23 @@ def test_a_face_that_comes_out_from_behind_another_gets_no_new_number_yet() -> N
     assert stranger.number == 2
 
 
-def test_the_crop_goes_where_the_motion_leads() -> None:
+def test_crop_is_predicted_from_the_motion() -> None:
     book = book_of(1)
     np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(100).xy)  # one measurement is no motion
     book.observe(1 / RATE, [face(110)], [appearance(1)])
-    slack = HOLD * SIZE
+    slack = DEAD_BAND * SIZE
     np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(120 - slack).xy, atol=1e-3)
     for time_s in (1 / RATE, 0.0, 1 / RATE + 0.3):  # now, a clock that starts again, too long ago
         np.testing.assert_array_equal(book.live[0].aim(time_s), face(110).xy)
 
 
-def test_the_crop_goes_no_more_than_a_quarter_of_the_face_ahead() -> None:
+def test_crop_is_predicted_at_most_a_quarter_of_the_face_ahead() -> None:
     book = book_of(1)
     book.observe(1 / RATE, [face(160)], [appearance(1)])
     np.testing.assert_allclose(book.live[0].aim(2 / RATE), face(160 + 0.25 * SIZE).xy, atol=1e-2)
 
 
-def test_the_crop_does_not_follow_noise_but_does_follow_a_drift() -> None:
+def test_crop_ignores_noise_but_follows_a_drift() -> None:
     book = book_of(1)
     first = book.live[0].aim(1 / RATE)
     rng = np.random.default_rng(0)
@@ -123,10 +123,10 @@ def test_the_crop_does_not_follow_noise_but_does_follow_a_drift() -> None:
     for frame in range(20, 60):
         x = 100 + 0.1 * (frame - 19)
         book.observe(frame / RATE, [face(x)], [appearance(1)])
-        assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= HOLD * SIZE + 0.1
+        assert np.abs(book.live[0].aim((frame + 1) / RATE) - face(x).xy).max() <= DEAD_BAND * SIZE + 0.1
 
 
-def test_an_unsure_face_is_not_born() -> None:
+def test_face_below_the_birth_threshold_starts_no_track() -> None:
     book = TrackBook()
     assert book.admit(0.0, face(100, presence=SETTINGS.birth - 0.01), appearance(1)) is None
     assert book.admit(0.0, face(100, presence=float("nan")), appearance(1)) is None
@@ -134,7 +134,7 @@ def test_an_unsure_face_is_not_born() -> None:
     assert book.admit(0.0, face(100, presence=SETTINGS.birth), appearance(1)) is not None
 
 
-def test_between_keep_and_birth_a_known_face_goes_on() -> None:
+def test_known_face_between_the_keep_and_birth_thresholds_stays_tracked() -> None:
     book = book_of(1)
     unsure = (SETTINGS.keep + SETTINGS.birth) / 2
     for frame in range(1, 20):
@@ -142,19 +142,19 @@ def test_between_keep_and_birth_a_known_face_goes_on() -> None:
         assert states(book) == {0: "tracked"}
 
 
-def test_a_lost_face_is_reported_in_the_same_frame_and_asks_for_a_search() -> None:
+def test_lost_face_coasts_in_the_same_frame_and_requests_a_search() -> None:
     book = book_of(1)
-    assert not book.wants_detection
+    assert not book.needs_detection
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     assert states(book) == {0: "coasting"}
     assert not book.live[0].measured
-    assert book.wants_detection
-    assert book.wants_whole  # it was the only one: faces are looked for everywhere
+    assert book.needs_detection
+    assert book.needs_full_search  # it was the only one: faces are looked for everywhere
 
 
 def test_an_empty_book_asks_for_a_search() -> None:
-    assert TrackBook().wants_detection
-    assert TrackBook().wants_whole
+    assert TrackBook().needs_detection
+    assert TrackBook().needs_full_search
 
 
 def test_while_coasting_the_last_measured_landmarks_stay() -> None:
@@ -180,10 +180,10 @@ def test_a_coasting_face_that_is_measured_again_goes_on() -> None:
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     book.observe(2 / RATE, [face(110)], [appearance(1)])
     assert states(book) == {0: "tracked"}
-    assert not book.wants_detection
+    assert not book.needs_detection
 
 
-def test_what_a_picture_dissolves_into_is_somebody_else_though_like_the_last_frame() -> None:
+def test_person_after_a_dissolve_does_not_continue_the_track() -> None:
     book = book_of(1)
     between_both = between(appearance(1), appearance(2), 0.6)
     book.observe(1 / RATE, [lost(book.live[0])], [between_both])
@@ -198,7 +198,7 @@ def leave(book: TrackBook, time_s: float) -> None:
     assert book.live == []
 
 
-def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> None:
+def test_returning_face_gets_its_old_track_id_even_elsewhere() -> None:
     book = book_of(1, 2)
     leave(book, 3.0)
     back = book.admit(3.0, face(500), appearance(2))
@@ -211,7 +211,7 @@ def test_a_face_that_comes_back_gets_its_old_number_even_at_another_place() -> N
 
 
 @pytest.mark.parametrize(("size", "number"), [(0.45, 1), (0.55, 0), (1.9, 0), (2.1, 1)])
-def test_a_face_that_comes_back_elsewhere_is_about_as_large_as_it_was(size: float, number: int) -> None:
+def test_re_identification_elsewhere_requires_a_similar_size(size: float, number: int) -> None:
     book = book_of(1)
     leave(book, 3.0)
     back = book.admit(3.0, face(500, size=size * SIZE), appearance(1))
@@ -220,7 +220,7 @@ def test_a_face_that_comes_back_elsewhere_is_about_as_large_as_it_was(size: floa
 
 
 @pytest.mark.parametrize(("away_s", "number"), [(1.0, 1), (1.5, 0)])
-def test_a_face_comes_back_no_farther_away_than_it_can_be_by_now(away_s: float, number: int) -> None:
+def test_re_identification_is_limited_to_the_reachable_distance(away_s: float, number: int) -> None:
     """Eight of its sides away."""
     book = book_of(1)
     leave(book, away_s)
@@ -229,8 +229,8 @@ def test_a_face_comes_back_no_farther_away_than_it_can_be_by_now(away_s: float, 
     assert back.number == number
 
 
-@pytest.mark.parametrize(("confidence", "number"), [(SURE, 0), (SURE - 0.01, 1)])
-def test_only_a_face_that_has_been_plain_to_see_is_known_again_elsewhere(confidence: float, number: int) -> None:
+@pytest.mark.parametrize(("confidence", "number"), [(CONFIDENT, 0), (CONFIDENT - 0.01, 1)])
+def test_only_a_clearly_seen_face_is_re_identified_elsewhere(confidence: float, number: int) -> None:
     book = TrackBook()
     book.admit(0.0, face(100, confidence=confidence), appearance(1))
     leave(book, 1.0)
@@ -239,7 +239,7 @@ def test_only_a_face_that_has_been_plain_to_see_is_known_again_elsewhere(confide
     assert back.number == number
 
 
-def test_an_appearance_that_was_first_seen_poorly_is_that_of_the_first_plain_sight() -> None:
+def test_poor_first_appearance_is_replaced_by_the_first_clear_one() -> None:
     book = TrackBook()
     book.admit(0.0, face(100, confidence=0.3), appearance(1))
     plain = between(appearance(1), appearance(2), 0.8)
@@ -247,7 +247,7 @@ def test_an_appearance_that_was_first_seen_poorly_is_that_of_the_first_plain_sig
     assert similarity(book.live[0].appearance, plain) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_face_is_compared_as_a_whole_but_once_with_each_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_face_is_compared_only_once_with_each_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a cut in a crowd many are new and many remembered."""
     book = book_of(*range(10))
     leave(book, 1.0)
@@ -257,7 +257,7 @@ def test_a_face_is_compared_as_a_whole_but_once_with_each_that_is_known(monkeypa
     assert len(compared) == 10
 
 
-def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:
+def test_face_similar_to_two_people_is_re_identified_as_neither() -> None:
     alike = (appearance(1) + appearance(2)) / np.float32(np.sqrt(2))
     for others, number in (((1, 2), 2), ((1, 3), 0)):  # 0.71 like each of the first two
         book = book_of(*others)
@@ -267,7 +267,7 @@ def test_a_face_like_two_people_comes_back_as_neither_elsewhere() -> None:
         assert back.number == number
 
 
-def test_a_stranger_at_the_old_place_gets_a_new_number() -> None:
+def test_stranger_at_the_old_place_gets_a_new_track_id() -> None:
     book = book_of(1)
     leave(book, 1.0)
     stranger = book.admit(1.0, face(100), appearance(2))
@@ -284,7 +284,7 @@ def test_a_face_that_is_away_too_long_is_forgotten() -> None:
     assert again.number == 1
 
 
-def test_of_two_remembered_faces_the_more_alike_comes_back() -> None:
+def test_more_similar_of_two_remembered_faces_is_re_identified() -> None:
     book = book_of(1, 2)
     leave(book, 1.0)
     back = book.admit(1.0, face(300), between(appearance(2), appearance(1), 0.8))
@@ -292,7 +292,7 @@ def test_of_two_remembered_faces_the_more_alike_comes_back() -> None:
     assert back.number == 1
 
 
-def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
+def test_coasting_face_needs_less_similarity_at_its_own_place() -> None:
     similarity = (SETTINGS.other_appearance + SETTINGS.same_appearance) / 2
     for x, number in ((115.0, 0), (300.0, 1)):
         book = book_of(1)
@@ -302,7 +302,7 @@ def test_at_its_own_place_a_coasting_face_needs_less_likeness() -> None:
         assert back.number == number
 
 
-def test_numbers_are_never_used_twice() -> None:
+def test_track_ids_are_never_reused() -> None:
     book, seen = TrackBook(TrackSettings(memory_s=0.5)), []
     for visit in range(10):
         track = book.admit(visit * 2.0, face(100), appearance(visit % 3))
@@ -318,7 +318,7 @@ def test_a_face_already_followed_is_not_admitted_again() -> None:
     assert states(book) == {0: "new"}
 
 
-def test_two_tracks_on_one_face_become_one_and_the_older_stays() -> None:
+def test_two_tracks_on_one_face_merge_into_the_older() -> None:
     book = book_of(1, 1, spacing=60.0)
     book.observe(1 / RATE, [face(110), face(130)], [appearance(1), appearance(1)])
     assert states(book) == {0: "tracked", 1: "coasting"}  # the face is 0's; 1 was seen beside it a frame ago
@@ -332,7 +332,7 @@ def test_two_tracks_on_one_face_become_one_and_the_older_stays() -> None:
     assert back.number == 0  # and not the duplicate, which looked the same
 
 
-def test_a_coasting_track_under_a_measured_one_leaves_the_picture() -> None:
+def test_coasting_track_under_a_measured_one_is_removed() -> None:
     book = book_of(1, 2)
     for frame, x in enumerate((250, 210, 170, 150, 130), start=1):
         found = [lost(t) if t.number == 0 else face(x) for t in book.live]
@@ -340,7 +340,7 @@ def test_a_coasting_track_under_a_measured_one_leaves_the_picture() -> None:
     assert states(book) == {1: "tracked"}
 
 
-def test_faces_that_cross_keep_their_numbers() -> None:
+def test_crossing_faces_keep_their_track_ids() -> None:
     """Person 2 walks in front of person 1; while hidden, 1's crop shows 2 and the network is sure of a face."""
     book = book_of(1, 2)
     for frame in range(1, 60):
@@ -360,7 +360,7 @@ def test_faces_that_cross_keep_their_numbers() -> None:
         assert set(by_number) <= {0, 1}
 
 
-def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> None:
+def test_more_similar_track_keeps_the_face_though_it_is_younger() -> None:
     book = book_of(1, 2)
     similarity = (
         SETTINGS.other_appearance + SETTINGS.same_appearance
@@ -373,9 +373,11 @@ def test_the_one_that_looks_like_the_face_keeps_it_though_it_is_younger() -> Non
 
 
 @pytest.mark.parametrize(
-    ("more", "numbers"), [(0.5 * CLEARLY, {0: "tracked"}), (1.5 * CLEARLY, {0: "coasting", 1: "tracked"})]
+    ("more", "numbers"), [(0.5 * MIN_MARGIN, {0: "tracked"}), (1.5 * MIN_MARGIN, {0: "coasting", 1: "tracked"})]
 )
-def test_of_two_tracks_that_look_almost_alike_the_older_keeps_the_face(more: float, numbers: dict[int, str]) -> None:
+def test_older_of_two_tracks_keeps_the_face_unless_the_other_is_clearly_more_similar(
+    more: float, numbers: dict[int, str]
+) -> None:
     """A little more likeness is noise, and would let the numbers of look-alikes flicker."""
     book, likeness = book_of(1, 2), 0.75
     book.live[0].box = book.live[0].box + np.float32([140, 0, 140, 0])
@@ -385,20 +387,20 @@ def test_of_two_tracks_that_look_almost_alike_the_older_keeps_the_face(more: flo
     assert states(book) == numbers
 
 
-def test_a_cut_to_somebody_else_breaks_the_track_at_once_and_asks_for_a_search() -> None:
+def test_cut_to_another_person_ends_the_track_at_once_and_requests_a_search() -> None:
     book = book_of(1, 3)
     book.observe(1 / RATE, [face(102), face(300)], [appearance(2), appearance(3)])
     assert states(book) == {1: "tracked"}  # no ghost of a person who is not in this shot
-    assert book.wants_detection
+    assert book.needs_detection
     stranger = book.admit(1 / RATE, face(102), appearance(2))
     assert stranger is not None
     assert (stranger.number, stranger.state) == (2, State.NEW)
     book.observe(2 / RATE, [face(300), face(102)], [appearance(3), appearance(2)])
-    assert not book.wants_detection
+    assert not book.needs_detection
 
 
-@pytest.mark.parametrize(("confidence", "goes_on"), [(SURE - 0.01, True), (SURE, False)])
-def test_a_face_that_comes_out_from_behind_a_post_goes_on_though_its_crop_had_slipped(
+@pytest.mark.parametrize(("confidence", "goes_on"), [(CONFIDENT - 0.01, True), (CONFIDENT, False)])
+def test_partly_visible_face_stays_tracked_if_it_was_not_clearly_seen_just_before(
     confidence: float, *, goes_on: bool
 ) -> None:
     """A third of it shows itself; a moment ago, when it was not plain to see, what the crop showed was like neither."""
@@ -411,15 +413,15 @@ def test_a_face_that_comes_out_from_behind_a_post_goes_on_though_its_crop_had_sl
     assert states(book) == ({0: "tracked"} if goes_on else {})
 
 
-def test_a_cut_to_no_face_at_all_leaves_no_ghost() -> None:
+def test_cut_to_no_face_leaves_no_coasting_track() -> None:
     book = book_of(1)
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(7)])
     assert states(book) == {}
-    assert book.wants_detection
+    assert book.needs_detection
 
 
 @pytest.mark.parametrize(("similarity", "goes_on"), [(STEADY - 0.05, False), (STEADY + 0.05, True)])
-def test_a_face_that_no_longer_looks_as_learnt_ends_with_a_cut_and_not_before(
+def test_face_unlike_its_learnt_appearance_ends_the_track_only_after_an_abrupt_change(
     similarity: float, *, goes_on: bool
 ) -> None:
     """Looks change little from one frame to the next."""
@@ -435,7 +437,7 @@ def new_shot() -> bool:
 
 @pytest.mark.parametrize(("likeness", "goes_on"), [(-0.01, False), (0.01, True)])
 @pytest.mark.parametrize("steady", [False, True])
-def test_where_a_shot_begins_a_face_in_anothers_place_must_be_as_like_as_elsewhere(
+def test_face_in_place_at_a_shot_start_needs_the_similarity_required_elsewhere(
     likeness: float, *, goes_on: bool, steady: bool
 ) -> None:
     """Two who talk with each other are shown in turn, each in the middle of the picture."""
@@ -445,10 +447,10 @@ def test_where_a_shot_begins_a_face_in_anothers_place_must_be_as_like_as_elsewhe
         book.live[0].last_appearance = seen
     book.observe(1 / RATE, [face(102)], [seen], new_shot)
     assert states(book) == ({0: "tracked"} if goes_on else {})
-    assert book.wants_whole is not goes_on
+    assert book.needs_full_search is not goes_on
 
 
-def test_within_a_shot_less_likeness_will_do() -> None:
+def test_face_in_place_needs_less_similarity_within_a_shot() -> None:
     book = book_of(1)
     seen = between(appearance(1), appearance(2), SETTINGS.other_appearance + 0.01)
     book.observe(1 / RATE, [face(102)], [seen], lambda: False)
@@ -456,7 +458,7 @@ def test_within_a_shot_less_likeness_will_do() -> None:
 
 
 @pytest.mark.parametrize(("own", "number"), [(0.72, 0), (0.9, 1)])
-def test_where_a_shot_begins_a_face_that_is_clearly_a_lost_ones_gets_that_number(own: float, number: int) -> None:
+def test_face_clearly_of_a_lost_track_gets_its_track_id_at_a_shot_start(own: float, number: int) -> None:
     book = book_of(1)
     book.observe(1.0, [face(100)], [appearance(2)], new_shot)
     assert book.admit(1.0, face(100), appearance(2)) is not None
@@ -468,7 +470,7 @@ def test_where_a_shot_begins_a_face_that_is_clearly_a_lost_ones_gets_that_number
     assert list(states(book)) == [number]
 
 
-def test_after_a_cut_half_a_face_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_similarity_is_no_proof_after_a_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing covers the rest: half of two people's faces is often alike."""
     monkeypatch.setattr(tracks, "similarity_in_part", lambda *_: 0.9)
     book = book_of(1)
@@ -479,7 +481,7 @@ def test_after_a_cut_half_a_face_is_no_proof(monkeypatch: pytest.MonkeyPatch) ->
     assert born.number == 1
 
 
-def test_after_the_cut_back_the_first_person_has_the_old_number() -> None:
+def test_first_person_gets_the_old_track_id_after_a_cut_back() -> None:
     book = book_of(1)
     book.observe(1.0, [face(100)], [appearance(2)])
     book.admit(1.0, face(100), appearance(2))
@@ -509,13 +511,13 @@ def test_an_appearance_that_changes_slowly_does_not_break_a_track() -> None:
     ],
     ids=["jumped aside", "jumped up", "shrank", "grew", "no numbers"],
 )
-def test_what_no_face_can_do_in_a_frame_is_a_loss(found: Landmarks) -> None:
+def test_implausible_change_within_a_frame_counts_as_a_loss(found: Landmarks) -> None:
     book = book_of(1)
     book.observe(1 / RATE, [found], [appearance(1)])
     assert states(book) == {0: "coasting"}
 
 
-def test_a_fast_walk_is_no_loss() -> None:
+def test_fast_steady_motion_is_not_a_loss() -> None:
     book = book_of(1)
     for frame in range(1, 20):
         book.observe(frame / RATE, [face(100 + 0.7 * SIZE * frame)], [appearance(1)])
@@ -526,7 +528,7 @@ def boxes_at(*places: float) -> Float32:
     return np.array([[x - 50, 150, x + 50, 250] for x in places], np.float32).reshape(-1, 4)
 
 
-def test_detections_on_measured_faces_are_not_offered_again_those_on_lost_ones_are() -> None:
+def test_detections_on_measured_faces_are_claimed_and_those_on_lost_ones_are_not() -> None:
     book = book_of(1, 2)
     detected = boxes_at(700, 105, 295)
     assert book.unclaimed(detected) == [0]
@@ -544,7 +546,7 @@ def test_five_points_of_a_measured_face_cover_the_detection_of_the_whole_face() 
     assert book.unclaimed(whole) == []
 
 
-def test_a_detection_that_a_measured_face_only_touches_is_offered() -> None:
+def test_detection_that_a_measured_face_only_touches_is_unclaimed() -> None:
     """Two heads close together."""
     book, detected = book_of(1), boxes_at(160, 145)
     shared = [(SIZE - apart) / (SIZE + apart) for apart in (60, 45)]
@@ -552,7 +554,7 @@ def test_a_detection_that_a_measured_face_only_touches_is_offered() -> None:
     assert book.unclaimed(detected) == [0]
 
 
-def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> None:
+def test_number_of_measured_faces_is_limited_and_a_lost_one_makes_room() -> None:
     book = book_of(1, 2, settings=TrackSettings(most_faces=2))
     detected = boxes_at(700, 900)
     assert book.unclaimed(detected) == []
@@ -561,7 +563,7 @@ def test_no_more_faces_than_wanted_are_measured_and_a_lost_one_makes_room() -> N
     assert TrackBook(TrackSettings(most_faces=1)).unclaimed(detected) == [0]
 
 
-def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
+def test_longest_known_faces_are_kept_if_there_are_too_many() -> None:
     book = book_of(1, settings=TrackSettings(most_faces=1))
     book.observe(1 / RATE, [lost(book.live[0])], [appearance(1)])
     newcomer = book.admit(1 / RATE, face(700), appearance(2))
@@ -572,14 +574,14 @@ def test_of_more_faces_than_wanted_those_known_longest_stay() -> None:
     np.testing.assert_array_equal(book.missing, boxes_at(700))  # the newcomer, who may come back
 
 
-def test_two_stamps_close_together_make_no_speed_of_noise() -> None:
+def test_close_timestamps_do_not_turn_noise_into_speed() -> None:
     book = book_of(1)
     book.observe(1e-5, [face(101)], [appearance(1)])
     assert np.abs(book.live[0].velocity).max() <= 250  # px/s: 1 px in 4 ms
     assert np.abs(book.live[0].place(0.5) - book.live[0].box).max() <= 125
 
 
-def test_the_tracks_are_in_the_order_of_their_numbers() -> None:
+def test_tracks_are_sorted_by_track_id() -> None:
     book = book_of(1, 2, 3)
     book.observe(0.1, [lost(t) if t.number != 2 else face(500) for t in book.live], [appearance(n) for n in (1, 2, 3)])
     book.admit(0.1, face(302), appearance(2))
@@ -588,7 +590,7 @@ def test_the_tracks_are_in_the_order_of_their_numbers() -> None:
     assert list(states(book)) == [0, 1, 2, 3]
 
 
-def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> None:
+def test_restarted_stream_ends_coasting_and_clears_the_memory() -> None:
     book = book_of(1, 2)
     for track in book.live:
         track.seen_s = 500.0
@@ -601,7 +603,7 @@ def test_a_stream_that_starts_again_neither_coasts_nor_remembers_for_ever() -> N
 
 @pytest.mark.parametrize("coasting", [False, True])
 @pytest.mark.parametrize(("likeness", "goes_on"), [(-0.01, False), (0.01, True)])
-def test_where_nobody_watched_for_a_while_a_face_in_anothers_place_must_be_as_like_as_elsewhere(
+def test_face_in_place_after_a_gap_needs_the_similarity_required_elsewhere(
     likeness: float, *, goes_on: bool, coasting: bool
 ) -> None:
     """A camera was away, and somebody else sits in the chair."""
@@ -612,20 +614,20 @@ def test_where_nobody_watched_for_a_while_a_face_in_anothers_place_must_be_as_li
     seen = between(appearance(1), appearance(2), SETTINGS.same_appearance + likeness)
     book.observe(0.1 + SEEK_S, [face(100)], [seen])
     assert states(book) == ({0: "tracked"} if goes_on else {})
-    assert book.wants_whole is not goes_on
+    assert book.needs_full_search is not goes_on
 
 
-def test_where_nobody_watched_part_of_a_face_that_was_hidden_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_similarity_is_no_proof_after_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracks, "similarity_in_part", lambda *_: 0.9)
     for elapsed_s, going_on in ((SEEK_S, {0: "tracked"}), (SEEK_S + 0.1, {})):
         book = TrackBook()
-        book.admit(0.0, face(100, confidence=SURE - 0.1), appearance(1))
+        book.admit(0.0, face(100, confidence=CONFIDENT - 0.1), appearance(1))
         book.observe(elapsed_s, [face(100)], [appearance(2)])
         assert states(book) == going_on
 
 
 @pytest.mark.parametrize("rate", [0.5, 1, 2, 5])
-def test_a_recording_of_few_frames_a_second_needs_no_more_likeness_than_any(rate: float) -> None:
+def test_low_frame_rate_does_not_raise_the_required_similarity(rate: float) -> None:
     book = book_of(1)
     turned = between(appearance(1), appearance(2), SETTINGS.other_appearance + 0.01)
     for frame in range(1, 10):
@@ -634,7 +636,7 @@ def test_a_recording_of_few_frames_a_second_needs_no_more_likeness_than_any(rate
         book.live[0].appearance = appearance(1)
 
 
-def test_all_begin_anew_where_nobody_watched_for_as_long_as_a_face_is_remembered() -> None:
+def test_gap_longer_than_the_memory_starts_all_tracks_anew() -> None:
     for away_s, number in ((SETTINGS.memory_s, 0), (SETTINGS.memory_s + 0.1, 1)):
         book = book_of(1)
         book.observe(away_s, [face(100)], [appearance(1)])
@@ -642,7 +644,7 @@ def test_all_begin_anew_where_nobody_watched_for_as_long_as_a_face_is_remembered
         assert list(states(book)) == [number]
 
 
-def test_a_stream_that_starts_again_tells_no_speed_across_its_start() -> None:
+def test_restarted_stream_has_no_velocity_across_the_restart() -> None:
     book = TrackBook()
     book.admit(10.0, face(100), appearance(1))
     book.observe(10.0 + 1 / RATE, [face(104)], [appearance(1)])
@@ -652,7 +654,7 @@ def test_a_stream_that_starts_again_tells_no_speed_across_its_start() -> None:
     np.testing.assert_array_equal(book.live[0].aim(1 / RATE), face(108).xy)
 
 
-def test_a_stream_that_starts_again_teaches_no_appearance_across_its_start() -> None:
+def test_restarted_stream_learns_no_appearance_across_the_restart() -> None:
     """The time since the last sight is none by which to learn."""
     book = TrackBook()
     book.admit(10.0, face(100), appearance(1))
@@ -661,7 +663,7 @@ def test_a_stream_that_starts_again_teaches_no_appearance_across_its_start() -> 
     np.testing.assert_array_equal(book.live[0].appearance, appearance(1))
 
 
-def test_as_many_measurements_as_tracks_are_wanted() -> None:
+def test_observe_needs_as_many_measurements_as_tracks() -> None:
     with pytest.raises(ValueError, match="argument"):
         book_of(1).observe(0.1, [], [])
 
@@ -669,9 +671,9 @@ def test_as_many_measurements_as_tracks_are_wanted() -> None:
 # who a face is, when it was hidden
 
 
-def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
+def test_appearance_is_learnt_only_from_a_clearly_seen_and_uncovered_face() -> None:
     other_day = between(appearance(1), appearance(5), 0.9)
-    for x, confidence, learns in ((100, 0.95, True), (100, SURE - 0.01, False), (210, 0.95, False)):
+    for x, confidence, learns in ((100, 0.95, True), (100, CONFIDENT - 0.01, False), (210, 0.95, False)):
         book = TrackBook()
         book.admit(0.0, face(x), appearance(1))
         book.admit(0.0, face(300), appearance(2))
@@ -680,13 +682,13 @@ def test_a_face_is_learnt_while_it_is_plain_to_see_and_only_then() -> None:
         assert (similarity(book.live[0].appearance, appearance(1)) < 0.999) == learns
 
 
-def test_no_more_faces_are_taken_in_than_fit_however_often_it_is_searched() -> None:
+def test_admit_refuses_faces_beyond_the_maximum() -> None:
     book = TrackBook(TrackSettings(most_faces=2))
     taken = [book.admit(0.0, face(100 + 200 * number), appearance(number)) is not None for number in range(3)]
     assert taken == [True, True, False]
 
 
-def test_what_looks_less_like_a_face_is_learnt_with_the_square_of_its_likeness() -> None:
+def test_appearance_is_learnt_in_proportion_to_the_square_of_its_similarity() -> None:
     for likeness in (0.9, 0.6):
         book, seen = book_of(1), between(appearance(1), appearance(5), likeness)
         book.observe(0.3, [face(100)], [seen])
@@ -695,7 +697,7 @@ def test_what_looks_less_like_a_face_is_learnt_with_the_square_of_its_likeness()
 
 
 @pytest.mark.parametrize("rate", [30, 5, 4, 2])
-def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
+def test_appearance_is_learnt_equally_fast_at_any_frame_rate(rate: int) -> None:
     book, other_day = book_of(1), between(appearance(1), appearance(5), 0.9)
     for frame in range(1, 3 * rate + 1):
         book.observe(frame / rate, [face(100)], [other_day])
@@ -703,14 +705,14 @@ def test_a_face_is_learnt_as_fast_at_any_rate(rate: int) -> None:
 
 
 @pytest.mark.parametrize(("rate", "followed"), [(30, True), (5, True), (4, False)])
-def test_a_motion_is_followed_from_five_frames_a_second_on(rate: int, *, followed: bool) -> None:
+def test_motion_is_predicted_only_at_5_frames_per_second_or_more(rate: int, *, followed: bool) -> None:
     book = book_of(1)
     for frame in range(1, 40):
         book.observe(frame / rate, [face(100 + frame)], [appearance(1)])
         assert (book.live[0].velocity is not None) == followed
 
 
-def test_something_that_moves_in_front_slowly_ends_no_track_and_is_not_learnt() -> None:
+def test_slowly_passing_occluder_ends_no_track_and_is_not_learnt() -> None:
     book = book_of(1)
     for frame in range(1, 16):
         seen = between(appearance(1), appearance(6), 1 - frame / 15)
@@ -728,7 +730,9 @@ def covered(book: TrackBook) -> None:
 
 
 @pytest.mark.parametrize(("x", "time_s", "number"), [(110.0, 1.0, 0), (400.0, 1.0, 1), (110.0, SEEK_S + 0.5, 1)])
-def test_soon_and_where_it_was_lost_a_face_needs_less_likeness(x: float, time_s: float, number: int) -> None:
+def test_re_identification_needs_less_similarity_soon_at_the_place_of_loss(
+    x: float, time_s: float, number: int
+) -> None:
     book = book_of(1)
     covered(book)
     book.observe(time_s, [], [])
@@ -737,7 +741,7 @@ def test_soon_and_where_it_was_lost_a_face_needs_less_likeness(x: float, time_s:
     assert back.number == number
 
 
-def test_after_a_cut_the_place_says_nothing() -> None:
+def test_place_of_loss_does_not_count_after_a_cut() -> None:
     book = book_of(1)
     book.observe(0.1, [face(100)], [appearance(2)])
     stranger = book.admit(0.1, face(100), between(appearance(1), appearance(3), 0.55))
@@ -745,7 +749,7 @@ def test_after_a_cut_the_place_says_nothing() -> None:
     assert stranger.number == 1
 
 
-def test_likeness_goes_before_the_place() -> None:
+def test_similarity_takes_precedence_over_the_place_of_loss() -> None:
     book = book_of(1, 2, spacing=400.0)
     covered(book)
     alike = between(appearance(2), appearance(1), 0.85)
@@ -769,21 +773,21 @@ def crossing(frames: int) -> TrackBook:
     return book
 
 
-def test_a_lost_face_is_looked_for_where_it_was_and_everywhere_now_and_then() -> None:
+def test_lost_face_is_searched_for_locally_and_periodically_in_the_whole_picture() -> None:
     book = book_of(1, 2)
     place = book.live[1].box.copy()
     whole = []
     for frame in range(1, 2 * SEEK_EVERY + 1):
         away = [lost(book.live[1])] if len(book.live) > 1 else []
         book.observe(frame / RATE, [face(100), *away], [appearance(1), appearance(2)][: 1 + len(away)])
-        whole.append(book.wants_whole)
+        whole.append(book.needs_full_search)
         np.testing.assert_array_equal(book.missing, [place])
     assert whole == ([False] * (SEEK_EVERY - 1) + [True]) * 2
     book.observe(10.0, [face(100)], [appearance(1)])
     assert book.missing == []
 
 
-def test_of_several_lost_faces_the_last_is_looked_for_first() -> None:
+def test_most_recently_lost_face_is_searched_for_first() -> None:
     """Only so many places are searched in a frame, and the last one is most likely to be back."""
     book = book_of(1, 2, 3)
     for frame, away in enumerate(({1}, {1, 2}), start=1):
@@ -792,21 +796,21 @@ def test_of_several_lost_faces_the_last_is_looked_for_first() -> None:
     np.testing.assert_array_equal(book.missing, boxes_at(500, 300))
 
 
-def test_after_a_cut_faces_are_looked_for_everywhere() -> None:
+def test_whole_picture_is_searched_after_a_cut() -> None:
     book = book_of(1, 2)
     book.observe(1 / RATE, [face(100), face(300)], [appearance(1), appearance(7)])
     assert states(book) == {0: "tracked"}
-    assert book.wants_whole
+    assert book.needs_full_search
 
 
-def test_a_moving_face_is_looked_for_where_its_way_led_and_where_it_was_lost() -> None:
+def test_moving_face_is_searched_for_where_it_headed_and_where_it_was_lost() -> None:
     places = crossing(35).missing
     (led, lost_at) = ((places[i][0] + places[i][2]) / 2 for i in range(2))
     assert led == pytest.approx(100 + 8 * 35, abs=8)
     assert lost_at == pytest.approx(100 + 8 * 14)
 
 
-def test_a_hidden_face_goes_on_as_it_went_and_not_as_in_its_last_step() -> None:
+def test_hidden_face_is_predicted_by_its_drift_and_not_by_its_last_step() -> None:
     """Half covered already, its landmarks leap by 12 px more than it does."""
     book = book_of(1)
     for frame in range(1, 61):
@@ -817,7 +821,7 @@ def test_a_hidden_face_goes_on_as_it_went_and_not_as_in_its_last_step() -> None:
     np.testing.assert_allclose(led, [0.5 * speed, 0, 0.5 * speed, 0], rtol=0.01, atol=0.1)
 
 
-def test_after_a_pause_a_hidden_face_is_not_sent_on_by_how_it_went_before() -> None:
+def test_hidden_face_is_not_predicted_by_motion_before_a_pause() -> None:
     book = book_of(1)
     for frame in range(1, 31):
         book.observe(frame / RATE, [face(100 + 4 * frame)], [appearance(1)])
@@ -826,14 +830,14 @@ def test_after_a_pause_a_hidden_face_is_not_sent_on_by_how_it_went_before() -> N
     np.testing.assert_array_equal(book.live[0].place(later_s + 0.5), book.live[0].box)
 
 
-def test_a_hidden_face_is_looked_for_in_every_frame_in_which_it_may_come_out() -> None:
-    searched = [frame for frame in range(15, 50) if crossing(frame).wants_detection]
+def test_hidden_face_is_searched_for_in_every_frame_in_which_it_may_emerge() -> None:
+    searched = [frame for frame in range(15, 50) if crossing(frame).needs_detection]
     way = {frame: abs(100 + 8 * frame - 300) for frame in range(15, 50)}  # how far the middles are apart
     assert {frame for frame in way if way[frame] > 0.6 * SIZE} <= set(searched)
     assert len([frame for frame in searched if way[frame] < 0.4 * SIZE]) <= 4
 
 
-def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_shows() -> None:
+def test_face_emerging_where_expected_is_re_identified_though_little_of_it_shows() -> None:
     little = between(appearance(1), appearance(7), EXPECTED + 0.05)
     for x, number in ((420.0, 0), (700.0, 2)):
         back = crossing(40).admit(40 / RATE, face(x), little)
@@ -841,7 +845,7 @@ def test_a_face_that_comes_out_where_one_should_is_that_one_though_little_of_it_
         assert back.number == number
 
 
-def test_a_face_that_was_lost_behind_another_is_expected_there_when_that_one_has_gone() -> None:
+def test_face_lost_behind_another_is_expected_there_once_that_one_has_gone() -> None:
     book = book_of(1, 2, spacing=60.0)
     book.observe(1 / RATE, [lost(book.live[0]), face(160)], [appearance(1), appearance(2)])
     book.observe(2 / RATE, [lost(track) for track in book.live], [appearance(1), appearance(2)])
@@ -851,7 +855,7 @@ def test_a_face_that_was_lost_behind_another_is_expected_there_when_that_one_has
     assert back.number == 0
 
 
-def test_once_it_has_come_out_a_face_is_lost_behind_nobody() -> None:
+def test_face_that_has_emerged_is_no_longer_expected_behind_another() -> None:
     """Where it is lost later, in the open, a stranger who is a little like it is a stranger."""
     book = book_of(1, 2, spacing=60.0)
     book.observe(1 / RATE, [lost(book.live[0]), face(160)], [appearance(1), appearance(2)])
@@ -863,7 +867,7 @@ def test_once_it_has_come_out_a_face_is_lost_behind_nobody() -> None:
     assert stranger.number == 2
 
 
-def test_once_it_is_back_from_a_cut_the_place_of_a_face_counts_again() -> None:
+def test_place_of_loss_counts_again_after_a_return_from_a_cut() -> None:
     book = book_of(1)
     book.observe(0.1, [face(100)], [appearance(2)])  # a cut
     assert book.admit(0.2, face(100), appearance(1)) is not None  # and back
@@ -873,7 +877,7 @@ def test_once_it_is_back_from_a_cut_the_place_of_a_face_counts_again() -> None:
     assert back.number == 0
 
 
-def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_missing() -> None:
+def test_face_half_outside_waits_for_a_new_track_id_while_somebody_is_missing() -> None:
     book = book_of(1)
     assert book.admit(0.0, face(500), hidden(appearance(2))) is not None  # nobody is missing
     book = book_of(1)
@@ -884,11 +888,11 @@ def test_a_face_half_outside_gets_no_new_number_for_a_moment_while_somebody_is_m
             break
         waits += 1
         book.observe(3.0 + (frame + 1) / RATE, [], [])
-        assert book.wants_detection
+        assert book.needs_detection
     assert waits == pytest.approx(WAIT_S * RATE, abs=1)
 
 
-def test_a_face_without_a_number_that_is_not_seen_again_is_looked_for_a_second_and_no_longer() -> None:
+def test_face_without_a_track_id_is_searched_for_only_a_limited_time() -> None:
     book = book_of(1, 2)
     for time_s in (0.4, 3.0):  # the second leaves and may still come back
         away = [lost(track) for track in book.live[1:]]
@@ -898,10 +902,10 @@ def test_a_face_without_a_number_that_is_not_seen_again_is_looked_for_a_second_a
     for frame in range(1, 60):
         time_s = 3.0 + frame / RATE
         book.observe(time_s, [face(100)], [appearance(1)])
-        assert len(book.missing) == book.wants_detection == (time_s - 3.0 <= 2 * WAIT_S)
+        assert len(book.missing) == book.needs_detection == (time_s - 3.0 <= 2 * WAIT_S)
 
 
-def test_a_missing_face_that_comes_in_from_the_edge_has_its_number_at_once() -> None:
+def test_missing_face_entering_at_the_edge_is_re_identified_at_once() -> None:
     book = book_of(1, 2)
     leave(book, 3.0)
     back = book.admit(3.0, face(500), hidden(appearance(2)))

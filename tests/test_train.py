@@ -48,7 +48,7 @@ def parameters_after(folder: Path, objective: Fit, settings: Config | None = Non
 
 
 @pytest.mark.parametrize("kill_at", [1, 3, 7, 10, 11])
-def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path: Path, kill_at: int) -> None:
+def test_killed_run_resumes_to_the_same_parameters(tmp_path: Path, kill_at: int) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
     with pytest.raises(Killed):
         parameters_after(tmp_path / "killed", Fit(kill_at=kill_at))
@@ -59,7 +59,7 @@ def test_a_killed_run_goes_on_to_the_same_parameters(tmp_path: Path, kill_at: in
         assert torch.equal(value, again[name]), name
 
 
-def test_stopping_in_between_changes_nothing_either(tmp_path: Path) -> None:
+def test_run_trained_in_parts_ends_with_the_same_parameters(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
     for until in (4, 5, 40):
         Run(config(), Fit(), tmp_path / "parts").train(until)
@@ -68,7 +68,9 @@ def test_stopping_in_between_changes_nothing_either(tmp_path: Path) -> None:
     assert all(torch.equal(value, whole[name]) for name, value in parts.net.state_dict().items())
 
 
-def test_the_pace_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_is_that_of_the_steps_alone_and_writes_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = Clockwork()
     monkeypatch.setattr(loop, "time", objective)
     run = Run(config(validate_every=1, checkpoint_every=1), objective, tmp_path)
@@ -77,7 +79,7 @@ def test_the_pace_is_that_of_the_steps_alone(tmp_path: Path, monkeypatch: pytest
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_a_run_says_every_half_a_minute_how_far_it_is(
+def test_run_logs_its_progress_every_half_minute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The first four steps last 30 seconds each, the others half a second."""
@@ -96,7 +98,7 @@ def test_a_run_says_every_half_a_minute_how_far_it_is(
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_time_is_up(
+def test_all_processes_stop_at_the_step_in_which_the_time_of_the_first_is_up(
     rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second one's own clock is far ahead. The first one alone says how far they are."""
@@ -133,7 +135,7 @@ def test_of_several_processes_all_stop_in_the_step_after_which_the_first_ones_ti
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_hosts_that_do_not_share_the_runs_folder_are_told_before_they_go_on(
+def test_hosts_with_different_checkpoints_raise_before_training(
     rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first one has the checkpoint of step 3; the other begins."""
@@ -154,7 +156,7 @@ def test_hosts_that_do_not_share_the_runs_folder_are_told_before_they_go_on(
         run.train()
 
 
-def test_a_gpu_is_set_up_for_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_setup_enables_cudnn_benchmark_and_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[torch.device] = []
     cudnn, matmul = SimpleNamespace(), SimpleNamespace()
     cuda = SimpleNamespace(is_available=lambda: True, set_device=chosen.append)
@@ -185,7 +187,7 @@ def test_a_resumed_run_draws_the_items_that_the_killed_one_would_have(tmp_path: 
     assert [progress for index, progress in second.drawn if index == 71] == [11 / 12]
 
 
-def test_every_process_takes_its_share_and_together_they_take_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_draw_disjoint_equal_shares_of_all_items(monkeypatch: pytest.MonkeyPatch) -> None:
     schedule, shares = config().schedule, []
     monkeypatch.setenv("WORLD_SIZE", "3")
     for rank in range(3):
@@ -198,7 +200,7 @@ def test_every_process_takes_its_share_and_together_they_take_all(monkeypatch: p
 
 
 @pytest.mark.parametrize(("processes", "batch"), [(4, 8), (7, 7)])
-def test_a_batch_without_equal_shares_for_all_processes_is_refused(
+def test_batch_not_divisible_by_the_processes_raises_before_data_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, batch: int
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(processes))
@@ -218,7 +220,7 @@ def test_batches_are_drawn_by_worker_processes_too() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_in_an_item_arrives_as_it_is_from_workers_too(workers: int) -> None:
+def test_item_error_is_raised_unchanged_from_workers_too(workers: int) -> None:
     class Broken(Fit):
         def item(self, index: int, progress: float) -> tuple[Any, ...]:
             if index == 8:
@@ -243,7 +245,7 @@ def test_the_learning_rate_warms_up_linearly_and_falls_by_half_a_cosine() -> Non
     assert learning_rate(0, Schedule(warm_up=0, learning_rate=0.4)) == pytest.approx(0.4)
 
 
-def test_the_papers_rates_fall_in_steps() -> None:
+def test_learning_rate_drops_in_steps_as_in_the_paper() -> None:
     schedule = Schedule(steps=200_000, learning_rate=2.5e-4, warm_up=0, drops=((0.05, 5), (0.2, 2), (0.5, 2)))
     rates = [learning_rate(step, schedule) for step in (0, 9_999, 10_000, 40_000, 100_000, 199_999)]
     assert rates == pytest.approx([2.5e-4, 2.5e-4, 5e-5, 2.5e-5, 1.25e-5, 1.25e-5])  # SPAN, section IV-A
@@ -259,7 +261,7 @@ def test_the_optimiser_runs_at_the_rate_of_its_step_and_decays_no_bias(tmp_path:
     assert all(p.ndim <= 1 for p in plain["params"])
 
 
-def test_the_average_follows_by_its_rule_and_copies_the_statistics(tmp_path: Path) -> None:
+def test_average_follows_the_ema_rule_and_copies_the_batch_statistics(tmp_path: Path) -> None:
     """keep = min(ema, (1 + step) / (10 + step)), step counted from 1."""
     ema = 0.5
     run = Run(config(ema=ema, checkpoint_every=1), Fit(), tmp_path)
@@ -274,7 +276,7 @@ def test_the_average_follows_by_its_rule_and_copies_the_statistics(tmp_path: Pat
             assert torch.equal(a, b)
 
 
-def test_what_is_not_to_be_trained_stays_as_it_is_to_the_bit(tmp_path: Path) -> None:
+def test_frozen_layers_stay_bit_identical(tmp_path: Path) -> None:
     before = Run(config(), Fit(), tmp_path / "before").net.state_dict()
     after = parameters_after(tmp_path / "after", Fit(), config(only="3."))  # the last layer
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
@@ -282,7 +284,7 @@ def test_what_is_not_to_be_trained_stays_as_it_is_to_the_bit(tmp_path: Path) -> 
     assert {name for name in same if "running" in name or "tracked" in name}  # the statistics are among them
 
 
-def test_nothing_to_train_is_refused_with_what_there_is(tmp_path: Path) -> None:
+def test_unknown_parameter_prefix_raises_listing_the_parameters(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no parameter begins with 'net'; there are 0\.bias, 0\.weight, 1"):
         Run(config(only="net"), Fit(), tmp_path)
 
@@ -294,7 +296,7 @@ def test_large_gradients_are_clipped(tmp_path: Path) -> None:
     assert norm <= 1e-3 + 1e-7
 
 
-def test_a_loss_that_is_not_a_number_ends_the_run_before_it_spoils_the_network(tmp_path: Path) -> None:
+def test_nan_loss_ends_the_run_before_it_reaches_the_parameters(tmp_path: Path) -> None:
     class Broken(Fit):
         def loss(self, net: nn.Module, batch: list[Tensor]) -> tuple[Tensor, dict[str, float]]:
             loss, terms = super().loss(net, batch)
@@ -312,7 +314,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_log_has_means_since_the_last_line_also_of_a_short_last_interval(tmp_path: Path) -> None:
+def test_log_has_means_of_every_interval_including_a_short_last_one(tmp_path: Path) -> None:
     parameters_after(tmp_path, Fit())
     log = lines(tmp_path)
     assert [line["step"] for line in log] == [5, 10, 12]
@@ -328,7 +330,7 @@ def untimed(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kill_at", [4, 5, 7, 9, 10, 11])
-def test_the_log_and_curves_of_a_killed_run_are_those_of_one_that_was_not(tmp_path: Path, kill_at: int) -> None:
+def test_killed_and_resumed_run_has_the_same_log_and_curves(tmp_path: Path, kill_at: int) -> None:
     for name in ("whole", "killed"):
         settings = config(validate_every=4, checkpoint_every=6)
         if name == "killed":
@@ -342,7 +344,7 @@ def test_the_log_and_curves_of_a_killed_run_are_those_of_one_that_was_not(tmp_pa
         assert len(killed.Scalars(name)) == 3
 
 
-def test_tensorboard_is_told_once_which_steps_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_purges_repeated_steps_once_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     purged = []
 
     class Writer(loop.SummaryWriter):
@@ -357,7 +359,7 @@ def test_tensorboard_is_told_once_which_steps_come_again(tmp_path: Path, monkeyp
     assert purged == [None, 7, None]  # of steps 5, 10 and 12; the checkpoint was that of step 6
 
 
-def test_lines_of_steps_that_no_checkpoint_has_are_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
+def test_resume_drops_log_lines_beyond_the_checkpoint(tmp_path: Path) -> None:
     """As releases wrote them that saved after the validation alone; and half a line."""
     Run(config(), Fit(), tmp_path / "whole").train()
     Run(config(), Fit(), tmp_path / "again").train(5)
@@ -367,7 +369,7 @@ def test_lines_of_steps_that_no_checkpoint_has_are_dropped_when_a_run_goes_on(tm
     assert untimed(tmp_path / "again") == untimed(tmp_path / "whole")
 
 
-def test_a_validation_that_fails_costs_no_step_and_is_made_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_failed_validation_loses_no_step_and_is_repeated_on_resume(tmp_path: Path) -> None:
     class Failing(Fit):
         def validate(self, net: nn.Module) -> dict[str, float]:
             if self.losses == 12:
@@ -386,7 +388,7 @@ def test_a_validation_that_fails_costs_no_step_and_is_made_when_the_run_goes_on(
     assert (tmp_path / "failed/best.pt").is_file()
 
 
-def test_a_validation_that_cannot_be_made_is_known_after_20_steps(tmp_path: Path) -> None:
+def test_failing_validation_is_noticed_after_20_steps(tmp_path: Path) -> None:
     class Failing(Fit):
         def validate(self, net: nn.Module) -> dict[str, float]:  # noqa: ARG002 - as the seam has it
             raise SourceError("a.jpg: not a readable picture")
@@ -447,7 +449,7 @@ def test_a_run_begins_from_the_average_of_another_and_refuses_other_files(tmp_pa
         Run(replace(start, start=str(tmp_path / "none.npz")), Fit(), tmp_path / "third")
 
 
-def test_a_run_begins_from_the_published_weights_of_a_model_by_its_name(
+def test_run_starts_from_the_published_weights_of_a_model_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever the package, or the user's own folder of models, is."""
@@ -472,14 +474,16 @@ def test_a_run_begins_from_the_published_weights_of_a_model_by_its_name(
 
 
 @pytest.mark.parametrize("network", ["span", "tab", "propnet", "gv"])
-def test_every_shipped_network_can_be_begun_from(network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_start_file_exists_for_every_shipped_network(
+    network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("FACETRACK_HOME", str(tmp_path))
     if network not in {card.network for card in all_cards()}:
         pytest.skip(f"no weights of {network} are shipped with this checkout")
     assert start_file(network).is_file()
 
 
-def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: Path) -> None:
+def test_best_average_by_the_first_figure_is_kept_across_a_resume(tmp_path: Path) -> None:
     settings = config(steps=20, checkpoint_every=5)
     Run(settings, Fit(validations=(3.0, 1.0)), tmp_path).train(10)
     run = Run(settings, Fit(validations=(2.0, 1.5)), tmp_path)
@@ -490,7 +494,7 @@ def test_the_best_average_is_kept_by_the_first_figure_across_a_resume(tmp_path: 
     assert best["average"].keys() == run.average.state_dict().keys()
 
 
-def test_the_last_average_is_kept_where_nothing_may_be_chosen_by_the_validation(tmp_path: Path) -> None:
+def test_keep_last_stores_the_last_average_whatever_its_validation(tmp_path: Path) -> None:
     run = Run(config(keep="last", ema=0.5), Fit(validations=(1.0, 3.0, 2.0)), tmp_path)
     run.train()
     best = torch.load(tmp_path / "best.pt", weights_only=True)
@@ -498,7 +502,7 @@ def test_the_last_average_is_kept_where_nothing_may_be_chosen_by_the_validation(
     assert all(torch.equal(value, run.average.state_dict()[name]) for name, value in best["average"].items())
 
 
-def test_who_keeps_the_best_from_now_on_loses_no_better_one_to_what_was_kept_as_the_last(tmp_path: Path) -> None:
+def test_switching_from_keep_last_to_best_compares_with_the_last_figure(tmp_path: Path) -> None:
     """The last was worse than one before it, which is gone: what is better than the last is the best that there is."""
     Run(config(steps=20, keep="last"), Fit(validations=(3.0, 5.0)), tmp_path).train(10)
     run = Run(config(steps=20), Fit(validations=(4.0, 4.5)), tmp_path)
@@ -508,13 +512,13 @@ def test_who_keeps_the_best_from_now_on_loses_no_better_one_to_what_was_kept_as_
     assert (best["step"], best["val"]["first"]) == (15, 4.0)
 
 
-def test_anything_is_better_than_a_last_one_that_is_no_number(tmp_path: Path) -> None:
+def test_any_figure_beats_a_last_one_that_is_nan(tmp_path: Path) -> None:
     Run(config(keep="last"), Fit(validations=(1.0, math.nan)), tmp_path).train(10)
     Run(config(), Fit(validations=(2.0,)), tmp_path).train()
     assert torch.load(tmp_path / "best.pt", weights_only=True)["val"]["first"] == 2.0
 
 
-def test_a_validation_that_is_no_number_is_not_the_best(tmp_path: Path) -> None:
+def test_nan_validation_is_not_the_best(tmp_path: Path) -> None:
     run = Run(config(), Fit(validations=(1.0, math.nan, 2.0)), tmp_path)
     run.train()
     assert run.best == 1.0
@@ -546,7 +550,7 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one_whole(
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_disk_that_is_full_ends_the_run_in_one_line_and_with_its_last_checkpoint_alone(
+def test_full_disk_ends_the_run_with_one_line_and_keeps_only_the_last_checkpoint(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The two ways in which torch tells of it."""
@@ -568,7 +572,7 @@ def test_a_disk_that_is_full_ends_the_run_in_one_line_and_with_its_last_checkpoi
     assert Run(config(), Fit(), tmp_path).step == 3
 
 
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_network_raises(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     with pytest.raises(ConfigError, match=r"checkpoint\.pt: belongs to another network than the configuration's"):
         Run(config(), Fit(width=5), tmp_path)
@@ -585,15 +589,13 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_run_does_not_go_on_with_other_settings_than_it_began_with(
-    tmp_path: Path, changed: Config, told: str
-) -> None:
+def test_resume_with_changed_settings_raises_naming_them(tmp_path: Path, changed: Config, told: str) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     with pytest.raises(ConfigError, match=rf"checkpoint\.pt: .* with other settings: {re.escape(told)}"):
         Run(changed, Fit(), tmp_path)
 
 
-def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path) -> None:
+def test_settings_that_do_not_affect_training_may_change_on_resume(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
     Run(replace(config(), corpora=(Corpus("a"),)), Fit(), tmp_path / "parts").train(3)
     other = replace(
@@ -606,7 +608,7 @@ def test_what_the_curve_does_not_depend_on_may_change_in_between(tmp_path: Path)
     assert all(torch.equal(value, whole[name]) for name, value in parts.items())
 
 
-def test_a_setting_that_only_one_of_both_knows_differs(tmp_path: Path) -> None:
+def test_setting_known_to_only_one_side_counts_as_changed(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -618,7 +620,7 @@ def test_a_setting_that_only_one_of_both_knows_differs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lacking", ["net", "tally", "owed", "settings", "its end"])
-def test_a_broken_checkpoint_is_told_as_one(lacking: str, tmp_path: Path) -> None:
+def test_broken_checkpoint_raises_a_config_error(lacking: str, tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     path = tmp_path / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
@@ -630,7 +632,7 @@ def test_a_broken_checkpoint_is_told_as_one(lacking: str, tmp_path: Path) -> Non
         Run(config(), Fit(), tmp_path)
 
 
-def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) -> None:
+def test_training_in_a_locked_folder_raises_and_changes_nothing(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
     second = Run(config(), Fit(), tmp_path)
@@ -641,7 +643,7 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(tmp_path: Path) 
     assert second.step == 12
 
 
-def test_a_run_goes_on_from_what_another_has_written_since_it_was_made(tmp_path: Path) -> None:
+def test_run_continues_from_a_checkpoint_written_after_its_creation(tmp_path: Path) -> None:
     whole = parameters_after(tmp_path / "whole", Fit())
     Run(config(), Fit(), tmp_path / "parts").train(2)
     early, objective = Run(config(), Fit(), tmp_path / "parts"), Fit()
@@ -654,7 +656,7 @@ def test_a_run_goes_on_from_what_another_has_written_since_it_was_made(tmp_path:
     assert [line["step"] for line in lines(tmp_path / "parts")] == [2, 5, 8, 9, 10, 12]
 
 
-def test_a_folder_in_use_is_refused_before_any_data_is_read(tmp_path: Path) -> None:
+def test_locked_folder_raises_before_any_data_is_read(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('validation = "faces"\nnegative_share = 0.0\n[[corpora]]\npath = "faces"\n')
     (tmp_path / "out").mkdir()
     with FileLock(tmp_path / "out" / "lock"), pytest.raises(ConfigError, match="another process is training here"):
@@ -668,14 +670,14 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Pa
     assert not torch.equal(a["0.weight"], c["0.weight"])
 
 
-def test_networks_that_nothing_trains_are_refused_with_those_that_can_be(tmp_path: Path) -> None:
+def test_untrainable_network_raises_listing_the_trainable_ones(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="there is no training for 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn, "
     ):
         open_objective(Config(Network("perceptron")), tmp_path, tmp_path)
 
 
-def test_the_branches_want_a_finished_backbone(tmp_path: Path) -> None:
+def test_branches_without_a_finished_backbone_raise(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"backbone\.pt: not found; wanted the best\.pt of a finished run"):
         open_objective(Config(Network("bbfcn", 5)), tmp_path, tmp_path)
 
@@ -707,7 +709,7 @@ sizes = [[0.0, 64]]
 
 
 @pytest.mark.parametrize("broken", ["faces", "grass", "test"])
-def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
+def test_broken_picture_raises_before_the_first_step_or_is_skipped(
     tmp_path: Path, broken: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
@@ -723,7 +725,7 @@ def test_a_broken_picture_is_named_before_the_first_step_or_skipped(
 
 
 @pytest.mark.parametrize("broken", ["faces", "grass", "test"])
-def test_a_folder_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_path: Path, broken: str) -> None:
+def test_folder_of_only_broken_pictures_raises_before_the_first_step(tmp_path: Path, broken: str) -> None:
     for folder, first in (("faces", 0), ("grass", 2), ("test", 4)):
         write_faces(tmp_path / folder, 2, first)
     for picture in (tmp_path / broken).glob("*.png"):
@@ -735,7 +737,7 @@ def test_a_folder_of_which_nothing_is_left_is_refused_before_the_first_step(tmp_
 
 @pytest.mark.parametrize("body", ["nan nan\n" * 68, "1 2\n" * 66, "1 2\n" * 68], ids=["nowhere", "66", "in one place"])
 @pytest.mark.parametrize("folder", ["faces", "test"])
-def test_a_face_that_lacks_points_is_left_out_with_the_broken_files_and_named(
+def test_face_that_lacks_points_raises_or_is_skipped_like_a_broken_file(
     folder: str, body: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_faces(tmp_path / "faces", 2)
@@ -751,7 +753,7 @@ def test_a_face_that_lacks_points_is_left_out_with_the_broken_files_and_named(
     assert f"{told.value}; left out" in caplog.messages
 
 
-def test_a_corpus_of_which_every_face_has_other_points_is_no_broken_one(tmp_path: Path) -> None:
+def test_corpus_with_only_wrong_point_counts_raises_despite_skip_broken(tmp_path: Path) -> None:
     write_faces(tmp_path / "faces", 2)
     settings = Config(Network(landmarks=98), corpora=(Corpus("faces"),), negative_share=0.0, validation="faces")
     with pytest.raises(ConfigError, match=r"wanted all 98 points of wflw98"):
@@ -765,7 +767,7 @@ def test_every_picture_is_decoded_once_before_the_first_step(
     for folder, first in (("faces", 0), ("test", 1)):
         write_faces(tmp_path / folder, 1, first)
     decoded: list[Path] = []
-    monkeypatch.setattr(Sample, "demand_picture", lambda sample: decoded.append(sample.path))
+    monkeypatch.setattr(Sample, "check_decodable", lambda sample: decoded.append(sample.path))
     settings = Config(corpora=(Corpus("faces"),), negative_share=0.0, validation="test", skip_broken=skip_broken)
     open_objective(settings, tmp_path, tmp_path)
     assert sorted(decoded) == sorted(tmp_path.rglob("*.png"))

@@ -27,7 +27,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_is_not_there_is_told_in_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_input_is_one_error_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(f"facetrack.training.{name}")
     short = name.rpartition(".")[2]
     monkeypatch.setattr("sys.argv", [short, *(word.replace("DIR", str(tmp_path)) for word in COMMANDS[name])])
@@ -50,13 +50,13 @@ def test_what_is_not_there_is_told_in_one_line(name: str, tmp_path: Path, monkey
         (OSError(errno.ENOSPC, "No space left"), "it: a file: cannot be read or written: No space left"),
     ],
 )
-def test_errors_of_ours_and_of_the_system_are_one_line(error: Exception, line: str) -> None:
+def test_own_and_system_errors_are_one_line(error: Exception, line: str) -> None:
     with pytest.raises(SystemExit) as ended, errors_in_one_line("it"):
         raise error
     assert ended.value.code == line
 
 
 @pytest.mark.parametrize("error", [ValueError("a mistake of ours"), OSError("so is this")])
-def test_mistakes_of_ours_keep_their_traceback(error: Exception) -> None:
+def test_programming_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)), errors_in_one_line("it"):
         raise error

@@ -62,7 +62,7 @@ def steady_yaw(points: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("pitch", "yaw", "roll"), [(0, 0, 0), (10, -15, 20), (-12, 18, -30)])
-def test_a_head_is_found_as_it_was_projected(pitch: float, yaw: float, roll: float) -> None:
+def test_fit_head_recovers_the_projected_pose_and_scale(pitch: float, yaw: float, roll: float) -> None:
     head = head_of(seen(pitch, yaw, roll))
     found = np.rad2deg([head.pitch_rad, head.yaw_rad, head.roll_rad])
     np.testing.assert_allclose(found, [pitch, yaw, roll], atol=2.5)  # head_pose's camera is near, this one is not
@@ -81,7 +81,7 @@ def test_points_that_are_no_face_give_no_head() -> None:
 
 
 @pytest.mark.parametrize("points", [seen(), seen(8, -14, 25)], ids=["straight", "rolled and turned"])
-def test_a_turn_to_where_the_head_is_already_changes_nothing_but_the_crop(points: np.ndarray) -> None:
+def test_turning_to_the_current_pose_changes_only_the_crop(points: np.ndarray) -> None:
     head = head_of(points)
     result = turn(points, np.rad2deg(head.yaw_rad))
     assert result.spoilt == 0
@@ -105,7 +105,7 @@ def test_landmarks_and_pixels_move_together(yaw: int) -> None:
 
 @pytest.mark.parametrize("source", [-10, 0, 15])
 @pytest.mark.parametrize("yaw", [-65, -40, 30, 50, 70])
-def test_the_yaw_asked_for_is_measured_on_the_result(source: int, yaw: int) -> None:
+def test_turned_face_has_the_requested_yaw(source: int, yaw: int) -> None:
     result = turn(seen(2, source), yaw)
     assert steady_yaw(result.points) == pytest.approx(yaw, abs=4)
 
@@ -151,7 +151,7 @@ def test_far_contour_points_slide_to_the_outline_and_near_ones_along_the_jaw() -
     assert max(abs(cv2.pointPolygonTest(ribbon, (float(u), float(v)), True)) for u, v, _ in moved[8:17]) < 0.1
 
 
-def test_contour_points_keep_their_shares_of_the_way_from_ear_to_chin() -> None:
+def test_contour_points_keep_their_relative_spacing_from_ear_to_chin() -> None:
     points = seen()
     result = turn(points, 55)
     for half in (slice(0, 9), slice(8, 17)):
@@ -209,7 +209,7 @@ def test_written_points_are_read_back(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_pts(tmp_path / "a.pts"), seen(), atol=1e-3)
 
 
-def test_each_face_is_turned_as_often_as_asked_and_the_same_way_for_a_seed(tmp_path: Path) -> None:
+def test_each_face_is_turned_as_often_as_requested_and_reproducibly(tmp_path: Path) -> None:
     samples = samples_of(seen(), tmp_path)
     first, again, other = (list(turned_faces(samples, 3, seed)) for seed in (1, 1, 2))
     assert [number for _, number, _ in first] == [0, 1, 2]
@@ -220,12 +220,12 @@ def test_each_face_is_turned_as_often_as_asked_and_the_same_way_for_a_seed(tmp_p
     np.testing.assert_array_equal((yaws - 25) // 15, [0, 1, 2])  # one from each third of 25 to 70 degrees
 
 
-def test_a_face_in_half_profile_is_passed_over(tmp_path: Path) -> None:
+def test_half_profile_face_is_skipped(tmp_path: Path) -> None:
     assert not list(turned_faces(samples_of(seen(yaw=35), tmp_path), 2, 0))
 
 
 @pytest.mark.parametrize("count", [5, 29])
-def test_a_face_of_other_points_is_refused_by_its_name(count: int, tmp_path: Path) -> None:
+def test_face_with_the_wrong_point_count_raises_naming_its_file(count: int, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=rf"face\.png: wanted the 68 points of ibug68, got {count}$"):
         list(turned_faces(samples_of(seen()[:count], tmp_path), 2, 0))
 

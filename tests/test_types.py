@@ -90,7 +90,7 @@ def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) 
 @pytest.mark.parametrize(
     "number", [Fraction(1, 2), Decimal("0.5"), np.float32(0.5), np.float64(0.5), np.array(0.5)], ids=lambda n: type(n)
 )
-def test_a_frames_times_are_floats_of_whatever_number(number: Any) -> None:
+def test_frame_numbers_are_converted_to_int_and_float(number: Any) -> None:
     """The smoother's arithmetic is compiled for these alone."""
     frame = Frame(np.int64(7), number, number, PICTURE)  # type: ignore[arg-type]
     assert (frame.index, frame.time_s, frame.taken_s) == (7, 0.5, 0.5)
@@ -109,13 +109,13 @@ def test_a_frames_times_are_floats_of_whatever_number(number: Any) -> None:
         ((0, 10**400, 0.0), r"Frame\.time_s: wanted a number of seconds, got 1000"),
     ],
 )
-def test_what_is_no_number_is_refused_by_name(values: tuple[Any, Any, Any], message: str) -> None:
+def test_non_numeric_frame_values_are_refused_by_name(values: tuple[Any, Any, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Frame(*values, PICTURE)
 
 
 @pytest.mark.parametrize("time_s", [np.nan, np.inf, -np.inf, np.float32("nan")])
-def test_a_frame_of_no_time_is_refused_before_there_is_a_face_to_smooth(time_s: float) -> None:
+def test_frame_with_a_non_finite_time_is_refused(time_s: float) -> None:
     with pytest.raises(ValueError, match=r"Frame\.time_s: wanted a finite number of seconds, got -?(nan|inf); .*rate"):
         Frame(0, time_s, 0.0, PICTURE)
 
@@ -124,7 +124,7 @@ def test_the_size_of_a_frame_is_height_and_width() -> None:
     assert Frame(0, 0.0, 0.0, PICTURE).size == (48, 64)
 
 
-def test_proposals_come_best_first() -> None:
+def test_proposals_must_be_sorted_by_descending_score() -> None:
     boxes, points = np.zeros((2, 4)), np.zeros((2, 5, 2))
     assert len(Proposals(boxes, np.array([0.9, 0.2]), points)) == 2
     with pytest.raises(ValueError, match="wanted descending"):
@@ -137,7 +137,7 @@ def test_no_proposals_are_empty_arrays_of_the_right_shapes() -> None:
     assert (none.boxes.shape, none.scores.shape, none.points.shape) == ((0, 4), (0,), (0, 5, 2))
 
 
-def test_parts_of_one_value_must_fit_each_other() -> None:
+def test_mismatched_array_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Landmarks.score: wanted shape \(68\)"):
         Landmarks(XY, SCORE[:5], 1.0, 1.0, "ibug68")
     with pytest.raises(ValueError, match=r"Proposals.points: wanted shape \(1, 5, 2\)"):
@@ -166,14 +166,14 @@ def test_values_cannot_be_changed() -> None:
         Proposals.none,
     ],
 )
-def test_a_value_that_holds_arrays_equals_itself_alone_and_goes_into_sets(make: Callable[[], object]) -> None:
+def test_values_with_arrays_are_hashable_and_compare_by_identity(make: Callable[[], object]) -> None:
     one, other = make(), make()
     assert one in (other, one)
     assert one not in (other,)
     assert len({one, other, one}) == 2
 
 
-def test_a_coasting_face_has_no_measurement() -> None:
+def test_coasting_face_may_lack_a_measurement() -> None:
     assert face(state=State.COASTING, measured=None).measured is None
 
 

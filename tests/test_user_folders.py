@@ -48,14 +48,12 @@ def told_by(code: str, home: Path) -> str:
     return subprocess.run(words, env=environment, check=True, timeout=120, cwd=home, stderr=-1, text=True).stderr
 
 
-def test_kernels_are_kept_in_the_users_cache_also_without_the_command_line(tmp_path: Path) -> None:
+def test_kernels_are_cached_in_the_users_folder_even_without_the_command_line(tmp_path: Path) -> None:
     found = left_by(KERNEL, tmp_path)
     assert any(name.startswith("kalman.process_noise") and name.endswith(".nbi") for name in found)
 
 
-def test_another_version_whose_kernels_take_other_types_has_a_cache_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kernels_with_changed_types_get_a_cache_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders, changed, (kalman, *others) = [], tmp_path / "kalman.py", kernel_cache.TYPES
     changed.write_text(kalman.read_text(encoding="utf-8").replace("FilterState", "State"), encoding="utf-8")
     for types in (kernel_cache.TYPES, (changed, *others), kernel_cache.TYPES):
@@ -67,12 +65,12 @@ def test_another_version_whose_kernels_take_other_types_has_a_cache_of_its_own(
     assert folders[0] == folders[2] != folders[1]
 
 
-def test_the_files_whose_types_kernels_take_are_those() -> None:
+def test_kernel_cache_types_are_the_files_that_define_named_tuples() -> None:
     defining = {file.name for file in TRACKER.glob("*.py") if "(NamedTuple)" in file.read_text(encoding="utf-8")}
     assert defining == {types.name for types in kernel_cache.TYPES}
 
 
-def test_what_is_compiled_is_announced_once_and_what_was_kept_is_not(tmp_path: Path) -> None:
+def test_compiling_is_announced_once_and_cached_kernels_are_not(tmp_path: Path) -> None:
     assert [told_by(COMPILING, tmp_path) for _ in range(2)] == [
         "compiling for this processor, up to half a minute; it is kept for later starts\n",
         "",
@@ -83,7 +81,7 @@ def test_onnx_runtime_leaves_no_trace(tmp_path: Path) -> None:
     assert left_by(NETWORK, tmp_path) == []
 
 
-def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
+def test_unwritable_cache_falls_back_to_a_writable_folder_and_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -101,7 +99,7 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_and_every_start_says_so(
     assert check.remedy == "set NUMBA_CACHE_DIR to a folder that you can write"
 
 
-def test_the_users_own_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preset_numba_cache_dir_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", "/somewhere")
     choose_kernel_cache()
     assert os.environ["NUMBA_CACHE_DIR"] == "/somewhere"

@@ -43,7 +43,7 @@ def test_the_split_has_the_published_numbers_of_videos_and_no_video_twice() -> N
     assert all(len(number) == 3 for number in every)
 
 
-def test_every_video_is_where_the_other_houses_have_it() -> None:
+def test_split_matches_that_of_other_implementations() -> None:
     split = published_split()
     assert list(split.train) == SPECIFIED["train"]
     assert {scenario: list(numbers) for scenario, numbers in split.scenarios.items()} == {
@@ -125,7 +125,7 @@ def test_a_folder_without_the_videos_is_refused(tmp_path: Path) -> None:
         list_test_videos(tmp_path)
 
 
-def test_the_data_sets_own_list_of_bad_frames_comes_before_ours(tmp_path: Path) -> None:
+def test_bad_frames_of_the_data_set_replace_the_published_list(tmp_path: Path) -> None:
     assert excluded_frames(tmp_path) is published_split().excluded
     with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
         for name, frames in (("extra/114.mat", [3, 5]), ("extra/410_error.mat", [7])):
@@ -158,9 +158,7 @@ def test_bad_frames_are_found_at_any_depth_and_what_macos_adds_is_passed_over(tm
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_an_extra_without_bad_frames_is_refused_and_not_taken_for_a_set_without_any(
-    tmp_path: Path, *, packed: bool
-) -> None:
+def test_extra_without_bad_frames_is_refused(tmp_path: Path, *, packed: bool) -> None:
     """The published 2,127 frames would count."""
     if packed:
         with zipfile.ZipFile(tmp_path / "extra.zip", "w") as archive:
@@ -199,7 +197,7 @@ def test_a_bad_frame_that_is_no_number_of_a_frame_is_refused(tmp_path: Path, num
         excluded_frames(tmp_path)
 
 
-def test_a_broken_extra_zip_is_named(tmp_path: Path) -> None:
+def test_extra_zip_with_invalid_content_is_named(tmp_path: Path) -> None:
     (tmp_path / "extra.zip").write_bytes(b"PK but not quite")
     with pytest.raises(SourceError, match=r"extra\.zip: cannot be read"):
         excluded_frames(tmp_path)

@@ -22,7 +22,7 @@ from fakes import (
 
 from facetrack.pipeline.live_source import LiveSource
 from facetrack.pipeline.video_clock import MediaClock, Pace, lasts_s
-from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, demand_gpu
+from facetrack.pipeline.video_reader import CAMERA_NAPS, Reader, require_gpu_decoding
 from facetrack.pipeline.video_source import VideoSource
 from facetrack.tracker.errors import SourceError
 from facetrack.tracker.smooth import Smoother, SmootherSettings
@@ -99,13 +99,13 @@ def after(pictures: list[_Stamped], index: int) -> Callable[[int], _Stamped | No
         ([0, 7_200_000, 7_200_040], [0, 7200, 7200.04]),
     ],
 )
-def test_the_media_clock_rises_whatever_the_stamps_do(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
+def test_media_clock_gives_rising_times_for_any_timestamps(stamps_ms: list[int | None], wanted_s: list[float]) -> None:
     clock, pictures = MediaClock(_Stamped()), [_Stamped(pts) for pts in stamps_ms]  # type: ignore[arg-type]
     found = [clock.time_of(picture, after(pictures, i)) for i, picture in enumerate(pictures)]  # type: ignore[arg-type]
     np.testing.assert_allclose(found, wanted_s, atol=1e-9)
 
 
-def test_times_rise_by_what_a_table_can_tell_however_fine_the_stamps_are() -> None:
+def test_times_of_nanosecond_timestamps_rise_at_csv_precision() -> None:
     """A CSV time stamp has six decimals; some recorders count nanoseconds."""
     stamps_ns = (0, 40_000_000, 40_000_001, 40_000_002, 80_000_600, 80_001_200, 80_001_800)
     pictures = [_Stamped(pts) for pts in stamps_ns]
@@ -117,7 +117,7 @@ def test_times_rise_by_what_a_table_can_tell_however_fine_the_stamps_are() -> No
     assert told == sorted(told)
 
 
-def test_a_picture_that_is_shown_for_long_is_no_leap_to_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pace_waits_for_a_long_picture_but_not_for_a_gap(monkeypatch: pytest.MonkeyPatch) -> None:
     """As of a recorded screen, where nothing has changed meanwhile; what comes behind its end is one."""
     monkeypatch.setattr("time.perf_counter", lambda: 100.0)
     shown = SimpleNamespace(duration=5000, time_base=Fraction(1, 1000))
@@ -132,7 +132,7 @@ def test_a_picture_that_is_shown_for_long_is_no_leap_to_the_next_one(monkeypatch
 
 @pytest.mark.parametrize("piece_s", [2, 6])
 @pytest.mark.parametrize("paused", [False, True])
-def test_what_a_list_has_lost_to_a_piece_that_was_held_up_it_makes_up_for(
+def test_pace_catches_up_after_a_delayed_playlist_segment(
     piece_s: int, monkeypatch: pytest.MonkeyPatch, *, paused: bool
 ) -> None:
     """And it does not halt for that, nor later; or where nothing was filmed meanwhile, which is no delay."""
@@ -156,7 +156,7 @@ def test_what_a_list_has_lost_to_a_piece_that_was_held_up_it_makes_up_for(
 
 
 @pytest.mark.parametrize("start_time", [0, 20, 95_000_000])
-def test_a_first_stamp_of_nowhere_is_not_where_the_stream_starts(start_time: int) -> None:
+def test_bogus_first_timestamp_is_not_the_start_of_the_stream(start_time: int) -> None:
     """FFmpeg has it from the first stamps that it sees, wrong ones among them."""
     for first, second in ((0, 95_000_000), (95_000_000, 20)):
         clock = MediaClock(_Stamped(start_time=start_time))  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ def test_a_first_stamp_of_nowhere_is_not_where_the_stream_starts(start_time: int
 
 
 @pytest.mark.parametrize("frames", [4, 8])
-def test_no_point_jumps_where_a_clock_has_stood_still(frames: int) -> None:
+def test_landmarks_do_not_jump_where_a_clock_stood_still(frames: int) -> None:
     """A chin that nods by 20 px, whose speed must not go on through the pause that the stamps pretend."""
     nod_px = 20 * np.sin(2 * np.pi * np.arange(60) / 10)
     stamps_ms = [40 * (20 if 20 <= i < 20 + frames else i) for i in range(60)]
@@ -192,7 +192,7 @@ def test_pictures_that_were_peeked_at_are_read_next(clip: Path) -> None:
     assert reader.peek() is None
 
 
-def test_where_peeking_breaks_off_so_does_reading(clip: Path) -> None:
+def test_read_error_met_while_peeking_is_raised_by_the_next_read(clip: Path) -> None:
     reader = Reader(Unplugged(av.open(clip), 2), "clip")  # type: ignore[arg-type]
     assert reader.read() is not None
     assert reader.peek() is None
@@ -202,7 +202,7 @@ def test_where_peeking_breaks_off_so_does_reading(clip: Path) -> None:
 
 
 @pytest.mark.parametrize(("live", "given"), [(False, 6), (True, 4)])
-def test_where_reading_breaks_off_a_recordings_pictures_that_the_decoder_holds_are_given(
+def test_read_error_flushes_the_decoder_for_recordings_but_not_for_live_sources(
     tmp_path: Path, *, live: bool, given: int
 ) -> None:
     path = write_video(tmp_path / "clip.mp4", noise(9), VideoRecipe(options={"bf": "2", "b_strategy": "0"}))
@@ -306,21 +306,21 @@ class OnGpu:
 
 @pytest.mark.parametrize("pictures", [3, 310])  # fewer and more than the damage that is put up with
 @pytest.mark.parametrize("source", [VideoSource, still_running])
-def test_a_stream_that_the_gpu_does_not_decode_says_so(tmp_path: Path, pictures: int, source: Any) -> None:
+def test_stream_that_the_gpu_cannot_decode_raises(tmp_path: Path, pictures: int, source: Any) -> None:
     """As FFmpeg refuses every packet of H.264 in 10 bits, where it must not turn to the CPU."""
     container = OnGpu(av.open(unreadable(tmp_path / "a.mov", pictures)))
     with pytest.raises(SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder out"):
         source(container, label="a", name="a")
 
 
-def test_a_stream_that_the_cpu_would_decode_is_refused_where_a_gpu_was_asked_for(clip: Path) -> None:
+def test_stream_that_the_cpu_would_decode_raises_if_a_gpu_was_requested(clip: Path) -> None:
     """PyAV is content if any stream of the file is decoded on the GPU."""
     container = av.open(clip)
     with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder out"):
-        demand_gpu(container, "clip")
+        require_gpu_decoding(container, "clip")
     with pytest.raises(AssertionError, match="not open"):
         next(container.demux())
-    demand_gpu(OnGpu(av.open(clip)), "clip")  # type: ignore[arg-type]
+    require_gpu_decoding(OnGpu(av.open(clip)), "clip")  # type: ignore[arg-type]
 
 
 def test_a_camera_that_is_not_ready_is_asked_again(clip: Path) -> None:
@@ -334,7 +334,7 @@ def test_a_camera_that_is_not_ready_is_asked_again(clip: Path) -> None:
     assert count == 4
 
 
-def test_a_camera_that_is_never_ready_is_given_up(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_that_is_never_ready_raises(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facetrack.pipeline.video_reader.CAMERA_NAP_S", 0.0)
     container = Drowsy(av.open(clip), CAMERA_NAPS + 1)
     with pytest.raises(SourceError, match=r"^camera 0: no frame can be read: nothing came in time$"):
@@ -348,7 +348,7 @@ def test_streams_that_come_up_later_do_not_end_a_recording_with_an_error(clip: P
     reader.close()
 
 
-def test_a_stream_that_gives_only_damage_is_given_up(tmp_path: Path) -> None:
+def test_stream_of_only_damaged_packets_raises(tmp_path: Path) -> None:
     path = unreadable(tmp_path / "a.mov", 310)
     with pytest.raises(SourceError, match="no frame can be read"):
         VideoSource(av.open(path), label="a", name="a")

@@ -60,7 +60,7 @@ def test_the_times_after_a_long_pause_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rate", [Fraction(1, 65_536), Fraction(1, 1_000_000), Fraction(3, 2_000_000_000)])
-def test_a_rate_that_no_mp4_can_have_does_not_keep_the_video_from_being_written(rate: Fraction, tmp_path: Path) -> None:
+def test_rate_that_mp4_cannot_store_still_gives_a_video(rate: Fraction, tmp_path: Path) -> None:
     """As a damaged header, or a clock that was set meanwhile, has it."""
     times = [0, 0.04, 0.08]
     write_annotated(tmp_path / "a.mp4", times, rate, (120, 160))
@@ -77,7 +77,7 @@ def boxes_of(path: Path) -> list[str]:
     return kinds
 
 
-def test_the_part_of_a_killed_run_can_be_played_and_a_finished_video_is_an_ordinary_one(tmp_path: Path) -> None:
+def test_part_file_of_a_killed_run_is_playable_and_a_finished_video_unfragmented(tmp_path: Path) -> None:
     sink = VideoSink(tmp_path / "a.mp4", rate=Fraction(30))
     for index in range(150):
         sink.write(make_result(make_face(), index=index, time_s=index / 30))
@@ -155,7 +155,7 @@ def test_the_largest_frames_are_written(size: tuple[int, int], tmp_path: Path) -
 @pytest.mark.skipif(sys.platform == "win32", reason="files have no limits there")
 @pytest.mark.parametrize("limit", [0, 100, 20_000, 1_000_000])
 @pytest.mark.parametrize("frames", [3, 70])
-def test_a_full_disk_is_an_error_and_nothing_else(
+def test_full_disk_raises_sink_error_and_prints_nothing(
     limit: int, frames: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Of less than a second of video nothing is written before its end."""

@@ -71,7 +71,7 @@ def test_a_video_gives_every_frame_with_its_number_time_and_picture(tmp_path: Pa
         np.testing.assert_allclose(read_landmarks(frame.bgr), painted.truth(frame.index)[0], atol=0.05)
 
 
-def test_a_compressed_video_shows_things_in_their_places(tmp_path: Path) -> None:
+def test_compressed_video_keeps_landmarks_in_place(tmp_path: Path) -> None:
     painted = PaintedSource(count=5, faces=[PaintedFace((120, 100), (60, 30), 110, spin=0.5)])
     path = write_video(tmp_path / "walk.mp4", [frame.bgr for frame in painted])
     with open_source(path) as source:
@@ -107,22 +107,20 @@ def test_variable_frame_rate_keeps_each_time_stamp_relative_to_the_start(tmp_pat
     np.testing.assert_allclose(times(open_source(path)), stamps, atol=1.1e-3)  # Matroska counts milliseconds
 
 
-def test_a_first_time_stamp_of_nowhere_shifts_no_other(tmp_path: Path) -> None:
+def test_bogus_first_timestamp_does_not_shift_the_others(tmp_path: Path) -> None:
     recipe = VideoRecipe(times_s=[0.0, 95_000.0, 95_000.04, 95_000.08])
     path = write_video(tmp_path / "wild.mkv", noise(4), recipe)
     np.testing.assert_allclose(times(open_source(path)), [0.0, 0.04, 0.08, 0.12], atol=1.1e-3)
 
 
-def test_a_recording_of_two_that_were_put_together_takes_as_long_as_both(tmp_path: Path) -> None:
+def test_concatenated_recording_lasts_as_long_as_both_parts(tmp_path: Path) -> None:
     path = write_video(tmp_path / "half.ts", noise(15))
     path.write_bytes(path.read_bytes() * 2)
     np.testing.assert_allclose(times(open_source(path)), np.arange(30) / 30, atol=1e-4)
 
 
 @pytest.mark.parametrize("then", [(120, 160), (480, 640), (118, 158)])
-def test_pictures_that_grow_or_shrink_in_the_middle_have_the_scale_of_the_first(
-    tmp_path: Path, then: tuple[int, int]
-) -> None:
+def test_pictures_that_change_size_midway_are_scaled_to_the_first(tmp_path: Path, then: tuple[int, int]) -> None:
     """As of a call (WebRTC), whose line gets better or worse."""
     painted = PaintedSource(count=12, faces=[PaintedFace((120, 100), (60, 30), 110)])
     with open_source(two_in_one(tmp_path / "call.ts", (240, 320), then, painted)) as source:
@@ -133,7 +131,7 @@ def test_pictures_that_grow_or_shrink_in_the_middle_have_the_scale_of_the_first(
         np.testing.assert_allclose(read_landmarks(frame.bgr), painted.truth(frame.index)[0], atol=2.5)
 
 
-def test_pictures_of_another_aspect_are_fitted_into_the_first_and_it_is_told_where_they_begin(tmp_path: Path) -> None:
+def test_pictures_of_another_aspect_ratio_are_fitted_into_the_first_and_reported(tmp_path: Path) -> None:
     painted = PaintedSource(count=12)
     with open_source(two_in_one(tmp_path / "turned.ts", (240, 320), (320, 240), painted)) as source:
         frames = list(source)
@@ -164,9 +162,7 @@ def test_the_display_matrix_is_applied(tmp_path: Path, degrees: int, mirror_x: b
 
 @pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, -1), (8, 1)])
 @pytest.mark.parametrize("suffix", [".avi", ".mov"])
-def test_the_orientation_that_a_camera_notes_in_each_picture_is_applied(
-    suffix: str, orientation: int, turns: int, tmp_path: Path
-) -> None:
+def test_exif_orientation_of_motion_jpeg_is_applied(suffix: str, orientation: int, turns: int, tmp_path: Path) -> None:
     """As old cameras write Motion JPEG, with EXIF, which PyAV does not know."""
     stored = quadrants()
     path = tmp_path / f"camera{suffix}"
@@ -244,7 +240,7 @@ def test_colours_follow_the_matrix_and_range_that_the_stream_names(
     np.testing.assert_allclose(frame.bgr.reshape(-1, 3).mean(0), (30, 60, 200), atol=5)
 
 
-def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tmp_path: Path) -> None:
+def test_realtime_file_is_live_and_gives_no_frame_before_its_time(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
     opened_s = time.perf_counter()
     with open_source(path, realtime=True) as source:
@@ -254,7 +250,7 @@ def test_a_file_paced_by_its_clock_is_live_and_gives_no_frame_before_its_time(tm
     assert min(frame.taken_s - opened_s - frame.time_s for frame in frames) > 0
 
 
-def test_a_recording_at_an_address_is_paced_too(tmp_path: Path) -> None:
+def test_recording_at_a_url_is_live_only_in_realtime(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=[0, 0.01, 0.02, 0.05, 0.06, 0.1]))
     with serving(tmp_path) as address:
         for realtime in (True, False):
@@ -295,7 +291,7 @@ def in_time(source: Source) -> list[Frame]:
 
 
 @pytest.mark.parametrize("stamps", [[0.0, 0.04, 0.08, 3600.0, 3600.04], [3600.0, 3600.04, 7200.0, 7200.04]])
-def test_a_leap_of_the_time_stamps_is_not_waited_for(stamps: list[float], tmp_path: Path) -> None:
+def test_realtime_source_does_not_wait_for_a_timestamp_leap(stamps: list[float], tmp_path: Path) -> None:
     path = write_video(tmp_path / "leap.mkv", noise(len(stamps)), VideoRecipe(times_s=stamps))
     with open_source(path, realtime=True) as source:
         frames = in_time(source)
@@ -326,7 +322,7 @@ def waiting_pipe(pipe: Path, content: bytes) -> Iterator[Path]:
 
 
 @pipes
-def test_what_has_waited_in_a_pipe_is_given_at_once_or_all_would_stay_late(tmp_path: Path) -> None:
+def test_backlog_in_a_pipe_is_given_at_once(tmp_path: Path) -> None:
     recipe = VideoRecipe(times_s=[0.9 * i for i in range(100)])
     content = write_video(tmp_path / "clip.mkv", (grey(32, 48) for _ in range(100)), recipe).read_bytes()
     assert len(content) < HOLDS
@@ -340,7 +336,7 @@ def test_what_has_waited_in_a_pipe_is_given_at_once_or_all_would_stay_late(tmp_p
 
 
 @pipes
-def test_what_comes_through_a_pipe_faster_than_it_was_taken_is_paced(tmp_path: Path) -> None:
+def test_pipe_written_faster_than_real_time_is_paced(tmp_path: Path) -> None:
     content = write_video(tmp_path / "clip.mkv", noise(24, 96, 128)).read_bytes()
     assert len(content) > 3 * HOLDS
     with feeding(tmp_path / "pipe", content) as pipe, open_source(pipe, realtime=True) as source:
@@ -376,27 +372,27 @@ HOUR = 25 * 3600  # pictures
 
 
 @pytest.mark.parametrize("speed", [0.99, 1.0, 1.005, 1.02])
-def test_a_pipe_whose_writer_has_a_faster_clock_falls_no_further_behind(
+def test_pipe_whose_writer_has_a_faster_clock_accumulates_no_latency(
     speed: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert max(Sender(speed).lags_s(HOUR, monkeypatch)) < 0.05 + BEHIND_S * max(speed - 1, 0)
 
 
-def test_a_pipe_in_pieces_is_not_given_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipe_written_in_segments_is_paced_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as of 6 s, where all but the newest of a piece would be dropped."""
     sender = Sender(1.0, piece=150)
     given_s = np.array(sender.lags_s(HOUR, monkeypatch))[1:-149].reshape(-1, 150)
     np.testing.assert_allclose(np.diff(given_s[1:], axis=1), 0.04, atol=1e-6)
 
 
-def test_a_recording_that_is_written_into_a_pipe_is_given_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_written_into_a_pipe_is_paced_by_its_own_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = Sender(1000.0, ahead=True)
     sender.lags_s(HOUR, monkeypatch)
     assert sender.now_s == pytest.approx((HOUR - 1) * 0.04)
 
 
 @pipes
-def test_who_waits_for_a_pipe_sleeps_meanwhile_and_counts_the_waits_behind_the_first_bytes(
+def test_pipe_read_sleeps_while_waiting_and_counts_waits_after_the_first_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -427,7 +423,7 @@ def test_who_waits_for_a_pipe_sleeps_meanwhile_and_counts_the_waits_behind_the_f
 
 @pipes
 @pytest.mark.parametrize(("name", "realtime"), [("clip.mkv", False), ("clip.mjpeg", True)])
-def test_a_pipe_whose_writer_falls_silent_lets_itself_be_closed(name: str, tmp_path: Path, *, realtime: bool) -> None:
+def test_pipe_whose_writer_falls_silent_can_be_closed(name: str, tmp_path: Path, *, realtime: bool) -> None:
     recipe = VideoRecipe("mjpeg", "yuvj420p", options={}) if name == "clip.mjpeg" else VideoRecipe()
     content = write_video(tmp_path / name, noise(200, 160, 240), recipe).read_bytes()
     assert len(content) > 1 << 20  # before, FFmpeg does not tell what raw pictures are
@@ -533,9 +529,7 @@ def cut_copy(path: Path, share: float) -> Path:
         (".avi", VideoRecipe("mpeg4", options={})),
     ],
 )
-def test_a_video_that_was_cut_off_gives_its_frames_and_then_says_so(
-    tmp_path: Path, suffix: str, recipe: VideoRecipe
-) -> None:
+def test_truncated_video_gives_its_frames_and_then_raises(tmp_path: Path, suffix: str, recipe: VideoRecipe) -> None:
     whole = write_video(tmp_path / f"whole{suffix}", noise(40), recipe)
     with open_source(whole) as source:
         wanted = list(source)
@@ -552,7 +546,7 @@ def test_a_video_that_was_cut_off_gives_its_frames_and_then_says_so(
     assert "\n" not in message
 
 
-def test_an_mp4_cut_off_before_its_index_says_that(tmp_path: Path) -> None:
+def test_mp4_truncated_before_its_index_raises_saying_so(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", noise(20))
     told = r"cut\.mp4: it was cut off before its index: it should be \d+ bytes .*; copy or record it again"
     with pytest.raises(SourceError, match=told):
@@ -592,7 +586,7 @@ def test_damage_in_the_middle_is_noted_and_the_rest_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("realtime", [False, True])
-def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, realtime: bool) -> None:
+def test_damage_reports_of_a_live_source_are_limited(tmp_path: Path, *, realtime: bool) -> None:
     recipe = VideoRecipe("png", "rgb24", options={}, rate=Fraction(1000))
     path = write_video(tmp_path / "a.mov", noise(2 * NOTED + 21, 16, 16), recipe)
     damage(path, *range(1, 2 * NOTED + 21, 2))
@@ -602,7 +596,7 @@ def test_damage_of_what_is_live_is_not_noted_without_end(tmp_path: Path, *, real
     assert source.failed[-1][1].endswith("; 9 others before it not listed") is realtime
 
 
-def test_pictures_that_were_decoded_in_part_are_given_and_noted(tmp_path: Path) -> None:
+def test_partly_decoded_pictures_are_given_and_reported(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(20), VideoRecipe(options={"crf": "20", "g": "5"}))
     damage(path, 12, part=slice(33, 50), byte=b"\x55")
     with open_source(path) as source:
@@ -637,7 +631,7 @@ def test_damage_at_the_end_is_an_error(tmp_path: Path) -> None:
         list(source)
 
 
-def test_a_recording_whose_rest_is_lost_behind_damage_breaks_off(tmp_path: Path) -> None:
+def test_recording_that_is_undecodable_after_damage_raises(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", noise(50), VideoRecipe(rate=Fraction(25)))
     data = bytearray(path.read_bytes())
     begin = len(data) * 3 // 10
@@ -651,7 +645,7 @@ def test_a_recording_whose_rest_is_lost_behind_damage_breaks_off(tmp_path: Path)
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 9])
-def test_what_the_decoder_holds_is_given_before_damage_is_given_up(pictures: int, tmp_path: Path) -> None:
+def test_buffered_pictures_are_given_before_persistent_damage_raises(pictures: int, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", noise(BAD_PACKETS + 20), VideoRecipe(mux={"movflags": "faststart"}))
     damage(path, *range(pictures, BAD_PACKETS + 20))
     told = rf"breaks off after frame {pictures} \(.*\): Invalid data"
@@ -660,7 +654,7 @@ def test_what_the_decoder_holds_is_given_before_damage_is_given_up(pictures: int
 
 
 @pytest.mark.parametrize("pictures", [1, 2, 9])
-def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pictures: int, tmp_path: Path) -> None:
+def test_unfinished_download_raises_after_the_pictures_that_came(pictures: int, tmp_path: Path) -> None:
     """It has its full size, and zeros for what has not come. The decoder keeps the first few pictures to its end."""
     recipe = VideoRecipe(rate=Fraction(25), mux={"movflags": "faststart"})
     path = write_video(tmp_path / "a.mp4", noise(50), recipe)
@@ -670,13 +664,13 @@ def test_a_download_that_was_not_finished_breaks_off_however_little_has_come(pic
         list(source)
 
 
-def test_a_pause_of_a_recording_is_no_missing_piece(tmp_path: Path) -> None:
+def test_pause_in_a_recording_is_not_reported_as_damage(tmp_path: Path) -> None:
     recipe = VideoRecipe(options={"g": "1"}, times_s=[0.0, 0.1, 5.0, 5.1])
     with open_source(write_video(tmp_path / "a.mkv", noise(4), recipe)) as source:
         assert (sum(1 for _ in source), source.failed) == (4, [])
 
 
-def test_a_list_of_which_pieces_are_missing_says_so(tmp_path: Path) -> None:
+def test_playlist_reports_missing_segments_and_raises_if_the_last_ones_are_missing(tmp_path: Path) -> None:
     options = {"g": "10", "sc_threshold": "0", "bf": "0"}
     recipe = VideoRecipe(rate=Fraction(10), options=options, mux={"hls_time": "1", "hls_playlist_type": "vod"})
     path = write_video(tmp_path / "list.m3u8", noise(40), recipe)
@@ -739,7 +733,7 @@ def clip(tmp_path: Path) -> Path:
     return write_video(tmp_path / "clip.mkv", noise(4), VideoRecipe("ffv1", "bgr0", options={}))
 
 
-def test_a_live_graph_counts_frames_and_takes_its_time_from_the_clock() -> None:
+def test_live_graph_numbers_frames_and_takes_times_from_the_clock() -> None:
     with open_source("lavfi:testsrc=size=64x48:rate=30:duration=0.5") as source:
         assert (source.kind, source.live, source.frames, source.size) == ("stream", True, None, (48, 64))
         assert source.rate == 30
@@ -761,7 +755,7 @@ def test_live_times_rise_where_the_monotonic_clock_has_coarse_ticks(monkeypatch:
     assert all(a.time_s < b.time_s and a.taken_s < b.taken_s for a, b in pairwise(frames))
 
 
-def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -> None:
+def test_segmented_live_source_is_paced_and_timed_by_its_timestamps(tmp_path: Path) -> None:
     stamps = [0.0, 0.01, 0.02, 0.05, 0.06, 0.1]
     clip = write_video(tmp_path / "a.mkv", noise(6), VideoRecipe(times_s=stamps))
     other = write_video(tmp_path / "b.mkv", noise(6), VideoRecipe(times_s=[9 + stamp for stamp in stamps]))
@@ -777,7 +771,7 @@ def test_what_comes_in_pieces_is_given_and_timed_by_its_stamps(tmp_path: Path) -
     assert second[0].time_s - first[-1].time_s <= second[0].taken_s - first[-1].taken_s
 
 
-def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_path: Path) -> None:
+def test_reopened_playlist_continues_after_the_pictures_already_given(tmp_path: Path) -> None:
     stamps = [n / 25 for n in range(9)]
     clips = [(0, 6), (3, 6), (3, 9)]  # the second time its encoder has written nothing more
     paths = [
@@ -792,7 +786,7 @@ def test_a_list_that_is_opened_again_goes_on_behind_what_was_given_before(tmp_pa
     assert len(source.failed) == 1
 
 
-def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path) -> None:
+def test_playlist_without_new_segments_raises_after_the_retries(tmp_path: Path) -> None:
     clip = write_video(tmp_path / "a.mkv", noise(6))
     frames: list[Frame] = []
     told = pytest.raises(SourceError, match="nothing newer came; tried 3 times")
@@ -801,7 +795,7 @@ def test_a_list_whose_encoder_is_dead_is_not_given_again_for_ever(tmp_path: Path
     assert len(frames) == 6
 
 
-def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
+def test_realtime_graph_is_paced_and_timed_by_its_timestamps() -> None:
     opened_s = time.perf_counter()
     with open_source("lavfi:testsrc=size=64x48:rate=50:duration=0.2", realtime=True) as source:
         frames = list(source)
@@ -809,7 +803,7 @@ def test_a_graph_in_real_time_goes_by_its_stamps() -> None:
     assert frames[-1].taken_s - opened_s > 9 / 50
 
 
-def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path, tmp_path: Path) -> None:
+def test_losses_and_damage_of_a_camera_are_reported_up_to_a_limit(clip: Path, tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mov", noise(10), VideoRecipe("png", "rgb24", options={}))
     damage(path, 4, 7)
     with live(Plugs(clip, path)) as source, pytest.raises(SourceError):
@@ -825,7 +819,7 @@ def test_losses_and_damage_of_a_camera_are_noted_and_not_without_end(clip: Path,
 
 
 @pytest.mark.parametrize(("size", "noted"), [((32, 48), 0), ((96, 64), 1)])
-def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
+def test_camera_that_returns_with_another_size_keeps_the_first_size(
     clip: Path, size: tuple[int, int], noted: int, tmp_path: Path
 ) -> None:
     other = write_video(tmp_path / "other.mkv", noise(4, *size), VideoRecipe("ffv1", "bgr0", options={}))
@@ -837,7 +831,7 @@ def test_a_camera_that_comes_back_with_another_size_has_that_of_before(
 
 
 @pytest.mark.parametrize("fail", [0, 2])
-def test_a_lost_camera_is_opened_again_and_frames_count_on(clip: Path, fail: int) -> None:
+def test_lost_camera_is_reopened_and_frame_numbers_continue(clip: Path, fail: int) -> None:
     plugs = Plugs(clip, clip, clip, fail=fail)
     frames: list[Frame] = []
     with live(plugs) as source, pytest.raises(SourceError) as caught:
@@ -851,7 +845,7 @@ def test_a_lost_camera_is_opened_again_and_frames_count_on(clip: Path, fail: int
     assert "\n" not in message
 
 
-def test_the_number_of_attempts_is_bounded_and_begins_anew_after_a_frame(clip: Path) -> None:
+def test_retries_are_limited_and_reset_after_a_frame(clip: Path) -> None:
     with live(Plugs(clip, clip, fail=3)) as source, pytest.raises(SourceError, match="lost after frame 4 "):
         list(source)
     with live(Plugs(clip, clip, clip, fail=2)) as source, pytest.raises(SourceError, match="lost after frame 12 "):
@@ -868,7 +862,7 @@ def test_the_waits_for_a_lost_camera_double_up_to_a_minute() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"attempts": -1}, {"attempts": 0.5}, {"attempts": "3"}, {"first_wait_s": -1}, {"first_wait_s": math.nan}]
 )
-def test_attempts_and_waits_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_retry_settings_raise(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^retry: wanted .*, 0 or more, got "):
         Retry(**wrong)
 

@@ -13,7 +13,7 @@ from facetrack.tracker.views import VIEWS, box_of_five, face_box, fit_mean_face,
 
 
 @pytest.mark.parametrize("view", range(len(VIEWS)))
-def test_fitting_a_view_gives_back_how_it_was_placed(view):
+def test_fit_recovers_centre_side_and_roll_of_a_placed_view(view):
     points = placed(view, (120.0, 90.0), 64.0, 25.0).astype(np.float32)
     fit = fit_views(points[None])
     assert fit.centre[0] == pytest.approx((120, 90), abs=1e-3)
@@ -53,7 +53,7 @@ def test_the_box_of_a_mean_face_covers_its_landmarks_box():
     )  # it lies inside
 
 
-def test_the_misfit_of_a_face_is_a_share_of_its_side_and_so_is_what_decides_between_the_views():
+def test_view_residual_is_relative_to_the_size_of_the_face():
     rng = np.random.default_rng(0)
     near = np.stack([placed(view, (60.0, 50.0), 30.0, 10.0) for view in range(len(VIEWS))]) + rng.normal(
         0, 1, (7, 5, 2)
@@ -73,7 +73,7 @@ def test_the_box_of_a_turned_head_is_as_wide_and_as_high_as_all_68_points_say(ya
 
 
 @pytest.mark.parametrize("roll_deg", [0, 30])
-def test_the_box_of_a_face_is_tight_round_its_points_but_of_five_that_of_the_whole_face(roll_deg):
+def test_face_box_is_tight_around_all_points_but_estimated_from_five(roll_deg):
     face = (MEAN_FACE_MM @ rotation_matrix(np.deg2rad([0, 0, roll_deg])).T)[:, :2].astype(np.float32)
     five = load("ibug68").subset("five5", face)
     np.testing.assert_array_equal(face_box(face), bounding_box(face))
@@ -83,7 +83,7 @@ def test_the_box_of_a_face_is_tight_round_its_points_but_of_five_that_of_the_who
     assert rotated_face_box(five, five) == box_of_five(five)
 
 
-def test_the_mean_face_is_fitted_to_the_points_that_are_known():
+def test_mean_face_is_fitted_to_the_known_points_only():
     points = MEAN_FIVE * 40 + (7, 9)
     points[3] = np.nan
     centre, side, roll = fit_mean_face(points.astype(np.float32))
@@ -93,7 +93,7 @@ def test_the_mean_face_is_fitted_to_the_points_that_are_known():
 
 
 @pytest.mark.parametrize("angle", [0.5, -1.2])
-def test_the_mean_face_is_fitted_to_a_turned_head_clockwise_as_roll_counts(angle):
+def test_mean_face_fit_recovers_a_clockwise_roll(angle):
     spin = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = MEAN_FIVE @ spin * 40 + (7, 9)
     points[3] = np.nan

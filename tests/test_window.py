@@ -42,7 +42,7 @@ def screen() -> UInt8:
     return pygame.surfarray.array3d(surface).transpose(1, 0, 2)[..., ::-1]
 
 
-def test_the_window_shows_the_frame_with_its_faces_and_is_as_large(window: LiveWindow) -> None:
+def test_window_shows_the_frame_with_its_faces_at_its_size(window: LiveWindow) -> None:
     shown = make_result(make_face(), size=(240, 320))
     window.write(shown)
     seen = screen()
@@ -102,7 +102,7 @@ def test_other_keys_do_not_close_it(window: LiveWindow) -> None:
     assert not window.closed
 
 
-def test_the_figures_are_the_frame_rate_and_the_delay(window: LiveWindow) -> None:
+def test_figures_are_frame_rate_latency_and_face_count(window: LiveWindow) -> None:
     # the clock goes on by 50 ms a look; each frame was taken 20 ms before it is shown
     texts = []
     for index in range(5):
@@ -115,7 +115,7 @@ def test_the_figures_are_the_frame_rate_and_the_delay(window: LiveWindow) -> Non
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems always have a display")
-def test_no_display_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_display_raises_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SinkError, match="there is no display") as caught:
@@ -124,7 +124,7 @@ def test_no_display_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems always have a display")
-def test_a_display_that_does_not_answer_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unresponsive_display_raises_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DISPLAY", ":987")

@@ -61,7 +61,7 @@ def test_the_work_is_opened_once_in_each_process(tmp_path: Path) -> None:
     assert openings(tmp_path) <= 2
 
 
-def test_a_single_worker_is_this_process(tmp_path: Path) -> None:
+def test_single_worker_gives_the_same_answers_and_opens_the_work_once(tmp_path: Path) -> None:
     work = Errands(tmp_path)
     assert run_jobs(["a", "b"], work, Notes(), 1) == run_jobs(["a", "b"], work, Notes(), 2)
     (tmp_path / "alone").mkdir()
@@ -79,7 +79,7 @@ def test_a_single_worker_is_this_process(tmp_path: Path) -> None:
         ("linux", 64, 256, 64),
     ],
 )
-def test_windows_which_waits_for_63_handles_gets_no_more_workers_and_that_is_told_once(
+def test_number_of_workers_is_capped_on_windows_with_one_warning(
     platform: str, wanted: int, jobs: int, got: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     started: list[int] = []
@@ -110,7 +110,7 @@ def test_a_signal_without_a_name_costs_its_job_alone(tmp_path: Path) -> None:
     assert answers[1] == "B"
 
 
-def test_an_error_in_a_worker_is_raised_here_with_its_place_and_nothing_else_is_said(
+def test_error_in_a_worker_is_raised_with_its_origin_and_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(LookupError, match="nothing here") as caught:
@@ -119,7 +119,7 @@ def test_an_error_in_a_worker_is_raised_here_with_its_place_and_nothing_else_is_
     assert capfd.readouterr() == ("", "")
 
 
-def test_an_error_that_cannot_be_pickled_is_told_all_the_same(tmp_path: Path) -> None:
+def test_unpicklable_error_is_still_reported(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="CannotBePickled: a strange thing"):
         run_jobs(["a", "raise strangely"], Errands(tmp_path), Notes(), 2)
 
@@ -130,12 +130,14 @@ def test_where_no_worker_can_open_its_work_that_is_an_error(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="asks whether a process is still known")
-def test_workers_that_cannot_open_their_work_are_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_run_continues_without_workers_that_cannot_open_their_work(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert run_jobs(["mourn", "a", "b"], Errands(tmp_path, may_open=1), Notes(), 2) == ["MOURN", "A", "B"]
     assert "continuing with 1 worker process: a worker process died while it opened" in caplog.text
 
 
-def test_ctrl_c_reaches_the_jobs_of_all_workers_which_keep_what_they_have(
+def test_ctrl_c_interrupts_the_jobs_of_all_workers_and_keeps_partial_results(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     notes = Notes("endless")
@@ -157,7 +159,7 @@ def test_ctrl_c_does_not_wait_for_a_worker_that_is_still_opening_its_work(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no other signal to stand in")
-def test_ctrl_break_which_on_windows_reaches_workers_too_is_heard_as_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_break_is_handled_in_workers_like_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.getsignal(number) for number in numbers]

@@ -54,7 +54,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"wanted one of {', '.join(known)}"
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Describe an error in one line; errors other than facetrack's own include their type and notes."""
     if isinstance(error, FacetrackError):
         return str(error)

@@ -16,10 +16,10 @@ from numba import njit
 from .types import Float64
 
 CHI2_MEDIAN = 2 * math.log(2)  # median of the sum of two squared standard normal numbers
-STRAY = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
+ROBUST_CUTOFF = 2.4  # standard deviations at which a point's weight in the shared motion is a quarter
 ROBUST_ROUNDS = 4
 BISECTIONS = 12
-LEAST_STEP_S = 0.004  # no velocity is estimated over a shorter step: a burst of time stamps, not camera frames
+MIN_STEP_S = 0.004  # no velocity is estimated over a shorter step: a burst of time stamps, not camera frames
 FLAT = 1e-9  # determinant over squared trace below which a scatter matrix is that of a line
 
 
@@ -30,23 +30,23 @@ class FilterState(NamedTuple):
     velocity: Float64  # (N, 2) px/s
     covariance: Float64  # (N + 1, 3) variance of position, covariance, variance of velocity
     moving: Float64  # (N + 1,) 1 at a movement, fading to 0
-    unbelieved_s: Float64  # (N,) seconds since a measurement of the point was last believed
-    doubted_s: Float64  # (N,) `unbelieved_s` when the point became an outlier; 0 if it is not one
+    since_accepted_s: Float64  # (N,) seconds since a measurement of the point was last believed
+    rejected_at_s: Float64  # (N,) `since_accepted_s` when the point became an outlier; 0 if it is not one
     recent: Float64  # (2, N, 2) the last two measurements, the older one first
     prior: Float64  # (N + 1, 3) `covariance` before the last measurement; infinite at a start
     shared_step: Float64  # (N, 4) what the last measurement changed through the shared motion: x, y and their speeds
     own_step: Float64  # (N, 4) what else it changed; 0 for a point that was not seen or not believed
 
 
-def blank(points: int) -> FilterState:
-    """Allocate the state of N points; `begin` fills it."""
+def allocate_state(points: int) -> FilterState:
+    """Allocate the state of N points; `init_state` fills it."""
     return FilterState(
         position=np.zeros((points, 2)),
         velocity=np.zeros((points, 2)),
         covariance=np.zeros((points + 1, 3)),
         moving=np.zeros(points + 1),
-        unbelieved_s=np.zeros(points),
-        doubted_s=np.zeros(points),
+        since_accepted_s=np.zeros(points),
+        rejected_at_s=np.zeros(points),
         recent=np.zeros((2, points, 2)),
         prior=np.zeros((points + 1, 3)),
         shared_step=np.zeros((points, 4)),
@@ -87,13 +87,13 @@ def process_noise(acceleration: float, dt: float) -> tuple[float, float, float]:
 
 
 @njit(cache=True, nogil=True)
-def begin(state: FilterState, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
+def init_state(state: FilterState, measured: Float64, score: Float64, speed: float, tuning: Tuning) -> None:
     """Put the points where they were measured, at rest, with the given variance of their speed."""
     points, precision = len(measured), 0.0
     for i in range(points):
         state.covariance[i, 0] = _variance(max(score[i], tuning.score_floor), tuning)
         precision += 1 / state.covariance[i, 0]
-        state.unbelieved_s[i], state.doubted_s[i] = 0.0, 0.0
+        state.since_accepted_s[i], state.rejected_at_s[i] = 0.0, 0.0
         for axis in range(2):
             state.position[i, axis] = measured[i, axis]
             state.velocity[i, axis] = 0.0
@@ -122,7 +122,8 @@ def update(
         share: see `noise_level`; 0 if there were fewer than two measurements before this one.
         tuning: of this face.
     Returns:
-        Whether the face could be followed (if not, call `begin`), and the variance of the noise over the expected one.
+        Whether the face could be followed (if not, call `init_state`), and the variance of the noise over the
+        expected one.
     """
     noise = noise_level(state, measured, score, share, tuning) if share > 0 else 1.0
     followed = predict_and_correct(state, measured, score, dt, tuning)
@@ -166,13 +167,13 @@ def predict_and_correct(state: FilterState, measured: Float64, score: Float64, d
         x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
         u, v = measured[i, 0] - carried[i, 0] - shared[i, 0], measured[i, 1] - carried[i, 1] - shared[i, 1]
         off_px2[i] = min(x**2 + y**2, u**2 + v**2)
-    _disbelieve(state, off_px2, variance, tuning)
+    _gate_outliers(state, off_px2, variance, tuning)
     for i in range(points):
         if variance[i] < np.inf:
             x, y = innovation[i, 0] - shared[i, 0], innovation[i, 1] - shared[i, 1]
             _follow_maneuver(state, i, x**2 + y**2, variance[i], step, tuning.maneuver)
             _correct(state, state.own_step, i, x, y, _gains(state, i, variance[i]))
-            state.unbelieved_s[i], state.doubted_s[i] = 0.0, 0.0
+            state.since_accepted_s[i], state.rejected_at_s[i] = 0.0, 0.0
     _carry(state, start, variance, step)
     return True
 
@@ -199,7 +200,7 @@ def _predict(state: FilterState, dt: float, tuning: Tuning) -> None:
     for i in range(points):
         state.position[i, 0] += dt * state.velocity[i, 0]
         state.position[i, 1] += dt * state.velocity[i, 1]
-        state.unbelieved_s[i] += dt
+        state.since_accepted_s[i] += dt
     calmer = math.exp(-dt / tuning.moving_s)
     for row in range(points + 1):
         rest = tuning.rest_own if row < points else tuning.rest_shared
@@ -286,11 +287,11 @@ def _carry(state: FilterState, start: Float64, variance: Float64, step: float) -
 
 
 @njit(cache=True, nogil=True)
-def _disbelieve(state: FilterState, off_px2: Float64, variance: Float64, tuning: Tuning) -> None:
+def _gate_outliers(state: FilterState, off_px2: Float64, variance: Float64, tuning: Tuning) -> None:
     """Gate outliers: give points that cannot be where they were measured an infinite variance, as if unseen.
 
     Args:
-        state: `unbelieved_s` is read; `doubted_s` changes.
+        state: `since_accepted_s` is read; `rejected_at_s` changes.
         off_px2: (N,) squared distances from where their face would have carried them.
         variance: (N,) of a coordinate of the measurement; changes.
         tuning: of this face.
@@ -302,11 +303,11 @@ def _disbelieve(state: FilterState, off_px2: Float64, variance: Float64, tuning:
             count += 1
     usual_px2 = tuning.outlier_spread**2 * median(seen, count)
     for i in range(len(off_px2)):
-        possible_px2 = tuning.outlier_speed_px2 * state.unbelieved_s[i] ** 2
+        possible_px2 = tuning.outlier_speed_px2 * state.since_accepted_s[i] ** 2
         if off_px2[i] > max(tuning.outlier_px2, usual_px2, possible_px2):
-            if state.doubted_s[i] == 0:
-                state.doubted_s[i] = state.unbelieved_s[i]
-            if state.unbelieved_s[i] - state.doubted_s[i] < tuning.outlier_s:
+            if state.rejected_at_s[i] == 0:
+                state.rejected_at_s[i] = state.since_accepted_s[i]
+            if state.since_accepted_s[i] - state.rejected_at_s[i] < tuning.outlier_s:
                 variance[i] = np.inf
 
 
@@ -369,7 +370,7 @@ def affine_part(at: Float64, move: Float64, variance: Float64) -> Float64:
                 count += 1
         fitted[:, axis] = median(misfit, count)
     for _ in range(ROBUST_ROUNDS):
-        scale = max(1.0, _misfit(move, fitted, variance, misfit)) * STRAY**2
+        scale = max(1.0, _misfit(move, fitted, variance, misfit)) * ROBUST_CUTOFF**2
         _fit_affine(at, move, variance, scale, fitted)
     return fitted
 

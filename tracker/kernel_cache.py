@@ -28,7 +28,7 @@ def choose_kernel_cache() -> None:
     os.environ["NUMBA_CACHE_DIR"] = str(_writable(folder / _types()))
 
 
-def is_passing() -> bool:
+def is_temporary() -> bool:
     """Whether compiled kernels are lost when the process ends, because the user's cache folder cannot be written."""
     return Path(os.environ.get("NUMBA_CACHE_DIR", "")).name.startswith(PASSING)
 

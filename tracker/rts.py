@@ -113,8 +113,8 @@ def smooth_backward(run: FilterState, time_s: Float64) -> None:
     for t in range(frames - 2, -1, -1):
         dt = time_s[t + 1] - time_s[t]
         for i in range(points):
-            _carry_back(shared[i], run.covariance[t, points], run.prior[t + 1, points], dt)
-            _carry_back(own[i], run.covariance[t, i], run.prior[t + 1, i], dt)
+            _propagate_back(shared[i], run.covariance[t, points], run.prior[t + 1, points], dt)
+            _propagate_back(own[i], run.covariance[t, i], run.prior[t + 1, i], dt)
             for axis in range(2):
                 run.position[t, i, axis] += shared[i, axis] + own[i, axis]
                 run.velocity[t, i, axis] += shared[i, 2 + axis] + own[i, 2 + axis]
@@ -124,7 +124,7 @@ def smooth_backward(run: FilterState, time_s: Float64) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _carry_back(change: Float64, covariance: Float64, prior: Float64, dt: float) -> None:
+def _propagate_back(change: Float64, covariance: Float64, prior: Float64, dt: float) -> None:
     """Replace a change of one state (x, y and their speeds) by what follows from it for the state dt seconds before."""
     if prior[0] == np.inf:
         change[:] = 0.0

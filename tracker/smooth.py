@@ -44,7 +44,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import ConfigError
-from .kalman import LEAST_STEP_S, FilterState, Tuning, begin, blank, coast, update
+from .kalman import MIN_STEP_S, FilterState, Tuning, allocate_state, coast, init_state, update
 from .types import Float32, Float64
 
 # "kalman" is this module, "oneeuro" is `one_euro`, "rts" is `rts`, "none" leaves points as measured
@@ -136,7 +136,7 @@ class Smoother:
             raise ValueError(f"smoother: wanted at least 1 point, got {points}")
         self._settings = settings
         self._points = points
-        self._state = blank(points)
+        self._state = allocate_state(points)
         self._time_s = math.nan  # of the state
         self._recent_s: tuple[float, ...] = ()  # times of the last measurements since the start, at most two
         self._pace_s = 0.0  # mean of the last steps
@@ -160,7 +160,7 @@ class Smoother:
         """
         measured, trust = self._checked(time_s, xy, score, size_px)
         self._size_px = size_px
-        if not self._goes_on(time_s):
+        if not self._is_continuation(time_s):
             return self._start(time_s, measured, trust)
         if not trust @ trust > 0:
             return self.coast(time_s)
@@ -208,14 +208,14 @@ class Smoother:
             raise ValueError(f"smoother: wanted a face size above 0 px, got {size_px}")
         return measured, trust
 
-    def _goes_on(self, time_s: float) -> bool:
+    def _is_continuation(self, time_s: float) -> bool:
         gap_s = self._settings.restart_gap_s
         return bool(self._recent_s) and self._time_s < time_s <= self._recent_s[-1] + gap_s
 
     def _start(self, time_s: float, measured: Float64, trust: Float64) -> tuple[Float32, Float32]:
         self._recent_s = ()
         speed_px = self._settings.first_speed * self._size_px
-        begin(self._state, measured, trust, speed_px**2, self._tuning())
+        init_state(self._state, measured, trust, speed_px**2, self._tuning())
         self._note(time_s)
         return self._answer()
 
@@ -250,7 +250,7 @@ class Smoother:
             outlier_spread=settings.outlier_spread,
             outlier_s=settings.outlier_s,
             jump_px2=settings.restart_jump**2 * area,
-            least_step_s=max(LEAST_STEP_S, HURRIED * self._pace_s),
+            least_step_s=max(MIN_STEP_S, HURRIED * self._pace_s),
         )
 
     def _answer(self) -> tuple[Float32, Float32]:

@@ -13,9 +13,9 @@ from .types import Float32, Landmarks, State
 OWN_PLACE_IOU = 0.2  # IoU with the expected box of a lost face above which a box is at the same place
 FORESIGHT_S = 0.21  # motion older than this does not predict where a face is now; 5 frames/s are still fast enough
 LONGEST_STEP = 0.25  # of the box's side: how far a crop moves ahead of the last measurement at most
-HOLD = 0.012  # of the box's side: smaller changes do not move the crop
+DEAD_BAND = 0.012  # of the box's side: smaller changes do not move the crop
 SEEK_S = 2.0  # how long a lost face is searched for where it was and where its motion led
-FASTEST = 6.0  # of the box's side: how far a face moves in a second at most
+MAX_SPEED = 6.0  # of the box's side: how far a face moves in a second at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class Track:
         """The landmarks (N, 2) round which the next crop is placed, at a media time soon after the last measurement.
 
         They are moved ahead with the face: a crop that lags behind a moving face pulls its landmarks back, at 8 pixels
-        per frame by almost one pixel. While they stay within `HOLD` of where the last crop was aimed, the crop does not
-        move: a crop that follows its own noise adds to it.
+        per frame by almost one pixel. While they stay within `DEAD_BAND` of where the last crop was aimed, the crop
+        does not move: a crop that follows its own noise adds to it.
         """
         self.aimed = self.aim_from_here(time_s)
         return self.aimed
@@ -100,8 +100,8 @@ class Track:
         if 0 < ahead <= FORESIGHT_S and self.velocity is not None:
             step = self.velocity * ahead
             length = math.hypot(*step) + 1e-6
-            xy = xy + step * (min(max(length - HOLD * side, 0.0), LONGEST_STEP * side) / length)
-        if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= HOLD * side:
+            xy = xy + step * (min(max(length - DEAD_BAND * side, 0.0), LONGEST_STEP * side) / length)
+        if self.aimed is not None and np.abs(bounding_box(xy) - bounding_box(self.aimed)).max() <= DEAD_BAND * side:
             return self.aimed
         return np.asarray(xy, np.float32)
 
@@ -127,8 +127,8 @@ class Track:
     def can_reach(self, time_s: float, box: Float32) -> bool:
         """Whether the face, if its appearance is learnt, can have reached the place and size of a box (4,) by now."""
         side = max(longer_side(self.box), longer_side(box))
-        farthest = (1 + FASTEST * abs(time_s - self.seen_s)) * side
-        return self.learnt and shift(self.box, box) <= farthest and as_large(self.box, box)
+        farthest = (1 + MAX_SPEED * abs(time_s - self.seen_s)) * side
+        return self.learnt and shift(self.box, box) <= farthest and is_similar_size(self.box, box)
 
 
 def shift(old: Float32, new: Float32) -> float:
@@ -136,7 +136,7 @@ def shift(old: Float32, new: Float32) -> float:
     return float(np.abs((new[:2] + new[2:]) - (old[:2] + old[2:])).max()) / 2
 
 
-def as_large(old: Float32, new: Float32) -> bool:
+def is_similar_size(old: Float32, new: Float32) -> bool:
     """Whether a box (4,) is between half and twice as large as another."""
     grown = longer_side(new) / max(longer_side(old), 1e-3)
     return 0.5 < grown < 2.0

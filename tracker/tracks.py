@@ -15,18 +15,18 @@ import numpy as np
 
 from .appearance import blended, known_cells, similarity, similarity_in_part
 from .geometry import iou, longer_side
-from .kalman import LEAST_STEP_S
-from .track import FORESIGHT_S, OWN_PLACE_IOU, SEEK_S, Track, TrackSettings, as_large, shift
+from .kalman import MIN_STEP_S
+from .track import FORESIGHT_S, OWN_PLACE_IOU, SEEK_S, Track, TrackSettings, is_similar_size, shift
 from .types import Float32, Landmarks, State
 from .views import face_box
 
 COVERED_IOU = 0.3  # a detector's box and a track's own box of the same face have at least this IoU
 SEEK_EVERY = 5  # for `SEEK_S` after a loss one frame in this many is searched, even if other faces are in sight
-SURE = 0.8  # confidence from which the appearance of a face is learnt
+CONFIDENT = 0.8  # confidence from which the appearance of a face is learnt
 LEARN_S = 1.5  # time constant of the learnt appearance: longer than a hand or a passer-by hides a face
 DRIFT_S = 0.2  # time constant of the velocity that a hidden face is assumed to keep
 BEHIND = 0.5  # of its box: a face is not found if another one covers this much of it
-CLEARLY = 0.15  # a face belongs to the track that is more similar to it by this much; smaller differences are noise
+MIN_MARGIN = 0.15  # a face belongs to the track that is more similar to it by this much; smaller differences are noise
 STEADY = 0.6  # least similarity of a face's appearances in two successive frames: 0.66 or more on clips, 0.46 at a cut
 EXPECTED = 0.25  # least similarity of a face that emerges from behind another as expected; half of strangers have less
 CROP = 1.2  # side of the crop from which an appearance is computed, over the box
@@ -45,7 +45,7 @@ class TrackBook:
         self._lost: list[Track] = []
         self._begins_shot: Callable[[], bool] = lambda: False
         self._now_s = 0.0
-        self._missed = self._cut = self._emerges = self._seeks = False
+        self._missed = self._cut = self._may_reappear = self._seeks = False
         self._pending: list[tuple[Float32, float]] = []  # faces without a track ID yet: box, since when
         self._frames = 0
         self._born = 0
@@ -66,12 +66,12 @@ class TrackBook:
         return bool(self._measured)
 
     @property
-    def wants_detection(self) -> bool:
+    def needs_detection(self) -> bool:
         """Whether to run the detector: no face is in sight, or one was just lost, may emerge or is due for a search."""
-        return self.wants_whole or self._missed or self._emerges
+        return self.needs_full_search or self._missed or self._may_reappear
 
     @property
-    def wants_whole(self) -> bool:
+    def needs_full_search(self) -> bool:
         """Whether to search for faces everywhere and not only round `missing`.
 
         True if no face is in sight, this is another shot, or the next search for a recently lost face is due.
@@ -85,7 +85,7 @@ class TrackBook:
         First the faces that have no track ID yet, then the recently lost ones, the latest first: where their motion led
         and where they were.
         """
-        away = sorted(self._away(), key=lambda track: -track.seen_s)
+        away = sorted(self._recently_lost(), key=lambda track: -track.seen_s)
         places = [box for track in away for box in (track.place(self._now_s), track.box)]
         return _apart([*(box for box, _ in self._pending), *places])
 
@@ -134,8 +134,8 @@ class TrackBook:
         # after a restart of the stream, times are before the remembered ones
         self._lost = [t for t in self._lost if abs(time_s - t.seen_s) <= self.settings.memory_s]
         self._pending = [(box, since) for box, since in self._pending if abs(time_s - since) <= 2 * WAIT_S]
-        away = self._away()
-        self._emerges = bool(self._pending) or any(t.behind and not self._covered(t.place(time_s)) for t in away)
+        away = self._recently_lost()
+        self._may_reappear = bool(self._pending) or any(t.behind and not self._covered(t.place(time_s)) for t in away)
         self._seeks = bool(away) and self._frames % SEEK_EVERY == 0
 
     def _contest(self, claims: list[_Claim]) -> tuple[list[_Claim], list[_Claim]]:
@@ -143,13 +143,13 @@ class TrackBook:
         kept: list[_Claim] = []
         lost: list[_Claim] = []
         for claim in claims:
-            if not self._goes_on(claim):
+            if not self._is_continuation(claim):
                 lost.append(claim)
                 continue
             rival = self._rival(claim, kept)
             if rival is None:
                 kept.append(claim)
-            elif claim.similarity > rival.similarity + CLEARLY:
+            elif claim.similarity > rival.similarity + MIN_MARGIN:
                 kept[kept.index(rival)] = claim
                 lost.append(rival)
             else:
@@ -169,7 +169,7 @@ class TrackBook:
         best = int(overlap.argmax())
         return best if overlap[best] >= self.settings.duplicate_iou else None
 
-    def _away(self) -> list[Track]:
+    def _recently_lost(self) -> list[Track]:
         """The tracks that were lost a moment ago."""
         tracks = (*self.live, *self._lost)
         return [t for t in tracks if not t.measured and abs(self._now_s - t.seen_s) <= SEEK_S]
@@ -181,22 +181,22 @@ class TrackBook:
         area = float(np.prod(box[2:] - box[:2])) + 1e-6
         return bool((np.clip(sides, 0, None).prod(1) >= BEHIND * area).any())
 
-    def _goes_on(self, claim: _Claim) -> bool:
+    def _is_continuation(self, claim: _Claim) -> bool:
         if not claim.landmarks.presence >= self.settings.keep or claim.elapsed_s > self.settings.memory_s:
             return False
-        if self._unlike(claim) and (claim.unwatched or not self._comes_out(claim)):
+        if self._is_mismatch(claim) and (claim.is_stale or not self._matches_in_part(claim)):
             return False
         old, new = claim.track.box, claim.box
-        return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and as_large(old, new)
+        return shift(old, new) <= self.settings.jump * max(longer_side(old), 1e-3) and is_similar_size(old, new)
 
-    def _unlike(self, claim: _Claim) -> bool:
+    def _is_mismatch(self, claim: _Claim) -> bool:
         """Whether something else is in the face's place: somebody else, or unlike both the face and the last frame.
 
         For a lost face the last frame proves nothing (the picture may have dissolved into another); only the part that
         is not covered is compared with the learnt appearance.
         """
         limit = self.settings.other_appearance
-        if (claim.track.measured or claim.unwatched) and self._is_somebody_else(claim):
+        if (claim.track.measured or claim.is_stale) and self._is_somebody_else(claim):
             return True
         if claim.similarity >= limit:
             return False
@@ -211,15 +211,15 @@ class TrackBook:
         gap. Only appearance counts then: the face must be as similar as one that returns elsewhere, and not clearly
         more similar to a lost one.
         """
-        if claim.similarity >= 1 - CLEARLY or not (claim.unwatched or self._begins_shot()):
+        if claim.similarity >= 1 - MIN_MARGIN or not (claim.is_stale or self._begins_shot()):
             return False
         others = [similarity(track.appearance, claim.appearance) for track in self._lost]
-        return claim.similarity < max(max(others, default=-1.0) - CLEARLY, self.settings.same_appearance)
+        return claim.similarity < max(max(others, default=-1.0) - MIN_MARGIN, self.settings.same_appearance)
 
-    def _comes_out(self, claim: _Claim) -> bool:
+    def _matches_in_part(self, claim: _Claim) -> bool:
         """Whether part of the face matches although the rest was hidden: the crop had drifted onto the visible part."""
         track = claim.track
-        hidden = track.measured and track.landmarks.confidence < SURE
+        hidden = track.measured and track.landmarks.confidence < CONFIDENT
         return hidden and similarity_in_part(track.appearance, claim.appearance) >= self.settings.other_appearance
 
     def _take(self, claim: _Claim, time_s: float) -> None:
@@ -228,10 +228,10 @@ class TrackBook:
         elapsed = claim.elapsed_s
         if 0 < elapsed <= FORESIGHT_S:
             moved = (landmarks.xy - track.landmarks.xy).mean(0)
-            track.velocity = np.asarray(moved / max(elapsed, LEAST_STEP_S), np.float32)
+            track.velocity = np.asarray(moved / max(elapsed, MIN_STEP_S), np.float32)
         else:
             track.velocity = track.mean_velocity = None
-        if claim.alone and landmarks.confidence >= SURE and elapsed > 0:
+        if claim.alone and landmarks.confidence >= CONFIDENT and elapsed > 0:
             if track.velocity is not None:
                 mean = track.velocity if track.mean_velocity is None else track.mean_velocity
                 track.mean_velocity = mean + np.float32(min(elapsed / DRIFT_S, 1.0)) * (track.velocity - mean)
@@ -248,8 +248,8 @@ class TrackBook:
     def _release(self, claim: _Claim) -> None:
         """Let a lost track coast, or end it: its time is up, or something else is in its place."""
         track = claim.track
-        was_measured, unlike = track.measured, self._unlike(claim)
-        follower, track.state = self._follower(track.box), State.COASTING
+        was_measured, unlike = track.measured, self._is_mismatch(claim)
+        follower, track.state = self._measured_at(track.box), State.COASTING
         track.behind = track.behind or self._beside(track.box)
         track.cut = track.cut or (was_measured and unlike and not track.behind)
         if follower is None and not unlike and abs(claim.elapsed_s) <= self.settings.coast_s:
@@ -262,7 +262,7 @@ class TrackBook:
         """Whether the crop round a box (4,) touches a face that was measured in this frame."""
         return bool((iou(_crop(box[None]), self._measured_boxes) > 0).any())
 
-    def _follower(self, box: Float32) -> Track | None:
+    def _measured_at(self, box: Float32) -> Track | None:
         """The track that was measured at this place (4,) in this frame."""
         best = self._duplicate(box, self._measured_boxes)
         return None if best is None else self._measured[best]
@@ -282,13 +282,13 @@ class TrackBook:
         """
         box = face_box(landmarks.xy)
         full = len(self._measured) >= self.settings.most_faces
-        if full or not landmarks.presence >= self.settings.birth or self._follower(box) is not None:
+        if full or not landmarks.presence >= self.settings.birth or self._measured_at(box) is not None:
             return None
         track = self._returning(time_s, box, appearance)
         if track is None and self._waits(time_s, box, appearance):
             return None
         if track is None:
-            learnt = landmarks.confidence >= SURE
+            learnt = landmarks.confidence >= CONFIDENT
             track = Track(self._born, State.NEW, landmarks, box, time_s, appearance, appearance, learnt=learnt)
             self._born += 1
             self._show(track)
@@ -333,9 +333,9 @@ class TrackBook:
             if not near and not track.can_reach(time_s, box):
                 continue
             alike = wholes[number] if track.cut else similarity_in_part(track.appearance, appearance)
-            if not near and alike <= max((w for i, w in enumerate(wholes) if i != number), default=-1.0) + CLEARLY:
+            if not near and alike <= max((w for i, w in enumerate(wholes) if i != number), default=-1.0) + MIN_MARGIN:
                 continue
-            score = alike + (CLEARLY if near else 0.0)
+            score = alike + (MIN_MARGIN if near else 0.0)
             if alike >= self._needed(track, near=near) and score > best_score:
                 best, best_score = track, score
         return best
@@ -368,7 +368,7 @@ class _Claim:
         object.__setattr__(self, "similarity", similarity(self.track.appearance, self.appearance))
 
     @property
-    def unwatched(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the track was seen so long ago, or by another clock, that its place says nothing."""
         return abs(self.elapsed_s) > SEEK_S
 

@@ -41,7 +41,7 @@ class Corpus:
         weight: share of the mixture at the start of the run, relative to the other corpora.
         late_weight: the same at the end; weights change linearly over the run. Negative: as at the start.
         held_out: whether a detector is also measured on the pictures of this corpus that its training holds out
-            (`detection.score.kept_out`); false for machine-made labels.
+            (`detection.score.load_held_out`); false for machine-made labels.
     """
 
     path: str

@@ -176,7 +176,7 @@ def _closed(eye: Eye, upper: Float64, lower: Float64, opening: float, rise: floa
 
 
 @dataclass(frozen=True, slots=True)
-class Rubber:
+class StretchRegion:
     """A part of a face that is stretched and moved, less and less towards the edge of an ellipse.
 
     Attributes:
@@ -200,7 +200,7 @@ class Rubber:
         return np.asarray(weight * ((1 / self.scale - 1) * place - self.shift / self.scale) @ self.axes)
 
 
-def stretch(bgr: UInt8, xy: Float32, parts: list[Rubber]) -> tuple[UInt8, Float32]:
+def stretch(bgr: UInt8, xy: Float32, parts: list[StretchRegion]) -> tuple[UInt8, Float32]:
     """Draw a face with some of its parts stretched.
 
     Args:
@@ -262,7 +262,7 @@ def grimace(bgr: UInt8, xy: Float32, rng: np.random.Generator) -> tuple[UInt8, F
         points = xy[list(marks.parts[name])].astype(np.float64)
         width = float(np.ptp(points @ x))
         if width >= LEAST_WIDTH:
-            parts.append(Rubber(points.mean(0), axes, width * np.array(radii), scale, width * shift))
+            parts.append(StretchRegion(points.mean(0), axes, width * np.array(radii), scale, width * shift))
     return stretch(bgr, xy, parts) if parts else (bgr, xy)
 
 

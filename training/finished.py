@@ -11,7 +11,7 @@ from torch import nn
 from ..tracker.errors import ConfigError
 from .config import Config
 from .settings import refuse_other_settings, settings_of
-from .start import BROKEN, refuse_others
+from .start import LOAD_ERRORS, refuse_others
 
 ADVICE = "repeat the run's --set, or name the configuration that it was started with"
 NETWORK = ("network.name", "network.landmarks", "network.options")
@@ -33,7 +33,7 @@ def load_average(net: nn.Module, path: Path) -> None:
     net.load_state_dict(average)
 
 
-def demand_own_settings(config: Config, run: Path) -> None:
+def check_own_settings(config: Config, run: Path) -> None:
     """Check by a run's checkpoint.pt, if there is one, that it trained this network and would get this card.
 
     Schedule, training data, loss weights and the texts in `card` are not compared.
@@ -56,7 +56,7 @@ def _read(path: Path, part: str) -> dict[str, Any]:
     """
     try:
         return dict(torch.load(path, map_location="cpu", weights_only=True)[part])
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"{path}: wanted a file of a run of `facetrack train`, got: {error}") from error
 
 

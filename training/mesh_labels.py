@@ -38,7 +38,7 @@ from .command_line import errors_in_one_line
 from .datasets import Sample
 from .datasets.point_files import read_pts, write_pts
 from .datasets.samples import read_bytes
-from .relabel import look_often
+from .relabel import align_augmented
 
 COMPONENTS = 150  # principal components of the meshes; with 300 the labels of LFPW test are no better
 RIDGE = 0.1
@@ -97,7 +97,7 @@ class Similarity:
 
 
 @dataclass(frozen=True, slots=True)
-class Translation:
+class MeshRegression:
     """Linear map from meshes to a markup's points.
 
     Attributes:
@@ -111,7 +111,7 @@ class Translation:
     weights: Float64
 
     @classmethod
-    def learn(cls, meshes: Float64, xy: Float64) -> Translation:
+    def learn(cls, meshes: Float64, xy: Float64) -> MeshRegression:
         """Ridge regression on principal components, robust to single poor annotations.
 
         Args:
@@ -150,7 +150,7 @@ def _design(features: Float64, mean: Float64, basis: Float64) -> Float64:
 
 
 @dataclass(frozen=True, slots=True)
-class BothWays:
+class MirroredRegression:
     """The translations for pictures and for mirror pictures.
 
     Attributes:
@@ -158,12 +158,12 @@ class BothWays:
         markup: of the points.
     """
 
-    plain: Translation
-    mirrored: Translation
+    plain: MeshRegression
+    mirrored: MeshRegression
     markup: Markup
 
     @classmethod
-    def learn(cls, meshes: Float64, xy: Float64, widths: Float64, markup: Markup) -> BothWays:
+    def learn(cls, meshes: Float64, xy: Float64, widths: Float64, markup: Markup) -> MirroredRegression:
         """Learn from P annotated pictures.
 
         Args:
@@ -173,7 +173,9 @@ class BothWays:
             markup: of the annotations.
         """
         return cls(
-            Translation.learn(meshes[:, 0], xy), Translation.learn(meshes[:, 1], _mirrored(xy, widths, markup)), markup
+            MeshRegression.learn(meshes[:, 0], xy),
+            MeshRegression.learn(meshes[:, 1], _mirrored(xy, widths, markup)),
+            markup,
         )
 
     def points(self, meshes: Float64, widths: Float64) -> tuple[Float64, Float64]:
@@ -226,7 +228,7 @@ class Label:
             apart = distance(annotation, mesh)
         else:
             around = aligner.crop_around(*box_centre_side(bounding_box(mesh.astype(np.float32))))
-            other, share = look_often(aligner, sample.bgr(), around).xy, np.full(len(mesh), NETWORK_SHARE)
+            other, share = align_augmented(aligner, sample.bgr(), around).xy, np.full(len(mesh), NETWORK_SHARE)
             share[np.concatenate([*chain.from_iterable(lids(len(mesh)))])] = 0
             apart = distance(mesh, other)
         share = share[:, None]
@@ -280,11 +282,11 @@ class Pictures:
         return {i: read_pts(self.samples[i].path.with_suffix(".pts")) for i in chosen}
 
 
-def learn(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> BothWays:
+def learn(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> MirroredRegression:
     """Learn the translation from the pictures that have annotations (N, 2) of a markup."""
     chosen = [*annotations]
     xy = np.stack([*annotations.values()]).astype(np.float64)
-    return BothWays.learn(pictures.meshes[chosen], xy, pictures.widths[chosen], markup)
+    return MirroredRegression.learn(pictures.meshes[chosen], xy, pictures.widths[chosen], markup)
 
 
 def asymmetry(pictures: Pictures, annotations: dict[int, Float32], markup: Markup) -> float:
@@ -296,13 +298,13 @@ def asymmetry(pictures: Pictures, annotations: dict[int, Float32], markup: Marku
     xy = np.stack([*annotations.values()]).astype(np.float64)
     meshes, widths = pictures.meshes[chosen], pictures.widths[chosen]
     pooled = np.concatenate([meshes[:, 0], meshes[:, 1]])
-    both = Translation.learn(pooled, np.concatenate([xy, _mirrored(xy, widths, markup)]))
-    symmetric, _ = BothWays(both, both, markup).points(meshes, widths)
+    both = MeshRegression.learn(pooled, np.concatenate([xy, _mirrored(xy, widths, markup)]))
+    symmetric, _ = MirroredRegression(both, both, markup).points(meshes, widths)
     sides = np.ptp(xy, axis=1).max(-1)
     return float(np.median((xy - symmetric)[..., 0].mean(-1) / sides))
 
 
-def error(pictures: Pictures, annotations: dict[int, Float32], translation: BothWays) -> tuple[float, int]:
+def error(pictures: Pictures, annotations: dict[int, Float32], translation: MirroredRegression) -> tuple[float, int]:
     """Mean inter-ocular NME in percent of the meshes' points where both looks agree, and the number of pictures."""
     chosen = [*annotations]
     found, gap = translation.points(pictures.meshes[chosen], pictures.widths[chosen])
@@ -313,7 +315,7 @@ def error(pictures: Pictures, annotations: dict[int, Float32], translation: Both
 def write_labels(
     pictures: Pictures,
     annotations: dict[int, Float32],
-    translation: BothWays,
+    translation: MirroredRegression,
     aligner: Aligner,
     out: Path,
     *,

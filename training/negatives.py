@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from .config import Config
-from .datasets import Sample, read_images, whole_pictures
+from .datasets import Sample, read_images, verify_pictures
 
 
 def faceless(config: Config, data: Path) -> list[Sample]:
@@ -17,4 +17,4 @@ def faceless(config: Config, data: Path) -> list[Sample]:
     """
     read = chain.from_iterable(read_images(data / folder) for folder in config.negatives)
     empty = (sample for sample in read if f"{sample.path.parent.name}/{sample.path.name}" not in config.people)
-    return whole_pictures(empty, config.broken)
+    return verify_pictures(empty, config.broken)

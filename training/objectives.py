@@ -14,9 +14,9 @@ from .alignment.networks import ALIGNMENTS, open_alignment
 from .config import DETECTORS, Config, load
 from .detection.objectives import BackboneDetection, BranchRefinement
 from .finished import load_average
-from .processes import alone_in, demand_equal_shares
+from .processes import check_equal_shares, lock_folder
 from .span import SelfConsistency
-from .start import demand_starts
+from .start import check_start_files
 from .train import Objective, train
 
 
@@ -34,9 +34,9 @@ def run_config(config_path: Path, data: Path, out: Path, overrides: Sequence[str
         SourceError: a folder of data is missing or broken.
     """
     config = load(config_path, overrides)
-    demand_equal_shares(config.schedule)  # before the data is read
-    demand_starts(config)
-    with alone_in(out):
+    check_equal_shares(config.schedule)  # before the data is read
+    check_start_files(config)
+    with lock_folder(out):
         objective = open_objective(config, data, out)
     train(config, objective, out)
 

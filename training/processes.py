@@ -40,7 +40,7 @@ def set_up_device() -> None:
         torch.set_num_threads(1)
 
 
-def demand_equal_shares(schedule: Schedule) -> None:
+def check_equal_shares(schedule: Schedule) -> None:
     """Check that all processes get equally many pictures: gradients are averaged over processes, not over pictures.
 
     Raises:
@@ -54,7 +54,7 @@ def demand_equal_shares(schedule: Schedule) -> None:
         )
 
 
-def demand_one_step(folder: Path, step: int) -> None:
+def check_same_step(folder: Path, step: int) -> None:
     """Check that all processes resume from the same checkpoint, which the first process alone writes.
 
     Raises:
@@ -74,7 +74,7 @@ def demand_one_step(folder: Path, step: int) -> None:
         )
 
 
-def is_over(stop: float) -> bool:
+def is_time_up(stop: float) -> bool:
     """Whether time is up by the first process's clock: a process that stopped alone would leave the others waiting."""
     over = time.monotonic() > stop
     if rank_and_world()[1] == 1 or math.isinf(stop):
@@ -84,7 +84,7 @@ def is_over(stop: float) -> bool:
     return bool(over_everywhere)
 
 
-def over_processes(own: Tensor) -> Tensor:
+def sum_over_processes(own: Tensor) -> Tensor:
     """The sum of a tensor over all processes; blocks until every process has called it."""
     if rank_and_world()[1] == 1:
         return own
@@ -94,7 +94,7 @@ def over_processes(own: Tensor) -> Tensor:
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Lock a run's folder, because two runs would overwrite each other's checkpoints.
 
     Of several processes the first one holds the lock for all. The system releases it whenever the process ends.

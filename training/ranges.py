@@ -73,18 +73,18 @@ def refuse_out_of_range(config: Config) -> None:
         ConfigError: one is not; names the setting, its range and its value.
     """
     for name, allowed in RANGES.items():
-        _demand(allowed, attrgetter(name)(config), name)
+        _check_range(allowed, attrgetter(name)(config), name)
     for number, corpus in enumerate(config.corpora):
-        _demand(FROM_0, corpus.weight, f"corpora.{number}.weight")
-        _demand(FINITE, corpus.late_weight, f"corpora.{number}.late_weight")
+        _check_range(FROM_0, corpus.weight, f"corpora.{number}.weight")
+        _check_range(FINITE, corpus.late_weight, f"corpora.{number}.late_weight")
     if config.corpora and not any(corpus.weight for corpus in config.corpora):
         raise ConfigError("corpora: wanted a weight above 0 of at least one of them, got 0 of all")
     for number, (share, divisor) in enumerate(config.schedule.drops):
-        _demand(FROM_0, share, f"schedule.drops.{number}.0")
-        _demand(ABOVE_0, divisor, f"schedule.drops.{number}.1")
+        _check_range(FROM_0, share, f"schedule.drops.{number}.0")
+        _check_range(ABOVE_0, divisor, f"schedule.drops.{number}.1")
     for number, (share, side) in enumerate(config.schedule.sizes):
-        _demand(NOT_ALL, share, f"schedule.sizes.{number}.0")
-        _demand(COUNT, side, f"schedule.sizes.{number}.1")
+        _check_range(NOT_ALL, share, f"schedule.sizes.{number}.0")
+        _check_range(COUNT, side, f"schedule.sizes.{number}.1")
     smallest, largest = config.discs.face_px
     if not (0 < smallest <= largest and isfinite(largest)):
         raise ConfigError(f"discs.face_px: wanted two sides above 0, the smaller one first, got {config.discs.face_px}")
@@ -96,6 +96,6 @@ def refuse_out_of_range(config: Config) -> None:
         )
 
 
-def _demand(allowed: Range, value: float, name: str) -> None:
+def _check_range(allowed: Range, value: float, name: str) -> None:
     if not allowed.holds(value):
         raise ConfigError(f"{name}: wanted {allowed.wanted}, got {value}")

@@ -69,7 +69,7 @@ class Relabelled:
     finished: bool
 
 
-def look_often(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: float = ASYMMETRY) -> PseudoLabel:
+def align_augmented(aligner: Aligner, bgr: UInt8, start: CropTransform, asymmetry: float = ASYMMETRY) -> PseudoLabel:
     """Measure a face in turned and mirrored crops around the place where a first look finds it.
 
     Args:
@@ -124,7 +124,7 @@ def relabel(
         CardError, BackendError: the network cannot be opened.
         SourceError: there is no picture, a picture or its .pts is broken, or two pictures would share a label.
     """
-    _demand_own_labels(folder)
+    _check_unique_names(folder)
     out.mkdir(parents=True, exist_ok=True)
     seen = written = 0
     with open_engines(choices) as engines, (out / REFUSED).open("a+", encoding="utf-8") as file:
@@ -145,7 +145,7 @@ def relabel(
     return Relabelled(seen, written, finished=True)
 
 
-def _demand_own_labels(folder: Path) -> None:
+def _check_unique_names(folder: Path) -> None:
     """Check that no two pictures differ in the suffix alone: they would share one label file.
 
     Raises:
@@ -170,7 +170,7 @@ def _label(engines: Engines, sample: Sample, asymmetry: float) -> PseudoLabel | 
     """The label found in one picture; None if no face is found."""
     bgr = sample.bgr()
     crop = first_crop(engines.detector, engines.aligner, bgr, sample.points)
-    return None if crop is None else look_often(engines.aligner, bgr, crop, asymmetry)
+    return None if crop is None else align_augmented(engines.aligner, bgr, crop, asymmetry)
 
 
 def _is_written(picture: Path) -> bool:

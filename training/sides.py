@@ -11,7 +11,7 @@ from .config import Schedule
 STEP, REACH = 8, 128  # pixels: step and range of the search for a larger side that would work
 
 
-def demand_sides(net: nets.FromBytes, schedule: Schedule) -> None:
+def check_crop_sides(net: nets.FromBytes, schedule: Schedule) -> None:
     """Check that a network takes crops of every side in the schedule; its weights and statistics do not change.
 
     Raises:

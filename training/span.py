@@ -78,7 +78,7 @@ class SelfConsistency:
         self.config, self.inner = config, open_alignment(config, data)
         rules = config.consistency
         divided = [_divided(corpus, rules.labels, number) for number, corpus in enumerate(self.inner.corpora)]
-        self.inner.learn_from([labelled for labelled, _ in divided])
+        self.inner.set_corpora([labelled for labelled, _ in divided])
         self.unlabelled: list[Sample] = [sample for _, others in divided for sample in others]
         for extra in rules.unlabelled:
             self.unlabelled += self.inner.faces(data / extra.path, extra.layout)
@@ -165,9 +165,9 @@ class SelfConsistency:
         pairs = [values[order] for values in batch]
         known, faces = int((pairs[5] == LABELLED).sum()), int((pairs[5] != NOTHING).sum())
         taught = self.config.consistency.teacher == "average"
-        return weighted((self._taught if taught else self._agreeing)(net, pairs, known, faces))
+        return weighted((self._teacher_terms if taught else self._consistency_terms)(net, pairs, known, faces))
 
-    def _taught(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+    def _teacher_terms(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
         """The terms with labels, over both crops of the first `known` faces and the disturbed crops of the others.
 
         The errors of all crops are summed and divided by the 2N crops of N labelled faces. The mean over the M crops
@@ -193,7 +193,7 @@ class SelfConsistency:
             place = torch.from_numpy(self.inner.decoded(self.teacher(calm))).to(matrices)
         return moved_points(place, matrices, self.inner.markup)
 
-    def _agreeing(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
+    def _consistency_terms(self, net: nn.Module, pairs: list[Tensor], known: int, faces: int) -> Terms:
         """The terms with labels, and "consistency", the mean over all pairs of faces.
 
         Terms with labels are means over two crops of each of N faces, 1 / 2N of the sums in Eq. 19. The divergences of

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.card import find_card
-from ..engines.nets.imagenet import layers_of, with_our_colours
+from ..engines.nets.imagenet import fold_normalisation, layers_of
 from ..engines.torch_backend import read_state, torch_file
 from ..tracker.errors import CardError, ConfigError
 from .config import Config
 
 COUNTER = "num_batches_tracked"  # of batch normalisation; old state dicts lack it, and nothing here reads it
 # what torch.load raises on all kinds of damaged files, and what reading from its result raises
-BROKEN = (
+LOAD_ERRORS = (
     *(OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, AssertionError),
     *(BadZipFile, UnpicklingError, struct.error),
 )
@@ -45,7 +45,7 @@ def start_file(start: str) -> Path:
     return torch_file(card.weights["net"].path)
 
 
-def demand_starts(config: Config) -> None:
+def check_start_files(config: Config) -> None:
     """Check that the files which a run starts from exist, before anything else is done.
 
     Raises:
@@ -67,7 +67,7 @@ def begin(net: nn.Module, config: Config) -> None:
     Raises:
         ConfigError: a file is missing or does not fit.
     """
-    demand_starts(config)
+    check_start_files(config)
     if config.start:
         _load_whole(net, start_file(config.start))
     for part, file in config.start_parts:
@@ -81,7 +81,7 @@ def _load_whole(net: nn.Module, path: Path) -> None:
         if not ours:
             raise KeyError("average")
         net.load_state_dict(state)
-    except BROKEN as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"start: {path} is not a best.pt or .torch.npz of this network: {error}") from error
 
 
@@ -95,8 +95,8 @@ def _load_part(net: nn.Module, part: str, path: Path) -> None:
         state, ours = _read(path)
         found = _same_names(state, part) if ours else _published(state, own)
         refuse_others(own, found)
-        found = found if ours else with_our_colours(found)
-    except BROKEN as error:
+        found = found if ours else fold_normalisation(found)
+    except LOAD_ERRORS as error:
         raise ConfigError(f"start_parts: {path} has no {part} of this network: {error}") from error
     net.load_state_dict({part + name: value for name, value in found.items()}, strict=False)
 

@@ -14,11 +14,11 @@ class StepMeans:
     """Means of the loss terms over some steps, and the steps per second; can be saved and resumed."""
 
     def __init__(self, sums: dict[str, float] | None = None, steps: int = 0, seconds: float = 0.0) -> None:
-        """Restore what `state` returned; the clock does not run until `go_on`."""
+        """Restore what `state` returned; the clock does not run until `start_clock`."""
         self._sums, self._steps, self._seconds = dict(sums or {}), steps, seconds
         self._began: float | None = None
 
-    def go_on(self) -> None:
+    def start_clock(self) -> None:
         """Start the clock."""
         self._seconds, self._began = self._passed(), time.monotonic()
 

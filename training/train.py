@@ -28,11 +28,19 @@ from ..engines import nets
 from ..tracker.errors import ConfigError, FacetrackError, SinkError
 from ..tracker.types import UInt8
 from .config import Config, Schedule
-from .processes import alone_in, demand_equal_shares, demand_one_step, device, is_over, rank_and_world, set_up_device
+from .processes import (
+    check_equal_shares,
+    check_same_step,
+    device,
+    is_time_up,
+    lock_folder,
+    rank_and_world,
+    set_up_device,
+)
 from .settings import refuse_other_settings, settings_of
-from .sides import demand_sides
+from .sides import check_crop_sides
 from .span import SelfConsistency
-from .start import BROKEN, begin
+from .start import LOAD_ERRORS, begin
 from .step_log import StepMeans, keep_lines
 
 log = logging.getLogger(__name__)
@@ -139,13 +147,13 @@ class Run:
         """
         self.config, self.objective, self.folder = config, objective, folder
         schedule = config.schedule
-        demand_equal_shares(schedule)
+        check_equal_shares(schedule)
         torch.manual_seed(schedule.seed)
         self.device = device()
         self.net = objective.build().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         begin(self.net, config)
         if isinstance(self.net, nets.FromBytes):
-            demand_sides(self.net, schedule)
+            check_crop_sides(self.net, schedule)
         _freeze_all_but(self.net, schedule.only)
         self.average = copy.deepcopy(self.net).eval()
         if isinstance(objective, SelfConsistency):
@@ -161,12 +169,12 @@ class Run:
         self.step = 0
         self.best = math.inf
         self._means = StepMeans()
-        self._owed = False  # the validation of this step is still to be done
+        self._validation_pending = False  # the validation of this step is still to be done
         self._purge: int | None = None  # from this step on TensorBoard's events are outdated
         self._known: tuple[int, int] | None = None
-        self._catch_up()
+        self._load_checkpoint()
 
-    def _catch_up(self) -> None:
+    def _load_checkpoint(self) -> None:
         """Load the folder's checkpoint, unless it is the one that this run read or wrote last."""
         path = self.folder / "checkpoint.pt"
         written = _written(path)
@@ -176,7 +184,7 @@ class Run:
             state = torch.load(path, map_location=self.device, weights_only=True)
             net, average, optimiser, settings = (state[name] for name in ("net", "average", "optimiser", "settings"))
             step, best, owed, means = state["step"], state["best"], state["owed"], StepMeans(**state["tally"])
-        except BROKEN as error:
+        except LOAD_ERRORS as error:
             raise ConfigError(
                 f"{path}: wanted a checkpoint of `facetrack train`, got: {error}; remove it, or choose another folder"
             ) from error
@@ -189,8 +197,8 @@ class Run:
             raise ConfigError(
                 f"{path}: belongs to another network than the configuration's; choose another folder: {error}"
             ) from error
-        self.step, self.best, self._owed, self._means, self._known = step, best, owed, means, written
-        self._purge = self.step if self._owed else self.step + 1
+        self.step, self.best, self._validation_pending, self._means, self._known = step, best, owed, means, written
+        self._purge = self.step if self._validation_pending else self.step + 1
         log.info("resumed at step %d, best %.4f", self.step, self.best)
 
     def save(self) -> None:
@@ -206,7 +214,7 @@ class Run:
             "step": self.step,
             "best": self.best,
             "tally": self._means.state(),
-            "owed": self._owed,
+            "owed": self._validation_pending,
             "settings": settings_of(self.config),
         }
         path = self.folder / "checkpoint.pt"
@@ -227,14 +235,14 @@ class Run:
             SinkError: a checkpoint cannot be written, for example on a full disk; the one before it stays.
             SourceError: a picture turns out to be broken.
         """
-        with alone_in(self.folder):
+        with lock_folder(self.folder):
             if rank_and_world()[1] > 1:
                 dist.barrier()  # the first process holds the lock: from here on nobody else writes
-            self._catch_up()
-            demand_one_step(self.folder, self.step)
+            self._load_checkpoint()
+            check_same_step(self.folder, self.step)
             if rank_and_world()[0] == 0:
-                keep_lines(self.folder / LOG, self.step if self._owed else self.step + 1)
-                if self._owed:
+                keep_lines(self.folder / LOG, self.step if self._validation_pending else self.step + 1)
+                if self._validation_pending:
                     self._report()
             self._train(until, seconds)
 
@@ -247,8 +255,8 @@ class Run:
         Raises:
             ConfigError: another process trains in this folder.
         """
-        with alone_in(self.folder):
-            self._catch_up()
+        with lock_folder(self.folder):
+            self._load_checkpoint()
             ends = []
             for batch in batches(self.objective, self.config.schedule, self.step, self.step + steps):
                 self._step(self.net, batch)
@@ -262,13 +270,13 @@ class Run:
         end = schedule.steps if until is None else min(until, schedule.steps)
         told = time.monotonic()
         stop = told + seconds
-        self._means.go_on()
+        self._means.start_clock()
         for batch in batches(self.objective, schedule, self.step, end):
             self._means.add(self._step(wrapped, batch))
-            over = is_over(stop)
+            over = is_time_up(stop)
             if rank == 0:
                 if self._is_early() or self.step == end or self.step % schedule.validate_every == 0:
-                    self._owed = True
+                    self._validation_pending = True
                     self.save()  # validation takes long and may fail
                     self._report()
                     told = time.monotonic()
@@ -276,7 +284,7 @@ class Run:
                     self.save()
                 if time.monotonic() - told >= TOLD_EVERY_S:
                     told = time.monotonic()
-                    self._tell()
+                    self._log_progress()
             if over:
                 return
 
@@ -303,11 +311,11 @@ class Run:
             )
         self.optimiser.step()
         self.step += 1
-        self._follow()
+        self._update_average()
         return terms
 
     @torch.no_grad()
-    def _follow(self) -> None:
+    def _update_average(self) -> None:
         """Move the exponential average towards the weights, faster at the beginning of a run."""
         keep = min(self.config.schedule.ema, (1 + self.step) / (10 + self.step))
         for old, new in zip(self.average.parameters(), self.net.parameters(), strict=True):
@@ -325,7 +333,7 @@ class Run:
         schedule, rate = self.config.schedule, self._means.rate()
         return rate * schedule.batch, (schedule.steps - self.step) / rate / 60
 
-    def _tell(self) -> None:
+    def _log_progress(self) -> None:
         """Log the run's progress."""
         steps, (rate, left) = self.config.schedule.steps, self._rate_and_left()
         log.info("step %d of %d, %.1f pictures a second, %.1f minutes left", self.step, steps, rate, left)
@@ -354,8 +362,8 @@ class Run:
                 self.folder / "best.pt",
             )
             self.best = math.inf if math.isnan(first) else first  # of what best.pt holds; anything is better than NaN
-        self._means, self._owed = StepMeans(), False
-        self._means.go_on()
+        self._means, self._validation_pending = StepMeans(), False
+        self._means.start_clock()
         self.save()
 
     def _show(self, terms: dict[str, float], measured: dict[str, float]) -> None:

@@ -19,7 +19,7 @@ def layers_of(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, 
     return max(({n: state[p + n] for n in names if p + n in state} for p in PLACES), key=len)
 
 
-def with_our_colours(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_normalisation(layers: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert layers for torchvision's normalised pictures to layers for the pictures of `FromBytes`.
 
     Torchvision's colour is gain * ours + shift. The gain goes into the first convolution. The convolution's response to

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...tracker.codecs import REACH
-from ..processes import over_processes
+from ..processes import sum_over_processes
 from .maps import warp_maps
 
 TINY = 1e-12  # keeps the logarithm of an empty cell finite
@@ -107,7 +107,7 @@ def focal_factors(attributes: Tensor) -> Tensor:
     equation can also be read as one on the whole batch, but that would weigh batches instead of faces, contrary to the
     text; and with a factor of 0 faces without attributes would not count at all.
     """
-    counts = over_processes(F.pad(attributes.float(), (1, 0), value=1.0).sum(0))  # of faces, then of each attribute
+    counts = sum_over_processes(F.pad(attributes.float(), (1, 0), value=1.0).sum(0))  # of faces, then of each attribute
     return torch.where(attributes, counts[0] / counts[1:].clamp(min=1), 1.0)
 
 

@@ -35,7 +35,7 @@ from ..augment import (
     written_on,
 )
 from ..config import Config, Expressions
-from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, whole_pictures
+from ..datasets import ATTRIBUTES, Sample, one_face_each, read_faces, verify_pictures
 from ..expressions import blink, facing_points, grimace, has_closed_eye
 from ..negatives import faceless
 from .losses import focal_factors
@@ -100,14 +100,14 @@ class Alignment(ABC):
         self.normaliser = cast(metrics.Normaliser, config.normaliser)
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
-        self.learn_from([self.faces(data / c.path, c.layout) for c in config.corpora])
+        self.set_corpora([self.faces(data / c.path, c.layout) for c in config.corpora])
         self.negatives = faceless(config, data)
         self.validation = self.faces(data / config.validation, config.validation_layout)
         others = (faces for c, faces in zip(config.corpora, self.corpora, strict=True) if c.path != config.validation)
-        _keep_apart(self.validation, chain.from_iterable(others))
+        _check_disjoint(self.validation, chain.from_iterable(others))
         self.patches = [thumbnail(sample.bgr()) for sample in self.negatives[::5]] or [BLACK]
 
-    def learn_from(self, corpora: list[list[Sample]]) -> None:
+    def set_corpora(self, corpora: list[list[Sample]]) -> None:
         """Set the labelled faces of the configured corpora, in their order."""
         self.corpora = corpora
         self.closed = [[s for s in faces if has_closed_eye(s.points[0])] for faces in corpora]
@@ -120,7 +120,7 @@ class Alignment(ABC):
             SourceError: the folder is missing, broken or without faces.
         """
         read = read_faces(folder, layout, self.config.broken)
-        pictures = read if self.config.skip_broken else whole_pictures(read)  # skipping has decoded them already
+        pictures = read if self.config.skip_broken else verify_pictures(read)  # skipping has decoded them already
         samples = [in_markup(sample, self.markup) for sample in one_face_each(pictures)]
         faults = [fault_of(sample, self.markup, self.normaliser) for sample in samples]
         told = [fault for fault in faults if fault]
@@ -365,7 +365,7 @@ def fault_of(face: Sample, marks: markup.Markup, normaliser: metrics.Normaliser)
     return None
 
 
-def _keep_apart(validation: list[Sample], others: Iterable[Sample]) -> None:
+def _check_disjoint(validation: list[Sample], others: Iterable[Sample]) -> None:
     """Refuse a picture that is in both training and validation; naming one folder for both is allowed.
 
     Raises:

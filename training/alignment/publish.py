@@ -17,7 +17,7 @@ from torch import nn
 
 from ...engines import graph, nets
 from ...engines.card import ModelCard, Weights
-from ...engines.card_text import card_path, put_in_place
+from ...engines.card_text import card_path, install_card
 from ...engines.codec import decoder
 from ...engines.export import check_parity, export_onnx
 from ...engines.onnx_backend import OnnxBackend
@@ -32,7 +32,7 @@ from ...tracker.views import face_box
 from ..config import Config
 from ..datasets import one_face_each, read_faces
 from ..evaluation.card_figures import alignment_figures, rounded
-from ..finished import demand_own_settings, load_average
+from ..finished import check_own_settings, load_average
 from .networks import open_alignment
 from .objective import Alignment, fault_of, in_markup
 
@@ -66,7 +66,7 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
         ConfigError: the network is not an alignment network, or the run belongs to another network or card.
         SinkError: a file cannot be written.
     """
-    demand_own_settings(config, run)
+    check_own_settings(config, run)
     objective, network = open_alignment(config, data), config.network
     net = objective.build().eval()
     load_average(net, run / "best.pt")
@@ -80,7 +80,7 @@ def publish_aligner(config: Config, run: Path, data: Path, out: Path) -> Path:
         card = _unmeasured_card(objective, net, weights)
         parity = {"parity of the file with torch, px": _parity_px(card, net, crops[:PARITY_CROPS])}
         card = replace(card, measured={**aligner_figures(card, config, data), **rounded(parity)})
-        put_in_place(card, Path(folder), out)
+        install_card(card, Path(folder), out)
     return card_path(card.name, out)
 
 

@@ -41,7 +41,7 @@ from .samples import (
     one_face_each,
     read_bytes,
     read_entries,
-    whole_pictures,
+    verify_pictures,
 )
 
 __all__ = [
@@ -60,7 +60,7 @@ __all__ = [
     "read_images",
     "read_pts",
     "read_pts_folder",
-    "whole_pictures",
+    "verify_pictures",
 ]
 
 # name -> listing function; "pts" and "table" are our own plain layouts, the others those of published data sets.

@@ -71,7 +71,7 @@ class Sample:
         """
         return self._decoded(cv2.IMREAD_COLOR).astype(np.uint8, copy=False)
 
-    def demand_picture(self) -> None:
+    def check_decodable(self) -> None:
         """Check that the picture can be decoded; a JPEG at an eighth of its size, in a third of the time.
 
         Raises:
@@ -131,7 +131,7 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
         try:
             sample = entry.read()
             if broken == "skip":
-                sample.demand_picture()
+                sample.check_decodable()
         except SourceError as error:
             if broken == "refuse":
                 raise
@@ -144,7 +144,7 @@ def read_entries(entries: Iterable[Entry], broken: Broken = "refuse") -> Iterato
         raise SourceError(f"{fault}; nothing is left of its folder without the broken files") from fault
 
 
-def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list[Sample]:
+def verify_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list[Sample]:
     """Decode every picture once, so that none turns out to be broken in the middle of a training.
 
     Args:
@@ -172,7 +172,7 @@ def whole_pictures(samples: Iterable[Sample], broken: Broken = "refuse") -> list
 def _fault(sample: Sample) -> SourceError | None:
     """The error of a broken picture, or None."""
     try:
-        sample.demand_picture()
+        sample.check_decodable()
     except SourceError as error:
         return error
     return None

@@ -22,7 +22,7 @@ from ...tracker.geometry import CropTransform
 from ...tracker.types import UInt8
 from ..command_line import add_overrides, errors_in_one_line
 from ..config import Config, load
-from ..finished import demand_own_settings, load_average
+from ..finished import check_own_settings, load_average
 from ..negatives import faceless
 from .objectives import held_out
 
@@ -73,7 +73,7 @@ def mine_for_run(config: Config, run: Path, data: Path) -> Path:
         ConfigError: the checkpoint is missing, or belongs to another network.
         SourceError: a folder of data is missing or broken.
     """
-    demand_own_settings(config, run)
+    check_own_settings(config, run)
     net = nets.FromBytes(nets.build(config.network.name, config.network.landmarks))
     load_average(net, run / "checkpoint.pt")
     backend = TorchBackend(net.eval())

@@ -44,7 +44,7 @@ def held_out(sample: Sample) -> bool:
     return any(zlib.crc32(name.encode()) % 10 == 0 for name in names)
 
 
-def _demand(found: Sequence[object], what: str) -> None:
+def _require_some(found: Sequence[object], what: str) -> None:
     if not found:
         raise SourceError(
             f"wanted {what}, got none; a tenth of all pictures, chosen by name, is used only for validation"
@@ -66,9 +66,9 @@ class Windows:
         self.backgrounds = [s.bgr() for s in pictures if not held_out(s)]
         self.held_backgrounds = [s.bgr() for s in pictures if held_out(s)]
         for corpus, chips in zip(config.corpora, self.corpora, strict=True):
-            _demand(chips, f"faces in {corpus.path}")
-        _demand(self.held_faces, "faces to validate with")
-        _demand(self.backgrounds, "pictures without faces")
+            _require_some(chips, f"faces in {corpus.path}")
+        _require_some(self.held_faces, "faces to validate with")
+        _require_some(self.backgrounds, "pictures without faces")
         self.patches = [thumbnail(bgr) for bgr in self.backgrounds[::5]]
 
     def item(self, index: int, size: int) -> Picture:
@@ -194,7 +194,7 @@ class BackboneDetection:
 
     def __init__(self, config: Config, data: Path, hard: Sequence[UInt8] = ()) -> None:
         self.config, self.windows = config, Windows(config, data, hard)
-        _demand(self.windows.held_backgrounds, "pictures without faces to validate with")
+        _require_some(self.windows.held_backgrounds, "pictures without faces to validate with")
         rng, size = np.random.default_rng(1), 48
         chips, others = self.windows.held_faces, self.windows.held_backgrounds * 5
         self._faces = np.stack([self.windows.on_face(c, size, rng, disturbed=False)[0] for c in chips])

@@ -18,7 +18,7 @@ import numpy as np
 from ...engines import graph, nets
 from ...engines.backend import Backend, Outputs
 from ...engines.card import ROLES, ModelCard, Weights
-from ...engines.card_text import card_path, put_in_place
+from ...engines.card_text import card_path, install_card
 from ...engines.detector import Detector, DetectorSettings, logistic
 from ...engines.export import check_parity, export_onnx
 from ...engines.nets.bbfcn import Backbone
@@ -31,11 +31,11 @@ from ...tracker.types import UInt8
 from ..config import Config
 from ..datasets import Sample, read_faces
 from ..evaluation.card_figures import forms, rounded
-from ..finished import demand_own_settings, load_average
+from ..finished import check_own_settings, load_average
 from ..negatives import faceless
 from .mining import draft_card
 from .objectives import held_out
-from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_face_weights, kept_out, measure
+from .score import SECOND_LOOK_LOSS, TEST, Measured, evaluate, fit_face_weights, load_held_out, measure
 
 PARITY = 1e-3  # of the responses, which are about 1 on a face
 PEAK = 0.4  # lowest response of a peak at inference; scores are fitted on more candidates, with the draft card's peak
@@ -66,7 +66,7 @@ class Pair:
         Raises:
             ConfigError: a file is missing, or belongs to another network.
         """
-        demand_own_settings(config, run)
+        check_own_settings(config, run)
         scan = nets.FromBytes(nets.build("bbfcn-backbone", config.network.landmarks))
         load_average(scan, run / "backbone.pt")
         refine = nets.FromBytes(nets.build("bbfcn", config.network.landmarks))
@@ -118,14 +118,14 @@ def publish_detector(config: Config, run: Path, data: Path, out: Path) -> Path:
     """
     pair = Pair.of_run(config, run)
     for half in (0, 1):
-        kept_out(config, data, half)  # raises before anything is exported
+        load_held_out(config, data, half)  # raises before anything is exported
     with TemporaryDirectory() as folder:
         weights = _store(config, pair, data, Path(folder))
         card = replace(draft_card(config), weights=weights, parameters=nets.parameters(pair.refine), gmac=GMAC)
         card = replace(card, calibration=fit(card, config, data))
         card = replace(card, codec={**card.codec, "peak": PEAK})
         card = replace(card, measured=detector_figures(card, config, data))
-        put_in_place(_rounded(card), Path(folder), out)
+        install_card(_rounded(card), Path(folder), out)
     return card_path(card.name, out)
 
 
@@ -181,7 +181,7 @@ def fit(card: ModelCard, config: Config, data: Path) -> dict[str, Any]:
     Raises:
         ConfigError: there are too few of these pictures, or the detector finds too little in them.
     """
-    folders, empty = kept_out(config, data, half=0)
+    folders, empty = load_held_out(config, data, half=0)
     faces = list(chain.from_iterable(folders.values()))
     scanned = measure(_open(card, threshold=0.0), faces, empty, refined=False)
     scan = _fitted(scanned, "scan")
@@ -212,7 +212,7 @@ def detector_figures(card: ModelCard, config: Config, data: Path) -> dict[str, f
         ConfigError: there are too few of these pictures.
         SourceError: a folder is missing or broken.
     """
-    faces, empty = kept_out(config, data, half=1)
+    faces, empty = load_held_out(config, data, half=1)
     figures: dict[str, float] = {}
     for ending, form in forms(card).items():
         found = _figures(_open(form, threshold=0.01), _by_name(faces), empty, _name_of(config.negatives))

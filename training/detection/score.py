@@ -64,7 +64,7 @@ class Report:
         return float((self.false >= threshold).sum() / self.faceless)
 
 
-def kept_out(config: Config, data: Path, half: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
+def load_held_out(config: Config, data: Path, half: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
     """One half, by name, of the pictures that the training did not see.
 
     Args:

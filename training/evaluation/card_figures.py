@@ -24,7 +24,7 @@ from ...tracker.errors import CardError
 from ...tracker.markup import Markup
 from ...tracker.metrics import Normaliser, nme
 from ..datasets import Sample
-from .locate import InGivenBox
+from .locate import GivenBoxLocator
 
 EIGHT_BITS = ", 8 bits on a CPU"  # end of the names of figures of 8-bit files
 TURNS = {"": 0.0, ", crop turned 30 degrees": math.pi / 6}
@@ -68,7 +68,7 @@ def alignment_figures(
 
 
 def _error(aligner: Aligner, samples: Sequence[Sample], angle: float, kind: Normaliser) -> float:
-    locate = InGivenBox(aligner, aligner.markup, angle)
+    locate = GivenBoxLocator(aligner, aligner.markup, angle)
     errors = [
         nme(locate(sample.bgr(), sample.points[0]).xy[None], sample.points, aligner.markup, kind, sample.boxes)
         for sample in samples

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...engines.aligner import Aligner
 from ...pipeline.run import Pipeline
-from ...pipeline.sidecar import models_that_run
+from ...pipeline.sidecar import describe_models
 from ...tracker.errors import MarkupError
 from ...tracker.geometry import box_centre_side, iou
 from ...tracker.markup import Markup
@@ -27,8 +27,8 @@ IN_TIME = frozenset({"detect_every", "smooth"})  # choices without effect on pic
 
 
 def models_measured(engines: Engines, boxes: Boxes) -> list[dict[str, Any]]:
-    """`models_that_run` for the networks that an evaluation uses: in given boxes the aligner alone."""
-    return models_that_run(engines if boxes == "detector" else replace(engines, cards=engines.cards[:1]))
+    """`describe_models` for the networks that an evaluation uses: in given boxes the aligner alone."""
+    return describe_models(engines if boxes == "detector" else replace(engines, cards=engines.cards[:1]))
 
 
 def settings_measured(choices: Choices, boxes: Boxes, *, pictures: bool = False) -> dict[str, Any]:
@@ -91,7 +91,7 @@ class Locate(Protocol):
     def __call__(self, bgr: UInt8, truth: Float32) -> Landmarks | None: ...
 
 
-class InGivenBox:
+class GivenBoxLocator:
     """Landmarks in a crop round the annotated points, upright or turned; papers take a data set's own box instead."""
 
     def __init__(self, aligner: Aligner, data: Markup, angle: float = 0.0) -> None:
@@ -105,7 +105,7 @@ class InGivenBox:
         return self._aligner.align(bgr, [self._aligner.crop_around(*box_centre_side(box), self._angle)])[0]
 
 
-class ByDetector:
+class DetectorLocator:
     """Landmarks that the program finds by itself in a picture."""
 
     def __init__(self, pipeline: Pipeline) -> None:

@@ -15,14 +15,14 @@ import numpy as np
 from ... import __version__
 from ...pipeline.open import Choices, Engines
 from ...pipeline.part_file import atomic_write_text
-from ...pipeline.sidecar import libraries_that_run
+from ...pipeline.sidecar import describe_libraries
 from ...pipeline.sources import open_source
 from ...tracker import markup, metrics
 from ...tracker.errors import MarkupError, SourceError
 from ...tracker.metrics import Normaliser
 from ...tracker.types import Float32, Float64, Int64
 from .files import remove_all
-from .locate import Boxes, InGivenBox, models_measured, overlapping, settings_measured
+from .locate import Boxes, GivenBoxLocator, models_measured, overlapping, settings_measured
 from .video_benchmark import AnnotatedVideo, digest_annotations, read_annotation, refuse_damage
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ def _origin(video: AnnotatedVideo, how: VideoMeasuring, engines: Engines) -> dic
         "settings": settings_measured(how.choices, how.boxes),
         "models": models_measured(engines, how.boxes),
         "backend": engines.backend,
-        "libraries": libraries_that_run(engines),
+        "libraries": describe_libraries(engines),
     }
 
 
@@ -186,7 +186,7 @@ def _follow(
 def _in_given_boxes(
     video: AnnotatedVideo, engines: Engines, source: Any, advanced: Callable[[], None]
 ) -> Iterator[_Placed | None]:
-    locate = InGivenBox(engines.aligner, markup.load(IBUG))
+    locate = GivenBoxLocator(engines.aligner, markup.load(IBUG))
     for frame in source:
         number = frame.index + 1
         if number in video.annotations:
@@ -279,7 +279,7 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
         frames, tracks = (np.array(content[name]).astype(np.int64, casting="safe") for name in ("frames", "tracks"))
         counts = {name: int(content[name]) for name in ("unread", "unannotated")}
         kept = VideoErrors(video.number, video.scenario, frames, tracks, errors, **counts, origin=origin)
-        _demand_plausible(kept)
+        _check_plausible(kept)
         return kept
     except FileNotFoundError:
         return None
@@ -288,7 +288,7 @@ def read_errors(path: Path, video: AnnotatedVideo, origin: Mapping[str, Any]) ->
         return None
 
 
-def _demand_plausible(kept: VideoErrors) -> None:
+def _check_plausible(kept: VideoErrors) -> None:
     """Check that frames rise from 1, each with a track and errors, and that errors and counts are 0 or more."""
     frames, errors = kept.frames, [*kept.errors.values()]
     if {numbers.shape for numbers in (frames, kept.tracks, *errors)} != {(frames.size,)}:

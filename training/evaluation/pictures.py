@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 
 from ...pipeline.open import Engines
-from ...pipeline.part_file import make_folder, prove_folder, refuse_existing
+from ...pipeline.part_file import check_folder_writable, make_folder, refuse_existing
 from ...pipeline.progress import Reporter, Task
 from ...tracker import markup
 from ..datasets import Broken, list_faces
 from .benchmarks import find_benchmark
 from .error_curves import require_matplotlib
-from .locate import Boxes, ByDetector, InGivenBox, Locate, common_points, models_measured
+from .locate import Boxes, DetectorLocator, GivenBoxLocator, Locate, common_points, models_measured
 from .measure import Measuring, measure
 from .report import Evaluation, PictureReportFiles, as_table, write_report
 
@@ -57,7 +57,7 @@ def check(settings: EvaluationSettings) -> None:
     require_matplotlib()
     if not settings.overwrite:
         refuse_existing(settings.files.all(), "add --overwrite, or choose another --out")
-    prove_folder(settings.out)
+    check_folder_writable(settings.out)
 
 
 def evaluate(settings: EvaluationSettings, engines: Engines, reporter: Reporter) -> str:
@@ -91,5 +91,5 @@ def evaluate(settings: EvaluationSettings, engines: Engines, reporter: Reporter)
 
 def _locate(boxes: Boxes, engines: Engines, data: markup.Markup) -> Locate:
     if boxes == "gt":
-        return InGivenBox(engines.aligner, data)
-    return ByDetector(engines.pipeline_for_pictures(engines.choices))
+        return GivenBoxLocator(engines.aligner, data)
+    return DetectorLocator(engines.pipeline_for_pictures(engines.choices))

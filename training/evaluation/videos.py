@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...pipeline.batch import Failure
 from ...pipeline.open import Choices, Engines, OpenEngines
-from ...pipeline.part_file import make_folder, prove_folder, refuse_existing
+from ...pipeline.part_file import check_folder_writable, make_folder, refuse_existing
 from ...pipeline.progress import Reporter, Task
 from ...pipeline.workers import run_jobs
 from ...tracker import metrics
@@ -66,7 +66,7 @@ def check_videos(settings: VideoSettings) -> None:
     if not (settings.overwrite or settings.resume):
         refuse_existing(settings.files.all(), "add --overwrite or --resume, or choose another --out")
     for folder in (settings.out, settings.files.frames):
-        prove_folder(folder)
+        check_folder_writable(folder)
 
 
 def evaluate_videos(

@@ -22,7 +22,7 @@ import numpy as np
 
 from ... import __version__
 from ...pipeline.batch import Failure
-from ...pipeline.part_file import part_of, prove_folder
+from ...pipeline.part_file import check_folder_writable, part_of
 from ...tracker.errors import ConfigError, SinkError, SourceError
 from ...tracker.types import Float32, UInt8
 from ..datasets import read_pts_folder
@@ -130,7 +130,7 @@ def make_probe(
         for scene in scenes
         for copy in range(recipe.copies)
     }
-    prove_folder(folder)
+    check_folder_writable(folder)
     _make_room(folder, clips if resume else ())
     heads = read_heads(recipe.photographs)
     most = max((len(scene.faces) for scene in scenes), default=0)

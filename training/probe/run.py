@@ -20,7 +20,7 @@ from ...pipeline.machine import describe_machine
 from ...pipeline.open import Engines
 from ...pipeline.part_file import atomic_write_text, make_folder, refuse_existing
 from ...pipeline.progress import NoProgress, Task
-from ...pipeline.sidecar import models_that_run
+from ...pipeline.sidecar import describe_models
 from ...pipeline.tasks import Existing, Outputs
 from ...tracker.errors import SinkError, SourceError
 from ..evaluation.files import remove_all
@@ -72,7 +72,7 @@ def _origin(probe: Probe, engines: Engines) -> dict[str, Any]:
         "facetrack": __version__,
         "folder": probe.folder.name,
         "settings": asdict(engines.choices),
-        "models": models_that_run(engines),
+        "models": describe_models(engines),
         "backend": engines.backend,
         "machine": describe_machine(),
     }
