@@ -50,7 +50,7 @@ class _Commands(click.Group):
         if args and args[0].startswith("-") and args[0] not in own:
             command = next((word for word in args if word in self.commands), None)
             if command:
-                raise click.UsageError(f"options go behind the command: facetrack {command} ... {args[0]}", ctx)
+                raise click.UsageError(f"options go after the command: facetrack {command} ... {args[0]}", ctx)
             args = ["live", *args]
         return super().parse_args(ctx, args)
 
@@ -67,7 +67,10 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, commands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="facetrack")
 def _commands() -> None:
-    """Track the landmarks of faces in video. `facetrack --camera 0` is short for `facetrack live --camera 0`."""
+    """Track facial landmarks in video.
+
+    `facetrack --camera 0` is short for `facetrack live --camera 0`.
+    """
 
 
 def main(arguments: Sequence[str] | None = None, engines: OpenEngines | None = None) -> int:
@@ -111,7 +114,7 @@ def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> No
     """Say how to name a file that was taken for an option."""
     files = [word for word in arguments if word.startswith("-") and Path(word).exists()]
     if files and isinstance(error, click.NoSuchOption):
-        say(f"Write ./{files[0]} for the file of that name, or -- before it.")
+        say(f"To name the file {files[0]}, write ./{files[0]} or put -- before it.")
 
 
 class _TerminationSignals:

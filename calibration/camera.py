@@ -138,9 +138,9 @@ class CalibratedCamera:
         lines.append(f"distortion {', '.join(f'{value:.4f}' for value in camera.distortion)}")
         lines.append(f"the board was {self.distance_mm[0]:.0f} to {self.distance_mm[1]:.0f} mm away")
         if self.strays:
-            lines.append(f"left out, for their corners are misplaced: {', '.join(self.strays)}")
+            lines.append(f"left out because their corners are misplaced: {', '.join(self.strays)}")
         if self.unread:
-            lines.append(f"left out, for they cannot be read: {counted(self.unread, 'picture')}")
+            lines.append(f"left out because they cannot be read: {counted(self.unread, 'picture')}")
         return "\n".join(lines)
 
 
@@ -196,7 +196,7 @@ def distinct_views(frames: Iterable[Frame], board: Board) -> Iterator[View]:
         if frame.size != size:
             raise ConfigError(
                 f"{_place(frame)}: wanted pictures of one size, got {size[1]}x{size[0]} and "
-                f"{frame.size[1]}x{frame.size[0]}; take all of them with one camera and one setting"
+                f"{frame.size[1]}x{frame.size[0]}; take all of them with the same camera and settings"
             )
         if frame.time_s < next_s:
             continue
@@ -228,8 +228,8 @@ def calibrate_camera(views: list[View], board: Board) -> CalibratedCamera:
     loose = max(fit.deviation[0] / camera.fx, fit.deviation[1] / camera.fy)
     if not (loose <= LOOSE and fit.tilt_deg >= FLATTEST_DEG):
         raise ConfigError(
-            f"calibration: the {len(good)} views are too much alike to tell the focal length: the board is tilted by "
-            f"{fit.tilt_deg:.0f} degrees; tilt it by 30 degrees and more to all sides, near and far"
+            f"calibration: the {len(good)} views are too similar to measure the focal length: the board is tilted by "
+            f"{fit.tilt_deg:.0f} degrees; tilt it by 30 degrees or more to all sides, near and far"
         )
     return CalibratedCamera(camera, fit.deviation, fit.rms_px, len(good), strays, fit.distance_mm)
 
@@ -254,7 +254,7 @@ class _Fit:
             self.intrinsics = Intrinsics(size, fx, fy, cx, cy, tuple(np.ravel(lens)[:4].tolist()))
         except (cv2.error, ValueError) as error:
             raise ConfigError(
-                "calibration: no camera fits to these views; show a flat board, tilted to all sides, near and far"
+                "calibration: no camera fits these views; show a flat board, tilted to all sides, near and far"
             ) from error
         self.rms_px = float(rms)
         self.errors: Float64 = np.ravel(errors).astype(np.float64)
@@ -288,7 +288,7 @@ def _refuse_few(views: list[View], board: Board) -> None:
     if len(views) < FEWEST:
         raise ConfigError(
             f"calibration: wanted at least {FEWEST} distinct views of a board with {board} inner corners, got "
-            f"{len(views)}; show the whole board with a white border, tilted to all sides, near and far, slowly"
+            f"{len(views)}; show the whole board with a white border, slowly tilted to all sides, near and far"
         )
 
 

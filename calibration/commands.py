@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from ..engines.parity import Proof
     from .int8 import Quantised
 
-_crops = click.option("--crops", type=opt.PATH, metavar="DIR", help="Pictures of faces.  [default: packaged]")
+_crops = click.option(
+    "--crops", type=opt.PATH, metavar="DIR", help="Pictures of faces to measure on.  [default: packaged ones]"
+)
 
 
 def _proofs(card: ModelCard, crops: Path | None) -> dict[str, Proof]:
@@ -71,9 +73,15 @@ def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: boo
 
 @click.command("export")
 @opt.any_model
-@click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True)
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp16", show_default=True)
-@opt.batches("Usual batch sizes, ascending.")
+@click.option("--to", "target", type=click.Choice(["onnx", "tensorrt"]), required=True, help="Runtime to write for.")
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp16",
+    show_default=True,
+    help="Precision of the new files.",
+)
+@opt.batches("Batch sizes to export for, ascending.")
 @opt.out_folder
 @_crops
 @opt.overwrite
@@ -81,11 +89,14 @@ def _refuse_replacing(name: str, source: ModelCard, out: Path, *, overwrite: boo
 def export(
     model: str, target: str, precision: str, batches: tuple[int, ...], out: Path, crops: Path | None, overwrite: bool
 ) -> None:
-    """Convert a model to another precision or runtime, and print how far its landmarks are from the fp32 ones.
+    """Convert a model to another precision or runtime.
 
-    Distances are in pixels. ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also kept
-    where `--backend tensorrt` finds them; it takes the model's plan that was exported last. 8-bit ONNX files are judged
-    picture by picture, so that `--batch` cannot be used with them.
+    MODEL is the name of a network or card; see `facetrack models`. The command prints how far the new model's landmarks
+    are from those of the fp32 model, in pixels.
+
+    ONNX files get a card; set FACETRACK_HOME to DIR to use them. TensorRT plans are also stored where `--backend
+    tensorrt` finds them; it uses the plan of a model that was exported last. 8-bit ONNX files are checked one picture
+    at a time, so `--batch` does not apply to them.
     """
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name, export_onnx_card, export_plans
@@ -94,7 +105,7 @@ def export(
 
     if opt.was_given("batches") and (target, precision) == ("onnx", "int8"):
         raise click.BadParameter(
-            "ONNX files of 8 bits are judged picture by picture; leave it out", param_hint="--batch"
+            "8-bit ONNX files are checked one picture at a time; leave it out", param_hint="--batch"
         )
     card = find_card(model, *TASKS)
     if target == "onnx" or precision == "int8":  # plans have no card, and those of one name are the same
@@ -126,10 +137,26 @@ def calibrate() -> None:
 @opt.any_model
 @opt.out_folder
 @_crops
-@click.option("--method", type=click.Choice(["minmax", "entropy"]), default="minmax", show_default=True)
-@click.option("--limit", type=opt.FiniteRange(0), help="Largest mean shift of a landmark, share of the crop's width.")
-@click.option("--least-weights", type=click.IntRange(0), default=0, help="Smaller convolutions stay in 32 bits.")
-@click.option("--for-cpu", is_flag=True, help="For ONNX Runtime on CPUs alone, in the model's own card.")
+@click.option(
+    "--method",
+    type=click.Choice(["minmax", "entropy"]),
+    default="minmax",
+    show_default=True,
+    help="How onnxruntime sets the ranges.",
+)
+@click.option(
+    "--limit",
+    type=opt.FiniteRange(0),
+    help="Largest mean shift of the landmarks, as a share of the crop's width.  [default: 0.3/128]",
+)
+@click.option(
+    "--least-weights",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Keep convolutions with fewer weights in 32 bits.",
+)
+@click.option("--for-cpu", is_flag=True, help="Write files for ONNX Runtime on CPUs only, into the model's own card.")
 @opt.overwrite
 @opt.talk
 def calibrate_int8(
@@ -142,10 +169,11 @@ def calibrate_int8(
     for_cpu: bool,
     overwrite: bool,
 ) -> None:
-    """Quantise a model to 8 bits; layers that move the landmarks too far stay in 32 bits.
+    """Quantise a model to 8 bits.
 
-    Set FACETRACK_HOME to DIR to use it. With --for-cpu the quantisation steps are finer, and TensorRT and torch go on
-    using the model's own files. Without it the result is a model NAME-int8 for ONNX Runtime and TensorRT.
+    MODEL is the name of a network or card; see `facetrack models`. Layers that move the landmarks too far stay in 32
+    bits. Set FACETRACK_HOME to DIR to use the result: a model NAME-int8 for TensorRT and CPUs alike. With --for-cpu the
+    quantisation is finer and the result is for CPUs only: TensorRT and torch continue to use the model's own files.
     """
     from ..engines.card import TASKS, find_card
     from ..engines.convert import derived_name
@@ -164,22 +192,28 @@ def calibrate_int8(
 
 @calibrate.command("camera")
 @click.argument("source")
-@click.option("--board", default="9x6", show_default=True, metavar="CxR", help="Inner corners, where 4 squares meet.")
+@click.option(
+    "--board",
+    default="9x6",
+    show_default=True,
+    metavar="CxR",
+    help="Columns and rows of inner corners, where 4 squares meet.",
+)
 @click.option(
     "--square-mm",
     type=opt.FiniteRange(0, min_open=True),
     default=25,
     show_default=True,
-    help="Side of a square; only for the distances that are told.",
+    help="Side of a square in millimetres; affects only the printed distances.",
 )
-@click.option("--out", type=opt.FILE, required=True, metavar="FILE", help="A small TOML file, for --intrinsics.")
+@click.option("--out", type=opt.FILE, required=True, metavar="FILE", help="TOML file to write, for --intrinsics.")
 @opt.overwrite
 @opt.talk
 def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overwrite: bool) -> int:
-    """Measure a camera's focal lengths, optical axis and distortion, so that head poses are true.
+    """Measure a camera's intrinsics, for true head poses.
 
-    SOURCE is a camera, a video or a folder of pictures of a flat chessboard. Show the whole board, tilted to all sides,
-    near and far, in the middle and in the corners.
+    These are its focal lengths, optical axis and distortion. SOURCE is a camera, a video or a folder of pictures of a
+    flat chessboard. Show the whole board tilted to all sides, near and far, in the middle and in the corners.
     """
     from .camera import Board, calibrate_source
 
@@ -199,15 +233,25 @@ def calibrate_camera(source: str, board: str, square_mm: float, out: Path, overw
     type=opt.PATH,
     required=True,
     metavar="DIR",
-    help="Photographs with a .pts beside each, none of them of the model's training.",
+    help="Photographs with a .pts beside each, none of which the model was trained on.",
 )
-@click.option("--test", "tests", multiple=True, type=opt.PATH, metavar="DIR", help="More, to measure on alone.")
-@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Gets cards/ and weights/.")
-@click.option("--plot", type=opt.PLOT, metavar="FILE", help="Draw the result, PNG or SVG.")
-@click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Of each photograph.")
+@click.option(
+    "--test",
+    "tests",
+    multiple=True,
+    type=opt.PATH,
+    metavar="DIR",
+    help="More photographs, only to test on; repeatable.",
+)
+@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Folder for cards/ and weights/.")
+@click.option("--plot", type=opt.PLOT, metavar="FILE", help="Plot the result to a PNG or SVG file.")
+@click.option("--crops", type=click.IntRange(2), default=8, show_default=True, help="Crops per photograph.")
 @opt.talk
 def calibrate_noise(model: str, faces: Path, tests: tuple[Path, ...], out: Path, plot: Path | None, crops: int) -> None:
-    """Calibrate a model's confidence and noise on photographs; set FACETRACK_HOME to DIR to use the result."""
+    """Calibrate a model's confidence and noise on photographs.
+
+    MODEL is the name of a network or card; see `facetrack models`. Set FACETRACK_HOME to DIR to use the result.
+    """
     from ..engines.card import find_card
     from ..engines.fit import check_fit
     from ..engines.onnx_backend import OnnxBackend

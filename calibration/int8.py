@@ -120,7 +120,7 @@ def quantise_card(
     """
     for role, weights in card.weights.items():
         if weights.precision == "int8":
-            raise ConfigError(f"{card.name}: its network {role!r} is of 8 bits already; wanted an fp32 or fp16 file")
+            raise ConfigError(f"{card.name}: its network {role!r} is in 8 bits already; wanted an fp32 or fp16 file")
     searches, costs = {}, {}
     for role, weights in card.weights.items():  # all are judged before any is written: a refusal leaves no file
         full = graph.as_fp32(weights.read())

@@ -134,8 +134,8 @@ def annotated_faces(folder: Path, marks: Markup) -> list[Sample]:
     for sample in samples:
         if sample.points.shape[1] != marks.points or np.isnan(sample.points).any():
             raise ConfigError(
-                f"{sample.path}: wanted all {marks.points} points of {marks.name}, which the model has, got "
-                f"{int(np.isfinite(sample.points[0]).all(1).sum())}; choose photographs that are annotated so"
+                f"{sample.path}: wanted all {marks.points} points of {marks.name}, the model's markup, got "
+                f"{int(np.isfinite(sample.points[0]).all(1).sum())}; choose photographs annotated with it"
             )
     return samples
 
@@ -217,7 +217,7 @@ def measure_noise(aligner: Aligner, faces: Sequence[Sample], crops: int, rng: np
         scores.append(np.mean([face.score for face in found], 0))
     if len(own) < FOLDS:
         raise ConfigError(
-            f"calibration: wanted at least {FOLDS} photographs that the aligner does well on, got {len(own)}"
+            f"calibration: wanted at least {FOLDS} photographs whose landmarks the aligner finds well, got {len(own)}"
         )
     return fit_noise(np.concatenate(scores), np.concatenate(own), float(np.mean(shared)))
 
@@ -275,7 +275,7 @@ def fit_logistic(logits: Float64, good: Float64) -> tuple[float, float]:
     rights, wrongs = good.sum(), (1 - good).sum()
     if not rights or not wrongs:
         raise ConfigError(
-            f"calibration: wanted crops that go well and crops that do not, got {rights:.0f} and {wrongs:.0f}"
+            f"calibration: wanted crops that succeed and crops that fail, got {rights:.0f} and {wrongs:.0f}"
         )
     target = np.where(good > 0, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
     design, beta = np.column_stack((logits, np.ones_like(logits))), np.array([1.0, 0.0])

@@ -55,9 +55,9 @@ def refuse_other_weights(card: ModelCard, out: Path) -> None:
     for role, weights in card.weights.items():
         if there[role].sha256 != weights.sha256:
             raise SinkError(
-                f"{path}: is of other weights than those that are measured: wanted sha256 {weights.sha256[:16]}..., "
-                f"as of {weights.path}, got {there[role].sha256[:16]}...; choose another --out, or set FACETRACK_HOME "
-                f"to {out} to measure the card that is there"
+                f"{path}: belongs to other weights than the measured ones: wanted sha256 {weights.sha256[:16]}..., "
+                f"that of {weights.path}, got {there[role].sha256[:16]}...; choose another --out, or set "
+                f"FACETRACK_HOME to {out} to measure the card there"
             )
 
 
@@ -95,7 +95,7 @@ def plot(calibration: Calibration, path: Path) -> None:
     left.plot(said, was_right, "o-")
     for count, x, y in zip(counts, said, was_right, strict=True):
         left.annotate(str(count), (x, y), textcoords="offset points", xytext=(4, -10), fontsize=7)
-    left.set(xlabel="confidence", ylabel="part with an NME under 8 %", title="reliability, photographs not fitted to")
+    left.set(xlabel="confidence", ylabel="share with an NME under 8 %", title="reliability, held-out photographs")
     scores, sigmas = zip(*calibration.noise.bins, strict=True)
     right.plot(scores, sigmas, "o", label="measured")
     right.plot(scores, [calibration.noise.sigma(score) for score in scores], "-", label="fitted")

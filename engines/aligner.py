@@ -81,7 +81,8 @@ class Aligner:
         if not self.scores_faces:
             raise CardError(
                 f"{self.card.name}: cannot track: it does not score faces; wanted a network that was trained with "
-                "network.options.face_score = true (docs/training.md); `facetrack evaluate` in given boxes needs none"
+                "network.options.face_score = true (docs/training.md); `facetrack evaluate` in given boxes needs no "
+                "score"
             )
 
     def align(self, bgr: UInt8, crops: Sequence[CropTransform]) -> list[Landmarks]:

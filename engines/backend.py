@@ -157,7 +157,7 @@ def _open_best(weights: Weights, threads: int) -> Backend:
 
         weights = weights_for("onnx", weights)
         backend = OnnxBackend(weights, threads)
-    log.info("%s: backend auto takes %s%s", weights.path.name, backend.description, reason and f" ({reason})")
+    log.info("%s: backend auto uses %s%s", weights.path.name, backend.description, reason and f" ({reason})")
     return backend
 
 

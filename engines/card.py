@@ -298,14 +298,14 @@ def find_card(name: str, *tasks: str) -> ModelCard:
     _warn_broken_cards(own, shipped)
     known = ", ".join(f"{card.name} ({card.network})" for card in all_cards() if card.task in tasks) or "none"
     raise CardError(
-        f"no model {name!r} to {' or '.join(tasks)} with; there is {known}; `facetrack models` lists them all"
+        f"no model {name!r} to {' or '.join(tasks)} with; available: {known}; `facetrack models` lists them all"
     )
 
 
 def _warn_broken_cards(*folders: Folder) -> None:
     for folder in folders:
         for error in folder.broken.values():
-            _warn(f"{error}; it is left out: mend or remove it")
+            _warn(f"{error}; it is left out: correct or remove it")
 
 
 @cache

@@ -48,7 +48,7 @@ def refuse_files_of_others(out: Path, name: str, contents: Mapping[str, bytes]) 
         for weights in other.files.values():
             if hashes.get(weights.path.name, weights.sha256) != weights.sha256:
                 raise SinkError(
-                    f"{weights.path}: is a file of the card {other.name}, and {name} wants another of that name; "
+                    f"{weights.path}: belongs to the card {other.name}, but {name} needs another file of that name; "
                     "choose another folder for --out"
                 )
 

@@ -62,7 +62,7 @@ def export_onnx_card(
         SinkError: a file cannot be written, or belongs to another card.
     """
     if precision not in ("fp32", "fp16"):
-        raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8 bits")
+        raise ConfigError(f"precision {precision}: wanted fp32 or fp16; `facetrack calibrate int8` makes 8-bit files")
     stems = {role: derived_name(stored.path.stem, precision) for role, stored in card.weights.items()}
     contents, proved = {}, {}
     for role, stored in card.weights.items():  # all are proved before any is written: a refusal leaves no file
@@ -120,7 +120,7 @@ def open_in(
     runtime, _, device = kind.partition(":")
     if runtime == "torch":
         if request.precision != "fp32":
-            raise BackendError(f"backend torch: wanted {request.precision}, but it computes in fp32 alone")
+            raise BackendError(f"backend torch: wanted {request.precision}, but it computes only in fp32")
         return open_backend(weights, kind, threads), weights.read()
     if runtime == "tensorrt":
         return open_tensorrt(weights, proof, fitted(request, weights)), weights.read()
@@ -135,7 +135,7 @@ def _in_precision(precision: str, weights: Weights) -> bytes:
             if stored is not None and stored.precision == "int8":
                 return stored.read()
         raise BackendError(
-            f"{weights.path.stem}: wanted int8, got no file of 8 bits; make one with `facetrack calibrate int8`"
+            f"{weights.path.stem}: wanted int8, got no 8-bit file; make one with `facetrack calibrate int8`"
         )
     return graph.in_precision(graph.as_fp32(weights.read()), precision)
 

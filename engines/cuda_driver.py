@@ -99,7 +99,9 @@ def open_cuda() -> Cuda:
         try:
             return CudaBindings(library)
         except ImportError as second:
-            raise BackendError(f"neither pycuda ({first}) nor cuda-bindings ({second}); run: {INSTALL}") from second
+            raise BackendError(
+                f"neither pycuda ({first}) nor cuda-bindings ({second}) works; run: {INSTALL}"
+            ) from second
 
 
 class _Graphs:

@@ -18,14 +18,14 @@ MANAGEMENT = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"
 # CUresult in cuda.h; TOO_OLD is from cudaError_t in driver_types.h, which has the other numbers, too
 OUT_OF_MEMORY, TOO_OLD, NO_DEVICE, UNKNOWN, MISMATCH, TOO_NEW, NOT_READY = 2, 35, 100, 999, 803, 804, 802
 REASONS = {
-    OUT_OF_MEMORY: "the GPU's memory is full; end what else uses it (nvidia-smi tells), or take smaller batches",
-    TOO_OLD: "the driver is older than the CUDA that this was built for; install a newer driver",
-    NO_DEVICE: "no NVIDIA GPU is visible: none is there, CUDA_VISIBLE_DEVICES hides it, or the container was not "
-    "given it (docker run --gpus all)",
-    UNKNOWN: "the driver does not answer; after an update or suspend, restart the machine or reload its module "
+    OUT_OF_MEMORY: "the GPU's memory is full; end other programs that use it (see nvidia-smi), or use smaller batches",
+    TOO_OLD: "the driver is older than the CUDA version that this was built for; install a newer driver",
+    NO_DEVICE: "no NVIDIA GPU is visible: there is none, CUDA_VISIBLE_DEVICES hides it, or the container has no "
+    "access to it (docker run --gpus all)",
+    UNKNOWN: "the driver does not respond; after an update or suspend, restart the machine or reload its module "
     "(sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm)",
-    MISMATCH: "the driver's library and its kernel module are of different versions; restart the machine",
-    TOO_NEW: "this GPU does not support the compatibility package of CUDA that is installed; install a newer driver",
+    MISMATCH: "the driver's library and its kernel module have different versions; restart the machine",
+    TOO_NEW: "this GPU does not support the installed CUDA compatibility package; install a newer driver",
     NOT_READY: "the system of GPUs is not ready; start the fabric manager (sudo systemctl start nvidia-fabricmanager)",
 }
 
@@ -97,7 +97,7 @@ def check(status: int, call: str) -> None:
         BackendError: it is not 0 (CUDA_SUCCESS).
     """
     if status:
-        raise BackendError(f"NVIDIA driver: {call} gives {status}: {REASONS.get(status, 'see CUresult in cuda.h')}")
+        raise BackendError(f"NVIDIA driver: {call} returns {status}: {REASONS.get(status, 'see CUresult in cuda.h')}")
 
 
 def explained(text: str) -> str:

@@ -30,13 +30,13 @@ def check_fit(card: ModelCard, weights: Weights, backend: Backend) -> None:
     size = backend.shapes.input[1:3]
     if any(found not in (None, wanted) for found, wanted in zip(size, card.size, strict=False)):
         raise CardError(
-            f"{card.name}: input.size: wanted {list(size)}, for which {weights.path.name} is made, got "
+            f"{card.name}: input.size: wanted {list(size)}, which {weights.path.name} takes, got "
             f"{list(card.size)}; correct the card"
         )
     found, points = _landmarks(card, backend), markup.load(card.markup).points
     if found not in (None, points):
         raise CardError(
-            f"{card.name}: markup: wanted one of {found} points, which {weights.path.name} gives, got {card.markup} "
+            f"{card.name}: markup: wanted one with {found} points, as {weights.path.name} has, got {card.markup} "
             f"with {points}; correct the card"
         )
 

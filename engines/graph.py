@@ -201,7 +201,7 @@ def cast_first(model: Any) -> None:
     for transpose in [node for node in graph.node if picture in node.input and node.op_type == "Transpose"]:
         casts = [node for node in graph.node if transpose.output[0] in node.input]
         if any(node.op_type != "Cast" for node in casts):
-            raise BackendError(f"the graph computes with bytes behind {transpose.name}; export it again")
+            raise BackendError(f"the graph computes with bytes after {transpose.name}; export it again")
         for cast in casts:
             between, result = transpose.output[0], cast.output[0]
             cast.input[0], cast.output[0] = picture, f"{result}.cast"
@@ -251,7 +251,9 @@ def _resize_scales(graph: Any) -> set[str]:
     scales = {name for node in graph.node if node.op_type == "Resize" for name in node.input[1:]}
     shared = scales & {n for node in graph.node for n in node.input[: 1 if node.op_type == "Resize" else None]}
     if shared:
-        raise BackendError(f"{', '.join(sorted(shared))}: a scale of Resize that is used elsewhere; export it again")
+        raise BackendError(
+            f"{', '.join(sorted(shared))}: a scale of Resize that is also used elsewhere; export it again"
+        )
     return scales
 
 
@@ -312,7 +314,7 @@ def _load(content: bytes) -> Any:
     try:
         import onnx
     except ImportError as error:
-        raise BackendError(f"networks are taken apart by the package onnx; run: {INSTALL}") from error
+        raise BackendError(f"editing networks needs the package onnx; run: {INSTALL}") from error
     return onnx.load_from_string(content)
 
 

@@ -77,7 +77,7 @@ class _Shapes(dict[str, tuple[int, ...]]):
     """The shapes of a graph's values by their names."""
 
     def __missing__(self, name: str) -> tuple[int, ...]:
-        raise BackendError(f"{name}: neither ONNX Runtime nor onnx tells its shape; export the network anew")
+        raise BackendError(f"{name}: neither ONNX Runtime nor onnx can infer its shape; export the network again")
 
 
 def _with_input(content: bytes, shape: tuple[int, ...]) -> Any:

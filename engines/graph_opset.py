@@ -24,7 +24,7 @@ def lower_opset(model: Any) -> None:
     if standard.version <= OPSET:
         return
     if standard.version > 18:
-        raise BackendError(f"the graph is of opset {standard.version}, wanted at most 18; export it again")
+        raise BackendError(f"the graph has opset {standard.version}, wanted at most 18; export it again")
     for node in model.graph.node:
         if lower := _LOWERED.get(node.op_type):
             lower(model, node)

@@ -42,7 +42,7 @@ def import_onnxruntime() -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise BackendError(f"ONNX Runtime cannot be imported: {error}; to mend it: {import_remedy(error)}") from error
+        raise BackendError(f"ONNX Runtime cannot be imported: {error}; to fix it: {import_remedy(error)}") from error
     ort.disable_telemetry_events()
     return ort
 
@@ -179,5 +179,5 @@ def _refuse_another_provider(ort: Any, session: Any, wanted: str) -> None:
     if found[0] != wanted:
         raise BackendError(
             f"ONNX Runtime {ort.__version__}: wanted {wanted}, got {found[0]}: CUDA, cuDNN or TensorRT of the version "
-            'that it was built for is not there; run: pip install "onnxruntime-gpu[cuda,cudnn]"'
+            'that it was built for is missing; run: pip install "onnxruntime-gpu[cuda,cudnn]"'
         )

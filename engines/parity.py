@@ -66,7 +66,7 @@ def proof_for(card: ModelCard, role: str, pictures: UInt8) -> Proof:
         return Proof(pictures, lambda outputs: mean_of_highest(outputs[1], DISC)[0] + outputs[2])
     if role == "scan":
         return Proof(pictures, lambda outputs: mean_of_highest(outputs[0], DISC)[0])
-    raise CardError(f"{card.name}: nothing is known of its network {role!r}")
+    raise CardError(f"{card.name}: its network {role!r} is unknown")
 
 
 def measure(reference: Backend, other: Backend, proof: Proof, batches: Sequence[int]) -> tuple[Parity, ...]:

@@ -51,7 +51,9 @@ def run_in_tiles(run: Run, images: UInt8, most: tuple[int, int]) -> Outputs:
         tile = np.ascontiguousarray(images[:, y : y + most[0], x : x + most[1]])
         maps = run(tile)
         if any(part.shape[2:] != tile.shape[1:3] for part in maps):
-            raise BackendError(f"pictures {images.shape}: wanted at most {most}; its answers cannot be put together")
+            raise BackendError(
+                f"pictures {images.shape}: wanted at most {most}; the outputs of this network's tiles cannot be joined"
+            )
         whole = whole or [np.empty((batch, part.shape[1], *size), np.float32) for part in maps]
         top, left = y and y + HALO, x and x + HALO  # the halo at the far edges is overwritten by the next tile
         for part, target in zip(maps, whole, strict=True):

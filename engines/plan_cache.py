@@ -176,7 +176,7 @@ class PlanCache:
         try:
             import filelock
         except ImportError as error:
-            raise BackendError(f"plans are shared between processes by filelock; run: {INSTALL}") from error
+            raise BackendError(f"sharing plans between processes needs filelock; run: {INSTALL}") from error
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -163,7 +163,7 @@ def shape_model(name: str) -> ShapeModel:
         CardError: there is none for this markup.
     """
     if name not in FILES:
-        raise CardError(f"calibration.shape: there is no model of shapes for {name}; wanted {', '.join(FILES)}")
+        raise CardError(f"calibration.shape: there is no shape model for {name}; wanted {', '.join(FILES)}")
     marks = markup.load(name)
     with resources.files("facetrack.engines.weights").joinpath(FILES[name]).open("rb") as file, np.load(file) as stored:
         mean, modes = stored["mean"].astype(np.float64), stored["ways"].astype(np.float64)

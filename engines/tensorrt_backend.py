@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .backend import Outputs
 
 Shape = tuple[int, ...]
-_CANNOT_RUN = "TensorRT cannot run this plan; its reasons are in the log (-v)"
+_CANNOT_RUN = "TensorRT cannot run this plan; the log has its reasons (-v)"
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class TensorRTBackend:
             self._runtime = trt.Runtime(logger)
         engine = self._engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it and it is built again")
+            raise BackendError(f"TensorRT {trt.__version__} refuses this plan; delete it, then it is built again")
         self._input = _input_name(trt, engine, self._outputs)
         profiles = range(engine.num_optimization_profiles)
         shapes: list[Shape] = [tuple(engine.get_tensor_profile_shape(self._input, i)[2]) for i in profiles]
@@ -157,7 +157,7 @@ class TensorRTBackend:
         try:
             context.set_optimization_profile_async(profile, self._stream)
         except RuntimeError as error:
-            reasons = "its reasons are in the log (-v)"
+            reasons = "the log has its reasons (-v)"
             raise BackendError(f"TensorRT cannot take profile {profile} of this plan; {reasons}") from error
         return context
 
@@ -166,7 +166,7 @@ class TensorRTBackend:
         self._set_shape(context, shape)
         for name in (self._input, *self._outputs):
             if not context.set_tensor_address(name, self._buffers[name].device):
-                raise BackendError(f"TensorRT refuses the memory for {name}; its reasons are in the log (-v)")
+                raise BackendError(f"TensorRT refuses the memory for {name}; the log has its reasons (-v)")
         return _BoundContext(context, tuple(tuple(context.get_tensor_shape(name)) for name in self._outputs))
 
     def _set_shape(self, context: Any, shape: Shape) -> None:
@@ -230,12 +230,12 @@ def _input_name(trt: Any, engine: Any, wanted: tuple[str, ...]) -> str:
     inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
     outputs = tuple(name for name in names if name not in inputs)
     if len(inputs) != 1 or engine.get_tensor_dtype(inputs[0]) != trt.DataType.UINT8:
-        raise BackendError(f"this plan is not one of ours: wanted one input of bytes, got {', '.join(inputs)}")
+        raise BackendError(f"this plan was not built by facetrack: wanted one input of bytes, got {', '.join(inputs)}")
     if any(engine.get_tensor_dtype(name) != trt.DataType.FLOAT for name in outputs):
         raise BackendError(f"this plan is not one of ours: wanted outputs of 32-bit numbers, got {', '.join(outputs)}")
     if {*outputs} != {*wanted}:
         raise BackendError(
-            f"this plan is of another graph: wanted the outputs {', '.join(wanted)}, got {', '.join(sorted(outputs))}; "
-            "delete it and it is built again"
+            f"this plan belongs to another graph: wanted the outputs {', '.join(wanted)}, got "
+            f"{', '.join(sorted(outputs))}; delete it, then it is built again"
         )
     return str(inputs[0])

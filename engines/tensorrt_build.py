@@ -141,7 +141,7 @@ def build_plan(
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BackendError(f"TensorRT {trt.__version__} cannot build this network; its reasons are in the log (-v)")
+        raise BackendError(f"TensorRT {trt.__version__} cannot build this network; the log has its reasons (-v)")
     if config.get_timing_cache() is None:  # it refused even an empty one
         return bytes(plan), b""
     return bytes(plan), bytes(config.get_timing_cache().serialize())

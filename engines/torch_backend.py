@@ -116,7 +116,7 @@ def load_net(path: Path, onnx_sha256: str) -> nn.Module:
             f"{home() / 'weights'}; use --backend onnx"
         ) from error
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise BackendError(f"{path}: not torch weights of ours: {error}") from error
+        raise BackendError(f"{path}: not torch weights of facetrack: {error}") from error
     found = recipe["onnx_sha256"]
     if found != onnx_sha256:
         raise BackendError(

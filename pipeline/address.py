@@ -14,7 +14,7 @@ from .pipe import Pipe, run_in_thread
 from .source import Decoder, Kind
 from .video_reader import forget_address, not_on_gpu, require_gpu_decoding, why
 
-CAMERA_ADVICE = "plug one in, end what else uses it, allow it in the system's privacy settings"
+CAMERA_ADVICE = "plug one in, close other programs that use it, allow it in the system's privacy settings"
 OPEN_TIMEOUT_S = 10.0
 CAMERA_TIMEOUT_S = 30.0  # for FFmpeg to open one and the user to allow it; AVFoundation would wait forever
 READ_TIMEOUT_S = 5.0  # a camera that gives nothing for this long is lost
@@ -97,8 +97,8 @@ def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | No
         return None
     if int(version.partition(".")[0]) < PYAV_FOR_GPU:
         raise SourceError(
-            f"--decoder {decoder}: PyAV {version} loses how a picture lies, its colours' range and its number in the "
-            f"file on the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
+            f"--decoder {decoder}: PyAV {version} loses a picture's rotation, colour range and number in the file on "
+            f"the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
         )
     return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg silently falls back to the CPU
 
@@ -108,5 +108,5 @@ def advice_on(camera: str) -> str:
     if camera.startswith("/dev/"):
         return f"{CAMERA_ADVICE}, or name a video instead"
     if Path(camera).exists():
-        return f"{CAMERA_ADVICE}, or write ./{camera} for what is here of that name"
+        return f"{CAMERA_ADVICE}, or write ./{camera} for the file or folder of that name"
     return f"{CAMERA_ADVICE}, or name a video instead; there is no file or folder {camera} here"

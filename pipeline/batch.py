@@ -212,7 +212,7 @@ class _Run:
         if not part.exists():
             return "interrupted"
         mine = self.table is not None and self.table.counts.frames
-        return f"interrupted; the rows so far are in {part}" if mine else f"interrupted; {part} is an earlier run's"
+        return f"interrupted; the rows so far are in {part}" if mine else f"interrupted; {part} is from an earlier run"
 
     def _earlier(self, video: Path | None) -> PreviousRun:
         return PreviousRun.read(self.outputs.table(self.task), self.outputs.sidecar(self.task), video)
@@ -224,23 +224,23 @@ class _Run:
         table = earlier.table
         for file in earlier.foreign_files:
             raise SinkError(
-                f"{file}: was not written by facetrack, and --resume replaces nothing else; move it, choose another "
-                "--out, or have it replaced with --overwrite"
+                f"{file}: was not written by facetrack, so --resume does not replace it; move it, choose another "
+                "--out, or replace it with --overwrite"
             )
         if table.exists() and is_pipe(self.task.spec):
             raise SinkError(
-                f"{table}: is there, and of a pipe nobody can tell whether it is the same as before; choose another "
-                "--out, or have it done with --overwrite"
+                f"{table}: exists already, and --resume cannot tell whether a pipe is the same as before; choose "
+                "another --out, or replace the table with --overwrite"
             )
         other = earlier.other_input(self.origin, self.input_path) if table.exists() else ""
         if other:
             gone = not is_url(other) and not Path(other).exists()
-            moved = "; if this is what was there, changed since, have it done with --overwrite" if gone else ""
+            moved = "; if this is the same input, moved and changed since, use --overwrite" if gone else ""
             raise SinkError(f"{table}: is the table of {other}; choose another --out or --keep-folders{moved}")
-        self.rerun_reason = f"there is no {missing[0]}" if missing else earlier.why_not_finished(self.origin)
+        self.rerun_reason = f"{missing[0]} is missing" if missing else earlier.why_not_finished(self.origin)
         if self.rerun_reason:
             return False
-        self.reporter.ended(self.task, "finished before")
+        self.reporter.ended(self.task, "already finished")
         return True
 
     def _write(self, source: Source) -> SourceError | None:
@@ -302,9 +302,9 @@ class _Run:
     def _log_rerun(self) -> None:
         table = self.outputs.table(self.task)
         if self.earlier_frames:
-            log.info("%s: goes on behind %s", table, counted(self.earlier_frames, "picture"))
+            log.info("%s: continues after %s", table, counted(self.earlier_frames, "picture"))
         elif self.rerun_reason:
-            log.warning("%s: done again: %s", table, self.rerun_reason)
+            log.warning("%s: processed again: %s", table, self.rerun_reason)
 
     def _stale_video(self) -> Path | None:
         """The video of an interrupted run whose rows the first new row replaces, if this run makes no video."""
@@ -380,6 +380,6 @@ def failures_in(task: Task, failed: Sequence[tuple[str, str]]) -> list[Failure]:
         return [Failure(f"{task.spec}: {name}", reason, in_part=True) for name, reason in failed]
     if failed:
         places, first = counted(len(failed), "place"), ": ".join(failed[0])
-        last = "; at last " + ": ".join(failed[-1]) if len(failed) > 1 else ""
-        log.warning("%s: flawed in %s, at first %s%s", task.label, places, first, last)
+        last = "; last: " + ": ".join(failed[-1]) if len(failed) > 1 else ""
+        log.warning("%s: problems in %s, first: %s%s", task.label, places, first, last)
     return []

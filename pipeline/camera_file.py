@@ -60,7 +60,7 @@ def read_intrinsics(path: Path | str) -> Intrinsics:
     width, height, fx, fy, cx, cy = (_number(path, name, content.get(name)) for name in _NUMBERS)
     for name, value in (("width", width), ("height", height)):
         if not value.is_integer():
-            raise ConfigError(f"{path}: {name}: wanted a whole number, got {value}; mend the file")
+            raise ConfigError(f"{path}: {name}: wanted a whole number, got {value}; correct the file")
     distortion = content.get("distortion", [])
     if not isinstance(distortion, list):
         raise ConfigError(f"{path}: distortion: wanted a list of numbers, got {distortion!r}")
@@ -89,13 +89,13 @@ def refuse_other_aspect(intrinsics: Intrinsics | None, source: Source) -> None:
 def _number(path: Path | str, name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         got = "nothing" if value is None else repr(value)
-        raise ConfigError(f"{path}: {name}: wanted a number, got {got}; calibrate the camera again or mend the file")
+        raise ConfigError(f"{path}: {name}: wanted a number, got {got}; calibrate the camera again or correct the file")
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ConfigError(f"{path}: {name}: wanted a finite number, got {number}; mend the file")
+        raise ConfigError(f"{path}: {name}: wanted a finite number, got {number}; correct the file")
     return number
 
 

@@ -62,8 +62,8 @@ class CameraMode:
             told["input_format"] = self.format
         elif self.format in COMPRESSED:  # for dshow, only the program ffmpeg can; avfoundation cannot
             raise SourceError(
-                f"camera: here FFmpeg chooses whether {self.format} is used, by size and rate: "
-                "wanted those alone, or a format that is not compressed, such as nv12"
+                f"camera: on this system FFmpeg decides by size and rate whether to use {self.format}: wanted only "
+                "size and rate, or an uncompressed format such as nv12"
             )
         elif self.format:
             told["pixel_format"] = self.format

@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     "--camera",
     required=True,
     metavar="0|URL|FILE",
-    help="What to watch; a FILE plays at its own speed, as if it happened now.",
+    help="Camera index, URL or file to track. A FILE plays at its own speed, like a camera.",
 )
 @opt.camera_mode
 @opt.retry
-@click.option("--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks, and a .json of the same name beside.")
-@click.option("--record", type=opt.MP4, metavar="FILE", help="Write an mp4 with the faces drawn.")
-@click.option("--jsonl", is_flag=True, help="Write a JSON line for each frame to stdout.")
+@click.option(
+    "--csv", type=opt.FILE, metavar="FILE", help="Write the landmarks to FILE, and a .json of the same name beside it."
+)
+@click.option("--record", type=opt.MP4, metavar="FILE", help="Write an MP4 video with the faces drawn.")
+@click.option("--jsonl", is_flag=True, help="Write one JSON line per frame to stdout.")
 @opt.osc
 @click.option("--no-window", is_flag=True, help="Do not open a window.")
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -53,15 +55,16 @@ def live(
     retry: int,
     **options: Any,
 ) -> None:
-    """Track a camera, a stream or a recording as it happens. Ends with q, Escape or Ctrl-C.
+    """Track a camera, a stream or a recording as it happens.
 
-    What comes too fast is dropped, of a FILE, too: `facetrack batch` is for recordings and tracks every frame.
+    Press q or Escape in the window, or Ctrl-C, to stop. Frames that come faster than they can be tracked are dropped,
+    those of a FILE too: to track every frame of a recording, use `facetrack batch`.
     """
     written = {name: options.pop(name) for name in ("csv", "record", "osc", "overwrite")}
     columns = {name: options.pop(name) for name in ("raw", "landmark_confidence", "intrinsics")}
     if no_window and not (jsonl or any(written[name] for name in ("csv", "record", "osc"))):
         raise click.UsageError(
-            "nothing to show and nothing to write: give --csv, --record, --jsonl or --osc with --no-window"
+            "nothing to show and nothing to write: with --no-window, add --csv, --record, --jsonl or --osc"
         )
     asked = {name: options.pop(f"camera_{name}") for name in ("size", "rate", "format")}
     if jsonl and sys.stdout is None:
@@ -94,15 +97,18 @@ def _forget_stdout() -> None:
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @opt.out_folder
-@click.option("--video", is_flag=True, help="Write NAME.mp4 with the faces drawn, too.")
+@click.option("--video", is_flag=True, help="Also write NAME.mp4 with the faces drawn.")
 @opt.overwrite
 @click.option(
-    "--keep-folders", is_flag=True, help='Matches of a glob keep their folders: "in/**/*.mp4" gives DIR/s1/NAME.csv.'
+    "--keep-folders",
+    is_flag=True,
+    help='Keep the subfolders of the matches of a glob: in/s1/NAME.mp4 of "in/**/*.mp4" gives DIR/s1/NAME.csv.',
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Skip inputs whose results are complete, do the others again; an interrupted folder of pictures goes on.",
+    help="Skip inputs whose results are complete and process the others again; an interrupted folder of pictures "
+    "continues where it stopped.",
 )
 @opt.workers
 @opt.shard
@@ -129,7 +135,11 @@ def batch(
     frame_rate: float,
     **options: Any,
 ) -> int:
-    """Track recordings. A video NAME.ext gives DIR/NAME.csv and NAME.json, a folder of pictures DIR/FOLDER.csv."""
+    """Track recordings: videos and folders of pictures.
+
+    INPUT is a video, a folder of pictures, a glob of either, or a URL. A video NAME.ext gives DIR/NAME.csv and
+    DIR/NAME.json, a folder of pictures DIR/FOLDER.csv and DIR/FOLDER.json.
+    """
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from .batch import open_and_track_all
     from .csv_sink import TableOptions
@@ -158,7 +168,10 @@ def batch(
 @opt.talk
 @click.pass_obj
 def doctor(engines: OpenEngines, /, as_json: bool) -> int:
-    """Say what works here, what does not, why, and what to do about it. Exit code 1 if something is broken."""
+    """Check what works on this machine.
+
+    For what does not work, print the reason and the remedy. The exit code is 1 if something is broken.
+    """
     from dataclasses import asdict
 
     from .doctor import examine
@@ -176,16 +189,22 @@ def doctor(engines: OpenEngines, /, as_json: bool) -> int:
 
 @click.command()
 @click.argument("video", required=False, type=opt.PATH)
-@click.option("--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="In the made video.")
-@click.option("--frames", type=click.IntRange(10), default=600, show_default=True, help="Of the made video.")
-@click.option("--networks", is_flag=True, help="Measure each network alone, by backend and batch, against the device.")
-@opt.batches("With --networks: pictures in one run, ascending.")
+@click.option(
+    "--faces", type=click.Choice(["1", "4"]), default="1", show_default=True, help="Faces in the generated video."
+)
+@click.option(
+    "--frames", type=click.IntRange(10), default=600, show_default=True, help="Frames in the generated video."
+)
+@click.option(
+    "--networks", is_flag=True, help="Measure each network alone, by backend and batch size, against the device's peak."
+)
+@opt.batches("With --networks: batch sizes, ascending.")
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="With --networks, as often as you like: compute in it.  [default: as it is run]",
+    help="With --networks: precision to compute in; repeatable.  [default: what the backend uses]",
 )
 @opt.as_json
 @opt.tracking
@@ -206,15 +225,20 @@ def bench(
     decoder: Decoder,
     **options: Any,
 ) -> None:
-    """Measure the speed on VIDEO, or on a video in which a portrait moves."""
+    """Measure the speed on VIDEO or on a generated video.
+
+    In the generated video a portrait moves.
+    """
     from .open import Choices
 
     if (opt.was_given("batches") or precisions) and not networks:
-        raise click.UsageError("--batch and --precision are for networks alone: give --networks, too")
+        raise click.UsageError("--batch and --precision apply only to --networks: add --networks, or leave them out")
     if networks and video is not None:
-        raise click.UsageError("--networks measures the networks alone: leave the video out")
+        raise click.UsageError("--networks measures the networks alone: leave VIDEO out")
     if (networks or video is not None) and (opt.was_given("faces") or opt.was_given("frames")):
-        raise click.UsageError("--faces and --frames are of the made video, which is not measured here: leave them out")
+        raise click.UsageError(
+            "--faces and --frames apply only to the generated video, which is not measured here: leave them out"
+        )
     choices = Choices(**options)
     if networks:
         from .model_bench import bench_networks

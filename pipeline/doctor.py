@@ -34,7 +34,7 @@ OPENCV = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "o
 EXTRAS = {"train": "training", "eval": "evaluation", "osc": "open sound control"}  # GPUs have checks of their own
 EYE_ERROR_PX = 4.0  # a tenth of the interocular distance: a working tracker is more accurate
 REINSTALL = "in the checkout that facetrack was installed from: pip install --force-reinstall --no-deps ."
-NO_SCORE = "cannot track, for it does not score faces; `facetrack evaluate` measures it in given boxes"
+NO_SCORE = "cannot track because it does not score faces; `facetrack evaluate` measures it in given boxes"
 SCORE = "to track with it, train it with network.options.face_score = true"
 SMOOTHER_PX = 1e-3  # the two implementations compute in float64, their results are float32
 
@@ -76,7 +76,7 @@ def _guarded(subject: str, check: Callable[[], Check]) -> Check:
 def _packages() -> Iterator[Check]:
     needed = [package for package in packages_of() if package not in ONNX_RUNTIME + OPENCV]
     if not needed:
-        yield Check("packages", "absent", "facetrack itself is not installed: what it needs is not known")
+        yield Check("packages", "absent", "facetrack itself is not installed, so its requirements are unknown")
     for package in needed:
         version = version_of(package)
         if version:
@@ -96,7 +96,7 @@ def _extra(extra: str, subject: str) -> Check:
     if missing:
         return Check(subject, "absent", f"{', '.join(missing)} not installed", f'pip install "facetrack[{extra}]"')
     if not versions:
-        return Check(subject, "absent", f"facetrack itself is not installed: what [{extra}] means is not known")
+        return Check(subject, "absent", f"facetrack itself is not installed, so the packages of [{extra}] are unknown")
     return Check(subject, "ok", ", ".join(f"{package} {version}" for package, version in versions.items()))
 
 
@@ -121,7 +121,7 @@ def _opencv() -> Check:
     if len(found) == 1:
         return Check("opencv", "ok", found[0])
     if not found:
-        return Check("opencv", "ok", "cv2 works; which package it is of is not known")
+        return Check("opencv", "ok", "cv2 works; the package that it belongs to is unknown")
     return Check("opencv", "absent", f"{' and '.join(found)} overwrite each other's files; cv2 works so far", remedy)
 
 
@@ -134,12 +134,12 @@ def _fault_of_cv2() -> str:
         read = cv2.imdecode(cv2.imencode(".png", grey)[1], cv2.IMREAD_COLOR)
     except Exception as error:  # noqa: BLE001 - files of several versions side by side may fail in any way
         return f"{type(error).__name__}: {error}"
-    return "" if read is not None and np.array_equal(read, grey) else "cv2 gives back another picture"
+    return "" if read is not None and np.array_equal(read, grey) else "cv2 decodes another picture than it has encoded"
 
 
 def _compiled_code() -> Check:
     """Whether what Numba compiles is kept for the next start."""
-    cache, anew = os.environ.get("NUMBA_CACHE_DIR", ""), "every start compiles anew, which takes half a minute"
+    cache, anew = os.environ.get("NUMBA_CACHE_DIR", ""), "every start compiles again, which takes half a minute"
     if is_temporary():
         return Check("compiled code", "absent", f"{NOT_KEPT}: {anew}", KEEP)
     try:
@@ -157,7 +157,7 @@ def _own_models() -> Check:
         return Check("your models", "ok", str(home()))
     if os.environ.get("FACETRACK_HOME"):
         detail = f"FACETRACK_HOME is {home()}, which does not exist"
-        return Check("your models", "absent", detail, "correct it, or make that folder")
+        return Check("your models", "absent", detail, "correct it, or create that folder")
     return Check("your models", "ok", f"{home()} (does not exist: no models of your own)")
 
 
@@ -166,8 +166,8 @@ def _backend() -> Check:
         import onnxruntime as ort
     except ImportError as error:
         return Check("backend onnx", "failed", str(error), import_remedy(error))
-    width = "8" if has_int8_dot_product() else "32, for it does not multiply bytes (VNNI)"
-    return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__}; bits that this CPU computes in: {width}")
+    width = "8 bits" if has_int8_dot_product() else "32 bits because it has no instruction to multiply bytes (VNNI)"
+    return Check("backend onnx", "ok", f"ONNX Runtime {ort.__version__}; this CPU computes in {width}")
 
 
 def _video() -> Check:
@@ -197,9 +197,9 @@ def _models() -> Iterator[Check]:
     cards, has_runtime = all_cards(), _backend().status == "ok"
     for task in ("align", "detect"):
         if not any(card.task == task for card in cards):
-            yield Check("models", "failed", f"none to {task} with", REINSTALL)
+            yield Check("models", "failed", f"there is none for the task {task}", REINSTALL)
     for name, error in broken_cards().items():
-        yield Check(name, "failed", str(error), "mend or remove that card, or reinstall what it came with")
+        yield Check(name, "failed", str(error), "correct or remove that card, or reinstall what it came with")
     for card in cards:
         try:
             size = sum(len(weights.read()) for weights in card.files.values())
@@ -210,10 +210,10 @@ def _models() -> Iterator[Check]:
         except FacetrackError as error:
             own = not next(iter(card.files.values())).path.is_relative_to(SHIPPED)
             yield Check(
-                card.name, "failed", str(error), "write that model anew, or remove its card" if own else REINSTALL
+                card.name, "failed", str(error), "write that model again, or remove its card" if own else REINSTALL
             )
         else:
-            detail = f"{card.network}, {size / 1e6:.1f} MB, sha256 as in its card"
+            detail = f"{card.network}, {size / 1e6:.1f} MB, sha256 matches its card"
             yield (
                 Check(card.name, "ok", detail) if tracks else Check(card.name, "absent", f"{detail}; {NO_SCORE}", SCORE)
             )
@@ -226,13 +226,13 @@ def _window() -> Check:
         LiveWindow("facetrack doctor").close(complete=True)
     except FacetrackError as error:
         return Check("window", "absent", str(error).removeprefix("window: "))
-    return Check("window", "ok", "a display is there")
+    return Check("window", "ok", "a display is available")
 
 
 def _cameras() -> Check:
     """Whether cameras can be opened; checked only on Linux, where that does not switch them on."""
     if not sys.platform.startswith("linux"):
-        return Check("cameras", "ok", "not looked for; try: facetrack --camera 0")
+        return Check("cameras", "ok", "not checked; try: facetrack --camera 0")
     devices = sorted(Path("/dev").glob("video*"))
     if not devices:
         return Check("cameras", "absent", "there is no /dev/video*", "plug one in, or pass it into the container")
@@ -248,7 +248,7 @@ def _smoother() -> Check:
     detail = f"agrees with filterpy to {worst:.1e} px"
     if worst <= SMOOTHER_PX:
         return Check("smoother", "ok", detail)
-    return Check("smoother", "failed", f"{detail}, wanted {SMOOTHER_PX} px", "clear the folder of compiled code")
+    return Check("smoother", "failed", f"{detail}, wanted {SMOOTHER_PX} px", "empty the folder of compiled code")
 
 
 def smoother_against_filterpy() -> float:

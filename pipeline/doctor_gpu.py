@@ -30,9 +30,7 @@ def examine_gpu(versions: Versions = version_of, find: Callable[[], Gpu] = find_
     except FacetrackError as error:
         reason, _, remedy = str(error).partition("; ")
         yield Check("gpu", severity, reason, remedy)
-        yield Check(
-            "backend tensorrt", severity, _installed(versions, TENSORRT) or "not installed; of no use without a GPU"
-        )
+        yield Check("backend tensorrt", severity, _installed(versions, TENSORRT) or "not installed; it needs a GPU")
         return
     driver = f"driver {gpu.driver}, " if gpu.driver else ""
     detail = f"{gpu.name}, compute capability {gpu.capability}, {gpu.memory_gb} GB, {driver}CUDA up to {gpu.cuda}"
@@ -74,7 +72,7 @@ def _tensorrt(versions: Versions, gpu: Gpu) -> Check:
     except FacetrackError as error:
         return Check("backend tensorrt", "failed", str(error), install)
     if int(version.partition(".")[0]) > NEWEST_KNOWN:
-        detail = f"{version} is newer than what facetrack was written for ({NEWEST_KNOWN})"
+        detail = f"{version} is newer than the version that facetrack was written for ({NEWEST_KNOWN})"
         return Check("backend tensorrt", "ok", detail)
     return Check("backend tensorrt", "ok", version)
 

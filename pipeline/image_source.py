@@ -133,7 +133,7 @@ class ImageSource:
             return None
         if self.size is not None and self.size != bgr.shape[:2]:
             (h, w), (own_h, own_w) = self.size, bgr.shape[:2]
-            self.failed.append((name, f"is {own_w}x{own_h}, and the first frame of the video {w}x{h}"))
+            self.failed.append((name, f"is {own_w}x{own_h}, but the first frame of the video is {w}x{h}"))
             return None
         return bgr
 
@@ -155,8 +155,8 @@ class ImageSource:
         """Warn once about pictures with more than one page: TIFF, and animated PNG, WebP and AVIF."""
         if self._with_pages:
             (name, pages), others = self._with_pages[0], len(self._with_pages) - 1
-            also = f", and so of {counted(others, 'other picture')}" if others else ""
-            log.warning("%s: has %d pages, of which only the first is looked at%s", name, pages, also)
+            also = f"; the same goes for {counted(others, 'other picture')}" if others else ""
+            log.warning("%s: has %d pages, of which only the first is used%s", name, pages, also)
 
 
 def open_folder(folder: Path, rate: Fraction | None) -> ImageSource:
@@ -183,7 +183,7 @@ def _warn_left_out(folder: Path, others: Iterable[Path]) -> None:
     files, folders = [path for path in seen if path.is_file()], [path for path in seen if path.is_dir()]
     told = [f"{counted(len(files), 'other file')} ({_kinds_of(files)})"] if files else []
     if folders:
-        told.append(f"{counted(len(folders), 'folder')} (a glob such as {_deep_glob(folder)} goes in)")
+        told.append(f"{counted(len(folders), 'folder')} (a glob such as {_deep_glob(folder)} includes them)")
     if told:
         log.warning("%s: left out: %s", folder, ", ".join(told))
 
@@ -204,7 +204,7 @@ def _without_pictures(folder: Path) -> str:
         others = [path for path in folder.iterdir() if path.name[0] != "."]
         files, deeper = [path for path in others if path.is_file()], any(path.is_dir() for path in others)
         found = f" (its files: {_kinds_of(files)})" if files else ""
-        where = f", or a glob such as {_deep_glob(folder)} for those in its folders" if deeper else ""
+        where = f", or a glob such as {_deep_glob(folder)} for those in its subfolders" if deeper else ""
         return f"a folder without pictures{found}; wanted files such as .jpg or .png in it{where}"
     count, them = counted(len(videos), "video"), "it" if len(videos) == 1 else "them"
     # in double quotes, which Windows' command prompt understands, too
@@ -339,7 +339,7 @@ def read_image(path: Path) -> UInt8:
     except cv2.error as error:
         raise SourceError(f"{path}: cannot be decoded: {error.err}") from error
     if bgr is None:
-        raise SourceError(f"{path}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG")
+        raise SourceError(f"{path}: is not a complete picture in a format that can be decoded; save it as PNG or JPEG")
     bgr.flags.writeable = False
     return cast(UInt8, bgr)
 

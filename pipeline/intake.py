@@ -35,8 +35,8 @@ def check_frame(frame: object) -> None:
     """
     if not isinstance(frame, Frame):
         raise ValueError(  # noqa: TRY004 - as for any other wrong value
-            f"frames: wanted Frame, got {type(frame).__name__}; make one of each picture, "
-            "Frame(index, time_s, taken_s, bgr), or give a single picture to Engines.detect"
+            f"frames: wanted Frame, got {type(frame).__name__}; make a Frame(index, time_s, taken_s, bgr) of each "
+            "picture, or pass a single picture to Engines.detect"
         )
 
 
@@ -64,9 +64,11 @@ class _Times:
             self._warn(frame, f"is {frame.time_s:g} after {last_s:g}")
         elif self._leaps == LEAPS and not self._sourced:
             self._warn(
-                frame, f"has leapt by more than {LONGEST_STEP_S:g} s {LEAPS} times in a row; is it milliseconds?"
+                frame, f"has jumped by more than {LONGEST_STEP_S:g} s {LEAPS} times in a row; is it in milliseconds?"
             )
 
     def _warn(self, frame: Frame, what: str) -> None:
         self._has_warned = True
-        log.warning("frame %d: time_s %s: wanted seconds, rising; without, nothing is smoothed", frame.index + 1, what)
+        log.warning(
+            "frame %d: time_s %s: wanted increasing seconds; without them nothing is smoothed", frame.index + 1, what
+        )

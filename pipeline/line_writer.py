@@ -101,7 +101,7 @@ class LineWriter:
         self._given += 1
         if self._lines.dropped and not self._has_warned:
             self._has_warned = True
-            log.warning("JSON lines: the program that reads them is too slow; the oldest ones are left out")
+            log.warning("JSON lines: the program that reads them is too slow; the oldest lines are left out")
 
     def drain(self) -> None:
         """Wait until the reader has been given all lines, or has gone; no more can be put.

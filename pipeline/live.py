@@ -85,13 +85,13 @@ class LiveOutputs:
         places = [file.resolve() for file in files]
         if len(set(places)) < len(places):
             names = ", ".join(str(file) for file in files)
-            raise ConfigError(f"wanted a file of its own for each of table, its .json and recording, got {names}")
+            raise ConfigError(f"wanted different files for the table, its .json and the recording, got {names}")
         if any(is_same_file(spec, file) for file in files):
-            raise ConfigError(f"{spec}: would be written over by its own output; choose another name")
+            raise ConfigError(f"{spec}: would be overwritten by its own output; choose another name")
         if self.csv is not None and self.sidecar is not None and self.sidecar.exists():
             others = [file for file in self.csv.parent.glob("*") if _shares_sidecar(file, self.csv)]
             if others:
-                raise ConfigError(f"{self.sidecar}: is the .json of {others[0]}; wanted a table of another name")
+                raise ConfigError(f"{self.sidecar}: belongs to {others[0]}; give the new table another name")
         if not self.overwrite:
             refuse_existing(files, "choose another name or add --overwrite")
 
@@ -114,7 +114,9 @@ class Drops:
         self._since_s, self._tracked, self._dropped = now_s, tracked, dropped
         if lost > MANY_DROPPED * all_frames:
             self._warned = True
-            log.warning("%d of %d frames in a minute were dropped: not all can be tracked in time", lost, all_frames)
+            log.warning(
+                "%d of %d frames in a minute were dropped: they come faster than they can be tracked", lost, all_frames
+            )
 
 
 class LiveRun:
@@ -255,7 +257,7 @@ def _warn_failed(source: Source) -> None:
     """Warn about what could not be read, wholly or in part."""
     if source.failed:
         (place, reason), count = source.failed[0], len(source.failed)
-        log.warning("%s: failed in %s, at first %s: %s", source.name, counted(count, "place"), place, reason)
+        log.warning("%s: problems in %s, first: %s: %s", source.name, counted(count, "place"), place, reason)
 
 
 def identify_live(spec: str, kind: Kind) -> dict[str, Any]:

@@ -216,7 +216,7 @@ class LiveSource:
                 container = self._reopen()
                 if container is None:
                     if lost != "it ended":
-                        self._faults.note(after, f"lost, {lost}; what came until it was completed is not read")
+                        self._faults.note(after, f"lost, {lost}; what came between then and its end was not read")
                     return False
                 self._connect(container)
             except (SourceError, av.FFmpegError) as error:
@@ -229,7 +229,7 @@ class LiveSource:
                 self._pace = Pace(in_pieces=True)
                 return self._still_wanted()
         times = counted(retry.attempts, "time")
-        tried = f"; tried {times} to open it again, check device or network" if retry.attempts else ""
+        tried = f"; tried {times} to open it again, check the device or network" if retry.attempts else ""
         raise SourceError(f"{place}: {reason}{tried}")
 
     def _still_wanted(self) -> bool:

@@ -132,7 +132,7 @@ class Engines:
         """
         if not hasattr(source, "kind"):
             raise ConfigError(
-                f"track: wanted a source, as open_source gives it, got {type(source).__name__}; frames of your own: "
+                f"track: wanted a source from open_source, got {type(source).__name__}; for frames of your own use "
                 "Engines.pipeline(choices).run(frames)"
             )
         if source.kind == "images":
@@ -140,7 +140,7 @@ class Engines:
         elif self.choices.smooth != "rts":
             yield from self.pipeline(self.choices).run(source, live=source.live)
         elif source.live:
-            raise ConfigError(f"{source.name}: is live; smooth rts needs a recording, whose future is known")
+            raise ConfigError(f"{source.name}: is live; smooth rts needs a recording, because it uses later frames")
         else:
             with closing(self.pipeline(replace(self.choices, smooth="none")).run(source)) as measured:
                 yield from look_back(measured, smoother_settings(self.aligner.card))
@@ -173,8 +173,8 @@ class Engines:
         self._check_engine_choices(choices)
         if choices.smooth == "rts":
             raise ConfigError(
-                "pipeline: smooth rts is done to results: use Engines.track, or hindsight.look_back on those of a "
-                "pipeline with smooth none"
+                "pipeline: smooth rts is applied to results: use Engines.track, or hindsight.look_back on the results "
+                "of a pipeline with smooth none"
             )
         return Pipeline(self.detector, self.aligner, self._settings(choices, choices.smooth), self.verifier)
 
@@ -197,7 +197,7 @@ class Engines:
             given, own = getattr(choices, name), getattr(self.choices, name)
             if given != own:
                 raise ConfigError(
-                    f"pipeline: {name} {given!r} is of the engines, which have {own!r}: open them with it"
+                    f"pipeline: {name}: wanted {own!r} as in the engines, got {given!r}; open engines with {given!r}"
                 )
 
     def _settings(self, choices: Choices, smoothing: OnlineSmoothing) -> PipelineSettings:

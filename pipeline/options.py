@@ -39,7 +39,9 @@ def refuse_both(*, overwrite: bool, resume: bool) -> None:
         click.UsageError: both are given.
     """
     if overwrite and resume:
-        raise click.UsageError("--overwrite does everything again and --resume what is missing: give one of them")
+        raise click.UsageError(
+            "--overwrite processes everything again, --resume only what is missing: give one of them"
+        )
 
 
 def was_given(parameter: str) -> bool:
@@ -140,7 +142,7 @@ def _read_batches(ctx: click.Context, parameter: click.Parameter, value: str) ->
     """The numbers of "1,4,8"."""
     numbers = [int(part) if re.fullmatch("[0-9]{1,4}", part) else 0 for part in value.split(",")]
     if numbers != sorted(set(numbers)) or numbers[0] < 1:
-        raise click.BadParameter(f"wanted ascending numbers of 1 to 9999, such as 1,4,8, got {value}", ctx, parameter)
+        raise click.BadParameter(f"wanted ascending numbers from 1 to 9999, such as 1,4,8, got {value}", ctx, parameter)
     return tuple(numbers)
 
 
@@ -194,32 +196,39 @@ def batches(told: str) -> Callable[[Command], Command]:
 
 
 def _smooth(*kinds: str) -> Callable[[Command], Command]:
-    told = "How landmarks are smoothed" + ("; rts also looks at what follows." if "rts" in kinds else ".")
+    told = "Smoother of the landmarks" + ("; rts also uses the frames that follow." if "rts" in kinds else ".")
     return click.option("--smooth", type=click.Choice(kinds), default=kinds[0], show_default=True, help=told)
 
 
 PATH, FILE, MP4, PLOT = SomePath(), NewFile(), NewFile(".mp4"), NewFile(".png", ".svg")
 
 talk = chain(
-    click.option("-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Say more; -vv: all."),
-    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_talk, help="Say errors alone."),
+    click.option(
+        "-v", "--verbose", count=True, expose_value=False, callback=_set_talk, help="Log more; -vv: everything."
+    ),
+    click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set_talk, help="Log only errors."),
 )
 aligner = click.argument("model", callback=_model_to("align"))
 any_model = click.argument("model", callback=_model_to("align", "detect"))
 folder = click.argument("folder", type=PATH, metavar="DIR")
-out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the results.")
-overwrite = click.option("--overwrite", is_flag=True, help="Replace results that are there.")
+out_folder = click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder for the results.")
+overwrite = click.option("--overwrite", is_flag=True, help="Replace existing results.")
 workers = click.option(
-    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Processes, a video each."
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Number of processes; each works on one input at a time.",
 )
 shard = click.option(
     "--shard",
     default="1/1",
+    show_default=True,
     metavar="I/N",
     callback=_read_shard,
-    help="Do the I-th of N shares, which together are everything: one call for each machine or job of a cluster.",
+    help="Process the I-th of N shares of the inputs: one call for each machine or job of a cluster.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 backend = chain(
     click.option(
@@ -227,15 +236,21 @@ backend = chain(
         default="gv",
         show_default=True,
         callback=_model_to("align"),
-        help="Network or card; see `facetrack models`.",
+        help="Name of a network or card; see `facetrack models`.",
     ),
-    click.option("--backend", type=click.Choice(KINDS), default="auto", show_default=True),
+    click.option(
+        "--backend",
+        type=click.Choice(KINDS),
+        default="auto",
+        show_default=True,
+        help="Runtime of the networks; auto takes TensorRT if a plan was exported for this machine, else onnx.",
+    ),
     click.option(
         "--threads",
         type=click.IntRange(1, MAX_THREADS),
         default=1,
         show_default=True,
-        help="Threads of each network; the search for faces takes up to 4.",
+        help="CPU threads of each network; the search for faces uses up to 4 even if this is lower.",
     ),
 )
 tracking = chain(
@@ -245,29 +260,34 @@ tracking = chain(
         type=click.IntRange(1),
         default=25,
         show_default=True,
-        help="Frames between two searches for new faces (below 25 frames per second, 25ths of a second), in crowds a "
-        "third; frames without any face are all searched while something moves in them.",
+        help="Frames between two searches for new faces (below 25 frames/s, 25ths of a second), in crowds a third of "
+        "that. While no face is known, every frame is searched as long as something moves.",
     ),
     click.option(
         "--min-face",
         type=FaceSide(),
         default=0,
-        help="How small a face is searched for, 8 pixels or more; smaller ones may be found by chance.  [default: by "
+        help="Smallest face to search for, in pixels, 8 or more; smaller ones may be found by chance.  [default: by "
         "the frame's size, half of that in pictures]",
     ),
-    click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Faces at a time."),
+    click.option("--max-faces", type=click.IntRange(1), default=32, show_default=True, help="Most faces at a time."),
 )
 camera_mode = chain(
-    click.option("--camera-size", metavar="WxH", callback=_read_size, help="Ask the camera for pictures of this size."),
     click.option(
-        "--camera-rate", type=FiniteRange(0, min_open=True), metavar="FPS", help="Ask it for so many a second."
+        "--camera-size", metavar="WxH", callback=_read_size, help="Request this size from the camera, in pixels."
+    ),
+    click.option(
+        "--camera-rate",
+        type=FiniteRange(0, min_open=True),
+        metavar="FPS",
+        help="Request this rate from the camera, in frames per second.",
     ),
     click.option(
         "--camera-format",
         default="",
         metavar="FORMAT",
         callback=_read_format,
-        help="Ask it for this format, such as mjpeg, in which USB cameras send large pictures fast.",
+        help="Request this format from the camera, such as mjpeg, in which USB cameras send large pictures fast.",
     ),
 )
 retry = click.option(
@@ -275,36 +295,39 @@ retry = click.option(
     type=click.IntRange(0),
     default=5,
     show_default=True,
-    help="Open a lost camera or stream again so many times; the waits double, from 0.5 s up to a minute.",
+    help="Attempts to reopen a lost camera or stream; the waits double, from 0.5 s up to a minute.",
 )
 intrinsics = click.option(
     "--intrinsics",
     type=PATH,
     metavar="FILE",
     callback=_read_intrinsics,
-    help="The camera, of `facetrack calibrate camera`, for true head poses.",
+    help="Camera file of `facetrack calibrate camera`, for true head poses.",
 )
 osc = click.option(
-    "--osc", metavar="HOST:PORT", callback=_parse_address, help="Send each frame as Open Sound Control over UDP."
+    "--osc",
+    metavar="HOST:PORT",
+    callback=_parse_address,
+    help="Send the faces of each frame as Open Sound Control (OSC) over UDP.",
 )
 decoder = click.option(
     "--decoder",
     type=click.Choice(["cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="What decodes videos and streams; cuda: NVDEC on an NVIDIA GPU.",
+    help="Decoder of videos and streams; cuda is NVDEC on an NVIDIA GPU.",
 )
 frame_rate = click.option(
     "--frame-rate",
     type=FiniteRange(0, MAX_FRAME_RATE),
     default=0,
     metavar="FPS",
-    help="A folder (or a quoted glob) of pictures holds the frames of a video, so many to the second.  [default: "
-    "pictures that have nothing to do with each other]",
+    help="Treat a folder (or a quoted glob) of pictures as the frames of a video, with this many per second.  "
+    "[default: unrelated pictures]",
 )
 smooth_live = _smooth("kalman", "oneeuro", "none")
 smooth_recording = _smooth("kalman", "rts", "oneeuro", "none")
 columns = chain(
-    click.option("--raw", is_flag=True, help="Add the landmarks as measured: xr_*, yr_*."),
-    click.option("--landmark-confidence", is_flag=True, help="Add the confidence of each landmark: c_*."),
+    click.option("--raw", is_flag=True, help="Add columns for the landmarks before smoothing: xr_*, yr_*."),
+    click.option("--landmark-confidence", is_flag=True, help="Add columns for each landmark's confidence: c_*."),
 )

@@ -72,7 +72,7 @@ class OscSink:
                 self._socket.sendto(datagram, self._address)
             except OSError as error:
                 if not self.lost:
-                    log.warning("%s: a datagram was lost: %s; going on", self._label, error.strerror or error)
+                    log.warning("%s: a datagram was lost: %s; continuing", self._label, error.strerror or error)
                 self.lost += 1
 
     def finish(self) -> None:

@@ -57,7 +57,7 @@ class PartFile:
         if exists and not self._overwrite:
             raise SinkError(f"{path}: exists already; choose another name or allow it to be overwritten (--overwrite)")
         if is_link:
-            raise SinkError(f"{self.part}: is a link to another file, which would be written over; remove it")
+            raise SinkError(f"{self.part}: is a link to another file, which would be overwritten; remove it")
 
     def check_writable(self) -> None:
         """Check before the work that the file can be written; leave nothing behind.
@@ -223,7 +223,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SinkError(f"{folder}: cannot be made: {error.strerror or error}; choose another folder") from error
+        raise SinkError(f"{folder}: cannot be created: {error.strerror or error}; choose another folder") from error
 
 
 def check_folder_writable(folder: Path) -> None:
@@ -241,7 +241,7 @@ def check_folder_writable(folder: Path) -> None:
         trial.unlink()
     except OSError as error:
         reason = error.strerror or error
-        raise SinkError(f"{folder}: no file can be made in it: {reason}; choose another folder") from error
+        raise SinkError(f"{folder}: no file can be created in it: {reason}; choose another folder") from error
     finally:
         for path in missing:
             with suppress(OSError):  # another process has put something into it

@@ -102,13 +102,13 @@ class PreviousRun:
         if differs:
             return differs
         if self.found.get("complete") is not True:
-            return f"it is not whole: {self.found.get('error')}"
+            return f"it is incomplete: {self.found.get('error')}"
         if not _are_failures(self.found.get("failed")) or any(f"{name}_bytes" not in self.found for name in sizes):
             return unreadable
         for name, size in sizes.items():
             written = self.found[f"{name}_bytes"]
             if written != size:
-                return f"the {name} has {size} bytes, {written} were written"
+                return f"the {name} has {size} bytes, but {written} were written"
         return ""
 
 

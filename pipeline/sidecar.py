@@ -66,7 +66,7 @@ def _in_words(key: str, wanted: Any, found: Any) -> str:
         return f"settings differ: {', '.join(names)}"
     if key == "libraries" and isinstance(found, list):
         made_with = " and ".join(str(library) for library in found if library not in wanted)
-        return f"it was made with {made_with}, here is {' and '.join(one for one in wanted if one not in found)}"
+        return f"it was made with {made_with}, this run has {' and '.join(one for one in wanted if one not in found)}"
     return f"{key} {'differ' if key.endswith('s') else 'differs'}"
 
 

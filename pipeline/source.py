@@ -20,7 +20,7 @@ STDIN = Path("/dev/stdin")
 SENT = "tcp://127.0.0.1:9000"
 
 NOTED = 100  # faults of a live source that are listed one by one: it may run for days
-DAMAGED = "damaged, decoded as far as it goes"
+DAMAGED = "damaged, decoded as far as possible"
 
 _URL = re.compile(r"\w\w://")  # a single letter is a Windows drive: C://clip.mp4
 _FILE_URL = re.compile(r"file://(?:localhost)?(?=/)", re.IGNORECASE)
@@ -97,7 +97,7 @@ class ReadOnce:
             SourceError: they have been given before, or the source is closed.
         """
         if self._spent:
-            raise SourceError(f"{self._label}: was read before, if not to its end, or closed; open the source again")
+            raise SourceError(f"{self._label}: was closed or read before, at least in part; open the source again")
         self._spent = True
         return self._frames
 

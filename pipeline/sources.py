@@ -34,7 +34,7 @@ from .video_source import VideoSource
 log = logging.getLogger(__name__)
 
 WANTED = "wanted a video, a picture, a folder, a glob, a URL or a camera's index"
-MODE_ADVICE = "see what it has (docs/camera.md), or leave --camera-size, --camera-rate and --camera-format away"
+MODE_ADVICE = "list its modes (docs/camera.md), or leave out --camera-size, --camera-rate and --camera-format"
 PLAYLISTS = {"hls": ".m3u8", "dash": ".mpd"}  # formats of playlists and the usual suffixes of their names
 PLAYLIST_TIMEOUT_S = 30.0  # a live playlist gives nothing until its next segment, of 2 to 10 s, is complete
 RTP_OF_FILE = {"protocol_whitelist": "file,udp,rtp"}  # FFmpeg otherwise lets no file refer to these protocols
@@ -89,7 +89,7 @@ def open_source(
         label = text if camera[1] else f"camera {int(text)}"
         return _open_camera(int(camera[2]), label, retry or Retry(), camera_mode or CameraMode())
     if camera_mode is not None and camera_mode != CameraMode():
-        raise SourceError(f"{without_credentials(text)}: is no camera, which could be asked for {camera_mode}")
+        raise SourceError(f"{without_credentials(text)}: is not a camera, so it cannot be asked for {camera_mode}")
     if text.startswith("lavfi:"):
         return _open_live(
             Address(text.removeprefix("lavfi:"), text, "lavfi", "stream", "lavfi"), None, realtime=realtime
@@ -155,7 +155,7 @@ def _open_file(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
         reason = (
             f"it was cut off before its index: {shortage} ({why(error)}); copy or record it again"
             if shortage
-            else f"it is not a video that can be read ({why(error)}); {_advice_on_file(path)}"
+            else f"it is not a readable video ({why(error)}); {_advice_on_file(path)}"
         )
         raise SourceError(f"{path}: {reason}") from error
     refusal = _refusal(container)
@@ -185,7 +185,7 @@ def _open_pipe(path: Path, decoder: Decoder, *, realtime: bool) -> Source:
 
 def _read_pipe(path: Path, pipe: Pipe, decoder: Decoder, *, realtime: bool) -> Source:
     address = Address(pipe, str(path), path.stem, "stream", patient=True, decoder=decoder)
-    advice = "nobody can go back in a pipe: write MPEG-TS or Matroska into it"
+    advice = "a pipe can only be read from front to back: write MPEG-TS or Matroska into it"
     try:
         pipe.open()
         container = address.open()
@@ -211,8 +211,8 @@ def _stream_with_an_end(
 def _warn_unknown_rate(source: VideoSource, container: InputContainer, label: str) -> None:
     if source.rate is None and not has_stamps(container):
         log.warning(
-            "%s: has neither time stamps nor a rate, as raw H.264 and MJPEG: %d frames/s are assumed; put it into a "
-            "container with the right one, such as by: ffmpeg -framerate 30 -i IN -c copy OUT.mp4",
+            "%s: has neither time stamps nor a frame rate, like raw H.264 and MJPEG: %d frames/s are assumed; put it "
+            "into a container with the right rate, for example: ffmpeg -framerate 30 -i IN -c copy OUT.mp4",
             label,
             UNKNOWN_RATE,
         )
@@ -223,7 +223,7 @@ def _advice_on_file(path: Path) -> str:
     with path.open("rb") as file:
         begin = file.read(TEXT_BYTES)
     if begin.isascii() and all(byte in _TEXT for byte in begin):
-        return "what it holds is a text; name the video itself"
+        return "it contains text; name the video itself"
     converting = "" if path.suffix.lower() == ".mp4" else ", or convert it to .mp4"
     return f"copy or record it again{converting}"
 
@@ -231,11 +231,11 @@ def _advice_on_file(path: Path) -> str:
 def _refusal(container: InputContainer) -> str:
     """Why a file is refused although FFmpeg decodes pictures from it, and what to do; "" if it is not refused."""
     if container.format.name == "tty":  # FFmpeg's renderer of text as pictures, which accepts every .txt
-        return "it is a text, not a video; name a video or a picture"
+        return "it is a text file, not a video; name a video or a picture"
     if container.format.name in PLAYLISTS and not _has_an_end(container):  # FFmpeg would wait for more forever
         return (
-            "it is a list of pieces to which more may come; where that is all, add a line #EXT-X-ENDLIST "
-            '(DASH: make its type "static"), or name its pieces'
+            "it is a playlist that may still grow; if it is complete, add a line #EXT-X-ENDLIST "
+            '(DASH: make its type "static"), or name its segments'
         )
     pictures = container.streams.video
     if pictures and all(stream.disposition & Disposition.attached_pic for stream in pictures):
@@ -248,7 +248,7 @@ def _open_url(url: str, retry: Retry, decoder: Decoder, *, realtime: bool) -> So
     try:
         parts = urlsplit(label)
     except ValueError as error:
-        raise SourceError(f"{label}: is no address: {error}; wanted one such as rtsp://host/path") from error
+        raise SourceError(f"{label}: is not a valid address: {error}; wanted one such as rtsp://host/path") from error
     host = parts.hostname or ""
     name = re.sub(r"[^\w.-]+", "_", f"{host}{parts.path}").strip("_.") or parts.scheme
     # Over UDP, FFmpeg's default for RTSP, lost packets become smeared faces.
@@ -275,7 +275,7 @@ def _open_camera(index: int, label: str, retry: Retry, mode: CameraMode) -> Sour
     if mode.size not in (None, source.size):  # Linux drivers choose the nearest size that the camera has
         source.close()
         height, width = source.size or (0, 0)
-        raise SourceError(f"{label}: gives {width}x{height} where it is asked for {mode}; {MODE_ADVICE}")
+        raise SourceError(f"{label}: wanted {mode}, got {width}x{height}; {MODE_ADVICE}")
     return source
 
 
@@ -291,7 +291,7 @@ def _dshow_name(index: int) -> str:
     try:
         devices = av.enumerate_input_devices("dshow")
     except av.FFmpegError as error:
-        reason = "Windows lists no camera where there is none, or no microphone"
+        reason = "Windows cannot list cameras where there is no camera or no microphone"
         raise SourceError(f"camera {index}: not found; {reason}; {CAMERA_ADVICE}") from error
     names = [d.name for d in devices if "video" in d.media_types]
     if index >= len(names):
@@ -300,7 +300,7 @@ def _dshow_name(index: int) -> str:
 
 
 def _not_found(index: int, system: str, cameras: int) -> str:
-    return f"camera {index}: not found; {system} knows {counted(cameras, 'camera')}, counted from 0; {CAMERA_ADVICE}"
+    return f"camera {index}: not found; {system} lists {counted(cameras, 'camera')}, counted from 0; {CAMERA_ADVICE}"
 
 
 def _open_live(address: Address, retry: Retry | None, *, realtime: bool = False, asked_for: str = "") -> Source:
@@ -315,7 +315,7 @@ def _open_live(address: Address, retry: Retry | None, *, realtime: bool = False,
         advice = advice_on(address.label.removeprefix("camera ")) if address.kind == "camera" else "check the address"
         if isinstance(error, av.error.ProtocolNotFoundError):
             scheme = address.label.partition(":")[0]
-            advice = f"the FFmpeg inside PyAV has no {scheme}: have a program that does {handing_over()}"
+            advice = f"the FFmpeg inside PyAV does not support {scheme}: have a program that does {handing_over()}"
         advice = f"it was asked for {asked_for}: {MODE_ADVICE}; or {advice}" if asked_for else advice
         raise SourceError(f"{address.label}: cannot be opened: {why(error)}; {advice}") from error
     if address.format is None and _has_an_end(container):

@@ -93,14 +93,14 @@ def tasks_for(
     for task in tasks:
         other = names.setdefault(task.name.casefold(), task)
         if other is not task:
-            advice = "rename one of them, or leave one to a batch with another --out"
+            advice = "rename one of them, or process one in a batch with another --out"
             if not keep_folders and _lie_apart(other, task):
-                advice += ", or let matches of a glob keep their folders (--keep-folders)"
+                advice += ", or keep the subfolders of the matches of a glob (--keep-folders)"
             raise ConfigError(
                 f"{other.label} and {task.label} would both be written to {outputs.table(task)}; {advice}"
             )
         if any(is_same_file(task.spec, file) for file in outputs.files(task)):
-            raise ConfigError(f"{task.spec}: would be written over by its own output; choose another --out folder")
+            raise ConfigError(f"{task.spec}: would be overwritten by its own output; choose another --out folder")
     if shard != (1, 1):
         tasks = sorted(tasks, key=lambda task: task.spec)[shard[0] - 1 :: shard[1]]
     if outputs.existing == "refuse":
@@ -120,7 +120,9 @@ def _refuse_lone_pictures(tasks: Sequence[Task]) -> None:
             f"--frame-rate: {alone.spec} is a single picture; name the folder of the frames, or put the glob in quotes"
         )
     if not any(names_several_pictures(task.spec) for task in tasks):
-        raise ConfigError("--frame-rate is for folders and globs of pictures, and none was given: leave it out")
+        raise ConfigError(
+            "--frame-rate applies only to folders and globs of pictures, and none was given: leave it out"
+        )
 
 
 def _lie_apart(one: Task, other: Task) -> bool:

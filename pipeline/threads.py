@@ -172,7 +172,7 @@ def _end_all() -> None:
 
 
 def _program_ends() -> BaseException:
-    return ProgramEnds("the program ends, and all runs with it")
+    return ProgramEnds("the program is ending, and all runs with it")
 
 
 def _cut(runs: Collection[RunThreads], error: Callable[[], BaseException], until_s: float | None) -> None:

@@ -255,7 +255,7 @@ class ToBgr:
 
     def _describe_change(self, size: tuple[int, int]) -> str:
         (height, width), (now_high, now_wide) = (s[::-1] if self._transposed else s for s in (self._room, size))
-        return f"its size changes to {now_wide}x{now_high}, which is fitted into the first one's {width}x{height}"
+        return f"its size changes to {now_wide}x{now_high}, which is fitted into the first frame's {width}x{height}"
 
 
 def _orientation(picture: VideoFrame) -> tuple[bool, int | None]:
@@ -343,14 +343,14 @@ def require_gpu_decoding(container: InputContainer, label: str) -> None:
     for stream in _moving(container)[:1]:
         if stream.codec_context is not None and not stream.codec_context.is_hwaccel:
             container.close()
-            raise not_on_gpu(label, f"nothing there knows its codec {stream.codec_context.name}")
+            raise not_on_gpu(label, f"it has no decoder for the codec {stream.codec_context.name}")
 
 
 def not_on_gpu(label: str, reason: str) -> SourceError:
     """The error for a video that cannot be decoded on the GPU as requested."""
     return SourceError(
         f"{label}: cannot be decoded with cuda here ({reason}): wanted an NVIDIA GPU, its driver, and a codec that it "
-        "decodes; see `facetrack doctor`, or leave --decoder away"
+        "decodes; see `facetrack doctor`, or leave --decoder out"
     )
 
 

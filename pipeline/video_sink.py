@@ -176,8 +176,8 @@ class VideoSink:
         """Refuse frames that libx264 would refuse with only "generic error"."""
         if max(size) > LONGEST_SIDE:
             raise SinkError(
-                f"{self._path}: cannot be written: wanted frames of at most {LONGEST_SIDE} pixels a side, for libx264 "
-                f"takes no more, got {size[1]}x{size[0]}; do without the annotated video, or scale the input down"
+                f"{self._path}: cannot be written: wanted frames of at most {LONGEST_SIDE} pixels a side, as libx264 "
+                f"takes no more, got {size[1]}x{size[0]}; leave the annotated video out, or scale the input down"
             )
 
     @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .video_reader import Reader, declared_length_s, expected_frames, first_pict
 MISSING_S, MISSING = 1.0, 0.1  # a recording that ends early by this much, and by this share of its length, is truncated
 PIECE_S = 0.9  # segments of a playlist are longer
 DOUBTFUL = "follow damage without a key frame, may show what was there before"
-_KEPT = "the frames before are good, copy or record it again for the rest"
+_KEPT = "the frames before that are good, copy or record it again for the rest"
 
 
 class VideoSource:
@@ -132,7 +132,9 @@ class VideoSource:
             if self._to_bgr.changed:
                 self._faults.note(place, self._to_bgr.changed)
             if self._in_pieces and picture.key_frame and time_s - end_s > PIECE_S:
-                self._faults.note(place, f"nothing came from {end_s:.3f} s to here, pieces of the list may be missing")
+                self._faults.note(
+                    place, f"nothing came from {end_s:.3f} s to here, segments of the playlist may be missing"
+                )
             length_s = lasts_s(picture, self.rate)
             end_s, due_s = time_s + length_s, pace.due_s(time_s, length_s)
             if self.live and self._stopped.wait(due_s - time.perf_counter()):
@@ -189,7 +191,7 @@ class VideoSource:
         if self._reader.damaged_in_a_row:
             raise SourceError(f"{self._place(index, time_s)}: {self._reader.reason}; {_KEPT}")
         if self._ends_early(end_s):
-            found = "its list is" if self._in_pieces else "it is damaged, and"
+            found = "its playlist is" if self._in_pieces else "it is damaged, and should be"
             raise SourceError(f"{self._place(index, time_s)}: {found} {self._length_s:.1f} s long; {_KEPT}")
 
     def _ends_early(self, end_s: float) -> bool:

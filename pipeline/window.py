@@ -137,5 +137,5 @@ def _open_display() -> ModuleType:
         raise SinkError(f"window: the display cannot be opened: {error}; {_REMEDY}") from error
     if not asked and pygame.display.get_driver() in _HEADLESS_DRIVERS:
         pygame.display.quit()
-        raise SinkError(f"window: the display does not answer; {_REMEDY}")
+        raise SinkError(f"window: the display does not respond; {_REMEDY}")
     return pygame

@@ -38,7 +38,7 @@ GRACE_S = 10.0  # for an interrupted worker to save its results
 MOST_ON_WINDOWS = 60  # where `wait` takes 63 handles; `concurrent.futures` stops at 61
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 _DIED_OPENING = (
-    "a worker process died while it opened the networks ({}), perhaps for want of memory; give fewer --workers"
+    "a worker process died while it opened the networks ({}), perhaps because memory ran out; use fewer --workers"
 )
 _DIED_WORKING = (
     "the process that worked on it died ({}): a library crashed on this file, or memory ran out; try it again alone"
@@ -74,7 +74,9 @@ def run_jobs(jobs: Sequence[Job], work: Work[Job, Answer], reporter: Reporter, w
     """
     workers = min(workers, len(jobs))
     if sys.platform == "win32" and workers > MOST_ON_WINDOWS:
-        log.warning("%d worker processes instead of %d: Windows waits for no more at a time", MOST_ON_WINDOWS, workers)
+        log.warning(
+            "%d worker processes instead of %d: Windows cannot wait for more at a time", MOST_ON_WINDOWS, workers
+        )
         workers = MOST_ON_WINDOWS
     if workers > 1:
         return _WorkerPool(jobs, work, reporter, workers).run()
@@ -211,7 +213,7 @@ class _WorkerPool(Generic[Job, Answer]):
             raise error
         if self._waiting:
             left = len(self._workers)
-            log.warning("going on with %d worker process%s: %s", left, "es" if left > 1 else "", error)
+            log.warning("continuing with %d worker process%s: %s", left, "es" if left > 1 else "", error)
 
     def _forward(self, message: tuple[Any, ...]) -> None:
         match message:

@@ -267,7 +267,7 @@ def test_validation_picture_in_a_training_corpus_raises_even_when_renamed(data: 
     (tmp_path / "more").mkdir()
     for suffix in (".png", ".pts"):
         (tmp_path / "more" / f"renamed{suffix}").write_bytes((data / "held" / f"8{suffix}").read_bytes())
-    with pytest.raises(ConfigError, match=r"renamed\.png is the validation's .*8\.png"):
+    with pytest.raises(ConfigError, match=r"renamed\.png is .*8\.png of the validation; take"):
         VectorAlignment(configuration(corpora=(Corpus("train"), Corpus("more"))), tmp_path)
     assert VectorAlignment(
         configuration(corpora=(Corpus("held"),)), tmp_path
@@ -300,7 +300,7 @@ def test_without_negatives_every_item_shows_a_face(data: Path) -> None:
 @pytest.mark.parametrize("name", ["tab", "propnet", "span"])
 def test_boundary_network_raises_for_a_markup_without_boundaries(name: str, tmp_path: Path) -> None:
     """Before any picture is read: there are none."""
-    with pytest.raises(ConfigError, match=rf"network: {name} wants a markup with 15 boundary lines, five5 has 0"):
+    with pytest.raises(ConfigError, match=rf"network: {name} needs a markup with 15 boundary lines, five5 has 0"):
         open_alignment(configuration(network=Network(name, 5)), tmp_path)
     with pytest.raises(SourceError):
         open_alignment(configuration(network=Network(name, 19)), tmp_path)

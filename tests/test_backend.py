@@ -119,7 +119,7 @@ def test_auto_logs_which_backend_it_chooses_and_why(tmp_path: Path, caplog: pyte
         pytest.skip("this machine has TensorRT")
     with caplog.at_level("INFO"):
         open_backend(tiny_weights(tmp_path), "auto")
-    assert "backend auto takes ONNX Runtime" in caplog.text
+    assert "backend auto uses ONNX Runtime" in caplog.text
     assert "(the package tensorrt is not installed)" in caplog.text
 
 
@@ -156,7 +156,7 @@ def test_auto_logs_the_weights_file_it_chooses(
     cpu.path.write_bytes(weights.path.read_bytes())
     with caplog.at_level("INFO"):
         open_backend(replace(weights, cpu=cpu), "auto")
-    assert "for-cpus.onnx: backend auto takes" in caplog.text
+    assert "for-cpus.onnx: backend auto uses" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["onnx:cuda", "onnx:tensorrt"])
@@ -184,7 +184,7 @@ def test_onnx_runtime_import_error_names_its_remedy(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "onnxruntime")
     monkeypatch.setattr("sys.platform", platform)
-    with pytest.raises(BackendError, match=f"^ONNX Runtime cannot be imported: DLL load failed; to mend it: {remedy}"):
+    with pytest.raises(BackendError, match=f"^ONNX Runtime cannot be imported: DLL load failed; to fix it: {remedy}"):
         OnnxBackend(tiny_weights(tmp_path))
 
 

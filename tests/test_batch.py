@@ -165,7 +165,7 @@ def test_sidecar_records_start_size_and_rate_of_the_recording(tmp_path: Path) ->
     assert [content[key] for key in ("start_s", "size", "rate")] == [again[key] for key in ("start_s", "size", "rate")]
     notes = Notes()
     assert track([path], Outputs(tmp_path / "one", existing="resume"), notes=notes) == []
-    assert notes.lines[0].endswith("finished before")
+    assert notes.lines[0].endswith("already finished")
 
 
 def test_sidecar_of_pictures_has_no_start_size_or_rate(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_video_that_changes_size_midway_is_tracked_to_its_end_with_every_output(
     columns = TableOptions(intrinsics=Intrinsics((240, 320), 300.0, 300.0, 160.0, 120.0))
     outputs = Outputs(tmp_path / "out", video=True, columns=columns)
     assert track([recording], outputs, choices=Choices(smooth=smooth)) == []
-    assert "turned.ts: flawed in 1 place, at first frame 7 (0.200 s): its size changes to 240x320" in caplog.text
+    assert "turned.ts: problems in 1 place, first: frame 7 (0.200 s): its size changes to 240x320" in caplog.text
     assert len({row["frame"] for row in read_csv(tmp_path / "out/turned.csv")}) == 12
     with open_source(tmp_path / "out/turned.mp4") as source:
         assert len(list(source)) == 12
@@ -282,7 +282,7 @@ def test_unreadable_frame_in_a_folder_is_reported_and_its_number_skipped(tmp_pat
     ("names", "told"),
     [
         (["shots", "shots/1.png"], r"--frame-rate: .*1\.png is a single picture; name the folder"),
-        (["clip.mp4"], "--frame-rate is for folders and globs of pictures, and none was given"),
+        (["clip.mp4"], "--frame-rate applies only to folders and globs of pictures, and none was given"),
     ],
 )
 def test_frame_rate_raises_for_a_single_picture_or_videos_alone(names: list[str], told: str, tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ def test_interruption_before_the_first_row_keeps_and_names_the_part_file_of_an_e
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     assert notes.lines == [
         "moving: interrupted",
-        f"moving: interrupted; {tmp_path / 'moving.csv.part'} is an earlier run's",
+        f"moving: interrupted; {tmp_path / 'moving.csv.part'} is from an earlier run",
     ]
 
 
@@ -443,7 +443,7 @@ def test_foreign_part_file_of_a_video_is_left_alone(video: Path, tmp_path: Path)
 
 def test_output_folder_that_cannot_be_created_raises(video: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match=r"out: cannot be made: Not a directory; choose another folder"):
+    with pytest.raises(SinkError, match=r"out: cannot be created: Not a directory; choose another folder"):
         track([video], Outputs(tmp_path / "file" / "out"))
 
 
@@ -484,9 +484,9 @@ def test_keep_folders_is_suggested_only_where_it_resolves_the_collision(tmp_path
         (tmp_path / place).touch()
     outputs, one_folder = Outputs(tmp_path / "out"), str(tmp_path / "s1/clip.*")
     for keep_folders in (False, True):
-        with pytest.raises(ConfigError, match=r"rename one of them, or leave one to a batch with another --out$"):
+        with pytest.raises(ConfigError, match=r"rename one of them, or process one in a batch with another --out$"):
             tasks_for([one_folder], outputs, keep_folders=keep_folders)
-    with pytest.raises(ConfigError, match=r"or let matches of a glob keep their folders \(--keep-folders\)$"):
+    with pytest.raises(ConfigError, match=r"or keep the subfolders of the matches of a glob \(--keep-folders\)$"):
         tasks_for([str(tmp_path / "*/clip.mp4")], outputs)
     assert len(tasks_for([str(tmp_path / "*/clip.mp4")], outputs, keep_folders=True)) == 2
 
@@ -527,7 +527,7 @@ def test_an_input_that_is_named_in_several_ways_is_done_once(tmp_path: Path, mon
 
 def test_annotated_video_that_would_overwrite_its_input_raises(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").touch()
-    with pytest.raises(ConfigError, match="written over by its own output"):
+    with pytest.raises(ConfigError, match="overwritten by its own output"):
         tasks_for([f"{tmp_path}/clip.mp4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
@@ -535,7 +535,7 @@ def test_annotated_video_that_is_its_input_on_a_case_insensitive_disk_raises(tmp
     """Cameras write GX01.MP4. A link stands in for Windows and macOS."""
     (tmp_path / "GX01.MP4").touch()
     os.link(tmp_path / "GX01.MP4", tmp_path / "GX01.mp4")
-    with pytest.raises(ConfigError, match=r"GX01\.MP4: would be written over by its own output"):
+    with pytest.raises(ConfigError, match=r"GX01\.MP4: would be overwritten by its own output"):
         tasks_for([f"{tmp_path}/GX01.MP4"], Outputs(tmp_path, video=True, existing="overwrite"))
 
 
@@ -588,7 +588,7 @@ def test_resume_skips_what_is_finished(video: Path, tmp_path: Path) -> None:
     calls = engines.backend.calls
     assert track([video], Outputs(tmp_path, existing="resume"), engines=engines, notes=notes) == []
     assert engines.backend.calls == calls
-    assert notes.lines == ["moving: finished before"]
+    assert notes.lines == ["moving: already finished"]
 
 
 UNREADABLE = "clip.json cannot be read"
@@ -618,7 +618,7 @@ def test_resume_redoes_an_input_whose_sidecar_differs_or_is_damaged_and_says_why
     edit(content)
     (out / "clip.json").write_text(json.dumps(content), encoding="utf-8")
     assert not finished([recording], out)
-    assert f"done again: {reason}" in caplog.text
+    assert f"processed again: {reason}" in caplog.text
     assert sidecar(out / "clip.json")["complete"] is True
 
 
@@ -633,7 +633,7 @@ def test_resume_redoes_an_input_with_a_missing_or_unreadable_sidecar(
     else:
         (out / "clip.json").write_text(text, encoding="utf-8")
     assert not finished([recording], out)
-    assert f"done again: {'there is no clip.json' if text is None else UNREADABLE}" in caplog.text
+    assert f"processed again: {'clip.json is missing' if text is None else UNREADABLE}" in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
@@ -645,7 +645,7 @@ def test_resume_does_not_block_on_a_named_pipe_in_place_of_the_sidecar(
     (out / "clip.json").unlink()
     os.mkfifo(out / "clip.json")
     assert not finished([recording], out)
-    assert f"done again: {UNREADABLE}" in caplog.text
+    assert f"processed again: {UNREADABLE}" in caplog.text
 
 
 def test_resume_redoes_an_input_if_the_settings_or_the_file_changed(
@@ -657,7 +657,7 @@ def test_resume_redoes_an_input_if_the_settings_or_the_file_changed(
     assert track([recording], outputs, choices=Choices(detect_every=3)) == []
     os.utime(recording, (1, 1))
     assert track([recording], outputs, choices=Choices(detect_every=3)) == []
-    told = [message.partition("done again: ")[2] for message in caplog.messages]
+    told = [message.partition("processed again: ")[2] for message in caplog.messages]
     assert told == ["settings differ: detect_every, raw", "input differs"]
 
 
@@ -665,12 +665,12 @@ def test_resume_redoes_an_input_if_the_settings_or_the_file_changed(
     ("runtime", "opencv", "told"),
     [
         ("TensorRT 10.3.0 fp16, NVIDIA H200", "4.10.0", ""),  # another GPU, as another processor
-        ("TensorRT 11.0.0 fp16, NVIDIA A100", "4.10.0", "TensorRT 10.3.0 fp16, here is TensorRT 11.0.0 fp16"),
-        ("TensorRT 10.3.0 fp16, NVIDIA A100", "5.0.0", "OpenCV 4.10.0, here is OpenCV 5.0.0"),
+        ("TensorRT 11.0.0 fp16, NVIDIA A100", "4.10.0", "TensorRT 10.3.0 fp16, this run has TensorRT 11.0.0 fp16"),
+        ("TensorRT 10.3.0 fp16, NVIDIA A100", "5.0.0", "OpenCV 4.10.0, this run has OpenCV 5.0.0"),
         (
             "ONNX Runtime 1.32.0, CPU, 1 thread",
             "5.0.0",
-            "TensorRT 10.3.0 fp16 and OpenCV 4.10.0, here is ONNX Runtime 1.32.0 and OpenCV 5.0.0",
+            "TensorRT 10.3.0 fp16 and OpenCV 4.10.0, this run has ONNX Runtime 1.32.0 and OpenCV 5.0.0",
         ),
     ],
 )
@@ -691,7 +691,7 @@ def test_resume_redoes_results_of_other_library_versions_but_not_of_another_gpu(
     engines, notes = PaintedEngines(PaintedBackend(description=runtime)), Notes()
     assert track([recording], replace(outputs, existing="resume"), engines=engines, notes=notes) == []
     table = tmp_path / "out/clip.csv"
-    assert caplog.messages == [f"{table}: done again: it was made with {told}"] * bool(told)
+    assert caplog.messages == [f"{table}: processed again: it was made with {told}"] * bool(told)
     assert notes.advances == (5 if told else 0)
 
 
@@ -724,14 +724,14 @@ def test_resume_retries_a_truncated_video(cut_video: Path, tmp_path: Path, caplo
     out = tmp_path / "out"
     track([cut_video], Outputs(out))
     assert len(track([cut_video], Outputs(out, existing="resume"))) == 1
-    assert "it is not whole: " in caplog.text
+    assert "it is incomplete: " in caplog.text
 
 
 def finished(inputs: Sequence[Path | str], out: Path) -> bool:
     """Whether --resume finds nothing to do."""
     notes = Notes()
     assert track(inputs, Outputs(out, existing="resume"), notes=notes) == []
-    return notes.lines == [line for line in notes.lines if line.endswith(": finished before")]
+    return notes.lines == [line for line in notes.lines if line.endswith(": already finished")]
 
 
 def test_resume_keeps_another_videos_table_if_its_path_is_recorded(tmp_path: Path) -> None:
@@ -780,7 +780,7 @@ def test_resume_does_not_replace_files_not_written_by_facetrack(
     before = {file: file.read_bytes() for file in out.iterdir()}
     (failure,) = track([recording], Outputs(out, video=True, existing="resume"))
     assert "was not written by facetrack" in failure.reason
-    assert failure.reason.endswith("choose another --out, or have it replaced with --overwrite")
+    assert failure.reason.endswith("choose another --out, or replace it with --overwrite")
     assert {file: file.read_bytes() for file in out.iterdir()} == before
     assert track([recording], Outputs(out, video=True, existing="overwrite")) == []
 
@@ -900,7 +900,9 @@ def test_resume_restarts_pictures_begun_with_other_libraries_and_says_why(
     engines = PaintedEngines(PaintedBackend(description="paint 2, wet"))
     track([shots], Outputs(tmp_path, existing="resume"), engines=engines)
     assert engines.detector.searched == 8
-    assert caplog.messages == [f"{tmp_path / 'shots.csv'}: done again: it was made with paint, here is paint 2"]
+    assert caplog.messages == [
+        f"{tmp_path / 'shots.csv'}: processed again: it was made with paint, this run has paint 2"
+    ]
 
 
 def test_resume_logs_a_continued_table_as_continued_and_not_as_done_again(
@@ -912,10 +914,10 @@ def test_resume_logs_a_continued_table_as_continued_and_not_as_done_again(
     os.utime(shots / SHOTS[0], (1, 1))
     interrupted(shots, out, 12)
     done = (out / "shots.csv.part").read_bytes().count(b"\n") // 2
-    again = f"{out / 'shots.csv'}: done again: input differs"
+    again = f"{out / 'shots.csv'}: processed again: input differs"
     assert caplog.messages == [again]
     track([shots], Outputs(out, existing="resume"))
-    assert caplog.messages == [again, f"{out / 'shots.csv'}: goes on behind {done - 1} pictures"]
+    assert caplog.messages == [again, f"{out / 'shots.csv'}: continues after {done - 1} pictures"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere file names are text")
@@ -994,7 +996,7 @@ def test_resume_never_treats_a_pipe_as_finished(tmp_path: Path) -> None:
     with feeding(tmp_path / "pipe", one) as pipe:
         assert track([pipe], Outputs(out, existing="resume")) == []
     (failure,) = track([pipe], Outputs(out, existing="resume"))  # which nobody has to write into
-    assert "of a pipe nobody can tell whether it is the same as before" in failure.reason
+    assert "cannot tell whether a pipe is the same as before" in failure.reason
     assert len(read_csv(out / "pipe.csv")) == 6
     pipe.unlink()
     with feeding(pipe, two):
@@ -1023,7 +1025,7 @@ def test_outputs_progress_and_log_hold_no_url_password(
     assert sorted(file.name for file in out.iterdir()) == ["clip.csv", "clip.json"]
     assert sidecar(out / "clip.json")["path"] == SHOWN_URL
     assert [line.split(": ")[0] for line in stream.getvalue().splitlines()] == [SHOWN_URL] * 2
-    assert stream.getvalue().endswith(": finished before\n")
+    assert stream.getvalue().endswith(": already finished\n")
     written = "".join(file.read_text(encoding="utf-8") for file in out.iterdir())
     assert not [text for text in (written, stream.getvalue(), caplog.text) if "secret" in text or "another" in text]
 
@@ -1117,7 +1119,7 @@ def test_resume_keeps_the_table_of_a_vanished_input_and_suggests_overwrite(tmp_p
     os.utime(moved, (1, 1))
     (failure,) = track([moved], Outputs(out, existing="resume"))
     assert f"clip.csv: is the table of {recording.resolve()}; choose another --out" in failure.reason
-    assert failure.reason.endswith("; if this is what was there, changed since, have it done with --overwrite")
+    assert failure.reason.endswith("; if this is the same input, moved and changed since, use --overwrite")
 
 
 @pytest.mark.parametrize("kept", [0, 100])
@@ -1127,7 +1129,7 @@ def test_resume_redoes_a_truncated_table(kept: int, tmp_path: Path, caplog: pyte
     whole = (out / "clip.csv").read_bytes()
     (out / "clip.csv").write_bytes(whole[:kept])
     assert not finished([recording], out)
-    assert f"done again: the table has {kept} bytes, {len(whole)} were written" in caplog.text
+    assert f"processed again: the table has {kept} bytes, but {len(whole)} were written" in caplog.text
     assert (out / "clip.csv").read_bytes() == whole
 
 
@@ -1139,7 +1141,7 @@ def test_resume_redoes_an_emptied_annotated_video(tmp_path: Path, caplog: pytest
     assert sidecar(out / "clip.json")["video_bytes"] == size
     (out / "clip.mp4").write_bytes(b"")
     assert track([recording], outputs) == []
-    assert f"done again: the video has 0 bytes, {size} were written" in caplog.text
+    assert f"processed again: the video has 0 bytes, but {size} were written" in caplog.text
     assert (out / "clip.mp4").stat().st_size == size
 
 
@@ -1259,7 +1261,7 @@ def test_workers_resume_what_is_missing(side_by_side: SideBySide) -> None:
     notes, inputs = Notes(), [path for path in side_by_side.inputs if path.name != "text.mp4"]
     before = (side_by_side.out / "long.csv").stat().st_mtime_ns
     assert track_side_by_side(inputs, Outputs(side_by_side.out, columns=RAW, existing="resume"), notes) == []
-    assert sorted(notes.lines)[1:] == [f"{name}: finished before" for name in ("last", "long", "short")]
+    assert sorted(notes.lines)[1:] == [f"{name}: already finished" for name in ("last", "long", "short")]
     assert "deadly: 5 frames" in sorted(notes.lines)[0]
     assert (side_by_side.out / "long.csv").stat().st_mtime_ns == before
 

@@ -196,9 +196,9 @@ def test_unreadable_pictures_are_reported_and_the_others_calibrate(
     assert main(["calibrate", "camera", str(folder), "--out", str(out)]) == 3
     assert_is_the_camera(read_intrinsics(out))
     told = capsys.readouterr()
-    assert told.out.splitlines()[-1] == "left out, for they cannot be read: 2 pictures"
+    assert told.out.splitlines()[-1] == "left out because they cannot be read: 2 pictures"
     half, empty = told.err.splitlines()
-    assert half.startswith(f"facetrack: failed: {folder}: half.png: is not a whole picture")
+    assert half.startswith(f"facetrack: failed: {folder}: half.png: is not a complete picture")
     assert empty == f"facetrack: failed: {folder}: none.jpg: the file is empty; copy it again"
 
 
@@ -225,7 +225,7 @@ def test_damaged_video_is_reported_and_its_views_count(
 
     monkeypatch.setattr(camera, "open_source", lambda _: Flawed(pictures))
     assert main(["calibrate", "camera", "clip.mp4", "--out", str(tmp_path / "camera.toml")]) == 0
-    assert capsys.readouterr().err == "clip.mp4: flawed in 1 place, at first frame 7: damaged\n"
+    assert capsys.readouterr().err == "clip.mp4: problems in 1 place, first: frame 7: damaged\n"
 
 
 def test_pictures_of_different_sizes_raise() -> None:
@@ -260,13 +260,13 @@ def test_a_view_with_misplaced_corners_is_left_out() -> None:
     views[4] = dataclasses.replace(views[4], xy=wrong)
     found = calibrate_camera(views, BOARD)
     assert found.strays == ("view 4",)
-    assert "left out, for their corners are misplaced: view 4" in found.as_text()
+    assert "left out because their corners are misplaced: view 4" in found.as_text()
     assert_is_the_camera(found.intrinsics)
 
 
 def test_views_that_all_face_the_camera_raise() -> None:
     places = [(x, y, z) for x in (-60, 0, 60) for y in (-40, 40) for z in (500, 600)]
-    with pytest.raises(ConfigError, match=r"12 views are too much alike .* tilt it by 30 degrees"):
+    with pytest.raises(ConfigError, match=r"12 views are too similar .* tilt it by 30 degrees"):
         calibrate_camera(projected(0.3, [((0, 0, 0), place) for place in places]), BOARD)
 
 

@@ -129,12 +129,16 @@ def test_a_card_whose_weights_are_missing_can_still_be_listed(own_home: Path) ->
         ("[codec]", "[codec", "Expected"),
         ("[codec]", "[calibratoin]\nnoise = 1\n[codec]", "unknown key calibratoin; did you mean 'calibration'"),
         ("[codec]", "[calibration]\nconfidance = 1\n[codec]", r"unknown key calibration\.confidance; .* 'confidence'"),
-        ("[codec]", "[calibration]\nscan = 1\n[codec]", r"unknown key calibration\.scan; known are confidence, noise"),
+        (
+            "[codec]",
+            "[calibration]\nscan = 1\n[codec]",
+            r"unknown key calibration\.scan; wanted one of confidence, noise",
+        ),
         ("box_scale", "box_scael", r"unknown key input\.box_scael; did you mean 'box_scale'"),
         ("precision", "precison", r"unknown key weights\.net\.precison; did you mean 'precision'"),
         (CARD[CARD.index("[weights") :], "[weights]\n", r"'weights\.net' is missing"),
         ("[weights.{role}]", "[weights.nett]", r"unknown key weights\.nett; did you mean 'net'"),
-        ("gmac = 0.1", "gmac = 0.1\nqqq = 2", "unknown key qqq; known are name, network, task, markup"),
+        ("gmac = 0.1", "gmac = 0.1\nqqq = 2", "unknown key qqq; wanted one of name, network, task, markup"),
     ],
 )
 def test_a_broken_card_says_its_file_and_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -230,7 +234,7 @@ def test_a_broken_card_is_an_error_only_where_it_is_asked_for(
     assert broken_cards().keys() == {"mine"}
     with pytest.raises(CardError, match=r"mine\.toml: not a usable model card"):
         find_card("mine", "align")
-    with pytest.raises(CardError, match=r"no model 'gw' to align with; there is gv-a \(gv\);"):
+    with pytest.raises(CardError, match=r"no model 'gw' to align with; available: gv-a \(gv\);"):
         find_card("gw", "align")
 
 
@@ -256,17 +260,17 @@ def test_an_unknown_model_lists_those_that_exist_for_the_task(tmp_path: Path, mo
     monkeypatch.setattr(cards, "SHIPPED", tmp_path)
     write_card(tmp_path, "gv-a")
     write_card(tmp_path, "bb", network="bbfcn", task="detect")
-    with pytest.raises(CardError, match=r"no model 'gw' to align with; there is gv-a \(gv\);"):
+    with pytest.raises(CardError, match=r"no model 'gw' to align with; available: gv-a \(gv\);"):
         find_card("gw", "align")
-    with pytest.raises(CardError, match=r"no model 'gv-a' to detect with; there is bb \(bbfcn\)"):
+    with pytest.raises(CardError, match=r"no model 'gv-a' to detect with; available: bb \(bbfcn\)"):
         find_card("gv-a", "detect")
-    with pytest.raises(CardError, match="there is gv-a"):
+    with pytest.raises(CardError, match="available: gv-a"):
         find_card("bb", "align")
 
 
 def test_unknown_model_error_says_when_there_are_no_cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cards, "SHIPPED", tmp_path)
-    with pytest.raises(CardError, match="there is none"):
+    with pytest.raises(CardError, match="available: none"):
         find_card("gv", "align")
 
 
@@ -298,7 +302,7 @@ def test_a_file_of_another_card_is_not_replaced(tmp_path: Path) -> None:
     write_card(tmp_path, "mine")
     card_text.refuse_files_of_others(tmp_path, "mine", {"mine": b"newer"})  # its own may be
     card_text.refuse_files_of_others(tmp_path, "other", {"mine": CONTENT, "other": b"newer"})
-    with pytest.raises(SinkError, match=r"weights/mine\.onnx: is a file of the card mine, and other wants .*--out$"):
+    with pytest.raises(SinkError, match=r"weights/mine\.onnx: belongs to the card mine, but other needs .*--out$"):
         card_text.refuse_files_of_others(tmp_path, "other", {"mine": b"newer"})
     assert (tmp_path / "weights" / "mine.onnx").read_bytes() == CONTENT
 

@@ -106,7 +106,7 @@ def test_successful_batch_exits_with_0_and_prints_nothing_on_stdout(
     [
         ("missing.mp4", None, "not found"),
         ("empty.mp4", b"", "the file is empty"),
-        ("text.mp4", b"Dear diary, today was a day.\n" * 50, "not a video"),
+        ("text.mp4", b"Dear diary, today was a day.\n" * 50, "not a readable video"),
     ],
 )
 def test_a_single_input_that_cannot_be_read_exits_with_1_and_one_line(
@@ -174,7 +174,7 @@ def test_an_output_folder_that_is_a_file_exits_with_1(
 ) -> None:
     (tmp_path / "out").touch()
     assert run("batch", video, "--out", tmp_path / "out") == 1
-    assert "cannot be made" in only_line(capsys)
+    assert "cannot be created" in only_line(capsys)
 
 
 def test_ctrl_c_exits_with_130_and_keeps_complete_rows(
@@ -211,7 +211,7 @@ def test_damaged_video_exits_with_0_on_first_run_and_on_resume(
     damage(path, 4)
     for again in ((), ("--resume",)):
         assert run("batch", path, "--out", tmp_path / "out", *again) == 0
-        assert "a.mov: flawed in 1 place, at first packet after frame" in capsys.readouterr().err
+        assert "a.mov: problems in 1 place, first: packet after frame" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("batch", "", "--out"), ("live", "--no-window", "--camera", "", "--csv")])
@@ -373,7 +373,7 @@ def test_file_name_that_looks_like_an_option_gets_a_hint_on_how_to_write_it(
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(video.read_bytes())
     assert run("batch", name, "--out", "out") == 2
-    assert capsys.readouterr().err.splitlines()[-1] == f"Write ./{name} for the file of that name, or -- before it."
+    assert capsys.readouterr().err.splitlines()[-1] == f"To name the file {name}, write ./{name} or put -- before it."
     assert run("batch", "--out", "out", f"./{name}") == 0
     assert run("batch", "--out", "out", "--overwrite", "--", name) == 0
 
@@ -381,7 +381,7 @@ def test_file_name_that_looks_like_an_option_gets_a_hint_on_how_to_write_it(
 @pytest.mark.parametrize("words", [("-q", "batch", "clip.mp4", "--out", "out"), ("-v", "doctor")], ids=" ".join)
 def test_options_before_the_command_are_bad_usage(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
-    assert f"Error: options go behind the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
+    assert f"Error: options go after the command: facetrack {words[1]} " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_ctrl_c_during_imports_exits_quietly() -> None:
@@ -423,7 +423,7 @@ def test_broken_picture_gives_one_error_line_and_no_opencv_output(
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"facetrack: {broken.name}: is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"
+        f"facetrack: {broken.name}: is not a complete picture in a format that can be decoded; save it as PNG or JPEG"
     ]
 
 
@@ -666,7 +666,7 @@ def test_export_and_int8_take_models_of_any_task_and_unknown_models_are_bad_usag
     (card.parent / "rock-5.toml").write_text(text, encoding="utf-8")
     assert run(*words, "nobody", "--out", tmp_path / "out") == 2
     told = capsys.readouterr().err.splitlines()[-1]
-    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; there is " in told
+    assert "Error: Invalid value for 'MODEL': no model 'nobody' to align or detect with; available: " in told
     assert "pebble-68 (pebble)" in told
     assert "rock-5 (pebble)" in told
     assert run(*words, "rock-5", "--out", tmp_path / "out") == 1
@@ -749,7 +749,7 @@ def test_doctor_flags_a_models_folder_that_is_set_but_does_not_exist(
 ) -> None:
     named = Path(os.environ["FACETRACK_HOME"])
     assert models_folder() == Check(
-        "your models", "absent", f"FACETRACK_HOME is {named}, which does not exist", "correct it, or make that folder"
+        "your models", "absent", f"FACETRACK_HOME is {named}, which does not exist", "correct it, or create that folder"
     )
     named.mkdir()
     assert models_folder() == Check("your models", "ok", str(named))
@@ -786,7 +786,7 @@ def test_the_doctor_says_what_to_do(card: Path, capsys: pytest.CaptureFixture[st
     run("doctor")
     out = capsys.readouterr().out
     assert "NO  pebble-68" in out
-    assert "    -> write that model anew, or remove its card" in out
+    assert "    -> write that model again, or remove its card" in out
 
 
 def test_missing_training_configuration_is_one_error_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -827,11 +827,11 @@ def test_recording_to_a_name_without_mp4_is_bad_usage(capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--networks", "clip.mp4"), "leave the video out"),
-        (("--networks", "--faces", "4"), "--faces and --frames are of the made video"),
-        (("clip.mp4", "--frames", "20"), "--faces and --frames are of the made video"),
-        (("--batch", "2"), "give --networks, too"),
-        (("--precision", "fp16"), "give --networks, too"),
+        (("--networks", "clip.mp4"), "leave VIDEO out"),
+        (("--networks", "--faces", "4"), "--faces and --frames apply only to the generated video"),
+        (("clip.mp4", "--frames", "20"), "--faces and --frames apply only to the generated video"),
+        (("--batch", "2"), "add --networks"),
+        (("--precision", "fp16"), "add --networks"),
     ],
 )
 def test_bench_options_without_effect_are_bad_usage(

@@ -132,7 +132,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("negativs = []", "unknown setting negativs; did you mean 'negatives'?"),
         ("[[corpora]]\npath = 'a'\nweigth = 1.0", "unknown setting corpora.0.weigth; did you mean 'weight'?"),
         ("[[corpora]]\npath = 'a'\n[[corpora]]\nweight = 1.0", "corpora.1.path: is missing"),
-        ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; known are label, sigma, peak, "),
+        ("[vectors]\nqqqq = 1", "unknown setting vectors.qqqq; wanted one of label, sigma, peak, "),
         ("[schedule]\nsteps = 1.5", "schedule.steps: wanted int, got 1.5"),
         ("[schedule]\nsteps = true", "schedule.steps: wanted int, got True"),
         ("[schedule]\nlearning_rate = 'fast'", "schedule.learning_rate: wanted float, got 'fast'"),
@@ -160,7 +160,7 @@ def test_the_video_recipe_takes_any_alignment_network(name: str) -> None:
         ("[consistency]\ntexture = 'silk'", "consistency.texture: wanted 'varied' or 'paper', got 'silk'"),
         (
             "[maps]\nfrozen = true",
-            "maps.frozen: what is frozen stays what it begins as: wanted start or start_parts",
+            "maps.frozen: frozen weights keep their first values: wanted start or start_parts",
         ),
         ("[vectors]\nlabel = 'spike'", "vectors.label: wanted 'bell' or 'quasi', got 'spike'"),
         ("[schedule]\nbatch = 0", "schedule.batch: wanted at least 1, got 0"),

@@ -104,12 +104,12 @@ BINDINGS_CALLS = [
 
 @pytest.mark.parametrize("call", BINDINGS_CALLS)
 def test_failing_cuda_bindings_call_raises_naming_the_call(monkeypatch: pytest.MonkeyPatch, call: str) -> None:
-    with pytest.raises(BackendError, match=f"NVIDIA driver: {call} gives 2: the GPU's memory is full; end "):
+    with pytest.raises(BackendError, match=f"NVIDIA driver: {call} returns 2: the GPU's memory is full; end "):
         use(bindings(monkeypatch, call, 2))
 
 
 def test_outdated_driver_raises_advising_a_newer_one() -> None:
-    with pytest.raises(BackendError, match=r"gives 35: the driver is older than the CUDA .*; install a newer driver"):
+    with pytest.raises(BackendError, match=r"returns 35: the driver is older than the CUDA .*; install a newer driver"):
         check(35, "cudaGetDevice")
 
 

@@ -81,7 +81,9 @@ def test_kept_out_works_on_own_pictures_alone_and_raises_if_none_were_held_out(t
     settings = Config(Network("bbfcn", 5), corpora=(Corpus("mine"),), negatives=("grass",))
     assert all(load_held_out(settings, tmp_path, half)[0].keys() == {"mine"} for half in (0, 1))
     for lacking in ({"negatives": ()}, {"corpora": (Corpus("mine", held_out=False),)}):
-        with pytest.raises(ConfigError, match=r"kept out of its training, wanted some with .* in half 1; add pictures"):
+        with pytest.raises(
+            ConfigError, match=r"that it is not trained on: wanted some with .* in half 1; add pictures"
+        ):
             load_held_out(replace(settings, **lacking), tmp_path, 0)
 
 
@@ -134,9 +136,7 @@ def test_scan_that_detects_no_face_is_not_published(tmp_path: Path) -> None:
     scan, refine = (nets.FromBytes(nets.build(name, 5)).eval() for name in ("bbfcn-backbone", "bbfcn"))
     for parameter in scan.parameters():
         parameter.data.zero_()
-    with pytest.raises(
-        ConfigError, match=r"my-detector: its scan takes nothing in \d of .* for a face; train it longer"
-    ):
+    with pytest.raises(ConfigError, match=r"my-detector: its scan finds no candidate in \d of .*; train it longer"):
         publish._store(settings, publish.Pair(scan, refine), tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -73,7 +73,7 @@ def test_onnx_runtime_needs_exactly_one_of_its_cpu_and_gpu_packages(
 
 def test_requirements_are_reported_unknown_if_facetrack_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "DISTRIBUTION", "no-such-distribution")
-    assert "what it needs is not known" in check_of("packages").detail
+    assert "its requirements are unknown" in check_of("packages").detail
 
 
 @pytest.mark.parametrize("packages", [(OURS,), (OURS, CONTRIB), ()])

@@ -78,7 +78,7 @@ def test_tensorrt_that_cannot_be_imported_is_a_failure() -> None:
 
 @pytest.mark.parametrize("status", REASONS)
 def test_driver_status_codes_are_explained(status: int) -> None:
-    with pytest.raises(BackendError, match=rf"cuInit gives {status}: \w+ .*\w"):
+    with pytest.raises(BackendError, match=rf"cuInit returns {status}: \w+ .*\w"):
         check(status, "cuInit")
 
 
@@ -88,7 +88,7 @@ def test_no_device_error_names_the_ways_a_gpu_can_be_hidden() -> None:
 
 
 def test_an_unknown_status_is_given_as_it_is() -> None:
-    with pytest.raises(BackendError, match="gives 4711: see CUresult"):
+    with pytest.raises(BackendError, match="returns 4711: see CUresult"):
         check(4711, "cuInit")
 
 

@@ -145,7 +145,7 @@ def test_common_points_of_model_and_data_set_are_a_shared_subset() -> None:
 def test_markups_without_a_common_subset_are_refused() -> None:
     ibug = markup.load("ibug68")
     odd = markup.Markup("odd7", 7, {}, {}, np.arange(7), {}, {})
-    with pytest.raises(MarkupError, match="a model of odd7 cannot be measured on ibug68: no subset is in both"):
+    with pytest.raises(MarkupError, match="a model of odd7 cannot be measured on ibug68: they share no subset"):
         common_points(odd, ibug)
 
 
@@ -273,7 +273,7 @@ def test_unwritable_output_folder_is_refused_before_measuring(
     words = ["evaluate", "300w", str(tmp_path / "data"), "--out", str(tmp_path / name)]
     assert main(words, PaintedEngines(backend)) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"facetrack: {tmp_path / name}: cannot be made")
+    assert line.startswith(f"facetrack: {tmp_path / name}: cannot be created")
     assert backend.calls == 0
 
 
@@ -330,7 +330,7 @@ def test_invalid_annotated_point_raises_or_its_picture_is_skipped(
 def test_evaluation_without_a_measurable_face_raises(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:1])
     (tmp_path / "data" / NAMES[0]).write_bytes(b"no picture")
-    with pytest.raises(SourceError, match="not one face could be measured"):
+    with pytest.raises(SourceError, match="no face could be measured"):
         run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", broken="skip"))
 
 

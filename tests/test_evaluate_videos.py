@@ -224,7 +224,7 @@ def test_a_video_whose_face_is_never_found_is_named(tmp_path: Path) -> None:
     nobody = PaintedSource(count=4, faces=(PaintedFace(seen=range(0)),))
     write_300vw_video(tmp_path / "data/203", nobody, [(0, 0)] * 4)
     table, _ = run(VideoSettings(tmp_path / "data", tmp_path / "out", "detector"))
-    assert "found in no frame, and so in no NME: 203" in table
+    assert "not found in any frame, and so in no NME: 203" in table
     scenario = summary(tmp_path / "out", "detector")["scenarios"]["2"]
     assert scenario["figures_percent"]["A  NME io %, 68 points, mean of videos"] is None
     assert scenario["figures_percent"]["C  AUC8 io %, 68 points"] == 0.0
@@ -353,7 +353,7 @@ def test_annotation_with_coincident_eyes_is_named_by_its_file(tmp_path: Path) ->
     (truth, _) = write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
     truth[36:48] = truth[30]
     (tmp_path / "data/114/annot/000002.pts").write_text(pts_text(truth), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"annot/000002\.pts: it cannot be measured against: NME"):
+    with pytest.raises(SourceError, match=r"annot/000002\.pts: cannot serve as ground truth: NME"):
         run(VideoSettings(tmp_path / "data", tmp_path / "out"))
 
 

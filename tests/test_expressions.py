@@ -102,5 +102,7 @@ def test_the_gap_term_is_the_error_of_the_openings_alone(data: Path, lift_px: fl
 
 
 def test_expressions_raise_for_a_markup_without_eyelids(data: Path) -> None:
-    with pytest.raises(ConfigError, match="expressions: wanted a markup that tells upper from lower lids, got five5"):
+    with pytest.raises(
+        ConfigError, match="expressions: wanted a markup that distinguishes upper and lower lids, got five5"
+    ):
         VectorAlignment(configuration(Expressions(blinks=0.5), landmarks=5), data)

@@ -114,7 +114,7 @@ def test_branches_raise_for_a_checkpoint_of_another_network(tmp_path: Path) -> N
     settings = Config(Network("bbfcn", 5), negative_share=0.0)
     Run(config(), Fit(), tmp_path).train(12)
     (tmp_path / "best.pt").rename(tmp_path / "backbone.pt")
-    with pytest.raises(ConfigError, match=r"backbone\.pt: of another network than the configuration's"):
+    with pytest.raises(ConfigError, match=r"backbone\.pt: belongs to another network than the configuration's"):
         open_objective(settings, tmp_path, tmp_path)
 
 
@@ -128,7 +128,9 @@ def test_corrupt_backbone_file_raises_a_config_error(content: bytes, tmp_path: P
 
 def test_load_average_raises_for_another_network_and_a_corrupt_or_missing_file(tmp_path: Path) -> None:
     Run(config(), Fit(width=5), tmp_path).train(12)
-    with pytest.raises(ConfigError, match=rf"best\.pt: of another network .* other sizes of .*; {re.escape(ADVICE)}"):
+    with pytest.raises(
+        ConfigError, match=rf"best\.pt: belongs to another network .* other sizes of .*; {re.escape(ADVICE)}"
+    ):
         load_average(Fit().build(), tmp_path / "best.pt")
     (tmp_path / "best.pt").write_bytes(b"PK")
     for name in ("best.pt", "none.pt"):

@@ -147,7 +147,7 @@ def test_a_second_call_does_only_what_is_missing(benchmark: Path, tmp_path: Path
     kept = tmp_path / "001/000001.jpg"
     kept.write_bytes(b"touched")
     (tmp_path / "002").rename(tmp_path / "002.part")  # as an interrupted call leaves it
-    assert take(benchmark, tmp_path, selection) == ["001: done before", "002: 2 frames, 2 labelled"]
+    assert take(benchmark, tmp_path, selection) == ["001: already done", "002: 2 frames, 2 labelled"]
     assert kept.read_bytes() == b"touched"
     assert not (tmp_path / "002.part").exists()
 
@@ -185,7 +185,7 @@ def test_a_broken_video_is_named_and_the_others_are_taken(tmp_path: Path) -> Non
     (tmp_path / "in/002/annot/000006.pts").write_text(pts_text(np.zeros((5, 2), np.float32)))
     first, second, third = take(tmp_path / "in", tmp_path / "out", Selection(every=5))
     assert first.startswith("left out: ")
-    assert "001/vid.avi: it is not a video that can be read" in first
+    assert "001/vid.avi: it is not a readable video" in first
     assert "000006.pts: wanted 68 points, got 5" in second
     assert third == "003: 3 frames, 3 labelled"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["003", "frames.json"]

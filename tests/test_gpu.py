@@ -71,7 +71,7 @@ def test_auto_takes_an_existing_plan_and_logs_it(
     with caplog.at_level("INFO"):
         backend = open_backend(weights, "auto")
     assert backend.description.startswith("TensorRT ")
-    assert "backend auto takes TensorRT" in caplog.text
+    assert "backend auto uses TensorRT" in caplog.text
     backend.close()
 
 

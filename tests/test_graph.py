@@ -112,7 +112,7 @@ def test_missing_onnx_package_error_names_the_install_command(
 ) -> None:
     content = small_net()
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(BackendError, match="by the package onnx; run: pip install onnx"):
+    with pytest.raises(BackendError, match="needs the package onnx; run: pip install onnx"):
         look(content)
 
 
@@ -232,7 +232,7 @@ def test_node_that_opset_17_cannot_express_is_refused() -> None:
         graph.for_tensorrt(model.SerializeToString(), "fp32")
 
 
-@pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes behind move"), ("bgr", "in odd")])
+@pytest.mark.parametrize(("taken", "told"), [("moved", "computes with bytes after move"), ("bgr", "in odd")])
 def test_graph_that_computes_on_uint8_is_refused(taken: str, told: str) -> None:
     from onnx import helper
 

@@ -56,15 +56,15 @@ def test_frames_with_a_frame_rate_keep_their_times_and_indices_despite_bad_ones(
         assert [(frame.name, frame.index) for frame in frames] == [("f2.png", 0), ("f10.png", 3), ("f11.png", 4)]
         assert [frame.time_s for frame in frames] == pytest.approx([0, 3 * 1001 / 30000, 4 * 1001 / 30000])
         assert source.failed == [
-            ("f3.png", "is 8x12, and the first frame of the video 12x8"),
-            ("f4.png", "is not a whole picture of a kind that can be decoded; save it as PNG or JPEG"),
+            ("f3.png", "is 8x12, but the first frame of the video is 12x8"),
+            ("f4.png", "is not a complete picture in a format that can be decoded; save it as PNG or JPEG"),
         ]
 
 
 def test_frame_folder_without_a_readable_frame_raises_on_open(tmp_path: Path) -> None:
     for name in ("1.png", "2.png"):
         (tmp_path / name).write_text("no picture")
-    with pytest.raises(SourceError, match=r"1\.png: is not a whole picture .*, nor can the other$"):
+    with pytest.raises(SourceError, match=r"1\.png: is not a complete picture .*, nor can the other$"):
         open_source(tmp_path, frame_rate=25)
 
 
@@ -101,7 +101,7 @@ def test_files_left_out_of_a_folder_are_reported_once(tmp_path: Path, caplog: py
         assert len(list(source)) == 1
     assert [r.getMessage() for r in caplog.records] == [
         f"{tmp_path}: left out: 4 other files (.gif, .heic, without a suffix), "
-        f'2 folders (a glob such as "{tmp_path}/**/*.jpg" goes in)'
+        f'2 folders (a glob such as "{tmp_path}/**/*.jpg" includes them)'
     ]
 
 
@@ -167,7 +167,7 @@ def test_broken_picture_is_reported_and_the_others_are_read(tmp_path: Path) -> N
     with open_source(tmp_path) as source:
         assert [(frame.index, frame.name) for frame in source] == [(0, "a.png"), (1, "c.png"), (2, "d.jpg")]
     assert [name for name, _ in source.failed] == ["b.png"]
-    assert "not a whole picture" in source.failed[0][1]
+    assert "not a complete picture" in source.failed[0][1]
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".webp", ".PNG"])
@@ -190,7 +190,7 @@ def test_ignored_pages_of_multi_page_pictures_are_reported_once(
                 container.mux(stream.encode(None))
     with caplog.at_level(logging.WARNING, "facetrack"), open_source(tmp_path) as source:
         assert len(list(source)) == 5
-    wanted = "has 3 pages, of which only the first is looked at, and so of 1 other picture"
+    wanted = "has 3 pages, of which only the first is used; the same goes for 1 other picture"
     assert [record.getMessage() for record in caplog.records] == [f"a{suffix}: {wanted}"]
 
 

@@ -229,7 +229,7 @@ def test_a_file_that_another_card_names_is_not_replaced_and_nothing_is_written(
     taken = weights_of(b"of another", out / "weights", "delicate-int8" if for_cpu else "delicate-int8-symmetric")
     write_card(replace(card(tmp_path), name="another", weights={"net": taken}), out)
     before = sorted(out.rglob("*"))
-    with pytest.raises(SinkError, match=r"is a file of the card another, and delicate(-int8)? wants another of that"):
+    with pytest.raises(SinkError, match=r"belongs to the card another, but delicate(-int8)? needs another file"):
         quantise_card(card(tmp_path), {"net": proof()}, Int8Settings(for_cpu=for_cpu, limit=100.0), out)
     assert sorted(out.rglob("*")) == before
     assert taken.read() == b"of another"
@@ -261,7 +261,7 @@ def test_int8_cpu_file_runs_only_on_cpus_with_an_int8_dot_product(
 
 
 def test_int8_card_cannot_be_quantised_again(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'net' is of 8 bits already"):
+    with pytest.raises(ConfigError, match="'net' is in 8 bits already"):
         quantise_card(card(tmp_path, "int8"), {"net": proof()}, Int8Settings(), tmp_path)
 
 
@@ -349,7 +349,7 @@ def test_unwritable_output_folder_is_refused_before_pictures_are_read(
 ) -> None:
     (shipped / "file").touch()
     crops = () if "noise" in words else ("--crops", str(shipped / "nowhere"))
-    with pytest.raises(SinkError, match=f"{name}.*: cannot be made: .*; choose another folder"):
+    with pytest.raises(SinkError, match=f"{name}.*: cannot be created: .*; choose another folder"):
         invoke(*words, *crops, "--out", str(shipped / name))
 
 
@@ -375,5 +375,5 @@ def test_batches_of_an_int8_onnx_export_are_bad_usage(shipped: Path) -> None:
     words = ("export", "gv", "--to", "onnx", "--precision", "int8", "--out", str(shipped / "out"))
     done = invoke(*words, "--batch", "1,8")
     assert done.exit_code == 2
-    assert "picture by picture; leave it out" in " ".join(done.stderr.split())
+    assert "one picture at a time; leave it out" in " ".join(done.stderr.split())
     assert not (shipped / "out").exists()

@@ -35,9 +35,9 @@ class TimeLapse:
 @pytest.mark.parametrize(
     ("times_s", "told"),
     [
-        ([0.0] * 9, ["frame 2: time_s is 0 after 0: wanted seconds, rising; without, nothing is smoothed"]),
+        ([0.0] * 9, ["frame 2: time_s is 0 after 0: wanted increasing seconds; without them nothing is smoothed"]),
         ([0.0, 0.1, 0.2, 0.15, 0.1], ["frame 4: time_s is 0.15 after 0.2"]),
-        ([index * 33.3 for index in range(30)], [rf"frame {LEAPS + 1}: time_s has leapt .* is it milliseconds\?"]),
+        ([index * 33.3 for index in range(30)], [rf"frame {LEAPS + 1}: time_s has jumped .* is it in milliseconds\?"]),
         ([index / 30 for index in range(30)], []),
         ([float(index) for index in range(30)], []),  # pictures count 0, 1, 2, ...
         ([0.0, 0.04, 9.0, 9.04, 20.0, 20.04], []),  # shots of a film, one after the other

@@ -37,7 +37,7 @@ def test_stalled_reader_does_not_block_the_writer_and_lost_lines_are_reported(
     writer.finish()
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
-    assert "the oldest ones are left out" in told[0]
+    assert "the oldest lines are left out" in told[0]
     assert told[1].endswith(f"of {2 * LINES} were not read and are left out")
 
 

@@ -30,7 +30,7 @@ from facetrack.tracker.types import Frame
 )
 def test_outputs_that_would_write_over_each_other_are_refused(csv: str, record: str | None, tmp_path: Path) -> None:
     outputs = LiveOutputs(csv=tmp_path / csv, record=tmp_path / record if record else None, overwrite=True)
-    with pytest.raises(ConfigError, match="a file of its own"):
+    with pytest.raises(ConfigError, match="wanted different files"):
         outputs.refuse_collisions("0")
 
 
@@ -38,14 +38,14 @@ def test_outputs_that_would_write_over_each_other_are_refused(csv: str, record: 
 def test_the_source_is_never_written_over(output: str, tmp_path: Path) -> None:
     source = tmp_path / "v.mp4"
     source.touch()
-    with pytest.raises(ConfigError, match=r"v\.mp4: would be written over by its own output"):
+    with pytest.raises(ConfigError, match=r"v\.mp4: would be overwritten by its own output"):
         LiveOutputs(**{output: source}, overwrite=True).refuse_collisions(str(source))
 
 
 def test_source_is_recognised_by_a_name_in_another_case(tmp_path: Path) -> None:
     (tmp_path / "GX01.MP4").touch()
     (tmp_path / "GX01.mp4").hardlink_to(tmp_path / "GX01.MP4")  # what Windows and macOS do without
-    with pytest.raises(ConfigError, match="would be written over by its own output"):
+    with pytest.raises(ConfigError, match="would be overwritten by its own output"):
         LiveOutputs(record=tmp_path / "GX01.mp4", overwrite=True).refuse_collisions(str(tmp_path / "GX01.MP4"))
 
 
@@ -63,7 +63,7 @@ def test_the_sidecar_of_another_table_is_never_replaced(tmp_path: Path) -> None:
     table.write(make_result())
     table.close(complete=True)
     (tmp_path / "rec.json").touch()
-    with pytest.raises(ConfigError, match=r"rec\.json: is the \.json of .*rec\.left; wanted a table of another name"):
+    with pytest.raises(ConfigError, match=r"rec\.json: belongs to .*rec\.left; give the new table another name"):
         LiveOutputs(csv=tmp_path / "rec.right", overwrite=True).refuse_collisions("0")
     LiveOutputs(csv=tmp_path / "rec.left", overwrite=True).refuse_collisions("0")
 
@@ -118,7 +118,7 @@ def test_frequent_frame_drops_are_warned_of_once(share: float, told: int, caplog
     for second in range(1, 600):
         drops.see(round((1 - share) * 50 * second), round(share * 50 * second), float(second))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "180 of 3000 frames in a minute were dropped: not all can be tracked in time"
+        "180 of 3000 frames in a minute were dropped: they come faster than they can be tracked"
     ] * told
 
 
@@ -139,7 +139,7 @@ def test_drop_warning_considers_only_the_last_minute(caplog: pytest.LogCaptureFi
         dropped = 5 * max(second - 1800, 0)
         drops.see(50 * second - dropped, dropped, float(second))
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
-        "300 of 3000 frames in a minute were dropped: not all can be tracked in time"
+        "300 of 3000 frames in a minute were dropped: they come faster than they can be tracked"
     ]
 
 
@@ -214,4 +214,4 @@ def test_live_tracks_pictures_independently_as_batch_does(tmp_path: Path, caplog
     assert (tmp_path / "live.csv").read_bytes() == (tmp_path / "out/shots.csv").read_bytes()
     assert [(row["face_id"], row["state"]) for row in read_csv(tmp_path / "live.csv")] == [("0", "new")] * 3
     assert json.loads((tmp_path / "live.json").read_text(encoding="utf-8"))["counts"]["failed"] == 1
-    assert "shots: failed in 1 place, at first 4.png: is not a whole picture" in caplog.text
+    assert "shots: problems in 1 place, first: 4.png: is not a complete picture" in caplog.text

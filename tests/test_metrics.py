@@ -114,7 +114,7 @@ def test_a_face_with_a_point_that_is_not_finite_is_lost() -> None:
         (FACE[None], FACE, "io", r"truth: wanted \(F, 68, 2\)"),
         (FACE[None, :5], FACE[None], "io", r"predicted: wanted \(F, 68, 2\)"),
         (FACE[None].repeat(2, 0), FACE[None], "io", "wanted 1 predicted faces"),
-        (FACE[None], FACE[None], "pupils", "wanted a normaliser of io, ip, box, diag, edge, face, got 'pupils'"),
+        (FACE[None], FACE[None], "pupils", "wanted one of the normalisers io, ip, box, diag, edge, face, got 'pupils'"),
         (FACE[None], 0 * FACE[None], "io", "lengths above 0, got 1"),
     ],
 )
@@ -213,5 +213,5 @@ def test_nothing_moves_so_nothing_lags() -> None:
 def test_tracks_that_are_too_short_or_differ_are_refused() -> None:
     with pytest.raises(ValueError, match=r"wanted \(T >= "):
         metrics.jitter(gliding((1, 0), 1))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         metrics.lag(gliding((1, 0)), gliding((1, 0))[1:])

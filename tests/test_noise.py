@@ -316,7 +316,7 @@ def test_new_card_brings_its_weights_and_never_replaces_those_of_another_card(tm
     assert read_card(path).weights["net"].read() == b"numbers"
     weights.write_bytes(b"others")
     changed = Weights(weights, hashlib.sha256(b"others").hexdigest(), "fp32")
-    with pytest.raises(SinkError, match=r"net\.onnx: is a file of the card painted-68, and other wants another"):
+    with pytest.raises(SinkError, match=r"net\.onnx: belongs to the card painted-68, but other needs another"):
         write_calibration(replace(card, name="other", weights={"net": changed}), LEARNED, tmp_path / "out")
     assert read_card(path).weights["net"].read() == b"numbers"
     assert [*path.parent.iterdir()] == [path]
@@ -329,7 +329,7 @@ def test_calibration_raises_for_a_card_of_the_same_name_with_other_weights(tmp_p
     write_card(replace(card, weights={"net": retrained}), tmp_path / "out")
     before = card_path(card.name, tmp_path / "out").read_bytes()
     with pytest.raises(
-        SinkError, match=r"68\.toml: is of other weights than .*choose another --out, or set FACETRACK_HOME"
+        SinkError, match=r"68\.toml: belongs to other weights than .*choose another --out, or set FACETRACK_HOME"
     ):
         write_calibration(card, LEARNED, tmp_path / "out")
     words = ("noise", card.name, "--faces", str(tmp_path / "nothing"), "--out", str(tmp_path / "out"))
@@ -347,7 +347,7 @@ def test_photographs_with_the_wrong_point_count_raise_before_anything_is_written
     done = CliRunner().invoke(calibrate, words)
     assert isinstance(done.exception, ConfigError)
     assert str(done.exception).endswith(
-        "1.png: wanted all 68 points of ibug68, which the model has, got 29; choose photographs that are annotated so"
+        "1.png: wanted all 68 points of ibug68, the model's markup, got 29; choose photographs annotated with it"
     )
     assert not (tmp_path / "out").exists()
 

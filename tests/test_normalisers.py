@@ -90,7 +90,9 @@ def test_validation_takes_the_data_sets_own_boxes(tmp_path: Path) -> None:
 
 
 def test_unavailable_normaliser_is_refused_before_training(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"normaliser, for .*a\.pts: NME of aflw19: wanted a normaliser of ip, box"):
+    with pytest.raises(
+        ConfigError, match=r"normaliser, for .*a\.pts: NME of aflw19: wanted one of the normalisers ip, box"
+    ):
         objective_of(tmp_path, "gv", 19, "io")
     with pytest.raises(ConfigError, match="normaliser: wanted one of io, ip, box, diag, edge, face, got 'nose'"):
         Config(normaliser="nose")

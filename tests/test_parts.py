@@ -53,7 +53,9 @@ def test_input_that_fits_is_passed_on_without_a_copy() -> None:
 
 
 def test_tiled_outputs_that_are_no_maps_raise() -> None:
-    with pytest.raises(BackendError, match=r"wanted at most \(96, 96\); its answers cannot be put together"):
+    with pytest.raises(
+        BackendError, match=r"wanted at most \(96, 96\); the outputs of this network's tiles cannot be joined"
+    ):
         run_in_tiles(lambda tile: (tile[:, :1].astype(np.float32),), pictures(1, 96, 100), (96, 96))
 
 

@@ -48,7 +48,7 @@ def pose_of(head_mm: Float64, rotation: tuple[float, ...] = (0, 0, 0), distance_
 
 
 def test_camera_that_is_not_intrinsics_is_refused() -> None:
-    with pytest.raises(ValueError, match="head pose: wanted Intrinsics, as read_intrinsics gives them, got str"):
+    with pytest.raises(ValueError, match="head pose: wanted Intrinsics, as read_intrinsics returns them, got str"):
         head_pose(line(), SIZE, "camera.toml")  # type: ignore[arg-type]
 
 

@@ -235,7 +235,7 @@ def test_resumed_make_probe_makes_only_the_missing_clips(photos: Path, tmp_path:
         assert (probe / "b" / file).read_bytes() == (tmp_path / "whole/b" / file).read_bytes()
 
 
-ANOTHER = "a: is not the clip that would be made"
+ANOTHER = "a: is a clip of another seed"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_probe_make_continues_only_with_resume(
 @pytest.mark.parametrize("name", ["file", "file/below"])
 def test_unwritable_folder_raises_before_the_photographs_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(SinkError, match=f"{name}: cannot be made"):
+    with pytest.raises(SinkError, match=f"{name}: cannot be created"):
         next(make_probe(tmp_path / name, Recipe(tmp_path / "nowhere"), SHORT))
 
 
@@ -456,13 +456,13 @@ def half_made(clip: Path) -> None:
 
 
 BREAK = [
-    (half_made, "b.part: is not a whole clip, its making was interrupted; remove it, or make the probe again"),
+    (half_made, "b.part: is not a complete clip, its making was interrupted; remove it, or make the probe again"),
     (without_end, "b/vid.avi: "),
-    (longer, "b/vid.avi: wanted 5 frames, as its truth has, got 8; make the probe again"),
+    (longer, "b/vid.avi: wanted 5 frames, as its ground truth has, got 8; make the probe again"),
     (of_a_list, "b/probe.json: wanted a JSON object, got a list; make the probe again"),
     (of_no_rate, "b/probe.json: cannot be read: "),
-    (unfinished, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
-    (without_video, "b: is not a whole clip, there is no probe.json; remove it, or make the probe again"),
+    (unfinished, "b: is not a complete clip, there is no probe.json; remove it, or make the probe again"),
+    (without_video, "b: is not a complete clip, there is no probe.json; remove it, or make the probe again"),
 ]
 
 
@@ -552,14 +552,14 @@ def test_resumed_run_does_not_replace_a_foreign_report(photos: Path, tmp_path: P
     report = tmp_path / "out/report.json"
     report.parent.mkdir()
     report.write_text(content, encoding="utf-8")
-    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match="--resume replaces nothing else"):
+    with PaintedEngines()(Choices()) as engines, pytest.raises(SinkError, match="so --resume does not replace it"):
         measure_probe(read_probe(tmp_path / "probe"), tmp_path / "out", engines, "resume")
     assert report.read_text(encoding="utf-8") == content
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(("--resume",), "--resume goes on in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
+    [(("--resume",), "--resume continues in the folder of --out"), (("--resume", "--overwrite"), "give one of them")],
 )
 def test_resume_without_out_or_with_overwrite_is_a_usage_error(
     words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
@@ -587,7 +587,7 @@ def test_report_table_shows_lost_frames_and_faces_never_found() -> None:
 def test_report_table_distinguishes_clips_without_faces_from_a_missing_library() -> None:
     nobody = replace(clip(), visible=np.zeros((1, 60), np.float32))
     empty = report_as_table(compile_report([(nobody, tracked(nobody, [[-1] * 60]))], {}))
-    assert empty.endswith("0 false rows; no face is plain to see, so there is no MOTA")
+    assert empty.endswith("0 false rows; no face is clearly visible, so there is no MOTA")
     of = clip()
     report = compile_report([(of, tracked(of, [[0] * 60]))], {})
     report["total"] |= {"mota": None, "idf1": None}  # as without py-motmetrics

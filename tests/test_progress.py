@@ -45,13 +45,13 @@ def test_log_of_several_inputs_numbers_them_and_sums_up_an_early_end() -> None:
     with suppress(KeyboardInterrupt), open_progress(5, stream) as progress:
         progress.ended(Task("a.mp4", "a"), "3 frames")
         progress.ended(Task("b.mp4", "b"), "not found", "failed")
-        progress.ended(Task("c.mp4", "c"), "finished before")
+        progress.ended(Task("c.mp4", "c"), "already finished")
         progress.ended(Task("d.mp4", "d"), "nothing kept", "interrupted")
         raise KeyboardInterrupt
     assert stream.getvalue().splitlines() == [
         "[1/5] a.mp4: 3 frames",
         "[2/5] b.mp4: not found",
-        "[3/5] c.mp4: finished before",
+        "[3/5] c.mp4: already finished",
         "[4/5] d.mp4: nothing kept",
         "2 done, 1 failed, 2 left",
     ]
@@ -112,7 +112,7 @@ def test_the_stream_decides() -> None:
 def test_concurrent_inputs_have_a_bar_each_below_the_overall_bar() -> None:
     stream, tasks = Terminal(), [Task(f"videos/{name}.mp4", name) for name in "abc"]
     with open_progress(4, stream) as progress:
-        progress.ended(Task("videos/z.mp4", "z"), "finished before")
+        progress.ended(Task("videos/z.mp4", "z"), "already finished")
         for task in tasks:
             progress.began(task, 10)
         progress.advanced(tasks[0], 10)
@@ -144,7 +144,7 @@ def test_input_longer_than_announced_counts_as_one() -> None:
 def test_an_input_that_ends_without_having_begun_counts() -> None:
     stream = Terminal()
     with open_progress(2, stream) as progress:
-        progress.ended(Task("videos/a.mp4", "a"), "finished before")
+        progress.ended(Task("videos/a.mp4", "a"), "already finished")
         progress.began(Task("videos/b.mp4", "b"), 3)
     assert "[2/2] b" in stream.getvalue()
     assert "1/2" in stream.getvalue()

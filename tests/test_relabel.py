@@ -83,7 +83,9 @@ def test_pictures_that_would_share_a_label_are_refused_before_any_is_looked_at(
     write_faces(tmp_path / "faces" / "more", 2, first=1)
     (tmp_path / "faces" / "2.png").write_bytes((tmp_path / "faces" / "more" / "2.png").read_bytes())  # elsewhere
     (tmp_path / "faces" / "more" / "2.jpg").write_bytes((tmp_path / "faces" / "2.png").read_bytes())
-    with pytest.raises(SourceError, match=r"more.2: wanted one picture of a name, got 2\.jpg and 2\.png; keep one"):
+    with pytest.raises(
+        SourceError, match=r"more.2: wanted one picture with this name, got 2\.jpg and 2\.png; keep one"
+    ):
         relabel(tmp_path / "faces", tmp_path / "out", Choices())
     assert not teacher.firsts
     assert not (tmp_path / "out").exists()

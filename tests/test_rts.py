@@ -247,7 +247,7 @@ def test_taking_no_frames_or_too_many_raises() -> None:
     smoother = RtsSmoother(SmootherSettings(), 68)
     smoother.update(0.0, FACE.astype(np.float32), CLEAR, SIZE_PX)
     for count in (0, 2):
-        with pytest.raises(ValueError, match="wanted 1 to 1 frames"):
+        with pytest.raises(ValueError, match="wanted 1 to 1 waiting frames"):
             smoother.take(count)
 
 

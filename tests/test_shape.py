@@ -124,5 +124,5 @@ def test_degenerate_points_are_left_unchanged(value: float) -> None:
 
 
 def test_markup_without_a_shape_model_is_refused() -> None:
-    with pytest.raises(CardError, match="no model of shapes for wflw98; wanted ibug68"):
+    with pytest.raises(CardError, match="no shape model for wflw98; wanted ibug68"):
         shape_model("wflw98")

@@ -72,7 +72,7 @@ def _recordings(folder: Path, *names: str) -> None:
         (
             "text.mp4",
             lambda path: path.write_text("Dear diary\n" * 99),
-            "); what it holds is a text; name the video itself",
+            "); it contains text; name the video itself",
         ),
         ("notes.txt", lambda path: path.write_text("Dear diary\n" * 99), "; name a video or a picture"),
         (
@@ -85,7 +85,7 @@ def _recordings(folder: Path, *names: str) -> None:
             lambda path: path.write_bytes(np.random.default_rng(1).bytes(9999)),
             "again, or convert it to .mp4",
         ),
-        ("days", lambda path: (path / "1").mkdir(parents=True), 'days/**/*.jpg" for those in its folders'),
+        ("days", lambda path: (path / "1").mkdir(parents=True), 'days/**/*.jpg" for those in its subfolders'),
         ("sound.mp4", _audio, "sound.mp4: holds no video stream, only audio"),
         ("still.avi", write_no_frames, "still.avi: no frame can be decoded: its video stream is empty"),
         ("bare.mp4", write_no_frames, "bare.mp4: holds no video stream"),
@@ -100,7 +100,7 @@ def _recordings(folder: Path, *names: str) -> None:
         ("s1", lambda path: _recordings(path, "1.avi", "2.mov", "3.mov"), "s1: holds 3 videos and no picture; name"),
         ("*.jpg", str, "*.jpg: matches no file"),
         ("*.mp4", lambda path: (path.parent / "1.mp4").touch(), "*.mp4: matches no picture"),
-        ("broken.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "broken.png: is not a whole picture"),
+        ("broken.png", lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "broken.png: is not a complete picture"),
         ("empty.png", lambda path: path.touch(), "empty.png: the file is empty; copy or record it again"),
     ],
 )
@@ -173,7 +173,7 @@ def test_mac_screens_are_not_counted_as_cameras(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("av.enumerate_input_devices", {"avfoundation": devices}.__getitem__)
     monkeypatch.setattr("av.open", refuse)
-    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS knows 1 camera, counted from 0; plug one in, "):
+    with pytest.raises(SourceError, match=r"^camera 1: not found; macOS lists 1 camera, counted from 0; plug one in, "):
         open_source("1")
     for index in ("0", "2"):
         with pytest.raises(SourceError, match=r"cannot be opened: .* allow it in the system's privacy settings"):
@@ -207,7 +207,7 @@ def test_camera_mode_is_passed_in_the_options_of_each_system(
     devices = [SimpleNamespace(description="Camera", name="Camera", media_types=["video"])]
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: devices)
     monkeypatch.setattr("av.open", refuse)
-    told = "it was asked for .*leave --camera-size" if mode != CameraMode() else "Invalid argument; plug one in"
+    told = "it was asked for .*leave out --camera-size" if mode != CameraMode() else "Invalid argument; plug one in"
     with pytest.raises(SourceError, match=f"^camera 0: cannot be opened: .*{told}"):
         open_source(0, camera_mode=mode)
     default = {"framerate": "30"} if platform == "darwin" else {}
@@ -217,7 +217,7 @@ def test_camera_mode_is_passed_in_the_options_of_each_system(
 def test_camera_format_error_explains_that_the_system_offers_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Camera", media_types=["video"])])
-    with pytest.raises(SourceError, match=r"here FFmpeg chooses whether mjpeg is used"):
+    with pytest.raises(SourceError, match=r"FFmpeg decides by size and rate whether to use mjpeg"):
         open_source(0, camera_mode=MODE)
 
 
@@ -227,10 +227,12 @@ def test_missing_windows_camera_hints_at_a_missing_microphone(monkeypatch: pytes
 
     monkeypatch.setattr("sys.platform", "win32")
     monkeypatch.setattr("av.enumerate_input_devices", lambda _: [SimpleNamespace(name="Mic", media_types=["audio"])])
-    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows knows 0 cameras, .* 0; plug one in"):
+    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows lists 0 cameras, .* 0; plug one in"):
         open_source(0)
     monkeypatch.setattr("av.enumerate_input_devices", refuse)
-    with pytest.raises(SourceError, match=r"^camera 0: not found; Windows lists no camera .* no microphone; plug one"):
+    with pytest.raises(
+        SourceError, match=r"^camera 0: not found; Windows cannot list cameras .* no microphone; plug one"
+    ):
         open_source(0)
 
 
@@ -243,7 +245,7 @@ def test_unresponsive_camera_driver_times_out(platform: str, monkeypatch: pytest
     monkeypatch.setattr("facetrack.pipeline.address.CAMERA_TIMEOUT_S", 0.0)
     monkeypatch.setattr("facetrack.pipeline.pipe.FAREWELL_S", 0.0)
     try:
-        with pytest.raises(SourceError, match=r"^camera 0: cannot be opened: nothing came in 0 s; plug one in, end wh"):
+        with pytest.raises(SourceError, match=r"^camera 0: cannot be opened: nothing came in 0 s; plug one in, close"):
             open_source(0)
     finally:
         released.set()
@@ -264,14 +266,16 @@ def test_a_camera_that_gives_another_size_than_it_was_asked_for_is_refused(
     container = av.open(write_video(tmp_path / "a.mkv", noise(2)))
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("av.open", lambda *_, **__: container)
-    with pytest.raises(SourceError, match=r"^camera 0: gives 96x64 where it is asked for 1280x720 at 60 frames/s in"):
+    with pytest.raises(SourceError, match=r"^camera 0: wanted 1280x720 at 60 frames/s in .*, got 96x64"):
         open_source(0, camera_mode=MODE)
 
 
 def test_camera_mode_is_refused_for_other_sources(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mkv", noise(2))
     for spec in (path, "http://host/a.ts", "lavfi:testsrc", tmp_path):
-        with pytest.raises(SourceError, match="is no camera, which could be asked for 1280x720 at 60 frames/s in mjp"):
+        with pytest.raises(
+            SourceError, match="is not a camera, so it cannot be asked for 1280x720 at 60 frames/s in mjp"
+        ):
             open_source(spec, camera_mode=MODE)
     with open_source(path, camera_mode=CameraMode()) as source:
         assert source.size == (64, 96)
@@ -318,7 +322,7 @@ def test_number_names_an_existing_path_first_unless_live(tmp_path: Path, monkeyp
         open_source("98")
     Path("97").mkdir()
     for live in (lambda: open_source("97", realtime=True), lambda: open_source(97)):
-        with pytest.raises(SourceError, match=r"^camera 97: .*write \./97 for what is here"):
+        with pytest.raises(SourceError, match=r"^camera 97: .*write \./97 for the file"):
             live()
 
 
@@ -342,7 +346,7 @@ def test_unreachable_address_error_hides_the_password() -> None:
 
 def test_a_protocol_that_this_ffmpeg_lacks_is_named() -> None:
     with pytest.raises(
-        SourceError, match=r"has no juggle: have a program that does pipe it in: \.\.\. \| facetrack li"
+        SourceError, match=r"does not support juggle: have a program that does pipe it in: \.\.\. \| facetrack li"
     ):
         open_source("juggle://127.0.0.1:9")
 
@@ -351,7 +355,10 @@ def test_listening_sender_is_suggested_if_standard_input_has_no_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("facetrack.pipeline.source.STDIN", tmp_path / "none")
-    for spec, said in (("-", "^-: standard input cannot be read on this system"), ("juggle://host", "has no juggle")):
+    for spec, said in (
+        ("-", "^-: standard input cannot be read on this system"),
+        ("juggle://host", "does not support juggle"),
+    ):
         with pytest.raises(
             SourceError, match=rf'{said}.* send it: .*mpegts "tcp://.*:9000\?listen=1"; and name tcp://'
         ):
@@ -395,7 +402,7 @@ def test_no_traceback_shows_a_password() -> None:
 
 @pytest.mark.parametrize("url", ["http://[foo", "http://user:secret@[foo/a.mp4"])
 def test_malformed_address_error_hides_the_password(url: str) -> None:
-    with pytest.raises(SourceError, match=r"^http://\[foo.*: is no address: .*wanted one such as") as caught:
+    with pytest.raises(SourceError, match=r"^http://\[foo.*: is not a valid address: .*wanted one such as") as caught:
         open_source(url)
     assert "secret" not in str(caught.value)
 
@@ -488,7 +495,7 @@ def test_outdated_pyav_is_refused_for_gpu_decoding(version: str) -> None:
 
 def test_what_no_decoder_can_read_is_not_blamed_on_the_gpu(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
-    with pytest.raises(SourceError, match="not a video that can be read"):
+    with pytest.raises(SourceError, match="it is not a readable video"):
         open_source(tmp_path / "text.mp4", decoder="cuda")
 
 
@@ -548,7 +555,9 @@ def test_recording_without_timestamps_uses_its_codecs_rate_or_warns_of_an_assume
 def test_pipe_that_needs_seeking_or_holds_no_video_suggests_other_formats(name: str, tmp_path: Path) -> None:
     write_video(tmp_path / "clip.mp4", noise(8, 480, 640))  # more than FFmpeg remembers
     (tmp_path / "text.txt").write_text("Dear diary", encoding="utf-8")
-    told = pytest.raises(SourceError, match=r"pipe: no .*; nobody can go back in a pipe: write MPEG-TS or Matroska")
+    told = pytest.raises(
+        SourceError, match=r"pipe: no .*; a pipe can only be read from front to back: write MPEG-TS or Matroska"
+    )
     with feeding(tmp_path / "pipe", (tmp_path / name).read_bytes()) as pipe, told:
         open_source(pipe)
 
@@ -627,7 +636,7 @@ def test_saved_playlist_without_an_end_mark_is_refused(tmp_path: Path) -> None:
     lines = ["#EXTM3U", "#EXT-X-TARGETDURATION:7", "#EXTINF:6.667,", "clip.ts\n"]
     file = tmp_path / "list.m3u8"
     file.write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(SourceError, match=r"list\.m3u8: .* add a line #EXT-X-ENDLIST .*, or name its pieces$"):
+    with pytest.raises(SourceError, match=r"list\.m3u8: .* add a line #EXT-X-ENDLIST .*, or name its segments$"):
         open_source(file)
     file.write_text("\n".join([*lines, "#EXT-X-ENDLIST"]), encoding="utf-8")
     with open_source(file) as source:

@@ -109,7 +109,7 @@ def test_start_parts_are_loaded_after_the_whole_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"width": 32}, r"it wants other sizes of hourglasses\.0\..* and \d+ more"),
+        ({"width": 32}, r"it needs other sizes of hourglasses\.0\..* and \d+ more"),
         ({"stacks": 2}, r"it does not know hourglasses\.1\.skips\.0\..* and \d+ more"),
         ({"stem": "resnet"}, r"it lacks stem\.0\.weight, .* and \d+ more; it does not know stem\.conv1\.weight, "),
     ],
@@ -167,7 +167,7 @@ def test_missing_boundary_network_is_reported_before_any_data_is_read(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     trained_on = "300w" if pictures == "300w" else "wflw"  # section 4.3
-    missing = rf"start_parts: runs/tab-{trained_on}-boundaries/best\.pt: not found; net\.scbe\. begins from it"
+    missing = rf"start_parts: runs/tab-{trained_on}-boundaries/best\.pt: not found; net\.scbe\. starts from it"
     with pytest.raises(ConfigError, match=missing):
         run_config(PAPERS / f"tab-{pictures}.toml", tmp_path / "no data", tmp_path / "out")
 

@@ -64,7 +64,7 @@ def test_engine_matches_onnx_runtime_in_recorded_and_replayed_runs(tmp_path: Pat
 def test_a_plan_whose_outputs_are_not_those_of_the_graph_is_refused(names: tuple[str, ...]) -> None:
     toolkit, _ = fake_toolkit()
     plan, _ = build_plan(toolkit.trt, make_logger(toolkit.trt), small_net(), REQUEST)
-    with pytest.raises(BackendError, match=r"of another graph: wanted the outputs values.*, got means, values"):
+    with pytest.raises(BackendError, match=r"belongs to another graph: wanted the outputs values.*, got means, values"):
         TensorRTBackend(toolkit.trt, toolkit.open_cuda(), plan, names, "fp32")
 
 
@@ -117,7 +117,9 @@ def test_a_picture_above_the_largest_runs_in_tiles(tmp_path: Path) -> None:
 
 def test_unsupported_picture_sizes_are_refused(tmp_path: Path) -> None:
     backend, _ = opened(tmp_path)
-    with pytest.raises(BackendError, match="its answers cannot be put together"):  # its second one is no map
+    with pytest.raises(
+        BackendError, match="outputs of this network's tiles cannot be joined"
+    ):  # its second one is no map
         backend.run(pictures(1, 64, 16))
     with pytest.raises(BackendError, match="not within what this plan was built for"):
         backend.run(pictures(1, 4, 16))

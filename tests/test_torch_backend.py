@@ -133,7 +133,7 @@ def test_corrupt_weight_file_raises(exported: Weights, tmp_path: Path, content: 
     copy = tmp_path / "net.onnx"
     copy.write_bytes(exported.path.read_bytes())
     copy.with_suffix(".torch.npz").write_bytes(content)
-    with pytest.raises(BackendError, match="not torch weights of ours"):
+    with pytest.raises(BackendError, match="not torch weights of facetrack"):
         open_torch(Weights(copy, exported.sha256, "fp32"))
 
 
@@ -142,7 +142,7 @@ def test_pickled_arrays_are_not_read(exported: Weights, tmp_path: Path) -> None:
     copy.write_bytes(exported.path.read_bytes())
     with copy.with_suffix(".torch.npz").open("wb") as file:
         np.savez(file, recipe=np.array({"network": "bbfcn"}, dtype=object))
-    with pytest.raises(BackendError, match="not torch weights of ours"):
+    with pytest.raises(BackendError, match="not torch weights of facetrack"):
         open_torch(Weights(copy, exported.sha256, "fp32"))
 
 

@@ -303,9 +303,7 @@ def test_nan_loss_ends_the_run_before_it_reaches_the_parameters(tmp_path: Path) 
             return loss * (math.nan if self.losses == 5 else 1.0), terms
 
     run = Run(config(), Broken(), tmp_path)
-    told = (
-        r"step 4: the gradient is not finite, the run diverges; begin it anew in another folder with .*_rate \(0\.05\)"
-    )
+    told = r"step 4: the gradient is not finite, the run diverges; start again in another folder with .*_rate \(0\.05\)"
     with pytest.raises(ConfigError, match=told):
         run.train()
     assert all(torch.isfinite(p).all() for p in run.net.parameters())
@@ -445,7 +443,7 @@ def test_a_run_begins_from_the_average_of_another_and_refuses_other_files(tmp_pa
     run = Run(start, Fit(), tmp_path / "second")
     assert all(torch.equal(run.net.state_dict()[key], value) for key, value in best.items())
     assert first.keys() >= best.keys()
-    with pytest.raises(ConfigError, match=r"start: .*best\.pt is no best\.pt or \.torch\.npz of this network"):
+    with pytest.raises(ConfigError, match=r"start: .*best\.pt is not a best\.pt or \.torch\.npz of this network"):
         Run(start, Fit(width=5), tmp_path / "third")
     with pytest.raises(ConfigError, match=r"start: .*none\.npz"):
         Run(replace(start, start=str(tmp_path / "none.npz")), Fit(), tmp_path / "third")
@@ -576,7 +574,7 @@ def test_full_disk_ends_the_run_with_one_line_and_keeps_only_the_last_checkpoint
 
 def test_checkpoint_of_another_network_raises(tmp_path: Path) -> None:
     Run(config(), Fit(), tmp_path).train(3)
-    with pytest.raises(ConfigError, match=r"checkpoint\.pt: of another network than the configuration's"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.pt: belongs to another network than the configuration's"):
         Run(config(), Fit(width=5), tmp_path)
 
 
@@ -638,7 +636,7 @@ def test_training_in_a_locked_folder_raises_and_changes_nothing(tmp_path: Path) 
     Run(config(), Fit(), tmp_path).train(3)
     kept = (tmp_path / "checkpoint.pt").read_bytes()
     second = Run(config(), Fit(), tmp_path)
-    with FileLock(tmp_path / "lock"), pytest.raises(ConfigError, match="another process trains here"):
+    with FileLock(tmp_path / "lock"), pytest.raises(ConfigError, match="another process is training here"):
         second.train()
     assert (tmp_path / "checkpoint.pt").read_bytes() == kept
     second.train()
@@ -661,7 +659,7 @@ def test_run_continues_from_a_checkpoint_written_after_its_creation(tmp_path: Pa
 def test_locked_folder_raises_before_any_data_is_read(tmp_path: Path) -> None:
     (tmp_path / "run.toml").write_text('validation = "faces"\nnegative_share = 0.0\n[[corpora]]\npath = "faces"\n')
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out" / "lock"), pytest.raises(ConfigError, match="another process trains here"):
+    with FileLock(tmp_path / "out" / "lock"), pytest.raises(ConfigError, match="another process is training here"):
         run_config(tmp_path / "run.toml", tmp_path / "no data", tmp_path / "out")
 
 
@@ -674,7 +672,7 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(tmp_path: Pa
 
 def test_untrainable_network_raises_listing_the_trainable_ones(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match="nothing trains 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn, "
+        ConfigError, match="there is no training for 'perceptron'; wanted one of gv, tab, propnet, span, shn, bbfcn, "
     ):
         open_objective(Config(Network("perceptron")), tmp_path, tmp_path)
 

@@ -79,7 +79,7 @@ def test_a_wrong_shape_names_what_was_wanted_and_what_was_got(
         (np.zeros((4, 4, 4), np.uint8), r"got \(4, 4, 4\) of uint8; for the channels see cv2\.cvtColor$"),
         (np.zeros((4, 4, 3)), r"got \(4, 4, 3\) of float64; scale it to 0 \.\. 255, then \.astype\(np\.uint8\)$"),
         (np.zeros((4, 4), np.uint16), r"got \(4, 4\) of uint16; scale it .*; for the channels see cv2\.cvtColor$"),
-        (np.zeros((2, 4, 4, 3), np.uint8), r"got \(2, 4, 4, 3\) of uint8; one picture at a time$"),
+        (np.zeros((2, 4, 4, 3), np.uint8), r"got \(2, 4, 4, 3\) of uint8; pass one picture at a time$"),
     ],
 )
 def test_a_frame_of_anything_else_than_a_picture_is_refused(bgr: Any, got: str) -> None:

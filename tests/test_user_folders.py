@@ -95,8 +95,8 @@ def test_unwritable_cache_falls_back_to_a_writable_folder_and_is_reported(
     assert "set NUMBA_CACHE_DIR" in caplog.text
     check = next(check for check in examine(PaintedEngines()) if check.subject == "compiled code")
     assert check.status == "absent"
-    assert "every start compiles anew" in check.detail
-    assert check.remedy == "set NUMBA_CACHE_DIR to a folder of yours"
+    assert "every start compiles again" in check.detail
+    assert check.remedy == "set NUMBA_CACHE_DIR to a folder that you can write"
 
 
 def test_preset_numba_cache_dir_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,16 +309,14 @@ class OnGpu:
 def test_stream_that_the_gpu_cannot_decode_raises(tmp_path: Path, pictures: int, source: Any) -> None:
     """As FFmpeg refuses every packet of H.264 in 10 bits, where it must not turn to the CPU."""
     container = OnGpu(av.open(unreadable(tmp_path / "a.mov", pictures)))
-    with pytest.raises(
-        SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder away"
-    ):
+    with pytest.raises(SourceError, match=r"^a: cannot be decoded with cuda here \(Invalid data .*leave --decoder out"):
         source(container, label="a", name="a")
 
 
 def test_stream_that_the_cpu_would_decode_raises_if_a_gpu_was_requested(clip: Path) -> None:
     """PyAV is content if any stream of the file is decoded on the GPU."""
     container = av.open(clip)
-    with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder away"):
+    with pytest.raises(SourceError, match=r"^clip: cannot be decoded with cuda here \(.* ffv1\).*leave --decoder out"):
         require_gpu_decoding(container, "clip")
     with pytest.raises(AssertionError, match="not open"):
         next(container.demux())

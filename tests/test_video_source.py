@@ -137,7 +137,7 @@ def test_pictures_of_another_aspect_ratio_are_fitted_into_the_first_and_reported
         frames = list(source)
     assert [frame.size for frame in frames] == [(240, 320)] * 12
     assert [name[:7] for name, _ in source.failed] == ["frame 7"]
-    assert source.failed[0][1] == "its size changes to 240x320, which is fitted into the first one's 320x240"
+    assert source.failed[0][1] == "its size changes to 240x320, which is fitted into the first frame's 320x240"
     assert frames[6].bgr[:, :60].max() < 30  # black beside
     assert read_landmarks(frames[6].bgr) is not None
 
@@ -638,7 +638,7 @@ def test_recording_that_is_undecodable_after_damage_raises(tmp_path: Path) -> No
     data[begin : begin + 2000] = np.random.default_rng(0).bytes(2000)
     path.write_bytes(data)  # what follows cannot be decoded without the key frame before
     frames: list[Frame] = []
-    told = r"a\.mkv: breaks off after frame 15 \(0\.560 s\): it is damaged, and 2\.0 s long; .* copy or record it again"
+    told = r"a\.mkv: breaks off after frame 15 \(0\.560 s\): .* and should be 2\.0 s .* copy or record it again"
     with open_source(path) as source, pytest.raises(SourceError, match=told):
         frames.extend(source)
     assert len(frames) == 15
@@ -659,7 +659,7 @@ def test_unfinished_download_raises_after_the_pictures_that_came(pictures: int, 
     recipe = VideoRecipe(rate=Fraction(25), mux={"movflags": "faststart"})
     path = write_video(tmp_path / "a.mp4", noise(50), recipe)
     damage(path, *range(pictures, 50))
-    told = rf"a\.mp4: breaks off after frame {pictures} \(.*\): it is damaged, and 2\.0 s long"
+    told = rf"a\.mp4: breaks off after frame {pictures} \(.*\): it is damaged, and should be 2\.0 s long"
     with open_source(path) as source, pytest.raises(SourceError, match=told):
         list(source)
 
@@ -679,11 +679,11 @@ def test_playlist_reports_missing_segments_and_raises_if_the_last_ones_are_missi
     (tmp_path / "list1.ts").unlink()
     with open_source(path) as source:
         assert sum(1 for _ in source) == 30
-    told = "nothing came from 1.000 s to here, pieces of the list may be missing"
+    told = "nothing came from 1.000 s to here, segments of the playlist may be missing"
     assert source.failed == [("frame 11 (2.000 s)", told)]
     (tmp_path / "list2.ts").unlink()
     (tmp_path / "list3.ts").unlink()
-    broken = pytest.raises(SourceError, match=r"breaks off after frame 10 \(0\.900 s\): its list is 4\.0 s long")
+    broken = pytest.raises(SourceError, match=r"breaks off after frame 10 \(0\.900 s\): its playlist is 4\.0 s long")
     with open_source(path) as source, broken:
         list(source)
 

@@ -89,7 +89,7 @@ def test_number_of_workers_is_capped_on_windows_with_one_warning(
     run_jobs(["a"] * jobs, Errands(Path()), Notes(), wanted)
     assert started == [got]
     wanted = min(wanted, jobs)
-    told = f"60 worker processes instead of {wanted}: Windows waits for no more at a time"
+    told = f"60 worker processes instead of {wanted}: Windows cannot wait for more at a time"
     assert caplog.messages == [told] * (got < wanted)
 
 
@@ -134,7 +134,7 @@ def test_run_continues_without_workers_that_cannot_open_their_work(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run_jobs(["mourn", "a", "b"], Errands(tmp_path, may_open=1), Notes(), 2) == ["MOURN", "A", "B"]
-    assert "going on with 1 worker process: a worker process died while it opened" in caplog.text
+    assert "continuing with 1 worker process: a worker process died while it opened" in caplog.text
 
 
 def test_ctrl_c_interrupts_the_jobs_of_all_workers_and_keeps_partial_results(

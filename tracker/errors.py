@@ -51,7 +51,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
     known = list(known)
     close = difflib.get_close_matches(name, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"wanted one of {', '.join(known)}"
 
 
 def describe_error(error: Exception) -> str:

@@ -9,7 +9,7 @@ from zlib import crc32
 # the files that define types which kernels take
 TYPES = tuple(Path(__file__).with_name(name) for name in ("kalman.py", "proposals.py"))
 PASSING = "facetrack-numba-"  # prefix of a temporary cache folder, deleted when its process ends
-NOT_KEPT, KEEP = "your cache folder (HOME) cannot be written", "set NUMBA_CACHE_DIR to a folder of yours"
+NOT_KEPT, KEEP = "your cache folder (HOME) cannot be written", "set NUMBA_CACHE_DIR to a folder that you can write"
 
 
 def choose_kernel_cache() -> None:

@@ -46,7 +46,7 @@ def normalising_lengths(
         lengths = np.linalg.norm(first - second, axis=-1)
     else:
         wanted = ", ".join([*markup.normalisers, *OF_BOXES])
-        raise ValueError(f"NME of {markup.name}: wanted a normaliser of {wanted}, got {kind!r}")
+        raise ValueError(f"NME of {markup.name}: wanted one of the normalisers {wanted}, got {kind!r}")
     if not (lengths > 0).all():
         zero = int((~(lengths > 0)).sum())
         raise ValueError(f"NME: wanted normalising lengths above 0, got {zero} that are not; leave these faces out")
@@ -176,7 +176,7 @@ def lag(track: Float32 | Float64, truth: Float32 | Float64) -> float:
     """
     points, true = _over_time(track), _over_time(truth)
     if points.shape != true.shape:
-        raise ValueError(f"lag: wanted track and truth of one shape, got {points.shape} and {true.shape}")
+        raise ValueError(f"lag: wanted track and truth of the same shape, got {points.shape} and {true.shape}")
     step = np.diff(true, axis=0)
     length = np.linalg.norm(step, axis=-1)
     behind = ((true - points)[1:] * step).sum(-1)

@@ -130,7 +130,7 @@ def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None 
     if intrinsics is not None:
         if not isinstance(intrinsics, Intrinsics):
             raise ValueError(
-                f"head pose: wanted Intrinsics, as read_intrinsics gives them, got {type(intrinsics).__name__}"
+                f"head pose: wanted Intrinsics, as read_intrinsics returns them, got {type(intrinsics).__name__}"
             )
         seen_by = intrinsics.scaled(size)
         camera, rigid = seen_by.matrix, seen_by.undistort(rigid)

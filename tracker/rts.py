@@ -84,7 +84,7 @@ class RtsSmoother:
             ValueError: fewer frames wait, or count is not positive.
         """
         if not 0 < count <= len(self._notes):
-            raise ValueError(f"RTS smoother: wanted 1 to {len(self._notes)} frames, which wait, got {count}")
+            raise ValueError(f"RTS smoother: wanted 1 to {len(self._notes)} waiting frames, got {count}")
         notes = self._notes
         run = FilterState(*map(np.stack, zip(*(note.state for note in notes), strict=True)))
         smooth_backward(run, np.array([note.time_s for note in notes]))

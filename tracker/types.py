@@ -64,7 +64,7 @@ def checked_picture(bgr: Any, what: str) -> UInt8:
     Raises:
         ValueError: it is not; the message says what was wanted.
     """
-    wanted = f"{what}: wanted a NumPy array (H, W, 3) of uint8, blue first, as cv2.imread gives it"
+    wanted = f"{what}: wanted a NumPy array (H, W, 3) of uint8, blue first, as cv2.imread returns it"
     if not isinstance(bgr, np.ndarray):
         raise ValueError(f"{wanted}, got {type(bgr).__name__}")  # noqa: TRY004 - as for any other wrong shape
     if bgr.ndim != 3 or bgr.shape[2] != 3 or bgr.dtype != np.uint8 or not bgr.size:
@@ -115,7 +115,7 @@ def _remedy(array: NDArray[Any]) -> str:
     """How to turn an array that is not a picture into one; OpenCV's conversions change channels and keep the dtype."""
     depth = "" if array.dtype == np.uint8 else "; scale it to 0 .. 255, then .astype(np.uint8)"
     if array.ndim > 3:
-        return f"{depth}; one picture at a time"
+        return f"{depth}; pass one picture at a time"
     return depth if array.shape[2:] == (3,) else f"{depth}; for the channels see cv2.cvtColor"
 
 
@@ -149,8 +149,8 @@ class Frame:
         object.__setattr__(self, "taken_s", _real(self.taken_s, "Frame.taken_s"))
         if not math.isfinite(self.time_s):
             raise ValueError(
-                f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; where nothing else is known, "
-                "take the frame's index divided by the frame rate"
+                f"Frame.time_s: wanted a finite number of seconds, got {self.time_s}; if nothing else is known, "
+                "use the frame's index divided by the frame rate"
             )
 
     @property

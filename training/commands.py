@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @opt.as_json
-@click.option("--published", is_flag=True, help="Our networks as trained in the papers' sizes, beside their figures.")
+@click.option(
+    "--published", is_flag=True, help="List our networks in the sizes of the papers, beside the papers' figures."
+)
 @opt.talk
 def models(as_json: bool, published: bool) -> None:
-    """List the networks that are here: what they do, how well, and on which terms."""
+    """List the available networks.
+
+    For each, print what it does, how well, what it was trained on and its licence.
+    """
     from ..engines.card import all_cards, broken_cards, broken_weights
     from ..pipeline.tables import cards_as_json, cards_as_table, columns
 
@@ -44,13 +49,18 @@ def models(as_json: bool, published: bool) -> None:
 
 @click.command()
 @click.argument("config", type=opt.PATH, metavar="CONFIG.toml")
-@click.option("--data", type=opt.PATH, required=True, metavar="DIR", help="Root of the data sets.")
-@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Checkpoints and log.")
+@click.option("--data", type=opt.PATH, required=True, metavar="DIR", help="Root folder of the data sets.")
+@click.option("--out", type=opt.PATH, required=True, metavar="DIR", help="Folder for the checkpoints and the log.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change a setting of the file; repeatable.")
-@click.option("--skip-broken", is_flag=True, help="Name broken files and leave them out: --set skip_broken=true.")
+@click.option(
+    "--skip-broken", is_flag=True, help="Report broken files and leave them out; short for --set skip_broken=true."
+)
 @opt.talk
 def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...], *, skip_broken: bool) -> None:
-    """Train a network as CONFIG.toml says; a run that was interrupted goes on from its last checkpoint."""
+    """Train a network as CONFIG.toml says.
+
+    An interrupted run continues from its last checkpoint.
+    """
     from .config import load
 
     overrides += ("skip_broken=true",) if skip_broken else ()
@@ -66,7 +76,10 @@ def train(config: Path, data: Path, out: Path, overrides: tuple[str, ...], *, sk
 
 @click.group()
 def evaluate() -> None:
-    """Measure a model on a published data set as papers do: table, error curves, worst cases, CSV, JSON."""
+    """Measure a model on a published data set as papers do.
+
+    The results are a table, error curves, worst cases, CSV and JSON.
+    """
 
 
 _evaluation = opt.chain(
@@ -77,18 +90,20 @@ _evaluation = opt.chain(
         type=click.Choice(["gt", "detector"]),
         default="gt",
         show_default=True,
-        help="Take the annotation's face boxes, or find the faces; missed ones then count as failures.",
+        help="Use the annotated face boxes (gt), or find the faces (detector); missed ones then count as failures.",
     ),
     opt.overwrite,
 )
 
 
-def _add_evaluation(name: str, told: str) -> None:
-    """Add `facetrack evaluate NAME` for a picture data set."""
+def _add_evaluation(name: str, title: str, content: str) -> None:
+    """Add `facetrack evaluate NAME` for a picture data set with this title and content of DIR."""
 
-    @evaluate.command(name, help=told)
+    @evaluate.command(name, help=f"Measure a model on {title}.\n\nDIR holds {content}.")
     @_evaluation
-    @click.option("--skip-broken", is_flag=True, help="Name broken files and leave them out, instead of refusing them.")
+    @click.option(
+        "--skip-broken", is_flag=True, help="Report broken files and leave them out, instead of refusing them."
+    )
     @opt.backend
     @opt.talk
     @click.pass_obj
@@ -113,19 +128,19 @@ def _add_evaluation(name: str, told: str) -> None:
         click.echo(table)
 
 
-_add_evaluation("300w", "300-W, 68 points: DIR holds lfpw/testset, helen/testset, ibug, 01_Indoor, 02_Outdoor.")
-_add_evaluation("wflw", "WFLW, 98 points: DIR holds WFLW_annotations and WFLW_images.")
-_add_evaluation("cofw", "COFW, 29 points: DIR holds COFW_test_color.mat.")
-_add_evaluation("cofw68", "COFW-68, 68 points: DIR holds COFW68_Data/test_annotations and COFW_test_color.mat.")
-_add_evaluation("aflw", "AFLW, 19 points: DIR holds AFLWinfo_release.mat and data/flickr.")
-_add_evaluation("aflw2000", "AFLW2000-3D, 68 points: DIR holds image*.jpg and image*.mat.")
+_add_evaluation("300w", "300-W (68 points)", "lfpw/testset, helen/testset, ibug, 01_Indoor, 02_Outdoor")
+_add_evaluation("wflw", "WFLW (98 points)", "WFLW_annotations and WFLW_images")
+_add_evaluation("cofw", "COFW (29 points)", "COFW_test_color.mat")
+_add_evaluation("cofw68", "COFW-68 (68 points)", "COFW68_Data/test_annotations and COFW_test_color.mat")
+_add_evaluation("aflw", "AFLW (19 points)", "AFLWinfo_release.mat and data/flickr")
+_add_evaluation("aflw2000", "AFLW2000-3D (68 points)", "image*.jpg and image*.mat")
 
 
 @evaluate.command("300vw")
 @_evaluation
-@click.option("--keep-bad", is_flag=True, help="Score frames whose annotation is known to be inaccurate as well.")
+@click.option("--keep-bad", is_flag=True, help="Also score frames whose annotation is known to be inaccurate.")
 @opt.workers
-@click.option("--resume", is_flag=True, help="Take the videos that a former run has finished.")
+@click.option("--resume", is_flag=True, help="Keep the results of the videos that an earlier run has finished.")
 @opt.tracking
 @opt.smooth_recording
 @opt.talk
@@ -142,7 +157,10 @@ def evaluate_300vw(
     resume: bool,
     **options: Any,
 ) -> int:
-    """300VW, 68 and 49 points: DIR holds 114/vid.avi, 114/annot/000001.pts and so on. All protocols side by side."""
+    """Measure a model on 300VW (68 and 49 points).
+
+    DIR holds 114/vid.avi, 114/annot/000001.pts and so on. The table shows all protocols side by side.
+    """
     opt.refuse_both(overwrite=overwrite, resume=resume)
     from ..pipeline.open import Choices
     from .evaluation import videos
@@ -167,7 +185,10 @@ def evaluate_300vw(
 
 @click.group()
 def probe() -> None:
-    """Clips of moving faces whose place is known exactly: make them, and measure tracking on them."""
+    """Measure tracking on generated clips with known ground truth.
+
+    The clips show moving faces whose places are known exactly.
+    """
 
 
 @probe.command("make")
@@ -179,13 +200,24 @@ def probe() -> None:
     metavar="DIR",
     help="Photographs of faces, with a .pts of 68 points beside each.",
 )
-@click.option("--scene", "scenes", multiple=True, help="Make this scene alone; repeatable.  [default: all]")
-@click.option("--copies", type=click.IntRange(1), default=1, show_default=True, help="Of each scene, with other faces.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="The same seed, the same clips.")
-@click.option("--resume", is_flag=True, help="Keep the clips that a former run of the same arguments has finished.")
+@click.option("--scene", "scenes", multiple=True, help="Make only this scene; repeatable.  [default: all]")
+@click.option(
+    "--copies", type=click.IntRange(1), default=1, show_default=True, help="Clips of each scene, with other faces."
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Random seed; the same seed gives the same clips.",
+)
+@click.option("--resume", is_flag=True, help="Keep the clips that an earlier run with the same arguments has finished.")
 @opt.talk
 def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int, seed: int, resume: bool) -> None:
-    """Make the clips in DIR, a folder each in the layout of 300VW."""
+    """Make the clips in DIR.
+
+    Each clip is a folder in the layout of 300VW.
+    """
     from ..tracker.errors import ConfigError
     from .probe import clips
 
@@ -200,9 +232,9 @@ def make_probe(folder: Path, photos: Path, scenes: tuple[str, ...], copies: int,
 
 @probe.command("run")
 @opt.folder
-@click.option("--out", type=opt.PATH, metavar="DIR", help="Keep the tables and report.json there.")
+@click.option("--out", type=opt.PATH, metavar="DIR", help="Folder to keep the tables and report.json in.")
 @opt.overwrite
-@click.option("--resume", is_flag=True, help="Take the tables that a former run has finished.")
+@click.option("--resume", is_flag=True, help="Keep the tables that an earlier run has finished.")
 @opt.as_json
 @opt.tracking
 @opt.smooth_recording
@@ -218,10 +250,13 @@ def run_probe(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Track the clips of DIR as `facetrack batch` does, and compare with where the faces really are."""
+    """Track the clips of DIR and compare with the ground truth.
+
+    Tracking is that of `facetrack batch`.
+    """
     opt.refuse_both(overwrite=overwrite, resume=resume)
     if resume and out is None:
-        raise click.UsageError("--resume goes on in the folder of --out: give that, too")
+        raise click.UsageError("--resume continues in the folder of --out: add --out")
     from ..pipeline.open import Choices
     from .probe.clips import read_probe
     from .probe.run import measure_probe

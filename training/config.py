@@ -161,8 +161,8 @@ class Consistency:
             raise ConfigError(f"consistency.texture: wanted 'varied' or 'paper', got {self.texture!r}")
         if self.teacher == "average" and self.weight and not self.share:
             raise ConfigError(
-                "consistency.share: wanted above 0 with consistency.teacher 'average', which labels the pictures alone "
-                "that have no labels, got 0"
+                "consistency.share: wanted above 0 with consistency.teacher 'average', which labels only the "
+                "pictures without labels, got 0"
             )
 
 
@@ -338,7 +338,7 @@ class Config:
             )
         if self.maps.frozen and not (self.start or self.start_parts):
             raise ConfigError(
-                "maps.frozen: what is frozen stays what it begins as: wanted start or start_parts, got neither"
+                "maps.frozen: frozen weights keep their first values: wanted start or start_parts, got neither"
             )
         if self.normaliser not in NORMALISERS:
             raise ConfigError(f"normaliser: wanted one of {', '.join(NORMALISERS)}, got {self.normaliser!r}")

@@ -13,7 +13,7 @@ from .config import Config
 from .settings import refuse_other_settings, settings_of
 from .start import LOAD_ERRORS, refuse_others
 
-ADVICE = "repeat the run's --set, or name the configuration that it was begun with"
+ADVICE = "repeat the run's --set, or name the configuration that it was started with"
 NETWORK = ("network.name", "network.landmarks", "network.options")
 # how the output is decoded, and whether the second of two runs was done; not the loss weights
 DECODING = ("vectors.label", "vectors.sigma", "vectors.peak", "vectors.tau", "maps.sigma", "maps.reach", "maps.frozen")
@@ -29,7 +29,7 @@ def load_average(net: nn.Module, path: Path) -> None:
     try:
         refuse_others(net.state_dict(), average)
     except ValueError as error:
-        raise ConfigError(f"{path}: of another network than the configuration's: {error}; {ADVICE}") from error
+        raise ConfigError(f"{path}: belongs to another network than the configuration's: {error}; {ADVICE}") from error
     net.load_state_dict(average)
 
 

@@ -102,7 +102,7 @@ class Taken:
         if self.reason:
             return f"left out: {self.reason}"
         return f"{self.name}: " + (
-            "done before" if self.before else f"{self.pictures} frames, {self.annotated} labelled"
+            "already done" if self.before else f"{self.pictures} frames, {self.annotated} labelled"
         )
 
 

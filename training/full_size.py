@@ -206,11 +206,13 @@ def run(campaign: Campaign, names: tuple[str, ...]) -> bool:
 def main() -> None:
     """Read the arguments and do the work of one call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=TEACHERS, metavar="NAME", help=f"of {', '.join(TEACHERS)}")
+    parser.add_argument(
+        "names", nargs="*", default=TEACHERS, metavar="NAME", help=f"networks to train, of {', '.join(TEACHERS)}"
+    )
     for name in ("tars", "work", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=9.0, help="that this call may take")
-    parser.add_argument("--train-minutes", type=float, default=7.0, help="that each network is trained")
+    parser.add_argument("--minutes", type=float, default=9.0, help="minutes that this call may take")
+    parser.add_argument("--train-minutes", type=float, default=7.0, help="minutes of training for each network")
     add_overrides(parser)
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -276,7 +276,9 @@ class Pictures:
         """
         chosen = [i for i, name in enumerate(self.names) if any(Path(name).is_relative_to(f) for f in folders)]
         if not chosen:
-            raise ConfigError(f"wanted meshes of pictures in {', '.join(folders)}; give these folders to face_mesh too")
+            raise ConfigError(
+                f"wanted meshes of pictures in {', '.join(folders)}, got none; run face_mesh on these folders too"
+            )
         return {i: read_pts(self.samples[i].path.with_suffix(".pts")) for i in chosen}
 
 
@@ -355,8 +357,8 @@ def main() -> None:
     parser.add_argument("meshes", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--annotated", nargs="+", required=True, help="folders below DATA to learn from")
-    parser.add_argument("--held-out", nargs="+", help="instead of writing labels, say how far off they are here")
-    parser.add_argument("--hard", action="store_true", help="write the pictures whose sources are somewhat apart")
+    parser.add_argument("--held-out", nargs="+", help="instead of writing labels, print their error in these folders")
+    parser.add_argument("--hard", action="store_true", help="write the pictures whose sources disagree somewhat")
     parser.add_argument("--model", default=Choices().model)
     with errors_in_one_line("mesh_labels"):
         _run(parser.parse_args())

@@ -57,7 +57,7 @@ def open_objective(config: Config, data: Path, out: Path) -> Objective:
         return SelfConsistency(config, data) if consistent else open_alignment(config, data)
     if name not in DETECTORS:
         trained = ", ".join(dict.fromkeys((*ALIGNMENTS, *DETECTORS)))
-        raise ConfigError(f"network.name: nothing trains {name!r}; wanted one of {trained}")
+        raise ConfigError(f"network.name: there is no training for {name!r}; wanted one of {trained}")
     if name == "bbfcn-backbone":
         return BackboneDetection(config, data, _false_alarms(out))
     backbone = out / "backbone.pt"

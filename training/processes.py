@@ -50,7 +50,7 @@ def check_equal_shares(schedule: Schedule) -> None:
     if schedule.batch % world:
         raise ConfigError(
             f"schedule.batch: wanted a multiple of the number of processes, got {schedule.batch} for {world}; "
-            f"set schedule.batch={math.ceil(schedule.batch / world) * world}, or start another number of processes"
+            f"set schedule.batch={math.ceil(schedule.batch / world) * world}, or change the number of processes"
         )
 
 
@@ -106,7 +106,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         if rank == 0:
             lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{folder}: another process trains here; stop it or choose another folder") from None
+        raise ConfigError(f"{folder}: another process is training here; stop it or choose another folder") from None
     try:
         yield
     finally:

@@ -157,7 +157,7 @@ def _check_unique_names(folder: Path) -> None:
     for name, paths in pictures.items():
         if len(paths) > 1:
             told = " and ".join(path.name for path in paths)
-            raise SourceError(f"{name}: wanted one picture of a name, got {told}; keep one")
+            raise SourceError(f"{name}: wanted one picture with this name, got {told}; keep one")
 
 
 def _with_its_label(sample: Sample) -> Sample:

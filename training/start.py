@@ -57,7 +57,7 @@ def check_start_files(config: Config) -> None:
         path = start_file(file)
         if not path.is_file():
             raise ConfigError(
-                f"{setting}: {path}: not found; {what} begins from it; docs/training.md says where it comes from"
+                f"{setting}: {path}: not found; {what} starts from it; docs/training.md says where it comes from"
             )
 
 
@@ -82,7 +82,7 @@ def _load_whole(net: nn.Module, path: Path) -> None:
             raise KeyError("average")
         net.load_state_dict(state)
     except LOAD_ERRORS as error:
-        raise ConfigError(f"start: {path} is no best.pt or .torch.npz of this network: {error}") from error
+        raise ConfigError(f"start: {path} is not a best.pt or .torch.npz of this network: {error}") from error
 
 
 def _load_part(net: nn.Module, part: str, path: Path) -> None:
@@ -127,7 +127,7 @@ def refuse_others(own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Non
     told = {
         "lacks": [name for name in own if name not in found],
         "does not know": [name for name in found if name not in own],
-        "wants other sizes of": [n for n in own if n in found and own[n].shape != found[n].shape],
+        "needs other sizes of": [n for n in own if n in found and own[n].shape != found[n].shape],
     }
     texts = [f"it {what} {_few(names)}" for what, names in told.items() if names]
     if texts:

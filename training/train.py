@@ -195,7 +195,7 @@ class Run:
             self.optimiser.load_state_dict(optimiser)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"{path}: of another network than the configuration's; choose another folder: {error}"
+                f"{path}: belongs to another network than the configuration's; choose another folder: {error}"
             ) from error
         self.step, self.best, self._validation_pending, self._means, self._known = step, best, owed, means, written
         self._purge = self.step if self._validation_pending else self.step + 1
@@ -305,7 +305,7 @@ class Run:
         loss.backward()  # type: ignore[no-untyped-call]
         if not nn.utils.clip_grad_norm_(self.net.parameters(), schedule.clip).isfinite():
             raise ConfigError(
-                f"step {self.step}: the gradient is not finite, the run diverges; begin it anew in another folder with "
+                f"step {self.step}: the gradient is not finite, the run diverges; start again in another folder with "
                 f"a lower schedule.learning_rate ({schedule.learning_rate:g}) or a longer schedule.warm_up "
                 f"({schedule.warm_up})"
             )

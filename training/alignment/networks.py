@@ -247,8 +247,8 @@ def open_alignment(config: Config, data: Path) -> Alignment:
         raise ConfigError(f"network.name: wanted one of {', '.join(ALIGNMENTS)}, got {name!r}")
     if name in DRAWS_BOUNDARIES and len(marks.boundaries) != BOUNDARY_MAPS:
         raise ConfigError(
-            f"network: {name} wants a markup with {BOUNDARY_MAPS} boundary lines, {marks.name} has "
-            f"{len(marks.boundaries)}; other networks take it"
+            f"network: {name} needs a markup with {BOUNDARY_MAPS} boundary lines, {marks.name} has "
+            f"{len(marks.boundaries)}; other networks accept it"
         )
     return ALIGNMENTS[name](config, data)
 

@@ -94,7 +94,9 @@ class Alignment(ABC):
         self.markup = markup.for_points(config.network.landmarks)
         self.facing = torch.from_numpy(facing_points(self.markup.points))
         if config.expressions != Expressions() and not len(self.facing):
-            raise ConfigError(f"expressions: wanted a markup that tells upper from lower lids, got {self.markup.name}")
+            raise ConfigError(
+                f"expressions: wanted a markup that distinguishes upper and lower lids, got {self.markup.name}"
+            )
         self.normaliser = cast(metrics.Normaliser, config.normaliser)
         told = chain.from_iterable(ATTRIBUTES.get(c.layout, ()) for c in config.corpora)
         self.attributes = tuple(dict.fromkeys(told))
@@ -372,7 +374,7 @@ def _check_disjoint(validation: list[Sample], others: Iterable[Sample]) -> None:
     kept = {sample.encoded: sample.path for sample in validation}
     for sample in others:
         if sample.encoded in kept:
-            raise ConfigError(f"{sample.path} is the validation's {kept[sample.encoded]}; take it out of the corpora")
+            raise ConfigError(f"{sample.path} is {kept[sample.encoded]} of the validation; take it out of the corpora")
 
 
 def weighted(terms: Terms) -> tuple[Tensor, dict[str, float]]:

@@ -46,7 +46,9 @@ def held_out(sample: Sample) -> bool:
 
 def _require_some(found: Sequence[object], what: str) -> None:
     if not found:
-        raise SourceError(f"wanted {what}, got none; a tenth of all pictures, by their names, is only validated with")
+        raise SourceError(
+            f"wanted {what}, got none; a tenth of all pictures, chosen by name, is used only for validation"
+        )
 
 
 class Windows:

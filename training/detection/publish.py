@@ -169,8 +169,8 @@ def _examples(config: Config, pair: Pair, data: Path) -> dict[str, list[UInt8]]:
         detector.detect(sample.bgr())
     if not refine.seen:
         raise ConfigError(
-            f"{config.card.name}: its scan takes nothing in {len(pictures)} of its training pictures for a face; "
-            "train it longer"
+            f"{config.card.name}: its scan finds no candidate in {len(pictures)} of its training pictures; train it "
+            "longer"
         )
     return {"scan": scan.seen, "refine": refine.seen}
 

@@ -90,7 +90,7 @@ def load_held_out(config: Config, data: Path, half: int) -> tuple[dict[str, list
     if not (faces and empty):
         count = sum(map(len, faces.values()))
         raise ConfigError(
-            "corpora, negatives: a detector is measured on the tenth of its pictures that is kept out of its training, "
+            "corpora, negatives: a detector is measured on the tenth of its pictures that it is not trained on: "
             f"wanted some with and some without faces in either half of it, got {count} and {len(empty)} in half "
             f"{half + 1}; add pictures"
         )

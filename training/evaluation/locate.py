@@ -79,7 +79,7 @@ def common_points(model: Markup, data: Markup) -> CommonPoints:
     shared = [name for name, count in sizes[0].items() if sizes[1].get(name) == count]
     if not shared:
         raise MarkupError(
-            f"a model of {model.name} cannot be measured on {data.name}: no subset is in both; choose another --model"
+            f"a model of {model.name} cannot be measured on {data.name}: they share no subset; choose another --model"
         )
     name = max(shared, key=lambda shared_name: (sizes[0][shared_name], shared_name == data.name))
     return CommonPoints(name, sizes[0][name], model, data)

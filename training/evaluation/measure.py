@@ -107,7 +107,7 @@ def measure(entries: Sequence[Entry], how: Measuring, advanced: Callable[[], Non
             left_out.append((entry.name, str(error)))
         advanced()
     if not faces:
-        raise SourceError("not one face could be measured: every file is broken")
+        raise SourceError("no face could be measured: every file is broken")
     return Measured(tuple(faces), tuple(left_out))
 
 
@@ -134,7 +134,7 @@ def _lengths(sample: Sample, how: Measuring) -> dict[Normaliser, Float64]:
             for kind in how.normalisers
         }
     except ValueError as error:
-        raise SourceError(f"{sample.place}: it cannot be measured against: {error}") from error
+        raise SourceError(f"{sample.place}: cannot serve as ground truth: {error}") from error
 
 
 def _only_face(sample: Sample, points: int) -> Float32:

@@ -120,7 +120,9 @@ def measure_video(
         SinkError: the errors cannot be saved, or those of another origin cannot be removed.
     """
     if engines.aligner.markup.name != IBUG:
-        raise MarkupError(f"300VW is measured in {IBUG}; the model has {engines.aligner.markup.name}, choose another")
+        raise MarkupError(
+            f"300VW is measured in {IBUG}, the model has {engines.aligner.markup.name}; choose another model"
+        )
     origin = _origin(video, how, engines)
     errors = read_errors(how.file(video.number), video, origin) if how.resume else None
     if errors is None:
@@ -136,7 +138,7 @@ def measure_video(
 
 def _warn_of_another_video(video: AnnotatedVideo, errors: VideoErrors) -> None:
     """Warn if the numbers of frames and annotations differ: they are matched by frame number."""
-    advice = "annotations go by the frames' numbers: compare the video with the data set's own"
+    advice = "annotations are matched by frame number: compare the video with the data set's own"
     if errors.unread:
         log.warning("%s: %d annotated frames are not in the video; %s", video.path, errors.unread, advice)
     if errors.unannotated:
@@ -203,7 +205,7 @@ def _truth(path: Path) -> Float32:
         for kind, _ in MEASURES:
             metrics.normalising_lengths(truth[None], markup.load(IBUG), kind)
     except ValueError as error:
-        raise SourceError(f"{path}: it cannot be measured against: {error}") from error
+        raise SourceError(f"{path}: cannot serve as ground truth: {error}") from error
     return truth
 
 

@@ -119,7 +119,7 @@ def _head(evaluation: Evaluation) -> list[str]:
     if not common.whole:
         lines.append(
             f"compared in {common.name}, which {common.model.name} and {common.data.name} share: the papers' numbers "
-            "are of other points and are left out"
+            "are for other points and are left out"
         )
     if evaluation.boxes == "detector":
         lines.append("NME is the mean of the faces found; a missed face counts as a failure in FR and AUC")

@@ -193,7 +193,7 @@ def _head(evaluation: VideoEvaluation) -> list[str]:
         lines.append("not exactly the published frames were scored: not comparable with the papers' numbers")
     never = [video.number for video in evaluation.videos if (video.tracks == LOST).all()]
     if never:
-        lines.append(f"found in no frame, and so in no NME: {', '.join(never)}")
+        lines.append(f"not found in any frame, and so in no NME: {', '.join(never)}")
     if evaluation.failures:
         lines.append(f"{len(evaluation.failures)} videos could not be measured and are left out")
     return lines

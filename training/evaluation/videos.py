@@ -103,8 +103,8 @@ def evaluate_videos(
         remove_all(others)
     elif others:
         log.warning(
-            "%s: errors of videos that are not in the table, from a former run: %s; remove them, or leave them out "
-            "where you compute from this folder",
+            "%s: errors of videos that are not in the table, from an earlier run: %s; remove them, or leave them out "
+            "when you compute from this folder",
             files.frames,
             ", ".join(file.name for file in others),
         )

@@ -173,7 +173,7 @@ def _refuse_another(folder: Path, origin: str) -> None:
         found = None
     if found != origin:
         raise SinkError(
-            f"{folder}: is not the clip that would be made, but of another seed, other photographs or another version; "
+            f"{folder}: is a clip of another seed, of other photographs or of another version; "
             "remove it, or choose another folder"
         )
 
@@ -189,7 +189,7 @@ def _make_room(folder: Path, clips: Container[str]) -> None:
     if others:
         raise SinkError(
             f"{folder}: is not empty, it holds {others[0]}; choose another folder for the probe, or remove this one; "
-            "--resume goes on with clips of the same arguments"
+            "--resume continues with clips of the same arguments"
         )
     for half in found:
         try:
@@ -291,7 +291,7 @@ def read_clip(folder: Path) -> Clip:
     path = folder / ABOUT
     if folder.suffix == PART or not path.exists():
         what = "its making was interrupted" if folder.suffix == PART else f"there is no {ABOUT}"
-        raise SourceError(f"{folder}: is not a whole clip, {what}; remove it, or make the probe again")
+        raise SourceError(f"{folder}: is not a complete clip, {what}; remove it, or make the probe again")
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(about, dict):

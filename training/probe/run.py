@@ -91,8 +91,8 @@ def _make_room(clips: Sequence[Clip], out: Path, existing: Existing) -> None:
     make_folder(out)
     if existing == "resume" and report.exists() and not _is_ours(report):
         raise SinkError(
-            f"{report}: was not written by `facetrack probe run`, and --resume replaces nothing else; move it, choose "
-            "another --out, or have it replaced with --overwrite"
+            f"{report}: was not written by `facetrack probe run`, so --resume does not replace it; move it, "
+            "choose another --out, or replace it with --overwrite"
         )
     remove_all([report])
 
@@ -118,7 +118,7 @@ def _tracked(clip: Clip, outputs: Outputs, engines: Engines) -> TrackedClip:
     tracked, frames = read_table(outputs.table(task)), clip.visible.shape[1]
     if tracked.frames != frames:
         raise SourceError(
-            f"{clip.video}: wanted {frames} frames, as its truth has, got {tracked.frames}; make the probe again"
+            f"{clip.video}: wanted {frames} frames, as its ground truth has, got {tracked.frames}; make the probe again"
         )
     return tracked
 

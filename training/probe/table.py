@@ -34,7 +34,7 @@ def report_as_table(report: Mapping[str, Any]) -> str:
     rows = [*zip(*_COLUMNS, strict=True), *(_row(clip) for clip in report["clips"])]
     total = report["total"]
     if not total["wanted_face_frames"]:
-        rates = "; no face is plain to see, so there is no MOTA"
+        rates = "; no face is clearly visible, so there is no MOTA"
     elif total["mota"] is None:
         rates = '; for MOTA and IDF1: pip install "facetrack[eval]"'
     else:
