@@ -121,6 +121,7 @@ class AlignStage:
         appearances = [self._appearance(frame.bgr, face) for face in found]
         book.observe(frame.time_s, found, appearances, cache(partial(begins_shot, self._before, frame.bgr)))
         self._before = frame.bgr
+        self._recentre(frame.bgr)
         if job.proposals is None:
             job.proposals = self._search_if_needed(frame.bgr)
         if job.proposals is not None:
@@ -132,6 +133,17 @@ class AlignStage:
         if book.live:
             self._motion_gate.reset()
         job.seen = tuple(map(replace, book.live))
+
+    def _recentre(self, bgr: UInt8) -> None:
+        """Measure each face that lies beside its crop again, in a crop of its own, and keep the surer landmarks.
+
+        This comes after the decision whose face it is: a crop that moves to whoever is there would bridge a cut.
+        """
+        misplaced = [track for track in self.book.live if track.is_misplaced]
+        again = self.aligner.align(bgr, [self.aligner.crop_of_points(track.landmarks.xy) for track in misplaced])
+        for track, landmarks in zip(misplaced, again, strict=True):
+            if landmarks.confidence > track.landmarks.confidence:
+                track.landmarks, track.box = landmarks, face_box(landmarks.xy)
 
     def _search_if_needed(self, bgr: UInt8) -> Proposals | None:
         """What a search finds, if the frame needs one although `detect_every` does not schedule it; else None."""

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fakes import PaintedFace, PaintedSource
-from fakes_pipeline import PaintedBackend, PaintedDetector, painted_card
+from fakes import PaintedFace, PaintedSource, read_landmarks
+from fakes_pipeline import PEAK, SIDE, SIGMA, STRIDE, PaintedBackend, PaintedDetector, painted_card
 
 from facetrack.engines.aligner import Aligner
 from facetrack.engines.backend import Outputs
@@ -17,7 +17,9 @@ from facetrack.pipeline.stages import CONVINCED, LEAST, LYING, PROPOSAL, Pipelin
 from facetrack.tracker.geometry import CropTransform
 from facetrack.tracker.track import TrackSettings
 from facetrack.tracker.types import Frame, Proposals, UInt8
+from facetrack.training.alignment.targets import gaussian_vectors
 
+LAG = 0.3
 SOURCE = PaintedSource(count=1, shape=(220, 240), faces=[PaintedFace((110, 110), width=90)])
 
 
@@ -31,6 +33,21 @@ class Unsure(PaintedBackend):
     def run(self, images: UInt8) -> Outputs:
         vectors, logits = super().run(images)
         return vectors, np.broadcast_to(np.array(self.logits, np.float32), logits.shape).copy()
+
+
+class Centred(PaintedBackend):
+    """Is as sure and as exact as the face is in the middle of its crop; else its landmarks lag towards the middle."""
+
+    def run(self, images: UInt8) -> Outputs:
+        _, logits = super().run(images)
+        found = [read_landmarks(image) for image in images]
+        away = [np.zeros(2) if xy is None else (xy.min(0) + xy.max(0) - SIDE) / 2 for xy in found]
+        lagging = [
+            np.full((68, 2), -1e3) if xy is None else xy - LAG * off for xy, off in zip(found, away, strict=True)
+        ]
+        logits[:, 1] -= np.hypot(*np.transpose(away)) / SIDE
+        vectors = gaussian_vectors(np.asarray(lagging, np.float32), SIDE // STRIDE, STRIDE, SIGMA, PEAK)
+        return vectors, logits
 
 
 class Hesitant(PaintedDetector):
@@ -131,3 +148,22 @@ def test_face_is_accepted_only_above_the_threshold_of_its_search(kind: type[Hesi
 def test_birth_threshold_exceeds_the_keep_threshold() -> None:
     settings = TrackSettings()
     assert settings.keep < settings.birth
+
+
+@pytest.mark.parametrize(("moves", "runs"), [(0.0, 1), (0.3, 2)])
+def test_face_beside_its_crop_is_measured_again_in_its_own(moves: float, runs: int) -> None:
+    """After a jump of three tenths of its width, one crop would leave `LAG` of these; a second one, its square."""
+    face = PaintedFace((100, 110), width=90)
+    later = replace(face, start=(100 + 90 * moves, 110))
+    network = Centred()
+    pipeline = Pipeline(PaintedDetector(), Aligner(painted_card(), network), PipelineSettings(smooth="none"))
+    results = pipeline.serial(
+        Frame(i, i / 30, i / 30, replace(SOURCE, faces=[seen]).picture(0)) for i, seen in enumerate([face, later])
+    )
+    next(results)
+    before = network.calls
+    (found,) = next(results).faces
+    assert network.calls - before == runs
+    assert found.measured is not None
+    lag = later.landmarks(0).mean(0) - found.measured.xy.mean(0)
+    np.testing.assert_allclose(lag, [LAG**2 * 90 * moves, 0], atol=1.0)  # of the crop's rounding and the mean's place

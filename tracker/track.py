@@ -14,6 +14,7 @@ OWN_PLACE_IOU = 0.2  # IoU with the expected box of a lost face above which a bo
 FORESIGHT_S = 0.21  # motion older than this does not predict where a face is now; 5 frames/s are still fast enough
 LONGEST_STEP = 0.25  # of the box's side: how far a crop moves ahead of the last measurement at most
 DEAD_BAND = 0.012  # of the box's side: smaller changes do not move the crop
+MISPLACED = 0.1  # of the box's side: a face this far beside its crop, as after a jump cut, is measured again
 SEEK_S = 2.0  # how long a lost face is searched for where it was and where its motion led
 MAX_SPEED = 6.0  # of the box's side: how far a face moves in a second at most
 
@@ -116,6 +117,14 @@ class Track:
     def measured(self) -> bool:
         """Whether the landmarks are from the last frame."""
         return self.state is not State.COASTING
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether the face was found elsewhere than its crop was placed, as after a jump cut."""
+        if not self.measured or self.aimed is None:
+            return False
+        off = np.abs(bounding_box(self.landmarks.xy) - bounding_box(self.aimed)).max()
+        return bool(off > MISPLACED * longer_side(self.box))
 
     def may_be_at(self, time_s: float, box: Float32) -> bool:
         """Whether it may be the face in a box (4,): it was lost a moment ago at that place, or its motion led there."""
