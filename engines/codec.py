@@ -50,14 +50,14 @@ def decoder(codec: Mapping[str, Any], marks: Markup, name: str) -> Decode:
     Returns:
         A function from the outputs to places (F, N, 2) in crop pixels and scores (F, N) in [0, 1].
     Raises:
-        CardError: the kind is unknown, or a number is missing or unknown.
+        CardError: the kind is unknown, a number is missing or unknown, or one of `WHOLE` is not whole or too small.
     """
     kind = codec.get("kind")
     if kind not in KINDS:
         raise CardError(f"{name}: cannot decode {kind!r}; wanted codec kind {', '.join(KINDS)}")
     wanted, decode = KINDS[kind]
     check_codec_keys(codec, wanted, name)
-    numbers = {key: int(codec[key]) if key in WHOLE else float(codec[key]) for key in wanted}
+    numbers = {key: _whole(codec[key], key, name) if key in WHOLE else float(codec[key]) for key in wanted}
     if kind != "fields":
         return partial(decode, **numbers)
     try:
@@ -81,13 +81,19 @@ def check_codec_keys(codec: Mapping[str, Any], wanted: tuple[str, ...], name: st
             raise CardError(f"{name}: unknown key codec.{key}; {suggestion(key, ('kind', *wanted))}")
 
 
+def _whole(value: float, key: str, name: str) -> int:
+    if value < WHOLE[key] or not float(value).is_integer():
+        raise CardError(f"{name}: codec.{key}: wanted a whole number, {WHOLE[key]} or more, got {value!r}")
+    return int(value)
+
+
 def _discs_in_windows(outputs: Outputs, *, pixels: int) -> tuple[Float32, Float32]:
     """Decode coarse maps, fine maps in windows and the windows' corners."""
     xy, score = decode_discs(outputs[1], 1.0, pixels)
     return xy + outputs[2], score
 
 
-WHOLE = ("reach", "fields", "pixels")  # the numbers that are integers
+WHOLE = {"reach": 0, "fields": 1, "pixels": 1}  # the numbers that are integers, and their minimum
 # kind -> the numbers that a card must give, and the function that decodes with them
 KINDS: dict[str, tuple[tuple[str, ...], Callable[..., tuple[Float32, Float32]]]] = {
     "vectors": (("stride", "sigma", "peak"), lambda outputs, **numbers: decode_vectors(outputs[0], **numbers)),

@@ -98,7 +98,7 @@ def accelerator(decoder: Decoder, version: str = av.__version__) -> HWAccel | No
     if int(version.partition(".")[0]) < PYAV_FOR_GPU:
         raise SourceError(
             f"--decoder {decoder}: PyAV {version} loses a picture's rotation, colour range and number in the file on "
-            f"the way from the GPU: wanted {PYAV_FOR_GPU} or newer; run: pip install -U av"
+            f'the way from the GPU: wanted {PYAV_FOR_GPU}; run: pip install "av=={PYAV_FOR_GPU}.*"'
         )
     return HWAccel(decoder, allow_software_fallback=False)  # else FFmpeg silently falls back to the CPU
 

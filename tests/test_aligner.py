@@ -300,6 +300,14 @@ def test_coincident_landmarks_still_give_a_finite_crop() -> None:
             {"kind": "vectors", "stride": 4, "sigma": 1.2, "peak": 3.0, "peek": 2.0},
             r"painted-68: unknown key codec\.peek; did you mean 'peak'",
         ),
+        (
+            {"kind": "discs-in-maps", "stride": 2, "pixels": 0.5},
+            r"painted-68: codec\.pixels: wanted a whole number, 1 or more, got 0\.5",
+        ),
+        ({"kind": "discs-in-windows", "pixels": 0}, r"codec\.pixels: wanted a whole number, 1 or more, got 0"),
+        ({"kind": "heatmaps", "stride": 4, "reach": -1}, r"codec\.reach: wanted a whole number, 0 or more, got -1"),
+        ({"kind": "fields", "stride": 4, "reach": 2.5, "fields": 15}, r"codec\.reach: wanted a whole .* got 2\.5"),
+        ({"kind": "fields", "stride": 4, "reach": 3, "fields": 15.5}, r"codec\.fields: wanted a whole .* got 15\.5"),
     ],
 )
 def test_card_with_an_unusable_codec_is_refused(codec: dict[str, object], message: str) -> None:

@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facetrack.tracker import codecs, markup
-from facetrack.tracker.codecs import FARTHEST, LOWEST, REACH, decode_vectors, mean_of_highest
+from facetrack.tracker import markup
+from facetrack.tracker.codecs import (
+    FARTHEST,
+    LOWEST,
+    REACH,
+    decode_cells,
+    decode_discs,
+    decode_fields,
+    decode_heatmaps,
+    decode_vectors,
+    mean_of_highest,
+)
 from facetrack.tracker.types import Float32
 from facetrack.training.alignment.targets import gaussian_vectors
 
@@ -182,9 +192,28 @@ def test_label_is_a_gaussian_of_the_given_peak_at_the_sub_cell_position() -> Non
 
 
 def test_no_face_decodes_to_no_landmarks() -> None:
-    xy, score = codecs.decode_vectors(np.empty((0, 68, CELLS, 2), np.float32), STRIDE, SIGMA, PEAK)
-    assert xy.shape == (0, 68, 2)
-    assert score.shape == (0, 68)
+    maps, field = np.empty((0, 68, 8, 8), np.float32), np.empty((0, 68, 2, 8, 8), np.float32)
+    for xy, score in (
+        decode(np.empty((0, 68, CELLS, 2), np.float32)),
+        decode_heatmaps(maps, STRIDE),
+        decode_fields(maps, field, np.arange(68)[:, None], STRIDE),
+        decode_discs(maps, STRIDE, 13),
+        decode_cells(np.empty((0, 3 * 68, 8, 8), np.float32), STRIDE),
+    ):
+        assert xy.shape == (0, 68, 2)
+        assert score.shape == (0, 68)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8), (1, 4, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0)])
+def test_cells_of_wrong_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^cells: wanted \(F, 3 N, h >= 1, w >= 1\), got"):
+        decode_cells(np.zeros(shape, np.float32), STRIDE)
+
+
+@pytest.mark.parametrize("pixels", [0, -1])
+def test_disc_without_pixels_is_refused(pixels: int) -> None:
+    with pytest.raises(ValueError, match=rf"^discs: wanted 1 pixel or more, got {pixels}"):
+        decode_discs(np.zeros((1, 5, 8, 8), np.float32), STRIDE, pixels)
 
 
 def test_mean_of_highest_matches_a_full_sort() -> None:

@@ -1022,8 +1022,10 @@ results = make().run(silent(ending))  # which never comes
 next(results)
 """
 FORKED = f"""{PROGRAM}
-import os, signal
+import os, signal, warnings
 from facetrack.pipeline import threads
+
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # from Python 3.12 on
 
 def hold():
     with channel._lock:

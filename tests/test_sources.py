@@ -489,7 +489,7 @@ def test_codecs_that_a_gpu_does_not_know_are_refused_and_not_decoded_on_the_cpu(
 def test_outdated_pyav_is_refused_for_gpu_decoding(version: str) -> None:
     assert accelerator("cpu", version) is None
     assert accelerator("cuda", "18.0.0") is not None
-    with pytest.raises(SourceError, match=rf"PyAV {version} .*wanted 18 .*pip install -U av"):
+    with pytest.raises(SourceError, match=rf'PyAV {version} .*wanted 18; run: pip install "av==18[.][*]"$'):
         accelerator("cuda", version)
 
 

@@ -139,7 +139,7 @@ def _highest(maps: Float32) -> Int64:
     """Flat index of each map's highest finite cell, (F, N)."""
     if maps.ndim != 4 or 0 in maps.shape[2:]:
         raise ValueError(f"heat maps: wanted (F, N, h, w) with cells in them, got {maps.shape}")
-    flat = maps.reshape(*maps.shape[:2], -1)
+    flat = maps.reshape(*maps.shape[:2], maps.shape[2] * maps.shape[3])  # -1 cannot be inferred without faces
     tops = flat.argmax(2)
     if not np.isfinite(np.take_along_axis(flat, tops[..., None], 2)).all():  # argmax prefers NaN and infinity
         tops = np.where(np.isfinite(flat), flat, -np.inf).argmax(2)
@@ -297,16 +297,18 @@ def decode_discs(maps: Float32, stride: float, pixels: int) -> tuple[Float32, Fl
     Args:
         maps: (F, N, h, w) float32 responses, 1 on a landmark.
         stride: crop pixels per cell.
-        pixels: number of pixels of a disc.
+        pixels: number of pixels of a disc, 1 or more.
     Returns:
         xy: (F, N, 2) float32 crop pixels.
         score: (F, N) float32 in [0, 1], the mean of these responses; 0 if it is not finite.
     Raises:
-        ValueError: maps is not (F, N, h, w).
+        ValueError: maps is not (F, N, h, w), or pixels is below 1.
     Source: BB-FCN, section III-E, Ave{M, n}.
     """
     if maps.ndim != 4:
         raise ValueError(f"discs: wanted (F, N, h, w), got {maps.shape}")
+    if pixels < 1:
+        raise ValueError(f"discs: wanted 1 pixel or more, got {pixels}")
     place, response = mean_of_highest(np.ascontiguousarray(maps, np.float32), pixels)
     xy = np.float32(stride) * (place + np.float32(0.5)) - np.float32(0.5)
     return xy, np.clip(np.nan_to_num(response, posinf=0.0), 0.0, 1.0)
@@ -341,11 +343,11 @@ def decode_cells(cells: Float32, stride: float) -> tuple[Float32, Float32]:
         xy: (F, N, 2) float32 crop pixels.
         score: (F, N) float32, the probability, clipped to [0, 1].
     Raises:
-        ValueError: cells is not (F, 3 N, h, w).
+        ValueError: cells is not (F, 3 N, h >= 1, w >= 1).
     Source: BB-FCN, section IV-C, the regression network.
     """
-    if cells.ndim != 4 or cells.shape[1] % 3:
-        raise ValueError(f"cells: wanted (F, 3 N, h, w), got {cells.shape}")
+    if cells.ndim != 4 or cells.shape[1] % 3 or 0 in cells.shape[2:]:
+        raise ValueError(f"cells: wanted (F, 3 N, h >= 1, w >= 1), got {cells.shape}")
     faces, landmarks = len(cells), cells.shape[1] // 3
     xy = np.empty((faces, landmarks, 2), np.float32)
     score = np.empty((faces, landmarks), np.float32)

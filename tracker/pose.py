@@ -105,16 +105,17 @@ def camera_matrix(size: tuple[int, int]) -> Float64:
 def head_pose(xy: Float32, size: tuple[int, int], intrinsics: Intrinsics | None = None) -> Pose | None:
     """Fit the mean face to 68 landmarks and return the head's position and rotation.
 
-    The fit uses the points that no expression moves, and no initial guess, so it depends on this frame alone. For a
-    head turned by 40 degrees or more, the far side's contour does not count. Compared with MediaPipe's face mesh on
-    AFW, HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40, 3.3 beyond.
+    The fit uses only the points that no expression moves (upper contour, nose, eye corners), and no initial guess, so
+    it depends on this frame alone. For a head turned by 40 degrees or more, the far side's contour does not count.
+    Compared with MediaPipe's face mesh on AFW, HELEN and LFPW, yaw is off by 1.5 degrees below 20, 3.1 from 30 to 40,
+    3.3 beyond.
 
     Args:
         xy: (68, 2) ibug68 points in frame pixels; they may lie outside the frame.
         size: (height, width) of the frame in pixels.
         intrinsics: of the camera, at this size or another of the same aspect; default: `camera_matrix`, no distortion.
     Returns:
-        The pose, or None if the points do not determine a head: one of them is not finite, they coincide or lie on
+        The pose, or None if these points do not determine a head: one of them is not finite, they coincide or lie on
         one line, or only a head behind the camera would fit.
     Raises:
         ValueError: xy is not (68, 2), size is not (height, width) in whole pixels above 0, or intrinsics is not an

@@ -30,7 +30,7 @@ def cast_shade(bgr: UInt8, rng: np.random.Generator) -> UInt8:
     lit = 1 / (1 + np.exp(-hardness * pattern))
     dark = float(np.exp(rng.uniform(np.log(0.15), np.log(0.7))))
     light = (dark + (1 - dark) * lit) * rng.uniform(1.0, 1.5)
-    return _clipped(bgr * light[..., None].astype(np.float32))
+    return _clipped(light[..., None].astype(np.float32) * bgr)
 
 
 def colour_light(bgr: UInt8, rng: np.random.Generator) -> UInt8:

@@ -23,7 +23,7 @@ from ...engines.nets.bbfcn import WINDOW, Branches
 from ...tracker.codecs import mean_of_highest
 from ...tracker.geometry import iou
 from ...tracker.proposals import find_peaks
-from ...tracker.types import Float32, Int64, UInt8
+from ...tracker.types import Float32, Float64, Int64, UInt8
 from ..datasets import Sample
 from .chips import five_points
 from .score import SMALLEST_FACE, true_boxes
@@ -125,7 +125,7 @@ def refine(branches: Branches, found: LandmarkCandidates) -> Float32:
     """The candidates' places as refined by the branches, (P, 2) float32 frame pixels."""
     number = np.array([(found.kind[:i] == k).sum() for i, k in enumerate(found.kind)], np.int64)  # within its type
     each = torch.from_numpy(number), torch.from_numpy(found.kind)
-    planes = torch.zeros(number.max(initial=0) + 1, branches.landmarks, *found.planes.shape[1:])
+    planes = torch.zeros(int(number.max(initial=0)) + 1, branches.landmarks, *found.planes.shape[1:])
     planes[each] = torch.from_numpy(found.planes)
     with torch.inference_mode():
         fine = branches(planes)[each]
@@ -143,8 +143,8 @@ class Recall:
         counts: number of annotated landmarks and of annotated faces.
     """
 
-    landmarks: Float32
-    faces: Float32
+    landmarks: Float64
+    faces: Float64
     counts: tuple[int, int]
 
 
