@@ -126,8 +126,3 @@ def test_face_is_accepted_only_above_the_threshold_of_its_search(kind: type[Hesi
     presence = presence_of(limit + 0.05, right, 0.5, kind)
     assert presence is not None
     assert log_odds(presence) == pytest.approx(log_odds(least), abs=0.1)
-
-
-def test_birth_threshold_exceeds_the_keep_threshold() -> None:
-    settings = TrackSettings()
-    assert settings.keep < settings.birth
