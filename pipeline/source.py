@@ -29,7 +29,8 @@ _CREDENTIALS = (
     # the same where the password contains one of these characters unescaped, or the URL has lost a slash: nothing else
     # has letters after its colon
     re.compile(r"(\w\w://?)[^/?#@\[]*:(?!\d*(?:[/?#]|$)).*@"),
-    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd)=)[^&#]*", re.IGNORECASE),  # as for SRT and cameras
+    # as for SRT, cameras and signed streams
+    re.compile(r"([?&](?:pass|passwd|password|passphrase|pwd|(?:access_?|auth_?)?token)=)[^&#]*", re.IGNORECASE),
 )
 
 
@@ -171,7 +172,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def without_credentials(url: str) -> str:
-    """Remove the user name and password before a URL's host, and passwords in its query.
+    """Remove the user name and password before a URL's host, and passwords and tokens in its query.
 
     Any other text is returned unchanged.
     """

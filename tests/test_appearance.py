@@ -72,11 +72,12 @@ def test_appearance_in_place_matches_that_of_the_extracted_crop(side: float, ang
     assert similarity(describe_appearance(picture, crop), described(crop.crop(picture))) > 0.995
 
 
-def test_appearances_are_float32_unit_vectors_or_zero() -> None:
-    for picture in (portrait(1), np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)):
+def test_appearances_are_float32_unit_vectors_and_that_of_a_black_picture_is_zero() -> None:
+    black, white = np.zeros((48, 48, 3), np.uint8), np.full((7, 9, 3), 255, np.uint8)
+    for picture, norm in ((portrait(1), 1), (black, 0), (white, 1)):
         appearance = described(picture)
         assert appearance.dtype == np.float32
-        assert np.linalg.norm(appearance) == pytest.approx(1, abs=1e-3) or not appearance.any()
+        assert np.linalg.norm(appearance) == pytest.approx(norm, abs=1e-3)
 
 
 def test_appearance_is_robust_to_changes_of_light_noise_and_framing() -> None:

@@ -809,11 +809,12 @@ def test_resume_restores_missing_output_files(lost: list[str], tmp_path: Path) -
     assert {file.name for file in out.iterdir()} == {"clip.csv", "clip.json", "clip.mp4"}
 
 
-def test_resume_accepts_a_picture_table_without_its_sidecar(tmp_path: Path) -> None:
+def test_resume_restores_the_missing_sidecar_of_a_picture_table(tmp_path: Path) -> None:
     folder = paint_pictures(tmp_path / "shots", PaintedSource(count=1), ["1.png"])
     track([folder], Outputs(tmp_path / "out"))
     (tmp_path / "out/shots.json").unlink()
     assert track([folder], Outputs(tmp_path / "out", existing="resume")) == []
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"shots.csv", "shots.json"}
 
 
 SHOTS = [f"{i}, {'a' if i % 2 else 'b'}.png" for i in range(8)]  # names that a table has to quote
@@ -1050,7 +1051,7 @@ def test_colliding_inputs_are_named_without_their_passwords(tmp_path: Path) -> N
 
 
 def test_url_longer_than_a_path_is_named_after_its_file(tmp_path: Path) -> None:
-    (task,) = tasks_for([f"https://host.org/s1/clip.mp4?token={'a.b/' * 2000}"], Outputs(tmp_path))
+    (task,) = tasks_for([f"https://host.org/s1/clip.mp4?a={'a.b/' * 2000}"], Outputs(tmp_path))
     assert task.name == "clip"
     LiveOutputs(csv=tmp_path / "a.csv").refuse_collisions(task.spec)
 

@@ -132,7 +132,7 @@ def test_what_was_put_before_the_end_is_still_delivered() -> None:
         channel.get()
 
 
-def test_error_is_raised_as_the_same_object_and_again_on_later_reads() -> None:
+def test_error_is_raised_behind_the_items_as_the_same_object_and_again_on_later_reads() -> None:
     channel: Channel[int] = Channel(5)
     fault = OSError("the camera was unplugged")
 
@@ -144,6 +144,7 @@ def test_error_is_raised_as_the_same_object_and_again_on_later_reads() -> None:
     taken: list[int] = []
     with running(fail), pytest.raises(OSError, match="unplugged") as caught:
         taken.extend(channel.get() for _ in range(3))
+    assert taken == [1, 2]
     assert caught.value is fault
     assert list_until_error(channel) == []
 

@@ -253,9 +253,9 @@ def test_the_smallest_face_grows_with_the_frame():
     assert adaptive_min_face(320, 240) == pytest.approx(23.84)
 
 
-def test_logistic_saturates_at_0_and_1_without_overflow():
-    chance = logistic(np.array([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]], np.float32), [1.0, 1.0, 0.0])
-    assert chance == pytest.approx([0.5, 1.0, 0.0], abs=1e-6)
+def test_logistic_adds_its_constant_and_saturates_at_0_and_1_without_overflow():
+    chance = logistic(np.array([[0.0, 0.0], [1e6, 0.0], [-1e6, 0.0]], np.float32), [1.0, 1.0, np.log(3)])
+    assert chance == pytest.approx([0.75, 1.0, 0.0], abs=1e-6)
 
 
 MIRROR = [1, 0, 2, 4, 3]

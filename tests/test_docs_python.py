@@ -132,15 +132,17 @@ def test_a_source_is_tracked_once(name: str, most: int, tmp_path: Path) -> None:
             next(engines.track(source))
 
 
-def test_intrinsics_file_with_default_values_gives_the_default_head_pose(tmp_path: Path) -> None:
-    (tmp_path / "camera.toml").write_text("width = 640\nheight = 480\nfx = 500\nfy = 500\ncx = 320\ncy = 240\n")
+@pytest.mark.parametrize("times", [1, 2])
+def test_twice_the_default_focal_length_in_an_intrinsics_file_doubles_the_distance(tmp_path: Path, times: int) -> None:
+    focal = f"fx = {500 * times}\nfy = {500 * times}\n"
+    (tmp_path / "camera.toml").write_text(f"width = 640\nheight = 480\n{focal}cx = 320\ncy = 240\n")
     camera = facetrack.read_intrinsics(str(tmp_path / "camera.toml"))
     xy = PaintedSource().truth(0)[0]
     assumed = facetrack.head_pose(xy, (480, 640))
     seen = facetrack.head_pose(xy, (480, 640), camera)
     assert assumed is not None
     assert seen is not None
-    np.testing.assert_array_equal(seen.translation_mm, assumed.translation_mm)  # the default, written into a file
+    assert seen.translation_mm[2] == pytest.approx(times * assumed.translation_mm[2], rel=0.1)
 
 
 def test_rts_smoothing_of_a_live_source_is_refused(tmp_path: Path) -> None:

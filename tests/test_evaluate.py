@@ -327,11 +327,12 @@ def test_invalid_annotated_point_raises_or_its_picture_is_skipped(
     assert left_out["name"] == NAMES[1]
 
 
-def test_evaluation_without_a_measurable_face_raises(tmp_path: Path) -> None:
+def test_evaluation_without_a_measurable_face_raises_and_writes_nothing(tmp_path: Path) -> None:
     write_300w(tmp_path / "data", NAMES[:1])
     (tmp_path / "data" / NAMES[0]).write_bytes(b"no picture")
     with pytest.raises(SourceError, match="no face could be measured"):
         run(EvaluationSettings("300w", tmp_path / "data", tmp_path / "out", broken="skip"))
+    assert not (tmp_path / "out").exists()
 
 
 # command

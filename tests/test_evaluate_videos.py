@@ -392,11 +392,12 @@ def test_video_without_a_frame_that_counts_is_reported_and_left_out(tmp_path: Pa
     assert summary(tmp_path / "out")["scenarios"]["1"]["videos"] == 1
 
 
-def test_evaluation_without_a_measurable_video_raises(tmp_path: Path) -> None:
+def test_evaluation_without_a_measurable_video_raises_and_writes_no_file(tmp_path: Path) -> None:
     write_300vw_video(tmp_path / "data/114", PaintedSource(count=2), [(0, 0)] * 2)
     (tmp_path / "data/114/vid.avi").write_bytes(b"no video")
     with pytest.raises(SourceError, match="no video could be measured; the first"):
         run(VideoSettings(tmp_path / "data", tmp_path / "out"))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("boxes", ["gt", "detector"])

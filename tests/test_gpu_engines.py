@@ -91,6 +91,7 @@ def test_parity_check_detects_an_engine_that_is_wrong_only_on_graph_replay(
         return [outputs[0], outputs[1] + (0.1 if batch == 5 and runs.count(5) > 2 else 0)]
 
     verdict = done(tmp_path, "fp32", Wishes(distort=wrong_from_the_third_on))
+    assert not verdict["accepted"]
     assert [entry["mean_px"] < 0.01 for entry in verdict["parity"]] == [True, False]
 
 

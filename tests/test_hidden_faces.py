@@ -36,7 +36,7 @@ def test_a_cover_hides_the_mouth_or_the_eyes_and_never_both() -> None:
     np.testing.assert_array_equal(whole, kept)
 
 
-def test_cover_of_a_rotated_face_has_the_same_area() -> None:
+def test_cover_rotates_with_the_face() -> None:
     quarter = np.array([[0, 1], [-1, 0]], np.float32)  # the face's up is now to the right
     middle = np.float32([48, 48])
     for seed in SEEDS:
@@ -44,7 +44,7 @@ def test_cover_of_a_rotated_face_has_the_same_area() -> None:
         one = cover(upright, EYES[:1], MOUTHS[:1], [], np.random.default_rng(seed)).any(-1)
         eyes, mouths = ((points - middle) @ quarter + middle for points in (EYES[:1], MOUTHS[:1]))
         two = cover(turned, eyes, mouths, [], np.random.default_rng(seed)).any(-1)
-        assert two.sum() == pytest.approx(one.sum(), rel=0.1, abs=40)
+        assert (two != np.rot90(one, -1)).sum() < 0.1 * one.sum() + 40  # its edges lie on whole pixels
 
 
 def test_face_outside_the_picture_is_not_covered() -> None:

@@ -57,10 +57,9 @@ def test_first_steps_match_the_recorded_loss_curve(curve: list[dict[str, float]]
             )
 
 
-def test_recorded_loss_curve_falls() -> None:
-    golden = json.loads(CURVE.read_text(encoding="utf-8"))
-    assert all(np.mean(golden[name][-3:]) < 0.95 * golden[name][0] for name in ("mse", "nme", "face", "quality"))
-    assert len(golden["mse"]) == STEPS == 20
+def test_losses_fall_in_the_first_steps(curve: list[dict[str, float]]) -> None:
+    table = as_table(curve)
+    assert all(np.mean(table[name][-3:]) < 0.95 * table[name][0] for name in ("mse", "nme", "face", "quality"))
 
 
 def test_resumed_run_reproduces_the_loss_curve_exactly(curve: list[dict[str, float]], tmp_path: Path) -> None:

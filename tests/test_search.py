@@ -132,11 +132,12 @@ def test_a_face_far_from_where_one_is_missing_is_not_near_it() -> None:
     assert len(Search(Brightest()).near(bright_spot(300, 200), [missing])) == 0
 
 
-def test_number_of_missing_faces_searched_for_is_limited() -> None:
+def test_of_many_missing_faces_only_the_first_are_searched_for() -> None:
     detector = Brightest()
     places = [np.array([x, 50, x + 20, 70], np.float32) for x in range(0, 600, 30)]
-    Search(detector).near(bright_spot(300, 200), places)
+    assert len(Search(detector).near(bright_spot(10, 60), places)) > 0
     assert detector.pictures == [NEAR] * MOST_PLACES
+    assert len(Search(detector).near(bright_spot(580, 60), places)) == 0
 
 
 def test_quick_search_also_looks_near_missing_small_faces() -> None:

@@ -379,18 +379,19 @@ def test_listening_sender_is_suggested_if_standard_input_has_no_path(
         # in the query
         ("http://host/x?user=me&PWD=secret&a=1#b", "http://host/x?user=me&PWD=&a=1#b"),
         ("srt://host:9?passphrase=secret", "srt://host:9?passphrase="),
+        ("https://host/y.m3u8?a=1&access_token=secret", "https://host/y.m3u8?a=1&access_token="),
         # several
         ("concat:http://u:secret@host/a|http://u:secret@host/b", "concat:http://host/a|http://host/b"),
         # no password
         ("http://host/@user/a:b@c", "http://host/@user/a:b@c"),
         ("http://host:80/a:b@c", "http://host:80/a:b@c"),
         ("http://[fe80::1]/a@b", "http://[fe80::1]/a@b"),
-        ("http://host/x?surpass=1", "http://host/x?surpass=1"),
+        ("http://host/x?surpass=1&tokens=2", "http://host/x?surpass=1&tokens=2"),
         ("C:/me@home/a:b.mp4", "C:/me@home/a:b.mp4"),
         ("videos/me@home.mp4", "videos/me@home.mp4"),
     ],
 )
-def test_an_address_is_shown_without_its_password(url: str, shown: str) -> None:
+def test_an_address_is_shown_without_passwords_and_tokens(url: str, shown: str) -> None:
     assert without_credentials(url) == shown
 
 

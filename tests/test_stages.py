@@ -145,11 +145,6 @@ def test_face_is_accepted_only_above_the_threshold_of_its_search(kind: type[Hesi
     assert log_odds(presence) == pytest.approx(log_odds(least), abs=0.1)
 
 
-def test_birth_threshold_exceeds_the_keep_threshold() -> None:
-    settings = TrackSettings()
-    assert settings.keep < settings.birth
-
-
 @pytest.mark.parametrize(("moves", "runs"), [(0.0, 1), (0.3, 2)])
 def test_face_beside_its_crop_is_measured_again_in_its_own(moves: float, runs: int) -> None:
     """After a jump of three tenths of its width, one crop would leave `LAG` of these; a second one, its square."""

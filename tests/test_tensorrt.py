@@ -423,9 +423,11 @@ def test_crop_networks_get_several_batches_and_variable_size_networks_a_batch_of
 
 
 def test_building_without_a_proof_is_refused(tmp_path: Path) -> None:
-    toolkit, _ = fake_toolkit()
+    toolkit, holds = fake_toolkit()
     with pytest.raises(BackendError, match="facetrack export MODEL --to tensorrt"):
         open_tensorrt(weights_of(small_net(), tmp_path), None, REQUEST, toolkit, PlanCache(tmp_path / "plans"))
+    assert not holds  # the GPU was not even opened
+    assert not (tmp_path / "plans").exists()
 
 
 @pytest.mark.parametrize(

@@ -173,10 +173,6 @@ def test_values_with_arrays_are_hashable_and_compare_by_identity(make: Callable[
     assert len({one, other, one}) == 2
 
 
-def test_coasting_face_may_lack_a_measurement() -> None:
-    assert face(state=State.COASTING, measured=None).measured is None
-
-
 def test_states_are_the_words_of_the_csv() -> None:
     assert [str(state) for state in State] == ["new", "tracked", "coasting"]
 
