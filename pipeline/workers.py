@@ -29,6 +29,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..tracker.errors import BackendError
+from .pipe import run_in_thread
 from .progress import Ending, Reporter, Task
 
 log = logging.getLogger(__name__)
@@ -144,17 +145,22 @@ class _WorkerPool(Generic[Job, Answer]):
         return [self._answers[job] for job in range(len(self._jobs))]
 
     def _start_worker(self) -> None:
+        """Start a process, on a thread: if a signal interrupted that, the process would lack what it is to do."""
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("facetrack").level
         process = context.Process(
             target=_run_worker, args=(theirs, self._work, level), name="facetrack-worker", daemon=True
         )
-        with _sigint_blocked():
+
+        def start() -> None:
+            _block_sigint()
             process.start()
-        theirs.close()  # so that the pipe ends with the worker
-        self._workers.append(_Worker(process, ours))
-        self._processes.append(process)
+            theirs.close()  # so that the pipe ends with the worker
+            self._processes.append(process)
+            self._workers.append(_Worker(process, ours))
+
+        run_in_thread(start, lambda: None)
 
     def _start_missing(self) -> None:
         """Start the other workers, once the first has opened its work; later ones are replaced one by one."""
@@ -256,18 +262,11 @@ class _WorkerPool(Generic[Job, Answer]):
                 process.kill()
 
 
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, so that processes that are started meanwhile never get it: their parent handles Ctrl-C."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the start of the process does it, and unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _block_sigint() -> None:
+    """Block SIGINT in this thread, so that processes that it starts never get it: their parent handles Ctrl-C."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # else the start of the process does it, and unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 # In the worker process
