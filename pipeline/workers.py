@@ -44,6 +44,8 @@ _DIED_OPENING = (
 _DIED_WORKING = (
     "the process that worked on it died ({}): a library crashed on this file, or memory ran out; try it again alone"
 )
+_ENDED = "ended from outside (SIGTERM)"
+_ENDED_WORKING = "the process that worked on it was {}; try it again"
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -109,6 +111,8 @@ class _Worker:
         """Its exit code or signal, in words; waits for the exit."""
         self.process.join()
         code = self.process.exitcode or 0
+        if code == _EXIT_INTERRUPTED:
+            return _ENDED
         return f"killed by {_signal_name(-code)}" if code < 0 else f"it ended with exit code {code}"
 
 
@@ -190,6 +194,8 @@ class _WorkerPool(Generic[Job, Answer]):
                     raise error from _WorkerTraceback(text)
                 self._workers.remove(worker)
                 self._continue_without(error)
+            case ("ended", _, _, "interrupted"):
+                pass  # only this worker, which will exit: `lost` reports it
             case _:
                 self._forward(message)
 
@@ -208,8 +214,8 @@ class _WorkerPool(Generic[Job, Answer]):
         if worker.job is None:
             self._continue_without(BackendError(_DIED_OPENING.format(reason)))
             return
-        job = self._jobs[worker.job]
-        self._answers[worker.job] = self._work.lost(job, _DIED_WORKING.format(reason), self._reporter)
+        job, text = self._jobs[worker.job], _ENDED_WORKING if reason == _ENDED else _DIED_WORKING
+        self._answers[worker.job] = self._work.lost(job, text.format(reason), self._reporter)
         if self._waiting:
             self._start_worker()
 

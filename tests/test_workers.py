@@ -43,6 +43,7 @@ class Notes:
             raise KeyboardInterrupt
 
     def ended(self, task: str, line: str, how: Ending = "done") -> None:
+        assert task not in self.lines
         self.lines[task], self.endings[task] = line, how
 
 
@@ -112,6 +113,14 @@ def test_a_signal_without_a_name_costs_its_job_alone(tmp_path: Path) -> None:
     answers = run_jobs(["strange signal", "b"], Errands(tmp_path), Notes(), 2)
     assert f"killed by signal {signal.SIGRTMIN + 1}" in answers[0]
     assert answers[1] == "B"
+
+
+def test_a_worker_ended_from_outside_is_reported_once_and_costs_its_job_alone(tmp_path: Path) -> None:
+    notes = Notes()
+    answers = run_jobs(["ended from outside", "b"], Errands(tmp_path), notes, 2)
+    assert answers == ["the process that worked on it was ended from outside (SIGTERM); try it again", "B"]
+    assert notes.lines["ended from outside"] == "lost"
+    assert (tmp_path / "kept").exists()
 
 
 def test_error_in_a_worker_is_raised_with_its_origin_and_prints_nothing(
