@@ -44,15 +44,18 @@ def look_back(results: Iterable[Result], settings: SmootherSettings) -> Generato
     Raises:
         Whatever `results` raised, after all results before it.
     """
-    book = _Book(settings)
-    try:
-        for result in results:
-            book.add(result)
-            while book.ready:
-                yield from book.take(BLOCK)
-    except (Exception, KeyboardInterrupt):
-        yield from book.take_all()  # the rows before the failing frame are complete
-        raise
+    book, source = _Book(settings), iter(results)
+    while True:
+        try:
+            result = next(source)
+        except StopIteration:
+            break
+        except (Exception, KeyboardInterrupt):
+            yield from book.take_all()  # the rows before the failing frame are complete
+            raise
+        book.add(result)  # an interrupt from here on may have cost results, so no later ones may follow
+        while book.ready:
+            yield from book.take(BLOCK)
     yield from book.take_all()
 
 

@@ -78,12 +78,12 @@ class LineWriter:
         self._descriptor = descriptor
         self._lines: Channel[bytes] = Channel(LINES, "drop-oldest")
         self._given_up = threading.Event()
+        self._done = threading.Event()  # Python 3.11 takes a thread whose `join` was interrupted for dead
         self._error: OSError | None = None
         self._has_warned = False
         self._written = 0
         self._given = 0
-        self._thread = threading.Thread(target=self._work, name="facetrack-lines", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._work, name="facetrack-lines", daemon=True).start()
 
     def put(self, line: str) -> None:
         """Hand a line over.
@@ -110,8 +110,8 @@ class LineWriter:
             KeyboardInterrupt: Ctrl-C, or a signal that the command line treats alike.
         """
         self._lines.end()
-        while self._thread.is_alive():
-            self._thread.join(PATIENCE_S)  # without a time-out Windows would not notice Ctrl-C
+        while not self._done.wait(PATIENCE_S):  # without a time-out Windows would not notice Ctrl-C
+            pass
 
     def finish(self) -> None:
         """Wait for the remaining lines as long as their reader takes any, and log how many it did not get.
@@ -121,12 +121,12 @@ class LineWriter:
         """
         self._lines.end()
         written = -1
-        while self._thread.is_alive() and written != self._written:
+        while not self._done.is_set() and written != self._written:
             written = self._written
-            self._thread.join(PATIENCE_S)
+            self._done.wait(PATIENCE_S)
         self._lines.abandon()
         self._given_up.set()
-        self._thread.join(LOOK_UP_S)  # it may be in the middle of a line
+        self._done.wait(LOOK_UP_S)  # the thread may be in the middle of a line
         if self._error is not None:
             error = write_error(self._error)
             if isinstance(error, ReaderGone):
@@ -137,16 +137,22 @@ class LineWriter:
 
     def _work(self) -> None:
         """Main function of the thread."""
-        with self._lines:
-            for line in self._lines:
-                try:
-                    if not self._await_room(len(line)):
-                        return
-                    self._write(line)
-                except OSError as error:
-                    self._error = error
+        try:
+            with self._lines:
+                self._write_all()
+        finally:
+            self._done.set()
+
+    def _write_all(self) -> None:
+        for line in self._lines:
+            try:
+                if not self._await_room(len(line)):
                     return
-                self._written += 1
+                self._write(line)
+            except OSError as error:
+                self._error = error
+                return
+            self._written += 1
 
     def _await_room(self, size: int) -> bool:
         """Wait until a line of `size` bytes fits at once, or nobody reads; False if it is no longer wanted."""

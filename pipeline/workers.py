@@ -29,6 +29,7 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 from ..tracker.errors import BackendError
+from .pipe import run_in_thread
 from .progress import Ending, Reporter, Task
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ _DIED_OPENING = (
 _DIED_WORKING = (
     "the process that worked on it died ({}): a library crashed on this file, or memory ran out; try it again alone"
 )
+_ENDED = "ended from outside (SIGTERM)"
+_ENDED_WORKING = "the process that worked on it was {}; try it again"
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
@@ -108,6 +111,8 @@ class _Worker:
         """Its exit code or signal, in words; waits for the exit."""
         self.process.join()
         code = self.process.exitcode or 0
+        if code == _EXIT_INTERRUPTED:
+            return _ENDED
         return f"killed by {_signal_name(-code)}" if code < 0 else f"it ended with exit code {code}"
 
 
@@ -144,17 +149,22 @@ class _WorkerPool(Generic[Job, Answer]):
         return [self._answers[job] for job in range(len(self._jobs))]
 
     def _start_worker(self) -> None:
+        """Start a process, on a thread: if a signal interrupted that, the process would lack what it is to do."""
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         level = logging.getLogger("facetrack").level
         process = context.Process(
             target=_run_worker, args=(theirs, self._work, level), name="facetrack-worker", daemon=True
         )
-        with _sigint_blocked():
+
+        def start() -> None:
+            _block_sigint()
             process.start()
-        theirs.close()  # so that the pipe ends with the worker
-        self._workers.append(_Worker(process, ours))
-        self._processes.append(process)
+            theirs.close()  # so that the pipe ends with the worker
+            self._processes.append(process)
+            self._workers.append(_Worker(process, ours))
+
+        run_in_thread(start, lambda: None)
 
     def _start_missing(self) -> None:
         """Start the other workers, once the first has opened its work; later ones are replaced one by one."""
@@ -184,6 +194,8 @@ class _WorkerPool(Generic[Job, Answer]):
                     raise error from _WorkerTraceback(text)
                 self._workers.remove(worker)
                 self._continue_without(error)
+            case ("ended", _, _, "interrupted"):
+                pass  # only this worker, which will exit: `lost` reports it
             case _:
                 self._forward(message)
 
@@ -202,8 +214,8 @@ class _WorkerPool(Generic[Job, Answer]):
         if worker.job is None:
             self._continue_without(BackendError(_DIED_OPENING.format(reason)))
             return
-        job = self._jobs[worker.job]
-        self._answers[worker.job] = self._work.lost(job, _DIED_WORKING.format(reason), self._reporter)
+        job, text = self._jobs[worker.job], _ENDED_WORKING if reason == _ENDED else _DIED_WORKING
+        self._answers[worker.job] = self._work.lost(job, text.format(reason), self._reporter)
         if self._waiting:
             self._start_worker()
 
@@ -256,18 +268,11 @@ class _WorkerPool(Generic[Job, Answer]):
                 process.kill()
 
 
-@contextlib.contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """Block SIGINT, so that processes that are started meanwhile never get it: their parent handles Ctrl-C."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # else the start of the process does it, and unblocks the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def _block_sigint() -> None:
+    """Block SIGINT in this thread, so that processes that it starts never get it: their parent handles Ctrl-C."""
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # else the start of the process does it, and unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 # In the worker process

@@ -64,7 +64,7 @@ class Errands:
                 raise CannotBePickled("a strange thing", more=1)
             case "warn":
                 log.warning("%s is strange", job)
-            case "endless":
+            case "endless" | "ended from outside":
                 self._until_interrupted(job, reporter)
             case "mourn":
                 self._until_a_death_is_known()
@@ -75,6 +75,8 @@ class Errands:
 
     def _until_interrupted(self, job: str, reporter: Any) -> None:
         try:
+            if job == "ended from outside":
+                signal.raise_signal(signal.SIGTERM)
             while True:
                 reporter.advanced(job)
         except KeyboardInterrupt:

@@ -127,6 +127,22 @@ def test_all_results_before_an_error_come_out_before_it(error: BaseException) ->
     assert len(out) == 23
 
 
+def test_an_interrupt_while_a_block_is_smoothed_leaves_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoothed, take = [], RtsSmoother.take
+
+    def take_interrupted(smoother: RtsSmoother, count: int) -> tuple[Float32, Float32]:
+        smoothed.append(take(smoother, count))
+        if len(smoothed) == 2:
+            raise KeyboardInterrupt
+        return smoothed[-1]
+
+    monkeypatch.setattr(RtsSmoother, "take", take_interrupted)
+    out: list[Result] = []
+    with pytest.raises(KeyboardInterrupt):
+        out.extend(look_back(results(200, range(200)), SETTINGS))
+    assert [result.frame.index for result in out] == list(range(BLOCK))
+
+
 def test_coasting_faces_stay_coasting() -> None:
     def hidden() -> Iterator[Result]:
         for i in range(30):

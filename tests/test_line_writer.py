@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import threading
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from itertools import repeat
@@ -84,6 +86,31 @@ def test_drain_ends_when_the_reader_closes(pipe: list[int], caplog: pytest.LogCa
     os.close(pipe.pop(0))
     waiting.join()
     writer.finish()
+    assert caplog.records == []
+
+
+def interrupt_while_it_drains(main: int) -> None:
+    """Send the main thread a Ctrl-C as soon as it waits in `drain`."""
+    names: list[str] = []
+    while "drain" not in names or names[0] not in ("join", "wait", "_wait_for_tstate_lock"):
+        names = [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[main])]
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal to a thread")
+def test_reader_gets_every_line_after_drain_was_interrupted(pipe: list[int], caplog: pytest.LogCaptureFixture) -> None:
+    writer = LineWriter(pipe[1])
+    for _ in range(LINES):
+        writer.put(LINE)
+    threading.Thread(target=interrupt_while_it_drains, args=(threading.get_ident(),), daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        writer.drain()
+    finishing = threading.Thread(target=writer.finish, daemon=True)
+    finishing.start()
+    left = len(LINE) * LINES
+    while left and finishing.is_alive():
+        left -= len(os.read(pipe[0], left))
+    finishing.join()
     assert caplog.records == []
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
+from multiprocessing import util
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes_workers import Errands
@@ -39,6 +43,7 @@ class Notes:
             raise KeyboardInterrupt
 
     def ended(self, task: str, line: str, how: Ending = "done") -> None:
+        assert task not in self.lines
         self.lines[task], self.endings[task] = line, how
 
 
@@ -110,6 +115,14 @@ def test_a_signal_without_a_name_costs_its_job_alone(tmp_path: Path) -> None:
     assert answers[1] == "B"
 
 
+def test_a_worker_ended_from_outside_is_reported_once_and_costs_its_job_alone(tmp_path: Path) -> None:
+    notes = Notes()
+    answers = run_jobs(["ended from outside", "b"], Errands(tmp_path), notes, 2)
+    assert answers == ["the process that worked on it was ended from outside (SIGTERM); try it again", "B"]
+    assert notes.lines["ended from outside"] == "lost"
+    assert (tmp_path / "kept").exists()
+
+
 def test_error_in_a_worker_is_raised_with_its_origin_and_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +169,27 @@ def test_ctrl_c_does_not_wait_for_a_worker_that_is_still_opening_its_work(
     with pytest.raises(KeyboardInterrupt):
         run_jobs(["endless", "a"], Errands(tmp_path, may_open=1, deaf=True), Notes("endless", tmp_path / "deaf"), 2)
     assert (tmp_path / "kept").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="starts processes in another way")
+def test_ctrl_c_while_a_worker_is_started_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spawn, started = util.spawnv_passfds, []
+
+    def spawn_interrupted(path: bytes, arguments: list[Any], descriptors: Any) -> int:
+        number: int = spawn(path, arguments, descriptors)
+        if "--multiprocessing-fork" in arguments:  # a worker, which does not know yet what it is to do
+            started.append(number)
+            _thread.interrupt_main()
+        return number
+
+    monkeypatch.setattr(util, "spawnv_passfds", spawn_interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(["a", "b"], Errands(tmp_path), Notes(), 2)
+    with suppress(ChildProcessError):  # the pool has waited for it
+        os.waitpid(started[0], 0)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no other signal to stand in")
