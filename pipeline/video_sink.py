@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -126,7 +128,14 @@ class VideoSink:
         except OSError as error:
             raise self._file.error(error) from error
         self._unfailing = _Unfailing(self._out)
-        self._container: OutputContainer = av.open(self._unfailing, "w", format="mp4", options=FRAGMENTED)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="facetrack-video")
+        self._work: Future[None] | None = None  # that nobody has waited for to the end
+        try:
+            self._do(self._open)  # starts the thread, too; if an interrupt came later, there could be two
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            self._out.close()
+            raise
 
     def write(self, result: Result) -> None:
         """Draw and encode a frame.
@@ -137,17 +146,51 @@ class VideoSink:
         if self._stream is None:
             self._refuse_too_large(result.frame.size)
         bgr = draw_faces(result.frame.bgr, result.faces)
-        with self._guarded():
-            if self._stream is None:
-                self._file.begin(self._out)
-                self._start_s = result.frame.time_s
-                self._stream = self._add_stream(bgr)
-            self._encode(self._stream, bgr, result.frame.time_s - self._start_s)
-            self._out.flush()
+        self._do(lambda: self._write(bgr, result.frame.time_s))
 
     def finish(self) -> None:
         """Encode and write what is left; see `sinks.Sink.finish`."""
-        if self._out.closed:
+        self._wait()
+        if not self._out.closed:
+            self._do(self._finish)
+
+    def _do(self, work: Callable[[], None]) -> None:
+        """Do work with the container and wait for it.
+
+        The main thread has another one do it. Signals are raised in the main thread only; in a function that FFmpeg
+        calls, PyAV would swallow the KeyboardInterrupt, and the file would lack what was to be written.
+        """
+        self._wait()
+        if threading.current_thread() is not threading.main_thread():  # it hears no signals
+            work()
+            return
+        self._work = self._thread.submit(work)
+        self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the work to end and raise its error. After an interrupt, the next call does so."""
+        if self._work is None:
+            return
+        wait([self._work])
+        try:
+            self._work.result()
+        finally:
+            self._work = None
+
+    def _open(self) -> None:
+        self._container: OutputContainer = av.open(self._unfailing, "w", format="mp4", options=FRAGMENTED)
+
+    def _write(self, bgr: UInt8, time_s: float) -> None:
+        with self._guarded():
+            if self._stream is None:
+                self._file.begin(self._out)
+                self._start_s = time_s
+                self._stream = self._add_stream(bgr)
+            self._encode(self._stream, bgr, time_s - self._start_s)
+            self._out.flush()
+
+    def _finish(self) -> None:
+        if self._out.closed:  # an interrupt came before `finish` noted that this had begun
             return
         with self._guarded():
             if self._stream is not None:
@@ -159,14 +202,17 @@ class VideoSink:
 
     def close(self, *, complete: bool) -> None:
         """Give the file its name if it is complete; see `sinks.Sink.close`."""
-        if self._closed:
-            return
-        self._closed = True
         try:
             self.finish()
         except SinkError:
             if complete:
                 raise
+        finally:
+            if self._out.closed:
+                self._thread.shutdown(wait=False)
+        if self._closed:
+            return
+        self._closed = True
         if self._stream is None:
             self._file.discard()  # without a frame it is not a video
         elif complete:

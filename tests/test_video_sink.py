@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from fakes import make_face, make_result, noise
 
 from facetrack.pipeline.sources import open_source
-from facetrack.pipeline.video_sink import VideoSink, pad_to_even, ticks_per_second
+from facetrack.pipeline.video_sink import VideoSink, _Unfailing, pad_to_even, ticks_per_second
 from facetrack.tracker.errors import SinkError
 from facetrack.tracker.types import Frame, Result
 
@@ -180,6 +182,89 @@ def test_full_disk_raises_sink_error_and_prints_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert capfd.readouterr() == ("", "")
     assert [file.name for file in tmp_path.iterdir()] == (["a.mp4.part"] if limit else [])
+
+
+def frame_of(index: int) -> Result:
+    """A frame of noise; a second of them makes FFmpeg write a fragment."""
+    return Result(Frame(index, index / 4, 0.0, noise(1, 240, 320)[0]), ())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals cannot be sent to a thread there")
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_interrupt_while_ffmpeg_writes_is_heard_and_the_file_is_whole(
+    calls: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the function that FFmpeg calls; on the main thread PyAV would swallow it. An error comes later."""
+    write, left, heard = _Unfailing.write, iter(range(calls)), threading.Event()
+
+    def interrupted(self: _Unfailing, content: bytes) -> int:
+        if next(left, None) == calls - 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            heard.wait(10)
+            self.error = OSError(5, "broken disk") if fails else None
+        return write(self, content)
+
+    monkeypatch.setattr(_Unfailing, "write", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sink, written = VideoSink(tmp_path / "a.mp4"), list[int]()
+
+    def fill() -> None:
+        for index in range(200):
+            written.append(index)
+            sink.write(frame_of(index))
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fill()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        heard.set()
+    if fails:
+        with pytest.raises(SinkError, match="broken disk"):
+            sink.close(complete=True)
+        return
+    sink.close(complete=True)
+    with av.open(tmp_path / "a.mp4") as container:
+        assert len(list(container.decode(video=0))) == len(written)
+
+
+def end_threads(before: set[threading.Thread]) -> None:
+    """Wait for the threads that have been started since; each must end."""
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_the_thread_of_a_video_ends_with_it(complete: bool, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    sink = VideoSink(tmp_path / "a.mp4")
+    sink.write(frame_of(0))
+    assert set(threading.enumerate()) - before
+    sink.close(complete=complete)
+    end_threads(before)
+
+
+def test_no_thread_is_left_if_ffmpeg_cannot_open_the_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(threading.enumerate())
+
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError("no room for a container")
+
+    monkeypatch.setattr(av, "open", fail)
+    with pytest.raises(MemoryError, match="no room for a container"):
+        VideoSink(tmp_path / "a.mp4")
+    end_threads(before)
+
+
+def test_a_video_can_be_written_from_another_thread(tmp_path: Path) -> None:
+    """Also after the main thread has ended, when executors take no more work."""
+    writing = threading.Thread(target=write_annotated, args=(tmp_path / "a.mp4", [0, 0.1], None, (120, 160)))
+    writing.start()
+    writing.join()
+    with open_source(tmp_path / "a.mp4") as source:
+        assert len(list(source)) == 2
 
 
 @pytest.mark.parametrize(
