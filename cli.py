@@ -16,13 +16,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from _thread import interrupt_main
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 INTERRUPTED = 130
+AGAIN_S = 0.01  # after this, the function that swallowed an interrupt has most likely returned
 
 try:
     import click
@@ -120,8 +122,9 @@ def _hint_at_dashes(error: click.ClickException, arguments: Sequence[str]) -> No
 class _TerminationSignals:
     """Turns the first SIGTERM, SIGHUP or SIGBREAK into a KeyboardInterrupt; later ones do not disturb the clean-up.
 
-    Ignored signals stay ignored, as nohup requires. Outside the main thread, the only one that receives signals,
-    nothing changes.
+    Python swallows a KeyboardInterrupt, also one of Ctrl-C, if it is raised in a `__del__` or a function in
+    `gc.callbacks`; it is raised again a moment later. Ignored signals stay ignored, as nohup requires. Outside the main
+    thread, the only one that receives signals, nothing changes.
 
     Attributes:
         by: number of the signal received; 0 if none was.
@@ -130,6 +133,8 @@ class _TerminationSignals:
     def __init__(self) -> None:
         self.by = 0
         self._before: dict[int, Any] = {}
+        self._hook: Callable[[sys.UnraisableHookArgs], Any] | None = None  # before ours
+        self._again: threading.Timer | None = None  # for an interrupt that was swallowed
 
     @property
     def exit_code(self) -> int:
@@ -138,12 +143,22 @@ class _TerminationSignals:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if not self.by:
-            self.by = number
+        if not self.by or self._again is not None:
+            self.by, self._again = self.by or number, None
             raise KeyboardInterrupt
+
+    def _note_swallowed(self, error: sys.UnraisableHookArgs) -> None:
+        if error.exc_type is not KeyboardInterrupt:
+            if self._hook is not None:
+                self._hook(error)
+            return
+        self._again = threading.Timer(AGAIN_S, interrupt_main, (self.by or signal.SIGINT,))
+        self._again.daemon = True
+        self._again.start()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._note_swallowed
             for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):  # Windows has no SIGHUP; only Windows has SIGBREAK
                 number = getattr(signal, name, None)
                 if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -155,6 +170,10 @@ class _TerminationSignals:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._hook is not None:
+            sys.unraisablehook = self._hook
+        if self._again is not None:
+            self._again.cancel()
 
 
 @contextmanager

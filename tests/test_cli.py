@@ -10,6 +10,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +28,7 @@ from facetrack.engines.choices import MIN_FACE
 from facetrack.pipeline.check import Check
 from facetrack.pipeline.doctor import EXTRAS, examine
 from facetrack.pipeline.machine import packages_of
-from facetrack.pipeline.open import Choices
+from facetrack.pipeline.open import Choices, Engines
 from facetrack.tracker.errors import ConfigError, SinkError
 from facetrack.tracker.types import Float32, UInt8
 
@@ -566,6 +568,47 @@ def test_ignored_signals_stay_ignored_and_signal_handlers_are_restored(video: Pa
     finally:
         signal.signal(signal.SIGHUP, hang_up)
         signal.signal(signal.SIGTERM, end)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere os.kill ends the process")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_signal_that_python_swallows_is_heard_a_moment_later(
+    name: str,
+    code: int,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """SIGTERM even where Ctrl-C is ignored, as in a shell's background."""
+    number, others = getattr(signal, name), list[object]()
+
+    class Rubbish:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), number)
+
+    class Broken:
+        def __del__(self) -> None:
+            raise ValueError
+
+    class Deaf(PaintedEngines):
+        def __call__(self, choices: Choices) -> AbstractContextManager[Engines]:
+            Broken()
+            Rubbish()
+            threading.Event().wait(10)
+            return super().__call__(choices)
+
+    def hook(error: object) -> None:
+        others.append(getattr(error, "exc_type", None))
+
+    monkeypatch.setattr(sys, "unraisablehook", hook)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler if name == "SIGINT" else signal.SIG_IGN)
+    try:
+        assert run("batch", video, "--out", tmp_path, engines=Deaf()) == code
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (others, sys.unraisablehook) == ([ValueError], hook)
+    assert "KeyboardInterrupt" not in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="has no other signal to stand in")
