@@ -30,10 +30,10 @@ class Shaken(PaintedSource):
 
 
 class LaterShaken(PaintedSource):
-    """A source whose faces rest and then do so."""
+    """A source whose faces rest and then do so, by too little for a crop to be `Track.is_misplaced`."""
 
     def picture(self, index: int) -> np.ndarray:
-        return np.roll(super().picture(index), 12 * (index % 2) * (index > 16), axis=1)
+        return np.roll(super().picture(index), 3 * (index % 2) * (index > 16), axis=1)
 
 
 class Broken(PaintedSource):
